@@ -1,0 +1,3 @@
+//! Meta.
+pub mod store;
+pub use store::*;

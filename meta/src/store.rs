@@ -1,0 +1,443 @@
+//! The seam between a filesystem and its metadata: filesystem operations on one volume.
+//!
+//! Each method is one atomic transaction, visible to every later call at once. A change is durable
+//! only after a later [`MetaStore::sync`] has returned (or the periodic one, at least every second);
+//! changes become durable in order. All methods are safe to call from many tasks. The local
+//! implementation never waits except in [`MetaStore::sync`], so its futures are ready when first
+//! polled.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use proto::id::{BlobId, SessionId};
+use proto::scheme::Scheme;
+
+/// Number of an inode. 1 is the root directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+/// The root directory.
+pub const ROOT: Ino = Ino(1);
+
+/// Longest name of a directory entry, in bytes.
+pub const NAME_MAX: usize = 255;
+/// Longest target of a symbolic link, in bytes.
+pub const SYMLINK_MAX: usize = 4095;
+/// Longest value of one extended attribute, in bytes.
+pub const XATTR_VALUE_MAX: usize = 65_536;
+/// Most names of one inode.
+pub const LINK_MAX: u32 = 65_000;
+/// Largest file, in bytes (2^62: offsets never overflow in sums).
+pub const FILE_MAX: u64 = 1 << 62;
+
+/// Kind of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Regular file.
+    File,
+    /// Directory.
+    Directory,
+    /// Symbolic link.
+    Symlink,
+    /// Named pipe.
+    Fifo,
+    /// Socket.
+    Socket,
+    /// Character device.
+    CharDevice,
+    /// Block device.
+    BlockDevice,
+}
+
+/// Nanoseconds since the epoch, before or after: 64-bit seconds and nanoseconds below 10^9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Time {
+    /// Seconds since the epoch.
+    pub secs: i64,
+    /// 0 to 999,999,999, always added to `secs`.
+    pub nanos: u32,
+}
+
+/// What stat(2) tells of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// Its number.
+    pub ino: Ino,
+    /// Its kind.
+    pub kind: Kind,
+    /// Permission bits with setuid, setgid and sticky: 0 to 0o7777.
+    pub mode: u32,
+    /// Names it has.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device, else 0.
+    pub rdev: u32,
+    /// Bytes of a file or of a symlink's target; directories: a small constant.
+    pub size: u64,
+    /// Bytes of its extents: what is stored, holes not counted.
+    pub stored: u64,
+    /// Last read.
+    pub atime: Time,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// Creation.
+    pub btime: Time,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+}
+
+/// What to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewNode {
+    /// An empty regular file.
+    File,
+    /// An empty directory.
+    Directory,
+    /// A symbolic link to this target.
+    Symlink(Vec<u8>),
+    /// A pipe, socket or device with its device number.
+    Special(Kind, u32),
+}
+
+/// Changes of attributes; `None` leaves a field as it is. Size is [`MetaStore::truncate`]'s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last read.
+    pub atime: Option<Time>,
+    /// Last change of the content.
+    pub mtime: Option<Time>,
+    /// Explicit change time; `None`: now.
+    pub ctime: Option<Time>,
+}
+
+/// How rename(2) treats an existing target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replaces it.
+    Replace,
+    /// Refuses with [`MetaError::Exists`].
+    NoReplace,
+    /// Swaps both.
+    Exchange,
+}
+
+/// A name went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unlinked {
+    /// What it named.
+    pub ino: Ino,
+    /// That was its last name: the inode is an orphan of this session now, to be reaped
+    /// ([`MetaStore::reap`]) when nothing has it open any more.
+    pub orphan: bool,
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Where to go on after this entry: stable while entries come and go, at least 1, below 2^63.
+    pub cookie: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The inode it names, with its attributes.
+    pub attr: Attr,
+}
+
+/// A run of a file's bytes and where they lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where: `None` is room that was allocated and reads as zeros.
+    pub place: Option<Place>,
+}
+
+/// A place in a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The blob.
+    pub blob: BlobId,
+    /// First byte within it.
+    pub offset: u32,
+}
+
+/// Bytes of a file that were just put: what one flush makes of one inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileUpdate {
+    /// The inode. One that is gone by now is skipped: its bytes are dead on arrival.
+    pub ino: Ino,
+    /// Where its bytes lie now; not overlapping each other.
+    pub extents: Vec<Extent>,
+    /// Size is at least this from now on; `None` leaves it.
+    pub size_at_least: Option<u64>,
+    /// Time of the last of these writes; `None` leaves mtime and ctime.
+    pub mtime: Option<Time>,
+}
+
+/// A blob that was just put, to be accounted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewBlob {
+    /// Its id.
+    pub id: BlobId,
+    /// Its parts had to share fail domains.
+    pub degraded: bool,
+}
+
+/// What metadata knows of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobRecord {
+    /// The blob.
+    pub id: BlobId,
+    /// Bytes of it that extents refer to. 0: garbage, waiting to be deleted.
+    pub live: u64,
+    /// Its parts had to share fail domains.
+    pub degraded: bool,
+}
+
+/// A live range moves from one blob to another: the cleaner's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relocation {
+    /// The inode.
+    pub ino: Ino,
+    /// Range of the file.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where the bytes were read; ranges that lie elsewhere by now are left alone.
+    pub from: Place,
+    /// Where they are now as well.
+    pub to: Place,
+}
+
+/// What a volume is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number within the cluster.
+    pub id: proto::id::VolumeId,
+    /// Its cluster.
+    pub cluster: proto::id::ClusterId,
+    /// How its data are protected.
+    pub scheme: Scheme,
+}
+
+/// Counters of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Bytes that extents refer to.
+    pub live_bytes: u64,
+    /// Bytes of all blobs, live or not.
+    pub blob_bytes: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Blobs whose parts share fail domains.
+    pub degraded_blobs: u64,
+}
+
+/// An opened volume, as a filesystem uses it.
+#[async_trait]
+pub trait MetaStore: Send + Sync + 'static {
+    /// What the volume is.
+    fn volume(&self) -> VolumeInfo;
+    /// This mount's session: prefix of the blob ids it makes.
+    fn session(&self) -> SessionId;
+    /// Counters; cheap.
+    async fn usage(&self) -> Result<Usage, MetaError>;
+
+    // Names.
+
+    /// The inode that `name` is in `parent`. `.` and `..` work too.
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
+    /// Creates an inode with a name. `mode` already has the umask taken off; a setgid parent hands
+    /// down its group (and, to directories, the bit).
+    async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        node: NewNode,
+    ) -> Result<Attr, MetaError>;
+    /// Another name for an inode that is no directory.
+    async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
+    /// Takes a name of a non-directory away (sticky directories obeyed).
+    async fn unlink(&self, caller: Caller, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
+    /// Takes an empty directory away.
+    async fn rmdir(&self, caller: Caller, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
+    /// Moves a name; answers what the target named before, if it was replaced.
+    async fn rename(
+        &self,
+        caller: Caller,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<Option<Unlinked>, MetaError>;
+    /// The target of a symbolic link.
+    async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError>;
+    /// Up to `limit` entries after `cookie` (0: from the start), `.` and `..` first.
+    async fn readdir(&self, ino: Ino, cookie: u64, limit: usize)
+    -> Result<Vec<DirEntry>, MetaError>;
+
+    // Attributes.
+
+    /// stat(2).
+    async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError>;
+    /// chmod, chown and utimens, by the rules of who may and which bits are cleared.
+    async fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attr, MetaError>;
+    /// Clears setuid and setgid (the latter when group-executable) and the file capability, as a
+    /// write by an unprivileged caller must.
+    async fn clear_privileges(&self, ino: Ino) -> Result<(), MetaError>;
+    /// Value of an extended attribute.
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError>;
+    /// Sets one. `must`: `Some(true)` it has to exist, `Some(false)` it must not.
+    async fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        must: Option<bool>,
+    ) -> Result<(), MetaError>;
+    /// Their names.
+    async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError>;
+    /// Removes one.
+    async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), MetaError>;
+
+    // Content.
+
+    /// Extents that touch `range`, in order, not clipped; what is between them is a hole. At most
+    /// `limit`.
+    async fn extents(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<Extent>, MetaError>;
+    /// One flush: blobs that are durable now, and the files their bytes belong to. What the new
+    /// extents cover is replaced and taken off its blobs' live bytes; blobs left with none become
+    /// garbage.
+    async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError>;
+    /// Sets the size; extents beyond it go. Changes mtime and ctime.
+    async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError>;
+    /// Makes a range a hole (`place: None` extents if `allocate`). Grows the file to the end of the
+    /// range if `grow`. Changes mtime and ctime.
+    async fn clear_range(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        allocate: bool,
+        grow: bool,
+    ) -> Result<Attr, MetaError>;
+    /// fallocate(2): what is a hole in the range becomes allocated zeros; data stay.
+    async fn allocate(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, MetaError>;
+    /// copy_file_range(2) as a clone: `to` gets the extents of `from`'s range; no data move. Ranges
+    /// within one file must not overlap.
+    async fn clone_range(
+        &self,
+        from: Ino,
+        range: Range<u64>,
+        to: Ino,
+        to_offset: u64,
+    ) -> Result<Attr, MetaError>;
+
+    // Keeping house.
+
+    /// Orphans: of this session if nothing has them open any more, and all of dead sessions.
+    async fn orphans(&self) -> Result<Vec<Ino>, MetaError>;
+    /// Deletes orphans with all they have. Inodes that are no orphans are left alone.
+    async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError>;
+    /// Blobs without live bytes whose records are durable, at most `limit`: safe to delete now.
+    async fn garbage(&self, limit: usize) -> Result<Vec<BlobId>, MetaError>;
+    /// Every slot has confirmed that these are deleted: their records go.
+    async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError>;
+    /// Records of blobs after `after`, in order, at most `limit`.
+    async fn blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRecord>, MetaError>;
+    /// Records garbage that metadata never knew: blobs an earlier session put and never committed.
+    async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError>;
+    /// The cleaner's commit: moves what still lies where it was read. The new blobs are accounted.
+    async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError>;
+    /// Sessions that ended without [`MetaStore::close_session`]: their blobs must be swept.
+    async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError>;
+    /// A dead session is swept.
+    async fn forget_session(&self, session: SessionId) -> Result<(), MetaError>;
+    /// The end of this mount: all its orphans are reaped and all is durable when this returns.
+    async fn close_session(&self) -> Result<(), MetaError>;
+
+    /// Returns when everything that was visible at the call is durable.
+    async fn sync(&self) -> Result<(), MetaError>;
+}
+
+/// Why a metadata operation was refused. One variant per errno of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MetaError {
+    /// ENOENT.
+    #[error("no such file or directory")]
+    NotFound,
+    /// EEXIST.
+    #[error("it exists")]
+    Exists,
+    /// ENOTDIR.
+    #[error("not a directory")]
+    NotDirectory,
+    /// EISDIR.
+    #[error("is a directory")]
+    IsDirectory,
+    /// ENOTEMPTY.
+    #[error("directory is not empty")]
+    NotEmpty,
+    /// EPERM.
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// EACCES.
+    #[error("permission denied")]
+    AccessDenied,
+    /// ENAMETOOLONG.
+    #[error("name too long")]
+    NameTooLong,
+    /// EINVAL.
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// EMLINK.
+    #[error("too many links")]
+    TooManyLinks,
+    /// ENODATA.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// E2BIG / ENOSPC for extended attributes.
+    #[error("attribute too large")]
+    AttributeTooLarge,
+    /// EFBIG.
+    #[error("file too large")]
+    FileTooLarge,
+    /// EOPNOTSUPP.
+    #[error("not supported")]
+    NotSupported,
+    /// EIO: the engine failed or its data make no sense.
+    #[error("metadata: {0}")]
+    Engine(String),
+}

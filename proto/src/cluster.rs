@@ -1,0 +1,294 @@
+//! The cluster file: which slots there are, where, and what fails together.
+//!
+//! ```toml
+//! cluster = "5ad0c2f0-..."        # printed by `storaged disk init`
+//! generation = 1                  # raise it with every change of the list below
+//! meta = "/var/lib/ashlar"        # directory of the volumes' metadata
+//!
+//! [[slot]]
+//! disk = "0b6c..."                # printed by `storaged disk init`
+//! address = "10.0.0.1:7411"       # the storaged that serves it, or
+//! # path = "/srv/disk0"           # the disk's directory, to be opened by the mount itself
+//! domain = "host-a"               # what fails together; default: the disk itself
+//! ```
+//!
+//! [`Cluster::parse`] reads and validates it; nothing else believes the text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
+use crate::limits::MAX_SLOTS;
+use crate::scheme::Scheme;
+
+/// A cluster as its file describes it: one group of slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Id that every disk of the cluster carries.
+    pub cluster: ClusterId,
+    /// Rises with every change of the slots.
+    #[serde(default = "first_generation")]
+    pub generation: Generation,
+    /// Directory of the volumes' metadata. Relative to the cluster file.
+    pub meta: PathBuf,
+    /// The slots of the group, in the order that numbers them from 0.
+    #[serde(rename = "slot", default)]
+    pub slots: Vec<Slot>,
+}
+
+fn first_generation() -> Generation {
+    Generation(1)
+}
+
+/// One slot of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slot {
+    /// The disk it is on.
+    pub disk: DiskId,
+    /// `HOST:PORT` of the daemon that serves the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Directory of the disk, when the mount opens it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Number of the slot on its disk.
+    #[serde(default)]
+    pub slot: SlotId,
+    /// What fails together. Empty: the disk alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+}
+
+/// Where a slot is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// Served by the daemon at this address.
+    Remote(&'a str),
+    /// A directory that this process opens.
+    Local(&'a Path),
+}
+
+impl Slot {
+    /// Its fail domain: the one given, or the disk.
+    pub fn domain(&self) -> String {
+        if self.domain.is_empty() { self.disk.to_string() } else { self.domain.clone() }
+    }
+
+    /// Where it is. Invariant of a validated cluster: exactly one of address and path is set.
+    pub fn place(&self) -> Place<'_> {
+        match (&self.address, &self.path) {
+            (Some(address), _) => Place::Remote(address),
+            (None, Some(path)) => Place::Local(path),
+            (None, None) => unreachable!("a validated slot has an address or a path"),
+        }
+    }
+}
+
+/// What is wrong with a cluster file.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadCluster {
+    /// Not TOML, an unknown or a missing key.
+    #[error("{0}")]
+    Text(String),
+    /// No slots at all.
+    #[error("no slots: add one [[slot]] per disk")]
+    Empty,
+    /// More slots than a group can have.
+    #[error("{0} slots: a group has at most {MAX_SLOTS}")]
+    TooMany(usize),
+    /// Neither or both of address and path.
+    #[error("slot {0}: give either address (a storaged serves it) or path (the mount opens it)")]
+    Place(usize),
+    /// An address that is not HOST:PORT.
+    #[error("slot {index}: {address:?} is not HOST:PORT")]
+    Address {
+        /// Which slot, from 0.
+        index: usize,
+        /// What was given.
+        address: String,
+    },
+    /// The same disk and slot number twice.
+    #[error("slots {first} and {second} name the same disk {disk}")]
+    DuplicateDisk {
+        /// The first, from 0.
+        first: usize,
+        /// The second.
+        second: usize,
+        /// Their disk.
+        disk: DiskId,
+    },
+    /// The same directory twice.
+    #[error("slots {first} and {second} name the same path {path:?}")]
+    DuplicatePath {
+        /// The first, from 0.
+        first: usize,
+        /// The second.
+        second: usize,
+        /// Their path.
+        path: PathBuf,
+    },
+    /// One daemon cannot be in two explicit fail domains.
+    #[error(
+        "slots {first} and {second} have the same address {address} but different domains: a daemon fails as one"
+    )]
+    DuplicateAddress {
+        /// The first, from 0.
+        first: usize,
+        /// The second.
+        second: usize,
+        /// Their address.
+        address: String,
+    },
+    /// Some slots are opened here and others are served by daemons.
+    #[error("slots must be all served (address) or all local (path), not a mix of both")]
+    Mixed,
+}
+
+/// A scheme that needs more fail domains than the cluster has.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{scheme} needs {needed} fail domains, and the cluster file has {have}: add slots or choose a narrower scheme"
+)]
+pub struct TooNarrow {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// Its k+m.
+    pub needed: usize,
+    /// Distinct fail domains there are.
+    pub have: usize,
+}
+
+impl Cluster {
+    /// Reads and validates the text of a cluster file. Relative paths are taken relative to `base`.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, BadCluster> {
+        let mut cluster: Self =
+            toml::from_str(text).map_err(|e| BadCluster::Text(e.to_string().trim_end().into()))?;
+        cluster.meta = base.join(&cluster.meta);
+        for slot in &mut cluster.slots {
+            slot.path = slot.path.take().map(|path| base.join(path));
+        }
+        cluster.validate()?;
+        Ok(cluster)
+    }
+
+    fn validate(&self) -> Result<(), BadCluster> {
+        match self.slots.len() {
+            0 => return Err(BadCluster::Empty),
+            n if n > MAX_SLOTS => return Err(BadCluster::TooMany(n)),
+            _ => {}
+        }
+        let mut disks = BTreeMap::new();
+        let mut paths = BTreeMap::new();
+        let mut addresses: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, slot) in self.slots.iter().enumerate() {
+            match (&slot.address, &slot.path) {
+                (Some(address), None) => {
+                    check_address(index, address)?;
+                    let first = *addresses.entry(address).or_insert(index);
+                    if self.slots[first].domain != slot.domain {
+                        let address = address.clone();
+                        return Err(BadCluster::DuplicateAddress { first, second: index, address });
+                    }
+                }
+                (None, Some(path)) => {
+                    if let Some(first) = paths.insert(path, index) {
+                        let path = path.clone();
+                        return Err(BadCluster::DuplicatePath { first, second: index, path });
+                    }
+                }
+                _ => return Err(BadCluster::Place(index)),
+            }
+            if let Some(first) = disks.insert((slot.disk, slot.slot), index) {
+                let disk = slot.disk;
+                return Err(BadCluster::DuplicateDisk { first, second: index, disk });
+            }
+        }
+        if !paths.is_empty() && !addresses.is_empty() {
+            return Err(BadCluster::Mixed);
+        }
+        Ok(())
+    }
+
+    /// The text of the file that [`Cluster::parse`] reads back.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a cluster is plain data")
+    }
+
+    /// The one group that these slots form.
+    pub fn group(&self) -> GroupId {
+        GroupId(0)
+    }
+
+    /// The distinct fail domains, sorted.
+    pub fn domains(&self) -> BTreeSet<String> {
+        self.slots.iter().map(Slot::domain).collect()
+    }
+
+    /// Are there fail domains enough for every part to have its own?
+    pub fn check_scheme(&self, scheme: Scheme) -> Result<(), TooNarrow> {
+        let (needed, have) = (scheme.parts(), self.domains().len());
+        if needed > have { Err(TooNarrow { scheme, needed, have }) } else { Ok(()) }
+    }
+}
+
+fn check_address(index: usize, address: &str) -> Result<(), BadCluster> {
+    let good = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0));
+    if good { Ok(()) } else { Err(BadCluster::Address { index, address: address.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\nmeta = \"meta\"\n";
+
+    fn slot(n: u8, rest: &str) -> String {
+        format!("[[slot]]\ndisk = \"0b6c0000-0000-4000-8000-0000000000{n:02}\"\n{rest}\n")
+    }
+
+    fn parse(slots: &[String]) -> Result<Cluster, BadCluster> {
+        Cluster::parse(&format!("{HEAD}{}", slots.concat()), Path::new("/etc/ashlar"))
+    }
+
+    #[test]
+    fn a_good_file_survives_being_written_and_read() {
+        let cluster = parse(&[slot(1, "path = \"d1\""), slot(2, "path = \"/d2\"")]).unwrap();
+        assert_eq!(cluster.slots[0].place(), Place::Local(Path::new("/etc/ashlar/d1")));
+        assert_eq!(cluster.meta, Path::new("/etc/ashlar/meta"));
+        assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster.clone()));
+        assert_eq!(cluster.domains().len(), 2);
+        assert!(cluster.check_scheme("ec(4,2)".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn bad_files_say_what_is_wrong() {
+        let a = |n, port| slot(n, &format!("address = \"127.0.0.1:{port}\""));
+        let cases = [
+            (vec![], "no slots"),
+            (vec![a(1, 1), a(1, 2)], "slots 0 and 1 name the same disk"),
+            (vec![slot(1, "path = \"x\""), slot(2, "path = \"x\"")], "the same path"),
+            (vec![slot(1, "path = \"x\""), a(2, 2)], "not a mix"),
+            (vec![slot(1, "")], "give either address"),
+            (vec![slot(1, "address = \"nonsense\"")], "not HOST:PORT"),
+            (vec![slot(1, "path = \"x\"\ncolour = 3")], "unknown field `colour`"),
+            (
+                vec![
+                    slot(1, "address = \"h:1\"\ndomain = \"a\""),
+                    slot(2, "address = \"h:1\"\ndomain = \"b\""),
+                ],
+                "a daemon fails as one",
+            ),
+            ((0..65).map(|n| a(n, 1000 + u32::from(n))).collect(), "65 slots"),
+        ];
+        for (slots, expected) in cases {
+            let error = parse(&slots).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The words that every Ashlar crate shares.
+//!
+//! Three kinds of process talk to each other: a mount (with its proxy), and `storaged` daemons; all
+//! of them speak of the same few things. An immutable **blob** ([`id::BlobId`]) is cut by its
+//! **scheme** ([`scheme::Scheme`]) into k data and m parity **parts**; a part lies in a **slot** of
+//! a **disk**; slots on distinct fail domains form a **group** ([`cluster::Cluster`]).
+//!
+//! * [`id`], [`scheme`], [`cluster`], [`limits`]: types and arithmetic both ends must agree on.
+//! * [`checksum`]: bytes that travel with their CRC-32C.
+//! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
+//! * [`client`], [`convert`]: the only users of the generated gRPC code ([`rpc`]).
+//!
+//! Nothing here does I/O except [`client`].
+
+pub mod checksum;
+pub mod cluster;
+pub mod id;
+pub mod limits;
+pub mod part_store;
+pub mod scheme;
+
+/// Code generated from the contracts in `proto/*.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, unreachable_pub)]
+pub mod rpc {
+    /// The storage daemon's contract.
+    pub mod storaged {
+        tonic::include_proto!("ashlar.storaged.v1");
+    }
+    /// The proxy's contract.
+    pub mod proxyd {
+        tonic::include_proto!("ashlar.proxyd.v1");
+    }
+}

@@ -1,0 +1,22 @@
+//! Every bound that both ends of a connection, or two crates, must agree on.
+
+/// Unit of checksums and of verified reads within a part, in bytes.
+pub const CHECK_BLOCK: u32 = 64 << 10;
+/// Unit of direct I/O: every offset, length and buffer address on disk is a multiple of it.
+pub const DISK_BLOCK: usize = 4096;
+/// Largest blob, in bytes.
+pub const MAX_BLOB: u32 = 8 << 20;
+/// Blob size the write path aims at, in bytes, its summary included.
+pub const TARGET_BLOB: u32 = 4 << 20;
+/// Largest part, in bytes: a whole blob, as `copies(n)` keeps it, rounded up to its padding.
+pub const MAX_PART: u32 = MAX_BLOB + DISK_BLOCK as u32;
+/// Most parts a blob may be cut into (k + m); a set of parts is a 32-bit mask.
+pub const MAX_PARTS: usize = 32;
+/// Most slots in one group.
+pub const MAX_SLOTS: usize = 64;
+/// Most blobs named in one delete or forget request.
+pub const MAX_BLOBS_PER_REQUEST: usize = 1024;
+/// Most entries in one page of a listing.
+pub const MAX_LIST: u32 = 4096;
+/// Largest gRPC message either side accepts, in bytes: a part with its address, checks and framing.
+pub const MAX_MESSAGE: usize = MAX_PART as usize + (64 << 10);

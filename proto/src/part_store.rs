@@ -1,0 +1,140 @@
+//! The seam between a proxy and a slot: what can be asked of the place where parts lie.
+//!
+//! Implemented in process by `storaged`'s disks, over the network by [`crate::client`], and by a
+//! faulty one in tests.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::checksum::Checked;
+use crate::id::{BlobId, Generation, PartKey, PartSet, SessionId, VolumeId};
+
+/// One slot.
+#[async_trait]
+pub trait PartStore: Send + Sync + 'static {
+    /// Returns once the part is on stable storage. The same bytes again are fine.
+    ///
+    /// # Errors
+    /// [`PartError::Conflict`] for other bytes under a key it holds, [`PartError::Deleted`] for a
+    /// blob it knows to be deleted, [`PartError::Full`] when it takes no more data.
+    async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError>;
+
+    /// Exactly the bytes of `range` within the part, verified. `range` is not empty and lies within
+    /// the part.
+    ///
+    /// # Errors
+    /// [`PartError::NotFound`] only when the slot is sure; [`PartError::Corrupt`] for rotten bytes.
+    async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError>;
+
+    /// Which parts of the blob are here.
+    async fn held(&self, blob: BlobId) -> Result<Held, PartError>;
+
+    /// Deletes all parts of the blobs, durably, and remembers it until [`PartStore::forget`].
+    /// Blobs that are not here are remembered as deleted all the same.
+    async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError>;
+
+    /// Every slot of the group has confirmed these deletes: they need not be remembered.
+    async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError>;
+
+    /// Blobs of one session with parts here, in order of id, after `after`; at most `limit`. An
+    /// empty page is the end.
+    async fn list(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+        limit: u32,
+    ) -> Result<Vec<(BlobId, PartSet)>, PartError>;
+
+    /// How full the slot's disk is.
+    async fn fill(&self) -> Result<Fill, PartError>;
+}
+
+/// What a slot holds of one blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Held {
+    /// The parts that are here.
+    pub parts: PartSet,
+    /// The blob is known to be deleted.
+    pub deleted: bool,
+}
+
+/// How full a disk is, as a level that callers act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FillLevel {
+    /// Room.
+    Green,
+    /// Other groups are preferred.
+    Yellow,
+    /// No new data.
+    Orange,
+    /// Deletes only.
+    Red,
+}
+
+impl FillLevel {
+    /// The word users see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Green => "green",
+            Self::Yellow => "yellow",
+            Self::Orange => "orange",
+            Self::Red => "red",
+        }
+    }
+
+    /// Reads the word back.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Green, Self::Yellow, Self::Orange, Self::Red].into_iter().find(|l| l.as_str() == word)
+    }
+}
+
+/// Room on a slot's disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// What records may take in all.
+    pub capacity: u64,
+    /// What live records take.
+    pub used: u64,
+    /// What new parts may still take before the disk is orange.
+    pub available: u64,
+    /// The level.
+    pub level: FillLevel,
+}
+
+/// Why a slot did not do what was asked. One variant per decision of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PartError {
+    /// The slot is sure that it does not hold the part.
+    #[error("no such part")]
+    NotFound,
+    /// The blob was deleted.
+    #[error("the blob is deleted")]
+    Deleted,
+    /// Other bytes are held under this key; nothing was written.
+    #[error("the slot holds other bytes under this key")]
+    Conflict,
+    /// The part is here, but rotten.
+    #[error("the part is corrupt: {0}")]
+    Corrupt(String),
+    /// No room for new data.
+    #[error("the disk is full")]
+    Full,
+    /// The message was for another cluster, disk, slot or group.
+    #[error("wrong address: {0}")]
+    WrongAddress(String),
+    /// The slot knows a newer generation of the group.
+    #[error("the group is at generation {0}")]
+    StaleGeneration(Generation),
+    /// The request makes no sense: lengths that do not add up, a part that cannot be.
+    #[error("invalid request: {0}")]
+    Invalid(String),
+    /// The disk failed.
+    #[error("disk error: {0}")]
+    Io(String),
+    /// The slot could not be reached, or the connection broke: the request may have been done.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+}

@@ -1,0 +1,102 @@
+//! The seam between a filesystem and the proxy: whole blobs in, ranges of blobs out.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::id::{BlobId, SessionId, VolumeId};
+use proto::scheme::Scheme;
+
+/// Keeps immutable blobs. Implemented by [`crate::Proxy`] and, in tests, by a faulty one.
+#[async_trait]
+pub trait BlobStore: Send + Sync + 'static {
+    /// Succeeds only when every part is on stable storage. `data` has exactly `id.len()` bytes.
+    ///
+    /// A failed put promises nothing: the blob may or may not be readable later. Every wait is
+    /// bounded.
+    async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError>;
+
+    /// Exactly the bytes of `range`, which is not empty and lies within the blob.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`] only when absence is proven; else [`BlobError::Unavailable`].
+    async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError>;
+
+    /// Deletes blobs on every slot of the group. Returns those that not every slot has confirmed:
+    /// the caller asks again for them later. Confirmed ones are forgotten by the slots.
+    async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId>;
+
+    /// Every blob of a session that some slot holds a part of, in order.
+    ///
+    /// # Errors
+    /// [`BlobError::Unavailable`] when so many slots are silent that a whole blob could be missed.
+    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Vec<BlobId>, BlobError>;
+
+    /// Room for user data, after redundancy, for blobs of `scheme`. From what slots last said.
+    async fn space(&self, scheme: Scheme) -> Space;
+
+    /// Every slot, as last seen.
+    async fn slots(&self) -> Vec<SlotStatus>;
+}
+
+/// How a successful put ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Parts had to share fail domains: repair will spread them out again.
+    pub degraded: bool,
+}
+
+/// Room in bytes of user data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Space {
+    /// All there is.
+    pub capacity: u64,
+    /// What may still be written.
+    pub available: u64,
+}
+
+/// One slot as the proxy sees it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SlotStatus {
+    /// Its number in the group, from 0.
+    pub index: usize,
+    /// Disk id.
+    pub disk: String,
+    /// Address or path.
+    pub place: String,
+    /// Fail domain.
+    pub domain: String,
+    /// `up`, or what is wrong.
+    pub state: String,
+    /// green, yellow, orange, red, or unknown.
+    pub fill: String,
+    /// Bytes that records may take in all.
+    pub capacity: u64,
+    /// Bytes of live records.
+    pub used: u64,
+}
+
+/// Why the proxy did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlobError {
+    /// Proven: the blob was never acknowledged, or is deleted.
+    #[error("no such blob: {0}")]
+    NotFound(BlobId),
+    /// Too many slots are failed or silent to say or do more.
+    #[error("blob {id} is unavailable: {why}")]
+    Unavailable {
+        /// The blob.
+        id: BlobId,
+        /// Which slots stand in the way.
+        why: String,
+    },
+    /// No room for new data.
+    #[error("the disks are full")]
+    Full,
+    /// Other bytes are stored under this id: a bug of the caller.
+    #[error("blob {0} already holds other bytes")]
+    Conflict(BlobId),
+    /// The request makes no sense.
+    #[error("invalid request: {0}")]
+    Invalid(String),
+}

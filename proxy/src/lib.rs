@@ -1,0 +1,3 @@
+//! Proxy.
+pub mod blob_store;
+pub use blob_store::*;

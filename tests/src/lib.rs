@@ -1,0 +1,1 @@
+//! Starts, kills and corrupts.
