@@ -312,7 +312,9 @@ impl fmt::Debug for BlobId {
 
 /// Text that is not a blob id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a blob id: {0:?} (expected VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME, as in 1-3-17-4096-ec(4,2))")]
+#[error(
+    "not a blob id: {0:?} (expected VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME, as in 1-3-17-4096-ec(4,2))"
+)]
 pub struct NotABlobId(String);
 
 impl FromStr for BlobId {
@@ -384,7 +386,8 @@ mod tests {
     #[test]
     fn ids_of_one_session_are_ordered_by_sequence() {
         let id = |sequence, len| {
-            BlobId::new(VolumeId(1), SessionId(2), sequence, len, Scheme::copies(3).unwrap()).unwrap()
+            BlobId::new(VolumeId(1), SessionId(2), sequence, len, Scheme::copies(3).unwrap())
+                .unwrap()
         };
         assert!(id(1, 900).to_bytes() < id(2, 5).to_bytes());
         assert!(id(255, 9).to_bytes() < id(256, 5).to_bytes());

@@ -8,14 +8,18 @@
 //! * [`id`], [`scheme`], [`cluster`], [`limits`]: types and arithmetic both ends must agree on.
 //! * [`checksum`]: bytes that travel with their CRC-32C.
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
-//! * [`client`], [`convert`]: the only users of the generated gRPC code ([`rpc`]).
+//! * [`client`], [`convert`]: between the generated gRPC code ([`rpc`]) and our own types.
+//! * [`observe`]: logs and metrics, alike in every binary.
 //!
-//! Nothing here does I/O except [`client`].
+//! Nothing here does I/O except [`client`] and [`observe`].
 
 pub mod checksum;
+pub mod client;
 pub mod cluster;
+pub mod convert;
 pub mod id;
 pub mod limits;
+pub mod observe;
 pub mod part_store;
 pub mod scheme;
 

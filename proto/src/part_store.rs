@@ -87,7 +87,9 @@ impl FillLevel {
 
     /// Reads the word back.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Green, Self::Yellow, Self::Orange, Self::Red].into_iter().find(|l| l.as_str() == word)
+        [Self::Green, Self::Yellow, Self::Orange, Self::Red]
+            .into_iter()
+            .find(|l| l.as_str() == word)
     }
 }
 

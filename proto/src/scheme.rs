@@ -240,9 +240,20 @@ mod tests {
             assert_eq!(good.parse::<Scheme>().unwrap().to_string(), good);
         }
         assert_eq!(" ec( 8 , 3 ) ".parse(), Scheme::erasure(8, 3));
-        for bad in
-            ["", "ec", "ec(4)", "ec(0,2)", "ec(1,2)", "ec(40,300)", "ec(4,0)", "copies(0)", "copies(10)", "ec(4,-2)", "xor(4,2)", "ec(4,2"]
-        {
+        for bad in [
+            "",
+            "ec",
+            "ec(4)",
+            "ec(0,2)",
+            "ec(1,2)",
+            "ec(40,300)",
+            "ec(4,0)",
+            "copies(0)",
+            "copies(10)",
+            "ec(4,-2)",
+            "xor(4,2)",
+            "ec(4,2",
+        ] {
             assert!(bad.parse::<Scheme>().is_err(), "{bad}");
         }
     }
@@ -250,7 +261,8 @@ mod tests {
     #[test]
     fn part_lengths() {
         let ec = Scheme::erasure(4, 2).unwrap();
-        let cases = [(1, 64), (256, 64), (257, 128), (4 << 20, 1 << 20), ((4 << 20) + 1, (1 << 20) + 4096)];
+        let cases =
+            [(1, 64), (256, 64), (257, 128), (4 << 20, 1 << 20), ((4 << 20) + 1, (1 << 20) + 4096)];
         for (len, part) in cases {
             assert_eq!(ec.part_len(len), part, "blob of {len}");
         }

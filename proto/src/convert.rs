@@ -1,0 +1,223 @@
+//! Between the wire and our own types: what arrives is checked here, once, and nothing else reads
+//! generated messages.
+//!
+//! An error travels as a gRPC status whose details are an encoded [`PartFailure`]; a status without
+//! them came from the transport, so the request may have been done ([`PartError::Unreachable`]).
+
+use bytes::Bytes;
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::checksum::Checked;
+use crate::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId};
+use crate::limits::MAX_BLOBS_PER_REQUEST;
+use crate::part_store::PartError;
+use crate::rpc::storaged as wire;
+use crate::rpc::storaged::PartFailure;
+use crate::rpc::storaged::part_failure::Kind;
+
+/// Names a slot so exactly that a message that went astray is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The disk.
+    pub disk: DiskId,
+    /// Number of the slot on the disk.
+    pub slot: SlotId,
+    /// The group it belongs to.
+    pub group: GroupId,
+    /// The group's generation, as the sender knows it.
+    pub generation: Generation,
+}
+
+impl Address {
+    /// Its message.
+    pub fn to_wire(self) -> wire::Address {
+        wire::Address {
+            cluster: Bytes::copy_from_slice(self.cluster.as_bytes()),
+            disk: Bytes::copy_from_slice(self.disk.as_bytes()),
+            slot: self.slot.0,
+            group: self.group.0,
+            generation: self.generation.0,
+        }
+    }
+
+    /// Reads the message; `Invalid` when it is missing or an id is not 16 bytes.
+    pub fn from_wire(to: Option<&wire::Address>) -> Result<Self, PartError> {
+        let to = to.ok_or_else(|| invalid("the address is missing"))?;
+        let cluster = ClusterId::from_slice(&to.cluster);
+        let disk = DiskId::from_slice(&to.disk);
+        let (Some(cluster), Some(disk)) = (cluster, disk) else {
+            return Err(invalid("the address holds an id that is not 16 bytes"));
+        };
+        Ok(Self {
+            cluster,
+            disk,
+            slot: SlotId(to.slot),
+            group: GroupId(to.group),
+            generation: Generation(to.generation),
+        })
+    }
+}
+
+fn invalid(why: &str) -> PartError {
+    PartError::Invalid(why.to_owned())
+}
+
+/// A blob id's bytes, as they travel.
+pub fn blob_to_wire(blob: BlobId) -> Bytes {
+    Bytes::copy_from_slice(&blob.to_bytes())
+}
+
+/// Reads a blob id.
+pub fn blob_from_wire(bytes: &[u8]) -> Result<BlobId, PartError> {
+    BlobId::from_bytes(bytes).ok_or_else(|| invalid("not a blob id"))
+}
+
+/// Reads a list of blob ids, bounded.
+pub fn blobs_from_wire(blobs: &[Bytes]) -> Result<Vec<BlobId>, PartError> {
+    if blobs.len() > MAX_BLOBS_PER_REQUEST {
+        return Err(invalid("too many blobs in one request"));
+    }
+    blobs.iter().map(|bytes| blob_from_wire(bytes)).collect()
+}
+
+/// Reads which part of which blob.
+pub fn part_from_wire(blob: &[u8], part: u32) -> Result<PartKey, PartError> {
+    let blob = blob_from_wire(blob)?;
+    PartKey::new(blob, part as usize).ok_or_else(|| invalid("the blob has no such part"))
+}
+
+/// Reads a put's payload and verifies it: its length is the part's, its bytes are what was sent.
+pub fn payload_from_wire(
+    key: PartKey,
+    data: Bytes,
+    checks: Vec<u32>,
+) -> Result<Checked, PartError> {
+    if data.len() != key.blob.part_len() as usize {
+        return Err(PartError::Invalid(format!(
+            "the payload has {} bytes, a part of {} has {}",
+            data.len(),
+            key.blob,
+            key.blob.part_len()
+        )));
+    }
+    let checked = Checked::received(data, checks)
+        .ok_or_else(|| invalid("the payload and its checksums do not add up"))?;
+    checked
+        .verify()
+        .map_err(|e| PartError::Invalid(format!("the payload arrived damaged: {e}")))?;
+    Ok(checked)
+}
+
+/// The status that carries an error to the client.
+pub fn status_from(error: &PartError) -> Status {
+    let (kind, code) = match error {
+        PartError::NotFound => (Kind::NotFound, Code::NotFound),
+        PartError::Deleted => (Kind::Deleted, Code::FailedPrecondition),
+        PartError::Conflict => (Kind::Conflict, Code::AlreadyExists),
+        PartError::Corrupt(_) => (Kind::Corrupt, Code::DataLoss),
+        PartError::Full => (Kind::Full, Code::ResourceExhausted),
+        PartError::WrongAddress(_) => (Kind::WrongAddress, Code::FailedPrecondition),
+        PartError::StaleGeneration(_) => (Kind::StaleGeneration, Code::FailedPrecondition),
+        PartError::Invalid(_) => (Kind::Invalid, Code::InvalidArgument),
+        PartError::Io(_) => (Kind::Io, Code::Internal),
+        // The server itself cannot be what is unreachable; say it as a failure of its disk.
+        PartError::Unreachable(_) => (Kind::Io, Code::Internal),
+    };
+    let message = match error {
+        PartError::Corrupt(why)
+        | PartError::WrongAddress(why)
+        | PartError::Invalid(why)
+        | PartError::Io(why)
+        | PartError::Unreachable(why) => why.clone(),
+        other => other.to_string(),
+    };
+    let generation = match error {
+        PartError::StaleGeneration(newer) => newer.0,
+        _ => 0,
+    };
+    let details = PartFailure { kind: kind.into(), message, generation }.encode_to_vec();
+    Status::with_details(code, error.to_string(), details.into())
+}
+
+/// The error that a status carries.
+pub fn error_from(status: &Status) -> PartError {
+    let failure = match PartFailure::decode(status.details()) {
+        Ok(failure) if !status.details().is_empty() => failure,
+        _ => return transport_error(status),
+    };
+    match failure.kind() {
+        Kind::NotFound => PartError::NotFound,
+        Kind::Deleted => PartError::Deleted,
+        Kind::Conflict => PartError::Conflict,
+        Kind::Corrupt => PartError::Corrupt(failure.message),
+        Kind::Full => PartError::Full,
+        Kind::WrongAddress => PartError::WrongAddress(failure.message),
+        Kind::StaleGeneration => PartError::StaleGeneration(Generation(failure.generation)),
+        Kind::Invalid => PartError::Invalid(failure.message),
+        Kind::Io => PartError::Io(failure.message),
+        Kind::Unspecified => transport_error(status),
+    }
+}
+
+fn transport_error(status: &Status) -> PartError {
+    let text = || format!("{}: {}", status.code(), status.message());
+    match status.code() {
+        // Both are how the transport refuses a message that is too large or makes no sense.
+        Code::OutOfRange | Code::InvalidArgument | Code::Unimplemented => {
+            PartError::Invalid(text())
+        }
+        _ => PartError::Unreachable(text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{SessionId, VolumeId};
+
+    #[test]
+    fn every_error_survives_the_wire() {
+        let text = || "why".to_owned();
+        for error in [
+            PartError::NotFound,
+            PartError::Deleted,
+            PartError::Conflict,
+            PartError::Corrupt(text()),
+            PartError::Full,
+            PartError::WrongAddress(text()),
+            PartError::StaleGeneration(Generation(9)),
+            PartError::Invalid(text()),
+            PartError::Io(text()),
+        ] {
+            assert_eq!(error_from(&status_from(&error)), error);
+        }
+    }
+
+    #[test]
+    fn a_status_of_the_transport_says_nothing_about_the_part() {
+        for code in [Code::Unavailable, Code::NotFound, Code::Unknown, Code::Cancelled] {
+            let error = error_from(&Status::new(code, "connection reset"));
+            assert!(matches!(error, PartError::Unreachable(_)), "{code:?} became {error:?}");
+        }
+    }
+
+    #[test]
+    fn payloads_that_do_not_add_up_are_refused() {
+        let scheme = "ec(4,2)".parse().unwrap();
+        let blob = BlobId::new(VolumeId(1), SessionId(1), 1, 400_000, scheme).unwrap();
+        let key = PartKey::new(blob, 5).unwrap();
+        let data = Bytes::from(vec![3; blob.part_len() as usize]);
+        let checks = Checked::compute(data.clone()).into_parts().1;
+        assert!(payload_from_wire(key, data.clone(), checks.clone()).is_ok());
+        assert!(payload_from_wire(key, data.slice(1..), checks.clone()).is_err());
+        assert!(payload_from_wire(key, data.clone(), checks[1..].to_vec()).is_err());
+        let mut rotten = data.to_vec();
+        rotten[70_000] ^= 1;
+        assert!(payload_from_wire(key, rotten.into(), checks).is_err());
+        assert!(part_from_wire(&blob.to_bytes(), 6).is_err());
+        assert!(part_from_wire(&blob.to_bytes()[1..], 0).is_err());
+    }
+}

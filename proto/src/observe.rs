@@ -1,0 +1,63 @@
+//! Seeing what a program does: logs to stderr and metrics over HTTP, alike in every binary.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tracing_subscriber::EnvFilter;
+
+/// Seconds, as histogram bounds: from 10 us, a cached metadata operation, to the 10 s that no wait
+/// may exceed.
+const BUCKETS: [f64; 19] = [
+    10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Why logs or metrics could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// The log filter is not one.
+    #[error("{filter:?} is not a log filter (try info, debug or storaged=debug): {why}")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// The parser's words.
+        why: String,
+    },
+    /// The metrics address cannot be listened on.
+    #[error("metrics on {address}: {why}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// Logs go to stderr. The level is `filter`, else RUST_LOG, else `info`.
+pub fn init_logs(filter: Option<&str>) -> Result<(), ObserveError> {
+    let from_env = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let filter = filter.or(from_env.as_deref()).unwrap_or("info");
+    let parsed = EnvFilter::try_new(filter)
+        .map_err(|e| ObserveError::Filter { filter: filter.to_owned(), why: e.to_string() })?;
+    // A second subscriber in one process (the embedded mode) is the first one.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
+    Ok(())
+}
+
+/// Serves Prometheus metrics of this process at `http://ADDRESS/metrics`. Must be called within a
+/// tokio runtime.
+pub fn serve_metrics(address: SocketAddr) -> Result<(), ObserveError> {
+    let failed = |why: String| ObserveError::Metrics { address, why };
+    // The exporter binds in the background: find out here whether it can.
+    std::net::TcpListener::bind(address).map_err(|e| failed(e.to_string()))?;
+    PrometheusBuilder::new()
+        .with_http_listener(address)
+        .set_buckets(&BUCKETS)
+        .and_then(PrometheusBuilder::install)
+        .map_err(|e| failed(e.to_string()))
+}
