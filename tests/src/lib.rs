@@ -1,1 +1,16 @@
-//! Starts, kills and corrupts.
+//! The whole system as its user meets it: the real `ashlar` and `storaged` programs, real mounts,
+//! real processes that are killed, real files that are damaged.
+//!
+//! The library is the tool box; `tests/` has one file per promise. Rules of the house:
+//! * every wait has a bound, and running into it is a failure that says what was waited for;
+//! * everything random comes from a seed that is printed ([`seed::Seed::announced`]);
+//! * whatever is started is ended by its pid, also when a test panics;
+//! * with `/dev/fuse` there, a mount that does not work is a failure, never a skipped test.
+
+pub mod binaries;
+pub mod cluster;
+pub mod load;
+pub mod mapped;
+pub mod process;
+pub mod seed;
+pub mod tree;

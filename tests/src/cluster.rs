@@ -1,0 +1,418 @@
+//! Starts, kills and corrupts: a demo cluster with a real mount, in a directory of its own.
+//!
+//! [`Demo`] owns everything it started. Dropping it (also while a test panics) ends the mount and all
+//! daemons by their pids, and takes the mount point away even if nobody serves it any more.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::binaries;
+use crate::process::{self, PATIENCE, Process, bounded, wait_until};
+
+/// One process, or one per disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The mount opens the disks itself.
+    Embedded,
+    /// A `storaged` process per disk, and a mount that talks gRPC to them.
+    Daemons,
+}
+
+/// What kind of demo to start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Embedded or with daemons.
+    pub mode: Mode,
+    /// Number of disks.
+    pub disks: usize,
+    /// Scheme, when it is not the default.
+    pub scheme: Option<&'static str>,
+    /// Room of all disks together, as `--size` takes it.
+    pub size: &'static str,
+}
+
+impl Setup {
+    /// Eight disks, `ec(4,2)`, room enough for any test.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, disks: 8, scheme: None, size: "48GiB" }
+    }
+}
+
+/// How a mount is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// `umount MOUNTPOINT`.
+    Umount,
+    /// Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+    /// `ashlar umount MOUNTPOINT`.
+    AshlarUmount,
+}
+
+/// One storage daemon of a demo.
+struct Daemon {
+    pid: Pid,
+    /// Its command line, to start it again.
+    arguments: Vec<String>,
+    /// Set once the test, not the demo, has started it.
+    ours: Option<Process>,
+}
+
+/// A cluster with a mounted volume.
+pub struct Demo {
+    home: TempDir,
+    setup: Setup,
+    mount: Option<Process>,
+    daemons: Vec<Daemon>,
+}
+
+/// Whether this machine can mount at all. Says so, loudly, when it cannot.
+pub fn can_mount() -> bool {
+    let can = Path::new("/dev/fuse").exists();
+    if !can {
+        eprintln!("NOT TESTED: there is no /dev/fuse on this machine, so nothing can be mounted");
+    }
+    can
+}
+
+impl Demo {
+    /// Formats and mounts a new volume.
+    pub fn start(setup: Setup) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
+        fs::create_dir(home.path().join("mnt"))?;
+        let mut demo = Self { home, setup, mount: None, daemons: Vec::new() };
+        demo.mount()?;
+        Ok(demo)
+    }
+
+    /// The mount point.
+    pub fn path(&self) -> PathBuf {
+        self.home.path().join("mnt")
+    }
+
+    /// A path in the mount.
+    pub fn file(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The directory with the disks, the metadata and the cluster file.
+    pub fn directory(&self) -> PathBuf {
+        self.home.path().join("demo")
+    }
+
+    /// The directory of one disk.
+    pub fn disk(&self, number: usize) -> PathBuf {
+        self.directory().join("disks").join(number.to_string())
+    }
+
+    /// A scratch path outside the mount that is removed with the demo.
+    pub fn outside(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// How this demo is set up.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Changes embedded into daemons or back, from the next mount on.
+    pub fn switch(&mut self, mode: Mode) {
+        assert!(self.mount.is_none(), "only between two mounts");
+        self.setup.mode = mode;
+    }
+
+    /// Pid of the process that serves the mount.
+    pub fn mount_pid(&self) -> Pid {
+        self.mount.as_ref().expect("mounted").pid()
+    }
+
+    /// Pid of a daemon.
+    pub fn daemon_pid(&self, number: usize) -> Pid {
+        self.daemons[number].pid
+    }
+
+    /// The command that mounts this demo.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binaries::ashlar());
+        command.arg("demo").arg(self.path()).arg("--dir").arg(self.directory());
+        command.arg("--disks").arg(self.setup.disks.to_string()).arg("--size").arg(self.setup.size);
+        if let Some(scheme) = self.setup.scheme {
+            command.args(["--scheme", scheme]);
+        }
+        if self.setup.mode == Mode::Daemons {
+            command.arg("--daemons");
+        }
+        command
+    }
+
+    /// Mounts the volume, again or for the first time, and waits until it is ready.
+    pub fn mount(&mut self) -> Result<()> {
+        assert!(self.mount.is_none(), "not mounted yet");
+        self.daemons.clear();
+        self.mount = Some(Process::start_ready(&mut self.command(), &self.log())?);
+        ensure!(is_mounted(&self.path()), "ready, but {:?} is no mount point", self.path());
+        if self.setup.mode == Mode::Daemons {
+            self.daemons = (0..self.setup.disks).map(|n| self.find(n)).collect::<Result<_>>()?;
+        }
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.home.path().join("mount.log")
+    }
+
+    fn find(&self, number: usize) -> Result<Daemon> {
+        let file = self.directory().join("daemons").join(format!("{number}.pid"));
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {file:?}"))?;
+        let pid = Pid::from_raw(text.trim().parse()?);
+        let line = fs::read(format!("/proc/{pid}/cmdline"))?;
+        let arguments = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        let arguments = arguments.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        Ok(Daemon { pid, arguments, ours: None })
+    }
+
+    /// Ends the mount in good order: everything flushed, the process gone with exit code 0.
+    pub fn stop(&mut self, how: Stop) -> Result<()> {
+        let mut mount = self.mount.take().expect("mounted");
+        match how {
+            Stop::Umount => drop(process::run(&mut umount(&self.path()), PATIENCE)?),
+            Stop::Interrupt => mount.signal(Signal::SIGINT)?,
+            Stop::Terminate => mount.signal(Signal::SIGTERM)?,
+            Stop::AshlarUmount => {
+                let mut command = Command::new(binaries::ashlar());
+                process::run(command.arg("umount").arg(self.path()), PATIENCE)?;
+                ensure!(!mount.runs(), "`ashlar umount` returned before the mount had ended");
+            }
+        }
+        let status = mount.wait(PATIENCE).with_context(|| format!("{how:?}: {}", mount.said()))?;
+        ensure!(status.success(), "{how:?}: the mount ended with {status}:\n{}", mount.said());
+        ensure!(!is_mounted(&self.path()), "{how:?}: still mounted after the process has ended");
+        self.end_daemons()
+    }
+
+    /// Ends and mounts again: nothing of it is in any memory then but the servers'.
+    pub fn remount(&mut self) -> Result<()> {
+        self.stop(Stop::Umount)?;
+        self.mount()
+    }
+
+    /// kill -9 of the process that serves the mount, and of nothing else.
+    pub fn kill_mount(&mut self) -> Result<()> {
+        self.mount.take().expect("mounted").kill_9()?;
+        detach(&self.path());
+        Ok(())
+    }
+
+    /// kill -9 of the mount and of every daemon, all at once.
+    pub fn kill_everything(&mut self) -> Result<()> {
+        let pids = self.daemons.iter().map(|daemon| daemon.pid);
+        for pid in pids.chain([self.mount_pid()]) {
+            kill(pid, Signal::SIGKILL)?;
+        }
+        self.kill_mount()?;
+        self.end_daemons()
+    }
+
+    /// kill -9 of one daemon.
+    pub fn kill_daemon(&mut self, number: usize) -> Result<()> {
+        let daemon = &mut self.daemons[number];
+        kill(daemon.pid, Signal::SIGKILL)?;
+        wait_until(&format!("daemon {number} to be gone"), PATIENCE, || is_gone(daemon.pid))
+    }
+
+    /// Starts a killed daemon again with its old command line, and waits until it answers.
+    pub fn restart_daemon(&mut self, number: usize) -> Result<()> {
+        let log = self.outside(&format!("daemon-{number}.log"));
+        let daemon = &mut self.daemons[number];
+        ensure!(is_gone(daemon.pid), "daemon {number} still runs");
+        let mut command = Command::new(binaries::ashlar());
+        let program = Path::new(&daemon.arguments[0]).file_name().unwrap_or_default();
+        if program == "storaged" {
+            command = Command::new(binaries::storaged());
+        }
+        let mut process = Process::start(command.args(&daemon.arguments[1..]), &log)?;
+        daemon.pid = process.pid();
+        let listen = daemon.arguments.iter().position(|word| word == "--listen");
+        let address = listen.and_then(|at| daemon.arguments.get(at + 1)).context("no --listen")?;
+        wait_until(&format!("daemon {number} at {address}"), PATIENCE, || {
+            !process.runs() || TcpStream::connect(address).is_ok()
+        })?;
+        ensure!(process.runs(), "daemon {number} ended at once:\n{}", process.said());
+        daemon.ours = Some(process);
+        Ok(())
+    }
+
+    /// Ends what daemons are left, those of a demo that was killed too.
+    fn end_daemons(&mut self) -> Result<()> {
+        for (number, daemon) in self.daemons.drain(..).enumerate() {
+            if daemon.ours.is_none() && !is_gone(daemon.pid) {
+                kill(daemon.pid, Signal::SIGKILL)?;
+                wait_until(&format!("the end of daemon {number}"), PATIENCE, || {
+                    is_gone(daemon.pid)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes back and drops every clean page the kernel holds, so that the next read asks the mount.
+    /// Without the right to do so (not root) it says so and goes on.
+    pub fn drop_caches(&self) -> Result<()> {
+        let path = self.path();
+        bounded("syncfs", PATIENCE, move || {
+            nix::unistd::syncfs(fs::File::open(path)?).map_err(anyhow::Error::from)
+        })??;
+        if let Err(error) = fs::write("/proc/sys/vm/drop_caches", "3") {
+            eprintln!("the page cache stays as it is: {error}");
+        }
+        Ok(())
+    }
+
+    /// Bytes that a user can still write, as `df` shows them.
+    pub fn available(&self) -> Result<u64> {
+        let stat = nix::sys::statvfs::statvfs(&self.path())?;
+        Ok(stat.blocks_available() * stat.fragment_size())
+    }
+
+    /// What `ashlar fsck` says of the volume; it must be unmounted, and its disks are opened here.
+    pub fn fsck(&mut self) -> Result<std::process::Output> {
+        assert!(self.mount.is_none(), "fsck wants the volume for itself");
+        // Every demo keeps one volume. Its name is that of its metadata.
+        let cluster = self.directory().join("cluster.toml");
+        let mut command = Command::new(binaries::ashlar());
+        command.arg("fsck").arg(DEMO_VOLUME).arg("--cluster").arg(cluster);
+        process::output(&mut command, 4 * PATIENCE)
+    }
+
+    /// The virtual attribute with the mount's status, as JSON.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let mut command = Command::new(binaries::ashlar());
+        let text = process::run(command.arg("status").arg(self.path()).arg("--json"), PATIENCE)?;
+        serde_json::from_str(&text).with_context(|| format!("reading {text:?}"))
+    }
+
+    /// Peak resident memory in bytes of the mount (`None`) and of each daemon, by its number.
+    pub fn peak_memory(&self) -> Result<BTreeMap<Option<usize>, u64>> {
+        let daemons = self.daemons.iter().enumerate().map(|(n, daemon)| (Some(n), daemon.pid));
+        let all = daemons.chain([(None, self.mount_pid())]);
+        all.map(|(who, pid)| Ok((who, peak_memory(pid)?))).collect()
+    }
+
+    /// The files with parts on a disk, in the order of their names.
+    pub fn block_files(&self, disk: usize) -> Result<Vec<PathBuf>> {
+        let directory = self.disk(disk).join("blocks");
+        let entries = fs::read_dir(&directory).with_context(|| format!("listing {directory:?}"))?;
+        let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        files.sort();
+        Ok(files)
+    }
+}
+
+/// Name of the volume that `ashlar demo` makes.
+const DEMO_VOLUME: &str = "demo";
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let path = self.path();
+        if std::thread::panicking()
+            && let Some(mount) = &self.mount
+        {
+            eprintln!("the mount's last words:\n{}", mount.said());
+        }
+        if let Some(mut mount) = self.mount.take() {
+            // A mount that does not end by itself soon is cut off from the kernel and killed.
+            let asked = mount.signal(Signal::SIGTERM).is_ok();
+            if !asked || mount.wait(Duration::from_secs(20)).is_err() {
+                eprintln!("the mount at {path:?} does not end: aborting it");
+                abort(&path);
+            }
+        }
+        detach(&path);
+        if let Err(error) = self.end_daemons() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// The command that unmounts: root's, or the one that FUSE gives to everybody.
+fn umount(path: &Path) -> Command {
+    let mut command = Command::new("umount");
+    if !nix::unistd::geteuid().is_root() {
+        command = Command::new("fusermount3");
+        command.arg("-u");
+    }
+    command.arg(path);
+    command
+}
+
+/// Takes a mount away that nobody serves any more.
+fn detach(path: &Path) {
+    for _ in 0..4 {
+        if !is_mounted(path) {
+            return;
+        }
+        let flag = if nix::unistd::geteuid().is_root() { "-l" } else { "-z" };
+        if let Err(error) = process::output(umount(path).arg(flag), PATIENCE) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Tells the kernel that nobody will answer any more, so that whoever waits gets an error.
+fn abort(path: &Path) {
+    if let Some(device) = device(path) {
+        let minor = device.rsplit(':').next().unwrap_or_default().to_owned();
+        if let Err(error) = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1") {
+            eprintln!("aborting FUSE connection {minor}: {error}");
+        }
+    }
+}
+
+/// Whether something is mounted exactly there. Does not touch the mount.
+pub fn is_mounted(path: &Path) -> bool {
+    device(path).is_some()
+}
+
+/// `MAJOR:MINOR` of what is mounted there, from the kernel's table and not from the mount.
+fn device(path: &Path) -> Option<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    table.lines().rev().find_map(|line| {
+        let mut words = line.split(' ').skip(2);
+        let device = words.next()?;
+        (Path::new(words.nth(1)?) == path).then(|| device.to_owned())
+    })
+}
+
+/// Whether a process has ended; one that only waits for its parent to notice has.
+fn is_gone(pid: Pid) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+        Err(_) => true,
+    }
+}
+
+fn peak_memory(pid: Pid) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    match line.and_then(|line| line.split_whitespace().next()) {
+        Some(kib) => Ok(kib.parse::<u64>()? << 10),
+        None => bail!("process {pid} has no VmHWM"),
+    }
+}
+
+/// Bytes that a file takes on its disk.
+pub fn allocated(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
+}
