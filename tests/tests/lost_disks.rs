@@ -1,0 +1,227 @@
+//! Promise: any two of eight disks may be lost, under load, and nothing is noticed: no error, no wrong
+//! byte, no long wait. A third lost is an error in bounded time, never a hang, and no damage.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::libc::EIO;
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::load::{Load, Seen};
+use tests::process::{PATIENCE, bounded};
+use tests::seed::{Seed, content, first_difference};
+
+/// What the loss of two disks may cost any single system call.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// After this an operation that cannot succeed must have failed.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
+#[test]
+fn two_of_eight_killed_one_after_the_other_under_load() -> Result<()> {
+    two_of_eight_killed_under_load(false)
+}
+
+#[test]
+fn two_of_eight_killed_at_once_under_load() -> Result<()> {
+    two_of_eight_killed_under_load(true)
+}
+
+fn two_of_eight_killed_under_load(at_once: bool) -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("lost disks");
+    let mut demo = Demo::start(Setup::new(Mode::Daemons))?;
+    let mut load = Load::start(&demo.path(), 3, 2, 60, &mut seed);
+    load.progress(500)?;
+    for round in 0..3 {
+        let (one, two) = two_of(8, &mut seed);
+        println!("round {round}: killing {one} and {two}");
+        demo.kill_daemon(one)?;
+        if !at_once {
+            load.progress(300)?;
+        }
+        demo.kill_daemon(two)?;
+        load.progress(600)?;
+        demo.drop_caches()?;
+        load.progress(300)?;
+        demo.restart_daemon(one)?;
+        if !at_once {
+            load.progress(200)?;
+        }
+        demo.restart_daemon(two)?;
+        load.progress(300)?;
+    }
+    unharmed(&load.stop(PATIENCE)?)?;
+    demo.remount()?;
+    let verified = load.ledger().verify(&demo.path(), false)?;
+    println!("{verified} files verified after the remount");
+    demo.stop(Stop::Umount)
+}
+
+#[test]
+fn a_mount_starts_and_serves_everything_with_two_disks_down() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("two down");
+    let mut demo = Demo::start(Setup::new(Mode::Daemons))?;
+    let files = write_files(&demo.path(), 40, &mut seed)?;
+    for _ in 0..3 {
+        demo.remount()?;
+        let (one, two) = two_of(8, &mut seed);
+        demo.kill_daemon(one)?;
+        demo.kill_daemon(two)?;
+        let path = demo.path();
+        let files = files.clone();
+        let answers = bounded("reading with two disks down", 2 * PATIENCE, move || {
+            read_files(&path, &files)
+        })?;
+        for (name, answer, took) in answers {
+            ensure!(matches!(answer, Ok(true)), "{one} and {two} down: {name:?}: {answer:?}");
+            ensure!(took <= LONGEST_WAIT, "{one} and {two} down: {name:?} took {took:?}");
+        }
+    }
+    demo.stop(Stop::Umount)
+}
+
+#[test]
+fn a_third_disk_lost_is_an_error_in_bounded_time_and_all_is_well_when_it_is_back() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("third disk");
+    let mut demo = Demo::start(Setup::new(Mode::Daemons))?;
+    let files = write_files(&demo.path(), 60, &mut seed)?;
+    // A new mount, so that every read has to ask the disks.
+    demo.remount()?;
+    let (one, two) = two_of(8, &mut seed);
+    let three = (0..8).find(|n| *n != one && *n != two).expect("eight disks");
+    for number in [one, two, three] {
+        demo.kill_daemon(number)?;
+    }
+    let (path, list) = (demo.path(), files.clone());
+    let answers =
+        bounded("reading with three disks down", 10 * GIVEN_UP, move || read_files(&path, &list))?;
+    let mut failed = 0;
+    for (name, answer, took) in answers {
+        ensure!(took <= GIVEN_UP, "{name:?} took {took:?}");
+        match answer {
+            Ok(right) => ensure!(right, "{name:?} was read with wrong bytes"),
+            Err(error) if error.raw_os_error() == Some(EIO) => failed += 1,
+            Err(error) => anyhow::bail!("{name:?}: {error}, and not EIO"),
+        }
+    }
+    ensure!(failed > 0, "three of eight disks are gone, and every file could be read");
+    ensure!(failed < files.len(), "no file can be read, though many lost only two parts");
+    println!("{failed} of {} files unreadable with three disks down", files.len());
+
+    // A write may go on, as long as one more disk can be lost, or fail; it may not hang.
+    let path = demo.file("written with three down");
+    let (answer, took) = bounded("writing with three disks down", 4 * GIVEN_UP, move || {
+        let start = Instant::now();
+        (write_synced(&path, &content(9, 5 << 20)), start.elapsed())
+    })?;
+    ensure!(took <= GIVEN_UP, "a write took {took:?}");
+    if let Err(error) = answer {
+        ensure!(error.raw_os_error() == Some(EIO), "{error}, and not EIO");
+    }
+
+    demo.restart_daemon(three)?;
+    let (path, list) = (demo.path(), files.clone());
+    let answers =
+        bounded("reading after one came back", 4 * PATIENCE, move || read_files(&path, &list))?;
+    for (name, answer, _) in answers {
+        ensure!(matches!(answer, Ok(true)), "one is back: {name:?}: {answer:?}");
+    }
+    let path = demo.file("written after one came back");
+    bounded("writing after one came back", PATIENCE, move || {
+        write_synced(&path, &content(10, 5 << 20))
+    })??;
+    demo.restart_daemon(one)?;
+    demo.restart_daemon(two)?;
+    demo.stop(Stop::Umount)
+}
+
+#[test]
+fn writing_on_with_too_few_disks_fails_and_goes_on_when_they_are_back() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup::new(Mode::Daemons))?;
+    fs::write(demo.file("before"), content(1, 1 << 20))?;
+    for number in 0..8 {
+        demo.kill_daemon(number)?;
+    }
+    let path = demo.file("during");
+    let (answer, took) = bounded("fsync with every disk down", 4 * GIVEN_UP, move || {
+        let start = Instant::now();
+        (write_synced(&path, &content(2, 1 << 20)), start.elapsed())
+    })?;
+    let error = answer.err().map(|error| error.raw_os_error());
+    ensure!(error == Some(Some(EIO)), "fsync answered {error:?} with every disk down");
+    ensure!(took <= GIVEN_UP, "fsync took {took:?}");
+    for number in 0..8 {
+        demo.restart_daemon(number)?;
+    }
+    // The range stayed dirty: the next fsync stores it.
+    let path = demo.file("during");
+    bounded("fsync after all are back", PATIENCE, move || {
+        File::options().write(true).open(path)?.sync_all()
+    })??;
+    demo.remount()?;
+    for (name, stamp) in [("before", 1), ("during", 2)] {
+        let bytes = fs::read(demo.file(name))?;
+        ensure!(bytes.len() == 1 << 20, "{name:?} is {} bytes long", bytes.len());
+        ensure!(first_difference(stamp, 0, &bytes).is_none(), "{name:?} has wrong bytes");
+    }
+    demo.stop(Stop::Umount)
+}
+
+fn two_of(disks: u64, seed: &mut Seed) -> (usize, usize) {
+    let one = seed.below(disks);
+    let two = (one + 1 + seed.below(disks - 1)) % disks;
+    (usize::try_from(one).expect("small"), usize::try_from(two).expect("small"))
+}
+
+fn unharmed(seen: &Seen) -> Result<()> {
+    println!("{} operations, the slowest {:?}", seen.done, seen.slowest);
+    ensure!(seen.errors.is_empty(), "{} errors: {:?}", seen.errors.len(), &seen.errors[..1]);
+    ensure!(seen.wrong.is_empty(), "wrong bytes: {:?}", seen.wrong);
+    ensure!(seen.slowest.0 <= LONGEST_WAIT, "{} took {:?}", seen.slowest.1, seen.slowest.0);
+    Ok(())
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+type Named = (PathBuf, u64, usize);
+
+/// Writes files of all sizes, every one of them in blobs of its own.
+fn write_files(root: &Path, count: u64, seed: &mut Seed) -> io::Result<Vec<Named>> {
+    (0..count)
+        .map(|number| {
+            let (name, stamp) = (PathBuf::from(format!("file-{number}")), seed.next_u64());
+            let len = if number % 2 == 0 { 300 << 10 } else { seed.file_len() + 1 };
+            write_synced(&root.join(&name), &content(stamp, len))?;
+            Ok((name, stamp, len))
+        })
+        .collect()
+}
+
+/// Reads each file: whether its bytes are right, and how long that took.
+fn read_files(root: &Path, files: &[Named]) -> Vec<(PathBuf, io::Result<bool>, Duration)> {
+    let read = files.iter().map(|(name, stamp, len)| {
+        let start = Instant::now();
+        let answer = fs::read(root.join(name));
+        let right = answer
+            .map(|bytes| bytes.len() == *len && first_difference(*stamp, 0, &bytes).is_none());
+        (name.clone(), right, start.elapsed())
+    });
+    read.collect()
+}
