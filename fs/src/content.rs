@@ -1,0 +1,225 @@
+//! Operations on ranges of a file: truncate, allocate, punch, clone, seek.
+//!
+//! Each holds the file's `order`, so that no commit comes between; changes metadata; then cuts what
+//! is in memory. Where the range's bytes were what made the file so long, that length is told to
+//! metadata first.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use meta::{Attr, FILE_MAX, FileUpdate, Ino, MetaError};
+
+use crate::data::{Data, DataError};
+use crate::flush::Scope;
+use crate::handle::Handle;
+
+/// Extents asked for at once by a seek.
+const PAGE: usize = 256;
+
+fn checked(range: &Range<u64>) -> Result<(), MetaError> {
+    if range.is_empty() {
+        return Err(MetaError::Invalid("an empty range"));
+    }
+    if range.end > FILE_MAX {
+        return Err(MetaError::FileTooLarge);
+    }
+    Ok(())
+}
+
+impl Data {
+    /// Sets the size. Answers the attributes as they are then.
+    ///
+    /// # Errors
+    /// Metadata's.
+    pub async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, DataError> {
+        if size > FILE_MAX {
+            return Err(MetaError::FileTooLarge.into());
+        }
+        let handle = self.handles.open(ino);
+        let _order = handle.order.lock().await;
+        let attr = self.meta.truncate(ino, size).await?;
+        self.cut(&handle, size..u64::MAX, &attr);
+        Ok(attr)
+    }
+
+    /// fallocate(2): holes in the range become allocated zeros; grows the file if `grow`.
+    ///
+    /// # Errors
+    /// Metadata's.
+    pub async fn fallocate(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        grow: bool,
+    ) -> Result<Attr, DataError> {
+        checked(&range)?;
+        if self.room.is_short(range.end - range.start) {
+            return Err(DataError::NoSpace);
+        }
+        let handle = self.handles.open(ino);
+        let _order = handle.order.lock().await;
+        self.tell_size(&handle).await?;
+        let attr = self.meta.allocate(ino, range, grow).await?;
+        self.cut(&handle, 0..0, &attr);
+        Ok(attr)
+    }
+
+    /// Makes the range a hole; the size stays.
+    ///
+    /// # Errors
+    /// Metadata's.
+    pub async fn punch(&self, ino: Ino, range: Range<u64>) -> Result<Attr, DataError> {
+        self.clear(ino, range, false, false).await
+    }
+
+    /// Makes the range allocated zeros; grows the file if `grow`.
+    ///
+    /// # Errors
+    /// Metadata's.
+    pub async fn zero(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, DataError> {
+        self.clear(ino, range, true, grow).await
+    }
+
+    async fn clear(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        allocate: bool,
+        grow: bool,
+    ) -> Result<Attr, DataError> {
+        checked(&range)?;
+        let handle = self.handles.open(ino);
+        let _order = handle.order.lock().await;
+        self.tell_size(&handle).await?;
+        let attr = self.meta.clear_range(ino, range.clone(), allocate, grow).await?;
+        self.cut(&handle, range, &attr);
+        Ok(attr)
+    }
+
+    /// copy_file_range(2) without moving data: `to` gets what `from` has in the range, which ends
+    /// within the file. Ranges of one file must not overlap.
+    ///
+    /// # Errors
+    /// Metadata's, or why the source could not be stored first.
+    pub async fn clone_range(
+        self: &Arc<Self>,
+        from: Ino,
+        range: Range<u64>,
+        to: Ino,
+        to_offset: u64,
+    ) -> Result<Attr, DataError> {
+        checked(&range)?;
+        let len = range.end - range.start;
+        let target = to_offset..to_offset.checked_add(len).ok_or(MetaError::FileTooLarge)?;
+        checked(&target)?;
+        let source = self.handles.open(from);
+        let handle = self.handles.open(to);
+        self.settle(&Scope::One(&source)).await?;
+        let (_first, _second);
+        if from == to {
+            _first = source.order.lock().await;
+        } else {
+            let (a, b) = if from < to { (&source, &handle) } else { (&handle, &source) };
+            _first = a.order.lock().await;
+            _second = b.order.lock().await;
+        }
+        self.tell_size(&handle).await?;
+        let attr = self.meta.clone_range(from, range, to, to_offset).await?;
+        self.cut(&handle, target, &attr);
+        Ok(attr)
+    }
+
+    /// Tells metadata how long unstored bytes make the file. The caller holds its order.
+    async fn tell_size(&self, handle: &Arc<Handle>) -> Result<(), DataError> {
+        let (size, mtime) = {
+            let state = handle.state.lock();
+            (state.unstored.end(), state.mtime)
+        };
+        if size == 0 {
+            return Ok(());
+        }
+        let size_at_least = Some(size);
+        let update = FileUpdate { ino: handle.ino, extents: Vec::new(), size_at_least, mtime };
+        Ok(self.meta.commit(&[], &[update]).await?)
+    }
+
+    /// Metadata has changed to `attr`: cuts the range out of memory. The caller holds the order.
+    fn cut(&self, handle: &Arc<Handle>, range: Range<u64>, attr: &Attr) {
+        let mut state = handle.state.lock();
+        // It took the time of this change, which is later than those of the writes.
+        state.mtime = None;
+        state.layout_changed(Some(attr.size));
+        self.change(handle, &mut state, 0, |unstored| unstored.cut(range));
+        self.queue.settle(handle, &mut state);
+    }
+
+    /// First byte of data from `offset` on; `None` when there is none.
+    ///
+    /// # Errors
+    /// Metadata's.
+    pub async fn seek_data(&self, ino: Ino, offset: u64) -> Result<Option<u64>, DataError> {
+        let size = self.size(ino).await?;
+        if offset >= size {
+            return Ok(None);
+        }
+        let unstored = self.next_unstored(ino, offset..size).map(|run| run.start);
+        let limit = unstored.unwrap_or(size);
+        let mut at = offset;
+        while at < limit {
+            let page = self.meta.extents(ino, at..limit, PAGE).await?;
+            if let Some(extent) = page.iter().find(|extent| extent.place.is_some()) {
+                return Ok(Some(extent.offset.max(offset)));
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => at = last.offset + last.len,
+                _ => break,
+            }
+        }
+        Ok(unstored)
+    }
+
+    /// First hole from `offset` on, the end of the file being one; `None` beyond it.
+    ///
+    /// # Errors
+    /// Metadata's.
+    pub async fn seek_hole(&self, ino: Ino, offset: u64) -> Result<Option<u64>, DataError> {
+        let size = self.size(ino).await?;
+        if offset >= size {
+            return Ok(None);
+        }
+        let mut at = offset;
+        while at < size {
+            if let Some(run) = self.next_unstored(ino, at..size)
+                && run.start == at
+            {
+                at = run.end;
+                continue;
+            }
+            let page = self.meta.extents(ino, at..size, PAGE).await?;
+            let before = at;
+            for extent in page.iter().filter(|extent| extent.place.is_some()) {
+                if extent.offset > at {
+                    break;
+                }
+                at = at.max(extent.offset + extent.len);
+            }
+            if at == before {
+                return Ok(Some(at));
+            }
+        }
+        Ok(Some(size))
+    }
+
+    fn next_unstored(&self, ino: Ino, range: Range<u64>) -> Option<Range<u64>> {
+        let handle = self.handles.get(ino)?;
+        let state = handle.state.lock();
+        state.unstored.next_run(range)
+    }
+
+    async fn size(&self, ino: Ino) -> Result<u64, DataError> {
+        let handle = self.handles.open(ino);
+        // In this order: bytes that land in between are counted by metadata.
+        let unstored = handle.state.lock().unstored.end();
+        Ok(self.meta.getattr(ino).await?.size.max(unstored))
+    }
+}

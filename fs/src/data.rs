@@ -1,0 +1,412 @@
+//! The data plane of a mount: what lies between `write(2)`, `read(2)`, `fsync(2)` and the two stores,
+//! metadata and blobs.
+//!
+//! Writes go to memory, bounded by [`DataSettings::dirty_bytes`], and from there in packed blobs to
+//! the store ([`crate::flush`]); reads see memory over what metadata says ([`crate::read`]). Blobs
+//! nothing refers to any more are deleted, half-dead ones emptied ([`crate::clean`]), what dead
+//! sessions left is swept ([`crate::sweep`]).
+//!
+//! Promises:
+//! * a read sees every write that returned before it;
+//! * when [`Data::fsync`] has returned, the bytes written before it survive a crash; when it fails
+//!   they are kept in memory and tried again;
+//! * memory for bytes that are not stored is bounded: writers wait, and no longer than
+//!   [`DataSettings::stall_limit`];
+//! * calls that need no waiting are ready when first polled.
+//!
+//! All changes of a file's content must come through here: sizes and extents are remembered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use meta::{FILE_MAX, Ino, MetaError, MetaStore, Time, VolumeInfo};
+use parking_lot::Mutex;
+use proto::id::{BlobId, SessionId};
+use proto::limits::TARGET_BLOB;
+use proxy::{BlobError, BlobStore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::buffer::Pool;
+use crate::cache::Cache;
+use crate::dirty::Unstored;
+use crate::flush::{Queue, Scope};
+use crate::handle::{Handle, Handles, State};
+use crate::room::Room;
+
+/// Bounds of a mount's data plane.
+#[derive(Clone, Debug)]
+pub struct DataSettings {
+    /// Most bytes of memory for what is not stored yet.
+    pub dirty_bytes: u64,
+    /// Most bytes of blobs kept to be read again.
+    pub cache_bytes: u64,
+    /// How far to read ahead of a sequential reader, in bytes.
+    pub read_ahead: u64,
+    /// Blobs put at once.
+    pub puts_in_flight: usize,
+    /// Bytes are sent to the store at this age.
+    pub flush_interval: Duration,
+    /// Longest wait of a writer for room.
+    pub stall_limit: Duration,
+    /// How often dead blobs are looked for.
+    pub garbage_interval: Duration,
+}
+
+impl Default for DataSettings {
+    fn default() -> Self {
+        Self {
+            dirty_bytes: 128 << 20,
+            cache_bytes: 128 << 20,
+            read_ahead: 8 << 20,
+            puts_in_flight: 4,
+            flush_interval: Duration::from_secs(1),
+            stall_limit: Duration::from_secs(60),
+            garbage_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The data plane of one mounted volume.
+pub struct Data {
+    pub(crate) meta: Arc<dyn MetaStore>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) settings: DataSettings,
+    pub(crate) volume: VolumeInfo,
+    pub(crate) session: SessionId,
+    /// Sequence of the next blob; also the number of its flight.
+    pub(crate) sequence: AtomicU64,
+    pub(crate) handles: Handles,
+    pub(crate) queue: Queue,
+    pub(crate) room: Room,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) cache: Cache,
+    /// There are dirty bytes that the flusher has not been told of.
+    pub(crate) armed: AtomicBool,
+    /// How many flights failed.
+    pub(crate) failures: AtomicU64,
+    pub(crate) status: Mutex<Counters>,
+    pub(crate) cleaning: tokio::sync::Mutex<()>,
+    pub(crate) stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Counters behind [`DataStatus`].
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) blobs_put: u64,
+    pub(crate) bytes_put: u64,
+    pub(crate) blobs_deleted: u64,
+    pub(crate) bytes_cleaned: u64,
+    pub(crate) last_error: Option<DataError>,
+}
+
+/// Did a write need no waiting?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum TryWrite {
+    /// It is done.
+    Done,
+    /// No room now: nothing was taken; [`Data::write`] waits for some.
+    Full,
+}
+
+/// What metadata does not know yet of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The file is at least this long.
+    pub size: u64,
+    /// Time of the last write: mtime and ctime of the file, unless metadata's are later.
+    pub mtime: Option<Time>,
+    /// Bytes that wait to be packed.
+    pub dirty_bytes: u64,
+}
+
+/// How the data plane is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DataStatus {
+    /// Memory of bytes that are not stored yet.
+    pub dirty_bytes: u64,
+    /// Blobs being put.
+    pub blobs_in_flight: u64,
+    /// Blobs put since the start.
+    pub blobs_put: u64,
+    /// Their bytes.
+    pub bytes_put: u64,
+    /// Dead blobs deleted since the start.
+    pub blobs_deleted: u64,
+    /// Live bytes moved out of half-dead blobs since the start.
+    pub bytes_cleaned: u64,
+    /// Memory of the read cache.
+    pub cache_bytes: u64,
+    /// Reads of blobs answered from it.
+    pub cache_hits: u64,
+    /// Reads of blobs that went to the store.
+    pub cache_misses: u64,
+    /// What the store has room for, when known.
+    pub available: Option<u64>,
+    /// Why the last blob could not be stored; `None` once one could.
+    pub last_error: Option<String>,
+}
+
+/// Why the data plane did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// The store has no room.
+    #[error("no space left")]
+    NoSpace,
+    /// The store cannot say or do it now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Metadata names a blob that the store proves not to have: bytes are lost.
+    #[error("blob {0} is lost")]
+    Lost(BlobId),
+    /// Metadata refused.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+impl From<BlobError> for DataError {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Full => Self::NoSpace,
+            BlobError::NotFound(id) => Self::Lost(id),
+            BlobError::Unavailable { .. } | BlobError::Conflict(_) | BlobError::Invalid(_) => {
+                Self::Unavailable(error.to_string())
+            }
+        }
+    }
+}
+
+impl Data {
+    /// Starts the data plane of a volume on the current runtime. It ends with [`Data::stop`].
+    pub fn start(
+        meta: Arc<dyn MetaStore>,
+        blobs: Arc<dyn BlobStore>,
+        settings: DataSettings,
+    ) -> Arc<Self> {
+        let (volume, session) = (meta.volume(), meta.session());
+        let data = Arc::new(Self {
+            volume,
+            session,
+            sequence: AtomicU64::new(1),
+            handles: Handles::new(),
+            queue: Queue::default(),
+            room: Room::new(settings.dirty_bytes),
+            pool: Pool::new(TARGET_BLOB as usize, settings.puts_in_flight + 1),
+            cache: Cache::new(settings.cache_bytes),
+            armed: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+            status: Mutex::default(),
+            cleaning: tokio::sync::Mutex::default(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            meta,
+            blobs,
+            settings,
+        });
+        data.tasks.spawn(Arc::clone(&data).run_flusher());
+        data.tasks.spawn(Arc::clone(&data).run_cleaner());
+        data
+    }
+
+    /// Changes what is not stored of a file, and keeps the books. `reserved` bytes of memory were
+    /// taken before.
+    pub(crate) fn change<R>(
+        &self,
+        handle: &Arc<Handle>,
+        state: &mut State,
+        reserved: u64,
+        f: impl FnOnce(&mut Unstored) -> R,
+    ) -> R {
+        let (memory, dirty) = (state.unstored.memory(), state.unstored.dirty_len());
+        let result = f(&mut state.unstored);
+        let now = (state.unstored.memory(), state.unstored.dirty_len());
+        let (before, after) = self.room.account((memory, now.0), reserved, (dirty, now.1));
+        if now.1 > 0 && !state.queued {
+            state.queued = true;
+            self.queue.add(handle);
+        }
+        let blob = u64::from(TARGET_BLOB);
+        let grown = after > before && after / blob != before / blob;
+        if grown || (now.1 > 0 && !self.armed.load(Relaxed) && !self.armed.swap(true, Relaxed)) {
+            self.queue.kick.notify_one();
+        }
+        result
+    }
+
+    /// Writes, if that needs no waiting.
+    ///
+    /// # Errors
+    /// When the file would be too large.
+    pub fn try_write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        now: Time,
+    ) -> Result<TryWrite, DataError> {
+        let len = data.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > FILE_MAX) {
+            return Err(MetaError::FileTooLarge.into());
+        }
+        if len == 0 {
+            return Ok(TryWrite::Done);
+        }
+        if self.room.is_short(len) || !self.room.reserve(len) {
+            return Ok(TryWrite::Full);
+        }
+        let handle = self.handles.open(ino);
+        let mut state = handle.state.lock();
+        self.change(&handle, &mut state, len, |unstored| unstored.write(offset, data));
+        state.mtime = Some(now);
+        Ok(TryWrite::Done)
+    }
+
+    /// Writes; waits for room.
+    ///
+    /// # Errors
+    /// [`DataError::NoSpace`] when the store has no room; [`DataError::Unavailable`] when it has not
+    /// taken anything for [`DataSettings::stall_limit`]. A part may have been written then.
+    pub async fn write(
+        self: &Arc<Self>,
+        ino: Ino,
+        offset: u64,
+        data: Bytes,
+        now: Time,
+    ) -> Result<(), DataError> {
+        let mut at = offset;
+        for piece in data.chunks(self.room.piece()) {
+            self.write_piece(ino, at, piece, now).await?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    async fn write_piece(
+        self: &Arc<Self>,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        now: Time,
+    ) -> Result<(), DataError> {
+        let deadline = tokio::time::Instant::now() + self.settings.stall_limit;
+        loop {
+            let freed = self.room.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if self.try_write(ino, offset, data, now)? == TryWrite::Done {
+                return Ok(());
+            }
+            let len = data.len() as u64;
+            if self.room.is_short(len) || self.room.is_refused() {
+                self.make_space().await;
+                if self.room.is_short(len) || self.room.is_refused() {
+                    return Err(DataError::NoSpace);
+                }
+                continue;
+            }
+            self.queue.kick.notify_one();
+            if tokio::time::timeout_at(deadline, freed).await.is_err() {
+                let why = self.status.lock().last_error.clone();
+                let why = why.map_or_else(|| "the store is slow".to_owned(), |e| e.to_string());
+                let stalled = self.settings.stall_limit;
+                return Err(DataError::Unavailable(format!("no room for {stalled:?}: {why}")));
+            }
+        }
+    }
+
+    /// What metadata does not know yet of a file; `None` when it knows all.
+    pub fn pending(&self, ino: Ino) -> Option<Pending> {
+        let handle = self.handles.get(ino)?;
+        let state = handle.state.lock();
+        (!state.unstored.is_empty() || state.mtime.is_some()).then(|| Pending {
+            size: state.unstored.end(),
+            mtime: state.mtime,
+            dirty_bytes: state.unstored.dirty_len(),
+        })
+    }
+
+    /// An explicit time is about to be set: those of earlier writes must not replace it.
+    pub fn forget_mtime(&self, ino: Ino) {
+        if let Some(handle) = self.handles.get(ino) {
+            handle.state.lock().mtime = None;
+        }
+    }
+
+    /// Returns when what was written to the file before the call, and all metadata changed before
+    /// it, are durable.
+    ///
+    /// # Errors
+    /// Why not. The bytes stay in memory and are tried again.
+    pub async fn fsync(self: &Arc<Self>, ino: Ino) -> Result<(), DataError> {
+        self.flush_file(ino).await?;
+        Ok(self.meta.sync().await?)
+    }
+
+    /// Returns when what was written to the file before the call is stored and its extents are
+    /// committed.
+    ///
+    /// # Errors
+    /// Why not. The bytes stay in memory and are tried again.
+    pub async fn flush_file(self: &Arc<Self>, ino: Ino) -> Result<(), DataError> {
+        match self.handles.get(ino) {
+            Some(handle) => self.settle(&Scope::One(&handle)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Like [`Data::fsync`], for all files.
+    ///
+    /// # Errors
+    /// Why some file's bytes are not durable.
+    pub async fn sync_all(self: &Arc<Self>) -> Result<(), DataError> {
+        self.settle(&Scope::All).await?;
+        Ok(self.meta.sync().await?)
+    }
+
+    /// The inode is gone: nothing of it needs to be stored.
+    pub fn discard(&self, ino: Ino) {
+        if let Some(handle) = self.handles.remove(ino) {
+            let mut state = handle.state.lock();
+            state.gone = true;
+            state.mtime = None;
+            state.layout_changed(None);
+            self.change(&handle, &mut state, 0, |unstored| unstored.cut(0..u64::MAX));
+            self.queue.settle(&handle, &mut state);
+        }
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> DataStatus {
+        let cache = self.cache.usage();
+        let counters = self.status.lock();
+        DataStatus {
+            dirty_bytes: self.room.memory(),
+            blobs_in_flight: self.queue.flights() as u64,
+            blobs_put: counters.blobs_put,
+            bytes_put: counters.bytes_put,
+            blobs_deleted: counters.blobs_deleted,
+            bytes_cleaned: counters.bytes_cleaned,
+            cache_bytes: cache.bytes,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            available: self.room.available(),
+            last_error: counters.last_error.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// Stores everything and ends all tasks.
+    ///
+    /// # Errors
+    /// What could not be stored is lost with the process: the reason why.
+    pub async fn stop(self: &Arc<Self>) -> Result<(), DataError> {
+        let flushed = self.sync_all().await;
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        flushed
+    }
+}

@@ -1,0 +1,412 @@
+//! From dirty ranges to stored ones: forms blobs, puts them, commits their extents.
+//!
+//! A blob on its way is a **flight**. Its bytes stay readable in their files until the commit; if the
+//! put fails, or the flight is dropped half-way, they are dirty again. Data are durable before
+//! metadata names them. The flusher starts flights as soon as enough is dirty for a full blob, and
+//! sends everything once a second; fsync sends one file's ranges at once, on the caller's own task.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use meta::{FileUpdate, Ino, NewBlob, Time};
+use parking_lot::Mutex;
+use proto::id::BlobId;
+use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::data::{Data, DataError};
+use crate::handle::{Handle, State};
+use crate::pack::Packer;
+
+/// First and longest wait before flights are tried again after one failed.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// Rounds in which a sync tries to store what other flights kept back.
+const ROUNDS: usize = 4;
+
+/// Files with dirty ranges, and flights that have not ended.
+#[derive(Default)]
+pub(crate) struct Queue {
+    files: Mutex<BTreeMap<Ino, Arc<Handle>>>,
+    airborne: Mutex<BTreeSet<u64>>,
+    /// Told whenever a flight has ended.
+    landed: Notify,
+    /// Wakes the flusher.
+    pub(crate) kick: Notify,
+}
+
+impl Queue {
+    /// Adds a file that has dirty ranges now.
+    pub(crate) fn add(&self, handle: &Arc<Handle>) {
+        self.files.lock().insert(handle.ino, Arc::clone(handle));
+    }
+
+    fn next(&self, from: Ino) -> Option<Arc<Handle>> {
+        let files = self.files.lock();
+        files.range((Bound::Included(from), Bound::Unbounded)).next().map(|(_, h)| Arc::clone(h))
+    }
+
+    /// Takes a file out that has none any more. Its state is locked, so that none can be added.
+    pub(crate) fn settle(&self, handle: &Handle, state: &mut State) {
+        if state.queued && state.unstored.dirty_len() == 0 {
+            state.queued = false;
+            self.files.lock().remove(&handle.ino);
+        }
+    }
+
+    fn airborne(&self) -> Vec<u64> {
+        self.airborne.lock().iter().copied().collect()
+    }
+
+    /// Flights that have not ended.
+    pub(crate) fn flights(&self) -> usize {
+        self.airborne.lock().len()
+    }
+
+    /// Waits until these flights have ended, well or not. Every put is bounded, so this is too.
+    async fn landed(&self, flights: &[u64]) {
+        loop {
+            let landed = self.landed.notified();
+            tokio::pin!(landed);
+            landed.as_mut().enable();
+            let airborne = |flight| self.airborne.lock().contains(flight);
+            if !flights.iter().any(airborne) {
+                return;
+            }
+            landed.await;
+        }
+    }
+}
+
+/// Whose dirty ranges are meant.
+pub(crate) enum Scope<'a> {
+    /// One file's.
+    One(&'a Arc<Handle>),
+    /// All files'.
+    All,
+}
+
+impl Scope<'_> {
+    fn next(&self, queue: &Queue, from: Ino) -> Option<Arc<Handle>> {
+        match self {
+            Self::One(handle) => (handle.ino >= from).then(|| Arc::clone(handle)),
+            Self::All => queue.next(from),
+        }
+    }
+
+    fn flights(&self, queue: &Queue) -> Vec<u64> {
+        match self {
+            Self::One(handle) => handle.state.lock().unstored.flights(),
+            Self::All => queue.airborne(),
+        }
+    }
+}
+
+/// How far a pass over files has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    ino: Ino,
+    offset: u64,
+}
+
+impl Cursor {
+    const START: Self = Self { ino: Ino(0), offset: 0 };
+}
+
+/// A blob on its way.
+struct Flight {
+    data: Arc<Data>,
+    number: u64,
+    id: BlobId,
+    bytes: Bytes,
+    /// In order of inode.
+    files: Vec<Arc<Handle>>,
+    ended: bool,
+}
+
+impl Flight {
+    /// Its bytes are dirty again.
+    fn give_back(&mut self, error: Option<&DataError>) {
+        self.ended = true;
+        for handle in &self.files {
+            let mut state = handle.state.lock();
+            self.data.change(handle, &mut state, 0, |unstored| unstored.give_back(self.number));
+            if let Some(error) = error {
+                state.error = Some(error.clone());
+            }
+        }
+        self.data.failures.fetch_add(1, Relaxed);
+        self.data.queue.airborne.lock().remove(&self.number);
+        self.data.queue.landed.notify_waiters();
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.give_back(None);
+        }
+    }
+}
+
+impl Data {
+    /// Packs a blob from where `cursor` stands, and moves it on. `None` when nothing is left there
+    /// (or, if it may `wrap` around to the first file, anywhere).
+    fn form(self: &Arc<Self>, scope: &Scope<'_>, cursor: &mut Cursor, wrap: bool) -> Option<Flight> {
+        let start = *cursor;
+        let mut wrapped = !wrap;
+        let number = self.sequence.fetch_add(1, Relaxed);
+        // Before any range says it flies, so that nobody takes it for landed.
+        self.queue.airborne.lock().insert(number);
+        let mut packer = Packer::new();
+        let mut files = Vec::new();
+        loop {
+            let Some(handle) = scope.next(&self.queue, cursor.ino) else {
+                if wrapped {
+                    break;
+                }
+                (wrapped, *cursor) = (true, Cursor::START);
+                continue;
+            };
+            if wrap && wrapped && handle.ino > start.ino {
+                break;
+            }
+            let from = if handle.ino == cursor.ino { cursor.offset } else { 0 };
+            let before = packer.data_len();
+            let mut state = handle.state.lock();
+            let ino = handle.ino;
+            let stopped = self.change(&handle, &mut state, 0, |unstored| {
+                unstored.take(ino, number, from, &mut packer)
+            });
+            self.queue.settle(&handle, &mut state);
+            drop(state);
+            if packer.data_len() > before {
+                files.push(handle);
+            }
+            *cursor = match stopped {
+                Some(offset) => Cursor { ino, offset },
+                None => Cursor { ino: Ino(ino.0 + 1), offset: 0 },
+            };
+            if stopped.is_some() || packer.is_full() {
+                break;
+            }
+        }
+        if packer.is_empty() {
+            self.queue.airborne.lock().remove(&number);
+            self.queue.landed.notify_waiters();
+            return None;
+        }
+        files.sort_unstable_by_key(|handle: &Arc<Handle>| handle.ino);
+        files.dedup_by_key(|handle| handle.ino);
+        let len = packer.blob_len();
+        let scheme =
+            if len <= CHECK_BLOCK { self.volume.scheme.as_copies() } else { self.volume.scheme };
+        let id = BlobId::new(self.volume.id, self.session, number, len, scheme)
+            .expect("a packed blob is not empty and not too long");
+        let bytes = packer.assemble(&self.pool);
+        Some(Flight { data: Arc::clone(self), number, id, bytes, files, ended: false })
+    }
+
+    /// Puts and commits one blob.
+    async fn fly(self: &Arc<Self>, mut flight: Flight) -> Result<(), DataError> {
+        match self.store(&flight).await {
+            Ok(sent) => {
+                flight.ended = true;
+                for (handle, mtime) in flight.files.iter().zip(sent) {
+                    let mut state = handle.state.lock();
+                    let end = state.unstored.landed(flight.number, flight.id).last().map(|e| e.offset + e.len);
+                    state.landed(end.unwrap_or(0));
+                    self.change(handle, &mut state, 0, |unstored| unstored.settle(flight.number));
+                    state.error = None;
+                    if mtime.is_some() && state.mtime == mtime {
+                        state.mtime = None;
+                    }
+                }
+                self.queue.airborne.lock().remove(&flight.number);
+                self.queue.landed.notify_waiters();
+                self.status.lock().last_error = None;
+                Ok(())
+            }
+            Err(error) => {
+                if error == DataError::NoSpace {
+                    self.room.refuse();
+                }
+                tracing::warn!(blob = %flight.id, %error, "storing a blob failed; its bytes stay in memory and are tried again");
+                self.status.lock().last_error = Some(error.clone());
+                flight.give_back(Some(&error));
+                self.room.freed.notify_waiters();
+                Err(error)
+            }
+        }
+    }
+
+    /// The two steps, in this order. Answers which times were told to metadata, per file.
+    async fn store(&self, flight: &Flight) -> Result<Vec<Option<Time>>, DataError> {
+        let stored = match self.blobs.put(flight.id, flight.bytes.clone()).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                // Some parts may lie somewhere. Nothing will ever name them.
+                if let Err(error) = self.meta.adopt_garbage(&[flight.id]).await {
+                    tracing::warn!(blob = %flight.id, %error, "a failed blob is left to the next sweep");
+                }
+                return Err(error.into());
+            }
+        };
+        self.room.spent(flight.id.len().into());
+        {
+            let mut status = self.status.lock();
+            status.blobs_put += 1;
+            status.bytes_put += u64::from(flight.id.len());
+        }
+        let mut orders = Vec::with_capacity(flight.files.len());
+        for handle in &flight.files {
+            orders.push(handle.order.lock().await);
+        }
+        let mut updates = Vec::with_capacity(flight.files.len());
+        let mut times = Vec::with_capacity(flight.files.len());
+        for handle in &flight.files {
+            let state = handle.state.lock();
+            let extents = state.unstored.landed(flight.number, flight.id);
+            let Some(last) = extents.last() else {
+                times.push(None);
+                continue;
+            };
+            times.push(state.mtime);
+            let size_at_least = Some(last.offset + last.len);
+            updates.push(FileUpdate { ino: handle.ino, size_at_least, extents, mtime: state.mtime });
+        }
+        let blob = NewBlob { id: flight.id, degraded: stored.degraded };
+        self.meta.commit(&[blob], &updates).await?;
+        Ok(times)
+    }
+
+    /// Stores what is dirty in the scope now, in one pass; stops at the first failure.
+    async fn pass(self: &Arc<Self>, scope: &Scope<'_>) -> Result<(), DataError> {
+        let mut cursor = Cursor::START;
+        let mut flights = FuturesUnordered::new();
+        let mut failed = None;
+        loop {
+            while failed.is_none() && flights.len() < self.settings.puts_in_flight {
+                match self.form(scope, &mut cursor, false) {
+                    Some(flight) => flights.push(self.fly(flight)),
+                    None => break,
+                }
+            }
+            match flights.next().await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => failed = Some(error),
+                None => return failed.map_or(Ok(()), Err),
+            }
+        }
+    }
+
+    /// Returns when every byte of the scope that was written before the call is stored and
+    /// committed.
+    ///
+    /// Bytes that overlap a flight are kept back by [`crate::dirty`] until it has ended, hence a
+    /// second round; a flight of the flusher that fails gives its bytes back, hence further ones.
+    pub(crate) async fn settle(self: &Arc<Self>, scope: &Scope<'_>) -> Result<(), DataError> {
+        for round in 0..ROUNDS {
+            let failures = self.failures.load(Relaxed);
+            let others = scope.flights(&self.queue);
+            self.pass(scope).await?;
+            self.queue.landed(&others).await;
+            if others.is_empty() || (round > 0 && failures == self.failures.load(Relaxed)) {
+                return Ok(());
+            }
+        }
+        let error = self.status.lock().last_error.clone();
+        Err(error.unwrap_or_else(|| DataError::Unavailable("other flights kept failing".into())))
+    }
+
+    /// Starts flights until stopped.
+    pub(crate) async fn run_flusher(self: Arc<Self>) {
+        let mut flusher =
+            Flusher { cursor: Cursor::START, due: None, drain: false, retry: None, pause: RETRY.0 };
+        let mut flights = FuturesUnordered::new();
+        loop {
+            self.launch(&mut flusher, &mut flights);
+            let wake = flusher.wake();
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = self.queue.kick.notified() => {}
+                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                Some(ended) = flights.next(), if !flights.is_empty() => flusher.ended(&ended),
+            }
+        }
+    }
+
+    /// Starts as many flights as may be and are worth it.
+    fn launch(self: &Arc<Self>, flusher: &mut Flusher, flights: &mut FuturesUnordered<Landing>) {
+        let now = Instant::now();
+        if flusher.retry.is_some_and(|at| at > now) {
+            return;
+        }
+        flusher.retry = None;
+        if flusher.due.is_none() && self.armed.swap(false, Relaxed) {
+            flusher.due = Some(now + self.settings.flush_interval);
+        }
+        if flusher.due.is_some_and(|at| at <= now) {
+            (flusher.due, flusher.drain, flusher.cursor) = (None, true, Cursor::START);
+        }
+        while flights.len() < self.settings.puts_in_flight {
+            let enough = self.room.dirty() >= u64::from(TARGET_BLOB)
+                || (flights.is_empty() && self.room.is_pressed() && self.room.dirty() > 0);
+            if !enough && !flusher.drain {
+                return;
+            }
+            let formed = self.form(&Scope::All, &mut flusher.cursor, !flusher.drain);
+            let Some(flight) = formed else {
+                // What is still dirty overlaps a flight: its end wakes us, and so does the clock.
+                if flusher.drain && self.room.dirty() > 0 {
+                    flusher.due = Some(now + self.settings.flush_interval);
+                }
+                (flusher.drain, flusher.cursor) = (false, Cursor::START);
+                return;
+            };
+            let small = flight.id.len() < TARGET_BLOB / 2;
+            let data = Arc::clone(self);
+            // Ends with its put, which is bounded; `stop` waits for it.
+            flights.push(tokio::spawn(async move { data.fly(flight).await }));
+            if small && !flusher.drain {
+                return;
+            }
+        }
+    }
+}
+
+type Landing = tokio::task::JoinHandle<Result<(), DataError>>;
+
+/// What the flusher's loop remembers.
+struct Flusher {
+    cursor: Cursor,
+    /// When everything is to be sent.
+    due: Option<Instant>,
+    /// Everything is being sent, in one pass over all files.
+    drain: bool,
+    /// Not before this, after a failure.
+    retry: Option<Instant>,
+    pause: Duration,
+}
+
+impl Flusher {
+    fn wake(&self) -> Option<Instant> {
+        self.retry.or(self.due)
+    }
+
+    fn ended(&mut self, ended: &Result<Result<(), DataError>, tokio::task::JoinError>) {
+        if matches!(ended, Ok(Ok(()))) {
+            self.pause = RETRY.0;
+        } else {
+            let at = Instant::now() + self.pause;
+            (self.retry, self.due) = (Some(at), Some(at));
+            self.pause = (2 * self.pause).min(RETRY.1);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What the data plane remembers of one file while it is in use: bytes not stored yet, where the
+//! stored ones lie, how it is being read.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use meta::{Extent, Ino, Time};
+use parking_lot::Mutex;
+
+use crate::data::DataError;
+use crate::dirty::Unstored;
+use crate::read::Reader;
+
+/// One file in use.
+pub(crate) struct Handle {
+    /// Its inode.
+    pub(crate) ino: Ino,
+    /// Never held while waiting.
+    pub(crate) state: Mutex<State>,
+    /// Held while metadata of its content changes (commit, truncate, punch, clone), so that a
+    /// commit does not bring back what a truncate took away. Several are taken in order of inode.
+    pub(crate) order: tokio::sync::Mutex<()>,
+}
+
+/// The changing part of a [`Handle`].
+#[derive(Default)]
+pub(crate) struct State {
+    /// Bytes on their way to the store.
+    pub(crate) unstored: Unstored,
+    /// Time of the last write that metadata does not know yet.
+    pub(crate) mtime: Option<Time>,
+    /// In the flusher's queue.
+    pub(crate) queued: bool,
+    /// The inode is gone: nothing of it is stored any more.
+    pub(crate) gone: bool,
+    /// Why its bytes could not be stored the last time.
+    pub(crate) error: Option<DataError>,
+    /// How it is being read.
+    pub(crate) reader: Reader,
+    /// Size in metadata, once asked.
+    size: Option<u64>,
+    window: Option<Window>,
+    changes: u64,
+}
+
+/// Extents of a stretch of a file, as metadata had them at the last change.
+pub(crate) struct Window {
+    /// The stretch.
+    pub(crate) range: Range<u64>,
+    /// All extents that touch it, in order.
+    pub(crate) extents: Vec<Extent>,
+}
+
+impl State {
+    /// Metadata of the content changed: what was remembered of it no longer holds.
+    pub(crate) fn layout_changed(&mut self, size: Option<u64>) {
+        self.window = None;
+        self.size = size;
+        self.changes += 1;
+    }
+
+    /// Metadata's size grew to at least this.
+    pub(crate) fn landed(&mut self, end: u64) {
+        let size = self.size.map(|size| size.max(end));
+        self.layout_changed(size);
+    }
+
+    /// Counts changes, so that an answer from metadata that was overtaken by one is not kept.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Size with bytes that are not stored yet; `None` before metadata was asked.
+    pub(crate) fn size(&self) -> Option<u64> {
+        self.size.map(|size| size.max(self.unstored.end()))
+    }
+
+    /// Keeps what metadata said, asked at `changes`.
+    pub(crate) fn learn_size(&mut self, size: u64, changes: u64) {
+        if self.changes == changes {
+            self.size = Some(size);
+        }
+    }
+
+    /// Keeps what metadata said, asked at `changes`.
+    pub(crate) fn learn_window(&mut self, window: Window, changes: u64) {
+        if self.changes == changes {
+            self.window = Some(window);
+        }
+    }
+
+    /// The remembered extents, if they cover `at`.
+    pub(crate) fn window(&self, at: u64) -> Option<&Window> {
+        self.window.as_ref().filter(|window| window.range.contains(&at))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unstored.is_empty() && self.mtime.is_none() && self.error.is_none() && !self.queued
+    }
+}
+
+const SHARDS: usize = 16;
+/// Handles per shard from which on idle ones are dropped.
+const CROWDED: usize = 1024;
+
+/// All files in use.
+pub(crate) struct Handles {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+struct Shard {
+    files: HashMap<Ino, Arc<Handle>>,
+    prune_at: usize,
+}
+
+impl Handles {
+    /// None.
+    pub(crate) fn new() -> Self {
+        let shard = || Mutex::new(Shard { files: HashMap::new(), prune_at: CROWDED });
+        Self { shards: std::array::from_fn(|_| shard()) }
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+        &self.shards[ino.0 as usize % SHARDS]
+    }
+
+    /// The handle of a file, if there is one.
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<Handle>> {
+        self.shard(ino).lock().files.get(&ino).cloned()
+    }
+
+    /// The handle of a file.
+    pub(crate) fn open(&self, ino: Ino) -> Arc<Handle> {
+        let mut shard = self.shard(ino).lock();
+        if let Some(handle) = shard.files.get(&ino) {
+            return Arc::clone(handle);
+        }
+        if shard.files.len() >= shard.prune_at {
+            // Whoever uses a handle holds a second reference, taken under this lock.
+            shard.files.retain(|_, h| Arc::strong_count(h) > 1 || !h.state.lock().is_idle());
+            shard.prune_at = CROWDED.max(2 * shard.files.len());
+        }
+        let handle = Arc::new(Handle { ino, state: Mutex::default(), order: Default::default() });
+        shard.files.insert(ino, Arc::clone(&handle));
+        handle
+    }
+
+    /// Takes the handle of a file away.
+    pub(crate) fn remove(&self, ino: Ino) -> Option<Arc<Handle>> {
+        self.shard(ino).lock().files.remove(&ino)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_handles_go_and_busy_ones_stay() {
+        let handles = Handles::new();
+        let busy = handles.open(Ino(SHARDS as u64));
+        handles.open(Ino(2 * SHARDS as u64)).state.lock().unstored.write(0, b"dirty");
+        for n in 3..3000 {
+            handles.open(Ino(n * SHARDS as u64));
+        }
+        assert!(Arc::ptr_eq(&busy, &handles.open(Ino(SHARDS as u64))));
+        assert_eq!(handles.open(Ino(2 * SHARDS as u64)).state.lock().unstored.dirty_len(), 5);
+        assert!(handles.shard(Ino(0)).lock().files.len() <= CROWDED + 2);
+    }
+}

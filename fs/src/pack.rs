@@ -1,0 +1,153 @@
+//! What goes into which blob: ranges of many files, in order of inode and offset, into blobs of
+//! [`TARGET_BLOB`] bytes.
+//!
+//! A run that does not fit is cut where a page of the file ends, so that pages stay whole and, for
+//! big runs, aligned within the blob. A full blob is padded to exactly the target, so that each of
+//! its parts is a whole number of disk blocks. Pure: it is given ranges and gives a layout.
+
+use bytes::Bytes;
+use meta::Ino;
+use proto::limits::TARGET_BLOB;
+
+use crate::buffer::{Buffer, Pool};
+use crate::summary::{self, ENTRY_LEN, Entry, summary_len};
+
+/// Runs are cut at multiples of this.
+const PAGE: u64 = 4096;
+/// A blob that comes within this of the target is padded up to it.
+const PAD: usize = 2 * PAGE as usize;
+
+/// A blob in the making.
+pub(crate) struct Packer {
+    pieces: Vec<Bytes>,
+    entries: Vec<Entry>,
+    data_len: usize,
+}
+
+impl Packer {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        Self { pieces: Vec::new(), entries: Vec::new(), data_len: 0 }
+    }
+
+    /// Bytes that a range may still have, its entry taken into account.
+    fn room(&self) -> usize {
+        let taken = self.data_len + summary_len(self.entries.len() + 1);
+        (TARGET_BLOB as usize).saturating_sub(taken)
+    }
+
+    /// How many bytes of a run at `offset` of a file may be put in now; 0 when the blob is full.
+    pub(crate) fn fits(&self, offset: u64, len: u64) -> u64 {
+        let room = self.room() as u64;
+        if len <= room {
+            return len;
+        }
+        let end = (offset + room) / PAGE * PAGE;
+        end.saturating_sub(offset)
+    }
+
+    /// Puts a range in; answers where in the blob it will lie. [`Packer::fits`] has said it fits.
+    pub(crate) fn push(&mut self, ino: Ino, offset: u64, data: Bytes) -> u32 {
+        let (at, len) = (self.data_len, data.len());
+        assert!(len > 0 && len <= self.room(), "the range fits");
+        self.data_len += len;
+        self.pieces.push(data);
+        match self.entries.last_mut() {
+            Some(last) if last.ino == ino && last.offset + u64::from(last.len) == offset => {
+                last.len += len as u32;
+            }
+            _ => self.entries.push(Entry { ino, offset, len: len as u32 }),
+        }
+        at as u32
+    }
+
+    /// Is nothing in it?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes of files in it.
+    pub(crate) fn data_len(&self) -> usize {
+        self.data_len
+    }
+
+    /// Has it no room for a page more?
+    pub(crate) fn is_full(&self) -> bool {
+        self.room() < PAGE as usize + ENTRY_LEN
+    }
+
+    /// Bytes of the blob it will be.
+    pub(crate) fn blob_len(&self) -> u32 {
+        let len = self.data_len + summary_len(self.entries.len());
+        let target = TARGET_BLOB as usize;
+        (if len + PAD > target { target } else { len }) as u32
+    }
+
+    /// The blob's bytes: the one copy on the way to the disks.
+    pub(crate) fn assemble(&self, pool: &std::sync::Arc<Pool>) -> Bytes {
+        let mut buffer: Buffer = pool.take(self.blob_len() as usize);
+        let out = buffer.bytes_mut();
+        let mut at = 0;
+        for piece in &self.pieces {
+            out[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
+        let summary_at = out.len() - summary_len(self.entries.len());
+        out[at..summary_at].fill(0);
+        summary::encode(self.entries.iter().copied(), &mut out[summary_at..]);
+        buffer.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_stream_makes_full_blobs_of_whole_pages() {
+        let run = Bytes::from(vec![9u8; 1 << 20]);
+        let mut packer = Packer::new();
+        let mut offset = 0;
+        while packer.fits(offset, 1 << 20) > 0 {
+            let len = packer.fits(offset, 1 << 20);
+            packer.push(Ino(5), offset, run.slice(..len as usize));
+            offset += len;
+        }
+        assert!(packer.is_full());
+        assert_eq!(packer.data_len(), TARGET_BLOB as usize - 4096);
+        let blob = packer.assemble(&Pool::new(TARGET_BLOB as usize, 1));
+        assert_eq!(blob.len(), TARGET_BLOB as usize);
+        let entries = summary::decode(&blob[blob.len() - summary_len(1)..], TARGET_BLOB).unwrap();
+        assert_eq!(entries, [Entry { ino: Ino(5), offset: 0, len: TARGET_BLOB - 4096 }]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_range_lies_where_the_summary_says(
+            ranges in proptest::collection::vec((1u64..4, 0u64..1 << 30, 1usize..100_000), 1..200),
+        ) {
+            let mut packer = Packer::new();
+            let mut places = Vec::new();
+            for (nth, (ino, offset, len)) in ranges.into_iter().enumerate() {
+                let take = packer.fits(offset, len as u64) as usize;
+                prop_assert!(take <= len);
+                if take == 0 {
+                    continue;
+                }
+                let data = Bytes::from(vec![nth as u8; take]);
+                places.push((packer.push(Ino(ino), offset, data.clone()) as usize, data));
+            }
+            let blob = packer.assemble(&Pool::new(TARGET_BLOB as usize, 1));
+            prop_assert!(blob.len() <= TARGET_BLOB as usize);
+            prop_assert_eq!(blob.len(), packer.blob_len() as usize);
+            for (at, data) in places {
+                prop_assert_eq!(&blob[at..at + data.len()], &data[..]);
+            }
+            let len = summary::claimed_len(&blob[blob.len() - summary::TRAILER_LEN..]).unwrap();
+            let entries = summary::decode(&blob[blob.len() - len..], blob.len() as u32).unwrap();
+            let total: usize = entries.iter().map(|e| e.len as usize).sum();
+            prop_assert_eq!(total, packer.data_len());
+        }
+    }
+}
