@@ -1,3 +1,26 @@
-//! Proxy.
-pub mod blob_store;
-pub use blob_store::*;
+//! The proxy: cuts blobs into parts and keeps them on the slots of a group.
+//!
+//! It has no state of its own that matters. [`Proxy`] implements [`BlobStore`]; under it,
+//!
+//! * `placement` (pure): which slots a blob's parts belong on,
+//! * `quorum` (pure): what follows from *which* slots answered,
+//! * `put`, `get` (state machines, no I/O): what to ask next, when to stop, what to answer,
+//! * `driver`: all the waiting,
+//! * `codec`: parts from bytes and back,
+//! * `slot_client`: one slot: health, latency, back-pressure,
+//! * `space` (pure): how much more fits.
+
+mod blob_store;
+mod codec;
+mod driver;
+mod get;
+pub mod metrics;
+mod placement;
+mod proxy;
+mod put;
+mod quorum;
+mod slot_client;
+mod space;
+
+pub use blob_store::{BlobError, BlobStore, SlotStatus, Space, Stored};
+pub use proxy::{BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};

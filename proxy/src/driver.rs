@@ -1,0 +1,115 @@
+//! All the waiting of a request, none of the deciding.
+//!
+//! A [`Machine`] says which calls to make and judges what comes back; a [`Port`] makes them. The
+//! driver keeps them in flight, watches the clock, and ends when the machine has settled. What is
+//! still in flight then is dropped.
+//!
+//! Every wait is bounded: a call without an answer is reported slow after the port's patience, and
+//! failed after [`SLOT_TIMEOUT`]; the machine is told when the deadline of the whole has passed.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use proto::part_store::PartError;
+use tokio::time::{Instant, sleep_until};
+
+/// Longest wait for one answer of one slot.
+pub(crate) const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait of a whole request: a slot that times out and its stand-in that does so too.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_millis(4500);
+
+/// Decides; does no I/O and reads no clock.
+pub(crate) trait Machine {
+    /// One question to one slot.
+    type Call: Copy;
+    /// Its answer.
+    type Reply;
+
+    /// The next call to make now, if any.
+    fn next_call(&mut self) -> Option<Self::Call>;
+    /// An answer, possibly of a call that was called failed before.
+    fn replied(&mut self, call: Self::Call, reply: Result<Self::Reply, PartError>);
+    /// The call takes longer than it should. It may still answer, and if it does not this is
+    /// asked again.
+    fn slow(&mut self, call: Self::Call);
+    /// The deadline has passed: the machine must settle.
+    fn timed_out(&mut self);
+    /// Is the outcome known?
+    fn settled(&self) -> bool;
+}
+
+/// Makes a machine's calls.
+pub(crate) trait Port<M: Machine> {
+    /// Makes one.
+    fn send(&self, call: M::Call) -> impl Future<Output = Result<M::Reply, PartError>> + Send;
+    /// How long until it counts as slow.
+    fn patience(&self, call: M::Call) -> Duration;
+}
+
+struct Waiting<C> {
+    number: usize,
+    call: C,
+    slow_at: Instant,
+    patience: Duration,
+    fails_at: Instant,
+}
+
+/// Runs the machine until it has settled.
+pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P) {
+    let start = Instant::now();
+    let deadline = start + REQUEST_TIMEOUT;
+    let mut running = FuturesUnordered::new();
+    let mut waiting: Vec<Waiting<M::Call>> = Vec::new();
+    let mut sent = 0;
+    let alarm = sleep_until(deadline);
+    tokio::pin!(alarm);
+    loop {
+        while let Some(call) = machine.next_call() {
+            let number = sent;
+            sent += 1;
+            let answer = port.send(call);
+            running.push(async move { (number, call, answer.await) });
+            let (now, patience) = (Instant::now(), port.patience(call));
+            let (slow_at, fails_at) = (now + patience, now + SLOT_TIMEOUT);
+            waiting.push(Waiting { number, call, slow_at, patience, fails_at });
+        }
+        if machine.settled() {
+            return;
+        }
+        let due = waiting.iter().map(|w| w.slow_at.min(w.fails_at)).min().unwrap_or(deadline);
+        // An alarm that is too early costs a look at the clock; moving it each time would cost more.
+        if due < alarm.deadline() || alarm.is_elapsed() {
+            alarm.as_mut().reset(due.min(deadline));
+        }
+        tokio::select! {
+            biased;
+            Some((number, call, reply)) = running.next() => {
+                waiting.retain(|w| w.number != number);
+                machine.replied(call, reply);
+            }
+            () = alarm.as_mut() => ring(machine, &mut waiting, deadline),
+        }
+    }
+}
+
+/// Tells the machine whose time is up.
+fn ring<M: Machine>(machine: &mut M, waiting: &mut Vec<Waiting<M::Call>>, deadline: Instant) {
+    let now = Instant::now();
+    if now >= deadline {
+        return machine.timed_out();
+    }
+    waiting.retain_mut(|w| {
+        if now >= w.fails_at {
+            let why = format!("no answer within {SLOT_TIMEOUT:?}");
+            machine.replied(w.call, Err(PartError::Unreachable(why)));
+            return false;
+        }
+        if now >= w.slow_at {
+            machine.slow(w.call);
+            w.slow_at = now + w.patience / 2;
+        }
+        true
+    });
+}

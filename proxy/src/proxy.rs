@@ -1,0 +1,421 @@
+//! The proxy: a group of slots as one store of blobs.
+//!
+//! It holds nothing that cannot be lost: what is known about slots is learnt again after a restart.
+//! The deciding is in [`crate::put`] and [`crate::get`]; here are their calls, and what needs no
+//! machine because it asks every slot the same.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::future::join_all;
+use proto::checksum::Checked;
+use proto::client::{BadAddress, Daemon};
+use proto::cluster::{Cluster, Place};
+use proto::convert::Address;
+use proto::id::{BlobId, DiskId, PartIndex, PartKey, SessionId, VolumeId};
+use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST};
+use proto::part_store::{Held, PartError, PartStore};
+use proto::scheme::Scheme;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::blob_store::{BlobError, BlobStore, SlotStatus, Space, Stored};
+use crate::codec;
+use crate::driver::{Port, drive};
+use crate::get::{Get, GetCall, GetOutcome, GetReply};
+use crate::metrics::Metrics;
+use crate::placement::Group;
+use crate::put::{Put, PutCall, PutOutcome};
+use crate::quorum::{SlotSet, could_hide};
+use crate::slot_client::SlotClient;
+use crate::space;
+
+/// One slot of the group.
+pub struct SlotConfig {
+    /// The disk it is on.
+    pub disk: DiskId,
+    /// Address or path, for people.
+    pub place: String,
+    /// What fails together.
+    pub domain: String,
+    /// How it is reached.
+    pub store: Arc<dyn PartStore>,
+}
+
+/// What differs between one proxy and another.
+#[derive(Clone, Copy, Debug)]
+pub struct ProxySettings {
+    /// Bytes that may be on their way to one slot, and as many from it: what is more waits.
+    pub slot_bytes_in_flight: u32,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self { slot_bytes_in_flight: 64 << 20 }
+    }
+}
+
+/// Why a proxy cannot serve a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum BadSlots {
+    /// The disks are for a mount to open itself.
+    #[error("slot {0} is a local path: only slots with an address can be reached over the network")]
+    Local(usize),
+    /// An address that cannot be one.
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+}
+
+/// What one slot holds of one blob, for people.
+pub struct SlotHolds {
+    /// The slot's number.
+    pub slot: usize,
+    /// Its fail domain.
+    pub domain: String,
+    /// Is it main for one of the blob's parts?
+    pub main: bool,
+    /// Its answer.
+    pub held: Result<Held, PartError>,
+}
+
+/// Keeps blobs on the slots of one group.
+pub struct Proxy {
+    slots: Vec<Arc<SlotClient>>,
+    group: Group,
+    metrics: Metrics,
+    /// One per slot; they end with the proxy.
+    _watchers: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Serves the group of these slots. Must be called within a tokio runtime.
+    ///
+    /// # Panics
+    /// With no slots, or more than [`proto::limits::MAX_SLOTS`].
+    pub fn new(slots: Vec<SlotConfig>, settings: ProxySettings) -> Arc<Self> {
+        let group = Group::new(slots.iter().map(|slot| (slot.disk, slot.domain.as_str())));
+        let client = |slot: SlotConfig| {
+            let SlotConfig { disk, place, domain, store } = slot;
+            Arc::new(SlotClient::new(disk, place, domain, store, settings.slot_bytes_in_flight))
+        };
+        let slots: Vec<_> = slots.into_iter().map(client).collect();
+        let mut watchers = JoinSet::new();
+        for slot in &slots {
+            watchers.spawn(slot.clone().watch());
+        }
+        Arc::new(Self { slots, group, metrics: Metrics::new(), _watchers: watchers })
+    }
+
+    /// Serves a cluster whose slots are behind daemons. Connections are made on first use. Must be
+    /// called within a tokio runtime.
+    pub fn from_cluster(cluster: &Cluster, settings: ProxySettings) -> Result<Arc<Self>, BadSlots> {
+        let mut slots = Vec::with_capacity(cluster.slots.len());
+        for (index, slot) in cluster.slots.iter().enumerate() {
+            let Place::Remote(address) = slot.place() else { return Err(BadSlots::Local(index)) };
+            let to = Address {
+                cluster: cluster.cluster,
+                disk: slot.disk,
+                slot: slot.slot,
+                group: cluster.group(),
+                generation: cluster.generation,
+            };
+            // A connection for each slot, also behind one daemon: large parts do not queue up
+            // behind each other.
+            let store = Arc::new(Daemon::new(address)?.slot(to));
+            let place = address.to_owned();
+            slots.push(SlotConfig { disk: slot.disk, place, domain: slot.domain(), store });
+        }
+        Ok(Self::new(slots, settings))
+    }
+
+    /// Where each part of a blob is, slot by slot.
+    pub async fn stat(&self, id: BlobId) -> Vec<SlotHolds> {
+        let placement = self.group.place(id);
+        let mut main = SlotSet::EMPTY;
+        let mains = (0..id.scheme().parts()).filter_map(|part| placement.main(part));
+        mains.for_each(|slot| main.insert(slot));
+        let ask = |(slot, client): (usize, Arc<SlotClient>)| async move {
+            let held = client.held(id).await;
+            SlotHolds { slot, domain: client.domain.clone(), main: main.contains(slot), held }
+        };
+        join_all(self.slots.iter().cloned().enumerate().map(ask)).await
+    }
+
+    fn down(&self) -> SlotSet {
+        let mut down = SlotSet::EMPTY;
+        let slots = self.slots.iter().enumerate();
+        slots.filter(|(_, slot)| slot.is_down()).for_each(|(index, _)| down.insert(index));
+        down
+    }
+
+    fn unavailable(&self, id: BlobId, down: SlotSet, reasons: &[(usize, PartError)]) -> BlobError {
+        BlobError::Unavailable { id, why: self.explain(down, reasons) }
+    }
+
+    /// Names the slots in the way, each once.
+    fn explain(&self, down: SlotSet, reasons: &[(usize, PartError)]) -> String {
+        let mut named = SlotSet::EMPTY;
+        let mut lines = Vec::new();
+        let from_start = down.iter().map(|slot| (slot, self.slots[slot].state()));
+        let later = reasons.iter().map(|(slot, why)| (*slot, why.to_string()));
+        for (slot, why) in from_start.chain(later) {
+            if !named.contains(slot) {
+                named.insert(slot);
+                lines.push(format!("slot {slot} ({}): {why}", self.slots[slot].place));
+            }
+        }
+        if lines.is_empty() { "too few good parts".to_owned() } else { lines.join("; ") }
+    }
+
+    async fn put_parts(&self, id: BlobId, parts: Vec<Checked>) -> Result<Stored, BlobError> {
+        let down = self.down();
+        let mut put = Put::new(&self.group, self.group.place(id), id.scheme(), down);
+        drive(&mut put, &PutPort { slots: &self.slots, id, parts }).await;
+        self.metrics.hedges.increment(put.slow_slots().len() as u64);
+        self.metrics.retries.increment(put.reasons().len() as u64);
+        match put.outcome().expect("a driven machine has settled") {
+            PutOutcome::Stored { degraded } => {
+                self.metrics.degraded_puts.increment((*degraded).into());
+                Ok(Stored { degraded: *degraded })
+            }
+            PutOutcome::Unavailable => Err(self.unavailable(id, down, put.reasons())),
+            PutOutcome::Full => Err(BlobError::Full),
+            PutOutcome::Conflict => Err(BlobError::Conflict(id)),
+            PutOutcome::Deleted => Err(BlobError::Invalid(format!("blob {id} was deleted"))),
+        }
+    }
+
+    async fn get_range(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
+        let down = self.down();
+        let len = range.len();
+        let mut get = Get::new(&self.group, self.group.place(id), id, range, down);
+        drive(&mut get, &GetPort { slots: &self.slots, id }).await;
+        self.metrics.hedges.increment(get.slow_slots().len() as u64);
+        self.metrics.retries.increment(get.reasons().len() as u64);
+        self.metrics.degraded_gets.increment(get.degraded().into());
+        match get.outcome().expect("a driven machine has settled") {
+            GetOutcome::Data => assemble(id.scheme(), get, len)
+                .map_err(|e| BlobError::Unavailable { id, why: e.to_string() }),
+            GetOutcome::NotFound => Err(BlobError::NotFound(id)),
+            GetOutcome::Unavailable => Err(self.unavailable(id, down, get.reasons())),
+        }
+    }
+
+    /// Deletes one batch; true when every slot has confirmed.
+    async fn delete_batch(&self, ids: &[BlobId]) -> bool {
+        let confirmed = join_all(self.slots.iter().map(|slot| slot.delete(ids))).await;
+        if confirmed.iter().any(Result::is_err) {
+            return false;
+        }
+        // A slot that fails to forget remembers for nothing: no harm.
+        join_all(self.slots.iter().map(|slot| slot.forget(ids))).await;
+        true
+    }
+
+    async fn list_slot(
+        &self,
+        slot: &SlotClient,
+        volume: VolumeId,
+        session: SessionId,
+    ) -> Result<Vec<BlobId>, PartError> {
+        let mut found: Vec<BlobId> = Vec::new();
+        loop {
+            let page = slot.list(volume, session, found.last().copied(), MAX_LIST).await?;
+            let before = found.len();
+            found.extend(page.into_iter().map(|(blob, _)| blob));
+            if found.len() == before {
+                return Ok(found);
+            }
+            if !found[before.saturating_sub(1)..].is_sorted_by(|a, b| a < b) {
+                return Err(PartError::Corrupt("its listing is out of order".to_owned()));
+            }
+        }
+    }
+}
+
+/// The bytes of the range, from its pieces and what can be restored of them.
+fn assemble(scheme: Scheme, get: Get<'_>, len: usize) -> Result<Bytes, codec::CodecError> {
+    let (interval, restorable) = get.restorable();
+    let here = |part: PartIndex| restorable.iter().find(|(p, _)| *p == part);
+    let missing = get.pieces().iter().filter(|(_, bytes)| bytes.is_none());
+    let missing = missing.map(|(piece, _)| piece.part).filter(|part| here(*part).is_none());
+    let missing: Vec<_> = missing.collect();
+    let restored =
+        if missing.is_empty() { Vec::new() } else { codec::decode(scheme, restorable, &missing)? };
+
+    let mut chunks = Vec::with_capacity(get.pieces().len());
+    for (piece, bytes) in get.pieces() {
+        let cut = |bytes: &Bytes| {
+            let start = (piece.in_part.start - interval.start) as usize;
+            bytes.slice(start..start + piece.in_part.len())
+        };
+        chunks.push(match (bytes, here(piece.part)) {
+            (Some(bytes), _) => bytes.clone(),
+            (None, Some((_, bytes))) => cut(bytes),
+            (None, None) => {
+                let index = missing.iter().position(|part| *part == piece.part);
+                cut(&restored[index.expect("what is not here is restored")])
+            }
+        });
+    }
+    if let [only] = chunks.as_slice() {
+        return Ok(only.clone());
+    }
+    let mut whole = BytesMut::with_capacity(len);
+    chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+    Ok(whole.freeze())
+}
+
+struct PutPort<'a> {
+    slots: &'a [Arc<SlotClient>],
+    id: BlobId,
+    parts: Vec<Checked>,
+}
+
+impl<'a> Port<Put<'a>> for PutPort<'_> {
+    async fn send(&self, PutCall { part, slot }: PutCall) -> Result<(), PartError> {
+        let data = self.parts[part.get()].clone();
+        self.slots[slot].put(PartKey { blob: self.id, part }, data).await
+    }
+
+    fn patience(&self, call: PutCall) -> Duration {
+        self.slots[call.slot].write_patience(self.parts[call.part.get()].data().len())
+    }
+}
+
+struct GetPort<'a> {
+    slots: &'a [Arc<SlotClient>],
+    id: BlobId,
+}
+
+impl<'a> Port<Get<'a>> for GetPort<'_> {
+    async fn send(&self, call: GetCall) -> Result<GetReply, PartError> {
+        match call {
+            GetCall::Read { part, slot, start, end, .. } => {
+                let key = PartKey { blob: self.id, part };
+                self.slots[slot].get(key, start..end).await.map(GetReply::Bytes)
+            }
+            GetCall::Held { slot } => self.slots[slot].held(self.id).await.map(GetReply::Held),
+        }
+    }
+
+    fn patience(&self, call: GetCall) -> Duration {
+        let len = match call {
+            GetCall::Read { start, end, .. } => end - start,
+            GetCall::Held { .. } => 0,
+        };
+        self.slots[call.slot()].read_patience(len as usize)
+    }
+}
+
+#[async_trait]
+impl BlobStore for Proxy {
+    async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
+        if data.len() != id.len() as usize {
+            let given = data.len();
+            return Err(BlobError::Invalid(format!("{given} bytes given for blob {id}")));
+        }
+        let start = Instant::now();
+        let result = self.put_parts(id, codec::encode(id, &data)).await;
+        self.metrics.put_seconds.record(start.elapsed());
+        match &result {
+            Ok(_) => self.metrics.put_bytes.increment(data.len() as u64),
+            Err(_) => self.metrics.failed_puts.increment(1),
+        }
+        result
+    }
+
+    async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
+        if range.start >= range.end || range.end > id.len() {
+            return Err(BlobError::Invalid(format!("bytes {range:?} of blob {id}")));
+        }
+        let start = Instant::now();
+        let result = self.get_range(id, range).await;
+        self.metrics.get_seconds.record(start.elapsed());
+        match &result {
+            Ok(bytes) => self.metrics.get_bytes.increment(bytes.len() as u64),
+            Err(BlobError::NotFound(_)) => {}
+            Err(_) => self.metrics.failed_gets.increment(1),
+        }
+        result
+    }
+
+    async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId> {
+        let mut unconfirmed = Vec::new();
+        for batch in ids.chunks(MAX_BLOBS_PER_REQUEST) {
+            if !self.delete_batch(batch).await {
+                unconfirmed.extend_from_slice(batch);
+            }
+        }
+        unconfirmed
+    }
+
+    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Vec<BlobId>, BlobError> {
+        let listings = self.slots.iter().map(|slot| self.list_slot(slot, volume, session));
+        let mut found = BTreeSet::new();
+        let mut silent = SlotSet::EMPTY;
+        let mut reasons = Vec::new();
+        for (slot, listing) in join_all(listings).await.into_iter().enumerate() {
+            match listing {
+                Ok(blobs) => found.extend(blobs),
+                Err(why) => {
+                    silent.insert(slot);
+                    reasons.push((slot, why));
+                }
+            }
+        }
+        // What is missed may be of any scheme seen here, or of the copies that go with it; of none
+        // seen, two copies at least.
+        let silent = self.group.domains_of(silent);
+        let least = Scheme::copies(2).expect("two copies are possible");
+        let mut schemes: BTreeSet<Scheme> = found.iter().map(BlobId::scheme).collect();
+        schemes.insert(least);
+        if schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent)) {
+            let id = BlobId::new(volume, session, 0, 1, least).expect("a valid id");
+            return Err(self.unavailable(id, SlotSet::EMPTY, &reasons));
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    async fn space(&self, scheme: Scheme) -> Space {
+        let fills = join_all(self.slots.iter().map(|slot| slot.fill())).await;
+        let per_domain = |usable: &dyn Fn(usize) -> bool| -> Vec<_> {
+            let slots = |domain| {
+                let slots = 0..self.slots.len();
+                slots.filter(move |slot| self.group.domain(*slot) == domain)
+            };
+            let domains = 0..self.group.domains();
+            let fill = |domain| {
+                space::sum(slots(domain).filter(|slot| usable(*slot)).filter_map(|s| fills[s]))
+            };
+            domains.filter_map(fill).collect()
+        };
+        Space {
+            capacity: space::space(scheme, &per_domain(&|_| true)).capacity,
+            available: space::space(scheme, &per_domain(&|slot| !self.slots[slot].is_down()))
+                .available,
+        }
+    }
+
+    async fn slots(&self) -> Vec<SlotStatus> {
+        let fills = join_all(self.slots.iter().map(|slot| slot.fill())).await;
+        let status = |(index, (slot, fill)): (usize, (&Arc<SlotClient>, _))| {
+            let fill: Option<proto::part_store::Fill> = fill;
+            SlotStatus {
+                index,
+                disk: slot.disk.to_string(),
+                place: slot.place.clone(),
+                domain: slot.domain.clone(),
+                state: slot.state(),
+                fill: fill.map_or("unknown", |fill| fill.level.as_str()).to_owned(),
+                capacity: fill.map_or(0, |fill| fill.capacity),
+                used: fill.map_or(0, |fill| fill.used),
+            }
+        };
+        self.slots.iter().zip(fills).enumerate().map(status).collect()
+    }
+}

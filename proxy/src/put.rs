@@ -1,0 +1,286 @@
+//! Putting a blob: keep sending until every part has a home.
+//!
+//! This module decides; it does no I/O and reads no clock.
+//!
+//! A part's *home* is the first slot that says the part is on stable storage. Parts are sent to
+//! their main slots; a part whose slot fails, is full or is slow goes to a fail domain that has no
+//! part of the blob, best placed first. Only when no such domain is alive do parts double up, never
+//! more than [`room`] on one domain, so that one more can be lost.
+//!
+//! Invariants:
+//! * `Stored` means that each part has a home, and that no domain is home to more than one part, or
+//!   (degraded) to more than [`room`].
+//! * No domain is ever *promised* more parts than that, so late answers cannot break it.
+//! * At most m slots are given up on as slow, and only once k parts have a home: slow is relative.
+//! * Full slots never make parts double up: [`PutOutcome::Full`] is the answer then.
+
+use proto::id::PartIndex;
+use proto::part_store::PartError;
+use proto::scheme::Scheme;
+
+use crate::driver::Machine;
+use crate::placement::{Group, Placement};
+use crate::quorum::{SlotSet, room};
+
+/// Put this part on this slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PutCall {
+    pub(crate) part: PartIndex,
+    pub(crate) slot: usize,
+}
+
+/// How a put ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PutOutcome {
+    /// Every part is durable.
+    Stored { degraded: bool },
+    /// Too few slots for the parts; what each of those in the way said is in [`Put::reasons`].
+    Unavailable,
+    /// Slots enough, but no room on them.
+    Full,
+    /// Other bytes lie under this id.
+    Conflict,
+    /// The blob was deleted before.
+    Deleted,
+}
+
+/// One part sent to one slot.
+#[derive(Clone, Copy, Debug)]
+struct Try {
+    part: u8,
+    slot: u8,
+    state: TryState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TryState {
+    Waiting,
+    /// Given up as slow, but it may still answer.
+    Slow,
+    Stored,
+    Failed,
+}
+
+/// One put in progress.
+pub(crate) struct Put<'a> {
+    group: &'a Group,
+    placement: Placement,
+    scheme: Scheme,
+    /// In the order sent; the first `made` of them have been given out as calls.
+    tries: Vec<Try>,
+    made: usize,
+    dead: SlotSet,
+    full: SlotSet,
+    slow: SlotSet,
+    reasons: Vec<(usize, PartError)>,
+    outcome: Option<PutOutcome>,
+}
+
+impl<'a> Put<'a> {
+    /// Starts a put while the slots `down` are known to be out of reach.
+    pub(crate) fn new(
+        group: &'a Group,
+        placement: Placement,
+        scheme: Scheme,
+        down: SlotSet,
+    ) -> Self {
+        let mut put = Self {
+            group,
+            placement,
+            scheme,
+            tries: Vec::with_capacity(scheme.parts() + 2),
+            made: 0,
+            dead: down,
+            full: SlotSet::EMPTY,
+            slow: SlotSet::EMPTY,
+            reasons: Vec::new(),
+            outcome: None,
+        };
+        // Parts that can go where they belong first: the others take what is left.
+        let mut homeless = Vec::new();
+        for part in 0..scheme.parts() {
+            match put.placement.main(part) {
+                Some(slot) if !down.contains(slot) => put.send(part, slot),
+                _ => homeless.push(part),
+            }
+        }
+        homeless.into_iter().for_each(|part| put.place_elsewhere(part));
+        put
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn outcome(&self) -> Option<&PutOutcome> {
+        self.outcome.as_ref()
+    }
+
+    /// What the slots in the way said, but for those that were down from the start.
+    pub(crate) fn reasons(&self) -> &[(usize, PartError)] {
+        &self.reasons
+    }
+
+    /// Slots given up on as slow.
+    pub(crate) fn slow_slots(&self) -> SlotSet {
+        self.slow
+    }
+
+    fn send(&mut self, part: usize, slot: usize) {
+        let state = TryState::Waiting;
+        self.tries.push(Try { part: part as u8, slot: slot as u8, state });
+    }
+
+    fn home(&self, part: usize) -> Option<usize> {
+        let home = |t: &&Try| usize::from(t.part) == part && t.state == TryState::Stored;
+        self.tries.iter().find(home).map(|t| t.slot.into())
+    }
+
+    /// How many parts the domain is home to, or may become home to by an answer yet to come.
+    fn promised(&self, domain: usize) -> usize {
+        let mut parts = 0u32;
+        for t in &self.tries {
+            if self.group.domain(t.slot.into()) == domain
+                && t.state != TryState::Failed
+                && self.home(t.part.into()).is_none_or(|home| self.group.domain(home) == domain)
+            {
+                parts |= 1 << t.part;
+            }
+        }
+        parts.count_ones() as usize
+    }
+
+    /// Usable slots for the part with the number of parts their domain is promised: the fewest
+    /// first, then the best placed.
+    fn candidate(&self, part: usize, unusable: SlotSet) -> Option<(usize, usize)> {
+        let mut tried = unusable;
+        let of_part = self.tries.iter().filter(|t| usize::from(t.part) == part);
+        of_part.for_each(|t| tried.insert(t.slot.into()));
+        let free = self.placement.order().filter(|slot| !tried.contains(*slot));
+        free.map(|slot| (self.promised(self.group.domain(slot)), slot)).min_by_key(|c| c.0)
+    }
+
+    /// Sends the part to the best slot there is, or finds out that there is none.
+    fn place_elsewhere(&mut self, part: usize) {
+        let gone = self.dead.union(self.slow);
+        // A domain that would take the part, had it room, must not be made up for by doubling up.
+        let promised = |slot| self.promised(self.group.domain(slot));
+        let full_and_free = self.full.minus(gone).iter().any(|slot| promised(slot) == 0);
+        match self.candidate(part, gone.union(self.full)) {
+            Some((0, slot)) => self.send(part, slot),
+            Some((promised, slot)) if promised < room(self.scheme) && !full_and_free => {
+                self.send(part, slot);
+            }
+            _ if self.may_still_answer(part) => {}
+            _ => {
+                let full = self.full.minus(gone).iter().any(|s| promised(s) < room(self.scheme));
+                self.outcome = Some(if full { PutOutcome::Full } else { PutOutcome::Unavailable });
+            }
+        }
+    }
+
+    fn may_still_answer(&self, part: usize) -> bool {
+        let waits = |t: &Try| matches!(t.state, TryState::Waiting | TryState::Slow);
+        self.tries.iter().any(|t| usize::from(t.part) == part && waits(t))
+    }
+
+    fn stored(&mut self, call: PutCall) {
+        let part = call.part.get();
+        if self.home(part).is_some() {
+            return;
+        }
+        self.set_state(call, TryState::Stored);
+        if (0..self.scheme.parts()).all(|part| self.home(part).is_some()) {
+            let most = (0..self.group.domains()).map(|domain| self.homes_on(domain)).max();
+            let most = most.expect("a group has a domain");
+            assert!(most <= room(self.scheme), "no domain is promised more than it may hold");
+            self.outcome = Some(PutOutcome::Stored { degraded: most > 1 });
+        }
+    }
+
+    fn homes_on(&self, domain: usize) -> usize {
+        let homes = (0..self.scheme.parts()).filter_map(|part| self.home(part));
+        homes.filter(|slot| self.group.domain(*slot) == domain).count()
+    }
+
+    fn failed(&mut self, call: PutCall, why: PartError) {
+        match why {
+            PartError::Conflict => return self.outcome = Some(PutOutcome::Conflict),
+            PartError::Deleted => return self.outcome = Some(PutOutcome::Deleted),
+            PartError::Full => self.full.insert(call.slot),
+            _ => self.dead.insert(call.slot),
+        }
+        self.reasons.push((call.slot, why));
+        self.set_state(call, TryState::Failed);
+        let part = call.part.get();
+        let elsewhere = |t: &Try| usize::from(t.part) == part && t.state == TryState::Waiting;
+        if self.home(part).is_none() && !self.tries.iter().any(elsewhere) {
+            self.place_elsewhere(part);
+        }
+    }
+
+    fn find(&mut self, call: PutCall) -> Option<&mut Try> {
+        let PutCall { part, slot } = call;
+        self.tries
+            .iter_mut()
+            .find(|t| usize::from(t.part) == part.get() && usize::from(t.slot) == slot)
+    }
+
+    fn set_state(&mut self, call: PutCall, state: TryState) {
+        self.find(call).expect("an answer belongs to a call").state = state;
+    }
+}
+
+impl Machine for Put<'_> {
+    type Call = PutCall;
+    type Reply = ();
+
+    fn next_call(&mut self) -> Option<PutCall> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        let Try { part, slot, .. } = *self.tries.get(self.made)?;
+        self.made += 1;
+        let part = PartIndex::new(part.into()).expect("a scheme's part is a part");
+        Some(PutCall { part, slot: slot.into() })
+    }
+
+    fn replied(&mut self, call: PutCall, reply: Result<(), PartError>) {
+        // An answer after we have called it failed is too late: others were promised its place.
+        let open = |t: &mut Try| matches!(t.state, TryState::Waiting | TryState::Slow);
+        if self.outcome.is_some() || !self.find(call).is_some_and(open) {
+            return;
+        }
+        match reply {
+            Ok(()) => self.stored(call),
+            Err(why) => self.failed(call, why),
+        }
+    }
+
+    fn slow(&mut self, call: PutCall) {
+        let waiting = self.find(call).is_some_and(|t| t.state == TryState::Waiting);
+        if self.outcome.is_some() || !waiting {
+            return;
+        }
+        let homes = (0..self.scheme.parts()).filter(|part| self.home(*part).is_some()).count();
+        let budget = self.slow.contains(call.slot) || self.slow.len() < self.scheme.parity_parts();
+        let mut unusable = self.dead.union(self.slow).union(self.full);
+        unusable.insert(call.slot);
+        // Slow is worth a handoff, not worth doubling up.
+        let worthwhile = budget && homes >= self.scheme.data_parts();
+        if let (true, Some((0, slot))) = (worthwhile, self.candidate(call.part.get(), unusable)) {
+            self.slow.insert(call.slot);
+            self.set_state(call, TryState::Slow);
+            self.send(call.part.get(), slot);
+        }
+    }
+
+    fn timed_out(&mut self) {
+        let waiting = self.tries.iter().filter(|t| t.state == TryState::Waiting);
+        let silent = || PartError::Unreachable("no answer in time".to_owned());
+        let silent: Vec<_> = waiting.map(|t| (usize::from(t.slot), silent())).collect();
+        self.reasons.extend(silent);
+        self.outcome.get_or_insert(PutOutcome::Unavailable);
+    }
+
+    fn settled(&self) -> bool {
+        self.outcome.is_some()
+    }
+}

@@ -1,0 +1,354 @@
+//! One slot as the proxy knows it: is it up, how fast does it answer, how full is it, and how many
+//! bytes are on their way to and from it.
+//!
+//! A slot that cannot be reached is *down*: requests fail at once, without waiting, while
+//! [`SlotClient::watch`] asks it again and again until it answers. A slot that answers the watcher
+//! but hangs or fails on real requests stays down for a while longer each time.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::checksum::Checked;
+use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
+use proto::part_store::{Fill, Held, PartError, PartStore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::driver::SLOT_TIMEOUT;
+
+/// How often a slot that is up is asked how full it is.
+const POLL: Duration = Duration::from_secs(1);
+/// First and longest pause between two attempts to reach a slot that is down.
+const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
+/// A request abandoned after this long tells against the slot; sooner, it was merely hedged.
+const STRIKE_AFTER: Duration = Duration::from_millis(400);
+/// So many of them in a row, and the slot is down.
+const STRIKES: u32 = 2;
+/// Longest time that a slot stays down although it answers the watcher.
+const LONGEST_HOLD: Duration = Duration::from_secs(8);
+
+/// No write is called slow before this: a sync on a busy disk may take as long.
+const WRITE_FLOOR: Duration = Duration::from_millis(500);
+/// No read is called slow before this.
+const READ_FLOOR: Duration = Duration::from_millis(10);
+/// However slow a slot usually is, waiting longer than this is worth a handoff.
+const PATIENCE_CAP: Duration = Duration::from_millis(1200);
+/// What large requests are allowed on top, in bytes per second.
+const SLOWEST_TRANSFER: u64 = 64 << 20;
+
+/// How long answers take: a smoothed mean and deviation, as TCP keeps them.
+///
+/// Both are microseconds in one word (mean above, deviation below), so that readers see a pair that
+/// belongs together.
+#[derive(Debug, Default)]
+struct Latency(AtomicU64);
+
+impl Latency {
+    fn record(&self, sample: Duration) {
+        let sample = sample.as_micros().min(u128::from(u32::MAX)) as u64;
+        let update = |word: u64| {
+            let (mean, deviation) = (word >> 32, word & u64::from(u32::MAX));
+            if word == 0 {
+                return Some(sample << 32 | sample / 2);
+            }
+            let deviation = (deviation * 3 + mean.abs_diff(sample)) / 4;
+            Some((mean * 7 + sample) / 8 << 32 | deviation)
+        };
+        // A lost race costs one sample.
+        let word = self.0.load(Ordering::Relaxed);
+        if let Some(new) = update(word) {
+            let _ = self.0.compare_exchange(word, new, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// What all but a few answers stay within.
+    fn usual(&self) -> Duration {
+        let word = self.0.load(Ordering::Relaxed);
+        Duration::from_micros((word >> 32) + 4 * (word & u64::from(u32::MAX)))
+    }
+
+    fn patience(&self, len: usize, floor: Duration) -> Duration {
+        let transfer = Duration::from_micros(len as u64 * 1_000_000 / SLOWEST_TRANSFER);
+        self.usual().clamp(floor, PATIENCE_CAP) + transfer
+    }
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// Why it is down; `None`: up.
+    down: Option<String>,
+    /// It stays down until then, even when it answers.
+    hold_until: Option<Instant>,
+    /// The next hold.
+    hold: Duration,
+    strikes: u32,
+}
+
+/// What the watcher last heard.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LastFill {
+    /// The slot was asked at least once, with whatever result.
+    pub(crate) asked: bool,
+    pub(crate) fill: Option<Fill>,
+}
+
+/// One slot.
+pub(crate) struct SlotClient {
+    pub(crate) disk: DiskId,
+    pub(crate) place: String,
+    pub(crate) domain: String,
+    store: Arc<dyn PartStore>,
+    /// Most bytes in flight each way.
+    in_flight: u32,
+    to_slot: Semaphore,
+    from_slot: Semaphore,
+    reads: Latency,
+    writes: Latency,
+    /// The same as `health.down.is_some()`, to be read without a lock.
+    is_down: AtomicBool,
+    health: Mutex<Health>,
+    fill: watch::Sender<LastFill>,
+    went_down: Notify,
+}
+
+impl SlotClient {
+    pub(crate) fn new(
+        disk: DiskId,
+        place: String,
+        domain: String,
+        store: Arc<dyn PartStore>,
+        in_flight: u32,
+    ) -> Self {
+        Self {
+            disk,
+            place,
+            domain,
+            store,
+            in_flight,
+            to_slot: Semaphore::new(in_flight as usize),
+            from_slot: Semaphore::new(in_flight as usize),
+            reads: Latency::default(),
+            writes: Latency::default(),
+            is_down: AtomicBool::new(false),
+            health: Mutex::default(),
+            fill: watch::Sender::new(LastFill::default()),
+            went_down: Notify::new(),
+        }
+    }
+
+    /// Is it known to be out of reach?
+    pub(crate) fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
+    }
+
+    /// `up`, or why it is down.
+    pub(crate) fn state(&self) -> String {
+        self.health.lock().down.clone().unwrap_or_else(|| "up".to_owned())
+    }
+
+    /// How full it was when it last said so. Waits, bounded, if it was never asked.
+    pub(crate) async fn fill(&self) -> Option<Fill> {
+        let mut fill = self.fill.subscribe();
+        let heard = timeout(POLL, fill.wait_for(|last| last.asked)).await;
+        heard.ok().and_then(Result::ok).and_then(|last| last.fill)
+    }
+
+    /// When a write of so many bytes becomes slow.
+    pub(crate) fn write_patience(&self, len: usize) -> Duration {
+        self.writes.patience(len, WRITE_FLOOR)
+    }
+
+    /// When a read of so many bytes becomes slow.
+    pub(crate) fn read_patience(&self, len: usize) -> Duration {
+        self.reads.patience(len, READ_FLOOR)
+    }
+
+    /// Stores one part.
+    pub(crate) async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
+        let len = data.data().len();
+        self.call(Some((&self.to_slot, len)), &self.writes, self.store.put(key, data)).await
+    }
+
+    /// Reads a range of one part.
+    pub(crate) async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
+        let len = range.len();
+        let bytes =
+            self.call(Some((&self.from_slot, len)), &self.reads, self.store.get(key, range));
+        let bytes = bytes.await?;
+        if bytes.len() == len {
+            return Ok(bytes);
+        }
+        Err(PartError::Corrupt(format!("{} bytes came instead of {len}", bytes.len())))
+    }
+
+    /// What it holds of the blob.
+    pub(crate) async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
+        self.call(None, &self.reads, self.store.held(blob)).await
+    }
+
+    /// Deletes blobs.
+    pub(crate) async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+        self.within(self.call(None, &self.writes, self.store.delete(blobs))).await
+    }
+
+    /// Forgets deleted blobs.
+    pub(crate) async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+        self.within(self.call(None, &self.writes, self.store.forget(blobs))).await
+    }
+
+    /// One page of a listing.
+    pub(crate) async fn list(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+        limit: u32,
+    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
+        let page = self.store.list(volume, session, after, limit);
+        self.within(self.call(None, &self.reads, page)).await
+    }
+
+    /// Bounds the wait, for calls that no driver watches.
+    async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, PartError>>,
+    ) -> Result<T, PartError> {
+        timeout(SLOT_TIMEOUT, call).await.unwrap_or_else(|_| {
+            Err(PartError::Unreachable(format!("no answer within {SLOT_TIMEOUT:?}")))
+        })
+    }
+
+    async fn call<T>(
+        &self,
+        bytes: Option<(&Semaphore, usize)>,
+        latency: &Latency,
+        call: impl Future<Output = Result<T, PartError>>,
+    ) -> Result<T, PartError> {
+        if self.is_down() {
+            return Err(PartError::Unreachable(self.state()));
+        }
+        let mut flight =
+            Flight { slot: self, latency, start: Instant::now(), answered: false, _room: None };
+        if let Some((semaphore, len)) = bytes {
+            let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.in_flight);
+            let room = semaphore.acquire_many(len).await;
+            flight._room = Some(room.expect("the semaphore is never closed"));
+        }
+        let result = call.await;
+        flight.answered = true;
+        self.judge(result.as_ref().err(), latency, flight.start.elapsed());
+        result
+    }
+
+    /// Learns from an answer.
+    fn judge(&self, error: Option<&PartError>, latency: &Latency, took: Duration) {
+        match error {
+            Some(PartError::Unreachable(why)) => self.down(why, false),
+            // A rotten sector fails one read; a disk that does not take writes is of no use.
+            Some(PartError::Io(why)) if std::ptr::eq(latency, &self.writes) => self.down(why, true),
+            Some(why @ (PartError::WrongAddress(_) | PartError::StaleGeneration(_))) => {
+                self.down(&why.to_string(), true);
+            }
+            Some(_) => {}
+            None => {
+                latency.record(took);
+                let mut health = self.health.lock();
+                if health.down.is_none() {
+                    health.strikes = 0;
+                    health.hold = Duration::ZERO;
+                }
+            }
+        }
+    }
+
+    /// Takes the slot out of use: until the watcher reaches it, or (`hold`) for longer each time.
+    fn down(&self, why: &str, hold: bool) {
+        let mut health = self.health.lock();
+        if health.down.is_some() {
+            return;
+        }
+        tracing::warn!(disk = %self.disk, place = %self.place, why, "slot is down");
+        if hold {
+            health.hold = (health.hold * 2).clamp(RETRY.end, LONGEST_HOLD);
+            health.hold_until = Some(Instant::now() + health.hold);
+        }
+        health.down = Some(why.to_owned());
+        self.is_down.store(true, Ordering::Relaxed);
+        drop(health);
+        self.went_down.notify_one();
+    }
+
+    /// Puts it back into use, unless it is on hold.
+    fn up(&self) {
+        let mut health = self.health.lock();
+        if health.down.is_none() || health.hold_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        tracing::info!(disk = %self.disk, place = %self.place, "slot is up");
+        let hold = health.hold;
+        *health = Health { hold, ..Health::default() };
+        self.is_down.store(false, Ordering::Relaxed);
+    }
+
+    fn strike(&self) {
+        let mut health = self.health.lock();
+        health.strikes += 1;
+        if health.strikes >= STRIKES {
+            drop(health);
+            self.down("requests hang", true);
+        }
+    }
+
+    /// Asks the slot how full it is: now and then while it is up, more often while it is down.
+    /// Ends only by being dropped.
+    pub(crate) async fn watch(self: Arc<Self>) {
+        let mut retry = RETRY.start;
+        loop {
+            let answer = timeout(POLL, self.store.fill()).await.unwrap_or_else(|_| {
+                Err(PartError::Unreachable(format!("no sign of life within {POLL:?}")))
+            });
+            match answer {
+                Ok(fill) => {
+                    self.fill.send_replace(LastFill { asked: true, fill: Some(fill) });
+                    self.up();
+                }
+                Err(why) => {
+                    self.fill.send_modify(|last| last.asked = true);
+                    self.down(&why.to_string(), false);
+                }
+            }
+            if self.is_down() {
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(RETRY.end);
+            } else {
+                retry = RETRY.start;
+                // Either way it is time to ask.
+                let _ = timeout(POLL, self.went_down.notified()).await;
+            }
+        }
+    }
+}
+
+/// A request on its way. Dropped before its answer, it may tell against the slot.
+struct Flight<'a> {
+    slot: &'a SlotClient,
+    latency: &'a Latency,
+    start: Instant,
+    answered: bool,
+    _room: Option<SemaphorePermit<'a>>,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let took = self.start.elapsed();
+        if !self.answered && took >= STRIKE_AFTER {
+            self.latency.record(took);
+            self.slot.strike();
+        }
+    }
+}

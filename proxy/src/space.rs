@@ -1,0 +1,82 @@
+//! How much user data the group has room for. Pure.
+//!
+//! Parts spread evenly over the fail domains, k+m distinct ones per blob; a full domain is passed
+//! over as long as k+m others remain. So the room is like water that rises in all domains alike:
+//! it stops when fewer than k+m of them still take any.
+
+use proto::part_store::Fill;
+use proto::scheme::Scheme;
+
+use crate::blob_store::Space;
+
+/// Of what a slot says is available, one in so many bytes is set aside for the records' own headers
+/// and for chance, which does not spread parts quite evenly.
+const SET_ASIDE: u64 = 64;
+
+/// Room for blobs of `scheme`, given the sums of the fill of each fail domain's slots.
+///
+/// With fewer domains than parts, every domain gets its share of each blob.
+pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
+    let capacities = domains.iter().map(|fill| fill.capacity).collect();
+    let available = domains.iter().map(|fill| fill.available - fill.available / SET_ASIDE);
+    Space {
+        capacity: user_bytes(scheme, capacities),
+        available: user_bytes(scheme, available.collect()),
+    }
+}
+
+fn user_bytes(scheme: Scheme, mut rooms: Vec<u64>) -> u64 {
+    let parts = scheme.parts();
+    rooms.sort_unstable();
+    let Some(last) = rooms.len().checked_sub(parts.min(rooms.len())) else { return 0 };
+    let Some(&level) = rooms.get(last) else { return 0 };
+    let taken: u64 = rooms.iter().map(|room| (*room).min(level)).sum();
+    taken / parts as u64 * scheme.data_parts() as u64
+}
+
+/// The fill of a domain: that of its slots together.
+pub(crate) fn sum(fills: impl Iterator<Item = Fill>) -> Option<Fill> {
+    fills.reduce(|a, b| Fill {
+        capacity: a.capacity + b.capacity,
+        used: a.used + b.used,
+        available: a.available + b.available,
+        level: a.level.max(b.level),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn room(scheme: &str, rooms: &[u64]) -> u64 {
+        user_bytes(scheme.parse().unwrap(), rooms.to_vec())
+    }
+
+    #[test]
+    fn water_rises_until_too_few_domains_take_any() {
+        assert_eq!(room("ec(4,2)", &[600; 8]), 3200);
+        assert_eq!(room("ec(4,2)", &[600; 6]), 2400);
+        assert_eq!(room("copies(3)", &[600; 8]), 1600);
+        assert_eq!(room("ec(4,2)", &[0, 0, 600, 600, 600, 600, 600, 600]), 2400);
+        assert_eq!(room("ec(4,2)", &[0, 0, 0, 600, 600, 600, 600, 600]), 0);
+        assert_eq!(room("copies(1)", &[100, 700]), 800);
+        assert_eq!(room("ec(4,2)", &[600; 4]), 1600);
+        assert_eq!(room("ec(4,2)", &[]), 0);
+    }
+
+    proptest! {
+        /// Blob after blob onto the k+m emptiest domains: what was promised fits.
+        #[test]
+        fn what_is_said_to_be_available_can_be_written(
+            mut rooms in prop::collection::vec(0u64..2000, 6..12),
+        ) {
+            let blobs = room("ec(4,2)", &rooms) / 4;
+            for _ in 0..blobs.saturating_sub(rooms.len() as u64) {
+                rooms.sort_unstable_by(|a, b| b.cmp(a));
+                prop_assert!(rooms[5] > 0, "{rooms:?}");
+                rooms[..6].iter_mut().for_each(|room| *room -= 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Slots in memory that fail on demand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::checksum::Checked;
+use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
+use proto::part_store::{Fill, FillLevel, Held, PartError, PartStore};
+use proxy::{Proxy, ProxySettings, SlotConfig};
+
+/// What a slot does to requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Good,
+    /// Refuses connections.
+    Dead,
+    /// Accepts and never answers, the watcher neither.
+    Hung,
+    /// Answers the watcher, and nothing else.
+    HungDisk,
+    /// Answers after this long.
+    Slow(Duration),
+    /// Parts are rotten.
+    Rotten,
+    /// No room.
+    Full,
+    /// Claims to hold nothing: a disk replaced by an empty one.
+    Empty,
+}
+
+#[derive(Default)]
+struct State {
+    parts: BTreeMap<(BlobId, usize), Bytes>,
+    deleted: BTreeSet<BlobId>,
+}
+
+pub(crate) struct MemorySlot {
+    mood: Mutex<Mood>,
+    state: Mutex<State>,
+    pub(crate) requests: AtomicU32,
+}
+
+impl MemorySlot {
+    pub(crate) fn set(&self, mood: Mood) {
+        *self.mood.lock() = mood;
+    }
+
+    pub(crate) fn parts_of(&self, blob: BlobId) -> PartSet {
+        let state = self.state.lock();
+        let parts = state.parts.keys().filter(|(b, _)| *b == blob);
+        parts.map(|(b, part)| PartKey::new(*b, *part).unwrap().part).collect()
+    }
+
+    pub(crate) fn lose(&self, blob: BlobId) {
+        self.state.lock().parts.retain(|(b, _), _| *b != blob);
+    }
+
+    async fn enter(&self) -> Result<Mood, PartError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let mood = *self.mood.lock();
+        match mood {
+            Mood::Dead => return Err(PartError::Unreachable("connection refused".to_owned())),
+            Mood::Hung | Mood::HungDisk => std::future::pending::<()>().await,
+            Mood::Slow(time) => tokio::time::sleep(time).await,
+            _ => {}
+        }
+        Ok(mood)
+    }
+}
+
+#[async_trait]
+impl PartStore for MemorySlot {
+    async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
+        if self.enter().await? == Mood::Full {
+            return Err(PartError::Full);
+        }
+        data.verify().expect("the proxy sends good checksums");
+        assert_eq!(data.data().len(), key.blob.part_len() as usize);
+        let mut state = self.state.lock();
+        if state.deleted.contains(&key.blob) {
+            return Err(PartError::Deleted);
+        }
+        let held = state.parts.entry((key.blob, key.part.get())).or_insert(data.data().clone());
+        if held == data.data() { Ok(()) } else { Err(PartError::Conflict) }
+    }
+
+    async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
+        let mood = self.enter().await?;
+        assert!(range.start < range.end && range.end <= key.blob.part_len(), "{range:?}");
+        let state = self.state.lock();
+        if state.deleted.contains(&key.blob) {
+            return Err(PartError::Deleted);
+        }
+        let part = state.parts.get(&(key.blob, key.part.get()));
+        let part = part.filter(|_| mood != Mood::Empty).ok_or(PartError::NotFound)?;
+        if mood == Mood::Rotten {
+            return Err(PartError::Corrupt("checksum mismatch".to_owned()));
+        }
+        Ok(part.slice(range.start as usize..range.end as usize))
+    }
+
+    async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
+        let mood = self.enter().await?;
+        let deleted = self.state.lock().deleted.contains(&blob);
+        let parts = if mood == Mood::Empty { PartSet::EMPTY } else { self.parts_of(blob) };
+        Ok(Held { parts, deleted })
+    }
+
+    async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+        self.enter().await?;
+        let mut state = self.state.lock();
+        state.parts.retain(|(blob, _), _| !blobs.contains(blob));
+        state.deleted.extend(blobs);
+        Ok(())
+    }
+
+    async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+        self.enter().await?;
+        self.state.lock().deleted.retain(|blob| !blobs.contains(blob));
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+        limit: u32,
+    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
+        self.enter().await?;
+        let blobs: BTreeSet<BlobId> = self.state.lock().parts.keys().map(|(b, _)| *b).collect();
+        let mine = blobs.into_iter().filter(|b| b.volume() == volume && b.session() == session);
+        let rest = mine.filter(|b| after.is_none_or(|after| *b > after));
+        Ok(rest.take(limit as usize).map(|b| (b, self.parts_of(b))).collect())
+    }
+
+    async fn fill(&self) -> Result<Fill, PartError> {
+        let mood = *self.mood.lock();
+        match mood {
+            Mood::HungDisk => {}
+            _ => drop(self.enter().await?),
+        }
+        let used = self.state.lock().parts.values().map(|p| p.len() as u64).sum();
+        let capacity = 64 << 20;
+        let level = FillLevel::Green;
+        Ok(Fill { capacity, used, available: capacity - used, level })
+    }
+}
+
+/// A proxy over `count` slots, each a fail domain of its own.
+pub(crate) fn proxy_over(count: usize) -> (Arc<Proxy>, Vec<Arc<MemorySlot>>) {
+    let slot = |_| {
+        Arc::new(MemorySlot {
+            mood: Mutex::new(Mood::Good),
+            state: Mutex::default(),
+            requests: AtomicU32::new(0),
+        })
+    };
+    let slots: Vec<_> = (0..count).map(slot).collect();
+    let config = |(n, store): (usize, &Arc<MemorySlot>)| SlotConfig {
+        disk: DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(),
+        place: format!("memory{n}"),
+        domain: format!("domain{n}"),
+        store: store.clone(),
+    };
+    let configs = slots.iter().enumerate().map(config).collect();
+    (Proxy::new(configs, ProxySettings::default()), slots)
+}
+
+/// Bytes that differ everywhere.
+pub(crate) fn noise(len: u32, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// The blob of that number in session 7 of volume 1.
+pub(crate) fn blob(sequence: u64, len: u32, scheme: &str) -> BlobId {
+    BlobId::new(VolumeId(1), SessionId(7), sequence, len, scheme.parse().unwrap()).unwrap()
+}
