@@ -161,6 +161,37 @@ fn mount_points_that_cannot_be() -> Result<()> {
     busy.stop(Stop::Umount)
 }
 
+#[test]
+fn machines_without_what_a_mount_needs() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("NOT TESTED: only root can hide /dev/fuse from a process");
+        return Ok(());
+    }
+    let scratch = tempfile::tempdir()?;
+    let at = |name: &str| scratch.path().join(name);
+    fs::create_dir(at("mnt"))?;
+    let demo = format!(
+        "{} demo {} --dir {} --size 1GiB",
+        at("ashlar").display(),
+        at("mnt").display(),
+        at("demo").display()
+    );
+    // Another user must be able to run the program and to use the directories.
+    fs::copy(ashlar(), at("ashlar"))?;
+    tests::process::shell(
+        scratch.path(),
+        "chmod 755 . ashlar && chown -R 65534:65534 .",
+        PATIENCE,
+    )?;
+    let hidden = format!("mount -t tmpfs none /dev && exec {demo}");
+    let other =
+        format!("exec setpriv --reuid 65534 --regid 65534 --clear-groups env PATH=/none {demo}");
+    refuse(vec![
+        row("no /dev/fuse", "unshare".into(), &["-m", "bash", "-c", &hidden], &["/dev/fuse"]),
+        row("no fusermount3", "bash".into(), &["-c", &other], &["fusermount3", "/dev/fuse"]),
+    ])
+}
+
 /// Runs a `storaged` command that must work.
 fn admin(arguments: &[&str]) -> Result<String> {
     tests::process::run(Command::new(storaged()).args(arguments), PATIENCE)
