@@ -283,7 +283,8 @@ pub trait MetaStore: Send + Sync + 'static {
     /// Another name for an inode that is no directory.
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
     /// Takes a name of a non-directory away (sticky directories obeyed).
-    async fn unlink(&self, caller: Caller, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
+    async fn unlink(&self, caller: Caller, parent: Ino, name: &[u8])
+    -> Result<Unlinked, MetaError>;
     /// Takes an empty directory away.
     async fn rmdir(&self, caller: Caller, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
     /// Moves a name; answers what the target named before, if it was replaced.
@@ -297,8 +298,12 @@ pub trait MetaStore: Send + Sync + 'static {
     /// The target of a symbolic link.
     async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError>;
     /// Up to `limit` entries after `cookie` (0: from the start), `.` and `..` first.
-    async fn readdir(&self, ino: Ino, cookie: u64, limit: usize)
-    -> Result<Vec<DirEntry>, MetaError>;
+    async fn readdir(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        limit: usize,
+    ) -> Result<Vec<DirEntry>, MetaError>;
 
     // Attributes.
 

@@ -1,0 +1,141 @@
+//! The engine: an ordered, transactional key-value store.
+//!
+//! A transaction is a closure that reads a [`View`] and answers one [`Batch`] of writes; an engine
+//! may run it again when it conflicted, so it must have no other effect. What it read cannot change
+//! before its batch is applied. A batch is visible to all later reads at once, and becomes durable
+//! whole, in order, with or before a later [`Kv::sync`].
+
+pub(crate) mod memory;
+pub(crate) mod redb;
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::key::Key;
+use crate::store::MetaError;
+
+/// A value: cheap to share.
+pub(crate) type Value = Arc<[u8]>;
+/// Writes, in order of their keys; `None` removes.
+pub(crate) type Batch = BTreeMap<Key, Option<Value>>;
+/// What a scan answers: `Break` when the visitor stopped it.
+pub(crate) type Scanned = Result<ControlFlow<()>, MetaError>;
+/// Sees each key of a scan with its value, and says whether to go on.
+pub(crate) type Visit<'a> = dyn FnMut(&Key, &[u8]) -> Scanned + 'a;
+/// What a read does with its view.
+pub(crate) type Read<'a> = dyn FnMut(&dyn View) -> Result<(), MetaError> + 'a;
+/// What a transaction does: it may be run again.
+pub(crate) type Write<'a> = dyn FnMut(&dyn View) -> Result<Batch, MetaError> + 'a;
+
+/// Order of a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Rising keys.
+    Forward,
+    /// Falling keys.
+    Backward,
+}
+
+impl Direction {
+    /// Does `a` come before `b`?
+    fn before(self, a: &Key, b: &Key) -> bool {
+        match self {
+            Self::Forward => a < b,
+            Self::Backward => a > b,
+        }
+    }
+}
+
+/// All keys at one moment.
+pub(crate) trait View {
+    /// The value of a key.
+    fn get(&self, key: &Key) -> Result<Option<Value>, MetaError>;
+    /// Shows the keys of a range to the visitor, in order.
+    fn scan(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned;
+}
+
+/// An engine.
+#[async_trait]
+pub(crate) trait Kv: Send + Sync + 'static {
+    /// Reads what is visible now.
+    fn read(&self, body: &mut Read<'_>) -> Result<(), MetaError>;
+    /// Reads what is durable: an earlier state.
+    fn read_durable(&self, body: &mut Read<'_>) -> Result<(), MetaError>;
+    /// Runs a transaction.
+    fn transact(&self, body: &mut Write<'_>) -> Result<(), MetaError>;
+    /// Returns when everything that was visible at the call is durable. After an error nothing is
+    /// lost: it is tried again with the next sync.
+    async fn sync(&self) -> Result<(), MetaError>;
+}
+
+/// No key at all: what lies below everything.
+pub(crate) struct Nothing;
+
+impl View for Nothing {
+    fn get(&self, _: &Key) -> Result<Option<Value>, MetaError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: Range<Key>, _: Direction, _: &mut Visit<'_>) -> Scanned {
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// Writes over a view.
+pub(crate) struct Over<'a, V: ?Sized> {
+    /// The newer writes.
+    pub(crate) writes: &'a Batch,
+    /// What they lie over.
+    pub(crate) below: &'a V,
+}
+
+impl<V: View + ?Sized> View for Over<'_, V> {
+    fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
+        match self.writes.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => self.below.get(key),
+        }
+    }
+
+    fn scan(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned {
+        let mut newer = self.writes.range(range.clone());
+        let mut next = || match direction {
+            Direction::Forward => newer.next(),
+            Direction::Backward => newer.next_back(),
+        };
+        let show = |key: &Key, value: &Option<Value>, visit: &mut Visit<'_>| match value {
+            Some(value) => visit(key, value),
+            None => Ok(ControlFlow::Continue(())),
+        };
+        let mut head = next();
+        let flow = self.below.scan(range, direction, &mut |key, value| {
+            while let Some((newer, written)) = head {
+                if newer == key {
+                    head = next();
+                    return show(newer, written, visit);
+                }
+                if !direction.before(newer, key) {
+                    break;
+                }
+                head = next();
+                if show(newer, written, visit)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            visit(key, value)
+        })?;
+        if flow.is_break() {
+            return Ok(flow);
+        }
+        while let Some((key, value)) = head {
+            head = next();
+            if show(key, value, visit)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}

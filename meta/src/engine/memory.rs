@@ -1,0 +1,66 @@
+//! The engine of tests: everything in memory, with a line between what is durable and what is not,
+//! so that a crash can be tried.
+
+use async_trait::async_trait;
+use parking_lot::RwLock;
+
+use super::{Batch, Kv, Nothing, Over, Read, Write};
+use crate::store::MetaError;
+
+/// Keys in memory. What was not synced is gone after [`MemoryKv::crash`].
+#[derive(Default)]
+pub(crate) struct MemoryKv {
+    state: RwLock<State>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    pending: Batch,
+    durable: Batch,
+}
+
+impl MemoryKv {
+    /// What a power loss leaves of it.
+    #[cfg(test)]
+    pub(crate) fn crash(&self) -> Self {
+        let durable = self.state.read().durable.clone();
+        Self { state: RwLock::new(State { pending: Batch::new(), durable }) }
+    }
+}
+
+#[async_trait]
+impl Kv for MemoryKv {
+    fn read(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
+        let state = self.state.read();
+        body(&Over {
+            writes: &state.pending,
+            below: &Over { writes: &state.durable, below: &Nothing },
+        })
+    }
+
+    fn read_durable(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
+        let state = self.state.read();
+        body(&Over { writes: &state.durable, below: &Nothing })
+    }
+
+    fn transact(&self, body: &mut Write<'_>) -> Result<(), MetaError> {
+        let mut state = self.state.write();
+        let batch = body(&Over {
+            writes: &state.pending,
+            below: &Over { writes: &state.durable, below: &Nothing },
+        })?;
+        state.pending.extend(batch);
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), MetaError> {
+        let State { pending, durable } = &mut *self.state.write();
+        for (key, value) in std::mem::take(pending) {
+            match value {
+                Some(_) => durable.insert(key, value),
+                None => durable.remove(&key),
+            };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! The schema: every kind of key in a volume's key space, one file each.
+//!
+//! A key starts with a tag byte, then big-endian numbers, so that the order of bytes is the order
+//! of what they mean. All keys fit in [`KEY_MAX`] bytes and live inline, without an allocation:
+//! names are hashed, and those of one hash share a value.
+//!
+//! | tag | file           | key                    | value                                  |
+//! |-----|----------------|------------------------|----------------------------------------|
+//! | `V` | [`volume`]     |                        | what the volume is                     |
+//! | `C` | [`counters`]   |                        | counters, next inode number            |
+//! | `S` | [`session`]    | session                | empty: the session was not closed      |
+//! | `I` | [`inode`]      | inode                  | its attributes                         |
+//! | `D` | [`dentry`]     | parent, hash of name   | entries with that hash                 |
+//! | `L` | [`symlink`]    | inode                  | target of a symbolic link              |
+//! | `E` | [`extent`]     | inode, end             | length and place of a run of bytes     |
+//! | `X` | [`xattr`]      | inode, hash of name    | attributes with that hash              |
+//! | `B` | [`blob`]       | blob id                | live bytes, flags                      |
+//! | `G` | [`garbage`]    | blob id                | empty: it has no live byte             |
+//! | `O` | [`orphan`]     | session, inode         | empty: unlinked, perhaps still open    |
+
+pub(crate) mod blob;
+pub(crate) mod counters;
+pub(crate) mod dentry;
+pub(crate) mod extent;
+pub(crate) mod garbage;
+pub(crate) mod inode;
+pub(crate) mod orphan;
+pub(crate) mod session;
+pub(crate) mod symlink;
+pub(crate) mod volume;
+pub(crate) mod xattr;
+
+use std::fmt;
+
+/// Longest key, in bytes.
+pub(crate) const KEY_MAX: usize = 31;
+
+/// A key, inline. Ordered as its bytes are: the padding is zeros and the length breaks ties.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    bytes: [u8; KEY_MAX],
+    len: u8,
+}
+
+impl Key {
+    /// From its bytes; `None` if there are too many.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut key = Self { bytes: [0; KEY_MAX], len: bytes.len().try_into().ok()? };
+        key.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(key)
+    }
+
+    /// A tag alone.
+    pub(crate) fn tag(tag: u8) -> Self {
+        let mut key = Self { bytes: [0; KEY_MAX], len: 1 };
+        key.bytes[0] = tag;
+        key
+    }
+
+    /// The key with a big-endian number appended.
+    pub(crate) fn with(mut self, number: u64) -> Self {
+        let at = usize::from(self.len);
+        self.bytes[at..at + 8].copy_from_slice(&number.to_be_bytes());
+        self.len += 8;
+        self
+    }
+
+    /// The key with bytes appended.
+    pub(crate) fn with_bytes(mut self, bytes: &[u8]) -> Self {
+        let at = usize::from(self.len);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u8;
+        self
+    }
+
+    /// Its bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The first key after all that start with this one.
+    ///
+    /// # Panics
+    /// If all its bytes are 255: no tag is.
+    pub(crate) fn after_prefix(mut self) -> Self {
+        while let Some(last) = self.len.checked_sub(1).map(usize::from) {
+            if self.bytes[last] < u8::MAX {
+                self.bytes[last] += 1;
+                return self;
+            }
+            self.bytes[last] = 0;
+            self.len -= 1;
+        }
+        unreachable!("a key starts with a tag below 255")
+    }
+
+    /// The next key in order: nothing lies between.
+    pub(crate) fn successor(self) -> Self {
+        self.with_bytes(&[0])
+    }
+
+    /// What follows the tag, if it is this one.
+    fn body(&self, tag: u8) -> Option<&[u8]> {
+        self.as_bytes().strip_prefix(&[tag])
+    }
+
+    /// The one number that follows the tag.
+    fn one(&self, tag: u8) -> Option<u64> {
+        Some(u64::from_be_bytes(self.body(tag)?.try_into().ok()?))
+    }
+
+    /// The two numbers that follow the tag.
+    fn two(&self, tag: u8) -> Option<(u64, u64)> {
+        let (first, second) = self.body(tag)?.split_first_chunk::<8>()?;
+        Some((u64::from_be_bytes(*first), u64::from_be_bytes(second.try_into().ok()?)))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tag, body) =
+            self.as_bytes().split_first().map_or(('-', &[][..]), |(t, b)| (char::from(*t), b));
+        write!(f, "{tag}:{body:02x?}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn keys_are_ordered_as_their_bytes(
+            a in proptest::collection::vec(0u8..3, 0..KEY_MAX),
+            b in proptest::collection::vec(0u8..3, 0..KEY_MAX),
+        ) {
+            let key = |bytes: &[u8]| Key::from_bytes(bytes).unwrap();
+            prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
+            let whole = key(&a);
+            prop_assert_eq!(whole.as_bytes(), &a[..]);
+            prop_assert!(key(&a).successor() > key(&a));
+        }
+
+        #[test]
+        fn a_prefix_ends_where_it_should(body in proptest::collection::vec(any::<u8>(), 0..10), tail: u64) {
+            let prefix = Key::tag(b'I').with_bytes(&body);
+            prop_assert!(prefix.with(tail) < prefix.after_prefix());
+            prop_assert!(prefix.with(u64::MAX) < prefix.after_prefix());
+            prop_assert!(!prefix.after_prefix().as_bytes().starts_with(prefix.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn too_many_bytes_are_no_key() {
+        assert_eq!(Key::from_bytes(&[1; KEY_MAX + 1]), None);
+        assert_eq!(Key::from_bytes(&[1; 300]), None);
+    }
+}

@@ -1,0 +1,38 @@
+//! `G` blob id, empty value: the blob has a record and no live byte, and waits to be deleted.
+
+use proto::id::BlobId;
+
+use super::Key;
+
+const TAG: u8 = b'G';
+
+/// Key of a blob's mark.
+pub(crate) fn key(id: &BlobId) -> Key {
+    Key::tag(TAG).with_bytes(&id.to_bytes())
+}
+
+/// The blob a key names.
+pub(crate) fn parse(key: &Key) -> Option<BlobId> {
+    BlobId::from_bytes(key.body(TAG)?)
+}
+
+/// Start of all marks.
+pub(crate) fn all() -> Key {
+    Key::tag(TAG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{SessionId, VolumeId};
+    use proto::scheme::Scheme;
+
+    proptest::proptest! {
+        #[test]
+        fn it_is_read_back(session: u64, sequence: u64) {
+            let scheme = Scheme::erasure(4, 2).unwrap();
+            let id = BlobId::new(VolumeId(1), SessionId(session), sequence, 9, scheme).unwrap();
+            proptest::prop_assert_eq!(parse(&key(&id)), Some(id));
+        }
+    }
+}

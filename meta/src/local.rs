@@ -1,0 +1,381 @@
+//! [`LocalMeta`]: the metadata of one volume, kept by an engine of this process.
+//!
+//! Each method is one transaction (long ones a few) and never waits for the disk, except
+//! [`MetaStore::sync`], [`MetaStore::close_session`], and back-pressure when far too much is
+//! unsynced.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use proto::id::{BlobId, SessionId};
+
+use crate::engine::Kv;
+use crate::key;
+use crate::key::volume::VolumeRecord;
+use crate::name::{self, Hasher};
+use crate::ops::{Step, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
+use crate::store::{
+    Attr, BlobRecord, Caller, DirEntry, Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob,
+    NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage, VolumeInfo,
+};
+use crate::txn::{Context, Txn, damaged};
+use crate::volume::Lock;
+
+/// Tells the time.
+pub(crate) type Clock = fn() -> Time;
+
+/// The time of this machine.
+pub(crate) fn wall_clock() -> Time {
+    let now = SystemTime::now();
+    match now.duration_since(UNIX_EPOCH) {
+        Ok(after) => Time { secs: after.as_secs() as i64, nanos: after.subsec_nanos() },
+        Err(_) => Time::default(),
+    }
+}
+
+/// What differs in tests.
+#[derive(Clone, Copy)]
+pub(crate) struct Seams {
+    /// Tells the time.
+    pub(crate) clock: Clock,
+    /// Hashes names.
+    pub(crate) hasher: Hasher,
+}
+
+impl Default for Seams {
+    fn default() -> Self {
+        Self { clock: wall_clock, hasher: name::hash }
+    }
+}
+
+/// The metadata of a volume, opened.
+pub struct LocalMeta {
+    kv: Box<dyn Kv>,
+    record: VolumeRecord,
+    session: SessionId,
+    seams: Seams,
+    /// Held until the engine above is gone.
+    _lock: Option<Lock>,
+}
+
+impl LocalMeta {
+    /// Opens a new session on a formatted key space. The session's number is durable before it is
+    /// used.
+    pub(crate) async fn open(
+        kv: Box<dyn Kv>,
+        record: VolumeRecord,
+        seams: Seams,
+        lock: Option<Lock>,
+    ) -> Result<Self, MetaError> {
+        let mut meta = Self { kv, record, session: SessionId(0), seams, _lock: lock };
+        meta.session = meta.write(sessions::open)?;
+        meta.kv.sync().await?;
+        Ok(meta)
+    }
+
+    fn context(&self) -> Context {
+        Context {
+            seed: self.record.seed,
+            hasher: self.seams.hasher,
+            session: self.session,
+            now: (self.seams.clock)(),
+        }
+    }
+
+    /// Runs a transaction.
+    fn write<R>(
+        &self,
+        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
+    ) -> Result<R, MetaError> {
+        let mut answer = None;
+        self.kv.transact(&mut |view| {
+            let mut txn = Txn::new(view, self.context());
+            answer = Some(body(&mut txn)?);
+            txn.finish()
+        })?;
+        Ok(answer.expect("a transaction that succeeded has run"))
+    }
+
+    /// Runs a transaction that writes nothing.
+    pub(crate) fn read<R>(
+        &self,
+        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
+    ) -> Result<R, MetaError> {
+        let mut answer = None;
+        self.kv.read(&mut |view| {
+            answer = Some(body(&mut Txn::new(view, self.context()))?);
+            Ok(())
+        })?;
+        Ok(answer.expect("a read that succeeded has run"))
+    }
+
+    /// Runs a long operation on a range, one transaction after another.
+    fn write_steps(
+        &self,
+        mut start: u64,
+        mut step: impl FnMut(&mut Txn<'_>, u64) -> Result<Step<Attr, u64>, MetaError>,
+    ) -> Result<Attr, MetaError> {
+        loop {
+            match self.write(|txn| step(txn, start))? {
+                Step::More(from) => start = from,
+                Step::Done(attr) => return Ok(attr),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl MetaStore for LocalMeta {
+    fn volume(&self) -> VolumeInfo {
+        self.record.info.clone()
+    }
+
+    fn session(&self) -> SessionId {
+        self.session
+    }
+
+    async fn usage(&self) -> Result<Usage, MetaError> {
+        self.read(|txn| txn.counters().map(|counters| counters.usage))
+    }
+
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
+        self.read(|txn| names::lookup(txn, parent, name))
+    }
+
+    async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        node: NewNode,
+    ) -> Result<Attr, MetaError> {
+        self.write(|txn| names::create(txn, caller, parent, name, mode, &node))
+    }
+
+    async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
+        self.write(|txn| names::link(txn, ino, parent, name))
+    }
+
+    async fn unlink(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+    ) -> Result<Unlinked, MetaError> {
+        self.write(|txn| names::unlink(txn, caller, parent, name))
+    }
+
+    async fn rmdir(&self, caller: Caller, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
+        self.write(|txn| names::rmdir(txn, caller, parent, name))
+    }
+
+    async fn rename(
+        &self,
+        caller: Caller,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        self.write(|txn| rename::rename(txn, caller, from, to, mode))
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError> {
+        self.read(|txn| names::readlink(txn, ino))
+    }
+
+    async fn readdir(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        limit: usize,
+    ) -> Result<Vec<DirEntry>, MetaError> {
+        self.read(|txn| list::readdir(txn, ino, cookie, limit))
+    }
+
+    async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError> {
+        self.read(|txn| attr::getattr(txn, ino))
+    }
+
+    async fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attr, MetaError> {
+        self.write(|txn| attr::setattr(txn, caller, ino, &set))
+    }
+
+    async fn clear_privileges(&self, ino: Ino) -> Result<(), MetaError> {
+        self.write(|txn| attr::clear_privileges(txn, ino))
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError> {
+        self.read(|txn| xattr::get(txn, ino, name))
+    }
+
+    async fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        must: Option<bool>,
+    ) -> Result<(), MetaError> {
+        self.write(|txn| xattr::set(txn, ino, name, value, must))
+    }
+
+    async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError> {
+        self.read(|txn| xattr::list(txn, ino))
+    }
+
+    async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), MetaError> {
+        self.write(|txn| xattr::remove(txn, ino, name))
+    }
+
+    async fn extents(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<Extent>, MetaError> {
+        self.read(|txn| content::extents(txn, ino, &range, limit))
+    }
+
+    async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
+        self.write(|txn| content::commit(txn, blobs, files))
+    }
+
+    async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError> {
+        loop {
+            if let Step::Done(attr) = self.write(|txn| content::truncate(txn, ino, size))? {
+                return Ok(attr);
+            }
+        }
+    }
+
+    async fn clear_range(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        allocate: bool,
+        grow: bool,
+    ) -> Result<Attr, MetaError> {
+        self.write_steps(range.start, |txn, at| {
+            content::clear_range(txn, ino, &(at..range.end), allocate, grow)
+        })
+    }
+
+    async fn allocate(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, MetaError> {
+        self.write_steps(range.start, |txn, at| content::allocate(txn, ino, &(at..range.end), grow))
+    }
+
+    async fn clone_range(
+        &self,
+        from: Ino,
+        range: Range<u64>,
+        to: Ino,
+        to_offset: u64,
+    ) -> Result<Attr, MetaError> {
+        self.write_steps(range.start, |txn, at| {
+            let to_offset =
+                to_offset.checked_add(at - range.start).ok_or(MetaError::FileTooLarge)?;
+            content::clone_range(txn, from, &(at..range.end), to, to_offset)
+        })
+    }
+
+    async fn orphans(&self) -> Result<Vec<Ino>, MetaError> {
+        self.read(|txn| orphans::of_others(txn, self.session))
+    }
+
+    async fn reap(&self, mut inos: &[Ino]) -> Result<(), MetaError> {
+        while let Step::More(done) = self.write(|txn| orphans::reap(txn, inos))? {
+            inos = &inos[done..];
+        }
+        Ok(())
+    }
+
+    async fn garbage(&self, limit: usize) -> Result<Vec<BlobId>, MetaError> {
+        let mut found = Vec::new();
+        let mut after = None;
+        while found.len() < limit {
+            // What is marked durably, less what has been forgotten since.
+            let mut marked = Vec::new();
+            self.kv.read_durable(&mut |view| {
+                marked = blobs::garbage(view, after, limit)?;
+                Ok(())
+            })?;
+            let Some(last) = marked.last() else { break };
+            after = Some(*last);
+            self.read(|txn| {
+                for id in &marked {
+                    if found.len() < limit && blobs::is_garbage(txn, id)? {
+                        found.push(*id);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError> {
+        self.write(|txn| blobs::forget(txn, ids))
+    }
+
+    async fn blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRecord>, MetaError> {
+        self.read(|txn| blobs::list(txn, after, limit))
+    }
+
+    async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError> {
+        self.write(|txn| {
+            blobs::adopt(txn, ids);
+            Ok(())
+        })
+    }
+
+    async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError> {
+        self.write(|txn| content::relocate(txn, blobs, moves))
+    }
+
+    async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError> {
+        self.read(|txn| sessions::others(txn, self.session))
+    }
+
+    async fn forget_session(&self, session: SessionId) -> Result<(), MetaError> {
+        if session == self.session {
+            return Err(MetaError::Invalid("the session is alive"));
+        }
+        self.write(|txn| {
+            sessions::forget(txn, session);
+            Ok(())
+        })
+    }
+
+    async fn close_session(&self) -> Result<(), MetaError> {
+        let own = self.read(|txn| orphans::of_session(txn, self.session))?;
+        self.reap(&own).await?;
+        self.write(|txn| {
+            sessions::forget(txn, self.session);
+            Ok(())
+        })?;
+        self.kv.sync().await
+    }
+
+    async fn sync(&self) -> Result<(), MetaError> {
+        self.kv.sync().await
+    }
+}
+
+/// The record of a volume in a key space; `None` if there is none.
+pub(crate) fn volume_record(kv: &dyn Kv) -> Result<Option<Arc<[u8]>>, MetaError> {
+    let mut value = None;
+    kv.read(&mut |view| {
+        value = view.get(&key::volume::key())?;
+        if value.is_some() && view.get(&key::counters::key())?.is_none() {
+            return Err(damaged("the counters"));
+        }
+        Ok(())
+    })?;
+    Ok(value)
+}

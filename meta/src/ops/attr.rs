@@ -1,0 +1,47 @@
+//! Attributes: stat, chmod, chown, utimens, and what a write takes away.
+
+use super::xattr;
+use crate::perm;
+use crate::store::{Attr, Caller, Ino, MetaError, SetAttr};
+use crate::txn::Txn;
+
+/// The extended attribute that holds a file's capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// stat(2).
+pub(crate) fn getattr(txn: &Txn<'_>, ino: Ino) -> Result<Attr, MetaError> {
+    txn.inode(ino).map(|inode| inode.stat())
+}
+
+/// chmod, chown and utimens.
+pub(crate) fn setattr(
+    txn: &mut Txn<'_>,
+    caller: Caller,
+    ino: Ino,
+    set: &SetAttr,
+) -> Result<Attr, MetaError> {
+    let mut inode = txn.inode(ino)?;
+    let mut attr = perm::change(caller, &inode.attr, set)?;
+    if [set.atime, set.mtime, set.ctime].iter().flatten().any(|t| t.nanos >= 1_000_000_000) {
+        return Err(MetaError::Invalid("a time with a billion nanoseconds or more"));
+    }
+    attr.atime = set.atime.unwrap_or(attr.atime);
+    attr.mtime = set.mtime.unwrap_or(attr.mtime);
+    attr.ctime = set.ctime.unwrap_or(txn.now());
+    inode.attr = attr;
+    txn.put_inode(&inode);
+    Ok(inode.stat())
+}
+
+/// Clears what a write by an unprivileged caller must.
+pub(crate) fn clear_privileges(txn: &mut Txn<'_>, ino: Ino) -> Result<(), MetaError> {
+    let mut inode = txn.inode(ino)?;
+    let had_capability = xattr::take(txn, &mut inode, CAPABILITY)?;
+    let mode = perm::without_privileges(inode.attr.mode);
+    if mode != inode.attr.mode || had_capability {
+        inode.attr.mode = mode;
+        inode.attr.ctime = txn.now();
+        txn.put_inode(&inode);
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Records of blobs: which there are, which are garbage.
+
+use std::ops::ControlFlow;
+
+use proto::id::BlobId;
+
+use crate::engine::View;
+use crate::key;
+use crate::store::{BlobRecord, MetaError, NewBlob};
+use crate::txn::{Txn, damaged};
+
+/// Blobs marked as garbage in a view (of what is durable), as long as `wanted` says so, at most
+/// `limit`.
+pub(crate) fn garbage(
+    view: &dyn View,
+    after: Option<BlobId>,
+    limit: usize,
+) -> Result<Vec<BlobId>, MetaError> {
+    let start = after.map_or(key::garbage::all(), |id| key::garbage::key(&id).successor());
+    let mut found = Vec::new();
+    if limit == 0 {
+        return Ok(found);
+    }
+    let _ = view.scan(
+        start..key::garbage::all().after_prefix(),
+        crate::engine::Direction::Forward,
+        &mut |key, _| {
+            found.push(key::garbage::parse(key).ok_or_else(|| damaged("a blob's id"))?);
+            Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        },
+    )?;
+    Ok(found)
+}
+
+/// Is it garbage still?
+pub(crate) fn is_garbage(txn: &Txn<'_>, id: &BlobId) -> Result<bool, MetaError> {
+    Ok(txn.get(&key::garbage::key(id))?.is_some())
+}
+
+/// Records of deleted blobs go.
+pub(crate) fn forget(txn: &mut Txn<'_>, ids: &[BlobId]) -> Result<(), MetaError> {
+    ids.iter().try_for_each(|id| txn.forget_blob(id))
+}
+
+/// Records after `after`, in order.
+pub(crate) fn list(
+    txn: &Txn<'_>,
+    after: Option<BlobId>,
+    limit: usize,
+) -> Result<Vec<BlobRecord>, MetaError> {
+    let start = after.map_or(key::blob::all(), |id| key::blob::key(&id).successor());
+    let mut found = Vec::new();
+    if limit == 0 {
+        return Ok(found);
+    }
+    let _ = txn.scan(start..key::blob::all().after_prefix(), &mut |key, value| {
+        let record = key::blob::parse(key).and_then(|id| key::blob::decode(id, value));
+        found.push(record.ok_or_else(|| damaged("a blob's record"))?);
+        Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(found)
+}
+
+/// Records garbage that metadata never knew. What it knows is left as it is.
+pub(crate) fn adopt(txn: &mut Txn<'_>, ids: &[BlobId]) {
+    ids.iter().for_each(|id| txn.add_blob(NewBlob { id: *id, degraded: false }));
+}

@@ -1,0 +1,230 @@
+//! Names: lookup, create, link, unlink, rmdir.
+
+use crate::inode::Inode;
+use crate::key;
+use crate::name::Name;
+use crate::perm;
+use crate::store::{Attr, Caller, Ino, Kind, LINK_MAX, MetaError, NewNode, SYMLINK_MAX, Unlinked};
+use crate::txn::{Txn, damaged};
+
+/// What a name of a directory is.
+pub(crate) fn lookup(txn: &Txn<'_>, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
+    let name = Name::parse(name)?;
+    let ino = match name {
+        Name::Itself => parent,
+        Name::Parent => txn.directory(parent)?.parent,
+        Name::Entry(name) => match txn.entry(parent, name)? {
+            Some(ino) => return named(txn, ino).map(|inode| inode.stat()),
+            // Only now does it matter what the parent is.
+            None => return Err(txn.directory(parent).err().unwrap_or(MetaError::NotFound)),
+        },
+    };
+    Ok(txn.directory(ino)?.stat())
+}
+
+/// The inode that an entry names: it is there.
+pub(crate) fn named(txn: &Txn<'_>, ino: Ino) -> Result<Inode, MetaError> {
+    txn.find_inode(ino)?.ok_or_else(|| damaged("a directory entry"))
+}
+
+/// A directory that still has a name, so that names may be added to it.
+pub(crate) fn living_directory(txn: &Txn<'_>, ino: Ino) -> Result<Inode, MetaError> {
+    let dir = txn.directory(ino)?;
+    if dir.attr.nlink == 0 { Err(MetaError::NotFound) } else { Ok(dir) }
+}
+
+/// Creates an inode with a name.
+pub(crate) fn create(
+    txn: &mut Txn<'_>,
+    caller: Caller,
+    parent: Ino,
+    name: &[u8],
+    mode: u32,
+    node: &NewNode,
+) -> Result<Attr, MetaError> {
+    let name = Name::entry(name, MetaError::Exists)?;
+    let mut dir = living_directory(txn, parent)?;
+    if txn.entry(parent, name)?.is_some() {
+        return Err(MetaError::Exists);
+    }
+    let mut counters = txn.counters()?;
+    let ino = Ino(counters.next_ino);
+    counters.next_ino += 1;
+    counters.usage.inodes += 1;
+    let inode = new_inode(txn, caller, &dir, ino, mode, node)?;
+    txn.set_counters(counters);
+    if let NewNode::Symlink(target) = node {
+        txn.put(key::symlink::key(ino), target);
+    }
+    txn.add_entry(parent, name, ino)?;
+    txn.put_inode(&inode);
+    dir.attr.size += 1;
+    if inode.is_dir() {
+        dir.attr.nlink += 1;
+    }
+    dir.touch_content(txn.now());
+    txn.put_inode(&dir);
+    Ok(inode.stat())
+}
+
+fn new_inode(
+    txn: &Txn<'_>,
+    caller: Caller,
+    dir: &Inode,
+    ino: Ino,
+    mode: u32,
+    node: &NewNode,
+) -> Result<Inode, MetaError> {
+    let (kind, rdev, size, mode) = match node {
+        NewNode::File => (Kind::File, 0, 0, mode),
+        NewNode::Directory => (Kind::Directory, 0, 0, mode),
+        NewNode::Symlink(target) => {
+            match target.len() {
+                0 => return Err(MetaError::NotFound),
+                len if len > SYMLINK_MAX => return Err(MetaError::NameTooLong),
+                _ => {}
+            }
+            (Kind::Symlink, 0, target.len() as u64, 0o777)
+        }
+        NewNode::Special(kind @ (Kind::CharDevice | Kind::BlockDevice), rdev) => {
+            (*kind, *rdev, 0, mode)
+        }
+        NewNode::Special(kind @ (Kind::Fifo | Kind::Socket), _) => (*kind, 0, 0, mode),
+        NewNode::Special(..) => return Err(MetaError::Invalid("not a special file")),
+    };
+    let (gid, mode) = perm::inherit(caller, &dir.attr, kind, mode);
+    let now = txn.now();
+    let is_dir = kind == Kind::Directory;
+    let attr = Attr {
+        ino,
+        kind,
+        mode,
+        nlink: if is_dir { 2 } else { 1 },
+        uid: caller.uid,
+        gid,
+        rdev,
+        size,
+        stored: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+    };
+    let parent = if is_dir { dir.attr.ino } else { Ino(0) };
+    Ok(Inode { attr, xattrs: 0, parent, orphan_of: None })
+}
+
+/// Another name for an inode that is no directory.
+pub(crate) fn link(
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    parent: Ino,
+    name: &[u8],
+) -> Result<Attr, MetaError> {
+    let name = Name::entry(name, MetaError::Exists)?;
+    let mut inode = txn.inode(ino)?;
+    if inode.is_dir() {
+        return Err(MetaError::NotPermitted);
+    }
+    let mut dir = living_directory(txn, parent)?;
+    if inode.attr.nlink == 0 {
+        return Err(MetaError::NotFound);
+    }
+    if txn.entry(parent, name)?.is_some() {
+        return Err(MetaError::Exists);
+    }
+    if inode.attr.nlink >= LINK_MAX {
+        return Err(MetaError::TooManyLinks);
+    }
+    txn.add_entry(parent, name, ino)?;
+    inode.attr.nlink += 1;
+    inode.attr.ctime = txn.now();
+    txn.put_inode(&inode);
+    dir.attr.size += 1;
+    dir.touch_content(txn.now());
+    txn.put_inode(&dir);
+    Ok(inode.stat())
+}
+
+/// Takes a name of a non-directory away.
+pub(crate) fn unlink(
+    txn: &mut Txn<'_>,
+    caller: Caller,
+    parent: Ino,
+    name: &[u8],
+) -> Result<Unlinked, MetaError> {
+    let name = Name::entry(name, MetaError::IsDirectory)?;
+    let dir = txn.directory(parent)?;
+    let ino = txn.entry(parent, name)?.ok_or(MetaError::NotFound)?;
+    let inode = named(txn, ino)?;
+    perm::may_delete(caller, &dir.attr, &inode.attr)?;
+    if inode.is_dir() {
+        return Err(MetaError::IsDirectory);
+    }
+    take_away(txn, dir, name, inode)
+}
+
+/// Takes an empty directory away.
+pub(crate) fn rmdir(
+    txn: &mut Txn<'_>,
+    caller: Caller,
+    parent: Ino,
+    name: &[u8],
+) -> Result<Unlinked, MetaError> {
+    let name = match Name::parse(name)? {
+        Name::Entry(name) => name,
+        Name::Itself => return Err(MetaError::Invalid("a directory cannot take itself away")),
+        Name::Parent => return Err(MetaError::NotEmpty),
+    };
+    let dir = txn.directory(parent)?;
+    let ino = txn.entry(parent, name)?.ok_or(MetaError::NotFound)?;
+    let inode = named(txn, ino)?;
+    perm::may_delete(caller, &dir.attr, &inode.attr)?;
+    if !inode.is_dir() {
+        return Err(MetaError::NotDirectory);
+    }
+    if inode.attr.size > 0 {
+        return Err(MetaError::NotEmpty);
+    }
+    take_away(txn, dir, name, inode)
+}
+
+fn take_away(
+    txn: &mut Txn<'_>,
+    mut dir: Inode,
+    name: &[u8],
+    mut inode: Inode,
+) -> Result<Unlinked, MetaError> {
+    txn.remove_entry(dir.attr.ino, name)?;
+    dir.attr.size = dir.attr.size.checked_sub(1).ok_or_else(|| damaged("a directory's count"))?;
+    if inode.is_dir() {
+        dir.attr.nlink -= 1;
+    }
+    dir.touch_content(txn.now());
+    txn.put_inode(&dir);
+    Ok(drop_name(txn, &mut inode))
+}
+
+/// An inode loses a name; with the last one (a directory has but one) it becomes an orphan.
+pub(crate) fn drop_name(txn: &mut Txn<'_>, inode: &mut Inode) -> Unlinked {
+    let attr = &mut inode.attr;
+    attr.nlink = if attr.kind == Kind::Directory { 0 } else { attr.nlink.saturating_sub(1) };
+    attr.ctime = txn.now();
+    let orphan = attr.nlink == 0;
+    let ino = attr.ino;
+    if orphan {
+        inode.orphan_of = Some(txn.session());
+        txn.put(key::orphan::key(txn.session(), ino), &[]);
+    }
+    txn.put_inode(inode);
+    Unlinked { ino, orphan }
+}
+
+/// The target of a symbolic link.
+pub(crate) fn readlink(txn: &Txn<'_>, ino: Ino) -> Result<Vec<u8>, MetaError> {
+    if txn.inode(ino)?.attr.kind != Kind::Symlink {
+        return Err(MetaError::Invalid("not a symbolic link"));
+    }
+    let target = txn.get(&key::symlink::key(ino))?;
+    target.map(|t| t.to_vec()).ok_or_else(|| damaged("a symbolic link"))
+}

@@ -1,0 +1,172 @@
+//! rename(2): moves a name, replaces a target or swaps both.
+
+use super::names::{drop_name, living_directory, named};
+use crate::inode::Inode;
+use crate::name::Name;
+use crate::perm;
+use crate::store::{Caller, Ino, MetaError, ROOT, RenameMode, Unlinked};
+use crate::txn::{Txn, damaged};
+
+/// Moves a name; answers what the target named before, if it was replaced.
+pub(crate) fn rename(
+    txn: &mut Txn<'_>,
+    caller: Caller,
+    from: (Ino, &[u8]),
+    to: (Ino, &[u8]),
+    mode: RenameMode,
+) -> Result<Option<Unlinked>, MetaError> {
+    let dots = MetaError::Invalid("a directory cannot be moved under this name");
+    let from_name = Name::entry(from.1, dots.clone())?;
+    let to_name = Name::entry(to.1, dots)?;
+    let from_dir = txn.directory(from.0)?;
+    let to_dir = living_directory(txn, to.0)?;
+    let source = txn.entry(from.0, from_name)?.ok_or(MetaError::NotFound)?;
+    let source = named(txn, source)?;
+    let target = match txn.entry(to.0, to_name)? {
+        Some(ino) => Some(named(txn, ino)?),
+        None => None,
+    };
+    match (mode, &target) {
+        (RenameMode::NoReplace, Some(_)) => return Err(MetaError::Exists),
+        (RenameMode::Exchange, None) => return Err(MetaError::NotFound),
+        _ => {}
+    }
+    refuse_loops(
+        txn,
+        &source,
+        to.0,
+        MetaError::Invalid("a directory cannot be moved into itself"),
+    )?;
+    if let Some(target) = &target {
+        let error = match mode {
+            RenameMode::Exchange => MetaError::Invalid("a directory cannot be moved into itself"),
+            _ => MetaError::NotEmpty,
+        };
+        refuse_loops(txn, target, from.0, error)?;
+        if target.attr.ino == source.attr.ino {
+            return Ok(None);
+        }
+        perm::may_delete(caller, &to_dir.attr, &target.attr)?;
+    }
+    perm::may_delete(caller, &from_dir.attr, &source.attr)?;
+    let ends = Ends { from: (from.0, from_name), to: (to.0, to_name) };
+    match (mode, target) {
+        (RenameMode::Exchange, Some(target)) => exchange(txn, &ends, source, target).map(|()| None),
+        (_, target) => replace(txn, &ends, source, target),
+    }
+}
+
+/// Both names.
+struct Ends<'a> {
+    from: (Ino, &'a [u8]),
+    to: (Ino, &'a [u8]),
+}
+
+/// Refuses to put a directory somewhere below itself.
+fn refuse_loops(
+    txn: &Txn<'_>,
+    moving: &Inode,
+    below: Ino,
+    error: MetaError,
+) -> Result<(), MetaError> {
+    if !moving.is_dir() {
+        return Ok(());
+    }
+    let mut at = below;
+    loop {
+        if at == moving.attr.ino {
+            return Err(error);
+        }
+        if at == ROOT {
+            return Ok(());
+        }
+        let parent = txn.directory(at)?.parent;
+        if parent == at {
+            return Err(damaged("the path of a directory"));
+        }
+        at = parent;
+    }
+}
+
+fn replace(
+    txn: &mut Txn<'_>,
+    ends: &Ends<'_>,
+    source: Inode,
+    target: Option<Inode>,
+) -> Result<Option<Unlinked>, MetaError> {
+    if let Some(target) = &target {
+        match (source.is_dir(), target.is_dir()) {
+            (true, false) => return Err(MetaError::NotDirectory),
+            (false, true) => return Err(MetaError::IsDirectory),
+            (true, true) if target.attr.size > 0 => return Err(MetaError::NotEmpty),
+            _ => {}
+        }
+    }
+    let (from, to) = (ends.from, ends.to);
+    txn.remove_entry(from.0, from.1)?;
+    let mut change_to = Change::default();
+    let gone = match target {
+        Some(mut target) => {
+            txn.replace_entry(to.0, to.1, source.attr.ino)?;
+            if target.is_dir() {
+                change_to.subdirs -= 1;
+            }
+            Some(drop_name(txn, &mut target))
+        }
+        None => {
+            txn.add_entry(to.0, to.1, source.attr.ino)?;
+            change_to.entries += 1;
+            None
+        }
+    };
+    let is_dir = i32::from(source.is_dir());
+    change_to.subdirs += is_dir;
+    change_directory(txn, from.0, Change { entries: -1, subdirs: -is_dir })?;
+    change_directory(txn, to.0, change_to)?;
+    moved(txn, source, to.0);
+    Ok(gone)
+}
+
+fn exchange(
+    txn: &mut Txn<'_>,
+    ends: &Ends<'_>,
+    source: Inode,
+    target: Inode,
+) -> Result<(), MetaError> {
+    let (from, to) = (ends.from, ends.to);
+    txn.replace_entry(from.0, from.1, target.attr.ino)?;
+    txn.replace_entry(to.0, to.1, source.attr.ino)?;
+    let to_source = i32::from(target.is_dir()) - i32::from(source.is_dir());
+    change_directory(txn, from.0, Change { entries: 0, subdirs: to_source })?;
+    change_directory(txn, to.0, Change { entries: 0, subdirs: -to_source })?;
+    moved(txn, source, to.0);
+    moved(txn, target, from.0);
+    Ok(())
+}
+
+/// What a rename does to a directory's counts.
+#[derive(Clone, Copy, Default)]
+struct Change {
+    entries: i64,
+    subdirs: i32,
+}
+
+/// Both ends may be one directory: the second change reads what the first has written.
+fn change_directory(txn: &mut Txn<'_>, ino: Ino, change: Change) -> Result<(), MetaError> {
+    let mut dir = txn.directory(ino)?;
+    let wrong = || damaged("a directory's count");
+    let attr = &mut dir.attr;
+    attr.size = attr.size.checked_add_signed(change.entries).ok_or_else(wrong)?;
+    attr.nlink = attr.nlink.checked_add_signed(change.subdirs).ok_or_else(wrong)?;
+    dir.touch_content(txn.now());
+    txn.put_inode(&dir);
+    Ok(())
+}
+
+fn moved(txn: &mut Txn<'_>, mut inode: Inode, to: Ino) {
+    inode.attr.ctime = txn.now();
+    if inode.is_dir() {
+        inode.parent = to;
+    }
+    txn.put_inode(&inode);
+}

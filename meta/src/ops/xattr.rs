@@ -1,0 +1,131 @@
+//! Extended attributes. Which namespaces there are and who may is the caller's concern.
+
+use std::ops::ControlFlow;
+
+use crate::inode::Inode;
+use crate::key;
+use crate::store::{Ino, MetaError, NAME_MAX, XATTR_VALUE_MAX};
+use crate::txn::{Txn, damaged};
+use crate::xattr;
+
+/// Most attributes of one inode.
+const COUNT_MAX: u32 = 1000;
+
+fn check_name(name: &[u8]) -> Result<(), MetaError> {
+    match name.len() {
+        0 => Err(MetaError::Invalid("empty attribute name")),
+        len if len > NAME_MAX => Err(MetaError::NameTooLong),
+        _ if name.contains(&0) => Err(MetaError::Invalid("attribute name with a zero byte")),
+        _ => Ok(()),
+    }
+}
+
+/// The value of an attribute.
+pub(crate) fn get(txn: &Txn<'_>, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError> {
+    check_name(name)?;
+    if txn.inode(ino)?.xattrs == 0 {
+        return Err(MetaError::NoAttribute);
+    }
+    let bucket = txn.get(&key::xattr::key(ino, txn.hash(name)))?.ok_or(MetaError::NoAttribute)?;
+    xattr::find(&bucket, name)?.map(<[u8]>::to_vec).ok_or(MetaError::NoAttribute)
+}
+
+/// Sets an attribute.
+pub(crate) fn set(
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    name: &[u8],
+    value: &[u8],
+    must: Option<bool>,
+) -> Result<(), MetaError> {
+    check_name(name)?;
+    if value.len() > XATTR_VALUE_MAX {
+        return Err(MetaError::AttributeTooLarge);
+    }
+    let mut inode = txn.inode(ino)?;
+    let key = key::xattr::key(ino, txn.hash(name));
+    let bucket = txn.get(&key)?;
+    let bucket = bucket.as_deref().unwrap_or_default();
+    match (xattr::find(bucket, name)?.is_some(), must) {
+        (true, Some(false)) => return Err(MetaError::Exists),
+        (false, Some(true)) => return Err(MetaError::NoAttribute),
+        (false, _) if inode.xattrs >= COUNT_MAX => return Err(MetaError::AttributeTooLarge),
+        (false, _) => inode.xattrs += 1,
+        (true, _) => {}
+    }
+    txn.put(key, &xattr::set(bucket, name, Some(value))?);
+    inode.attr.ctime = txn.now();
+    txn.put_inode(&inode);
+    Ok(())
+}
+
+/// Removes an attribute.
+pub(crate) fn remove(txn: &mut Txn<'_>, ino: Ino, name: &[u8]) -> Result<(), MetaError> {
+    check_name(name)?;
+    let mut inode = txn.inode(ino)?;
+    if !take(txn, &mut inode, name)? {
+        return Err(MetaError::NoAttribute);
+    }
+    inode.attr.ctime = txn.now();
+    txn.put_inode(&inode);
+    Ok(())
+}
+
+/// Takes an attribute away if it is there; putting the inode is the caller's.
+pub(crate) fn take(txn: &mut Txn<'_>, inode: &mut Inode, name: &[u8]) -> Result<bool, MetaError> {
+    if inode.xattrs == 0 {
+        return Ok(false);
+    }
+    let key = key::xattr::key(inode.attr.ino, txn.hash(name));
+    let Some(bucket) = txn.get(&key)? else { return Ok(false) };
+    if xattr::find(&bucket, name)?.is_none() {
+        return Ok(false);
+    }
+    txn.put_or_remove(key, &xattr::set(&bucket, name, None)?);
+    inode.xattrs -= 1;
+    Ok(true)
+}
+
+/// The names of all attributes.
+pub(crate) fn list(txn: &Txn<'_>, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError> {
+    let mut names = Vec::new();
+    if txn.inode(ino)?.xattrs == 0 {
+        return Ok(names);
+    }
+    each_bucket(txn, ino, |_, bucket| {
+        for entry in xattr::entries(bucket) {
+            let (name, _) = entry.ok_or_else(xattr::damaged)?;
+            names.push(name.to_vec());
+        }
+        Ok(())
+    })?;
+    Ok(names)
+}
+
+/// Removes all attributes of an inode that is going away.
+pub(crate) fn remove_all(txn: &mut Txn<'_>, inode: &Inode) -> Result<(), MetaError> {
+    if inode.xattrs == 0 {
+        return Ok(());
+    }
+    let mut hashes = Vec::new();
+    each_bucket(txn, inode.attr.ino, |hash, _| {
+        hashes.push(hash);
+        Ok(())
+    })?;
+    hashes.into_iter().for_each(|hash| txn.remove(key::xattr::key(inode.attr.ino, hash)));
+    Ok(())
+}
+
+fn each_bucket(
+    txn: &Txn<'_>,
+    ino: Ino,
+    mut visit: impl FnMut(u64, &[u8]) -> Result<(), MetaError>,
+) -> Result<(), MetaError> {
+    let start = key::xattr::of(ino);
+    txn.scan(start..start.after_prefix(), &mut |key, bucket| {
+        let (_, hash) = key::xattr::parse(key).ok_or_else(|| damaged("an extended attribute"))?;
+        visit(hash, bucket)?;
+        Ok(ControlFlow::Continue(()))
+    })
+    .map(drop)
+}

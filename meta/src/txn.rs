@@ -1,0 +1,402 @@
+//! A transaction as the operations see it: records instead of bytes, over the engine's view.
+//!
+//! Writes gather in memory and shadow what lies below; [`Txn::finish`] turns them into the engine's
+//! batch. Changes of one blob's live bytes are added up and written once per transaction, and the
+//! counters move with what they count.
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+
+use proto::id::{BlobId, SessionId};
+
+use crate::dentry;
+use crate::engine::{Batch, Direction, Over, Scanned, Value, View, Visit};
+use crate::extent;
+use crate::inode::Inode;
+use crate::key::counters::Counters;
+use crate::key::{self, Key};
+use crate::name::Hasher;
+use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time};
+
+/// What a transaction has to know besides its view.
+#[derive(Clone, Copy)]
+pub(crate) struct Context {
+    /// Seed of the hashes of names.
+    pub(crate) seed: u64,
+    /// The hash of names.
+    pub(crate) hasher: Hasher,
+    /// The session that is mounted.
+    pub(crate) session: SessionId,
+    /// The time of the operation.
+    pub(crate) now: Time,
+}
+
+/// Changes of one blob within a transaction.
+#[derive(Default)]
+struct BlobChange {
+    delta: i64,
+    new: Option<NewBlob>,
+}
+
+/// A transaction that is under way.
+pub(crate) struct Txn<'a> {
+    view: &'a dyn View,
+    writes: Batch,
+    context: Context,
+    counters: Option<Counters>,
+    counters_changed: bool,
+    blobs: BTreeMap<BlobId, BlobChange>,
+}
+
+impl<'a> Txn<'a> {
+    /// Nothing written yet.
+    pub(crate) fn new(view: &'a dyn View, context: Context) -> Self {
+        Self {
+            view,
+            writes: Batch::new(),
+            context,
+            counters: None,
+            counters_changed: false,
+            blobs: BTreeMap::new(),
+        }
+    }
+
+    /// The time of the operation.
+    pub(crate) fn now(&self) -> Time {
+        self.context.now
+    }
+
+    /// The session that is mounted.
+    pub(crate) fn session(&self) -> SessionId {
+        self.context.session
+    }
+
+    /// Hash of a name.
+    pub(crate) fn hash(&self, name: &[u8]) -> u64 {
+        (self.context.hasher)(name, self.context.seed)
+    }
+
+    /// The writes, with blobs and counters settled.
+    pub(crate) fn finish(mut self) -> Result<Batch, MetaError> {
+        for (id, change) in std::mem::take(&mut self.blobs) {
+            self.settle(id, &change)?;
+        }
+        if self.counters_changed
+            && let Some(counters) = self.counters
+        {
+            self.put(key::counters::key(), &counters.encode());
+        }
+        Ok(self.writes)
+    }
+
+    // Keys.
+
+    /// The value of a key.
+    pub(crate) fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
+        if self.writes.is_empty() {
+            return self.view.get(key);
+        }
+        Over { writes: &self.writes, below: self.view }.get(key)
+    }
+
+    /// Sets a key.
+    pub(crate) fn put(&mut self, key: Key, value: &[u8]) {
+        self.writes.insert(key, Some(Value::from(value)));
+    }
+
+    /// Removes a key.
+    pub(crate) fn remove(&mut self, key: Key) {
+        self.writes.insert(key, None);
+    }
+
+    /// Sets a key, or removes it when the value is empty.
+    pub(crate) fn put_or_remove(&mut self, key: Key, value: &[u8]) {
+        match value {
+            [] => self.remove(key),
+            _ => self.put(key, value),
+        }
+    }
+
+    /// Shows the keys of a range, rising.
+    pub(crate) fn scan(&self, range: Range<Key>, visit: &mut Visit<'_>) -> Scanned {
+        self.scan_in(range, Direction::Forward, visit)
+    }
+
+    fn scan_in(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned {
+        if self.writes.is_empty() {
+            return self.view.scan(range, direction, visit);
+        }
+        Over { writes: &self.writes, below: self.view }.scan(range, direction, visit)
+    }
+
+    // Counters.
+
+    /// The counters.
+    pub(crate) fn counters(&mut self) -> Result<Counters, MetaError> {
+        if let Some(counters) = self.counters {
+            return Ok(counters);
+        }
+        let value = self.get(&key::counters::key())?.ok_or_else(|| damaged("the counters"))?;
+        let counters = Counters::decode(&value).ok_or_else(|| damaged("the counters"))?;
+        self.counters = Some(counters);
+        Ok(counters)
+    }
+
+    /// Sets the counters.
+    pub(crate) fn set_counters(&mut self, counters: Counters) {
+        self.counters = Some(counters);
+        self.counters_changed = true;
+    }
+
+    // Inodes.
+
+    /// An inode that must be there.
+    pub(crate) fn inode(&self, ino: Ino) -> Result<Inode, MetaError> {
+        self.find_inode(ino)?.ok_or(MetaError::NotFound)
+    }
+
+    /// An inode, if it is there.
+    pub(crate) fn find_inode(&self, ino: Ino) -> Result<Option<Inode>, MetaError> {
+        let Some(value) = self.get(&key::inode::key(ino))? else { return Ok(None) };
+        Inode::decode(ino, &value).map(Some).ok_or_else(|| damaged("an inode"))
+    }
+
+    /// A directory that must be there.
+    pub(crate) fn directory(&self, ino: Ino) -> Result<Inode, MetaError> {
+        let inode = self.inode(ino)?;
+        if inode.is_dir() { Ok(inode) } else { Err(MetaError::NotDirectory) }
+    }
+
+    /// Sets an inode.
+    pub(crate) fn put_inode(&mut self, inode: &Inode) {
+        self.put(key::inode::key(inode.attr.ino), &inode.encode());
+    }
+
+    // Entries of directories.
+
+    /// What a name of a directory names.
+    pub(crate) fn entry(&self, parent: Ino, name: &[u8]) -> Result<Option<Ino>, MetaError> {
+        match self.get(&key::dentry::key(parent, self.hash(name)))? {
+            Some(bucket) => dentry::find(&bucket, name),
+            None => Ok(None),
+        }
+    }
+
+    /// Adds an entry; the name must be free. The directory's count is the caller's.
+    pub(crate) fn add_entry(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        ino: Ino,
+    ) -> Result<(), MetaError> {
+        self.edit_entry(parent, name, |bucket| dentry::insert(bucket, name, ino))
+    }
+
+    /// Takes an entry away.
+    pub(crate) fn remove_entry(&mut self, parent: Ino, name: &[u8]) -> Result<(), MetaError> {
+        self.edit_entry(parent, name, |bucket| dentry::remove(bucket, name))
+    }
+
+    /// Has an entry name something else; its cookie stays.
+    pub(crate) fn replace_entry(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        ino: Ino,
+    ) -> Result<(), MetaError> {
+        self.edit_entry(parent, name, |bucket| dentry::replace(bucket, name, ino))
+    }
+
+    fn edit_entry(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        edit: impl FnOnce(&[u8]) -> Result<Vec<u8>, MetaError>,
+    ) -> Result<(), MetaError> {
+        let key = key::dentry::key(parent, self.hash(name));
+        let old = self.get(&key)?;
+        let new = edit(old.as_deref().unwrap_or_default())?;
+        self.put_or_remove(key, &new);
+        Ok(())
+    }
+
+    // Extents.
+
+    /// Extents from the first that ends at `from` or behind it, in order, until `visit` says stop.
+    pub(crate) fn each_extent(
+        &self,
+        ino: Ino,
+        from: u64,
+        visit: &mut dyn FnMut(Extent) -> ControlFlow<()>,
+    ) -> Result<(), MetaError> {
+        let range = key::extent::key(ino, from)..key::extent::of(ino).after_prefix();
+        self.scan(range, &mut |key, value| Ok(visit(decode_extent(key, value)?))).map(drop)
+    }
+
+    /// The same from the last extent of the file downwards, as long as they end behind `above`.
+    pub(crate) fn each_extent_back(
+        &self,
+        ino: Ino,
+        above: u64,
+        visit: &mut dyn FnMut(Extent) -> ControlFlow<()>,
+    ) -> Result<(), MetaError> {
+        let range = key::extent::key(ino, above).successor()..key::extent::of(ino).after_prefix();
+        let direction = Direction::Backward;
+        self.scan_in(range, direction, &mut |key, value| Ok(visit(decode_extent(key, value)?)))
+            .map(drop)
+    }
+
+    /// Extents that overlap the range, in order, not clipped, at most `limit`.
+    pub(crate) fn extents_in(
+        &self,
+        ino: Ino,
+        range: &Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<Extent>, MetaError> {
+        let mut found = Vec::new();
+        if range.is_empty() || limit == 0 {
+            return Ok(found);
+        }
+        self.each_extent(ino, range.start.saturating_add(1), &mut |extent| {
+            if extent.offset >= range.end {
+                return ControlFlow::Break(());
+            }
+            found.push(extent);
+            if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(found)
+    }
+
+    /// Has `new` take the place of the range's extents. Touches only them and their neighbours;
+    /// `stored` and the blobs' live bytes follow. Putting the inode is the caller's.
+    pub(crate) fn replace_extents(
+        &mut self,
+        inode: &mut Inode,
+        range: &Range<u64>,
+        new: &[Extent],
+    ) -> Result<(), MetaError> {
+        let ino = inode.attr.ino;
+        let mut old = Vec::new();
+        self.each_extent(ino, range.start, &mut |extent| {
+            if extent.offset > range.end {
+                return ControlFlow::Break(());
+            }
+            old.push(extent);
+            ControlFlow::Continue(())
+        })?;
+        let mut after = Vec::with_capacity(old.len() + new.len());
+        extent::replace(&old, range, new, &mut after);
+        for gone in old.iter().filter(|e| !after.contains_end(e)) {
+            self.remove(key::extent::key(ino, extent::end(gone)));
+        }
+        for extent in after.iter().filter(|e| !old.contains_same(e)) {
+            let (value, used) = key::extent::encode(extent);
+            self.put(key::extent::key(ino, extent::end(extent)), &value[..used]);
+        }
+        let stored = |list: &[Extent]| list.iter().map(|e| e.len).sum::<u64>();
+        inode.attr.stored = (inode.attr.stored + stored(&after))
+            .checked_sub(stored(&old))
+            .ok_or_else(|| damaged("the size of what a file stores"))?;
+        old.iter().for_each(|e| self.account(e, -1));
+        after.iter().for_each(|e| self.account(e, 1));
+        Ok(())
+    }
+
+    fn account(&mut self, extent: &Extent, sign: i64) {
+        if let Some(place) = extent.place {
+            self.blobs.entry(place.blob).or_default().delta += sign * extent.len as i64;
+        }
+    }
+
+    // Blobs.
+
+    /// A blob's record.
+    pub(crate) fn blob(&self, id: &BlobId) -> Result<Option<BlobRecord>, MetaError> {
+        let Some(value) = self.get(&key::blob::key(id))? else { return Ok(None) };
+        key::blob::decode(*id, &value).map(Some).ok_or_else(|| damaged("a blob's record"))
+    }
+
+    /// Accounts for a blob that was put. Without live bytes at the end of the transaction it is
+    /// garbage.
+    pub(crate) fn add_blob(&mut self, blob: NewBlob) {
+        self.blobs.entry(blob.id).or_default().new = Some(blob);
+    }
+
+    /// Takes the record of a blob away, if it has no live byte.
+    pub(crate) fn forget_blob(&mut self, id: &BlobId) -> Result<(), MetaError> {
+        let Some(record) = self.blob(id)?.filter(|record| record.live == 0) else { return Ok(()) };
+        self.remove(key::blob::key(id));
+        self.remove(key::garbage::key(id));
+        let mut counters = self.counters()?;
+        let usage = &mut counters.usage;
+        usage.blobs = usage.blobs.saturating_sub(1);
+        usage.blob_bytes = usage.blob_bytes.saturating_sub(id.len().into());
+        usage.degraded_blobs = usage.degraded_blobs.saturating_sub(record.degraded.into());
+        self.set_counters(counters);
+        Ok(())
+    }
+
+    /// Writes what a transaction did to one blob.
+    fn settle(&mut self, id: BlobId, change: &BlobChange) -> Result<(), MetaError> {
+        let known = self.blob(&id)?;
+        if change.delta == 0 && (known.is_some() || change.new.is_none()) {
+            return Ok(());
+        }
+        let mut counters = self.counters()?;
+        let usage = &mut counters.usage;
+        let mut record = match (known, change.new) {
+            (Some(record), _) if record.live == 0 => {
+                return Err(MetaError::Engine(format!("blob {id} was given up as garbage")));
+            }
+            (Some(record), _) => record,
+            (None, Some(new)) => {
+                usage.blobs += 1;
+                usage.blob_bytes += u64::from(id.len());
+                usage.degraded_blobs += u64::from(new.degraded);
+                BlobRecord { id, live: 0, degraded: new.degraded }
+            }
+            (None, None) => {
+                return Err(MetaError::Engine(format!("blob {id} has no record")));
+            }
+        };
+        let wrong = || damaged("the count of a blob's live bytes");
+        record.live = record.live.checked_add_signed(change.delta).ok_or_else(wrong)?;
+        usage.live_bytes = usage.live_bytes.checked_add_signed(change.delta).ok_or_else(wrong)?;
+        self.set_counters(counters);
+        if record.live == 0 {
+            self.put(key::garbage::key(&id), &[]);
+        }
+        self.put(key::blob::key(&id), &key::blob::encode(&record));
+        Ok(())
+    }
+}
+
+/// Membership in a short, ordered list of extents.
+trait Extents {
+    fn contains_end(&self, extent: &Extent) -> bool;
+    fn contains_same(&self, extent: &Extent) -> bool;
+}
+
+impl Extents for [Extent] {
+    /// Is there one that ends where this one does (and so has its key)?
+    fn contains_end(&self, extent: &Extent) -> bool {
+        self.binary_search_by_key(&extent::end(extent), extent::end).is_ok()
+    }
+
+    /// Is this very one among them?
+    fn contains_same(&self, extent: &Extent) -> bool {
+        self.binary_search_by_key(&extent::end(extent), extent::end)
+            .is_ok_and(|at| self[at] == *extent)
+    }
+}
+
+fn decode_extent(key: &Key, value: &[u8]) -> Result<Extent, MetaError> {
+    key::extent::parse(key)
+        .and_then(|(_, end)| key::extent::decode(end, value))
+        .ok_or_else(|| damaged("an extent"))
+}
+
+/// Data of the engine make no sense.
+pub(crate) fn damaged(what: &str) -> MetaError {
+    MetaError::Engine(format!("{what} is damaged"))
+}

@@ -1,0 +1,105 @@
+//! Volumes in real directories: format, open, lock, and what a reopened volume holds.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use meta::{
+    Caller, LocalMeta, MetaSettings, MetaStore, MountedBy, NewNode, ROOT, VolumeError, VolumeInfo,
+};
+use proto::id::{ClusterId, SessionId, VolumeId};
+use proto::scheme::Scheme;
+
+const CALLER: Caller = Caller { uid: 0, gid: 0 };
+
+fn info(name: &str) -> VolumeInfo {
+    VolumeInfo {
+        name: name.to_owned(),
+        id: VolumeId(7),
+        cluster: ClusterId::random(),
+        scheme: Scheme::erasure(4, 2).unwrap(),
+    }
+}
+
+fn here() -> MountedBy {
+    MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("/mnt/here") }
+}
+
+fn open(dir: &Path, name: &str) -> Result<Arc<LocalMeta>, VolumeError> {
+    meta::open(dir, name, here(), MetaSettings::default())
+}
+
+#[tokio::test]
+async fn a_volume_is_as_it_was_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let info = info("home");
+    meta::format(dir.path(), &info, (10, 20, 0o1777)).unwrap();
+    let meta = open(dir.path(), "home").unwrap();
+    assert_eq!(meta.volume(), info);
+    assert_eq!(meta.session(), SessionId(1));
+    let root = meta.getattr(ROOT).await.unwrap();
+    assert_eq!((root.uid, root.gid, root.mode, root.nlink), (10, 20, 0o1777, 2));
+    let file = meta.create(CALLER, ROOT, b"a", 0o644, NewNode::File).await.unwrap();
+    meta.sync().await.unwrap();
+    meta.close_session().await.unwrap();
+    drop(meta);
+    let meta = open(dir.path(), "home").unwrap();
+    assert_eq!(meta.lookup(ROOT, b"a").await.unwrap(), file);
+    assert_eq!(meta.session(), SessionId(2));
+    assert_eq!(meta.dead_sessions().await.unwrap(), []);
+    assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_session_that_was_not_closed_is_dead_until_it_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    meta::format(dir.path(), &info("v"), (0, 0, 0o755)).unwrap();
+    drop(open(dir.path(), "v").unwrap());
+    let meta = open(dir.path(), "v").unwrap();
+    assert_eq!(meta.dead_sessions().await.unwrap(), [SessionId(1)]);
+    assert!(meta.forget_session(meta.session()).await.is_err());
+    meta.forget_session(SessionId(1)).await.unwrap();
+    assert_eq!(meta.dead_sessions().await.unwrap(), []);
+    meta.close_session().await.unwrap();
+    drop(meta);
+    let meta = open(dir.path(), "v").unwrap();
+    assert_eq!(meta.session(), SessionId(3));
+    assert_eq!(meta.dead_sessions().await.unwrap(), []);
+}
+
+#[test]
+fn a_second_open_is_refused_and_names_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    meta::format(dir.path(), &info("v"), (0, 0, 0o755)).unwrap();
+    assert_eq!(meta::lock_holder(dir.path(), "v").unwrap(), None);
+    let first = open(dir.path(), "v").unwrap();
+    let error = open(dir.path(), "v").err().unwrap().to_string();
+    let expected = format!("volume v is mounted at /mnt/here by process {}", std::process::id());
+    assert_eq!(error, expected);
+    assert_eq!(meta::lock_holder(dir.path(), "v").unwrap(), Some(here()));
+    assert!(matches!(
+        meta::format(dir.path(), &info("v"), (0, 0, 0)),
+        Err(VolumeError::Mounted { .. })
+    ));
+    drop(first);
+    assert_eq!(meta::lock_holder(dir.path(), "v").unwrap(), None);
+    open(dir.path(), "v").unwrap();
+}
+
+#[test]
+fn what_cannot_be_formatted_or_opened_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    for bad in ["", "A", "a/b", "..", ".hidden", "-x", "ü", &"x".repeat(65)] {
+        let error = meta::format(dir.path(), &info(bad), (0, 0, 0)).unwrap_err();
+        assert!(matches!(error, VolumeError::BadName(_)), "{bad}: {error}");
+    }
+    assert!(matches!(open(dir.path(), "none"), Err(VolumeError::NotFound { .. })));
+    meta::format(dir.path(), &info("a.b"), (0, 0, 0)).unwrap();
+    meta::format(dir.path(), &info("a"), (0, 0, 0)).unwrap();
+    assert!(matches!(meta::format(dir.path(), &info("a"), (0, 0, 0)), Err(VolumeError::Exists(_))));
+    assert_eq!(meta::volumes(dir.path()).unwrap(), ["a", "a.b"]);
+    for garbage in [&b""[..], b"not a database", &[0; 9000]] {
+        std::fs::write(dir.path().join("junk.redb"), garbage).unwrap();
+        let error = open(dir.path(), "junk").err().unwrap();
+        assert!(matches!(error, VolumeError::Damaged { .. }), "{error}");
+    }
+}
