@@ -145,11 +145,8 @@ impl Proxy {
         join_all(self.slots.iter().cloned().enumerate().map(ask)).await
     }
 
-    fn down(&self) -> SlotSet {
-        let mut down = SlotSet::EMPTY;
-        let slots = self.slots.iter().enumerate();
-        slots.filter(|(_, slot)| slot.is_down()).for_each(|(index, _)| down.insert(index));
-        down
+    fn slots_that(&self, are: impl Fn(&SlotClient) -> bool) -> SlotSet {
+        SlotSet::that_are(self.slots.len(), |slot| are(&self.slots[slot]))
     }
 
     fn unavailable(&self, id: BlobId, down: SlotSet, reasons: &[(usize, PartError)]) -> BlobError {
@@ -172,10 +169,11 @@ impl Proxy {
     }
 
     async fn put_parts(&self, id: BlobId, parts: Vec<Checked>) -> Result<Stored, BlobError> {
-        let down = self.down();
+        let down = self.slots_that(SlotClient::takes_no_writes);
         let mut put = Put::new(&self.group, self.group.place(id), id.scheme(), down);
         drive(&mut put, &PutPort { slots: &self.slots, id, parts }).await;
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
+        put.slow_slots().iter().for_each(|slot| self.slots[slot].strike());
         self.metrics.retries.increment(put.reasons().len() as u64);
         match put.outcome().expect("a driven machine has settled") {
             PutOutcome::Stored { degraded } => {
@@ -190,7 +188,7 @@ impl Proxy {
     }
 
     async fn get_range(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
-        let down = self.down();
+        let down = self.slots_that(SlotClient::is_down);
         let len = range.len();
         let mut get = Get::new(&self.group, self.group.place(id), id, range, down);
         drive(&mut get, &GetPort { slots: &self.slots, id }).await;
@@ -396,8 +394,11 @@ impl BlobStore for Proxy {
         };
         Space {
             capacity: space::space(scheme, &per_domain(&|_| true)).capacity,
-            available: space::space(scheme, &per_domain(&|slot| !self.slots[slot].is_down()))
-                .available,
+            available: space::space(
+                scheme,
+                &per_domain(&|slot| !self.slots[slot].takes_no_writes()),
+            )
+            .available,
         }
     }
 

@@ -118,9 +118,10 @@ impl<'a> Put<'a> {
         &self.reasons
     }
 
-    /// Slots given up on as slow.
+    /// Slots given up on as slow that have not answered since.
     pub(crate) fn slow_slots(&self) -> SlotSet {
-        self.slow
+        let slow = self.tries.iter().filter(|t| t.state == TryState::Slow);
+        slow.fold(SlotSet::EMPTY, |set, t| set.union(SlotSet::only(t.slot.into())))
     }
 
     fn send(&mut self, part: usize, slot: usize) {

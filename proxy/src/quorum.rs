@@ -19,6 +19,10 @@ impl SlotSet {
         Self(if count >= 64 { u64::MAX } else { (1 << count) - 1 })
     }
 
+    pub(crate) fn only(slot: usize) -> Self {
+        Self(1 << slot)
+    }
+
     pub(crate) fn contains(self, slot: usize) -> bool {
         self.0 >> slot & 1 == 1
     }
@@ -41,6 +45,12 @@ impl SlotSet {
 
     pub(crate) fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
+    }
+
+    /// Those of the first `count` slots that are so.
+    pub(crate) fn that_are(count: usize, is: impl Fn(usize) -> bool) -> Self {
+        let slots = (0..count).filter(|slot| is(*slot));
+        slots.fold(Self::EMPTY, |set, slot| set.union(Self::only(slot)))
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = usize> {

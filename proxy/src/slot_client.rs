@@ -3,7 +3,8 @@
 //!
 //! A slot that cannot be reached is *down*: requests fail at once, without waiting, while
 //! [`SlotClient::watch`] asks it again and again until it answers. A slot that answers the watcher
-//! but hangs or fails on real requests stays down for a while longer each time.
+//! but hangs on real requests stays down for a while longer each time; one whose writes fail is
+//! still read.
 
 use std::future::Future;
 use std::ops::Range;
@@ -25,9 +26,7 @@ use crate::driver::SLOT_TIMEOUT;
 const POLL: Duration = Duration::from_secs(1);
 /// First and longest pause between two attempts to reach a slot that is down.
 const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
-/// A request abandoned after this long tells against the slot; sooner, it was merely hedged.
-const STRIKE_AFTER: Duration = Duration::from_millis(400);
-/// So many of them in a row, and the slot is down.
+/// So many requests in a row that it let hang, and the slot is down.
 const STRIKES: u32 = 2;
 /// Longest time that a slot stays down although it answers the watcher.
 const LONGEST_HOLD: Duration = Duration::from_secs(8);
@@ -36,8 +35,10 @@ const LONGEST_HOLD: Duration = Duration::from_secs(8);
 const WRITE_FLOOR: Duration = Duration::from_millis(500);
 /// No read is called slow before this.
 const READ_FLOOR: Duration = Duration::from_millis(10);
-/// However slow a slot usually is, waiting longer than this is worth a handoff.
-const PATIENCE_CAP: Duration = Duration::from_millis(1200);
+/// However slow a slot usually is, waiting longer than this for a write is worth a handoff.
+const WRITE_CAP: Duration = Duration::from_millis(1200);
+/// However slow a slot usually is, waiting longer than this for a read is worth asking others.
+const READ_CAP: Duration = Duration::from_millis(500);
 /// What large requests are allowed on top, in bytes per second.
 const SLOWEST_TRANSFER: u64 = 64 << 20;
 
@@ -71,22 +72,31 @@ impl Latency {
         let word = self.0.load(Ordering::Relaxed);
         Duration::from_micros((word >> 32) + 4 * (word & u64::from(u32::MAX)))
     }
+}
 
-    fn patience(&self, len: usize, floor: Duration) -> Duration {
-        let transfer = Duration::from_micros(len as u64 * 1_000_000 / SLOWEST_TRANSFER);
-        self.usual().clamp(floor, PATIENCE_CAP) + transfer
-    }
+/// Time that the bytes alone may take.
+fn transfer(len: usize) -> Duration {
+    Duration::from_micros(len as u64 * 1_000_000 / SLOWEST_TRANSFER)
 }
 
 #[derive(Debug, Default)]
 struct Health {
     /// Why it is down; `None`: up.
     down: Option<String>,
-    /// It stays down until then, even when it answers.
+    /// Why it takes no writes, although it is up.
+    read_only: Option<String>,
+    /// It stays so until then, even when it answers.
     hold_until: Option<Instant>,
     /// The next hold.
     hold: Duration,
     strikes: u32,
+}
+
+impl Health {
+    fn hold_longer(&mut self) {
+        self.hold = (self.hold * 2).clamp(RETRY.end, LONGEST_HOLD);
+        self.hold_until = Some(Instant::now() + self.hold);
+    }
 }
 
 /// What the watcher last heard.
@@ -111,6 +121,8 @@ pub(crate) struct SlotClient {
     writes: Latency,
     /// The same as `health.down.is_some()`, to be read without a lock.
     is_down: AtomicBool,
+    /// The same as `health.read_only.is_some()`.
+    is_read_only: AtomicBool,
     health: Mutex<Health>,
     fill: watch::Sender<LastFill>,
     went_down: Notify,
@@ -135,6 +147,7 @@ impl SlotClient {
             reads: Latency::default(),
             writes: Latency::default(),
             is_down: AtomicBool::new(false),
+            is_read_only: AtomicBool::new(false),
             health: Mutex::default(),
             fill: watch::Sender::new(LastFill::default()),
             went_down: Notify::new(),
@@ -146,9 +159,16 @@ impl SlotClient {
         self.is_down.load(Ordering::Relaxed)
     }
 
-    /// `up`, or why it is down.
+    /// Is there no use in writing to it?
+    pub(crate) fn takes_no_writes(&self) -> bool {
+        self.is_down() || self.is_read_only.load(Ordering::Relaxed)
+    }
+
+    /// `up`, or what is wrong.
     pub(crate) fn state(&self) -> String {
-        self.health.lock().down.clone().unwrap_or_else(|| "up".to_owned())
+        let health = self.health.lock();
+        let why = health.down.as_ref().or(health.read_only.as_ref());
+        why.cloned().unwrap_or_else(|| "up".to_owned())
     }
 
     /// How full it was when it last said so. Waits, bounded, if it was never asked.
@@ -160,12 +180,12 @@ impl SlotClient {
 
     /// When a write of so many bytes becomes slow.
     pub(crate) fn write_patience(&self, len: usize) -> Duration {
-        self.writes.patience(len, WRITE_FLOOR)
+        self.writes.usual().clamp(WRITE_FLOOR, WRITE_CAP) + transfer(len)
     }
 
     /// When a read of so many bytes becomes slow.
     pub(crate) fn read_patience(&self, len: usize) -> Duration {
-        self.reads.patience(len, READ_FLOOR)
+        self.reads.usual().clamp(READ_FLOOR, READ_CAP) + transfer(len)
     }
 
     /// Stores one part.
@@ -232,8 +252,7 @@ impl SlotClient {
         if self.is_down() {
             return Err(PartError::Unreachable(self.state()));
         }
-        let mut flight =
-            Flight { slot: self, latency, start: Instant::now(), answered: false, _room: None };
+        let mut flight = Flight { slot: self, start: Instant::now(), answered: false, _room: None };
         if let Some((semaphore, len)) = bytes {
             let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.in_flight);
             let room = semaphore.acquire_many(len).await;
@@ -249,8 +268,10 @@ impl SlotClient {
     fn judge(&self, error: Option<&PartError>, latency: &Latency, took: Duration) {
         match error {
             Some(PartError::Unreachable(why)) => self.down(why, false),
-            // A rotten sector fails one read; a disk that does not take writes is of no use.
-            Some(PartError::Io(why)) if std::ptr::eq(latency, &self.writes) => self.down(why, true),
+            // A rotten sector fails one read, and a disk that takes no writes may still be read.
+            Some(PartError::Io(why)) if std::ptr::eq(latency, &self.writes) => {
+                self.stop_writes(why);
+            }
             Some(why @ (PartError::WrongAddress(_) | PartError::StaleGeneration(_))) => {
                 self.down(&why.to_string(), true);
             }
@@ -258,7 +279,8 @@ impl SlotClient {
             None => {
                 latency.record(took);
                 let mut health = self.health.lock();
-                if health.down.is_none() {
+                // Reads prove nothing about writes, which are what hangs or fails first.
+                if std::ptr::eq(latency, &self.writes) && health.down.is_none() {
                     health.strikes = 0;
                     health.hold = Duration::ZERO;
                 }
@@ -274,8 +296,7 @@ impl SlotClient {
         }
         tracing::warn!(disk = %self.disk, place = %self.place, why, "slot is down");
         if hold {
-            health.hold = (health.hold * 2).clamp(RETRY.end, LONGEST_HOLD);
-            health.hold_until = Some(Instant::now() + health.hold);
+            health.hold_longer();
         }
         health.down = Some(why.to_owned());
         self.is_down.store(true, Ordering::Relaxed);
@@ -283,19 +304,35 @@ impl SlotClient {
         self.went_down.notify_one();
     }
 
+    /// Sends it no writes, for longer each time.
+    fn stop_writes(&self, why: &str) {
+        let mut health = self.health.lock();
+        if health.read_only.is_none() {
+            tracing::warn!(disk = %self.disk, place = %self.place, why, "slot takes no writes");
+            health.hold_longer();
+            health.read_only = Some(why.to_owned());
+            self.is_read_only.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Puts it back into use, unless it is on hold.
     fn up(&self) {
         let mut health = self.health.lock();
-        if health.down.is_none() || health.hold_until.is_some_and(|until| Instant::now() < until) {
+        let trouble = health.down.is_some() || health.read_only.is_some();
+        if !trouble || health.hold_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
         tracing::info!(disk = %self.disk, place = %self.place, "slot is up");
         let hold = health.hold;
-        *health = Health { hold, ..Health::default() };
+        // Back on probation: the next request that hangs is one too many.
+        let strikes = if hold.is_zero() { 0 } else { STRIKES - 1 };
+        *health = Health { hold, strikes, ..Health::default() };
         self.is_down.store(false, Ordering::Relaxed);
+        self.is_read_only.store(false, Ordering::Relaxed);
     }
 
-    fn strike(&self) {
+    /// It let a request hang.
+    pub(crate) fn strike(&self) {
         let mut health = self.health.lock();
         health.strikes += 1;
         if health.strikes >= STRIKES {
@@ -319,7 +356,7 @@ impl SlotClient {
                 }
                 Err(why) => {
                     self.fill.send_modify(|last| last.asked = true);
-                    self.down(&why.to_string(), false);
+                    self.judge(Some(&why), &self.writes, Duration::ZERO);
                 }
             }
             if self.is_down() {
@@ -337,7 +374,6 @@ impl SlotClient {
 /// A request on its way. Dropped before its answer, it may tell against the slot.
 struct Flight<'a> {
     slot: &'a SlotClient,
-    latency: &'a Latency,
     start: Instant,
     answered: bool,
     _room: Option<SemaphorePermit<'a>>,
@@ -345,9 +381,11 @@ struct Flight<'a> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        let took = self.start.elapsed();
-        if !self.answered && took >= STRIKE_AFTER {
-            self.latency.record(took);
+        if self.answered {
+            return;
+        }
+        // Merely hedged requests are abandoned sooner.
+        if self.start.elapsed() >= SLOT_TIMEOUT {
             self.slot.strike();
         }
     }

@@ -9,16 +9,24 @@ use proto::scheme::Scheme;
 
 use crate::blob_store::Space;
 
-/// Of what a slot says is available, one in so many bytes is set aside for the records' own headers
-/// and for chance, which does not spread parts quite evenly.
-const SET_ASIDE: u64 = 64;
+/// Of what a slot says is available, one in so many bytes goes to the records' own headers.
+const HEADERS: u64 = 256;
+/// A large part, in bytes: chance spreads so many bytes at a time.
+const LARGE_PART: u64 = 1 << 20;
+
+/// What can be counted on of what is available: without headers, and without what chance leaves
+/// unused. It spreads n parts evenly but for the square root of n or so.
+fn dependable(available: u64) -> u64 {
+    let skew = (available.saturating_mul(LARGE_PART)).isqrt() / 2;
+    available.saturating_sub(available / HEADERS + skew)
+}
 
 /// Room for blobs of `scheme`, given the sums of the fill of each fail domain's slots.
 ///
 /// With fewer domains than parts, every domain gets its share of each blob.
 pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
     let capacities = domains.iter().map(|fill| fill.capacity).collect();
-    let available = domains.iter().map(|fill| fill.available - fill.available / SET_ASIDE);
+    let available = domains.iter().map(|fill| dependable(fill.available));
     Space {
         capacity: user_bytes(scheme, capacities),
         available: user_bytes(scheme, available.collect()),

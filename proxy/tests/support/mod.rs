@@ -38,7 +38,11 @@ pub(crate) enum Mood {
 struct State {
     parts: BTreeMap<(BlobId, usize), Bytes>,
     deleted: BTreeSet<BlobId>,
+    used: u64,
+    limited: bool,
 }
+
+const CAPACITY: u64 = 64 << 20;
 
 pub(crate) struct MemorySlot {
     mood: Mutex<Mood>,
@@ -57,8 +61,14 @@ impl MemorySlot {
         parts.map(|(b, part)| PartKey::new(*b, *part).unwrap().part).collect()
     }
 
-    pub(crate) fn lose(&self, blob: BlobId) {
-        self.state.lock().parts.retain(|(b, _), _| *b != blob);
+    /// Does it remember nothing of the blob's deletion?
+    pub(crate) fn forgot(&self, blob: BlobId) -> bool {
+        !self.state.lock().deleted.contains(&blob)
+    }
+
+    /// From now on it is full once its capacity is used up.
+    pub(crate) fn limit(&self) {
+        self.state.lock().limited = true;
     }
 
     async fn enter(&self) -> Result<Mood, PartError> {
@@ -86,6 +96,11 @@ impl PartStore for MemorySlot {
         if state.deleted.contains(&key.blob) {
             return Err(PartError::Deleted);
         }
+        let len = data.data().len() as u64;
+        if state.limited && state.used + len > CAPACITY {
+            return Err(PartError::Full);
+        }
+        state.used += len;
         let held = state.parts.entry((key.blob, key.part.get())).or_insert(data.data().clone());
         if held == data.data() { Ok(()) } else { Err(PartError::Conflict) }
     }
@@ -146,10 +161,9 @@ impl PartStore for MemorySlot {
             Mood::HungDisk => {}
             _ => drop(self.enter().await?),
         }
-        let used = self.state.lock().parts.values().map(|p| p.len() as u64).sum();
-        let capacity = 64 << 20;
+        let used = self.state.lock().used;
         let level = FillLevel::Green;
-        Ok(Fill { capacity, used, available: capacity - used, level })
+        Ok(Fill { capacity: CAPACITY, used, available: CAPACITY.saturating_sub(used), level })
     }
 }
 
