@@ -22,10 +22,12 @@ use crate::process::{self, PATIENCE, Process, bounded, wait_until};
 /// One process, or one per disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The mount opens the disks itself.
+    /// `ashlar demo`: the mount opens the disks itself.
     Embedded,
-    /// A `storaged` process per disk, and a mount that talks gRPC to them.
+    /// `ashlar demo --daemons`: a `storaged` process per disk, and a mount that talks gRPC to them.
     Daemons,
+    /// As for real use: daemons that run on whatever happens to the mount, and `ashlar mount`.
+    Served,
 }
 
 /// What kind of demo to start.
@@ -128,9 +130,10 @@ impl Demo {
     }
 
     /// Changes embedded into daemons or back, from the next mount on.
-    pub fn switch(&mut self, mode: Mode) {
+    pub fn switch(&mut self, mode: Mode) -> Result<()> {
         assert!(self.mount.is_none(), "only between two mounts");
         self.setup.mode = mode;
+        self.end_daemons()
     }
 
     /// Pid of the process that serves the mount.
@@ -144,14 +147,24 @@ impl Demo {
     }
 
     /// The command that mounts this demo.
-    pub fn command(&self) -> Command {
+    fn command(&self) -> Command {
+        if self.setup.mode == Mode::Served {
+            let mut command = Command::new(binaries::ashlar());
+            command.arg("mount").arg(DEMO_VOLUME).arg(self.path()).arg("--foreground");
+            command.arg("--cluster").arg(self.directory().join("daemons.toml"));
+            return command;
+        }
+        self.demo_command()
+    }
+
+    fn demo_command(&self) -> Command {
         let mut command = Command::new(binaries::ashlar());
         command.arg("demo").arg(self.path()).arg("--dir").arg(self.directory());
         command.arg("--disks").arg(self.setup.disks.to_string()).arg("--size").arg(self.setup.size);
         if let Some(scheme) = self.setup.scheme {
             command.args(["--scheme", scheme]);
         }
-        if self.setup.mode == Mode::Daemons {
+        if self.setup.mode != Mode::Embedded {
             command.arg("--daemons");
         }
         command
@@ -160,11 +173,31 @@ impl Demo {
     /// Mounts the volume, again or for the first time, and waits until it is ready.
     pub fn mount(&mut self) -> Result<()> {
         assert!(self.mount.is_none(), "not mounted yet");
-        self.daemons.clear();
-        self.mount = Some(Process::start_ready(&mut self.command(), &self.log())?);
+        if self.setup.mode == Mode::Served {
+            self.serve()?;
+        }
+        let word = if self.setup.mode == Mode::Served { "mounted" } else { "ready" };
+        self.mount = Some(Process::start_ready(&mut self.command(), word, &self.log())?);
         ensure!(is_mounted(&self.path()), "ready, but {:?} is no mount point", self.path());
         if self.setup.mode == Mode::Daemons {
             self.daemons = (0..self.setup.disks).map(|n| self.find(n)).collect::<Result<_>>()?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that every disk has a daemon that runs on its own.
+    fn serve(&mut self) -> Result<()> {
+        if self.daemons.is_empty() {
+            // The demo formats, and writes the cluster file with the daemons' addresses.
+            let mut demo = Process::start_ready(&mut self.demo_command(), "ready", &self.log())?;
+            self.daemons = (0..self.setup.disks).map(|n| self.find(n)).collect::<Result<_>>()?;
+            process::run(&mut umount(&self.path()), PATIENCE)?;
+            demo.wait(PATIENCE)?;
+        }
+        for number in 0..self.daemons.len() {
+            if is_gone(self.daemons[number].pid) {
+                self.restart_daemon(number)?;
+            }
         }
         Ok(())
     }
@@ -199,7 +232,7 @@ impl Demo {
         let status = mount.wait(PATIENCE).with_context(|| format!("{how:?}: {}", mount.said()))?;
         ensure!(status.success(), "{how:?}: the mount ended with {status}:\n{}", mount.said());
         ensure!(!is_mounted(&self.path()), "{how:?}: still mounted after the process has ended");
-        self.end_daemons()
+        if self.setup.mode == Mode::Served { Ok(()) } else { self.end_daemons() }
     }
 
     /// Ends and mounts again: nothing of it is in any memory then but the servers'.
@@ -208,11 +241,11 @@ impl Demo {
         self.mount()
     }
 
-    /// kill -9 of the process that serves the mount, and of nothing else.
+    /// kill -9 of the process that serves the mount. Daemons of a demo end with it, others run on.
     pub fn kill_mount(&mut self) -> Result<()> {
         self.mount.take().expect("mounted").kill_9()?;
         detach(&self.path());
-        Ok(())
+        if self.setup.mode == Mode::Served { Ok(()) } else { self.end_daemons() }
     }
 
     /// kill -9 of the mount and of every daemon, all at once.
@@ -221,8 +254,7 @@ impl Demo {
         for pid in pids.chain([self.mount_pid()]) {
             kill(pid, Signal::SIGKILL)?;
         }
-        self.kill_mount()?;
-        self.end_daemons()
+        self.kill_mount()
     }
 
     /// kill -9 of one daemon.
@@ -286,14 +318,22 @@ impl Demo {
         Ok(stat.blocks_available() * stat.fragment_size())
     }
 
-    /// What `ashlar fsck` says of the volume; it must be unmounted, and its disks are opened here.
-    pub fn fsck(&mut self) -> Result<std::process::Output> {
+    /// Lets `ashlar fsck` check the unmounted volume, whose daemons have ended. Fails with all it
+    /// says when it finds anything: a lost blob, a wrong count, or a blob that nobody needs.
+    pub fn fsck(&self) -> Result<()> {
         assert!(self.mount.is_none(), "fsck wants the volume for itself");
-        // Every demo keeps one volume. Its name is that of its metadata.
         let cluster = self.directory().join("cluster.toml");
         let mut command = Command::new(binaries::ashlar());
-        command.arg("fsck").arg(DEMO_VOLUME).arg("--cluster").arg(cluster);
-        process::output(&mut command, 4 * PATIENCE)
+        command.arg("fsck").arg(DEMO_VOLUME).arg("--json").arg("--cluster").arg(cluster);
+        let answer = process::output(&mut command, 4 * PATIENCE)?;
+        let said = String::from_utf8_lossy(&answer.stdout);
+        let all = format!("{said}{}", String::from_utf8_lossy(&answer.stderr));
+        ensure!(answer.status.success(), "fsck: {all}");
+        let found: serde_json::Value = serde_json::from_str(&said).with_context(|| all.clone())?;
+        for finding in ["problem_count", "leaked", "to_sweep"] {
+            ensure!(found[finding] == 0, "fsck found {finding}: {all}");
+        }
+        Ok(())
     }
 
     /// The virtual attribute with the mount's status, as JSON.

@@ -100,8 +100,8 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
-    /// Starts it and waits until a line on its stdout has the word `ready`.
-    pub fn start_ready(command: &mut Command, log: &Path) -> Result<Self> {
+    /// Starts it and waits until a line on its stdout has the word by which it says that it is ready.
+    pub fn start_ready(command: &mut Command, word: &str, log: &Path) -> Result<Self> {
         let mut file = File::options().create(true).append(true).open(log)?;
         let mut child = command
             .stdin(Stdio::null())
@@ -123,9 +123,7 @@ impl Process {
         let end = Instant::now() + PATIENCE;
         loop {
             match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line)
-                    if line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready") =>
-                {
+                Ok(line) if line.split(|c: char| !c.is_alphanumeric()).any(|one| one == word) => {
                     return Ok(process);
                 }
                 Ok(_) => {}
@@ -208,7 +206,7 @@ mod tests {
         let log = directory.path().join("log");
         let mut command = Command::new("sh");
         command.args(["-c", "echo already; echo why not >&2; exit 3"]);
-        let error = Process::start_ready(&mut command, &log).err().unwrap().to_string();
+        let error = Process::start_ready(&mut command, "ready", &log).err().unwrap().to_string();
         assert!(error.contains("why not") && error.contains('3'), "{error}");
     }
 }

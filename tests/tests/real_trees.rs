@@ -13,6 +13,9 @@ use tests::process::{PATIENCE, bounded, shell};
 use tests::seed::{Seed, fill, first_difference};
 use tests::tree::{Manifest, Source, assert_same, assert_same_content, manifest};
 
+/// Memory that a mount, and each daemon, may take at the default settings.
+const MOUNT_MEMORY: u64 = 512 << 20;
+const DAEMON_MEMORY: u64 = 128 << 20;
 /// For one program over a tree of thousands of files, on a busy machine.
 const LONG: Duration = Duration::from_secs(180);
 
@@ -134,6 +137,11 @@ fn two_gib_through_dd_are_equal(mode: Mode) -> Result<()> {
     ensure!(fs::metadata(&file)?.len() == LEN, "dd wrote another length");
     demo.drop_caches()?;
     assert_stamped("without page cache", &file, stamp, LEN)?;
+    for (who, peak) in demo.peak_memory()? {
+        let most = if who.is_none() { MOUNT_MEMORY } else { DAEMON_MEMORY };
+        println!("peak memory of {who:?}: {} MiB", peak >> 20);
+        ensure!(peak <= most, "daemon {who:?} (none: the mount) took {} MiB", peak >> 20);
+    }
     demo.remount()?;
     assert_stamped("mounted again", &file, stamp, LEN)?;
     fs::remove_file(&file)?;
@@ -221,10 +229,12 @@ fn a_volume_made_embedded_is_the_same_with_daemons_and_back() -> Result<()> {
     }
     let stamp = Seed::announced("switch").next_u64();
     let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
-    for (round, mode) in [Mode::Embedded, Mode::Daemons, Mode::Embedded].into_iter().enumerate() {
+    for (round, mode) in
+        [Mode::Embedded, Mode::Daemons, Mode::Served, Mode::Embedded].into_iter().enumerate()
+    {
         if round > 0 {
             demo.stop(Stop::Umount)?;
-            demo.switch(mode);
+            demo.switch(mode)?;
             demo.mount()?;
         }
         for earlier in 0..round as u64 {
