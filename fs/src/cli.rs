@@ -1,0 +1,141 @@
+//! The command line: one file per command. Text becomes domain types here and nowhere deeper; an
+//! error is one sentence on stderr and exit code 1 (2 for a command line that makes no sense).
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use proto::cluster::Cluster;
+use proto::observe::init_logs;
+
+mod daemons;
+mod demo;
+mod format;
+mod fsck;
+mod mount;
+mod size;
+mod status;
+mod umount;
+
+/// A filesystem that keeps every byte erasure-coded across many disks.
+#[derive(Parser)]
+#[command(name = "ashlar", version, max_term_width = 100)]
+struct Cli {
+    /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
+    /// [default: $RUST_LOG, or info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Format(format::Args),
+    Mount(mount::Args),
+    Status(status::Args),
+    Umount(umount::Args),
+    Fsck(fsck::Args),
+    /// The storage daemon, as `storaged` (the demo starts it with --daemons)
+    #[command(hide = true, disable_help_flag = true)]
+    Storaged {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+/// Runs the program on its arguments.
+pub fn main() -> ExitCode {
+    let Cli { log, command } = Cli::parse();
+    let log = log.as_deref();
+    let result = match command {
+        Command::Storaged { args } => return daemons::run_storaged(args),
+        Command::Demo(args) => with_logs(log, "warn", |_| demo::run(args)),
+        Command::Format(args) => with_logs(log, "warn", |_| format::run(args)),
+        Command::Mount(args) => with_logs(log, "info", |log| mount::run(args, log)),
+        Command::Status(args) => with_logs(log, "warn", |_| status::run(&args)),
+        Command::Umount(args) => with_logs(log, "warn", |_| umount::run(&args)),
+        Command::Fsck(args) => with_logs(log, "error", |_| fsck::run(args)),
+    };
+    match result {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("ashlar: {}", sentence(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes as one line. Some errors say their cause themselves: not twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Interactive commands are quiet unless something is wrong: `default` says from where on.
+fn with_logs(
+    log: Option<&str>,
+    default: &str,
+    run: impl FnOnce(Option<&str>) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    let from_env = std::env::var_os("RUST_LOG").is_some();
+    init_logs(log.or((!from_env).then_some(default)))?;
+    run(log)
+}
+
+/// Runs a command's future to its end.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting threads")?;
+    let result = runtime.block_on(work);
+    // What the kernel or a dead daemon still owes an answer must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Reads and validates a cluster file.
+fn read_cluster(path: &Path) -> Result<Cluster> {
+    let named = || format!("cluster file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(named)?;
+    let absolute = std::path::absolute(path).with_context(named)?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    Cluster::parse(&text, base).with_context(named)
+}
+
+/// Directories that a mount of the cluster's volumes must keep off.
+fn needed_directories(cluster: &Cluster) -> Vec<PathBuf> {
+    let disks = cluster.slots.iter().filter_map(|slot| slot.path.clone());
+    disks.chain([cluster.meta.clone()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_sentence_without_repetition() {
+        let inner = anyhow::anyhow!("no\n  such  disk");
+        let error = inner.context("disk 3: no\n  such  disk").context("mounting");
+        assert_eq!(sentence(&error), "mounting: disk 3: no such disk");
+    }
+}

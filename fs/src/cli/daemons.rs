@@ -1,0 +1,158 @@
+//! The daemons of a demo: one `storaged` process per disk, on fixed loopback ports.
+//!
+//! The `ashlar` binary carries the daemon's command line as a hidden command, so that a demo needs
+//! no other program. Daemons are process groups of their own, or a Ctrl-C at the terminal would end
+//! them before the mount has stored everything; if the demo is killed, the kernel ends them.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getppid};
+use proto::client::Daemon;
+use proto::cluster::{Cluster, Slot};
+
+/// Set for a daemon that shall not outlive the process with this pid.
+const PARENT: &str = "ASHLAR_DEMO_PID";
+/// How long a daemon may take to open its disk, or to let go of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often to look whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Runs the `storaged` command line in this process.
+pub(super) fn run_storaged(args: Vec<OsString>) -> ExitCode {
+    let parent = std::env::var(PARENT).ok().and_then(|pid| pid.parse().ok());
+    if let Some(parent) = parent {
+        // A parent that ended in between cannot tell any more.
+        if set_pdeathsig(Signal::SIGTERM).is_err() || getppid() != Pid::from_raw(parent) {
+            return ExitCode::FAILURE;
+        }
+    }
+    storaged::cli::main_with([OsString::from("ashlar storaged")].into_iter().chain(args))
+}
+
+/// Daemons that this process has started. They end with it.
+pub(super) struct Daemons {
+    running: Vec<(usize, Child)>,
+    dir: PathBuf,
+}
+
+impl Daemons {
+    /// Starts one daemon per slot and waits until all serve their disks. Must be called on the main
+    /// thread: the kernel ends the daemons with the thread that started them.
+    pub(super) async fn start(dir: &Path, cluster: &Cluster, disks: &[PathBuf]) -> Result<Self> {
+        let dir = dir.join("daemons");
+        std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        let mut daemons = Self { running: Vec::new(), dir };
+        for (index, (slot, disk)) in cluster.slots.iter().zip(disks).enumerate() {
+            let child = daemons.spawn(index, slot, disk)?;
+            daemons.running.push((index, child));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        for (index, (slot, disk)) in cluster.slots.iter().zip(disks).enumerate() {
+            daemons.wait_for(index, slot, disk, deadline).await?;
+        }
+        Ok(daemons)
+    }
+
+    fn log(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("{index}.log"))
+    }
+
+    fn spawn(&self, index: usize, slot: &Slot, disk: &Path) -> Result<Child> {
+        let log = File::create(self.log(index)).context("daemon's log")?;
+        let child = Command::new(std::env::current_exe().context("finding this program")?)
+            .args(["storaged", "run", "--disk"])
+            .arg(disk)
+            .args(["--listen", slot.address.as_deref().expect("served slots have addresses")])
+            .env(PARENT, std::process::id().to_string())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("daemon's log")?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting the daemon of {}", disk.display()))?;
+        let pid = self.dir.join(format!("{index}.pid"));
+        let write = || writeln!(File::create(&pid)?, "{}", child.id());
+        write().with_context(|| pid.display().to_string())?;
+        Ok(child)
+    }
+
+    /// Waits until the daemon serves its disk. One that finds the disk in use is started again for a
+    /// while: the last demo's daemon may be on its way out.
+    async fn wait_for(
+        &mut self,
+        index: usize,
+        slot: &Slot,
+        disk: &Path,
+        deadline: Instant,
+    ) -> Result<()> {
+        let address = slot.address.as_deref().expect("served slots have addresses");
+        loop {
+            let ended = self.running[index].1.try_wait().context("waiting for a daemon")?;
+            if ended.is_none() {
+                let status = Daemon::new(address)?.status().await;
+                let serves = |disk: &[u8]| disk == &slot.disk.as_bytes()[..];
+                if status.is_ok_and(|s| s.disks.iter().any(|d| serves(&d.disk))) {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= deadline {
+                let text = std::fs::read_to_string(self.log(index)).unwrap_or_default();
+                let last = text.lines().last().unwrap_or("no word from it").to_owned();
+                bail!("the daemon of {} does not start: {last}", disk.display());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if ended.is_some() {
+                tokio::time::sleep(5 * LOOK_AGAIN).await;
+                self.running[index].1 = self.spawn(index, slot, disk)?;
+            }
+        }
+    }
+
+    /// The command that starts one daemon again by hand.
+    pub(super) fn by_hand(slot: &Slot, disk: &Path) -> String {
+        let program = std::env::current_exe().unwrap_or_else(|_| "ashlar".into());
+        let address = slot.address.as_deref().unwrap_or_default();
+        format!("{} storaged run --disk {} --listen {address}", program.display(), disk.display())
+    }
+}
+
+impl Drop for Daemons {
+    fn drop(&mut self) {
+        for (_, child) in &self.running {
+            // One that was killed before is no error.
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        for (index, child) in &mut self.running {
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            if matches!(child.try_wait(), Ok(None)) {
+                eprintln!("ashlar: the daemon of disk {index} does not end: killing it");
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            let _ = std::fs::remove_file(self.dir.join(format!("{index}.pid")));
+        }
+    }
+}
+
+/// A loopback port for each of `count` daemons that nobody uses now.
+pub(super) fn free_ports(count: usize) -> Result<Vec<u16>> {
+    // All bound at once, so that no port comes twice.
+    let bind = |_| TcpListener::bind(("127.0.0.1", 0));
+    let listeners: Vec<TcpListener> =
+        (0..count).map(bind).collect::<Result<_, _>>().context("finding free ports")?;
+    let port = |l: &TcpListener| l.local_addr().map(|address| address.port());
+    listeners.iter().map(port).collect::<Result<_, _>>().context("finding free ports")
+}

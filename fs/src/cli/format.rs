@@ -1,0 +1,83 @@
+//! `ashlar format`: a new volume in a cluster.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use meta::VolumeInfo;
+use proto::cluster::{Cluster, Place};
+use proto::client::Daemon;
+use proto::id::VolumeId;
+use proto::scheme::Scheme;
+
+use super::{block_on, read_cluster};
+use crate::embedded::Store;
+
+/// Create a volume in a cluster
+///
+/// Every disk of the cluster must be there. Nothing is written to them yet.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  ashlar format photos --cluster cluster.toml --scheme 'ec(4,2)'")]
+pub(super) struct Args {
+    /// Name of the new volume: up to 64 of a-z, 0-9, dot, dash and underscore
+    volume: String,
+    /// The cluster's file
+    #[arg(long, value_name = "FILE")]
+    cluster: PathBuf,
+    /// How data are protected: ec(K,M), any M of K+M disks may be lost, or copies(N)
+    #[arg(long, default_value = "ec(4,2)")]
+    scheme: Scheme,
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    let cluster = read_cluster(&args.cluster)?;
+    let Args { volume, scheme, .. } = args;
+    block_on(async {
+        check_disks(&cluster).await?;
+        create(&cluster, &volume, scheme)
+    })?;
+    println!("volume {volume} is formatted with {scheme}");
+    println!("mount it with: ashlar mount {volume} MOUNTPOINT --cluster {}", args.cluster.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Creates the volume's metadata.
+pub(super) fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<()> {
+    cluster.check_scheme(scheme)?;
+    let dir = &cluster.meta;
+    std::fs::create_dir_all(dir).with_context(|| format!("metadata directory {}", dir.display()))?;
+    let info = VolumeInfo {
+        name: volume.to_owned(),
+        id: new_id(&cluster.meta)?,
+        cluster: cluster.cluster,
+        scheme,
+    };
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    Ok(meta::format(dir, &info, (uid, gid, 0o755))?)
+}
+
+/// A number that no volume of the cluster has: drawn by lot, as metadata of the others may lie on
+/// other machines.
+fn new_id(_dir: &std::path::Path) -> Result<VolumeId> {
+    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    Ok(VolumeId((high >> 32) as u32))
+}
+
+/// Are all disks there, and are they those that the cluster file says?
+async fn check_disks(cluster: &Cluster) -> Result<()> {
+    for (index, slot) in cluster.slots.iter().enumerate() {
+        let Place::Remote(address) = slot.place() else { continue };
+        let status = Daemon::new(address)?
+            .status()
+            .await
+            .with_context(|| format!("slot {index}: storaged at {address}"))?;
+        let id = &slot.disk.as_bytes()[..];
+        if !status.disks.iter().any(|disk| disk.disk[..] == *id) {
+            bail!("slot {index}: storaged at {address} has no disk {}", slot.disk);
+        }
+    }
+    if cluster.slots.iter().all(|slot| slot.path.is_some()) {
+        Store::open(cluster).await?.close().await;
+    }
+    Ok(())
+}

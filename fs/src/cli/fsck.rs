@@ -1,0 +1,212 @@
+//! `ashlar fsck`: is everything that metadata promises really there?
+//!
+//! 1. The metadata itself: names, links, extents, counts ([`meta::LocalMeta::check`]).
+//! 2. Every blob that metadata knows: all its parts are on some slot. A blob is acknowledged only
+//!    with all parts durable, so a missing one was lost later.
+//! 3. Every blob that slots hold: metadata knows it. Blobs of a session that ended badly are the
+//!    sweep's at the next mount; others are leaked room, which is told but harms nothing.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use meta::{BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy};
+use proto::id::{BlobId, PartSet, SessionId};
+use proxy::{BlobStore, Proxy, SlotHolds};
+use serde::Serialize;
+
+use super::{block_on, read_cluster};
+use crate::embedded::Store;
+
+/// Blobs looked at at once.
+const AT_ONCE: usize = 16;
+/// Records fetched at once.
+const PAGE: usize = 1024;
+/// Findings that are told; the rest is counted.
+const TOLD: usize = 1000;
+
+/// Check a volume that is not mounted
+///
+/// Walks the metadata and asks the disks for every part of every blob. Exits with 1 if something is
+/// damaged or missing.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  ashlar fsck photos --cluster cluster.toml")]
+pub(super) struct Args {
+    /// Name of the volume
+    volume: String,
+    /// The cluster's file
+    #[arg(long, value_name = "FILE")]
+    cluster: PathBuf,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    inodes: u64,
+    entries: u64,
+    extents: u64,
+    blobs: u64,
+    /// Blobs of sessions that ended badly: the next mount sweeps them.
+    to_sweep: u64,
+    /// Blobs that only take room.
+    leaked: u64,
+    /// Problems in all, of which the first are told.
+    problem_count: u64,
+    problems: Vec<String>,
+}
+
+impl Findings {
+    fn problem(&mut self, text: String) {
+        self.problem_count += 1;
+        if self.problems.len() < TOLD {
+            self.problems.push(text);
+        }
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    let cluster = read_cluster(&args.cluster)?;
+    let findings = block_on(async {
+        let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(fsck)") };
+        let meta = meta::open(&cluster.meta, &args.volume, by, MetaSettings::default())?;
+        let store = Store::open(&cluster).await?;
+        let checked = check(&meta, &store.blobs).await;
+        let closed = meta.close_session().await;
+        store.close().await;
+        let findings = checked?;
+        closed.context("closing the metadata")?;
+        Ok(findings)
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings).expect("findings are plain data"));
+    } else {
+        tell(&args.volume, &findings);
+    }
+    Ok(if findings.problem_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(volume: &str, findings: &Findings) {
+    let Findings { inodes, entries, extents, blobs, .. } = findings;
+    for problem in &findings.problems {
+        println!("{problem}");
+    }
+    if findings.problem_count > findings.problems.len() as u64 {
+        println!("... and {} more", findings.problem_count - findings.problems.len() as u64);
+    }
+    println!("{inodes} inodes, {entries} entries, {extents} extents, {blobs} blobs");
+    if findings.to_sweep > 0 {
+        println!("{} blobs of a crashed mount will be swept by the next one", findings.to_sweep);
+    }
+    if findings.leaked > 0 {
+        println!("{} blobs take room that nothing refers to", findings.leaked);
+    }
+    match findings.problem_count {
+        0 => println!("{volume} is in order"),
+        n => println!("{volume} has {n} problems"),
+    }
+}
+
+async fn check(meta: &LocalMeta, blobs: &Proxy) -> Result<Findings> {
+    let report = meta.check().context("walking the metadata")?;
+    let mut findings = Findings {
+        inodes: report.inodes,
+        entries: report.entries,
+        extents: report.extents,
+        blobs: report.blobs,
+        ..Findings::default()
+    };
+    report.problems.into_iter().for_each(|problem| findings.problem(problem));
+    let bar = ProgressBar::new(report.blobs).with_style(
+        ProgressStyle::with_template("{bar:40} {pos} of {len} blobs, {eta} left")
+            .expect("the template is one"),
+    );
+    let known = check_known(meta, blobs, &bar, &mut findings).await?;
+    bar.finish_and_clear();
+    check_unknown(meta, blobs, &known, &mut findings).await?;
+    Ok(findings)
+}
+
+/// Looks for every part of every blob that metadata knows.
+async fn check_known(
+    meta: &LocalMeta,
+    blobs: &Proxy,
+    bar: &ProgressBar,
+    findings: &mut Findings,
+) -> Result<BTreeSet<BlobId>> {
+    let mut known = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let page = meta.blobs(after, PAGE).await.context("listing blobs")?;
+        let Some(last) = page.last() else { return Ok(known) };
+        after = Some(last.id);
+        let look = |record: BlobRecord| async move { (record, blobs.stat(record.id).await) };
+        let mut looked = stream::iter(page.iter().copied().map(look)).buffered(AT_ONCE);
+        while let Some((record, slots)) = looked.next().await {
+            bar.inc(1);
+            // Garbage may be half deleted.
+            if record.live > 0
+                && let Some(problem) = judge(record.id, &slots)
+            {
+                findings.problem(problem);
+            }
+        }
+        known.extend(page.iter().map(|record| record.id));
+    }
+}
+
+/// What is wrong with a blob, by what the slots say of it.
+fn judge(id: BlobId, slots: &[SlotHolds]) -> Option<String> {
+    let held = slots.iter().filter_map(|slot| slot.held.as_ref().ok());
+    let found = held.clone().fold(PartSet::EMPTY, |all, held| all.union(held.parts));
+    let scheme = id.scheme();
+    let lost = PartSet::first(scheme.parts()).minus(found);
+    if held.clone().any(|held| held.deleted) {
+        return Some(format!("blob {id} is in use, and a disk says that it was deleted"));
+    }
+    if lost.is_empty() {
+        return None;
+    }
+    let silent = slots.iter().filter(|slot| slot.held.is_err()).count();
+    let parts: Vec<String> = lost.iter().map(|part| part.to_string()).collect();
+    let which = format!("parts {} of {}", parts.join(", "), scheme.parts());
+    Some(match (found.len() >= scheme.data_parts(), silent) {
+        (true, 0) => format!("blob {id} has lost {which}, and can be restored from the others"),
+        (false, 0) => format!("blob {id} has lost {which}: its bytes are gone"),
+        (true, n) => format!("blob {id}: {which} not found, {n} disks do not answer"),
+        (false, n) => format!("blob {id} cannot be read: {which} not found, {n} disks do not answer"),
+    })
+}
+
+/// Looks for blobs on the slots that metadata does not know.
+async fn check_unknown(
+    meta: &LocalMeta,
+    blobs: &Proxy,
+    known: &BTreeSet<BlobId>,
+    findings: &mut Findings,
+) -> Result<()> {
+    let volume = meta.volume().id;
+    let dead = meta.dead_sessions().await.context("listing sessions")?;
+    for session in (1..meta.session().0).map(SessionId) {
+        let listed = blobs.list(volume, session).await;
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(e) => {
+                findings.problem(format!("blobs of session {session} cannot be listed: {e}"));
+                continue;
+            }
+        };
+        let unknown = listed.iter().filter(|id| !known.contains(id)).count() as u64;
+        if dead.contains(&session) {
+            findings.to_sweep += unknown;
+        } else {
+            findings.leaked += unknown;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! `ashlar status`: of a mount, or of a cluster's disks.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use proxy::BlobStore;
+
+use super::{block_on, read_cluster};
+use crate::embedded::Store;
+use crate::filesystem::STATUS_XATTR;
+use crate::mountpoint;
+use crate::status::Status;
+
+/// Enough to hear from every daemon that answers at all.
+const LISTEN: Duration = Duration::from_millis(1500);
+
+/// Most that an extended attribute can hold.
+const LARGEST: usize = 64 << 10;
+
+/// Show the state of a mount, or of a cluster's disks
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json")]
+pub(super) struct Args {
+    /// Where a volume is mounted
+    #[arg(required_unless_present = "cluster", conflicts_with = "cluster")]
+    mountpoint: Option<PathBuf>,
+    /// Ask the cluster's disks instead of a mount
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let status = match (&args.mountpoint, &args.cluster) {
+        (Some(path), _) => of_mount(&mountpoint::canonical(path)?)?,
+        (None, Some(file)) => of_cluster(file)?,
+        (None, None) => bail!("give a mount point or --cluster FILE"),
+    };
+    println!("{}", if args.json { status.to_json() } else { status.to_string() });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the process that serves a mount, through an extended attribute of the root directory.
+pub(super) fn of_mount(path: &Path) -> Result<Status> {
+    let name = path.display();
+    let entry = mountpoint::mounted_at(path);
+    if !entry.is_some_and(|entry| entry.kind == "fuse.ashlar") {
+        bail!("{name}: no volume is mounted there");
+    }
+    let mut json = vec![0; LARGEST];
+    let len = rustix::fs::getxattr(path, STATUS_XATTR, &mut json[..])
+        .with_context(|| format!("asking the mount at {name}"))?;
+    serde_json::from_slice(&json[..len]).with_context(|| format!("the status of {name}"))
+}
+
+fn of_cluster(file: &Path) -> Result<Status> {
+    let cluster = read_cluster(file)?;
+    block_on(async {
+        let store = Store::open(&cluster).await?;
+        tokio::time::sleep(LISTEN).await;
+        let status = Status::of_disks(store.blobs.slots().await);
+        store.close().await;
+        Ok(status)
+    })
+}

@@ -1,0 +1,543 @@
+//! The filesystem on its own types: one function per system call, over metadata and the data plane.
+//!
+//! Nothing here knows the kernel; [`crate::fuse`] is one door to it. What this layer adds to the two
+//! below is what needs both: sizes and times of data that are written but not yet stored are merged
+//! into attributes, a rename over an existing file waits until the new content is stored, an
+//! unlinked file lives until nobody has it open, and writes by the unprivileged clear setuid bits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use meta::{
+    Attr, Caller, DirEntry, Ino, Kind, MetaError, MetaStore, NewNode, ROOT, RenameMode, SetAttr,
+    Time, Unlinked,
+};
+use parking_lot::Mutex;
+use proxy::BlobStore;
+use tokio::sync::Notify;
+
+use crate::data::{Data, DataError, TryWrite};
+use crate::lifetimes::Lifetimes;
+use crate::status::Status;
+
+/// Unit of statfs(2), in bytes.
+pub(crate) const BLOCK: u32 = 4096;
+/// Inodes that statfs(2) says may still be created: only room for their data limits them.
+const FREE_INODES: u64 = 1 << 32;
+/// Orphans that are reaped in one transaction.
+const REAP_BATCH: usize = 256;
+/// Wait after metadata refused to reap.
+const REAP_AGAIN: Duration = Duration::from_secs(1);
+/// Extended attribute of the root directory that tells the state of the mount as JSON.
+pub const STATUS_XATTR: &str = "user.ashlar.status";
+
+/// Why an operation was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// Metadata refused.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The data plane refused.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// EOPNOTSUPP.
+    #[error("not supported")]
+    NotSupported,
+    /// EPERM.
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// ERANGE: the value is longer than the caller's buffer.
+    #[error("buffer too small")]
+    BufferTooSmall,
+    /// ENXIO: no data or hole after this offset.
+    #[error("offset beyond the end")]
+    BeyondEnd,
+    /// EISDIR.
+    #[error("is a directory")]
+    IsDirectory,
+    /// EINVAL.
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// ENOTCONN: the mount is being taken down.
+    #[error("the mount has ended")]
+    Stopped,
+}
+
+/// What an operation answers.
+pub type FsResult<T> = Result<T, FsError>;
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// The server's time.
+    Now,
+    /// This one.
+    To(Time),
+}
+
+/// Everything that chmod, chown, truncate and utimens may change at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes of a file.
+    pub size: Option<u64>,
+    /// Last read.
+    pub atime: Option<SetTime>,
+    /// Last change of the content.
+    pub mtime: Option<SetTime>,
+    /// Last change of anything.
+    pub ctime: Option<Time>,
+}
+
+/// What fallocate(2) shall do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocate {
+    /// Room for the range; grows the file to its end if `grow`.
+    Reserve {
+        /// Without FALLOC_FL_KEEP_SIZE.
+        grow: bool,
+    },
+    /// The range becomes a hole.
+    Punch,
+    /// The range becomes allocated zeros.
+    Zero {
+        /// Without FALLOC_FL_KEEP_SIZE.
+        grow: bool,
+    },
+}
+
+/// Which edge lseek(2) looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// SEEK_DATA.
+    Data,
+    /// SEEK_HOLE.
+    Hole,
+}
+
+/// statfs(2), in units of [`BLOCK`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// All there is, after redundancy.
+    pub blocks: u64,
+    /// What may still be written.
+    pub free: u64,
+    /// Inodes in use and free.
+    pub inodes: u64,
+    /// Inodes that may still be created.
+    pub free_inodes: u64,
+}
+
+/// A mounted volume's operations.
+pub struct Filesystem {
+    pub(crate) meta: Arc<dyn MetaStore>,
+    pub(crate) data: Arc<Data>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    lifetimes: Lifetimes,
+    dead: Mutex<Vec<Ino>>,
+    dead_wake: Notify,
+    stopped: AtomicBool,
+}
+
+/// The time of day: the only clock of this layer.
+pub(crate) fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+}
+
+impl Filesystem {
+    /// Over an opened volume. Orphans that earlier sessions left are reaped in the background.
+    /// Must be called within a tokio runtime.
+    pub fn start(
+        meta: Arc<dyn MetaStore>,
+        data: Arc<Data>,
+        blobs: Arc<dyn BlobStore>,
+    ) -> Arc<Self> {
+        let filesystem = Arc::new(Self {
+            meta,
+            data,
+            blobs,
+            lifetimes: Lifetimes::new(),
+            dead: Mutex::default(),
+            dead_wake: Notify::new(),
+            stopped: AtomicBool::new(false),
+        });
+        tokio::spawn(filesystem.clone().reap_forever());
+        filesystem
+    }
+
+    /// The end: refuses every later operation, stores and syncs everything, reaps all orphans.
+    pub async fn stop(&self) -> FsResult<()> {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.dead_wake.notify_one();
+        self.data.stop().await?;
+        Ok(self.meta.close_session().await?)
+    }
+
+    /// Is the mount being taken down?
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    // Lifetimes.
+
+    /// The kernel gives `count` lookups of an inode back.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if self.lifetimes.forgotten(ino, count) {
+            self.reap_later(ino);
+        }
+    }
+
+    fn unlinked(&self, gone: Unlinked) {
+        if gone.orphan && self.lifetimes.orphaned(gone.ino) {
+            self.reap_later(gone.ino);
+        }
+    }
+
+    // Bounded by the orphans there are.
+    fn reap_later(&self, ino: Ino) {
+        self.dead.lock().push(ino);
+        self.dead_wake.notify_one();
+    }
+
+    async fn reap_forever(self: Arc<Self>) {
+        match self.meta.orphans().await {
+            Ok(orphans) => self.dead.lock().extend(orphans),
+            Err(e) => tracing::error!("orphans of earlier mounts stay for now: {e}"),
+        }
+        while !self.is_stopped() {
+            let batch: Vec<Ino> = {
+                let mut dead = self.dead.lock();
+                let from = dead.len().saturating_sub(REAP_BATCH);
+                dead.split_off(from)
+            };
+            if batch.is_empty() {
+                self.dead_wake.notified().await;
+                continue;
+            }
+            batch.iter().for_each(|&ino| self.data.discard(ino));
+            if let Err(e) = self.meta.reap(&batch).await {
+                tracing::error!("unlinked files stay for now: {e}");
+                self.dead.lock().extend(batch);
+                tokio::time::sleep(REAP_AGAIN).await;
+            }
+        }
+    }
+
+    /// Attributes as the caller must see them: with what is written and not yet stored.
+    fn overlay(&self, mut attr: Attr) -> Attr {
+        if attr.kind == Kind::File
+            && let Some(pending) = self.data.pending(attr.ino)
+        {
+            attr.size = attr.size.max(pending.size);
+            attr.stored += pending.dirty_bytes;
+            if let Some(mtime) = pending.mtime {
+                attr.mtime = attr.mtime.max(mtime);
+                attr.ctime = attr.ctime.max(mtime);
+            }
+        }
+        attr
+    }
+
+    /// The same, in an answer that the kernel counts.
+    fn named(&self, attr: Attr) -> Attr {
+        self.lifetimes.named(attr.ino);
+        self.overlay(attr)
+    }
+
+    // Names.
+
+    /// `None`: there is no such name.
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> FsResult<Option<Attr>> {
+        match self.meta.lookup(parent, name).await {
+            Ok(attr) => Ok(Some(self.named(attr))),
+            Err(MetaError::NotFound) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// mknod(2), mkdir(2), symlink(2), and open(2) with O_CREAT. The umask is already off `mode`.
+    pub async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        node: NewNode,
+    ) -> FsResult<Attr> {
+        Ok(self.named(self.meta.create(caller, parent, name, mode, node).await?))
+    }
+
+    /// link(2).
+    pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> FsResult<Attr> {
+        Ok(self.named(self.meta.link(ino, parent, name).await?))
+    }
+
+    /// unlink(2).
+    pub async fn unlink(&self, caller: Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
+        self.unlinked(self.meta.unlink(caller, parent, name).await?);
+        Ok(())
+    }
+
+    /// rmdir(2).
+    pub async fn rmdir(&self, caller: Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
+        self.unlinked(self.meta.rmdir(caller, parent, name).await?);
+        Ok(())
+    }
+
+    /// rename(2). Programs replace a file by writing another and renaming it over: after a crash
+    /// there must be the old or the new content, so the new one is stored first.
+    pub async fn rename(
+        &self,
+        caller: Caller,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        if mode == RenameMode::Replace
+            && let Ok(source) = self.meta.lookup(from.0, from.1).await
+            && self.data.pending(source.ino).is_some()
+            && self.meta.lookup(to.0, to.1).await.is_ok()
+        {
+            self.data.flush_file(source.ino).await?;
+        }
+        if let Some(gone) = self.meta.rename(caller, from, to, mode).await? {
+            self.unlinked(gone);
+        }
+        Ok(())
+    }
+
+    /// readlink(2).
+    pub async fn readlink(&self, ino: Ino) -> FsResult<Vec<u8>> {
+        Ok(self.meta.readlink(ino).await?)
+    }
+
+    /// Up to `limit` entries after `cookie`.
+    pub async fn readdir(&self, ino: Ino, cookie: u64, limit: usize) -> FsResult<Vec<DirEntry>> {
+        Ok(self.meta.readdir(ino, cookie, limit).await?)
+    }
+
+    /// An entry of [`Self::readdir`] goes into an answer that names its inode.
+    pub fn named_entry(&self, entry: &DirEntry) -> Attr {
+        self.lifetimes.named(entry.attr.ino);
+        self.overlay(entry.attr)
+    }
+
+    // Attributes.
+
+    /// stat(2).
+    pub async fn getattr(&self, ino: Ino) -> FsResult<Attr> {
+        Ok(self.overlay(self.meta.getattr(ino).await?))
+    }
+
+    /// chmod(2), chown(2), truncate(2), utimensat(2).
+    pub async fn setattr(&self, caller: Caller, ino: Ino, change: Change) -> FsResult<Attr> {
+        let mut attr = None;
+        if let Some(size) = change.size {
+            if self.meta.getattr(ino).await?.kind != Kind::File {
+                return Err(FsError::Invalid("only files have a size to set"));
+            }
+            self.clear_privileges(caller, ino).await?;
+            attr = Some(self.data.truncate(ino, size).await?);
+        }
+        // The kernel has checked who may set the time to now: not only the owner.
+        let touch = |time: Option<SetTime>| time == Some(SetTime::Now);
+        let caller = match change {
+            Change { mode: None, uid: None, gid: None, atime, mtime, .. }
+                if (atime.is_none() || touch(atime)) && (mtime.is_none() || touch(mtime)) =>
+            {
+                Caller { uid: 0, gid: 0 }
+            }
+            _ => caller,
+        };
+        let time = |time: SetTime| match time {
+            SetTime::Now => now(),
+            SetTime::To(time) => time,
+        };
+        let set = SetAttr {
+            mode: change.mode,
+            uid: change.uid,
+            gid: change.gid,
+            atime: change.atime.map(time),
+            mtime: change.mtime.map(time),
+            ctime: change.ctime,
+        };
+        if set.mtime.is_some() {
+            self.data.forget_mtime(ino);
+        }
+        if set != SetAttr::default() || attr.is_none() {
+            attr = Some(self.meta.setattr(caller, ino, set).await?);
+        }
+        Ok(self.overlay(attr.expect("one of both has set it")))
+    }
+
+    /// Setuid and setgid go when somebody unprivileged changes the content.
+    async fn clear_privileges(&self, caller: Caller, ino: Ino) -> FsResult<()> {
+        if caller.uid != 0 {
+            self.meta.clear_privileges(ino).await?;
+        }
+        Ok(())
+    }
+
+    // Content.
+
+    /// read(2): short at the end of the file.
+    pub async fn read(&self, ino: Ino, offset: u64, len: u64) -> FsResult<Bytes> {
+        Ok(self.data.read(ino, offset..offset.saturating_add(len)).await?)
+    }
+
+    /// What must be done before a write: `kill`: the writer is unprivileged, setuid and setgid go.
+    pub async fn before_write(&self, ino: Ino, kill: bool) -> FsResult<()> {
+        if kill {
+            self.meta.clear_privileges(ino).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the bytes at once, or says that the buffers are full and [`Self::write`] must wait.
+    /// [`Self::before_write`] comes first.
+    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8]) -> FsResult<TryWrite> {
+        Ok(self.data.try_write(ino, offset, data, now())?)
+    }
+
+    /// write(2) that may wait for room in the buffers.
+    pub async fn write(&self, ino: Ino, offset: u64, data: Bytes, kill: bool) -> FsResult<()> {
+        self.before_write(ino, kill).await?;
+        Ok(self.data.write(ino, offset, data, now()).await?)
+    }
+
+    /// fsync(2) of a file.
+    pub async fn fsync(&self, ino: Ino) -> FsResult<()> {
+        Ok(self.data.fsync(ino).await?)
+    }
+
+    /// fsync(2) of a directory: every change of names so far is durable.
+    pub async fn fsyncdir(&self) -> FsResult<()> {
+        Ok(self.meta.sync().await?)
+    }
+
+    /// fallocate(2).
+    pub async fn fallocate(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        how: Allocate,
+    ) -> FsResult<()> {
+        let end = offset.checked_add(len).ok_or(MetaError::FileTooLarge)?;
+        self.clear_privileges(caller, ino).await?;
+        match how {
+            Allocate::Reserve { grow } => self.data.fallocate(ino, offset..end, grow).await?,
+            Allocate::Punch => self.data.punch(ino, offset..end).await?,
+            Allocate::Zero { grow } => self.data.zero(ino, offset..end, grow).await?,
+        };
+        Ok(())
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE.
+    pub async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> FsResult<u64> {
+        let found = match what {
+            Seek::Data => self.data.seek_data(ino, offset).await?,
+            Seek::Hole => self.data.seek_hole(ino, offset).await?,
+        };
+        found.ok_or(FsError::BeyondEnd)
+    }
+
+    /// copy_file_range(2): a clone of the extents, no data move. Answers the bytes copied.
+    pub async fn copy_range(
+        &self,
+        caller: Caller,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        len: u64,
+    ) -> FsResult<u64> {
+        let size = self.getattr(from.0).await?.size;
+        let len = len.min(size.saturating_sub(from.1));
+        if len == 0 {
+            return Ok(0);
+        }
+        if from.0 == to.0 && from.1.abs_diff(to.1) < len {
+            return Err(FsError::Invalid("the ranges overlap"));
+        }
+        self.clear_privileges(caller, to.0).await?;
+        self.data.clone_range(from.0, from.1..from.1 + len, to.0, to.1).await?;
+        Ok(len)
+    }
+
+    // Extended attributes.
+
+    /// getxattr(2).
+    pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> FsResult<Vec<u8>> {
+        if ino == ROOT && name == STATUS_XATTR.as_bytes() {
+            return Ok(Status::of(self).await?.to_json().into_bytes());
+        }
+        check_namespace(name)?;
+        Ok(self.meta.getxattr(ino, name).await?)
+    }
+
+    /// setxattr(2). `must`: `Some(true)` it has to exist, `Some(false)` it must not.
+    pub async fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        must: Option<bool>,
+    ) -> FsResult<()> {
+        if ino == ROOT && name == STATUS_XATTR.as_bytes() {
+            return Err(FsError::NotPermitted);
+        }
+        check_namespace(name)?;
+        Ok(self.meta.setxattr(ino, name, value, must).await?)
+    }
+
+    /// listxattr(2): the names, each ended by a zero byte. Those in `trusted.` are root's alone.
+    pub async fn listxattr(&self, caller: Caller, ino: Ino) -> FsResult<Vec<u8>> {
+        let names = self.meta.listxattr(ino).await?;
+        let visible = |name: &&Vec<u8>| caller.uid == 0 || !name.starts_with(b"trusted.");
+        let mut list = Vec::new();
+        for name in names.iter().filter(visible) {
+            list.extend_from_slice(name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// removexattr(2).
+    pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> FsResult<()> {
+        check_namespace(name)?;
+        Ok(self.meta.removexattr(ino, name).await?)
+    }
+
+    // The volume.
+
+    /// statfs(2): room after redundancy, without what is written and waits to be stored.
+    pub async fn statfs(&self) -> FsResult<Room> {
+        let space = self.blobs.space(self.meta.volume().scheme).await;
+        let usage = self.meta.usage().await?;
+        let free = space.available.saturating_sub(self.data.status().dirty_bytes);
+        let block = u64::from(BLOCK);
+        Ok(Room {
+            blocks: space.capacity / block,
+            free: free / block,
+            inodes: usage.inodes + FREE_INODES,
+            free_inodes: FREE_INODES,
+        })
+    }
+}
+
+/// `system.posix_acl_*` is refused until access lists are obeyed, and what no namespace claims.
+fn check_namespace(name: &[u8]) -> FsResult<()> {
+    let known: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    match known.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len()) {
+        true => Ok(()),
+        false => Err(FsError::NotSupported),
+    }
+}

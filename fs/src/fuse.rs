@@ -1,0 +1,941 @@
+//! The kernel's door: FUSE requests in, answers out. Alone in naming fuser.
+//!
+//! A session thread takes a request, builds the future of [`crate::filesystem`]'s function for it
+//! and polls it once. Nearly always it is ready (metadata and caches are in memory), and the answer
+//! is sent at once, without a task or another thread. Otherwise the future goes to the tokio
+//! runtime with its reply and the thread takes the next request: no thread waits for I/O.
+//!
+//! This mount is the volume's only one, so the kernel sees every change and may cache without end:
+//! attributes, names, missing names, pages, directories and symlinks. `open`, `opendir` and `flush`
+//! answer ENOSYS, after which the kernel no longer asks; what keeps an unlinked file alive is its
+//! count of lookups ([`crate::lifetimes`]), not open handles.
+//!
+//! Not requested, and why: the writeback cache (it moves sizes and times into the kernel), POSIX and
+//! flock locks (a parked lock request cannot be interrupted through fuser 0.18, so locks stay in the
+//! kernel, within the mount), syncfs (fuser 0.18 does not know it: the flush every second covers it).
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    MountOption, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
+};
+use futures::FutureExt;
+use meta::{Attr, Caller, DirEntry, Ino, Kind, NAME_MAX, NewNode, RenameMode, Time};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::data::TryWrite;
+use crate::filesystem::{
+    Allocate, BLOCK, Change, Filesystem, FsError, FsResult, Room, Seek, SetTime,
+};
+use crate::metrics::{Metrics, Op};
+use crate::mount::MountOptions;
+
+/// How long the kernel may believe what it was told: every change comes through it.
+const TTL: Duration = Duration::from_secs(3600);
+/// Inode numbers are never used twice.
+const GENERATION: Generation = Generation(0);
+/// Largest write and read request.
+const MAX_WRITE: u32 = 1 << 20;
+/// Read-ahead and other background requests in flight.
+const MAX_BACKGROUND: u16 = 128;
+/// Threads that take requests, each with its own channel to the kernel.
+const SESSION_THREADS: usize = 4;
+/// Entries that one look at a directory fetches: about what the kernel's buffer of a page holds.
+const READDIR_STEP: usize = 96;
+/// The same with attributes.
+const READDIRPLUS_STEP: usize = 24;
+/// Requested if the kernel has it.
+const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
+    .union(InitFlags::FUSE_BIG_WRITES)
+    .union(InitFlags::FUSE_MAX_PAGES)
+    .union(InitFlags::FUSE_PARALLEL_DIROPS)
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
+    .union(InitFlags::FUSE_ASYNC_DIO)
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
+    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
+    // Without it the kernel asks for security.capability before every write.
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    // Inodes cannot be opened by number once they are forgotten.
+    .union(InitFlags::FUSE_NO_EXPORT_SUPPORT);
+
+/// Linux's fallocate(2) flags.
+const FALLOC_KEEP_SIZE: i32 = 1;
+const FALLOC_PUNCH_HOLE: i32 = 2;
+const FALLOC_ZERO_RANGE: i32 = 16;
+/// Linux's setxattr(2) flags.
+const XATTR_CREATE: i32 = 1;
+const XATTR_REPLACE: i32 = 2;
+/// Linux's lseek(2) directions.
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+/// Most bytes of one copy_file_range(2): whole pages below 4 GiB.
+const MAX_COPY: u64 = (u32::MAX & !(BLOCK - 1)) as u64;
+/// Bits of a mode that say what kind of file it is.
+const S_IFMT: u32 = 0o170_000;
+
+/// The kernel's door to one filesystem.
+pub(crate) struct Door {
+    fs: Arc<Filesystem>,
+    runtime: Handle,
+    told: Arc<Told>,
+}
+
+/// What the door remembers to tell.
+struct Told {
+    metrics: Metrics,
+    /// Second since the epoch in which the last failure was logged.
+    last_log: AtomicU64,
+}
+
+impl Told {
+    /// Logs what should not happen, at most once a second: a lost disk group fails thousands of
+    /// requests with the same words.
+    fn failed(&self, op: Op, error: &FsError) {
+        let errno = error.errno();
+        if matches!(errno, nix::errno::Errno::ENOENT | nix::errno::Errno::ENODATA) {
+            return;
+        }
+        self.metrics.failed(op);
+        if errno == nix::errno::Errno::EIO {
+            let second = crate::filesystem::now().secs as u64;
+            if self.last_log.swap(second, Ordering::Relaxed) != second {
+                tracing::error!("{op:?}: {error}");
+            }
+        }
+    }
+}
+
+impl Door {
+    /// Futures that are not ready at once go to `runtime`.
+    pub(crate) fn new(fs: Arc<Filesystem>, runtime: Handle) -> Self {
+        let told = Told { metrics: Metrics::new(), last_log: AtomicU64::new(0) };
+        Self { fs, runtime, told: Arc::new(told) }
+    }
+
+    /// Runs `work` to its end, here if it is ready at once, and hands the result to `reply`.
+    fn answer<T, F, R>(&self, op: Op, work: F, reply: R)
+    where
+        F: Future<Output = FsResult<T>> + Send + 'static,
+        R: FnOnce(Result<T, Errno>) + Send + 'static,
+    {
+        let since = Instant::now();
+        let told = self.told.clone();
+        let stopped = self.fs.is_stopped();
+        let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            let result = if stopped { Err(FsError::Stopped) } else { work.await };
+            let result = result.map_err(|error| {
+                told.failed(op, &error);
+                errno(&error)
+            });
+            reply(result);
+            told.metrics.answered(op, since);
+        });
+        let _entered = self.runtime.enter();
+        if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.runtime.spawn(task);
+        }
+    }
+
+    /// Creates an inode of any kind.
+    fn make(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        node: NewNode,
+    ) -> impl Future<Output = FsResult<Attr>> + Send + 'static {
+        let (fs, caller, name) = (self.fs.clone(), caller(req), owned(name));
+        async move { fs.create(caller, Ino(parent.0), &name, mode & 0o7777, node).await }
+    }
+
+    /// Takes a write without copying it aside when it fits into the buffers. `None`: it must wait.
+    fn write_at_once(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        kill: bool,
+    ) -> Option<FsResult<()>> {
+        if self.fs.is_stopped() {
+            return Some(Err(FsError::Stopped));
+        }
+        if let Err(e) = self.fs.before_write(ino, kill).now_or_never()? {
+            return Some(Err(e));
+        }
+        match self.fs.try_write(ino, offset, data) {
+            Ok(TryWrite::Done) => Some(Ok(())),
+            Ok(TryWrite::Full) => None,
+            Err(e) => Some(Err(e)),
+        }
+    }
+}
+
+fn errno(error: &FsError) -> Errno {
+    Errno::from_i32(error.errno() as i32)
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+fn owned(name: &OsStr) -> Box<[u8]> {
+    name.as_bytes().into()
+}
+
+fn system_time(time: Time) -> SystemTime {
+    let nanos = Duration::from_nanos(time.nanos.into());
+    let secs = Duration::from_secs(time.secs.unsigned_abs());
+    if time.secs >= 0 { UNIX_EPOCH + secs + nanos } else { UNIX_EPOCH - secs + nanos }
+}
+
+/// fuser 0.18 makes of (-2 s, 800 ms) the time 2.8 s before the epoch: undone here.
+fn time_of(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
+        Err(e) => {
+            let before = e.duration();
+            Time { secs: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+        }
+    }
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::To(time_of(time)),
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.stored.div_ceil(512),
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: system_time(attr.btime),
+        kind: file_type(attr.kind),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+/// Inode 0 and a time to live: the kernel remembers that there is no such name.
+fn no_entry() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+fn reply_entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
+    match result {
+        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+        Err(e) => reply.error(e),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(e),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
+    match result {
+        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Err(e) => reply.error(e),
+    }
+}
+
+fn reply_written(reply: ReplyWrite, result: Result<u32, Errno>) {
+    match result {
+        Ok(len) => reply.written(len),
+        Err(e) => reply.error(e),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Errno>) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => {
+            reply.error(errno(&FsError::BufferTooSmall));
+        }
+        Ok(value) => reply.data(&value),
+        Err(e) => reply.error(e),
+    }
+}
+
+fn special(mode: u32, rdev: u32) -> NewNode {
+    match mode & S_IFMT {
+        0o010_000 => NewNode::Special(Kind::Fifo, 0),
+        0o020_000 => NewNode::Special(Kind::CharDevice, rdev),
+        0o060_000 => NewNode::Special(Kind::BlockDevice, rdev),
+        0o140_000 => NewNode::Special(Kind::Socket, 0),
+        _ => NewNode::File,
+    }
+}
+
+fn allocate_mode(mode: i32) -> FsResult<Allocate> {
+    match mode {
+        0 => Ok(Allocate::Reserve { grow: true }),
+        FALLOC_KEEP_SIZE => Ok(Allocate::Reserve { grow: false }),
+        m if m == FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE => Ok(Allocate::Punch),
+        FALLOC_ZERO_RANGE => Ok(Allocate::Zero { grow: true }),
+        m if m == FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE => Ok(Allocate::Zero { grow: false }),
+        _ => Err(FsError::NotSupported),
+    }
+}
+
+fn rename_mode(flags: RenameFlags) -> FsResult<RenameMode> {
+    if flags.is_empty() {
+        Ok(RenameMode::Replace)
+    } else if flags == RenameFlags::RENAME_NOREPLACE {
+        Ok(RenameMode::NoReplace)
+    } else if flags == RenameFlags::RENAME_EXCHANGE {
+        Ok(RenameMode::Exchange)
+    } else {
+        Err(FsError::Invalid("no such flag of rename"))
+    }
+}
+
+impl fuser::Filesystem for Door {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = CAPABILITIES & config.capabilities();
+        let outdated = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
+        config.add_capabilities(wanted).map_err(|_| outdated("its own capabilities"))?;
+        config.set_max_write(MAX_WRITE).map_err(|_| outdated("writes of 1 MiB"))?;
+        config.set_max_background(MAX_BACKGROUND).map_err(|_| outdated("background requests"))?;
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.fs.clone(), owned(name));
+        let work = async move { fs.lookup(Ino(parent.0), &name).await };
+        self.answer(Op::Lookup, work, move |found| match found {
+            Ok(None) => reply.entry(&TTL, &no_entry(), GENERATION),
+            Ok(Some(attr)) => reply_entry(reply, Ok(attr)),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forget(Ino(ino.0), nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let fs = self.fs.clone();
+        let work = async move { fs.getattr(Ino(ino.0)).await };
+        self.answer(Op::Getattr, work, move |result| reply_attr(reply, result));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            ctime: ctime.map(time_of),
+        };
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let work = async move { fs.setattr(caller, Ino(ino.0), change).await };
+        self.answer(Op::Setattr, work, move |result| reply_attr(reply, result));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let fs = self.fs.clone();
+        let work = async move { fs.readlink(Ino(ino.0)).await };
+        self.answer(Op::Readlink, work, move |result| match result {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let work = self.make(req, parent, name, mode, special(mode, rdev));
+        self.answer(Op::Create, work, move |result| reply_entry(reply, result));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let work = self.make(req, parent, name, mode, NewNode::Directory);
+        self.answer(Op::Create, work, move |result| reply_entry(reply, result));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let node = NewNode::Symlink(target.as_os_str().as_bytes().to_vec());
+        let work = self.make(req, parent, link_name, 0o777, node);
+        self.answer(Op::Create, work, move |result| reply_entry(reply, result));
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let work = self.make(req, parent, name, mode, NewNode::File);
+        self.answer(Op::Create, work, move |result| match result {
+            Ok(attr) => reply.created(
+                &TTL,
+                &file_attr(&attr),
+                GENERATION,
+                FileHandle(0),
+                FopenFlags::FOPEN_KEEP_CACHE,
+            ),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (fs, name) = (self.fs.clone(), owned(newname));
+        let work = async move { fs.link(Ino(ino.0), Ino(newparent.0), &name).await };
+        self.answer(Op::Link, work, move |result| reply_entry(reply, result));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, name) = (self.fs.clone(), caller(req), owned(name));
+        let work = async move { fs.unlink(caller, Ino(parent.0), &name).await };
+        self.answer(Op::Unlink, work, move |result| reply_empty(reply, result));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, name) = (self.fs.clone(), caller(req), owned(name));
+        let work = async move { fs.rmdir(caller, Ino(parent.0), &name).await };
+        self.answer(Op::Rmdir, work, move |result| reply_empty(reply, result));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let (from, to) = (owned(name), owned(newname));
+        let work = async move {
+            let mode = rename_mode(flags)?;
+            fs.rename(caller, (Ino(parent.0), &from), (Ino(newparent.0), &to), mode).await
+        };
+        self.answer(Op::Rename, work, move |result| reply_empty(reply, result));
+    }
+
+    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (fs, told) = (self.fs.clone(), self.told.clone());
+        let work = async move { fs.read(Ino(ino.0), offset, size.into()).await };
+        self.answer(Op::Read, work, move |result: Result<Bytes, Errno>| match result {
+            Ok(data) => {
+                told.metrics.read(data.len());
+                reply.data(&data);
+            }
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let since = Instant::now();
+        let (ino, len) = (Ino(ino.0), data.len() as u32);
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.told.metrics.written(data.len());
+        let Some(result) = self.write_at_once(ino, offset, data, kill) else {
+            let (fs, data) = (self.fs.clone(), Bytes::copy_from_slice(data));
+            let work = async move { fs.write(ino, offset, data, kill).await.map(|()| len) };
+            return self.answer(Op::Write, work, move |result| reply_written(reply, result));
+        };
+        let result = result.map(|()| len).map_err(|error| {
+            self.told.failed(Op::Write, &error);
+            errno(&error)
+        });
+        reply_written(reply, result);
+        self.told.metrics.answered(Op::Write, since);
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fsync(Ino(ino.0)).await };
+        self.answer(Op::Fsync, work, move |result| reply_empty(reply, result));
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fsyncdir().await };
+        self.answer(Op::Fsyncdir, work, move |result| reply_empty(reply, result));
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move {
+            let filled = fill(&fs, Ino(ino.0), offset, READDIR_STEP, |entry| {
+                let kind = file_type(entry.attr.kind);
+                let name = OsStr::from_bytes(&entry.name);
+                reply.add(INodeNo(entry.attr.ino.0), entry.cookie, kind, name)
+            });
+            Ok((filled.await, reply))
+        };
+        self.answer(Op::Readdir, work, |result| match result {
+            Ok((Ok(()), reply)) => reply.ok(),
+            Ok((Err(e), reply)) => reply.error(errno(&e)),
+            Err(_) => {} // stopped: the reply is dropped, which answers with an error
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move {
+            let filled = fill(&fs, Ino(ino.0), offset, READDIRPLUS_STEP, |entry| {
+                // The kernel counts an entry as a lookup, except for these two.
+                let dots = matches!(&entry.name[..], b"." | b"..");
+                let attr = if dots { entry.attr } else { fs.named_entry(entry) };
+                let name = OsStr::from_bytes(&entry.name);
+                let at = INodeNo(entry.attr.ino.0);
+                let full =
+                    reply.add(at, entry.cookie, name, &TTL, &file_attr(&attr), GENERATION);
+                if full && !dots {
+                    fs.forget(entry.attr.ino, 1);
+                }
+                full
+            });
+            Ok((filled.await, reply))
+        };
+        self.answer(Op::Readdir, work, |result| match result {
+            Ok((Ok(()), reply)) => reply.ok(),
+            Ok((Err(e), reply)) => reply.error(errno(&e)),
+            Err(_) => {} // stopped: the reply is dropped, which answers with an error
+        });
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let work = async move {
+            fs.fallocate(caller, Ino(ino.0), offset, length, allocate_mode(mode)?).await
+        };
+        self.answer(Op::Fallocate, work, move |result| reply_empty(reply, result));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move {
+            let offset = u64::try_from(offset).map_err(|_| FsError::BeyondEnd)?;
+            let what = match whence {
+                SEEK_DATA => Seek::Data,
+                SEEK_HOLE => Seek::Hole,
+                _ => return Err(FsError::Invalid("no such direction of lseek")),
+            };
+            fs.seek(Ino(ino.0), offset, what).await
+        };
+        self.answer(Op::Seek, work, move |result| match result {
+            Ok(at) => reply.offset(at.cast_signed()),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        // The answer has 32 bits.
+        let len = len.min(MAX_COPY);
+        let work = async move {
+            let (from, to) = ((Ino(ino_in.0), offset_in), (Ino(ino_out.0), offset_out));
+            fs.copy_range(caller, from, to, len).await.map(|copied| copied as u32)
+        };
+        self.answer(Op::CopyRange, work, move |result| reply_written(reply, result));
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (fs, name) = (self.fs.clone(), owned(name));
+        let work = async move { fs.getxattr(Ino(ino.0), &name).await };
+        self.answer(Op::Getxattr, work, move |result| reply_xattr(reply, size, result));
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let must = match flags {
+            XATTR_CREATE => Some(false),
+            XATTR_REPLACE => Some(true),
+            _ => None,
+        };
+        let (fs, name, value) = (self.fs.clone(), owned(name), value.to_vec());
+        let work = async move { fs.setxattr(Ino(ino.0), &name, &value, must).await };
+        self.answer(Op::Setxattr, work, move |result| reply_empty(reply, result));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let work = async move { fs.listxattr(caller, Ino(ino.0)).await };
+        self.answer(Op::Listxattr, work, move |result| reply_xattr(reply, size, result));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), owned(name));
+        let work = async move { fs.removexattr(Ino(ino.0), &name).await };
+        self.answer(Op::Removexattr, work, move |result| reply_empty(reply, result));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let fs = self.fs.clone();
+        let work = async move { fs.statfs().await };
+        self.answer(Op::Statfs, work, move |result| match result {
+            Ok(Room { blocks, free, inodes, free_inodes }) => {
+                let name_max = NAME_MAX as u32;
+                reply.statfs(blocks, free, free, inodes, free_inodes, BLOCK, name_max, BLOCK);
+            }
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+/// Adds entries after `cookie` until `add` says that the buffer is full, or there are no more. An
+/// error after the first entries is told by the next call.
+async fn fill(
+    fs: &Filesystem,
+    ino: Ino,
+    mut cookie: u64,
+    step: usize,
+    mut add: impl FnMut(&DirEntry) -> bool,
+) -> FsResult<()> {
+    let start = cookie;
+    loop {
+        let entries = match fs.readdir(ino, cookie, step).await {
+            Err(e) if cookie == start => return Err(e),
+            Err(_) => return Ok(()),
+            Ok(entries) => entries,
+        };
+        for entry in &entries {
+            if add(entry) {
+                return Ok(());
+            }
+            cookie = entry.cookie;
+        }
+        if entries.len() < step {
+            return Ok(());
+        }
+    }
+}
+
+/// A mount whose requests nobody serves yet.
+pub(crate) struct Session(fuser::Session<Door>);
+
+/// Takes the mount away, from any thread.
+#[derive(Clone)]
+pub(crate) struct Unmounter(Arc<Mutex<fuser::SessionUnmounter>>);
+
+impl Unmounter {
+    /// # Errors
+    /// When it is in use.
+    pub(crate) fn unmount(&mut self) -> io::Result<()> {
+        self.0.lock().unmount()
+    }
+}
+
+impl Session {
+    /// Mounts and shakes hands with the kernel.
+    pub(crate) fn mount(
+        door: Door,
+        volume: &str,
+        at: &Path,
+        options: &MountOptions,
+    ) -> io::Result<(Self, Unmounter)> {
+        let root = nix::unistd::geteuid().is_root();
+        let either = |no: Option<bool>, yes, without| if no.unwrap_or(!root) { without } else { yes };
+        let mut config = fuser::Config::default();
+        config.mount_options = vec![
+            MountOption::FSName(volume.to_owned()),
+            // As text: fuser hands the subtype to the mount helper alone, not to the kernel.
+            MountOption::CUSTOM("subtype=ashlar".to_owned()),
+            MountOption::DefaultPermissions,
+            either(options.nosuid, MountOption::Suid, MountOption::NoSuid),
+            either(options.nodev, MountOption::Dev, MountOption::NoDev),
+            if options.noexec { MountOption::NoExec } else { MountOption::Exec },
+            if options.read_only { MountOption::RO } else { MountOption::RW },
+        ];
+        if options.allow_other.unwrap_or(root) {
+            config.acl = SessionACL::All;
+        }
+        config.n_threads = Some(SESSION_THREADS);
+        config.clone_fd = true;
+        let mut session = fuser::Session::new(door, at, &config)?;
+        let unmounter = Unmounter(Arc::new(Mutex::new(session.unmount_callable())));
+        Ok((Self(session), unmounter))
+    }
+
+    /// Serves requests until the kernel has let go of the mount.
+    pub(crate) fn run(self) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+        let (ended, end) = oneshot::channel();
+        let serve = move || {
+            // Nobody listening means that the process is on its way out.
+            let _ = ended.send(self.0.run());
+        };
+        std::thread::Builder::new().name("fuse".to_owned()).spawn(serve)?;
+        Ok(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_the_epoch_survive_both_ways() {
+        for (secs, nanos) in [(0, 0), (-1, 0), (-2, 800_000_000), (1, 5), (5_000_000_000, 1)] {
+            let time = Time { secs, nanos };
+            // What fuser makes of the kernel's words, by its own arithmetic.
+            let since = Duration::new(secs.unsigned_abs(), nanos);
+            let from_kernel = if secs >= 0 { UNIX_EPOCH + since } else { UNIX_EPOCH - since };
+            assert_eq!(time_of(from_kernel), time);
+            let true_nanos = i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+            let sent = match system_time(time).duration_since(UNIX_EPOCH) {
+                Ok(since) => since.as_nanos().cast_signed(),
+                Err(e) => -e.duration().as_nanos().cast_signed(),
+            };
+            assert_eq!(sent, true_nanos);
+        }
+    }
+
+    #[test]
+    fn fallocate_flags_that_make_no_sense_are_refused() {
+        assert!(matches!(allocate_mode(3), Ok(Allocate::Punch)));
+        assert!(matches!(allocate_mode(17), Ok(Allocate::Zero { grow: false })));
+        for mode in [2, 8, 32, 64, 18] {
+            assert!(allocate_mode(mode).is_err(), "{mode}");
+        }
+    }
+}

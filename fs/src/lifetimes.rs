@@ -1,0 +1,112 @@
+//! How long an inode without a name lives: until the kernel has forgotten it.
+//!
+//! The kernel counts, per inode, every answer that named it, and gives the counts back with FORGET
+//! when it evicts the inode: after the last close, when nothing maps it any more. An unlinked inode
+//! is an orphan until then. Counting, instead of trusting that a FORGET means the end, matters: the
+//! FORGET of an earlier life may be processed after the inode was looked up, opened and unlinked
+//! again.
+//!
+//! Invariant: an inode is handed out for reaping at most once, and only when it is an orphan that
+//! the kernel holds no count of.
+
+use std::collections::HashMap;
+
+use meta::{Ino, ROOT};
+use parking_lot::Mutex;
+
+/// Session threads rarely meet in one shard.
+const SHARDS: usize = 64;
+
+#[derive(Default)]
+struct Life {
+    lookups: u64,
+    orphan: bool,
+}
+
+/// Counts of what the kernel knows.
+pub(crate) struct Lifetimes {
+    shards: Vec<Mutex<HashMap<Ino, Life>>>,
+}
+
+impl Lifetimes {
+    pub(crate) fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Life>> {
+        &self.shards[ino.0 as usize % SHARDS]
+    }
+
+    /// An answer names the inode. To be called before the answer is sent: its FORGET may follow at
+    /// once.
+    pub(crate) fn named(&self, ino: Ino) {
+        if ino != ROOT {
+            self.shard(ino).lock().entry(ino).or_default().lookups += 1;
+        }
+    }
+
+    /// The inode lost its last name. True: nothing has it open, reap it now.
+    #[must_use]
+    pub(crate) fn orphaned(&self, ino: Ino) -> bool {
+        match self.shard(ino).lock().get_mut(&ino) {
+            Some(life) => {
+                life.orphan = true;
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// The kernel gives `count` answers back. True: it was an orphan and was held by nothing else,
+    /// reap it now.
+    #[must_use]
+    pub(crate) fn forgotten(&self, ino: Ino, count: u64) -> bool {
+        let mut shard = self.shard(ino).lock();
+        let Some(life) = shard.get_mut(&ino) else { return false };
+        life.lookups = life.lookups.saturating_sub(count);
+        if life.lookups > 0 {
+            return false;
+        }
+        let orphan = life.orphan;
+        shard.remove(&ino);
+        orphan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INO: Ino = Ino(77);
+
+    #[test]
+    fn an_open_orphan_lives_until_it_is_forgotten() {
+        let lives = Lifetimes::new();
+        lives.named(INO);
+        lives.named(INO);
+        assert!(!lives.orphaned(INO));
+        assert!(!lives.forgotten(INO, 1));
+        assert!(lives.forgotten(INO, 1));
+        assert!(!lives.forgotten(INO, 1), "reaped once only");
+    }
+
+    #[test]
+    fn a_late_forget_of_an_earlier_life_does_not_end_this_one() {
+        let lives = Lifetimes::new();
+        lives.named(INO); // the life whose FORGET is late
+        lives.named(INO); // this one
+        assert!(!lives.orphaned(INO));
+        assert!(!lives.forgotten(INO, 1), "the late one");
+        assert!(lives.forgotten(INO, 1));
+    }
+
+    #[test]
+    fn an_inode_with_names_is_not_reaped_and_an_unknown_orphan_is() {
+        let lives = Lifetimes::new();
+        lives.named(INO);
+        assert!(!lives.forgotten(INO, 1));
+        assert!(lives.orphaned(INO));
+        lives.named(ROOT);
+        assert!(!lives.forgotten(ROOT, 1));
+    }
+}

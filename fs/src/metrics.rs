@@ -1,0 +1,104 @@
+//! What a mount counts. All names start with `ashlar_`; served by `--metrics ADDRESS`.
+//!
+//! | metric | labels | unit | what |
+//! |---|---|---|---|
+//! | `ashlar_op_seconds` | `op` | seconds | from the kernel's request to our answer, histogram |
+//! | `ashlar_op_errors_total` | `op` | count | answers that are an error other than "no such name or attribute" |
+//! | `ashlar_read_bytes_total`, `ashlar_written_bytes_total` | | bytes | what read(2) and write(2) moved |
+//! | `ashlar_dirty_bytes`, `ashlar_cache_bytes` | | bytes | written and not yet stored; cached |
+//! | `ashlar_cache_hits_total`, `ashlar_cache_misses_total` | | count | blocks found in, missing from the cache |
+
+use std::time::Instant;
+
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+
+use crate::data::DataStatus;
+
+macro_rules! ops {
+    ($($op:ident = $name:literal),* $(,)?) => {
+        /// Kinds of requests.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Op { $($op),* }
+
+        const OPS: &[(Op, &str)] = &[$((Op::$op, $name)),*];
+    };
+}
+
+// A macro, so that an operation cannot be without its name.
+ops! {
+    Lookup = "lookup", Create = "create", Link = "link", Unlink = "unlink", Rmdir = "rmdir",
+    Rename = "rename", Readlink = "readlink", Readdir = "readdir", Getattr = "getattr",
+    Setattr = "setattr", Read = "read", Write = "write", Fsync = "fsync", Fsyncdir = "fsyncdir",
+    Fallocate = "fallocate", Seek = "lseek", CopyRange = "copy_file_range", Getxattr = "getxattr",
+    Setxattr = "setxattr", Listxattr = "listxattr", Removexattr = "removexattr", Statfs = "statfs",
+}
+
+struct OpMetrics {
+    seconds: Histogram,
+    errors: Counter,
+}
+
+/// Handles of all metrics of the kernel's door, looked up once.
+pub(crate) struct Metrics {
+    ops: Vec<OpMetrics>,
+    read: Counter,
+    written: Counter,
+}
+
+impl Metrics {
+    /// To be called after the recorder is installed, if there is to be one.
+    pub(crate) fn new() -> Self {
+        let ops = OPS
+            .iter()
+            .map(|&(_, op)| OpMetrics {
+                seconds: histogram!("ashlar_op_seconds", "op" => op),
+                errors: counter!("ashlar_op_errors_total", "op" => op),
+            })
+            .collect();
+        Self {
+            ops,
+            read: counter!("ashlar_read_bytes_total"),
+            written: counter!("ashlar_written_bytes_total"),
+        }
+    }
+
+    /// An operation was answered.
+    pub(crate) fn answered(&self, op: Op, since: Instant) {
+        self.ops[op as usize].seconds.record(since.elapsed());
+    }
+
+    /// Its answer was an error.
+    pub(crate) fn failed(&self, op: Op) {
+        self.ops[op as usize].errors.increment(1);
+    }
+
+    /// read(2) got this much.
+    pub(crate) fn read(&self, bytes: usize) {
+        self.read.increment(bytes as u64);
+    }
+
+    /// write(2) gave this much.
+    pub(crate) fn written(&self, bytes: usize) {
+        self.written.increment(bytes as u64);
+    }
+}
+
+/// Brings the data plane's figures up to date.
+pub(crate) fn observe(status: &DataStatus) {
+    gauge!("ashlar_dirty_bytes").set(status.dirty_bytes as f64);
+    gauge!("ashlar_cache_bytes").set(status.cache_bytes as f64);
+    counter!("ashlar_cache_hits_total").absolute(status.cache_hits);
+    counter!("ashlar_cache_misses_total").absolute(status.cache_misses);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_at_its_place() {
+        for (index, &(op, name)) in OPS.iter().enumerate() {
+            assert_eq!(op as usize, index, "{name}");
+        }
+    }
+}

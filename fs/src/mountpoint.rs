@@ -1,0 +1,266 @@
+//! Mount points: what can be one, what is mounted where, and taking a mount away again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+/// Why a directory cannot be mounted on, or a mount not be taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum MountPointError {
+    /// It is not there.
+    #[error("mount point {}: no such directory", .0.display())]
+    Missing(PathBuf),
+    /// It is something else.
+    #[error("mount point {}: not a directory", .0.display())]
+    NotDirectory(PathBuf),
+    /// It has something in it that the mount would hide.
+    #[error("mount point {}: not empty", .0.display())]
+    NotEmpty(PathBuf),
+    /// Something is mounted there.
+    #[error("mount point {}: {what} is mounted there already", path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+        /// Source and type.
+        what: String,
+    },
+    /// A mount whose process is gone.
+    #[error("mount point {}: a dead mount is still there (take it away with: umount -l {})", .0.display(), .0.display())]
+    Dead(PathBuf),
+    /// The volume would be mounted over, or in, what it is made of.
+    #[error("mount point {}: it overlaps with {}, which the volume needs", path.display(), other.display())]
+    Overlap {
+        /// The mount point.
+        path: PathBuf,
+        /// A disk or the metadata's directory.
+        other: PathBuf,
+    },
+    /// The kernel has no FUSE.
+    #[error("/dev/fuse: {0} (load the kernel's module with: modprobe fuse)")]
+    NoFuse(io::Error),
+    /// Only root mounts without help.
+    #[error("fusermount3 is not installed, and only root can mount without it (Debian: apt install fuse3)")]
+    NoHelper,
+    /// Nothing of ours is mounted there.
+    #[error("{}: nothing is mounted there", .0.display())]
+    NotMounted(PathBuf),
+    /// Files are open.
+    #[error("{}: busy (a program has a file or its working directory there)", .0.display())]
+    InUse(PathBuf),
+    /// Anything else.
+    #[error("{}: {why}", path.display())]
+    Other {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+}
+
+/// One line of /proc/self/mountinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountEntry {
+    /// `MAJOR:MINOR` of its device.
+    pub device: String,
+    /// Where.
+    pub path: PathBuf,
+    /// Type, as `fuse.ashlar`.
+    pub kind: String,
+    /// Source: of ours, the volume.
+    pub source: String,
+}
+
+/// Undoes the octal escapes of /proc: space, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = (bytes[at] == b'\\')
+            .then(|| text.get(at + 1..at + 4))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn parse_mountinfo(text: &str) -> Vec<MountEntry> {
+    let entry = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let left: Vec<&str> = left.split(' ').collect();
+        let right: Vec<&str> = right.split(' ').collect();
+        Some(MountEntry {
+            device: (*left.get(2)?).to_owned(),
+            path: PathBuf::from(unescape(left.get(4)?)),
+            kind: (*right.first()?).to_owned(),
+            source: unescape(right.get(1)?),
+        })
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+/// What is mounted at this very directory: the uppermost, if several are.
+pub fn mounted_at(path: &Path) -> Option<MountEntry> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    parse_mountinfo(&text).into_iter().rfind(|entry| entry.path == path)
+}
+
+/// Absolute and without links, as /proc says it. Asks nothing of what is mounted there.
+pub fn canonical(path: &Path) -> Result<PathBuf, MountPointError> {
+    let other = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => MountPointError::Missing(path.to_owned()),
+        _ if e.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
+            MountPointError::Dead(path.to_owned())
+        }
+        _ => MountPointError::Other { path: path.to_owned(), why: e.to_string() },
+    };
+    let absolute = std::path::absolute(path).map_err(other)?;
+    // The last component is not followed: a dead or hanging mount there must not matter.
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) if !absolute.is_symlink() => {
+            Ok(parent.canonicalize().map_err(other)?.join(name))
+        }
+        _ => absolute.canonicalize().map_err(other),
+    }
+}
+
+/// Checks that a volume can be mounted here; answers the absolute path. `needed` are directories
+/// that the volume itself lies in.
+pub fn check(path: &Path, needed: &[&Path]) -> Result<PathBuf, MountPointError> {
+    let at = canonical(path)?;
+    let name = || path.to_owned();
+    if let Some(MountEntry { kind, source, .. }) = mounted_at(&at) {
+        let dead = fs::metadata(&at).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32));
+        return Err(match dead {
+            true => MountPointError::Dead(name()),
+            false => MountPointError::Busy { path: name(), what: format!("{source} ({kind})") },
+        });
+    }
+    let other = |e: io::Error| MountPointError::Other { path: name(), why: e.to_string() };
+    match fs::metadata(&at) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(MountPointError::Missing(name()));
+        }
+        Err(e) => return Err(other(e)),
+        Ok(metadata) if !metadata.is_dir() => return Err(MountPointError::NotDirectory(name())),
+        Ok(_) => {}
+    }
+    for dir in needed {
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+        if at.starts_with(&dir) || dir.starts_with(&at) {
+            return Err(MountPointError::Overlap { path: name(), other: dir });
+        }
+    }
+    if fs::read_dir(&at).map_err(other)?.next().is_some() {
+        return Err(MountPointError::NotEmpty(name()));
+    }
+    check_fuse()?;
+    Ok(at)
+}
+
+/// Can this process mount at all?
+fn check_fuse() -> Result<(), MountPointError> {
+    fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(MountPointError::NoFuse)?;
+    if !nix::unistd::geteuid().is_root() && helper().is_none() {
+        return Err(MountPointError::NoHelper);
+    }
+    Ok(())
+}
+
+/// fusermount3, wherever it is.
+fn helper() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/bin", "/usr/bin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join("fusermount3"))
+        .find(|file| file.is_file())
+}
+
+/// Takes a mount away; `lazy`: even if it is in use, for later.
+pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountPointError> {
+    let name = || path.to_owned();
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(path, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::EBUSY) => Err(MountPointError::InUse(name())),
+        Err(Errno::EINVAL) => Err(MountPointError::NotMounted(name())),
+        Err(Errno::EPERM) => unmount_by_helper(path, lazy),
+        Err(e) => Err(MountPointError::Other { path: name(), why: e.desc().to_owned() }),
+    }
+}
+
+fn unmount_by_helper(path: &Path, lazy: bool) -> Result<(), MountPointError> {
+    let mut command = Command::new(helper().ok_or(MountPointError::NoHelper)?);
+    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(path);
+    let other = |why: String| MountPointError::Other { path: path.to_owned(), why };
+    let output = command.output().map_err(|e| other(e.to_string()))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(()),
+        false if words.contains("busy") => Err(MountPointError::InUse(path.to_owned())),
+        false => Err(other(words.trim().to_owned())),
+    }
+}
+
+/// Sequential readers ask for more at once when the kernel reads further ahead than its usual
+/// 128 KiB. Needs root; without it reads work, only smaller.
+pub(crate) fn raise_read_ahead(path: &Path, kib: u32) {
+    let Some(entry) = mounted_at(path) else { return };
+    let file = format!("/sys/class/bdi/{}/read_ahead_kb", entry.device);
+    if let Err(e) = fs::write(&file, kib.to_string()) {
+        tracing::debug!("{file}: {e}: the kernel reads ahead less");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read_with_its_escapes() {
+        let text = "36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.ashlar my\\040volume rw\n\
+                    37 35 0:42 / /proc rw - proc proc rw\nnonsense\n";
+        let entries = parse_mountinfo(text);
+        assert_eq!(entries.len(), 2);
+        let MountEntry { device, path, kind, source } = entries[0].clone();
+        assert_eq!((device.as_str(), path.as_path()), ("98:0", Path::new("/mnt/a b")));
+        assert_eq!((kind.as_str(), source.as_str()), ("fuse.ashlar", "my volume"));
+    }
+
+    #[test]
+    fn bad_mount_points_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("full/x")).unwrap();
+        fs::create_dir_all(at("disk/inside")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        let disk = at("disk");
+        let cases = [
+            (at("missing"), "no such directory"),
+            (at("file"), "not a directory"),
+            (at("full"), "not empty"),
+            (at("disk/inside"), "overlaps"),
+            (dir.path().to_owned(), "overlaps"),
+            (PathBuf::from("/proc"), "mounted there already"),
+        ];
+        for (path, expected) in cases {
+            let error = check(&path, &[&disk]).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(matches!(unmount(&at("full"), false), Err(MountPointError::NotMounted(_))));
+    }
+}

@@ -1,0 +1,210 @@
+//! The state of a mount or a cluster: as JSON in an extended attribute of the mount's root, as a
+//! table for people.
+
+use std::fmt::{self, Write as _};
+
+use proxy::SlotStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::filesystem::{Filesystem, FsResult};
+
+/// What `ashlar status` tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program that mounts.
+    pub version: String,
+    /// The mount; none when only the disks were asked.
+    pub mount: Option<MountStatus>,
+    /// Its disks, as last seen.
+    pub disks: Vec<SlotStatus>,
+}
+
+/// What only a mount knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// The volume.
+    pub volume: String,
+    /// How its data are protected, as `ec(4,2)`.
+    pub scheme: String,
+    /// Number of this mount's session.
+    pub session: u64,
+    /// Process that mounts.
+    pub pid: u32,
+    /// Bytes of user data that may be stored in all.
+    pub capacity: u64,
+    /// Bytes that may still be stored.
+    pub available: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Bytes of file content that are stored.
+    pub live_bytes: u64,
+    /// Blobs, and how many bytes they have, live or not.
+    pub blobs: u64,
+    /// See `blobs`.
+    pub blob_bytes: u64,
+    /// Blobs whose parts had to share fail domains.
+    pub degraded_blobs: u64,
+    /// Bytes written and not yet stored.
+    pub dirty_bytes: u64,
+    /// Bytes cached in memory.
+    pub cache_bytes: u64,
+    /// Blocks found in the cache.
+    pub cache_hits: u64,
+    /// Blocks that had to be fetched.
+    pub cache_misses: u64,
+    /// Why storing failed, if it does at present.
+    pub last_error: Option<String>,
+}
+
+impl Status {
+    /// Of a mounted volume.
+    pub(crate) async fn of(fs: &Filesystem) -> FsResult<Self> {
+        let volume = fs.meta.volume();
+        let usage = fs.meta.usage().await?;
+        let space = fs.blobs.space(volume.scheme).await;
+        let data = fs.data.status();
+        let mount = MountStatus {
+            volume: volume.name,
+            scheme: volume.scheme.to_string(),
+            session: fs.meta.session().0,
+            pid: std::process::id(),
+            capacity: space.capacity,
+            available: space.available.saturating_sub(data.dirty_bytes),
+            inodes: usage.inodes,
+            live_bytes: usage.live_bytes,
+            blobs: usage.blobs,
+            blob_bytes: usage.blob_bytes,
+            degraded_blobs: usage.degraded_blobs,
+            dirty_bytes: data.dirty_bytes,
+            cache_bytes: data.cache_bytes,
+            cache_hits: data.cache_hits,
+            cache_misses: data.cache_misses,
+            last_error: data.last_error,
+        };
+        Ok(Self { mount: Some(mount), ..Self::of_disks(fs.blobs.slots().await) })
+    }
+
+    /// Of disks alone.
+    pub fn of_disks(disks: Vec<SlotStatus>) -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), mount: None, disks }
+    }
+
+    /// Indented JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a status is plain data")
+    }
+}
+
+/// `1.5 GiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+fn percent(part: u64, of: u64) -> String {
+    if of == 0 { "-".to_owned() } else { format!("{:.0} %", part as f64 * 100.0 / of as f64) }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(mount) = &self.mount {
+            mount.fmt(f)?;
+            writeln!(f)?;
+        }
+        let rows: Vec<[String; 6]> = self
+            .disks
+            .iter()
+            .map(|slot| {
+                [
+                    slot.index.to_string(),
+                    slot.state.clone(),
+                    slot.fill.clone(),
+                    percent(slot.used, slot.capacity),
+                    bytes(slot.capacity),
+                    slot.place.clone(),
+                ]
+            })
+            .collect();
+        let head = ["disk", "state", "fill", "used", "capacity", "place"].map(str::to_owned);
+        let width = |column: usize| {
+            rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..head.len()).map(width).collect();
+        for row in [&head].into_iter().chain(&rows) {
+            let mut line = String::new();
+            for (cell, &width) in row.iter().zip(&widths) {
+                write!(line, "{cell:<width$}  ")?;
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        let down = self.disks.iter().filter(|slot| slot.state != "up").count();
+        write!(f, "{} of {} disks up", self.disks.len() - down, self.disks.len())
+    }
+}
+
+impl fmt::Display for MountStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |f: &mut fmt::Formatter<'_>, name: &str, value: String| {
+            writeln!(f, "{name:<12}{value}")
+        };
+        line(f, "volume", format!("{} ({})", self.volume, self.scheme))?;
+        line(f, "mounted by", format!("process {}, session {}", self.pid, self.session))?;
+        let (free, all) = (bytes(self.available), bytes(self.capacity));
+        line(f, "room", format!("{free} of {all} free, after redundancy"))?;
+        line(f, "files", format!("{} inodes, {} of data", self.inodes, bytes(self.live_bytes)))?;
+        let blobs = format!("{} with {}", self.blobs, bytes(self.blob_bytes));
+        let degraded = match self.degraded_blobs {
+            0 => "every part on its own disk".to_owned(),
+            n => format!("{n} of them with parts that share a disk"),
+        };
+        line(f, "blobs", format!("{blobs}, {degraded}"))?;
+        line(f, "dirty", format!("{} written and not yet stored", bytes(self.dirty_bytes)))?;
+        let looked = self.cache_hits + self.cache_misses;
+        let hits = percent(self.cache_hits, looked);
+        line(f, "cache", format!("{}, hits {hits}", bytes(self.cache_bytes)))?;
+        if let Some(error) = &self.last_error {
+            line(f, "storing", format!("fails: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_readable() {
+        let cases =
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16.0 EiB")];
+        for (n, expected) in cases {
+            assert_eq!(bytes(n), expected);
+        }
+    }
+
+    #[test]
+    fn a_table_names_what_is_down() {
+        let slot = |index: usize, state: &str| SlotStatus {
+            index,
+            disk: "d".into(),
+            place: format!("127.0.0.1:{index}"),
+            domain: String::new(),
+            state: state.into(),
+            fill: "green".into(),
+            capacity: 1 << 30,
+            used: 1 << 29,
+        };
+        let text = Status::of_disks(vec![slot(0, "up"), slot(1, "down: connection refused")]).to_string();
+        assert!(text.contains("connection refused") && text.contains("50 %"), "{text}");
+        assert!(text.ends_with("1 of 2 disks up"), "{text}");
+    }
+}
