@@ -7,6 +7,8 @@
 
 pub(crate) mod memory;
 pub(crate) mod redb;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};

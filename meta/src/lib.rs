@@ -15,6 +15,8 @@
 
 mod check;
 mod dentry;
+#[cfg(test)]
+mod dice;
 mod engine;
 mod extent;
 mod inode;

@@ -1,0 +1,423 @@
+//! What every engine must do, and what redb's must survive: I/O errors and power losses.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use redb::{Database, StorageBackend};
+
+use super::memory::MemoryKv;
+use super::redb::{RedbKv, RedbSettings};
+use super::{Batch, Direction, Kv, Value, View};
+use crate::dice::Dice;
+use crate::key::Key;
+use crate::store::MetaError;
+
+type Model = BTreeMap<Key, Vec<u8>>;
+
+const SETTINGS: RedbSettings =
+    RedbSettings { interval: Duration::from_secs(3600), table_bytes: 1 << 20 };
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn key(n: u64) -> Key {
+    Key::tag(b'K').with(n)
+}
+
+/// All that a view shows of a range.
+fn listed(
+    view: &dyn View,
+    from: u64,
+    to: u64,
+    direction: Direction,
+    most: usize,
+) -> Vec<(Key, Vec<u8>)> {
+    let mut found = Vec::new();
+    let _ = view
+        .scan(key(from)..key(to), direction, &mut |key, value| {
+            found.push((*key, value.to_vec()));
+            Ok(if found.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })
+        .unwrap();
+    found
+}
+
+fn assert_is(view: &dyn View, model: &Model, dice: &mut Dice) {
+    for n in 0..64 {
+        let found = view.get(&key(n)).unwrap();
+        assert_eq!(found.as_deref(), model.get(&key(n)).map(|v| &v[..]), "key {n}");
+    }
+    let (a, b) = (dice.below(64), dice.below(64));
+    let (from, to) = (a.min(b), a.max(b));
+    let most = 1 + dice.below(20) as usize;
+    let expected = model.range(key(from)..key(to)).map(|(k, v)| (*k, v.clone()));
+    let forward: Vec<_> = expected.clone().take(most).collect();
+    let backward: Vec<_> = expected.rev().take(most).collect();
+    assert_eq!(listed(view, from, to, Direction::Forward, most), forward);
+    assert_eq!(listed(view, from, to, Direction::Backward, most), backward);
+}
+
+fn random_batch(dice: &mut Dice) -> Batch {
+    (0..1 + dice.below(8))
+        .map(|_| {
+            let value = vec![dice.below(256) as u8; dice.below(40) as usize];
+            (key(dice.below(64)), (dice.below(3) > 0).then(|| Value::from(&value[..])))
+        })
+        .collect()
+}
+
+fn apply(model: &mut Model, batch: &Batch) {
+    for (key, value) in batch {
+        match value {
+            Some(value) => drop(model.insert(*key, value.to_vec())),
+            None => drop(model.remove(key)),
+        }
+    }
+}
+
+fn with_view(kv: &dyn Kv, mut body: impl FnMut(&dyn View)) {
+    kv.read(&mut |view| {
+        body(view);
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn conforms(kv: &dyn Kv, seed: u64) {
+    println!("seed {seed}");
+    let mut dice = Dice::new(seed);
+    let mut model = Model::new();
+    for _ in 0..300 {
+        let batch = random_batch(&mut dice);
+        kv.transact(&mut |view| {
+            assert_is(view, &model, &mut Dice::new(seed));
+            Ok(batch.clone())
+        })
+        .unwrap();
+        apply(&mut model, &batch);
+        let refused = kv.transact(&mut |_| Err(MetaError::Exists));
+        assert_eq!(refused, Err(MetaError::Exists));
+        if dice.below(10) == 0 {
+            block_on(kv.sync()).unwrap();
+            kv.read_durable(&mut |view| {
+                assert_is(view, &model, &mut dice);
+                Ok(())
+            })
+            .unwrap();
+        }
+        with_view(kv, |view| assert_is(view, &model, &mut dice));
+    }
+}
+
+#[test]
+fn memory_conforms() {
+    for seed in 0..5 {
+        conforms(&MemoryKv::default(), seed);
+    }
+}
+
+#[test]
+fn redb_conforms() {
+    for seed in 0..5 {
+        let disk = Disk::new(Vec::new());
+        conforms(&disk.start(SETTINGS).unwrap(), seed);
+    }
+}
+
+#[test]
+fn redb_conforms_while_it_flushes_all_the_time() {
+    let settings = RedbSettings { interval: Duration::from_micros(50), table_bytes: 2000 };
+    for seed in 0..5 {
+        let disk = Disk::new(Vec::new());
+        conforms(&disk.start(settings).unwrap(), seed);
+    }
+}
+
+#[test]
+fn memory_forgets_what_was_not_synced() {
+    let kv = MemoryKv::default();
+    let put =
+        |n: u64| kv.transact(&mut |_| Ok(Batch::from([(key(n), Some(Value::from(&[1][..])))])));
+    put(1).unwrap();
+    block_on(kv.sync()).unwrap();
+    put(2).unwrap();
+    let after = kv.crash();
+    with_view(&after, |view| {
+        assert_eq!(listed(view, 0, 9, Direction::Forward, 9).len(), 1);
+    });
+}
+
+/// A disk that keeps what was synced apart from what was not, and can fail or stand still.
+#[derive(Debug)]
+struct Disk {
+    state: Mutex<DiskState>,
+    /// While true, syncs wait.
+    gate: Mutex<Gate>,
+    moved: Condvar,
+    failing: AtomicBool,
+    /// Transactions that were acknowledged as durable.
+    acknowledged: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    durable: Vec<u8>,
+    now: Vec<u8>,
+    pending: Vec<(u64, Vec<u8>)>,
+    /// Power fails at this operation.
+    fails_in: Option<u64>,
+    dice: Option<Dice>,
+    crashed: Option<(Vec<u8>, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    closed: bool,
+    waiting: bool,
+}
+
+impl Disk {
+    fn new(content: Vec<u8>) -> Arc<Self> {
+        let state = DiskState { durable: content.clone(), now: content, ..DiskState::default() };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            gate: Mutex::default(),
+            moved: Condvar::new(),
+            failing: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+        })
+    }
+
+    fn start(self: &Arc<Self>, settings: RedbSettings) -> Result<RedbKv, MetaError> {
+        let disk = Arc::downgrade(self);
+        let open = move || Database::builder().create_with_backend(Backend(disk.clone()));
+        RedbKv::start(Box::new(open), settings)
+    }
+
+    /// Any subset of the writes since the last sync may have reached the medium.
+    fn operation(&self, state: &mut DiskState) -> io::Result<()> {
+        if let Some(left) = &mut state.fails_in {
+            if *left == 0 && state.crashed.is_none() {
+                let acknowledged = self.acknowledged.load(Ordering::SeqCst);
+                let mut image = state.durable.clone();
+                let dice = state.dice.as_mut().unwrap();
+                for (at, bytes) in &state.pending {
+                    if dice.below(2) == 0 {
+                        write_at(&mut image, *at, bytes);
+                    }
+                }
+                state.crashed = Some((image, acknowledged));
+            }
+            *left = left.saturating_sub(1);
+        }
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk fails"));
+        }
+        Ok(())
+    }
+}
+
+fn write_at(image: &mut Vec<u8>, at: u64, bytes: &[u8]) {
+    let (start, end) = (at as usize, at as usize + bytes.len());
+    if image.len() < end {
+        image.resize(end, 0);
+    }
+    image[start..end].copy_from_slice(bytes);
+}
+
+#[derive(Debug)]
+struct Backend(Weak<Disk>);
+
+impl Backend {
+    fn with<R>(&self, body: impl FnOnce(&Disk, &mut DiskState) -> io::Result<R>) -> io::Result<R> {
+        let disk = self.0.upgrade().ok_or_else(|| io::Error::other("the test is over"))?;
+        let mut state = disk.state.lock();
+        body(&disk, &mut state)
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.with(|_, state| Ok(state.now.len() as u64))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.with(|_, state| {
+            let start = offset as usize;
+            let bytes = state.now.get(start..start + out.len());
+            out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(|disk, state| {
+            disk.operation(state)?;
+            state.now.resize(len as usize, 0);
+            // A length reaches the medium at once: only bytes may be late.
+            state.durable.resize(len as usize, 0);
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let disk = self.0.upgrade().ok_or_else(|| io::Error::other("the test is over"))?;
+        {
+            let mut gate = disk.gate.lock();
+            gate.waiting = true;
+            disk.moved.notify_all();
+            disk.moved.wait_while(&mut gate, |gate| gate.closed);
+            gate.waiting = false;
+        }
+        self.with(|disk, state| {
+            disk.operation(state)?;
+            state.durable = state.now.clone();
+            state.pending.clear();
+            Ok(())
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.with(|disk, state| {
+            disk.operation(state)?;
+            write_at(&mut state.now, offset, data);
+            state.pending.push((offset, data.to_vec()));
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn a_flush_under_way_is_seen_through() {
+    let disk = Disk::new(Vec::new());
+    let kv = Arc::new(disk.start(SETTINGS).unwrap());
+    let mut dice = Dice::new(7);
+    let mut model = Model::new();
+    for round in 0..20 {
+        let commit = |model: &mut Model, dice: &mut Dice| {
+            for _ in 0..3 {
+                let batch = random_batch(dice);
+                kv.transact(&mut |_| Ok(batch.clone())).unwrap();
+                apply(model, &batch);
+            }
+        };
+        commit(&mut model, &mut dice);
+        *disk.gate.lock() = Gate { closed: true, waiting: false };
+        let syncing = std::thread::spawn({
+            let kv = Arc::clone(&kv);
+            move || block_on(kv.sync())
+        });
+        disk.moved.wait_while(&mut disk.gate.lock(), |gate| !gate.waiting);
+        let durable_before = model.clone();
+        with_view(&*kv, |view| assert_is(view, &model, &mut dice));
+        commit(&mut model, &mut dice);
+        with_view(&*kv, |view| assert_is(view, &model, &mut dice));
+        disk.gate.lock().closed = false;
+        disk.moved.notify_all();
+        syncing.join().unwrap().unwrap();
+        with_view(&*kv, |view| assert_is(view, &model, &mut dice));
+        kv.read_durable(&mut |view| {
+            assert_is(view, &durable_before, &mut dice);
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("round {round}: {e}"));
+    }
+}
+
+#[test]
+fn a_failed_commit_loses_nothing_and_is_tried_again() {
+    let disk = Disk::new(Vec::new());
+    let kv = disk.start(SETTINGS).unwrap();
+    let mut dice = Dice::new(3);
+    let mut model = Model::new();
+    for round in 0..10 {
+        let batch = random_batch(&mut dice);
+        kv.transact(&mut |_| Ok(batch.clone())).unwrap();
+        apply(&mut model, &batch);
+        disk.failing.store(true, Ordering::SeqCst);
+        for _ in 0..1 + round % 2 {
+            assert!(block_on(kv.sync()).is_err());
+        }
+        // What is in memory needs no disk.
+        let more: Batch = [(key(3), Some(Value::from(&[round as u8][..])))].into();
+        kv.transact(&mut |_| Ok(more.clone())).unwrap();
+        apply(&mut model, &more);
+        disk.failing.store(false, Ordering::SeqCst);
+        block_on(kv.sync()).unwrap();
+        with_view(&kv, |view| assert_is(view, &model, &mut dice));
+    }
+    drop(kv);
+    let again = Disk::new(disk.state.lock().durable.clone());
+    with_view(&again.start(SETTINGS).unwrap(), |view| assert_is(view, &model, &mut dice));
+}
+
+/// The writes of the n-th transaction of the crash test.
+fn numbered(n: u64) -> Batch {
+    let value = Value::from(&n.to_be_bytes()[..]);
+    let mut batch = Batch::from([(key(n % 50), Some(value.clone())), (key(n * 7 % 50), None)]);
+    batch.insert(key(63), Some(value));
+    batch
+}
+
+#[test]
+fn after_a_power_loss_everything_synced_is_there_and_what_is_there_is_a_prefix() {
+    for seed in 0..60 {
+        println!("seed {seed}");
+        let mut dice = Dice::new(seed);
+        let disk = Disk::new(Vec::new());
+        let kv = disk.start(SETTINGS).unwrap();
+        {
+            let mut state = disk.state.lock();
+            state.dice = Some(Dice::new(seed + 1000));
+            state.fails_in = Some(dice.below(400));
+        }
+        for n in 1..=200 {
+            kv.transact(&mut |_| Ok(numbered(n))).unwrap();
+            if dice.below(5) == 0 {
+                block_on(kv.sync()).unwrap();
+                disk.acknowledged.store(n, Ordering::SeqCst);
+            }
+        }
+        let Some((image, acknowledged)) = disk.state.lock().crashed.take() else { continue };
+        let after = Disk::new(image);
+        with_view(&after.start(SETTINGS).unwrap(), |view| {
+            let last = view.get(&key(63)).unwrap();
+            let last = last.map_or(0, |v| u64::from_be_bytes(v[..].try_into().unwrap()));
+            assert!(last >= acknowledged, "{acknowledged} were promised, {last} are there");
+            let mut model = Model::new();
+            (1..=last).for_each(|n| apply(&mut model, &numbered(n)));
+            assert_is(view, &model, &mut dice);
+        });
+    }
+}
+
+#[test]
+fn many_syncs_at_once_share_commits() {
+    let disk = Disk::new(Vec::new());
+    let kv = Arc::new(disk.start(SETTINGS).unwrap());
+    std::thread::scope(|scope| {
+        for thread in 0..8u64 {
+            let kv = &kv;
+            scope.spawn(move || {
+                for n in 0..20u64 {
+                    let key = key(thread);
+                    let value = Some(Value::from(&n.to_be_bytes()[..]));
+                    kv.transact(&mut |_| Ok(Batch::from([(key, value.clone())]))).unwrap();
+                    block_on(kv.sync()).unwrap();
+                    kv.read_durable(&mut |view| {
+                        assert_eq!(view.get(&key).unwrap(), value);
+                        Ok(())
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+}
