@@ -41,12 +41,14 @@ pub struct Setup {
     pub scheme: Option<&'static str>,
     /// Room of all disks together, as `--size` takes it.
     pub size: &'static str,
+    /// Further arguments of `ashlar mount`, in the mode that uses it.
+    pub mount_arguments: Vec<String>,
 }
 
 impl Setup {
     /// Eight disks, `ec(4,2)`, room enough for any test.
     pub fn new(mode: Mode) -> Self {
-        Self { mode, disks: 8, scheme: None, size: "48GiB" }
+        Self { mode, disks: 8, scheme: None, size: "48GiB", mount_arguments: Vec::new() }
     }
 }
 
@@ -152,6 +154,7 @@ impl Demo {
             let mut command = Command::new(binaries::ashlar());
             command.arg("mount").arg(DEMO_VOLUME).arg(self.path()).arg("--foreground");
             command.arg("--cluster").arg(self.directory().join("daemons.toml"));
+            command.args(&self.setup.mount_arguments);
             return command;
         }
         self.demo_command()
@@ -310,6 +313,11 @@ impl Demo {
             eprintln!("the page cache stays as it is: {error}");
         }
         Ok(())
+    }
+
+    /// The last lines of what the mount has printed and logged.
+    pub fn said(&self) -> String {
+        self.mount.as_ref().expect("mounted").said()
     }
 
     /// Bytes that a user can still write, as `df` shows them.

@@ -1,0 +1,118 @@
+//! Promise: one can see what it does. `ashlar status` tells the truth about lost disks, metrics count,
+//! the log says once which program runs with which settings.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::binaries::{ashlar, storaged};
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::process::{PATIENCE, Process, run, wait_until};
+use tests::seed::content;
+
+/// Until a lost disk, or one that is back, must show in the status of a mount that uses it.
+const NOTICED: Duration = Duration::from_secs(30);
+
+#[test]
+fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let metrics = free_address()?;
+    let mount_arguments = vec!["--metrics".to_owned(), metrics.clone()];
+    let mut demo = Demo::start(Setup { mount_arguments, ..Setup::new(Mode::Served) })?;
+    let status = demo.status()?;
+    ensure!(
+        status["mount"]["volume"] == "demo" && status["mount"]["scheme"] == "ec(4,2)",
+        "{status}"
+    );
+    ensure!(up(&status) == 8, "a fresh mount: {status}");
+    fs::write(demo.file("file"), content(1, 3 << 20))?;
+    fs::File::open(demo.file("file"))?.sync_all()?;
+    ensure!(demo.status()?["mount"]["dirty_bytes"] == 0, "bytes are dirty after fsync");
+
+    demo.kill_daemon(2)?;
+    demo.kill_daemon(5)?;
+    let mut number = 0;
+    wait_until("status to show two lost disks", NOTICED, || {
+        number += 1;
+        let written = fs::write(demo.file(format!("more-{number}")), content(number, 1 << 20));
+        written.is_ok() && demo.status().is_ok_and(|status| up(&status) == 6)
+    })?;
+    let table = run(Command::new(ashlar()).arg("status").arg(demo.path()), PATIENCE)?;
+    ensure!(table.contains("6 of 8 disks up") && table.contains("ec(4,2)"), "{table}");
+    demo.restart_daemon(2)?;
+    demo.restart_daemon(5)?;
+    wait_until("status to show all disks again", NOTICED, || {
+        number += 1;
+        let written = fs::write(demo.file(format!("more-{number}")), content(number, 1 << 20));
+        written.is_ok() && demo.status().is_ok_and(|status| up(&status) == 8)
+    })?;
+
+    let text = get(&metrics)?;
+    for metric in ["ashlar_op_seconds", "ashlar_written_bytes_total", "ashlar_cache_hits_total"] {
+        ensure!(text.contains(metric), "{metric} is missing in:\n{text}");
+    }
+    let written = text.lines().find_map(|line| line.strip_prefix("ashlar_written_bytes_total "));
+    let written: f64 = written.context("no count of written bytes")?.parse()?;
+    ensure!(written >= f64::from(3 << 20), "{written} bytes are said to be written");
+    let said = demo.said();
+    let starts = said.lines().filter(|line| line.contains("starting") && line.contains("version"));
+    ensure!(starts.count() == 1, "no single start line in:\n{said}");
+    demo.stop(Stop::Umount)
+}
+
+/// Disks that a status counts as up.
+fn up(status: &Value) -> usize {
+    let disks = status["disks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    disks.iter().filter(|disk| disk["state"] == "up").count()
+}
+
+#[test]
+fn a_daemon_serves_metrics_and_says_once_what_it_is() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let (disk, log) = (scratch.path().join("disk"), scratch.path().join("log"));
+    let mut init = Command::new(storaged());
+    init.args(["disk", "init", "--new-cluster", "--capacity", "1GiB"]).arg(&disk);
+    run(&mut init, PATIENCE)?;
+    let (listen, metrics) = (free_address()?, free_address()?);
+    let mut command = Command::new(storaged());
+    command.args(["run", "--listen", &listen, "--metrics", &metrics, "--disk"]).arg(&disk);
+    let mut daemon = Process::start(&mut command, &log)?;
+    wait_until("the daemon to listen", PATIENCE, || {
+        !daemon.runs() || TcpStream::connect(&listen).is_ok()
+    })?;
+    let text = get(&metrics)?;
+    ensure!(text.contains("storaged_"), "no metric of its own in:\n{text}");
+    let status = run(Command::new(storaged()).args(["status", "--address", &listen]), PATIENCE)?;
+    ensure!(!status.is_empty(), "an empty status");
+    let json =
+        run(Command::new(storaged()).args(["status", "--address", &listen, "--json"]), PATIENCE)?;
+    serde_json::from_str::<Value>(&json).with_context(|| json.clone())?;
+    let said = daemon.said();
+    let starts = said.lines().filter(|line| line.contains("version") && line.contains(&listen));
+    ensure!(starts.count() == 1, "no single start line in:\n{said}");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM)?;
+    ensure!(daemon.wait(PATIENCE)?.success(), "SIGTERM: {}", daemon.said());
+    Ok(())
+}
+
+/// A loopback address that nobody listens on now.
+fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// The metrics that are served at an address.
+fn get(address: &str) -> Result<String> {
+    let mut stream =
+        TcpStream::connect(address).with_context(|| format!("metrics at {address}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
