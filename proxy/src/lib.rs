@@ -8,9 +8,11 @@
 //! * `driver`: all the waiting,
 //! * `codec`: parts from bytes and back,
 //! * `slot_client`: one slot: health, latency, back-pressure,
-//! * `space` (pure): how much more fits.
+//! * `space` (pure): how much more fits,
+//! * [`service`], [`cli`]: the doors of `proxyd`.
 
 mod blob_store;
+pub mod cli;
 mod codec;
 mod driver;
 mod get;
@@ -19,6 +21,7 @@ mod placement;
 mod proxy;
 mod put;
 mod quorum;
+pub mod service;
 mod slot_client;
 mod space;
 

@@ -55,10 +55,10 @@ impl Latency {
         let update = |word: u64| {
             let (mean, deviation) = (word >> 32, word & u64::from(u32::MAX));
             if word == 0 {
-                return Some(sample << 32 | sample / 2);
+                return Some((sample << 32) | (sample / 2));
             }
             let deviation = (deviation * 3 + mean.abs_diff(sample)) / 4;
-            Some((mean * 7 + sample) / 8 << 32 | deviation)
+            Some((((mean * 7 + sample) / 8) << 32) | deviation)
         };
         // A lost race costs one sample.
         let word = self.0.load(Ordering::Relaxed);

@@ -1,6 +1,8 @@
 //! The whole proxy over slots in memory that fail, hang, rot and fill up. Time is paused: waits are
 //! measured, not waited for.
 
+#![allow(clippy::unwrap_used)] // clippy takes helpers of tests for something else
+
 mod support;
 
 use std::time::Duration;

@@ -51,6 +51,14 @@ pub(crate) struct MemorySlot {
 }
 
 impl MemorySlot {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            mood: Mutex::new(Mood::Good),
+            state: Mutex::default(),
+            requests: AtomicU32::new(0),
+        })
+    }
+
     pub(crate) fn set(&self, mood: Mood) {
         *self.mood.lock() = mood;
     }
@@ -169,22 +177,19 @@ impl PartStore for MemorySlot {
 
 /// A proxy over `count` slots, each a fail domain of its own.
 pub(crate) fn proxy_over(count: usize) -> (Arc<Proxy>, Vec<Arc<MemorySlot>>) {
-    let slot = |_| {
-        Arc::new(MemorySlot {
-            mood: Mutex::new(Mood::Good),
-            state: Mutex::default(),
-            requests: AtomicU32::new(0),
-        })
-    };
-    let slots: Vec<_> = (0..count).map(slot).collect();
-    let config = |(n, store): (usize, &Arc<MemorySlot>)| SlotConfig {
+    let slots: Vec<_> = (0..count).map(|_| MemorySlot::new()).collect();
+    let configs = slots.iter().enumerate().map(|(n, slot)| config(n, slot.clone())).collect();
+    (Proxy::new(configs, ProxySettings::default()), slots)
+}
+
+/// A slot that is a fail domain of its own.
+pub(crate) fn config(n: usize, store: Arc<dyn PartStore>) -> SlotConfig {
+    SlotConfig {
         disk: DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(),
         place: format!("memory{n}"),
         domain: format!("domain{n}"),
-        store: store.clone(),
-    };
-    let configs = slots.iter().enumerate().map(config).collect();
-    (Proxy::new(configs, ProxySettings::default()), slots)
+        store,
+    }
 }
 
 /// Bytes that differ everywhere.

@@ -1,0 +1,272 @@
+//! The command line of `proxyd`: serves blobs over gRPC, and handles single blobs for debugging.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use clap::{Args, Parser, Subcommand};
+use proto::cluster::Cluster;
+use proto::id::{BlobId, SessionId, VolumeId};
+use proto::limits::MAX_BLOB;
+use tokio::net::TcpListener;
+
+use crate::blob_store::BlobStore;
+use crate::proxy::{Proxy, ProxySettings};
+use crate::service::{ServeError, serve};
+
+/// Keeps erasure-coded blobs on the slots of an Ashlar cluster.
+#[derive(Debug, Parser)]
+#[command(name = "proxyd", version)]
+pub struct Cli {
+    /// What is logged, as in info or proxy=debug.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve blobs over gRPC until stopped.
+    #[command(after_help = "Example: proxyd run --cluster cluster.toml --listen 127.0.0.1:7412")]
+    Run(Run),
+    /// Put, get and inspect single blobs.
+    #[command(subcommand)]
+    Blob(Blob),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    cluster: ClusterFile,
+    /// Where to listen.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: SocketAddr,
+    /// Where to serve Prometheus metrics.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct ClusterFile {
+    /// The file that lists the cluster's slots.
+    #[arg(long = "cluster", value_name = "FILE", env = "ASHLAR_CLUSTER")]
+    path: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Blob {
+    /// Store a file, or standard input, as one blob.
+    #[command(
+        after_help = "Example: head -c 4096 /dev/urandom | proxyd blob put '1-3-17-4096-ec(4,2)' --cluster cluster.toml"
+    )]
+    Put {
+        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME.
+        id: BlobId,
+        /// The bytes: as many as the id says.
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        cluster: ClusterFile,
+    },
+    /// Write a blob, or a range of it, to standard output.
+    #[command(
+        after_help = "Example: proxyd blob get '1-3-17-4096-ec(4,2)' --range 0..100 --cluster cluster.toml"
+    )]
+    Get {
+        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME.
+        id: BlobId,
+        /// Only these bytes, from START to before END.
+        #[arg(long, value_name = "START..END", value_parser = parse_range)]
+        range: Option<Range<u32>>,
+        #[command(flatten)]
+        cluster: ClusterFile,
+    },
+    /// Show where each part of a blob is, slot by slot.
+    #[command(
+        after_help = "Example: proxyd blob stat '1-3-17-4096-ec(4,2)' --cluster cluster.toml"
+    )]
+    Stat {
+        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME.
+        id: BlobId,
+        #[command(flatten)]
+        cluster: ClusterFile,
+    },
+    /// Delete blobs.
+    #[command(after_help = "Example: proxyd blob rm '1-3-17-4096-ec(4,2)' --cluster cluster.toml")]
+    Rm {
+        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME, one or more.
+        #[arg(required = true)]
+        ids: Vec<BlobId>,
+        #[command(flatten)]
+        cluster: ClusterFile,
+    },
+    /// List the blobs of one session.
+    #[command(after_help = "Example: proxyd blob ls 1 3 --cluster cluster.toml")]
+    Ls {
+        /// Number of the volume.
+        volume: u32,
+        /// Number of the session.
+        session: u64,
+        #[command(flatten)]
+        cluster: ClusterFile,
+    },
+}
+
+fn parse_range(text: &str) -> Result<Range<u32>, String> {
+    let parse = || {
+        let (start, end) = text.split_once("..")?;
+        Some(start.parse().ok()?..end.parse().ok()?)
+    };
+    let range: Option<Range<u32>> = parse().filter(|range: &Range<u32>| !range.is_empty());
+    range.ok_or_else(|| "expected START..END with START below END, as in 0..100".to_owned())
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Run(run) => {
+                proto::observe::init_logs(self.log.as_deref())?;
+                run.run().await
+            }
+            Command::Blob(blob) => {
+                // People are told by the command itself: they want no log beside it.
+                proto::observe::init_logs(self.log.as_deref().or(Some("error")))?;
+                blob.run().await
+            }
+        }
+    }
+}
+
+impl ClusterFile {
+    async fn connect(&self) -> anyhow::Result<Arc<Proxy>> {
+        let text = tokio::fs::read_to_string(&self.path).await;
+        let text = text.with_context(|| self.path.display().to_string())?;
+        let base = self.path.parent().unwrap_or(Path::new(""));
+        let cluster =
+            Cluster::parse(&text, base).with_context(|| self.path.display().to_string())?;
+        Ok(Proxy::from_cluster(&cluster, ProxySettings::default())?)
+    }
+}
+
+impl Run {
+    async fn run(self) -> anyhow::Result<()> {
+        // Before the proxy: it counts on the recorder that is there when it is made.
+        if let Some(address) = self.metrics {
+            proto::observe::serve_metrics(address)?;
+        }
+        let proxy = self.cluster.connect().await?;
+        let address = self.listen;
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
+        tracing::info!(address = %listener.local_addr()?, "serving");
+        serve(proxy, listener, stopped()).await?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Done once the process is asked to end.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened for");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be listened for");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+impl Blob {
+    async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Put { id, file, cluster } => {
+                let data = read_blob(file.as_deref())?;
+                let (given, len) = (data.len(), id.len());
+                ensure!(given == len as usize, "{given} bytes given, but {id} has {len}");
+                let stored = cluster.connect().await?.put(id, data).await?;
+                println!("{}", if stored.degraded { "stored, degraded" } else { "stored" });
+            }
+            Self::Get { id, range, cluster } => {
+                let range = range.unwrap_or(0..id.len());
+                let data = cluster.connect().await?.get(id, range).await?;
+                std::io::stdout().write_all(&data).context("standard output")?;
+            }
+            Self::Stat { id, cluster } => stat(&*cluster.connect().await?, id).await,
+            Self::Rm { ids, cluster } => {
+                let left = cluster.connect().await?.delete(&ids).await;
+                for id in &left {
+                    eprintln!("not every slot has confirmed: {id}");
+                }
+                ensure!(left.is_empty(), "{} of {} not deleted everywhere", left.len(), ids.len());
+            }
+            Self::Ls { volume, session, cluster } => {
+                let proxy = cluster.connect().await?;
+                for id in proxy.list(VolumeId(volume), SessionId(session)).await? {
+                    println!("{id}");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// At most one byte more than a blob may have: enough to see that it is too much.
+fn read_blob(file: Option<&Path>) -> anyhow::Result<Bytes> {
+    let mut data = Vec::new();
+    let limit = u64::from(MAX_BLOB) + 1;
+    match file {
+        Some(path) => {
+            let name = || path.display().to_string();
+            let file = std::fs::File::open(path).with_context(name)?;
+            file.take(limit).read_to_end(&mut data).with_context(name)?;
+        }
+        None => {
+            std::io::stdin().take(limit).read_to_end(&mut data).context("standard input")?;
+        }
+    }
+    if data.len() as u64 == limit {
+        bail!("a blob has at most {MAX_BLOB} bytes");
+    }
+    Ok(data.into())
+}
+
+async fn stat(proxy: &Proxy, id: BlobId) {
+    println!("{:>4}  {:<8}  {:<24}  parts", "slot", "role", "domain");
+    for slot in proxy.stat(id).await {
+        let holds = match slot.held {
+            Ok(held) if held.deleted => "deleted".to_owned(),
+            Ok(held) if held.parts.is_empty() => "-".to_owned(),
+            Ok(held) => {
+                let parts: Vec<_> = held.parts.iter().map(|part| part.to_string()).collect();
+                parts.join(" ")
+            }
+            Err(why) => why.to_string(),
+        };
+        let role = if slot.main { "main" } else { "handoff" };
+        println!("{:>4}  {role:<8}  {:<24}  {holds}", slot.slot, slot.domain);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(parse_range("0..100"), Ok(0..100));
+        for bad in ["", "1", "5..5", "7..3", "-1..4", "a..b", "0...3", "..", "0..99999999999"] {
+            assert!(parse_range(bad).is_err(), "{bad}");
+        }
+    }
+}

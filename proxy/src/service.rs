@@ -1,0 +1,149 @@
+//! The proxy over gRPC: checks what arrives, calls [`Proxy`], and answers. Decides nothing.
+//!
+//! Errors travel as a status whose details are an encoded [`BlobFailure`].
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::client::{CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW};
+use proto::convert::{blob_from_wire, blob_to_wire, blobs_from_wire};
+use proto::id::BlobId;
+use proto::limits::MAX_MESSAGE;
+use proto::part_store::PartError;
+use proto::rpc::proxyd as wire;
+use proto::rpc::proxyd::blob_failure::Kind;
+use proto::rpc::proxyd::proxyd_server::{Proxyd, ProxydServer};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+use crate::blob_store::{BlobError, BlobStore};
+use crate::proxy::{Proxy, SlotHolds};
+
+/// Most requests of one connection that are worked on at once: each may hold a blob and its parts.
+const REQUESTS_AT_ONCE: u32 = 64;
+
+/// Serves `proxy` on `listener` until `stop` is done; requests that have begun are finished.
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let service = ProxydServer::new(Service { proxy })
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .max_frame_size(MAX_FRAME)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(REQUESTS_AT_ONCE)
+        .serve_with_incoming_shutdown(service, TcpListenerStream::new(listener), stop)
+        .await
+        .map_err(ServeError::Transport)
+}
+
+/// Why serving ended, or never began.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("listening on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The server broke.
+    #[error("serving: {0}")]
+    Transport(tonic::transport::Error),
+}
+
+struct Service {
+    proxy: Arc<Proxy>,
+}
+
+fn status_of(error: &BlobError) -> Status {
+    let (kind, code) = match error {
+        BlobError::NotFound(_) => (Kind::NotFound, Code::NotFound),
+        BlobError::Unavailable { .. } => (Kind::Unavailable, Code::Unavailable),
+        BlobError::Full => (Kind::Full, Code::ResourceExhausted),
+        BlobError::Conflict(_) => (Kind::Conflict, Code::AlreadyExists),
+        BlobError::Invalid(_) => (Kind::Invalid, Code::InvalidArgument),
+    };
+    let message = error.to_string();
+    let details = wire::BlobFailure { kind: kind.into(), message: message.clone() };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+fn refused(error: &PartError) -> Status {
+    status_of(&BlobError::Invalid(match error {
+        PartError::Invalid(why) => why.clone(),
+        other => other.to_string(),
+    }))
+}
+
+fn blob(bytes: &[u8]) -> Result<BlobId, Status> {
+    blob_from_wire(bytes).map_err(|e| refused(&e))
+}
+
+fn slot_to_wire(holds: SlotHolds) -> wire::stat_reply::Slot {
+    let (held, error) = match holds.held {
+        Ok(held) => (held, String::new()),
+        Err(why) => (Default::default(), why.to_string()),
+    };
+    wire::stat_reply::Slot {
+        slot: holds.slot as u32,
+        domain: holds.domain,
+        main: holds.main,
+        parts: held.parts.0,
+        deleted: held.deleted,
+        error,
+    }
+}
+
+#[tonic::async_trait]
+impl Proxyd for Service {
+    async fn put(
+        &self,
+        request: Request<wire::PutRequest>,
+    ) -> Result<Response<wire::PutReply>, Status> {
+        let wire::PutRequest { blob: id, data } = request.into_inner();
+        let stored = self.proxy.put(blob(&id)?, data).await.map_err(|e| status_of(&e))?;
+        Ok(Response::new(wire::PutReply { degraded: stored.degraded }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<wire::GetRequest>,
+    ) -> Result<Response<wire::GetReply>, Status> {
+        let wire::GetRequest { blob: id, offset, len } = request.into_inner();
+        let end = offset.checked_add(len).ok_or_else(|| {
+            status_of(&BlobError::Invalid("the range reaches beyond any blob".to_owned()))
+        })?;
+        let data = self.proxy.get(blob(&id)?, offset..end).await.map_err(|e| status_of(&e))?;
+        Ok(Response::new(wire::GetReply { data }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<wire::DeleteRequest>,
+    ) -> Result<Response<wire::DeleteReply>, Status> {
+        let ids = blobs_from_wire(&request.into_inner().blobs).map_err(|e| refused(&e))?;
+        let unconfirmed: Vec<Bytes> =
+            self.proxy.delete(&ids).await.into_iter().map(blob_to_wire).collect();
+        Ok(Response::new(wire::DeleteReply { unconfirmed }))
+    }
+
+    async fn stat(
+        &self,
+        request: Request<wire::StatRequest>,
+    ) -> Result<Response<wire::StatReply>, Status> {
+        let slots = self.proxy.stat(blob(&request.into_inner().blob)?).await;
+        let slots = slots.into_iter().map(slot_to_wire).collect();
+        Ok(Response::new(wire::StatReply { slots }))
+    }
+}
