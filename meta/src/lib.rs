@@ -26,6 +26,8 @@ mod name;
 mod ops;
 mod perm;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod txn;
 mod volume;
 mod xattr;

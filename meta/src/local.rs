@@ -52,7 +52,7 @@ impl Default for Seams {
 
 /// The metadata of a volume, opened.
 pub struct LocalMeta {
-    kv: Box<dyn Kv>,
+    kv: Arc<dyn Kv>,
     record: VolumeRecord,
     session: SessionId,
     seams: Seams,
@@ -64,7 +64,7 @@ impl LocalMeta {
     /// Opens a new session on a formatted key space. The session's number is durable before it is
     /// used.
     pub(crate) async fn open(
-        kv: Box<dyn Kv>,
+        kv: Arc<dyn Kv>,
         record: VolumeRecord,
         seams: Seams,
         lock: Option<Lock>,

@@ -162,7 +162,7 @@ pub fn open(
     let record = volume_record(&kv).map_err(|e| damaged(name, &e))?;
     let record = VolumeRecord::decode(record.as_deref().unwrap_or_default())
         .map_err(|e| damaged(name, &e))?;
-    let opening = LocalMeta::open(Box::new(kv), record, Seams::default(), Some(lock));
+    let opening = LocalMeta::open(Arc::new(kv), record, Seams::default(), Some(lock));
     wait_for(opening).map(Arc::new).map_err(|e| damaged(name, &e))
 }
 
@@ -170,7 +170,7 @@ pub fn open(
 pub fn in_memory(info: &VolumeInfo, root: (u32, u32, u32)) -> Arc<LocalMeta> {
     let kv = MemoryKv::default();
     let record = initialise(&kv, info, root).expect("memory does not fail");
-    let opening = LocalMeta::open(Box::new(kv), record, Seams::default(), None);
+    let opening = LocalMeta::open(Arc::new(kv), record, Seams::default(), None);
     Arc::new(wait_for(opening).expect("memory does not fail"))
 }
 

@@ -1,0 +1,64 @@
+//! Tests of the whole: operations on an opened volume.
+
+mod model;
+mod rules;
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
+use proto::scheme::Scheme;
+
+use crate::engine::Kv;
+use crate::key::volume::VolumeRecord;
+use crate::local::{LocalMeta, Seams};
+use crate::name::Hasher;
+use crate::store::{Caller, Time, VolumeInfo};
+use crate::volume::initialise;
+
+const ADMIN: Caller = Caller { uid: 0, gid: 0 };
+
+thread_local! {
+    static NOW: Cell<i64> = const { Cell::new(1) };
+}
+
+/// A clock that moves on by a second whenever it is read.
+fn clock() -> Time {
+    NOW.set(NOW.get() + 1);
+    Time { secs: NOW.get(), nanos: 0 }
+}
+
+/// Three hashes for all names.
+fn weak_hash(name: &[u8], _: u64) -> u64 {
+    1 + name.iter().map(|b| u64::from(*b)).sum::<u64>() % 3
+}
+
+fn seams(hasher: Hasher) -> Seams {
+    Seams { clock, hasher }
+}
+
+fn info() -> VolumeInfo {
+    VolumeInfo {
+        name: "test".to_owned(),
+        id: VolumeId(1),
+        cluster: ClusterId::from_slice(&[3; 16]).unwrap(),
+        scheme: Scheme::erasure(4, 2).unwrap(),
+    }
+}
+
+fn blob(sequence: u64, len: u32) -> BlobId {
+    BlobId::new(VolumeId(1), SessionId(1), sequence, len, Scheme::erasure(4, 2).unwrap()).unwrap()
+}
+
+/// Runs on this thread, so that the clock is this test's own.
+fn wait<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn format(kv: &dyn Kv) -> VolumeRecord {
+    initialise(kv, &info(), (0, 0, 0o755)).unwrap()
+}
+
+fn open(kv: Arc<dyn Kv>, record: &VolumeRecord, hasher: Hasher) -> LocalMeta {
+    wait(LocalMeta::open(kv, record.clone(), seams(hasher), None)).unwrap()
+}

@@ -1,0 +1,658 @@
+//! Random operations against a simple model of a filesystem: every answer is compared, and now and
+//! then everything there is. In between the volume crashes, or is closed and opened again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{ADMIN, blob, format, open, wait, weak_hash};
+use crate::engine::memory::MemoryKv;
+use crate::engine::redb::{RedbKv, RedbSettings, file_opener};
+use crate::extent;
+use crate::key::volume::VolumeRecord;
+use crate::local::LocalMeta;
+use crate::name::{self, Hasher};
+use crate::store::{
+    Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
+    RenameMode, Unlinked,
+};
+
+/// Bytes of a file that the model knows.
+const CELLS: usize = 160;
+const BLOB: u32 = 256;
+
+/// What a byte is: a hole, allocated zeros, or a byte of a blob.
+type Cell = Option<Option<(u64, u32)>>;
+
+#[derive(Clone, Debug)]
+struct Node {
+    kind: Kind,
+    names: u32,
+    parent: Ino,
+    entries: BTreeMap<Vec<u8>, Ino>,
+    cells: Vec<Cell>,
+    size: u64,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    orphan_of: Option<u64>,
+}
+
+impl Node {
+    fn new(kind: Kind, parent: Ino) -> Self {
+        Self {
+            kind,
+            names: 1,
+            parent,
+            entries: BTreeMap::new(),
+            cells: vec![None; CELLS],
+            size: 0,
+            xattrs: BTreeMap::new(),
+            orphan_of: None,
+        }
+    }
+
+    fn is_dir(&self) -> bool {
+        self.kind == Kind::Directory
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Model {
+    nodes: BTreeMap<Ino, Node>,
+    blobs: BTreeMap<u64, bool>,
+    session: u64,
+}
+
+impl Model {
+    fn dir(&self, ino: Ino) -> Result<&Node, MetaError> {
+        let node = self.nodes.get(&ino).ok_or(MetaError::NotFound)?;
+        if node.is_dir() { Ok(node) } else { Err(MetaError::NotDirectory) }
+    }
+
+    fn living(&self, ino: Ino) -> Result<&Node, MetaError> {
+        let node = self.dir(ino)?;
+        if node.names == 0 { Err(MetaError::NotFound) } else { Ok(node) }
+    }
+
+    fn file(&mut self, ino: Ino) -> Result<&mut Node, MetaError> {
+        let node = self.nodes.get_mut(&ino).ok_or(MetaError::NotFound)?;
+        match node.kind {
+            Kind::File => Ok(node),
+            Kind::Directory => Err(MetaError::IsDirectory),
+            _ => Err(MetaError::Invalid("not a regular file")),
+        }
+    }
+
+    fn entry(&self, dir: Ino, name: &[u8]) -> Result<Ino, MetaError> {
+        self.dir(dir)?.entries.get(name).copied().ok_or(MetaError::NotFound)
+    }
+
+    fn create(&mut self, dir: Ino, name: &[u8], kind: Kind, ino: Ino) -> Result<(), MetaError> {
+        if self.living(dir)?.entries.contains_key(name) {
+            return Err(MetaError::Exists);
+        }
+        self.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), ino);
+        self.nodes.insert(ino, Node::new(kind, dir));
+        Ok(())
+    }
+
+    fn link(&mut self, ino: Ino, dir: Ino, name: &[u8]) -> Result<(), MetaError> {
+        let node = self.nodes.get(&ino).ok_or(MetaError::NotFound)?;
+        if node.is_dir() {
+            return Err(MetaError::NotPermitted);
+        }
+        let parent = self.living(dir)?;
+        if node.names == 0 {
+            return Err(MetaError::NotFound);
+        }
+        if parent.entries.contains_key(name) {
+            return Err(MetaError::Exists);
+        }
+        self.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), ino);
+        self.nodes.get_mut(&ino).unwrap().names += 1;
+        Ok(())
+    }
+
+    fn drop_name(&mut self, ino: Ino) -> Unlinked {
+        let session = self.session;
+        let node = self.nodes.get_mut(&ino).unwrap();
+        node.names -= 1;
+        if node.names == 0 {
+            node.orphan_of = Some(session);
+        }
+        Unlinked { ino, orphan: node.names == 0 }
+    }
+
+    fn remove(&mut self, dir: Ino, name: &[u8], directory: bool) -> Result<Unlinked, MetaError> {
+        let ino = self.entry(dir, name)?;
+        let node = &self.nodes[&ino];
+        match (directory, node.is_dir()) {
+            (true, false) => return Err(MetaError::NotDirectory),
+            (false, true) => return Err(MetaError::IsDirectory),
+            (true, true) if !node.entries.is_empty() => return Err(MetaError::NotEmpty),
+            _ => {}
+        }
+        self.nodes.get_mut(&dir).unwrap().entries.remove(name);
+        Ok(self.drop_name(ino))
+    }
+
+    /// Is `ino` at `below` or above it?
+    fn is_above(&self, ino: Ino, mut below: Ino) -> bool {
+        loop {
+            if below == ino {
+                return true;
+            }
+            if below == ROOT {
+                return false;
+            }
+            below = self.nodes[&below].parent;
+        }
+    }
+
+    fn rename(
+        &mut self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        const LOOP: MetaError = MetaError::Invalid("a directory cannot be moved into itself");
+        self.dir(from.0)?;
+        self.living(to.0)?;
+        let source = self.entry(from.0, from.1)?;
+        let target = self.entry(to.0, to.1).ok();
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(MetaError::Exists),
+            (RenameMode::Exchange, None) => return Err(MetaError::NotFound),
+            _ => {}
+        }
+        if self.nodes[&source].is_dir() && self.is_above(source, to.0) {
+            return Err(LOOP);
+        }
+        let exchange = mode == RenameMode::Exchange;
+        if let Some(target) = target {
+            if self.nodes[&target].is_dir() && self.is_above(target, from.0) {
+                return Err(if exchange { LOOP } else { MetaError::NotEmpty });
+            }
+            if target == source {
+                return Ok(None);
+            }
+            let (s, t) = (&self.nodes[&source], &self.nodes[&target]);
+            match (s.is_dir(), t.is_dir()) {
+                _ if exchange => {}
+                (true, false) => return Err(MetaError::NotDirectory),
+                (false, true) => return Err(MetaError::IsDirectory),
+                (true, true) if !t.entries.is_empty() => return Err(MetaError::NotEmpty),
+                _ => {}
+            }
+        }
+        let put = |model: &mut Self, at: (Ino, &[u8]), ino: Ino| {
+            model.nodes.get_mut(&at.0).unwrap().entries.insert(at.1.to_vec(), ino);
+            model.nodes.get_mut(&ino).unwrap().parent = at.0;
+        };
+        self.nodes.get_mut(&from.0).unwrap().entries.remove(from.1);
+        put(self, to, source);
+        match target {
+            Some(target) if exchange => {
+                put(self, from, target);
+                Ok(None)
+            }
+            Some(target) => Ok(Some(self.drop_name(target))),
+            None => Ok(None),
+        }
+    }
+
+    fn forget(&mut self, ino: Ino) {
+        if self.nodes.get(&ino).is_some_and(|node| node.names == 0) {
+            self.nodes.remove(&ino);
+        }
+    }
+
+    fn live(&self, sequence: u64) -> u64 {
+        let cells = self.nodes.values().flat_map(|node| &node.cells);
+        cells.filter(|cell| matches!(cell, Some(Some((s, _))) if *s == sequence)).count() as u64
+    }
+}
+
+enum Home {
+    Memory(Arc<MemoryKv>),
+    File(tempfile::TempDir),
+}
+
+struct World {
+    home: Home,
+    record: VolumeRecord,
+    hasher: Hasher,
+    meta: Option<LocalMeta>,
+    model: Model,
+    synced: Model,
+    next_blob: u64,
+}
+
+/// Raw numbers that an operation is made of, so that cases shrink well.
+type Raw = [u16; 6];
+
+fn name(n: u16) -> Vec<u8> {
+    format!("n{}", n % 5).into_bytes()
+}
+
+fn file_engine(dir: &tempfile::TempDir) -> RedbKv {
+    let settings =
+        RedbSettings { interval: std::time::Duration::from_millis(1), table_bytes: 3000 };
+    RedbKv::start(file_opener(dir.path().join("db"), 1 << 20), settings).unwrap()
+}
+
+impl World {
+    fn new(on_disk: bool, hasher: Hasher) -> Self {
+        let (home, record) = if on_disk {
+            let dir = tempfile::tempdir().unwrap();
+            drop(redb::Database::create(dir.path().join("db")).unwrap());
+            let record = format(&file_engine(&dir));
+            (Home::File(dir), record)
+        } else {
+            let kv = MemoryKv::default();
+            let record = format(&kv);
+            (Home::Memory(Arc::new(kv)), record)
+        };
+        let mut root = Node::new(Kind::Directory, ROOT);
+        root.names = 1;
+        let model = Model { nodes: [(ROOT, root)].into(), blobs: BTreeMap::new(), session: 0 };
+        let synced = model.clone();
+        let mut world = Self { home, record, hasher, meta: None, model, synced, next_blob: 0 };
+        world.open();
+        world
+    }
+
+    fn meta(&self) -> &LocalMeta {
+        self.meta.as_ref().unwrap()
+    }
+
+    fn open(&mut self) {
+        let meta = match &self.home {
+            Home::Memory(kv) => open(kv.clone(), &self.record, self.hasher),
+            Home::File(dir) => open(Arc::new(file_engine(dir)), &self.record, self.hasher),
+        };
+        self.model.session = meta.session().0;
+        self.meta = Some(meta);
+        self.synced = self.model.clone();
+    }
+
+    /// Memory loses what was not synced; a file is dropped in order and loses nothing.
+    fn reopen(&mut self) {
+        self.meta = None;
+        if let Home::Memory(kv) = &mut self.home {
+            *kv = Arc::new(kv.crash());
+            self.model = self.synced.clone();
+        }
+        self.open();
+        let found = wait(self.meta().orphans()).unwrap();
+        let orphans = self.model.nodes.iter().filter(|(_, node)| node.names == 0);
+        let mut expected: Vec<_> = orphans.map(|(ino, node)| (node.orphan_of, *ino)).collect();
+        expected.sort();
+        assert_eq!(found, expected.into_iter().map(|(_, ino)| ino).collect::<Vec<_>>());
+    }
+
+    /// One of the inodes there are, sometimes one that never was.
+    fn any(&self, n: u16) -> Ino {
+        let all: Vec<_> = self.model.nodes.keys().collect();
+        all.get(usize::from(n) % (all.len() + 1)).map_or(Ino(9999), |ino| **ino)
+    }
+
+    /// Mostly a directory.
+    fn dir(&self, n: u16) -> Ino {
+        let is_dir = |(ino, node): (&Ino, &Node)| node.is_dir().then_some(*ino);
+        let dirs: Vec<_> = self.model.nodes.iter().filter_map(is_dir).collect();
+        if n % 16 == 0 { self.any(n / 16) } else { dirs[usize::from(n) % dirs.len()] }
+    }
+
+    /// Mostly a file.
+    fn file(&self, n: u16) -> Ino {
+        let is_file = |(ino, node): (&Ino, &Node)| (node.kind == Kind::File).then_some(*ino);
+        let files: Vec<_> = self.model.nodes.iter().filter_map(is_file).collect();
+        match files.get(usize::from(n) % files.len().max(1)) {
+            Some(ino) if n % 16 > 0 => *ino,
+            _ => self.any(n / 16),
+        }
+    }
+
+    fn step(&mut self, [op, a, b, c, d, e]: Raw) {
+        match op % 20 {
+            0..3 => self.create(a, b, c),
+            3 => {
+                let (ino, dir, name) = (self.any(a), self.dir(b), name(c));
+                let found = wait(self.meta().link(ino, dir, &name)).map(drop);
+                assert_eq!(found, self.model.link(ino, dir, &name));
+            }
+            4 => {
+                let (dir, name) = (self.dir(a), name(b));
+                let found = wait(self.meta().unlink(ADMIN, dir, &name));
+                assert_eq!(found, self.model.remove(dir, &name, false));
+            }
+            5 => {
+                let (dir, name) = (self.dir(a), name(b));
+                let found = wait(self.meta().rmdir(ADMIN, dir, &name));
+                assert_eq!(found, self.model.remove(dir, &name, true));
+            }
+            6..9 => {
+                let (from, to) = ((self.dir(a), name(b)), (self.dir(c), name(d)));
+                let (from, to) = ((from.0, &from.1[..]), (to.0, &to.1[..]));
+                let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
+                let mode = modes[usize::from(e) % 3];
+                let found = wait(self.meta().rename(ADMIN, from, to, mode));
+                assert_eq!(found, self.model.rename(from, to, mode), "{from:?} {to:?} {mode:?}");
+            }
+            9..12 => self.commit([a, b, c, d, e]),
+            12 => self.truncate(a, b),
+            13 => self.clear(a, b, c, d),
+            14 => self.clone_range(a, b, c, d, e),
+            15 => self.xattr(a, b, c, d),
+            16 => self.reap(a),
+            17 => self.relocate(a),
+            18 => self.collect_garbage(),
+            _ => match a % 4 {
+                0 => self.reopen(),
+                _ => {
+                    wait(self.meta().sync()).unwrap();
+                    self.synced = self.model.clone();
+                }
+            },
+        }
+    }
+
+    fn create(&mut self, a: u16, b: u16, c: u16) {
+        let (dir, name) = (self.dir(a), name(b));
+        let (kind, node) = match c % 5 {
+            0 => (Kind::Symlink, NewNode::Symlink(b"to/where".to_vec())),
+            1 | 2 => (Kind::Directory, NewNode::Directory),
+            _ => (Kind::File, NewNode::File),
+        };
+        let found = wait(self.meta().create(ADMIN, dir, &name, 0o755, node));
+        let ino = found.as_ref().map_or(Ino(0), |attr| attr.ino);
+        assert!(!self.model.nodes.contains_key(&ino), "a number is used again");
+        assert_eq!(found.map(drop), self.model.create(dir, &name, kind, ino));
+    }
+
+    fn commit(&mut self, [a, b, c, d, e]: [u16; 5]) {
+        self.next_blob += 1;
+        let sequence = self.next_blob;
+        let id = blob(sequence, BLOB);
+        let ino = self.file(a);
+        // Two extents side by side in the file, sometimes in the blob too.
+        let (start, len, more) = (u64::from(b % 100), 1 + u64::from(c % 20), u64::from(d % 20));
+        let second = if e % 2 == 0 { len as u32 } else { 100 };
+        let place = |offset| Some(Place { blob: id, offset });
+        let mut extents = vec![Extent { offset: start, len, place: place(0) }];
+        if more > 0 {
+            let offset = start + len + u64::from(e % 3);
+            extents.push(Extent { offset, len: more, place: place(second) });
+        }
+        let size = (e % 5 > 0).then_some(start + len + more);
+        let update = FileUpdate { ino, extents, size_at_least: size, mtime: None };
+        let degraded = e % 7 == 0;
+        let found = wait(self.meta().commit(&[NewBlob { id, degraded }], &[update.clone()]));
+        let node = match self.model.file(ino) {
+            Ok(node) => Some(node),
+            Err(MetaError::NotFound) => None,
+            Err(error) => return assert_eq!(found, Err(error)),
+        };
+        assert_eq!(found, Ok(()));
+        if let Some(node) = node {
+            for new in &update.extents {
+                for i in 0..new.len {
+                    let at = new.place.unwrap().offset + i as u32;
+                    node.cells[(new.offset + i) as usize] = Some(Some((sequence, at)));
+                }
+            }
+            node.size = node.size.max(size.unwrap_or(0));
+        }
+        self.model.blobs.insert(sequence, degraded);
+    }
+
+    fn truncate(&mut self, a: u16, b: u16) {
+        let (ino, size) = (self.file(a), u64::from(b % CELLS as u16));
+        let found = wait(self.meta().truncate(ino, size)).map(|attr| attr.size);
+        let expected = self.model.file(ino).map(|node| {
+            node.size = size;
+            node.cells[size as usize..].fill(None);
+            size
+        });
+        assert_eq!(found, expected);
+    }
+
+    fn clear(&mut self, a: u16, b: u16, c: u16, d: u16) {
+        let ino = self.file(a);
+        let (start, end) = (u64::from(b % 100), u64::from(b % 100) + 1 + u64::from(c % 50));
+        let (allocate, grow, fill) = (d & 1 == 0, d & 2 == 0, d & 4 == 0);
+        let found = if fill {
+            wait(self.meta().allocate(ino, start..end, grow))
+        } else {
+            wait(self.meta().clear_range(ino, start..end, allocate, grow))
+        };
+        let expected = self.model.file(ino).map(|node| {
+            for cell in &mut node.cells[start as usize..end as usize] {
+                *cell = match *cell {
+                    Some(there) if fill => Some(there),
+                    None if fill => Some(None),
+                    _ => allocate.then_some(None),
+                };
+            }
+            node.size = if grow { node.size.max(end) } else { node.size };
+            node.size
+        });
+        assert_eq!(found.map(|attr| attr.size), expected);
+    }
+
+    fn clone_range(&mut self, a: u16, b: u16, c: u16, d: u16, e: u16) {
+        let (from, to) = (self.file(a), self.file(b));
+        let (start, len, at) = (u64::from(c % 80), 1 + u64::from(d % 40), u64::from(e % 100));
+        let found = wait(self.meta().clone_range(from, start..start + len, to, at));
+        let (size, cells) = match self.model.file(from) {
+            Ok(node) => (node.size, node.cells.clone()),
+            Err(error) => return assert_eq!(found, Err(error)),
+        };
+        let len = len.min(size.saturating_sub(start));
+        let expected = self.model.file(to).and_then(|node| {
+            if len == 0 {
+                return Ok(node.size);
+            }
+            if from == to && start < at + len && at < start + len {
+                return Err(MetaError::Invalid("ranges overlap"));
+            }
+            for i in 0..len {
+                node.cells[(at + i) as usize] = cells[(start + i) as usize];
+            }
+            node.size = node.size.max(at + len);
+            Ok(node.size)
+        });
+        assert_eq!(found.map(|attr| attr.size), expected);
+    }
+
+    fn xattr(&mut self, a: u16, b: u16, c: u16, d: u16) {
+        let (ino, name, value) = (self.any(a), name(b), vec![7; usize::from(c % 9)]);
+        let must = [None, Some(true), Some(false)][usize::from(d) % 3];
+        let (remove, meta) = (d % 5 == 0, self.meta.as_ref().unwrap());
+        let found = if remove {
+            wait(meta.removexattr(ino, &name))
+        } else {
+            wait(meta.setxattr(ino, &name, &value, must))
+        };
+        let node = self.model.nodes.get_mut(&ino).ok_or(MetaError::NotFound);
+        let expected = node.and_then(|node| {
+            let there = node.xattrs.contains_key(&name);
+            match (remove, there, must) {
+                (true, true, _) => drop(node.xattrs.remove(&name)),
+                (true, false, _) | (false, false, Some(true)) => {
+                    return Err(MetaError::NoAttribute);
+                }
+                (false, true, Some(false)) => return Err(MetaError::Exists),
+                _ => drop(node.xattrs.insert(name, value)),
+            }
+            Ok(())
+        });
+        assert_eq!(found, expected);
+    }
+
+    fn reap(&mut self, a: u16) {
+        let inos = [self.any(a), self.any(a / 7), self.any(a / 50)];
+        wait(self.meta().reap(&inos)).unwrap();
+        inos.into_iter().for_each(|ino| self.model.forget(ino));
+    }
+
+    /// Everything of one blob goes to a new one, as the cleaner does it.
+    fn relocate(&mut self, a: u16) {
+        let known: Vec<_> = self.model.blobs.keys().copied().collect();
+        let Some(old) = known.get(usize::from(a) % known.len().max(1)).copied() else { return };
+        self.next_blob += 1;
+        let new = self.next_blob;
+        let inos: Vec<_> = self.model.nodes.keys().copied().collect();
+        let place = |sequence, offset| Place { blob: blob(sequence, BLOB), offset };
+        let moves: Vec<_> = inos
+            .into_iter()
+            .flat_map(|ino| (0..CELLS as u64).map(move |offset| (ino, offset)))
+            .filter_map(|(ino, offset)| {
+                // Every seventh byte is asked for wrongly, and must stay.
+                let at = match self.model.nodes[&ino].cells[offset as usize] {
+                    Some(Some((sequence, at))) if sequence == old => at,
+                    _ if offset % 7 == 0 => offset as u32,
+                    _ => return None,
+                };
+                let (from, to) = (place(old, at), place(new, at));
+                Some(Relocation { ino, offset, len: 1, from, to })
+            })
+            .collect();
+        let id = blob(new, BLOB);
+        wait(self.meta().relocate(&[NewBlob { id, degraded: false }], &moves)).unwrap();
+        for node in self.model.nodes.values_mut() {
+            for cell in node.cells.iter_mut().flatten().flatten().filter(|cell| cell.0 == old) {
+                cell.0 = new;
+            }
+        }
+        self.model.blobs.insert(new, false);
+    }
+
+    /// Garbage is what is dead in the synced state; half of it is deleted.
+    fn collect_garbage(&mut self) {
+        let found = wait(self.meta().garbage(usize::MAX)).unwrap();
+        let dead = |model: &Model, sequence: u64| {
+            model.blobs.contains_key(&sequence) && model.live(sequence) == 0
+        };
+        for id in &found {
+            assert!(dead(&self.model, id.sequence()), "{id} is alive");
+        }
+        if let Home::Memory(_) = self.home {
+            // Nothing but a sync makes anything durable there.
+            let all = self.synced.blobs.keys().filter(|s| dead(&self.synced, **s));
+            let all: Vec<_> = all.filter(|s| self.model.blobs.contains_key(s)).copied().collect();
+            assert_eq!(found.iter().map(|id| id.sequence()).collect::<Vec<_>>(), all);
+        }
+        let half = &found[..found.len().div_ceil(2)];
+        wait(self.meta().forget_blobs(half)).unwrap();
+        for id in half {
+            self.model.blobs.remove(&id.sequence());
+        }
+        // Blobs in use are left alone.
+        let all: Vec<_> = self.model.blobs.keys().copied().collect();
+        let used: Vec<_> = all.iter().filter(|s| self.model.live(**s) > 0).collect();
+        let used: Vec<_> = used.into_iter().map(|s| blob(*s, BLOB)).collect();
+        wait(self.meta().forget_blobs(&used)).unwrap();
+        wait(self.meta().adopt_garbage(&used)).unwrap();
+    }
+
+    fn compare(&self) {
+        let meta = self.meta();
+        assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
+        assert_eq!(wait(meta.usage()).unwrap().inodes, self.model.nodes.len() as u64);
+        for (ino, node) in &self.model.nodes {
+            let attr = wait(meta.getattr(*ino)).unwrap();
+            assert_eq!(attr.kind, node.kind);
+            let names = wait(meta.listxattr(*ino)).unwrap();
+            assert_eq!(names.len(), node.xattrs.len());
+            for (name, value) in &node.xattrs {
+                assert_eq!(wait(meta.getxattr(*ino, name)), Ok(value.clone()));
+            }
+            match node.kind {
+                Kind::Directory => self.compare_directory(*ino, node),
+                Kind::File => self.compare_file(*ino, node),
+                _ => assert_eq!(wait(meta.readlink(*ino)).unwrap(), b"to/where"),
+            }
+        }
+        let records = wait(meta.blobs(None, usize::MAX)).unwrap();
+        let found: Vec<_> = records.iter().map(|r| (r.id.sequence(), r.live, r.degraded)).collect();
+        let expected = self.model.blobs.iter().map(|(s, d)| (*s, self.model.live(*s), *d));
+        assert_eq!(found, expected.collect::<Vec<_>>());
+    }
+
+    fn compare_directory(&self, ino: Ino, node: &Node) {
+        let subdirs = node.entries.values().filter(|e| self.model.nodes[e].is_dir()).count() as u32;
+        let nlink = if node.names == 0 { 0 } else { 2 + subdirs };
+        assert_eq!(wait(self.meta().getattr(ino)).unwrap().nlink, nlink);
+        let (mut cookie, mut found) = (0, BTreeMap::new());
+        loop {
+            let page = wait(self.meta().readdir(ino, cookie, 2)).unwrap();
+            let Some(last) = page.last() else { break };
+            assert!(page[0].cookie > cookie && last.cookie < 1 << 63);
+            cookie = last.cookie;
+            for entry in page {
+                assert_eq!(found.insert(entry.name, entry.attr.ino), None, "listed twice");
+            }
+        }
+        assert_eq!(found.remove(&b"."[..]), Some(ino));
+        let up = found.remove(&b".."[..]).unwrap();
+        assert!(node.names == 0 || up == node.parent);
+        assert_eq!(found, node.entries);
+        for (name, named) in &node.entries {
+            assert_eq!(wait(self.meta().lookup(ino, name)).unwrap().ino, *named);
+        }
+    }
+
+    fn compare_file(&self, ino: Ino, node: &Node) {
+        let attr = wait(self.meta().getattr(ino)).unwrap();
+        assert_eq!((attr.size, attr.nlink), (node.size, node.names));
+        let map = wait(self.meta().extents(ino, 0..u64::MAX, usize::MAX)).unwrap();
+        let cell = |at: u64| {
+            map.iter()
+                .find_map(|e| extent::clip(e, &(at..at + 1)))
+                .map(|e| e.place.map(|p| (p.blob.sequence(), p.offset)))
+        };
+        let cells: Vec<_> = (0..CELLS as u64).map(cell).collect();
+        assert_eq!(cells, node.cells);
+        assert_eq!(attr.stored, node.cells.iter().flatten().count() as u64);
+    }
+}
+
+fn run(on_disk: bool, hasher: Hasher, steps: Vec<Raw>) {
+    let mut world = World::new(on_disk, hasher);
+    for (i, step) in steps.into_iter().enumerate() {
+        world.step(step);
+        if i % 40 == 39 {
+            world.compare();
+        }
+    }
+    world.compare();
+    wait(world.meta().close_session()).unwrap();
+    let own = |node: &Node| node.orphan_of == Some(world.model.session);
+    let left = world.model.nodes.values().filter(|node| !own(node)).count();
+    assert_eq!(wait(world.meta().usage()).unwrap().inodes, left as u64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn operations_do_what_the_model_does(steps in proptest::collection::vec(any::<Raw>(), 1..250)) {
+        run(false, name::hash, steps);
+    }
+
+    #[test]
+    fn names_that_collide_are_kept_apart(steps in proptest::collection::vec(any::<Raw>(), 1..250)) {
+        run(false, weak_hash, steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(15))]
+
+    #[test]
+    fn a_file_does_what_the_model_does(steps in proptest::collection::vec(any::<Raw>(), 1..250)) {
+        run(true, name::hash, steps);
+    }
+}

@@ -1,0 +1,1 @@
+//! The rules one by one: errors, times, link counts, sessions, long operations in steps.
