@@ -63,6 +63,11 @@ impl Unstored {
         self.dirty_len
     }
 
+    /// Bytes that are not stored: waiting or on their way.
+    pub(crate) fn unstored_len(&self) -> u64 {
+        self.dirty_len + self.flying_len
+    }
+
     /// Bytes of memory this holds.
     pub(crate) fn memory(&self) -> u64 {
         self.dirty_memory + self.flying_len
@@ -217,13 +222,15 @@ impl Unstored {
             return;
         }
         let first = self.dirty_at(range.start).map_or(range.start, |(start, _)| start);
-        let starts: Vec<u64> = self.dirty.range(first..range.end).map(|(start, _)| *start).collect();
+        let starts: Vec<u64> =
+            self.dirty.range(first..range.end).map(|(start, _)| *start).collect();
         for start in starts {
             let end = start + len_of(&self.dirty[&start]);
             self.remake(start, start.max(range.start)..end.min(range.end));
         }
         let first = self.flying_at(range.start).map_or(range.start, |(start, _)| start);
-        let starts: Vec<u64> = self.flying.range(first..range.end).map(|(start, _)| *start).collect();
+        let starts: Vec<u64> =
+            self.flying.range(first..range.end).map(|(start, _)| *start).collect();
         for start in starts {
             self.cut_flying(start, &range);
         }
@@ -263,7 +270,7 @@ impl Unstored {
             let len = len_of(&flying.data);
             if let Some(last) = extents.last_mut()
                 && last.offset + last.len == *offset
-                && last.place.is_some_and(|p| u64::from(p.offset) + last.len == flying.at.into())
+                && last.place.is_some_and(|p| u64::from(p.offset) + last.len == u64::from(flying.at))
             {
                 last.len += len;
             } else {

@@ -74,9 +74,7 @@ impl Store {
     pub async fn close(self) {
         drop(self.blobs);
         for disk in self.disks {
-            if let Err(e) = disk.close().await {
-                tracing::warn!("closing disk {}: {e}", disk.id());
-            }
+            disk.close().await;
         }
     }
 }

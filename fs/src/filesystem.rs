@@ -5,8 +5,8 @@
 //! into attributes, a rename over an existing file waits until the new content is stored, an
 //! unlinked file lives until nobody has it open, and writes by the unprivileged clear setuid bits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -26,6 +26,8 @@ use crate::status::Status;
 pub(crate) const BLOCK: u32 = 4096;
 /// Inodes that statfs(2) says may still be created: only room for their data limits them.
 const FREE_INODES: u64 = 1 << 32;
+/// The setuid and setgid bits of a mode.
+const SET_IDS: u32 = 0o6000;
 /// Orphans that are reaped in one transaction.
 const REAP_BATCH: usize = 256;
 /// Wait after metadata refused to reap.
@@ -144,7 +146,11 @@ pub struct Filesystem {
     dead: Mutex<Vec<Ino>>,
     dead_wake: Notify,
     stopped: AtomicBool,
+    on_change: OnceLock<OnChange>,
 }
+
+/// Told of an inode whose attributes changed as a side effect, without being part of an answer.
+pub type OnChange = Box<dyn Fn(Ino) + Send + Sync>;
 
 /// The time of day: the only clock of this layer.
 pub(crate) fn now() -> Time {
@@ -168,6 +174,7 @@ impl Filesystem {
             dead: Mutex::default(),
             dead_wake: Notify::new(),
             stopped: AtomicBool::new(false),
+            on_change: OnceLock::new(),
         });
         tokio::spawn(filesystem.clone().reap_forever());
         filesystem
@@ -179,6 +186,11 @@ impl Filesystem {
         self.dead_wake.notify_one();
         self.data.stop().await?;
         Ok(self.meta.close_session().await?)
+    }
+
+    /// Who caches attributes wants to know when they change behind its back. Once only.
+    pub fn watch(&self, on_change: OnChange) {
+        assert!(self.on_change.set(on_change).is_ok(), "one watcher");
     }
 
     /// Is the mount being taken down?
@@ -237,7 +249,8 @@ impl Filesystem {
             && let Some(pending) = self.data.pending(attr.ino)
         {
             attr.size = attr.size.max(pending.size);
-            attr.stored += pending.dirty_bytes;
+            // What overwrites stored bytes is not counted twice.
+            attr.stored = (attr.stored + pending.dirty_bytes).min(attr.size.max(attr.stored));
             if let Some(mtime) = pending.mtime {
                 attr.mtime = attr.mtime.max(mtime);
                 attr.ctime = attr.ctime.max(mtime);
@@ -378,12 +391,10 @@ impl Filesystem {
         Ok(self.overlay(attr.expect("one of both has set it")))
     }
 
-    /// Setuid and setgid go when somebody unprivileged changes the content.
+    /// Setuid and setgid go when somebody unprivileged changes the content. (File capabilities are
+    /// the kernel's: it removes their attribute itself.)
     async fn clear_privileges(&self, caller: Caller, ino: Ino) -> FsResult<()> {
-        if caller.uid != 0 {
-            self.meta.clear_privileges(ino).await?;
-        }
-        Ok(())
+        self.before_write(ino, caller.uid != 0).await
     }
 
     // Content.
@@ -393,10 +404,13 @@ impl Filesystem {
         Ok(self.data.read(ino, offset..offset.saturating_add(len)).await?)
     }
 
-    /// What must be done before a write: `kill`: the writer is unprivileged, setuid and setgid go.
+    /// What must be done before a write. `kill`: the writer is unprivileged, setuid and setgid go.
     pub async fn before_write(&self, ino: Ino, kill: bool) -> FsResult<()> {
-        if kill {
+        if kill && self.meta.getattr(ino).await?.mode & SET_IDS != 0 {
             self.meta.clear_privileges(ino).await?;
+            if let Some(changed) = self.on_change.get() {
+                changed(ino);
+            }
         }
         Ok(())
     }

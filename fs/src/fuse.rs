@@ -28,14 +28,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
-    MountOption, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, MountOption, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
 };
 use futures::FutureExt;
 use meta::{Attr, Caller, DirEntry, Ino, Kind, NAME_MAX, NewNode, RenameMode, Time};
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -96,6 +95,7 @@ pub(crate) struct Door {
     fs: Arc<Filesystem>,
     runtime: Handle,
     told: Arc<Told>,
+    ended: Option<oneshot::Sender<()>>,
 }
 
 /// What the door remembers to tell.
@@ -124,10 +124,11 @@ impl Told {
 }
 
 impl Door {
-    /// Futures that are not ready at once go to `runtime`.
-    pub(crate) fn new(fs: Arc<Filesystem>, runtime: Handle) -> Self {
+    /// Futures that are not ready at once go to `runtime`. Tells when the kernel has let go.
+    pub(crate) fn new(fs: Arc<Filesystem>, runtime: Handle) -> (Self, oneshot::Receiver<()>) {
         let told = Told { metrics: Metrics::new(), last_log: AtomicU64::new(0) };
-        Self { fs, runtime, told: Arc::new(told) }
+        let (ended, end) = oneshot::channel();
+        (Self { fs, runtime, told: Arc::new(told), ended: Some(ended) }, end)
     }
 
     /// Runs `work` to its end, here if it is ready at once, and hands the result to `reply`.
@@ -358,6 +359,19 @@ impl fuser::Filesystem for Door {
         config.set_max_write(MAX_WRITE).map_err(|_| outdated("writes of 1 MiB"))?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| outdated("background requests"))?;
         Ok(())
+    }
+
+    /// The last call, on the thread that waited for all others. It does not return: behind it fuser
+    /// 0.18 unmounts the path once more, having the test of whether that is needed the wrong way
+    /// round, and so could take a new mount away that somebody has made there since.
+    fn destroy(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            // Nobody listening means that the process is on its way out.
+            let _ = ended.send(());
+            loop {
+                std::thread::park();
+            }
+        }
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -664,8 +678,7 @@ impl fuser::Filesystem for Door {
                 let attr = if dots { entry.attr } else { fs.named_entry(entry) };
                 let name = OsStr::from_bytes(&entry.name);
                 let at = INodeNo(entry.attr.ino.0);
-                let full =
-                    reply.add(at, entry.cookie, name, &TTL, &file_attr(&attr), GENERATION);
+                let full = reply.add(at, entry.cookie, name, &TTL, &file_attr(&attr), GENERATION);
                 if full && !dots {
                     fs.forget(entry.attr.ino, 1);
                 }
@@ -854,18 +867,6 @@ async fn fill(
 /// A mount whose requests nobody serves yet.
 pub(crate) struct Session(fuser::Session<Door>);
 
-/// Takes the mount away, from any thread.
-#[derive(Clone)]
-pub(crate) struct Unmounter(Arc<Mutex<fuser::SessionUnmounter>>);
-
-impl Unmounter {
-    /// # Errors
-    /// When it is in use.
-    pub(crate) fn unmount(&mut self) -> io::Result<()> {
-        self.0.lock().unmount()
-    }
-}
-
 impl Session {
     /// Mounts and shakes hands with the kernel.
     pub(crate) fn mount(
@@ -873,9 +874,10 @@ impl Session {
         volume: &str,
         at: &Path,
         options: &MountOptions,
-    ) -> io::Result<(Self, Unmounter)> {
+    ) -> io::Result<Self> {
         let root = nix::unistd::geteuid().is_root();
-        let either = |no: Option<bool>, yes, without| if no.unwrap_or(!root) { without } else { yes };
+        let either =
+            |no: Option<bool>, yes, without| if no.unwrap_or(!root) { without } else { yes };
         let mut config = fuser::Config::default();
         config.mount_options = vec![
             MountOption::FSName(volume.to_owned()),
@@ -892,20 +894,27 @@ impl Session {
         }
         config.n_threads = Some(SESSION_THREADS);
         config.clone_fd = true;
-        let mut session = fuser::Session::new(door, at, &config)?;
-        let unmounter = Unmounter(Arc::new(Mutex::new(session.unmount_callable())));
-        Ok((Self(session), unmounter))
+        let fs = door.fs.clone();
+        let session = fuser::Session::new(door, at, &config)?;
+        let kernel = session.notifier();
+        fs.watch(Box::new(move |ino| {
+            // Attributes only: a negative offset leaves the pages alone.
+            if let Err(e) = kernel.inval_inode(INodeNo(ino.0), -1, 0) {
+                tracing::debug!("the kernel does not forget attributes of inode {}: {e}", ino.0);
+            }
+        }));
+        Ok(Self(session))
     }
 
-    /// Serves requests until the kernel has let go of the mount.
-    pub(crate) fn run(self) -> io::Result<oneshot::Receiver<io::Result<()>>> {
-        let (ended, end) = oneshot::channel();
+    /// Serves requests, on threads of its own, until the kernel has let go of the mount.
+    pub(crate) fn serve(self) -> io::Result<()> {
         let serve = move || {
-            // Nobody listening means that the process is on its way out.
-            let _ = ended.send(self.0.run());
+            if let Err(e) = self.0.run() {
+                tracing::error!("the session with the kernel: {e}");
+            }
         };
         std::thread::Builder::new().name("fuse".to_owned()).spawn(serve)?;
-        Ok(end)
+        Ok(())
     }
 }
 

@@ -1,14 +1,33 @@
-//! fs
+//! The filesystem: what lies between the kernel and the two stores, metadata and blobs; and the
+//! program `ashlar` that mounts it.
+//!
+//! * The kernel's door: `fuse` (alone in naming fuser) over [`filesystem`] (one function per system
+//!   call, on our own types), with `lifetimes` (unlinked but open) and `errno` (the one match).
+//! * The data plane, [`data`]: writes gathered in memory (`dirty`, `handle`, `room`), packed into
+//!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
+//!   range (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
+//! * A mount's life: [`mount`], [`mountpoint`], [`embedded`] (disks opened in this process, or
+//!   daemons), [`status`], `metrics`; and the command line, [`cli`].
 
 mod buffer;
 mod cache;
 mod clean;
+pub mod cli;
 mod content;
 pub mod data;
 mod dirty;
+pub mod embedded;
+mod errno;
+pub mod filesystem;
 mod flush;
+mod fuse;
 mod handle;
+mod lifetimes;
+mod metrics;
+pub mod mount;
+pub mod mountpoint;
 mod pack;
 mod read;
 mod room;
+pub mod status;
 mod summary;

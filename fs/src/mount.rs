@@ -87,9 +87,9 @@ pub enum MountError {
     /// At the end, something could not be stored.
     #[error("unmounted, but not everything could be stored: {0}")]
     Unstored(#[source] FsError),
-    /// The session with the kernel broke.
-    #[error("the kernel's session ended: {0}")]
-    Session(io::Error),
+    /// Signals cannot be waited for.
+    #[error("waiting for signals: {0}")]
+    Signals(io::Error),
 }
 
 /// A volume that is mounted.
@@ -97,9 +97,10 @@ pub struct Mount {
     filesystem: Arc<Filesystem>,
     meta: Arc<LocalMeta>,
     store: Store,
-    unmounter: fuse::Unmounter,
-    ended: oneshot::Receiver<io::Result<()>>,
+    ended: oneshot::Receiver<()>,
     mountpoint: PathBuf,
+    /// `MAJOR:MINOR` of this mount: another one may be made at the same place.
+    device: Option<String>,
 }
 
 impl Mount {
@@ -111,60 +112,63 @@ impl Mount {
         let shared: Arc<dyn MetaStore> = meta.clone();
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
-        let door = fuse::Door::new(filesystem.clone(), tokio::runtime::Handle::current());
+        let (door, ended) = fuse::Door::new(filesystem.clone(), tokio::runtime::Handle::current());
         let MountPlan { volume, mountpoint, options, .. } = plan;
         let at = mountpoint.clone();
-        let session =
-            tokio::task::spawn_blocking(move || fuse::Session::mount(door, &volume, &at, &options))
-                .await
-                .expect("mounting does not panic");
-        let (session, unmounter) = match session {
-            Ok(session) => session,
-            Err(why) => {
-                // Nothing was written; the session of the volume still has to end well.
-                let ended = filesystem.stop().await;
-                store.close().await;
-                ended.map_err(MountError::Unstored)?;
-                return Err(MountError::Kernel { path: mountpoint, why: why.to_string() });
-            }
-        };
-        let ended = session.run().map_err(MountError::Session)?;
+        let session = tokio::task::spawn_blocking(move || {
+            fuse::Session::mount(door, &volume, &at, &options)?.serve()
+        });
+        if let Err(why) = session.await.expect("mounting does not panic") {
+            // Nothing was written; the session of the volume still has to end well.
+            let stopped = filesystem.stop().await;
+            store.close().await;
+            stopped.map_err(MountError::Unstored)?;
+            return Err(MountError::Kernel { path: mountpoint, why: why.to_string() });
+        }
+        let device = mountpoint::mounted_at(&mountpoint).map(|entry| entry.device);
         mountpoint::raise_read_ahead(&mountpoint, KERNEL_READ_AHEAD_KIB);
         tokio::spawn(observe(filesystem.clone()));
-        Ok(Self { filesystem, meta, store, unmounter, ended, mountpoint })
+        Ok(Self { filesystem, meta, store, ended, mountpoint, device })
     }
 
     /// Waits until somebody unmounts it, or SIGINT or SIGTERM asks for the end, and ends it.
     pub async fn run(mut self) -> Result<(), MountError> {
-        let (mut interrupt, mut terminate) = (stop_signal(SignalKind::interrupt())?, stop_signal(SignalKind::terminate())?);
-        let ended = tokio::select! {
-            ended = &mut self.ended => ended,
+        let mut interrupt = stop_signal(SignalKind::interrupt())?;
+        let mut terminate = stop_signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = &mut self.ended => {}
             _ = interrupt.recv() => self.take_down().await,
             _ = terminate.recv() => self.take_down().await,
-        };
-        self.finish(ended.unwrap_or(Ok(()))).await
+        }
+        self.finish().await
     }
 
     /// Unmounts; programs that still use the mount get a moment, then errors.
-    async fn take_down(&mut self) -> Result<io::Result<()>, oneshot::error::RecvError> {
-        let mut unmounter = self.unmounter.clone();
-        let path = self.mountpoint.clone();
-        let unmounted = tokio::task::spawn_blocking(move || {
-            unmounter.unmount().or_else(|_| mountpoint::unmount(&path, true))
-        });
-        if let Err(e) = unmounted.await.expect("unmounting does not panic") {
-            tracing::warn!("{e}");
-        }
-        match tokio::time::timeout(WAIT_FOR_USERS, &mut self.ended).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                tracing::warn!("{} is still in use: it gets errors from now on", self.mountpoint.display());
-                Ok(Ok(()))
-            }
+    async fn take_down(&mut self) {
+        self.unmount().await;
+        if tokio::time::timeout(WAIT_FOR_USERS, &mut self.ended).await.is_err() {
+            let at = self.mountpoint.display();
+            tracing::warn!("{at} is still in use: its users get errors from now on");
         }
     }
 
-    async fn finish(self, session: io::Result<()>) -> Result<(), MountError> {
+    async fn unmount(&self) {
+        let (path, device) = (self.mountpoint.clone(), self.device.clone());
+        let work = move || match mountpoint::mounted_at(&path) {
+            Some(entry) if Some(&entry.device) == device.as_ref() => {
+                mountpoint::unmount(&path, false).or_else(|_| mountpoint::unmount(&path, true))
+            }
+            _ => Ok(()),
+        };
+        let unmounted = tokio::task::spawn_blocking(work).await;
+        if let Err(e) = unmounted.expect("unmounting does not panic") {
+            tracing::warn!("{e}");
+        }
+    }
+
+    async fn finish(self) -> Result<(), MountError> {
+        // A session that broke leaves its mount behind.
+        self.unmount().await;
         let since = Instant::now();
         let stopped = self.filesystem.stop().await;
         drop(self.filesystem);
@@ -172,7 +176,7 @@ impl Mount {
         self.store.close().await;
         stopped.map_err(MountError::Unstored)?;
         tracing::info!("unmounted, everything stored in {:.1?}", since.elapsed());
-        session.map_err(MountError::Session)
+        Ok(())
     }
 
     /// How the volume's data are protected.
@@ -188,7 +192,7 @@ impl Mount {
 }
 
 fn stop_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MountError> {
-    signal(kind).map_err(MountError::Session)
+    signal(kind).map_err(MountError::Signals)
 }
 
 /// Opens the volume. Its last mount may be gone from the kernel and still be storing what it had:
@@ -198,10 +202,11 @@ async fn open_volume(plan: &MountPlan) -> Result<Arc<LocalMeta>, MountError> {
     loop {
         let (dir, name) = (plan.cluster.meta.clone(), plan.volume.clone());
         let by = MountedBy { pid: std::process::id(), mountpoint: plan.mountpoint.clone() };
-        let opened =
-            tokio::task::spawn_blocking(move || meta::open(&dir, &name, by, MetaSettings::default()))
-                .await
-                .expect("opening a volume does not panic");
+        let opened = tokio::task::spawn_blocking(move || {
+            meta::open(&dir, &name, by, MetaSettings::default())
+        })
+        .await
+        .expect("opening a volume does not panic");
         let refused = match opened {
             Ok(meta) => return Ok(meta),
             Err(e) => e,

@@ -43,7 +43,9 @@ pub enum MountPointError {
     #[error("/dev/fuse: {0} (load the kernel's module with: modprobe fuse)")]
     NoFuse(io::Error),
     /// Only root mounts without help.
-    #[error("fusermount3 is not installed, and only root can mount without it (Debian: apt install fuse3)")]
+    #[error(
+        "fusermount3 is not installed, and only root can mount without it (Debian: apt install fuse3)"
+    )]
     NoHelper,
     /// Nothing of ours is mounted there.
     #[error("{}: nothing is mounted there", .0.display())]
@@ -144,7 +146,8 @@ pub fn check(path: &Path, needed: &[&Path]) -> Result<PathBuf, MountPointError> 
     let at = canonical(path)?;
     let name = || path.to_owned();
     if let Some(MountEntry { kind, source, .. }) = mounted_at(&at) {
-        let dead = fs::metadata(&at).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32));
+        let dead =
+            fs::metadata(&at).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32));
         return Err(match dead {
             true => MountPointError::Dead(name()),
             false => MountPointError::Busy { path: name(), what: format!("{source} ({kind})") },
@@ -174,7 +177,11 @@ pub fn check(path: &Path, needed: &[&Path]) -> Result<PathBuf, MountPointError> 
 
 /// Can this process mount at all?
 fn check_fuse() -> Result<(), MountPointError> {
-    fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(MountPointError::NoFuse)?;
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(MountPointError::NoFuse)?;
     if !nix::unistd::geteuid().is_root() && helper().is_none() {
         return Err(MountPointError::NoHelper);
     }

@@ -184,8 +184,13 @@ mod tests {
 
     #[test]
     fn bytes_are_readable() {
-        let cases =
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16.0 EiB")];
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (1 << 30, "1.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ];
         for (n, expected) in cases {
             assert_eq!(bytes(n), expected);
         }
@@ -203,7 +208,8 @@ mod tests {
             capacity: 1 << 30,
             used: 1 << 29,
         };
-        let text = Status::of_disks(vec![slot(0, "up"), slot(1, "down: connection refused")]).to_string();
+        let text =
+            Status::of_disks(vec![slot(0, "up"), slot(1, "down: connection refused")]).to_string();
         assert!(text.contains("connection refused") && text.contains("50 %"), "{text}");
         assert!(text.ends_with("1 of 2 disks up"), "{text}");
     }

@@ -41,7 +41,9 @@ const BLOCK_FILES: u64 = 16;
 /// The first run formats the disks, which are directories; later runs mount the same volume with
 /// everything in it. Runs until Ctrl-C or umount, which both store everything first.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  ashlar demo /mnt/ashlar\n  ashlar demo /mnt/ashlar --daemons --dir /srv/demo --disks 6 --scheme 'ec(3,2)'")]
+#[command(
+    after_help = "Examples:\n  ashlar demo /mnt/ashlar\n  ashlar demo /mnt/ashlar --daemons --dir /srv/demo --disks 6 --scheme 'ec(3,2)'"
+)]
 pub(super) struct Args {
     /// An empty directory
     mountpoint: PathBuf,
@@ -115,13 +117,20 @@ async fn serve(args: &Args, dir: &Path, local: Cluster, mountpoint: PathBuf) -> 
     let (capacity, available) = mount.room().await;
     let at = mountpoint.display();
     println!("ready: {at} is mounted");
-    println!("  data      {} ({all} disks), metadata in {}", dir.join("disks").display(), dir.join("meta").display());
+    println!(
+        "  data      {} ({all} disks), metadata in {}",
+        dir.join("disks").display(),
+        dir.join("meta").display()
+    );
     println!("  safety    {scheme}: any {} of the {all} disks may be lost", scheme.parity_parts());
     println!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity));
     println!("  try       cp -a /usr/include {at}/ && ashlar status {at}");
     if args.daemons {
         let pids = dir.join("daemons");
-        println!("  lose two  kill -9 $(cat {0}/2.pid) $(cat {0}/5.pid), and go on", pids.display());
+        println!(
+            "  lose two  kill -9 $(cat {0}/2.pid) $(cat {0}/5.pid), and go on",
+            pids.display()
+        );
         println!("  get back  {hint}   # disk 0, likewise the others");
     } else {
         println!("  next      the same with one daemon per disk: ashlar demo {at} --daemons");
@@ -144,7 +153,9 @@ fn check_same(args: &Args, cluster: &Cluster, dir: &Path) -> Result<()> {
     match args.disks {
         Some(asked) if usize::from(asked) != have => {
             let dir = dir.display();
-            bail!("the demo in {dir} has {have} disks, not {asked}: choose another --dir, or remove it")
+            bail!(
+                "the demo in {dir} has {have} disks, not {asked}: choose another --dir, or remove it"
+            )
         }
         _ => Ok(()),
     }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use meta::VolumeInfo;
-use proto::cluster::{Cluster, Place};
 use proto::client::Daemon;
+use proto::cluster::{Cluster, Place};
 use proto::id::VolumeId;
 use proto::scheme::Scheme;
 
@@ -17,7 +17,9 @@ use crate::embedded::Store;
 ///
 /// Every disk of the cluster must be there. Nothing is written to them yet.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ashlar format photos --cluster cluster.toml --scheme 'ec(4,2)'")]
+#[command(
+    after_help = "Example:\n  ashlar format photos --cluster cluster.toml --scheme 'ec(4,2)'"
+)]
 pub(super) struct Args {
     /// Name of the new volume: up to 64 of a-z, 0-9, dot, dash and underscore
     volume: String,
@@ -37,7 +39,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         create(&cluster, &volume, scheme)
     })?;
     println!("volume {volume} is formatted with {scheme}");
-    println!("mount it with: ashlar mount {volume} MOUNTPOINT --cluster {}", args.cluster.display());
+    println!(
+        "mount it with: ashlar mount {volume} MOUNTPOINT --cluster {}",
+        args.cluster.display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -45,7 +50,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 pub(super) fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<()> {
     cluster.check_scheme(scheme)?;
     let dir = &cluster.meta;
-    std::fs::create_dir_all(dir).with_context(|| format!("metadata directory {}", dir.display()))?;
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("metadata directory {}", dir.display()))?;
     let info = VolumeInfo {
         name: volume.to_owned(),
         id: new_id(&cluster.meta)?,

@@ -179,7 +179,9 @@ fn judge(id: BlobId, slots: &[SlotHolds]) -> Option<String> {
         (true, 0) => format!("blob {id} has lost {which}, and can be restored from the others"),
         (false, 0) => format!("blob {id} has lost {which}: its bytes are gone"),
         (true, n) => format!("blob {id}: {which} not found, {n} disks do not answer"),
-        (false, n) => format!("blob {id} cannot be read: {which} not found, {n} disks do not answer"),
+        (false, n) => {
+            format!("blob {id} cannot be read: {which} not found, {n} disks do not answer")
+        }
     })
 }
 

@@ -26,7 +26,9 @@ const BACKGROUND: &str = "ASHLAR_BACKGROUND";
 /// Returns when the volume is mounted; a process in the background serves it, and logs to
 /// VOLUME.log next to the metadata. End it with `ashlar umount MOUNTPOINT`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ashlar mount photos /mnt/photos --cluster /etc/ashlar/cluster.toml -o noexec")]
+#[command(
+    after_help = "Example:\n  ashlar mount photos /mnt/photos --cluster /etc/ashlar/cluster.toml -o noexec"
+)]
 pub(super) struct Args {
     /// Name of the volume, as given to `ashlar format`
     volume: String,
@@ -67,9 +69,25 @@ fn parse_options(text: &str) -> Result<MountOptions, String> {
             "exec" => options.noexec = false,
             "noexec" => options.noexec = true,
             // Access times are not kept; everything else is how we work anyway.
-            "defaults" | "default_permissions" | "noatime" | "atime" | "relatime" | "norelatime"
-            | "strictatime" | "nodiratime" | "diratime" | "lazytime" | "sync" | "async"
-            | "dirsync" | "auto" | "noauto" | "nofail" | "_netdev" | "user" | "nouser" => {}
+            "defaults"
+            | "default_permissions"
+            | "noatime"
+            | "atime"
+            | "relatime"
+            | "norelatime"
+            | "strictatime"
+            | "nodiratime"
+            | "diratime"
+            | "lazytime"
+            | "sync"
+            | "async"
+            | "dirsync"
+            | "auto"
+            | "noauto"
+            | "nofail"
+            | "_netdev"
+            | "user"
+            | "nouser" => {}
             _ => return Err(format!("no such mount option: {word}")),
         }
     }
@@ -160,6 +178,7 @@ fn in_background(log_file: &std::path::Path, log: Option<&str>) -> Result<ExitCo
 fn last_words(log_file: &std::path::Path, start: u64) -> anyhow::Error {
     let text = std::fs::read(log_file).unwrap_or_default();
     let text = String::from_utf8_lossy(text.get(start as usize..).unwrap_or_default()).into_owned();
-    let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it ended without a word");
+    let last =
+        text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it ended without a word");
     anyhow!("{}", last.trim_start_matches("ashlar: "))
 }

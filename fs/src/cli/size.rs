@@ -38,7 +38,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read_or_refused() {
-        let good = [("0", 0), ("4096", 4096), ("1k", 1024), ("10GiB", 10 << 30), (" 2 TiB ", 2 << 40)];
+        let good =
+            [("0", 0), ("4096", 4096), ("1k", 1024), ("10GiB", 10 << 30), (" 2 TiB ", 2 << 40)];
         for (text, bytes) in good {
             assert_eq!(text.parse::<Size>().unwrap().0, bytes, "{text}");
         }

@@ -21,7 +21,9 @@ const LARGEST: usize = 64 << 10;
 
 /// Show the state of a mount, or of a cluster's disks
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json")]
+#[command(
+    after_help = "Examples:\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json"
+)]
 pub(super) struct Args {
     /// Where a volume is mounted
     #[arg(required_unless_present = "cluster", conflicts_with = "cluster")]
