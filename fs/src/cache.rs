@@ -143,11 +143,17 @@ impl Cache {
 
     /// How much to fetch for a miss of `range`: when misses walk forward through the blob, more each
     /// time, up to the end of the part.
-    pub(crate) fn widen_walk(&self, blob: &BlobId, range: Range<u32>, part: Range<u32>) -> Range<u32> {
+    pub(crate) fn widen_walk(
+        &self,
+        blob: &BlobId,
+        range: Range<u32>,
+        part: Range<u32>,
+    ) -> Range<u32> {
         let mut inner = self.inner.lock();
         inner.misses += 1;
         let last = inner.walks.get(&key(blob)).copied();
-        let walking = last.filter(|(end, _)| (*end..end.saturating_add(STRIDE)).contains(&range.start));
+        let walking =
+            last.filter(|(end, _)| (*end..end.saturating_add(STRIDE)).contains(&range.start));
         let width = walking.map_or(range.end - range.start, |(_, width)| {
             width.saturating_mul(2).clamp(range.end - range.start, part.end - part.start)
         });
@@ -181,7 +187,8 @@ impl Cache {
             added.push(Span { range: at..end, awaited: Some(awaited) });
             at = end;
         }
-        let bytes: u64 = added.iter().map(|span| u64::from(span.range.end - span.range.start)).sum();
+        let bytes: u64 =
+            added.iter().map(|span| u64::from(span.range.end - span.range.start)).sum();
         spans.append(&mut added);
         spans.sort_unstable_by_key(|span| span.range.start);
         inner.coming += bytes;

@@ -1,53 +1,321 @@
 //! Dead and half-dead blobs.
 //!
 //! Metadata counts the live bytes of every blob. Those with none are garbage: once that is durable
-//! they are deleted, and their records go when every slot has confirmed it.
+//! they are deleted, and their records go when every slot has confirmed it. Those with few are
+//! emptied: their summary says whose bytes they held, metadata says which of these still lie there,
+//! and those move to a new blob. What moved meanwhile is left alone by [`meta::MetaStore::relocate`].
+//!
+//! Bounded: a blob is emptied when it is less than a quarter alive, so that a byte is moved for
+//! every three that come free; only when the store is nearly full are fuller ones emptied too, the
+//! emptiest first. Nothing is scanned while little is wasted.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use meta::{BlobRecord, Extent, Ino, MetaStore, NewBlob, Place, Relocation};
+use parking_lot::Mutex;
+use proto::id::BlobId;
 use proto::limits::MAX_BLOBS_PER_REQUEST;
+use tokio::time::Instant;
 
 use crate::data::{Data, DataError};
+use crate::pack::Packer;
+use crate::summary::{self, TRAILER_LEN};
+
+/// Blobs less alive than this many percent are emptied; the second when space is short.
+const LIVE_PERCENT: (u64, u64) = (25, 90);
+/// Waste that is not worth looking for victims, in bytes.
+const TOLERATED: u64 = 16 << 20;
+/// Most victims of one round.
+const VICTIMS: usize = 64;
+/// Records and extents asked for at once.
+const PAGE: usize = 1024;
+/// A first read of a blob's end: summaries are mostly shorter.
+const TAIL: u32 = 4096;
+/// Live ranges this close are read at once, in bytes.
+const GAP: u32 = 64 << 10;
+/// How long freed space may take to be seen.
+const SEEN_AFTER: Duration = Duration::from_secs(3);
+
+/// What the cleaner remembers.
+#[derive(Default)]
+pub(crate) struct Cleaning {
+    /// Waste at the end of the last scan: without more there is nothing new to find.
+    scanned_at: u64,
+    /// Victims that stayed alive: clones refer to them, of which their summary does not know.
+    stuck: BTreeSet<BlobId>,
+}
+
+/// A run of live bytes.
+struct Live {
+    ino: Ino,
+    offset: u64,
+    from: Place,
+    len: u32,
+}
+
+/// When blobs were last deleted.
+#[derive(Default)]
+pub(crate) struct Freed(Mutex<Option<Instant>>);
+
+impl Freed {
+    fn note(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// May the store have more room than it says?
+    pub(crate) fn is_recent(&self) -> bool {
+        self.0.lock().is_some_and(|at| at.elapsed() < SEEN_AFTER)
+    }
+}
 
 impl Data {
-    /// Looks for garbage until stopped.
+    /// Looks for garbage, and for half-dead blobs, until stopped.
     pub(crate) async fn run_cleaner(self: Arc<Self>) {
+        let mut pause = self.settings.garbage_interval;
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(self.settings.garbage_interval) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            let _ = self.collect_garbage().await;
-            self.room.learn(self.blobs.space(self.volume.scheme).await);
+            self.learn_space().await;
+            let eager = self.room.is_scarce();
+            let cleaned = async {
+                self.collect_garbage().await?;
+                self.clean(eager).await
+            };
+            pause = match cleaned.await {
+                Ok(()) => self.settings.garbage_interval,
+                Err(error) => {
+                    tracing::warn!(%error, "cleaning was interrupted and is tried again");
+                    (2 * pause).min(16 * self.settings.garbage_interval)
+                }
+            };
         }
     }
 
-    /// Deletes what is garbage now. Answers how many blobs are gone.
-    pub(crate) async fn collect_garbage(&self) -> Result<usize, DataError> {
-        let _one_at_a_time = self.cleaning.lock().await;
-        let mut gone = 0;
-        loop {
-            let ids = self.meta.garbage(MAX_BLOBS_PER_REQUEST).await?;
-            if ids.is_empty() {
-                return Ok(gone);
-            }
-            ids.iter().for_each(|id| self.cache.forget(id));
-            let unconfirmed = self.blobs.delete(&ids).await;
-            let confirmed: Vec<_> =
-                ids.iter().filter(|id| !unconfirmed.contains(id)).copied().collect();
-            self.meta.forget_blobs(&confirmed).await?;
-            gone += confirmed.len();
-            self.status.lock().blobs_deleted += confirmed.len() as u64;
-            if !unconfirmed.is_empty() {
-                return Ok(gone);
-            }
-        }
+    pub(crate) async fn learn_space(&self) {
+        self.room.learn(self.blobs.space(self.volume.scheme).await);
     }
 
     /// Space is short: gets back what can be had at once, and asks how much there is.
     pub(crate) async fn make_space(&self) {
-        let _ = self.meta.sync().await;
-        let _ = self.collect_garbage().await;
-        self.room.learn(self.blobs.space(self.volume.scheme).await);
+        let made = async {
+            self.meta.sync().await?;
+            self.collect_garbage().await?;
+            self.learn_space().await;
+            if self.room.is_short(0) || self.room.is_refused() {
+                self.clean(true).await?;
+                self.meta.sync().await?;
+                self.collect_garbage().await?;
+                self.learn_space().await;
+            }
+            Ok::<_, DataError>(())
+        };
+        if let Err(error) = made.await {
+            tracing::warn!(%error, "no space could be got back");
+        }
+    }
+
+    /// Deletes what is garbage now.
+    pub(crate) async fn collect_garbage(&self) -> Result<(), DataError> {
+        let _one_at_a_time = self.cleaning.lock().await;
+        loop {
+            let ids = self.meta.garbage(MAX_BLOBS_PER_REQUEST).await?;
+            if ids.is_empty() {
+                return Ok(());
+            }
+            ids.iter().for_each(|id| self.cache.forget(id));
+            let unconfirmed: BTreeSet<BlobId> = self.blobs.delete(&ids).await.into_iter().collect();
+            self.freed.note();
+            let confirmed: Vec<_> =
+                ids.iter().filter(|id| !unconfirmed.contains(id)).copied().collect();
+            if !confirmed.is_empty() {
+                self.meta.forget_blobs(&confirmed).await?;
+                self.status.lock().blobs_deleted += confirmed.len() as u64;
+            }
+            // The rest is asked again next time: some slot is away.
+            if !unconfirmed.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Empties half-dead blobs, one round.
+    pub(crate) async fn clean(&self, eager: bool) -> Result<(), DataError> {
+        let usage = self.meta.usage().await?;
+        let waste = usage.blob_bytes.saturating_sub(usage.live_bytes);
+        let mut cleaning = self.cleaning.lock().await;
+        let tolerated = if eager { 0 } else { TOLERATED.max(usage.blob_bytes / 8) };
+        if waste <= tolerated || (!eager && waste < cleaning.scanned_at + TOLERATED) {
+            cleaning.scanned_at = cleaning.scanned_at.min(waste);
+            return Ok(());
+        }
+        let percent = if eager { LIVE_PERCENT.1 } else { LIVE_PERCENT.0 };
+        let victims = victims(&*self.meta, percent, &cleaning.stuck).await?;
+        cleaning.scanned_at = if victims.len() < VICTIMS { waste } else { 0 };
+        let mut mover = Mover { data: self, packer: Packer::new(), moves: Vec::new() };
+        for victim in &victims {
+            let found = mover.empty(victim.id).await?;
+            if found < victim.live {
+                cleaning.stuck.insert(victim.id);
+            }
+        }
+        mover.send().await
+    }
+
+    async fn live_ranges(&self, id: BlobId) -> Result<Vec<Live>, DataError> {
+        let tail_at = id.len().saturating_sub(TAIL);
+        let mut tail = self.blobs.get(id, tail_at..id.len()).await?;
+        let bad =
+            |error: summary::BadSummary| DataError::Unavailable(format!("blob {id}: {error}"));
+        let len =
+            summary::claimed_len(&tail[tail.len().saturating_sub(TRAILER_LEN)..]).map_err(bad)?;
+        if len > tail.len() {
+            let at = (id.len() as usize).checked_sub(len).ok_or(summary::BadSummary::Length);
+            tail = self.blobs.get(id, at.map_err(bad)? as u32..id.len()).await?;
+        }
+        let entries = summary::decode(&tail[tail.len() - len..], id.len()).map_err(bad)?;
+        let mut live = Vec::new();
+        for entry in entries {
+            let range = entry.offset..entry.offset + u64::from(entry.len);
+            self.live_of(id, entry.ino, range, &mut live).await?;
+        }
+        live.sort_unstable_by_key(|live| live.from.offset);
+        Ok(live)
+    }
+
+    /// Which bytes of a file's range still lie in the blob.
+    async fn live_of(
+        &self,
+        id: BlobId,
+        ino: Ino,
+        mut range: Range<u64>,
+        live: &mut Vec<Live>,
+    ) -> Result<(), DataError> {
+        while range.start < range.end {
+            let page = match self.meta.extents(ino, range.clone(), PAGE).await {
+                Err(meta::MetaError::NotFound) => return Ok(()),
+                page => page?,
+            };
+            for extent in &page {
+                live.extend(clip(extent, &range, id, ino));
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => range.start = last.offset + last.len,
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of an extent that lie in the range and in the blob.
+fn clip(extent: &Extent, range: &Range<u64>, id: BlobId, ino: Ino) -> Option<Live> {
+    let place = extent.place.filter(|place| place.blob == id)?;
+    let start = extent.offset.max(range.start);
+    let end = (extent.offset + extent.len).min(range.end);
+    let from = Place { blob: id, offset: place.offset + (start - extent.offset) as u32 };
+    (start < end).then(|| Live { ino, offset: start, from, len: (end - start) as u32 })
+}
+
+/// The emptiest blobs below `percent`, at most [`VICTIMS`].
+async fn victims(
+    meta: &dyn MetaStore,
+    percent: u64,
+    stuck: &BTreeSet<BlobId>,
+) -> Result<Vec<BlobRecord>, DataError> {
+    let mut found: Vec<BlobRecord> = Vec::new();
+    let mut after = None;
+    loop {
+        let page = meta.blobs(after, PAGE).await?;
+        let fits = |record: &&BlobRecord| {
+            let len = u64::from(record.id.len());
+            record.live > 0 && record.live * 100 < len * percent && !stuck.contains(&record.id)
+        };
+        found.extend(page.iter().filter(fits));
+        found.sort_by_key(|record| record.live * 1000 / u64::from(record.id.len()));
+        found.truncate(VICTIMS);
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.id),
+            _ => return Ok(found),
+        }
+    }
+}
+
+/// Moves live bytes to new blobs.
+struct Mover<'a> {
+    data: &'a Data,
+    packer: Packer,
+    /// `to.blob` is not known yet while the blob fills: it is set when it is sent.
+    moves: Vec<Relocation>,
+}
+
+impl Mover<'_> {
+    /// Takes what is live of a blob; answers how many bytes.
+    async fn empty(&mut self, id: BlobId) -> Result<u64, DataError> {
+        let live = self.data.live_ranges(id).await?;
+        let total = live.iter().map(|live| u64::from(live.len)).sum();
+        let mut at = 0;
+        while at < live.len() {
+            let first = live[at].from.offset;
+            let mut end = first + live[at].len;
+            let mut to = at + 1;
+            while to < live.len() && live[to].from.offset <= end.saturating_add(GAP) {
+                end = end.max(live[to].from.offset + live[to].len);
+                to += 1;
+            }
+            let bytes = self.data.blobs.get(id, first..end).await?;
+            for live in &live[at..to] {
+                let start = (live.from.offset - first) as usize;
+                self.take(live, &bytes.slice(start..start + live.len as usize)).await?;
+            }
+            at = to;
+        }
+        Ok(total)
+    }
+
+    async fn take(&mut self, live: &Live, bytes: &Bytes) -> Result<(), DataError> {
+        let mut done = 0u32;
+        while done < live.len {
+            let offset = live.offset + u64::from(done);
+            let len = self.packer.fits(offset, (live.len - done).into()) as u32;
+            if len == 0 {
+                self.send().await?;
+                continue;
+            }
+            let from = Place { blob: live.from.blob, offset: live.from.offset + done };
+            let data = bytes.slice(done as usize..(done + len) as usize);
+            let to =
+                Place { blob: live.from.blob, offset: self.packer.push(live.ino, offset, data) };
+            self.moves.push(Relocation { ino: live.ino, offset, len: len.into(), from, to });
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Puts the blob and tells metadata.
+    async fn send(&mut self) -> Result<(), DataError> {
+        if self.packer.is_empty() {
+            return Ok(());
+        }
+        let data = self.data;
+        let packer = std::mem::replace(&mut self.packer, Packer::new());
+        let mut moves = std::mem::take(&mut self.moves);
+        let id = data.next_blob(packer.blob_len());
+        let stored = data.put(id, packer.assemble(&data.pool)).await?;
+        moves.iter_mut().for_each(|relocation| relocation.to.blob = id);
+        data.meta.relocate(&[NewBlob { id, degraded: stored.degraded }], &moves).await?;
+        for ino in moves.iter().map(|relocation| relocation.ino).collect::<BTreeSet<_>>() {
+            if let Some(handle) = data.handles.get(ino) {
+                // Sizes did not change, but asking again costs little.
+                handle.state.lock().layout_changed(None);
+            }
+        }
+        data.status.lock().bytes_cleaned += packer.data_len() as u64;
+        Ok(())
     }
 }

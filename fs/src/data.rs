@@ -31,10 +31,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::buffer::Pool;
 use crate::cache::Cache;
+use crate::clean::{Cleaning, Freed};
 use crate::dirty::Unstored;
 use crate::flush::{Queue, Scope};
 use crate::handle::{Handle, Handles, State};
 use crate::room::Room;
+
+/// How often the store is asked for room while a writer waits for what was deleted to be counted.
+const SPACE_POLL: Duration = Duration::from_millis(200);
 
 /// Bounds of a mount's data plane.
 #[derive(Clone, Debug)]
@@ -88,7 +92,8 @@ pub struct Data {
     /// How many flights failed.
     pub(crate) failures: AtomicU64,
     pub(crate) status: Mutex<Counters>,
-    pub(crate) cleaning: tokio::sync::Mutex<()>,
+    pub(crate) cleaning: tokio::sync::Mutex<Cleaning>,
+    pub(crate) freed: Freed,
     pub(crate) stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -120,7 +125,7 @@ pub struct Pending {
     pub size: u64,
     /// Time of the last write: mtime and ctime of the file, unless metadata's are later.
     pub mtime: Option<Time>,
-    /// Bytes that wait to be packed.
+    /// Bytes that are not stored yet.
     pub dirty_bytes: u64,
 }
 
@@ -201,6 +206,7 @@ impl Data {
             failures: AtomicU64::new(0),
             status: Mutex::default(),
             cleaning: tokio::sync::Mutex::default(),
+            freed: Freed::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             meta,
@@ -209,6 +215,7 @@ impl Data {
         });
         data.tasks.spawn(Arc::clone(&data).run_flusher());
         data.tasks.spawn(Arc::clone(&data).run_cleaner());
+        data.tasks.spawn(Arc::clone(&data).run_sweep());
         data
     }
 
@@ -304,7 +311,11 @@ impl Data {
             if self.room.is_short(len) || self.room.is_refused() {
                 self.make_space().await;
                 if self.room.is_short(len) || self.room.is_refused() {
-                    return Err(DataError::NoSpace);
+                    // What was just deleted takes the store a moment to count as room.
+                    if !self.freed.is_recent() || deadline.elapsed() > Duration::ZERO {
+                        return Err(DataError::NoSpace);
+                    }
+                    let _ = tokio::time::timeout(SPACE_POLL, freed).await;
                 }
                 continue;
             }
@@ -325,7 +336,7 @@ impl Data {
         (!state.unstored.is_empty() || state.mtime.is_some()).then(|| Pending {
             size: state.unstored.end(),
             mtime: state.mtime,
-            dirty_bytes: state.unstored.dirty_len(),
+            dirty_bytes: state.unstored.unstored_len(),
         })
     }
 

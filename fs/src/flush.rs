@@ -18,6 +18,7 @@ use meta::{FileUpdate, Ino, NewBlob, Time};
 use parking_lot::Mutex;
 use proto::id::BlobId;
 use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
+use proxy::Stored;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -158,7 +159,12 @@ impl Drop for Flight {
 impl Data {
     /// Packs a blob from where `cursor` stands, and moves it on. `None` when nothing is left there
     /// (or, if it may `wrap` around to the first file, anywhere).
-    fn form(self: &Arc<Self>, scope: &Scope<'_>, cursor: &mut Cursor, wrap: bool) -> Option<Flight> {
+    fn form(
+        self: &Arc<Self>,
+        scope: &Scope<'_>,
+        cursor: &mut Cursor,
+        wrap: bool,
+    ) -> Option<Flight> {
         let start = *cursor;
         let mut wrapped = !wrap;
         let number = self.sequence.fetch_add(1, Relaxed);
@@ -204,11 +210,7 @@ impl Data {
         }
         files.sort_unstable_by_key(|handle: &Arc<Handle>| handle.ino);
         files.dedup_by_key(|handle| handle.ino);
-        let len = packer.blob_len();
-        let scheme =
-            if len <= CHECK_BLOCK { self.volume.scheme.as_copies() } else { self.volume.scheme };
-        let id = BlobId::new(self.volume.id, self.session, number, len, scheme)
-            .expect("a packed blob is not empty and not too long");
+        let id = self.blob_id(number, packer.blob_len());
         let bytes = packer.assemble(&self.pool);
         Some(Flight { data: Arc::clone(self), number, id, bytes, files, ended: false })
     }
@@ -220,7 +222,11 @@ impl Data {
                 flight.ended = true;
                 for (handle, mtime) in flight.files.iter().zip(sent) {
                     let mut state = handle.state.lock();
-                    let end = state.unstored.landed(flight.number, flight.id).last().map(|e| e.offset + e.len);
+                    let end = state
+                        .unstored
+                        .landed(flight.number, flight.id)
+                        .last()
+                        .map(|e| e.offset + e.len);
                     state.landed(end.unwrap_or(0));
                     self.change(handle, &mut state, 0, |unstored| unstored.settle(flight.number));
                     state.error = None;
@@ -246,24 +252,42 @@ impl Data {
         }
     }
 
-    /// The two steps, in this order. Answers which times were told to metadata, per file.
-    async fn store(&self, flight: &Flight) -> Result<Vec<Option<Time>>, DataError> {
-        let stored = match self.blobs.put(flight.id, flight.bytes.clone()).await {
-            Ok(stored) => stored,
+    fn blob_id(&self, sequence: u64, len: u32) -> BlobId {
+        let scheme = self.volume.scheme;
+        // Of a small blob, whole copies cost fewer and whole I/Os.
+        let scheme = if len <= CHECK_BLOCK { scheme.as_copies() } else { scheme };
+        BlobId::new(self.volume.id, self.session, sequence, len, scheme)
+            .expect("a packed blob is not empty and not too long")
+    }
+
+    /// The id of a new blob.
+    pub(crate) fn next_blob(&self, len: u32) -> BlobId {
+        self.blob_id(self.sequence.fetch_add(1, Relaxed), len)
+    }
+
+    /// Puts a blob. One that fails is garbage from then on.
+    pub(crate) async fn put(&self, id: BlobId, bytes: Bytes) -> Result<Stored, DataError> {
+        match self.blobs.put(id, bytes).await {
+            Ok(stored) => {
+                self.room.spent(id.len().into());
+                let mut status = self.status.lock();
+                status.blobs_put += 1;
+                status.bytes_put += u64::from(id.len());
+                Ok(stored)
+            }
             Err(error) => {
                 // Some parts may lie somewhere. Nothing will ever name them.
-                if let Err(error) = self.meta.adopt_garbage(&[flight.id]).await {
-                    tracing::warn!(blob = %flight.id, %error, "a failed blob is left to the next sweep");
+                if let Err(error) = self.meta.adopt_garbage(&[id]).await {
+                    tracing::warn!(blob = %id, %error, "a failed blob is left to the next sweep");
                 }
-                return Err(error.into());
+                Err(error.into())
             }
-        };
-        self.room.spent(flight.id.len().into());
-        {
-            let mut status = self.status.lock();
-            status.blobs_put += 1;
-            status.bytes_put += u64::from(flight.id.len());
         }
+    }
+
+    /// The two steps, in this order. Answers which times were told to metadata, per file.
+    async fn store(&self, flight: &Flight) -> Result<Vec<Option<Time>>, DataError> {
+        let stored = self.put(flight.id, flight.bytes.clone()).await?;
         let mut orders = Vec::with_capacity(flight.files.len());
         for handle in &flight.files {
             orders.push(handle.order.lock().await);
@@ -279,7 +303,12 @@ impl Data {
             };
             times.push(state.mtime);
             let size_at_least = Some(last.offset + last.len);
-            updates.push(FileUpdate { ino: handle.ino, size_at_least, extents, mtime: state.mtime });
+            updates.push(FileUpdate {
+                ino: handle.ino,
+                size_at_least,
+                extents,
+                mtime: state.mtime,
+            });
         }
         let blob = NewBlob { id: flight.id, degraded: stored.degraded };
         self.meta.commit(&[blob], &updates).await?;
@@ -315,7 +344,13 @@ impl Data {
         for round in 0..ROUNDS {
             let failures = self.failures.load(Relaxed);
             let others = scope.flights(&self.queue);
-            self.pass(scope).await?;
+            match self.pass(scope).await {
+                Err(DataError::NoSpace) if round == 0 => {
+                    self.make_space().await;
+                    self.pass(scope).await?;
+                }
+                passed => passed?,
+            }
             self.queue.landed(&others).await;
             if others.is_empty() || (round > 0 && failures == self.failures.load(Relaxed)) {
                 return Ok(());

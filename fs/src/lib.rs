@@ -31,3 +31,6 @@ mod read;
 mod room;
 pub mod status;
 mod summary;
+mod sweep;
+#[cfg(test)]
+mod testing;

@@ -244,12 +244,7 @@ impl Data {
         }
     }
 
-    async fn learn_extents(
-        &self,
-        handle: &Handle,
-        at: u64,
-        changes: u64,
-    ) -> Result<(), DataError> {
+    async fn learn_extents(&self, handle: &Handle, at: u64, changes: u64) -> Result<(), DataError> {
         let range = at..at.saturating_add(WINDOW.0);
         let extents = self.meta.extents(handle.ino, range.clone(), WINDOW.1).await?;
         let end = match extents.last() {
@@ -382,7 +377,8 @@ impl Data {
         let mut at = range.start;
         while at < range.end {
             if let Some(source) = sources.iter().find(|source| source.range.contains(&at)) {
-                let lost = || BlobError::Unavailable { id: blob, why: "its fetch was dropped".into() };
+                let lost =
+                    || BlobError::Unavailable { id: blob, why: "its fetch was dropped".into() };
                 let bytes = source.awaited.clone().await.map_err(|_| lost())??;
                 let to = source.range.end.min(range.end);
                 let start = source.range.start;

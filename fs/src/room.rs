@@ -11,12 +11,16 @@ use proto::limits::TARGET_BLOB;
 use proxy::Space;
 use tokio::sync::Notify;
 
+/// Room below which space is scarce on any volume, in bytes.
+const SCARCE: u64 = 64 << 20;
+
 /// Counters of what is not stored yet.
 pub(crate) struct Room {
     limit: u64,
     memory: AtomicU64,
     dirty: AtomicU64,
     available: AtomicU64,
+    capacity: AtomicU64,
     refused: AtomicBool,
     /// Told whenever memory or the store's room grew.
     pub(crate) freed: Notify,
@@ -30,6 +34,7 @@ impl Room {
             memory: AtomicU64::new(0),
             dirty: AtomicU64::new(0),
             available: AtomicU64::new(u64::MAX),
+            capacity: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             freed: Notify::new(),
         }
@@ -72,6 +77,11 @@ impl Room {
         waiting + waiting / 16 + u64::from(TARGET_BLOB) > available
     }
 
+    /// Is it time to empty blobs that are worth less?
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.is_short((self.capacity.load(Relaxed) / 16).min(SCARCE))
+    }
+
     /// Corrects memory and dirty bytes after a change. Answers the dirty bytes before and after.
     pub(crate) fn account(
         &self,
@@ -97,6 +107,7 @@ impl Room {
         }
         let kept = (space.capacity / 64).clamp(4 << 20, 256 << 20).min(space.capacity / 8);
         let available = space.available.saturating_sub(kept);
+        self.capacity.store(space.capacity, Relaxed);
         let before = self.available.swap(available, Relaxed);
         if available > before {
             self.refused.store(false, Relaxed);

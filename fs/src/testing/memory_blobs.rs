@@ -1,0 +1,134 @@
+//! A store of blobs in memory that can fail, stall, and be full.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::id::{BlobId, SessionId, VolumeId};
+use proto::scheme::Scheme;
+use proxy::{BlobError, BlobStore, SlotStatus, Space, Stored};
+use tokio::sync::Notify;
+
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub(crate) blobs: BTreeMap<BlobId, Bytes>,
+    pub(crate) deleted: HashSet<BlobId>,
+    /// Puts that fail next.
+    pub(crate) failing_puts: usize,
+    /// Of 100 puts, so many fail, half of them after the blob was stored.
+    pub(crate) failing_percent: u64,
+    pub(crate) stalled: bool,
+    pub(crate) listing_fails: bool,
+    pub(crate) deletes_unconfirmed: bool,
+    pub(crate) capacity: Option<u64>,
+    pub(crate) delay: Duration,
+    pub(crate) gets: Vec<(BlobId, Range<u32>)>,
+    pub(crate) puts: u64,
+    random: u64,
+}
+
+pub(crate) struct MemoryBlobs {
+    pub(crate) inner: Mutex<Inner>,
+    resumed: Notify,
+}
+
+impl MemoryBlobs {
+    pub(crate) fn new() -> Self {
+        let inner = Inner { random: 0x9e37_79b9_7f4a_7c15, ..Inner::default() };
+        Self { inner: Mutex::new(inner), resumed: Notify::new() }
+    }
+
+    pub(crate) fn resume(&self) {
+        self.inner.lock().stalled = false;
+        self.resumed.notify_waiters();
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.inner.lock().blobs.values().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    async fn wait(&self) {
+        let delay = self.inner.lock().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        loop {
+            let resumed = self.resumed.notified();
+            tokio::pin!(resumed);
+            resumed.as_mut().enable();
+            if !self.inner.lock().stalled {
+                return;
+            }
+            resumed.await;
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for MemoryBlobs {
+    async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
+        assert_eq!(data.len(), id.len() as usize);
+        self.wait().await;
+        let unavailable = || BlobError::Unavailable { id, why: "the test says so".into() };
+        let mut inner = self.inner.lock();
+        inner.puts += 1;
+        if inner.failing_puts > 0 {
+            inner.failing_puts -= 1;
+            return Err(unavailable());
+        }
+        let used: u64 = inner.blobs.values().map(|bytes| bytes.len() as u64).sum();
+        if inner.capacity.is_some_and(|capacity| used + data.len() as u64 > capacity) {
+            return Err(BlobError::Full);
+        }
+        inner.random = inner.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let dice = (inner.random >> 33) % 200;
+        let failing = 2 * inner.failing_percent;
+        if dice < failing / 2 {
+            return Err(unavailable());
+        }
+        assert!(!inner.deleted.contains(&id), "a deleted id is never used again");
+        assert!(inner.blobs.insert(id, data).is_none(), "an id is used once");
+        if dice < failing { Err(unavailable()) } else { Ok(Stored { degraded: false }) }
+    }
+
+    async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
+        self.wait().await;
+        assert!(range.start < range.end && range.end <= id.len());
+        let mut inner = self.inner.lock();
+        inner.gets.push((id, range.clone()));
+        let blob = inner.blobs.get(&id).ok_or(BlobError::NotFound(id))?;
+        Ok(blob.slice(range.start as usize..range.end as usize))
+    }
+
+    async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId> {
+        let mut inner = self.inner.lock();
+        for id in ids {
+            inner.blobs.remove(id);
+            inner.deleted.insert(*id);
+        }
+        if inner.deletes_unconfirmed { ids.to_vec() } else { Vec::new() }
+    }
+
+    async fn list(&self, _: VolumeId, session: SessionId) -> Result<Vec<BlobId>, BlobError> {
+        let inner = self.inner.lock();
+        if inner.listing_fails {
+            let id = BlobId::new(VolumeId(1), session, 1, 1, Scheme::copies(1).unwrap()).unwrap();
+            return Err(BlobError::Unavailable { id, why: "the test says so".into() });
+        }
+        Ok(inner.blobs.keys().filter(|id| id.session() == session).copied().collect())
+    }
+
+    async fn space(&self, _: Scheme) -> Space {
+        let inner = self.inner.lock();
+        let used: u64 = inner.blobs.values().map(|bytes| bytes.len() as u64).sum();
+        let capacity = inner.capacity.unwrap_or(1 << 40);
+        Space { capacity, available: capacity.saturating_sub(used) }
+    }
+
+    async fn slots(&self) -> Vec<SlotStatus> {
+        Vec::new()
+    }
+}

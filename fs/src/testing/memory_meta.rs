@@ -1,0 +1,373 @@
+//! Metadata of files without names, in memory, with a durable copy that a crash falls back to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use async_trait::async_trait;
+use meta::*;
+use parking_lot::Mutex;
+use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
+use proto::scheme::Scheme;
+
+#[derive(Clone, Default)]
+pub(crate) struct File {
+    size: u64,
+    mtime: Time,
+    extents: BTreeMap<u64, Extent>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct State {
+    files: BTreeMap<Ino, File>,
+    pub(crate) blobs: BTreeMap<BlobId, i64>,
+    pub(crate) dead: BTreeSet<SessionId>,
+}
+
+pub(crate) struct MemoryMeta {
+    pub(crate) session: SessionId,
+    state: Mutex<State>,
+    durable: Mutex<State>,
+}
+
+impl State {
+    fn file(&mut self, ino: Ino) -> Result<&mut File, MetaError> {
+        self.files.get_mut(&ino).ok_or(MetaError::NotFound)
+    }
+
+    /// Takes a range out of a file, and its bytes off their blobs.
+    fn cut(&mut self, ino: Ino, range: Range<u64>) {
+        let Ok(file) = self.file(ino) else { return };
+        let touched: Vec<Extent> = file
+            .extents
+            .values()
+            .filter(|e| e.offset < range.end && e.offset + e.len > range.start)
+            .copied()
+            .collect();
+        let mut freed = Vec::new();
+        for extent in touched {
+            file.extents.remove(&extent.offset);
+            let end = extent.offset + extent.len;
+            let (from, to) = (range.start.max(extent.offset), range.end.min(end));
+            freed.extend(extent.place.map(|place| (place.blob, (to - from) as i64)));
+            for kept in [extent.offset..from, to..end] {
+                if !kept.is_empty() {
+                    let place = extent.place.map(|place| Place {
+                        offset: place.offset + (kept.start - extent.offset) as u32,
+                        ..place
+                    });
+                    let len = kept.end - kept.start;
+                    file.extents.insert(kept.start, Extent { offset: kept.start, len, place });
+                }
+            }
+        }
+        for (blob, len) in freed {
+            *self.blobs.get_mut(&blob).unwrap() -= len;
+        }
+    }
+
+    fn put(&mut self, ino: Ino, extent: Extent) {
+        self.cut(ino, extent.offset..extent.offset + extent.len);
+        if let Some(place) = extent.place {
+            *self.blobs.get_mut(&place.blob).expect("the blob is known") += extent.len as i64;
+        }
+        self.file(ino).unwrap().extents.insert(extent.offset, extent);
+    }
+
+    fn touching(&self, ino: Ino, range: &Range<u64>) -> Result<Vec<Extent>, MetaError> {
+        let file = self.files.get(&ino).ok_or(MetaError::NotFound)?;
+        let touches = |e: &&Extent| e.offset < range.end && e.offset + e.len > range.start;
+        Ok(file.extents.values().filter(touches).copied().collect())
+    }
+
+    fn attr(&mut self, ino: Ino) -> Result<Attr, MetaError> {
+        let file = self.file(ino)?;
+        Ok(Attr {
+            ino,
+            kind: Kind::File,
+            mode: 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: file.size,
+            stored: file.extents.values().map(|e| e.len).sum(),
+            atime: file.mtime,
+            mtime: file.mtime,
+            ctime: file.mtime,
+            btime: file.mtime,
+        })
+    }
+}
+
+impl MemoryMeta {
+    pub(crate) fn new() -> Self {
+        Self { session: SessionId(1), state: Mutex::default(), durable: Mutex::default() }
+    }
+
+    pub(crate) fn create_file(&self, ino: Ino) {
+        self.state.lock().files.insert(ino, File::default());
+    }
+
+    pub(crate) fn remove_file(&self, ino: Ino) {
+        let mut state = self.state.lock();
+        state.cut(ino, 0..u64::MAX);
+        state.files.remove(&ino);
+    }
+
+    /// What a crash leaves, opened again by the next session.
+    pub(crate) fn after_crash(&self) -> Self {
+        let mut state = self.durable.lock().clone();
+        state.dead.insert(self.session);
+        let session = SessionId(self.session.0 + 1);
+        Self { session, state: Mutex::new(state.clone()), durable: Mutex::new(state) }
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.state.lock().blobs.values().sum::<i64>() as u64
+    }
+
+    pub(crate) fn known(&self) -> Vec<BlobId> {
+        self.state.lock().blobs.keys().copied().collect()
+    }
+
+    pub(crate) fn size(&self, ino: Ino) -> u64 {
+        self.state.lock().file(ino).unwrap().size
+    }
+}
+
+#[async_trait]
+impl MetaStore for MemoryMeta {
+    fn volume(&self) -> VolumeInfo {
+        VolumeInfo {
+            name: "test".into(),
+            id: VolumeId(1),
+            cluster: ClusterId::random(),
+            scheme: Scheme::erasure(4, 2).unwrap(),
+        }
+    }
+    fn session(&self) -> SessionId {
+        self.session
+    }
+    async fn usage(&self) -> Result<Usage, MetaError> {
+        let state = self.state.lock();
+        Ok(Usage {
+            inodes: state.files.len() as u64,
+            live_bytes: state.blobs.values().sum::<i64>() as u64,
+            blob_bytes: state.blobs.keys().map(|id| u64::from(id.len())).sum(),
+            blobs: state.blobs.len() as u64,
+            degraded_blobs: 0,
+        })
+    }
+    async fn lookup(&self, _: Ino, _: &[u8]) -> Result<Attr, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn create(
+        &self,
+        _: Caller,
+        _: Ino,
+        _: &[u8],
+        _: u32,
+        _: NewNode,
+    ) -> Result<Attr, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn link(&self, _: Ino, _: Ino, _: &[u8]) -> Result<Attr, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn unlink(&self, _: Caller, _: Ino, _: &[u8]) -> Result<Unlinked, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn rmdir(&self, _: Caller, _: Ino, _: &[u8]) -> Result<Unlinked, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn rename(
+        &self,
+        _: Caller,
+        _: (Ino, &[u8]),
+        _: (Ino, &[u8]),
+        _: RenameMode,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn readlink(&self, _: Ino) -> Result<Vec<u8>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn readdir(&self, _: Ino, _: u64, _: usize) -> Result<Vec<DirEntry>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError> {
+        self.state.lock().attr(ino)
+    }
+    async fn setattr(&self, _: Caller, _: Ino, _: SetAttr) -> Result<Attr, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn clear_privileges(&self, _: Ino) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn getxattr(&self, _: Ino, _: &[u8]) -> Result<Vec<u8>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn setxattr(&self, _: Ino, _: &[u8], _: &[u8], _: Option<bool>) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn listxattr(&self, _: Ino) -> Result<Vec<Vec<u8>>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn removexattr(&self, _: Ino, _: &[u8]) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn extents(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<Extent>, MetaError> {
+        let mut extents = self.state.lock().touching(ino, &range)?;
+        extents.truncate(limit);
+        Ok(extents)
+    }
+    async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
+        let mut state = self.state.lock();
+        for blob in blobs {
+            assert_eq!(state.blobs.insert(blob.id, 0), None);
+        }
+        for update in files {
+            if state.files.contains_key(&update.ino) {
+                for extent in &update.extents {
+                    state.put(update.ino, *extent);
+                }
+                let file = state.file(update.ino)?;
+                file.size = file.size.max(update.size_at_least.unwrap_or(0));
+                file.mtime = update.mtime.unwrap_or(file.mtime);
+            }
+        }
+        Ok(())
+    }
+    async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError> {
+        let mut state = self.state.lock();
+        state.cut(ino, size..u64::MAX);
+        state.file(ino)?.size = size;
+        state.attr(ino)
+    }
+    async fn clear_range(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        allocate: bool,
+        grow: bool,
+    ) -> Result<Attr, MetaError> {
+        let mut state = self.state.lock();
+        state.cut(ino, range.clone());
+        if allocate {
+            let len = range.end - range.start;
+            state.put(ino, Extent { offset: range.start, len, place: None });
+        }
+        let file = state.file(ino)?;
+        file.size = file.size.max(if grow { range.end } else { 0 });
+        state.attr(ino)
+    }
+    async fn allocate(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, MetaError> {
+        let mut state = self.state.lock();
+        let file = state.file(ino)?;
+        file.size = file.size.max(if grow { range.end } else { 0 });
+        state.attr(ino)
+    }
+    async fn clone_range(
+        &self,
+        from: Ino,
+        range: Range<u64>,
+        to: Ino,
+        to_offset: u64,
+    ) -> Result<Attr, MetaError> {
+        let mut state = self.state.lock();
+        let extents = state.touching(from, &range)?;
+        state.cut(to, to_offset..to_offset + (range.end - range.start));
+        for extent in extents {
+            let start = extent.offset.max(range.start);
+            let len = (extent.offset + extent.len).min(range.end) - start;
+            let skip = (start - extent.offset) as u32;
+            let place = extent.place.map(|p| Place { offset: p.offset + skip, ..p });
+            state.put(to, Extent { offset: to_offset + start - range.start, len, place });
+        }
+        let file = state.file(to)?;
+        file.size = file.size.max(to_offset + (range.end - range.start));
+        state.attr(to)
+    }
+    async fn orphans(&self) -> Result<Vec<Ino>, MetaError> {
+        Ok(Vec::new())
+    }
+    async fn reap(&self, _: &[Ino]) -> Result<(), MetaError> {
+        Ok(())
+    }
+    async fn garbage(&self, limit: usize) -> Result<Vec<BlobId>, MetaError> {
+        let (state, durable) = (self.state.lock(), self.durable.lock());
+        let dead = |id: &&BlobId| state.blobs[*id] == 0 && durable.blobs.get(*id) == Some(&0);
+        Ok(state.blobs.keys().filter(dead).take(limit).copied().collect())
+    }
+    async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError> {
+        let mut state = self.state.lock();
+        for id in ids {
+            assert_eq!(state.blobs.remove(id), Some(0));
+        }
+        Ok(())
+    }
+    async fn blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRecord>, MetaError> {
+        let state = self.state.lock();
+        let record = |(id, live): (&BlobId, &i64)| BlobRecord {
+            id: *id,
+            live: *live as u64,
+            degraded: false,
+        };
+        let later = state.blobs.iter().filter(|(id, _)| after.is_none_or(|after| **id > after));
+        Ok(later.take(limit).map(record).collect())
+    }
+    async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError> {
+        let mut state = self.state.lock();
+        for id in ids {
+            assert_eq!(state.blobs.insert(*id, 0), None, "it was unknown");
+        }
+        Ok(())
+    }
+    async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError> {
+        let mut state = self.state.lock();
+        for blob in blobs {
+            assert_eq!(state.blobs.insert(blob.id, 0), None);
+        }
+        for step in moves {
+            let range = step.offset..step.offset + step.len;
+            for extent in state.touching(step.ino, &range).unwrap_or_default() {
+                let start = extent.offset.max(range.start);
+                let len = (extent.offset + extent.len).min(range.end) - start;
+                let from = step.from.offset + (start - range.start) as u32;
+                let to = step.to.offset + (start - range.start) as u32;
+                let skip = (start - extent.offset) as u32;
+                let is = extent.place.map(|p| Place { offset: p.offset + skip, ..p });
+                if is == Some(Place { blob: step.from.blob, offset: from }) {
+                    let place = Some(Place { blob: step.to.blob, offset: to });
+                    state.put(step.ino, Extent { offset: start, len, place });
+                }
+            }
+        }
+        Ok(())
+    }
+    async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError> {
+        Ok(self.state.lock().dead.iter().copied().collect())
+    }
+    async fn forget_session(&self, session: SessionId) -> Result<(), MetaError> {
+        self.state.lock().dead.remove(&session);
+        Ok(())
+    }
+    async fn close_session(&self) -> Result<(), MetaError> {
+        self.sync().await
+    }
+    async fn sync(&self) -> Result<(), MetaError> {
+        tokio::task::yield_now().await;
+        let (state, mut durable) = (self.state.lock(), self.durable.lock());
+        *durable = state.clone();
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! Memory and space: both are bounded, and both come back.
+
+use std::time::Duration;
+
+use meta::{Ino, MetaStore, Time};
+
+use super::*;
+use crate::data::{DataError, TryWrite};
+
+const NOW: Time = Time { secs: 1, nanos: 0 };
+
+#[tokio::test(start_paused = true)]
+async fn memory_stays_bounded_while_the_store_stalls() {
+    let world = World::new(small());
+    for ino in 2..6 {
+        world.meta.create_file(Ino(ino));
+    }
+    world.blobs.inner.lock().stalled = true;
+    let limit = small().dirty_bytes;
+    let mut random = Random(7);
+    let mut refused = 0;
+    for _ in 0..20_000 {
+        let bytes = random.bytes(4096);
+        let (ino, page) = (Ino(2 + random.below(4)), random.below(100_000));
+        if world.data.try_write(ino, page * 4096, &bytes, NOW).unwrap() == TryWrite::Full {
+            refused += 1;
+        }
+        assert!(world.data.status().dirty_bytes <= limit);
+    }
+    assert!(refused > 10_000);
+    let stalled = world.data.write(Ino(2), 0, vec![1; 5 << 20].into(), NOW).await;
+    assert!(matches!(stalled, Err(DataError::Unavailable(why)) if why.contains("slow")));
+    assert!(world.data.status().dirty_bytes <= limit);
+    world.blobs.resume();
+    world.write(Ino(2), 0, &[1; 5 << 20]).await;
+    world.data.sync_all().await.unwrap();
+    assert_eq!(world.data.status().dirty_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_says_so_at_write_and_takes_more_after_a_delete() {
+    let world = World::new(small());
+    world.blobs.inner.lock().capacity = Some(64 << 20);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut files = 0;
+    let full = loop {
+        world.meta.create_file(Ino(10 + files));
+        let written = world.data.write(Ino(10 + files), 0, vec![1; 1 << 20].into(), NOW).await;
+        if let Err(error) = written {
+            break error;
+        }
+        files += 1;
+        assert!(files < 64);
+    };
+    assert_eq!(full, DataError::NoSpace);
+    assert!(files > 40, "{files} MiB of 64 could be written");
+    world.data.sync_all().await.unwrap();
+    assert!(world.blobs.used() <= 64 << 20);
+    for ino in 0..files / 2 {
+        world.meta.remove_file(Ino(10 + ino));
+        world.data.discard(Ino(10 + ino));
+    }
+    for ino in 0..files / 2 - 4 {
+        world.meta.create_file(Ino(100 + ino));
+        world.write(Ino(100 + ino), 0, &[1; 1 << 20]).await;
+    }
+    world.data.sync_all().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn space_of_what_was_deleted_or_overwritten_comes_back() {
+    let world = World::new(small());
+    for ino in 2..10 {
+        world.meta.create_file(Ino(ino));
+        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
+    }
+    world.data.sync_all().await.unwrap();
+    // Every blob keeps a few live pages: none is garbage.
+    for ino in 2..10 {
+        for page in 0..64u64 {
+            let (from, to) = (page * (128 << 10), (page + 1) * (128 << 10));
+            world.data.punch(Ino(ino), from + 8192..to).await.unwrap();
+        }
+    }
+    assert!(world.blobs.used() > 60 << 20);
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.meta.sync().await.unwrap();
+    }
+    assert!(world.blobs.used() < 20 << 20, "{} left", world.blobs.used());
+    assert!(world.data.status().bytes_cleaned >= 64 * 8 * 8192);
+    let puts = world.blobs.inner.lock().puts;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.blobs.inner.lock().puts, puts, "idle when there is nothing to gain");
+    for ino in 2..10 {
+        let bytes = Random(ino).bytes(8 << 20);
+        for page in 0..64usize {
+            let at = page * (128 << 10);
+            assert!(world.read(Ino(ino), at as u64, 8192).await == bytes[at..at + 8192]);
+        }
+        world.meta.remove_file(Ino(ino));
+        world.data.discard(Ino(ino));
+    }
+    world.meta.sync().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.blobs.used(), 0);
+    assert!(world.meta.known().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletes_that_a_slot_has_not_confirmed_are_asked_again() {
+    let world = World::new(small());
+    world.meta.create_file(Ino(2));
+    world.write(Ino(2), 0, &[1; 9000]).await;
+    world.data.sync_all().await.unwrap();
+    world.meta.remove_file(Ino(2));
+    world.data.discard(Ino(2));
+    world.meta.sync().await.unwrap();
+    world.blobs.inner.lock().deletes_unconfirmed = true;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.meta.known().len(), 1, "its record stays");
+    world.blobs.inner.lock().deletes_unconfirmed = false;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(world.meta.known().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarded_file_frees_its_memory_and_stores_nothing() {
+    let world = World::new(small());
+    world.meta.create_file(Ino(2));
+    world.write(Ino(2), 0, &[1; 900_000]).await;
+    world.meta.remove_file(Ino(2));
+    world.data.discard(Ino(2));
+    assert_eq!(world.data.status().dirty_bytes, 0);
+    world.data.stop().await.unwrap();
+    assert_eq!(world.blobs.inner.lock().puts, 0);
+}
