@@ -1,1 +1,42 @@
-//! Placeholder.
+//! The storage daemon: owns disks, and keeps parts of blobs on them.
+//!
+//! A disk is a set of append-only logs of checked records, and an index that is a cache of them.
+//! Nothing read from it is believed before it is checked; nothing is acknowledged before it is on
+//! stable storage.
+//!
+//! * [`superblock`]: who a disk is. `block_file`, `record`: how bytes lie on it.
+//! * `queue`, `batch`, `commit`: from a request to one write and one sync; `compact`: space back.
+//! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
+//! * `recovery` (pure) and `open`: after a crash, or without an index.
+//! * [`Disk`] and its slots: what a proxy in the same process uses; [`service`] serves the same over
+//!   gRPC; [`cli`] is the program.
+
+#![deny(unsafe_code)]
+
+mod admin;
+mod batch;
+mod block_file;
+pub mod cli;
+mod commit;
+mod compact;
+pub mod daemon;
+mod disk;
+mod error;
+mod fill;
+mod index;
+#[allow(unsafe_code)] // io/aligned.rs, and only there
+mod io;
+mod ledger;
+pub mod metrics;
+mod open;
+mod queue;
+mod read;
+mod record;
+mod recovery;
+pub mod service;
+mod slot;
+pub mod superblock;
+
+pub use disk::{Disk, DiskOptions, DiskState};
+pub use error::{DiskError, DiskProblem};
+pub use superblock::{InitOptions, init_disk};

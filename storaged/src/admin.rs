@@ -1,0 +1,253 @@
+//! The admin commands: what an operator asks of disks, and how it is printed.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use proto::client::Daemon;
+use proto::id::{ClusterId, DiskId, PartKey};
+use serde_json::{Value, json};
+
+use crate::block_file;
+use crate::cli::{Disks, InitArgs, PartArgs, StatusArgs};
+use crate::disk::{Disk, DiskOptions};
+use crate::error::{DiskError, DiskProblem};
+use crate::superblock::{InitOptions, Superblock, init_disk, lock};
+
+/// How long a daemon may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// One line: JSON, or words.
+fn print(json: bool, value: &Value, words: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let line = if json { value.to_string() } else { words() };
+    writeln!(out, "{line}").context("writing to standard output")
+}
+
+/// A size as people read it.
+fn human(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
+    let cluster = args.cluster.unwrap_or_else(ClusterId::random);
+    let options = InitOptions {
+        capacity: args.capacity.map(|size| size.0),
+        block_file: args.block_file.0,
+    };
+    let disk = init_disk(&args.dir, cluster, options)?;
+    let capacity = Superblock::read(&args.dir)?.capacity;
+    let value = json!({ "path": args.dir, "cluster": cluster, "disk": disk, "capacity": capacity });
+    print(args.json, &value, || {
+        let capacity = human(capacity);
+        format!("cluster {cluster}\ndisk    {disk}\n{} is ready, with {capacity}", args.dir.display())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `one` for each disk; a disk that fails is reported and does not stop the others.
+fn each(
+    disks: &Disks,
+    mut one: impl FnMut(&Path) -> anyhow::Result<bool>,
+) -> anyhow::Result<ExitCode> {
+    let mut good = true;
+    for dir in &disks.dirs {
+        match one(dir) {
+            Ok(fine) => good &= fine,
+            Err(e) => {
+                eprintln!("storaged: {e:#}");
+                good = false;
+            }
+        }
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn in_use(dir: &Path) -> Result<bool, DiskError> {
+    match lock(dir) {
+        Ok(_) => Ok(false),
+        Err(e) if matches!(e.problem, DiskProblem::InUse) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+pub(crate) fn list(disks: &Disks) -> anyhow::Result<ExitCode> {
+    each(disks, |dir| {
+        let superblock = Superblock::read(dir)?;
+        let Superblock { cluster, disk, capacity, .. } = superblock;
+        let used = in_use(dir)?;
+        let value = json!({
+            "path": dir, "cluster": cluster, "disk": disk, "capacity": capacity, "in_use": used,
+        });
+        print(disks.json, &value, || {
+            let state = if used { "in use" } else { "idle" };
+            format!("{}  disk {disk}  cluster {cluster}  {}  {state}", dir.display(), human(capacity))
+        })?;
+        Ok(true)
+    })
+}
+
+pub(crate) fn info(disks: &Disks) -> anyhow::Result<ExitCode> {
+    each(disks, |dir| {
+        let superblock = Superblock::read(dir)?;
+        let Superblock { cluster, disk, capacity, block_file } = superblock;
+        let io = |e| DiskError::new(dir, DiskProblem::Io(e));
+        let files = block_file::numbers(dir).map_err(io)?.len();
+        let used = in_use(dir)?;
+        let value = json!({
+            "path": dir, "cluster": cluster, "disk": disk, "capacity": capacity,
+            "block_file": block_file, "block_files": files, "in_use": used,
+        });
+        print(disks.json, &value, || {
+            format!(
+                "{}\n  disk         {disk}\n  cluster      {cluster}\n  capacity     {}\n  \
+                 block file   {}\n  block files  {files}\n  in use       {}",
+                dir.display(),
+                human(capacity),
+                human(block_file),
+                if used { "yes" } else { "no" }
+            )
+        })?;
+        Ok(true)
+    })
+}
+
+fn open(dir: &Path, rebuild_index: bool) -> Result<Arc<Disk>, DiskError> {
+    Disk::open(dir, DiskOptions { rebuild_index, ..DiskOptions::default() })
+}
+
+pub(crate) fn verify(disks: &Disks) -> anyhow::Result<ExitCode> {
+    each(disks, |dir| {
+        let disk = open(dir, false)?;
+        let (mut good, mut bytes, mut bad) = (0u64, 0u64, Vec::new());
+        let bar = progress(disk.state().parts, &dir.display().to_string());
+        disk.each_part(|slot, key| {
+            match disk.read_part(slot, key) {
+                Ok(data) => {
+                    good += 1;
+                    bytes += data.data().len() as u64;
+                }
+                Err(e) => {
+                    bar.suspend(|| eprintln!("{}: slot {slot}, part {key}: {e}", dir.display()));
+                    bad.push(key.to_string());
+                }
+            }
+            bar.inc(1);
+            true
+        })
+        .with_context(|| dir.display().to_string())?;
+        bar.finish_and_clear();
+        let value = json!({ "path": dir, "good": good, "bytes": bytes, "bad": bad });
+        print(disks.json, &value, || {
+            format!("{}: {good} parts ({}) are good, {} are bad", dir.display(), human(bytes), bad.len())
+        })?;
+        Ok(bad.is_empty())
+    })
+}
+
+fn progress(parts: u64, name: &str) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} parts, {eta} left")
+        .expect("the template is valid");
+    ProgressBar::with_draw_target(Some(parts), target)
+        .with_style(style)
+        .with_message(name.to_owned())
+}
+
+pub(crate) fn rebuild_index(disks: &Disks) -> anyhow::Result<ExitCode> {
+    each(disks, |dir| {
+        let parts = open(dir, true)?.state().parts;
+        print(disks.json, &json!({ "path": dir, "parts": parts }), || {
+            format!("{}: the index is made anew, with {parts} parts", dir.display())
+        })?;
+        Ok(true)
+    })
+}
+
+pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let daemon = Daemon::new(&args.address)?;
+    let status = tokio::time::timeout(ANSWER, daemon.status())
+        .await
+        .with_context(|| format!("{}: no answer within {ANSWER:?}", args.address))?
+        .with_context(|| args.address.clone())?;
+    let cluster = ClusterId::from_slice(&status.cluster).context("the answer names no cluster")?;
+    let disks: Vec<Value> = status
+        .disks
+        .iter()
+        .map(|d| {
+            json!({
+                "disk": DiskId::from_slice(&d.disk), "path": d.path, "state": d.state,
+                "fill": d.fill, "capacity": d.capacity, "used": d.used,
+                "available": d.available, "parts": d.parts,
+            })
+        })
+        .collect();
+    let value = json!({ "version": status.version, "cluster": cluster, "disks": disks });
+    print(args.json, &value, || {
+        let mut lines = vec![format!("storaged {} of cluster {cluster}", status.version)];
+        for d in &status.disks {
+            let id = DiskId::from_slice(&d.disk).map_or("?".to_owned(), |id| id.to_string());
+            let (used, capacity) = (human(d.used), human(d.capacity));
+            lines.push(format!(
+                "{id}  {}  {}  {used} of {capacity} ({})  {} parts",
+                d.path, d.state, d.fill, d.parts
+            ));
+        }
+        lines.join("\n")
+    })?;
+    let fine = status.disks.iter().all(|d| d.state == "ok");
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(crate) fn parts_ls(disks: &Disks) -> anyhow::Result<ExitCode> {
+    each(disks, |dir| {
+        let disk = open(dir, false)?;
+        let mut printed = Ok(());
+        disk.each_part(|slot, key| {
+            let len = key.blob.part_len();
+            let value = json!({
+                "slot": slot, "blob": key.blob.to_string(), "part": key.part.get(), "len": len,
+            });
+            printed = print(disks.json, &value, || {
+                format!("slot {slot}  {}  part {}  {len} bytes", key.blob, key.part)
+            });
+            printed.is_ok()
+        })
+        .with_context(|| dir.display().to_string())?;
+        printed?;
+        Ok(true)
+    })
+}
+
+pub(crate) async fn part_stat(args: &PartArgs) -> anyhow::Result<ExitCode> {
+    let disk = open(&args.dir, false)?;
+    let held = disk.held(args.slot, args.blob).await?;
+    let parts: Vec<usize> = held.parts.iter().map(proto::id::PartIndex::get).collect();
+    let (blob, len) = (args.blob.to_string(), args.blob.part_len());
+    let value = json!({ "blob": blob, "parts": parts, "len": len, "deleted": held.deleted });
+    print(args.json, &value, || {
+        let deleted = if held.deleted { "deleted" } else { "not deleted" };
+        format!("{blob}  parts {parts:?} of {len} bytes each  {deleted}")
+    })?;
+    disk.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn part_get(args: &PartArgs) -> anyhow::Result<ExitCode> {
+    let Some(key) = PartKey::new(args.blob, args.part) else {
+        bail!("{} has no part {}", args.blob, args.part);
+    };
+    let data = open(&args.dir, false)?
+        .read_part(args.slot, key)
+        .with_context(|| format!("{}: part {key}", args.dir.display()))?;
+    std::io::stdout().write_all(data.data()).context("writing to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}

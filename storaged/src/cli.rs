@@ -1,0 +1,262 @@
+//! The command line. The doc comments are the help texts; values become domain types while
+//! parsing, so nothing behind sees a string.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use proto::id::{BlobId, ClusterId, SlotId};
+use proto::observe::init_logs;
+
+use crate::admin;
+use crate::daemon::{self, RunConfig};
+
+/// Keeps parts of blobs on the disks of this machine.
+#[derive(Debug, Parser)]
+#[command(name = "storaged", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve disks until told to stop (SIGTERM or SIGINT)
+    #[command(after_help = "Example:\n  storaged run --disk /srv/disk0 --disk /srv/disk1 --listen 10.0.0.1:7411")]
+    Run(RunArgs),
+    /// Make disks, look at them, verify them
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Ask a running daemon what it serves
+    #[command(after_help = "Example:\n  storaged status --address 10.0.0.1:7411")]
+    Status(StatusArgs),
+    /// Look at single parts on a disk that is not in use
+    #[command(subcommand)]
+    Parts(PartsCommand),
+}
+
+/// What to serve.
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Directory of a disk; repeat for each
+    #[arg(long = "disk", value_name = "DIR")]
+    disks: Vec<PathBuf>,
+    /// Address to serve on [default: 127.0.0.1:7411]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address to serve Prometheus metrics on
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
+    /// TOML file with the keys disk (a list), listen, metrics and log; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, or a filter such as storaged=debug
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum DiskCommand {
+    /// Make an empty directory a disk of a cluster
+    #[command(after_help = "Examples:\n  storaged disk init /srv/disk0 --new-cluster\n  storaged disk init /srv/disk1 --cluster 5ad0c2f0-0000-4000-8000-000000000000 --capacity 500GiB")]
+    Init(InitArgs),
+    /// One line for each disk
+    #[command(after_help = "Example:\n  storaged disk list /srv/disk*")]
+    List(Disks),
+    /// All that a disk's superblock and directory say; works while the disk is in use
+    #[command(after_help = "Example:\n  storaged disk info /srv/disk0")]
+    Info(Disks),
+    /// Read every part and verify its checksums; fails if one is rotten. Changes nothing
+    #[command(after_help = "Example:\n  storaged disk verify /srv/disk0 /srv/disk1")]
+    Verify(Disks),
+    /// Make the index anew from the block files
+    #[command(after_help = "Example:\n  storaged disk rebuild-index /srv/disk0")]
+    RebuildIndex(Disks),
+}
+
+/// Which disks.
+#[derive(Debug, Args)]
+pub(crate) struct Disks {
+    /// Directories of the disks
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Print JSON, one object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The disk to be.
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = false, args = ["cluster", "new_cluster"])]
+pub(crate) struct InitArgs {
+    /// Directory; must be empty or not there yet
+    pub(crate) dir: PathBuf,
+    /// Cluster to join: the id that the first disk's init printed
+    #[arg(long, value_name = "UUID")]
+    pub(crate) cluster: Option<ClusterId>,
+    /// Begin a new cluster
+    #[arg(long)]
+    pub(crate) new_cluster: bool,
+    /// Space to use [default: 90 % of what is free]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<Size>,
+    /// Size of one block file
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) block_file: Size,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which daemon.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Where it listens
+    #[arg(long, value_name = "HOST:PORT", default_value = daemon::DEFAULT_LISTEN)]
+    pub(crate) address: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum PartsCommand {
+    /// List all parts
+    #[command(after_help = "Example:\n  storaged parts ls /srv/disk0")]
+    Ls(Disks),
+    /// Which parts of a blob are there, and whether it is deleted
+    #[command(after_help = "Example:\n  storaged parts stat /srv/disk0 '1-3-17-4096-ec(4,2)'")]
+    Stat(PartArgs),
+    /// Write a part's verified bytes to standard output
+    #[command(after_help = "Example:\n  storaged parts get /srv/disk0 '1-3-17-4096-ec(4,2)' --part 0 > part0")]
+    Get(PartArgs),
+}
+
+/// Which part of which blob.
+#[derive(Debug, Args)]
+pub(crate) struct PartArgs {
+    /// Directory of the disk
+    pub(crate) dir: PathBuf,
+    /// The blob, as VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME
+    pub(crate) blob: BlobId,
+    /// Which of its parts, from 0
+    #[arg(long, default_value_t = 0)]
+    pub(crate) part: usize,
+    /// The slot on the disk
+    #[arg(long, value_parser = slot, default_value = "0")]
+    pub(crate) slot: SlotId,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn slot(text: &str) -> Result<SlotId, std::num::ParseIntError> {
+    text.parse().map(SlotId)
+}
+
+/// A size in bytes, written with a binary unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match &text[digits.len()..] {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            "TiB" => 40,
+            unit => return Err(format!("unknown unit {unit:?}: use KiB, MiB, GiB or TiB")),
+        };
+        let number: u64 =
+            digits.parse().map_err(|_| format!("{digits:?} is not a whole number"))?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(|| format!("{text} is too large"))
+    }
+}
+
+/// The whole program. Call it outside of any tokio runtime; the first argument is the program's
+/// name. An error is one sentence on stderr and exit code 1; wrong usage is exit code 2.
+pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // To a closed pipe, for all one can do about it.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("storaged: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    if let Command::Run(args) = command {
+        return run(args);
+    }
+    init_logs(Some("warn"))?;
+    match command {
+        Command::Run(_) => unreachable!("taken above"),
+        Command::Disk(DiskCommand::Init(args)) => admin::init(&args),
+        Command::Disk(DiskCommand::List(disks)) => admin::list(&disks),
+        Command::Disk(DiskCommand::Info(disks)) => admin::info(&disks),
+        Command::Disk(DiskCommand::Verify(disks)) => admin::verify(&disks),
+        Command::Disk(DiskCommand::RebuildIndex(disks)) => admin::rebuild_index(&disks),
+        Command::Status(args) => runtime()?.block_on(admin::status(&args)),
+        Command::Parts(PartsCommand::Ls(disks)) => admin::parts_ls(&disks),
+        Command::Parts(PartsCommand::Stat(args)) => runtime()?.block_on(admin::part_stat(&args)),
+        Command::Parts(PartsCommand::Get(args)) => admin::part_get(&args),
+    }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let RunArgs { disks, listen, metrics, config, log } = args;
+    let flags = RunConfig { disk: disks, listen, metrics, log };
+    let config = match config {
+        Some(path) => flags.or(RunConfig::read(&path)?),
+        None => flags,
+    };
+    init_logs(config.log.as_deref())?;
+    runtime()?.block_on(daemon::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("storaged").build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("4KiB", Some(4096)),
+            ("1GiB", Some(1 << 30)),
+            ("16777216TiB", None),
+            ("1GB", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse::<Size>().ok().map(|size| size.0), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,528 @@
+//! The owner of a disk: one thread that writes, so that there is one order of records.
+//!
+//! It takes all requests there are, lays them out as one batch, writes it with one vectored write,
+//! makes it durable with one sync, and answers. The index is not written on this path: what the
+//! batch changes goes into its layer in memory, and from there into redb with a checkpoint.
+//!
+//! Invariants:
+//! * A request is answered after its record is durable and the index knows it.
+//! * A batch lies in one file; a file is synced before the next is begun.
+//! * A put is refused under a key or blob that the batch itself changes: it waits for the next one,
+//!   so that every decision is made on what is durable.
+//! * After a failed write or sync nothing is written any more: the disk is read-only.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use proto::checksum::Checked;
+use proto::id::{BlobId, PartKey, SlotId};
+use proto::limits::DISK_BLOCK;
+use proto::part_store::PartError;
+
+use crate::batch::{FULL_BATCH, Layout, MAX_RECORDS, Planned};
+use crate::block_file::{BlockFile, directory, sync_directory};
+use crate::compact::Compaction;
+use crate::disk::Shared;
+use crate::fill::{FileState, Stage};
+use crate::index::{IndexResult, Mark};
+use crate::io::aligned::AlignedBuf;
+use crate::io::direct::is_no_space;
+use crate::ledger::Ledger;
+use crate::queue::{Ask, Request};
+use crate::record::{Place, What, encode_blobs, encode_slot, footprint};
+
+const BLOCK: u64 = DISK_BLOCK as u64;
+/// Changes in memory from which on a checkpoint is written.
+const CHECKPOINT_CHANGES: usize = 32 << 10;
+/// Bytes of log from which on a checkpoint is written: they are read again after a crash.
+const CHECKPOINT_BYTES: u64 = 128 << 20;
+/// A disk with nothing to do writes its checkpoint after this time.
+const CHECKPOINT_IDLE: Duration = Duration::from_secs(2);
+/// Pause between two steps of compaction.
+const COMPACTION_PACE: Duration = Duration::from_millis(10);
+/// Scratch memory that an idle disk may keep.
+const IDLE_SCRATCH: usize = 256 << 10;
+/// Most rounds of making room before a put is refused.
+const MAX_RECLAIMS: usize = 256;
+
+/// Dead records of a file that is to go, to be struck off once it is gone.
+pub(crate) type Dead = Vec<(SlotId, PartKey, Place)>;
+
+/// The state of a disk's one writer.
+pub(crate) struct Owner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ledger: Ledger,
+    /// The file that is written; `None` before the first and when none can be made.
+    pub(crate) current: Option<Arc<BlockFile>>,
+    /// Sequence of the last record.
+    pub(crate) sequence: u64,
+    pub(crate) scratch: AlignedBuf,
+    pub(crate) compaction: Option<Compaction>,
+    pub(crate) compacted_at: Instant,
+    /// Files of stage doomed.
+    pub(crate) doomed: HashMap<u32, Dead>,
+    pub(crate) checkpoint: Option<RunningCheckpoint>,
+    pub(crate) logged: u64,
+    pub(crate) changed_at: Instant,
+}
+
+/// A checkpoint that a thread is writing.
+pub(crate) struct RunningCheckpoint {
+    thread: JoinHandle<IndexResult<()>>,
+    doomed: Vec<u32>,
+}
+
+/// The records gathered for one write.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Planned>,
+    blocks: u32,
+    data: u64,
+    puts: HashSet<(SlotId, PartKey)>,
+    put_blobs: HashSet<(SlotId, BlobId)>,
+    deleted: HashSet<(SlotId, BlobId)>,
+}
+
+impl Batch {
+    /// Can the request join, or must it wait until this batch is durable?
+    fn accepts(&self, request: &Request, free: u32) -> bool {
+        if self.records.is_empty() {
+            return true;
+        }
+        let slot = request.slot;
+        let independent = match &request.ask {
+            Ask::Put(key, _) => {
+                !self.puts.contains(&(slot, *key)) && !self.deleted.contains(&(slot, key.blob))
+            }
+            Ask::Delete(blobs) | Ask::Forget(blobs) => !blobs.iter().any(|blob| {
+                self.put_blobs.contains(&(slot, *blob)) || self.deleted.contains(&(slot, *blob))
+            }),
+            Ask::Slot(..) => true,
+        };
+        independent
+            && self.records.len() < MAX_RECORDS
+            && u64::from(self.blocks) * BLOCK < FULL_BATCH
+            && self.blocks + request.ask.blocks() <= free
+    }
+
+    fn push(&mut self, record: Planned) {
+        self.blocks += record.blocks();
+        match record.what {
+            What::Put(key) => {
+                self.data += footprint(key.blob.part_len());
+                self.puts.insert((record.slot, key));
+                self.put_blobs.insert((record.slot, key.blob));
+            }
+            What::Delete | What::Forget => {
+                self.deleted.extend(record.blobs.iter().map(|blob| (record.slot, *blob)));
+            }
+            What::Slot => {}
+        }
+        self.records.push(record);
+    }
+}
+
+/// What to do about a request.
+enum Decision {
+    Write(What, Checked, Vec<BlobId>, Option<Place>),
+    Done,
+    Refuse(PartError),
+}
+
+fn broken(e: impl std::fmt::Display) -> PartError {
+    PartError::Io(format!("index: {e}"))
+}
+
+impl Owner {
+    /// Serves requests until the queue is closed, then leaves everything in redb.
+    pub(crate) fn run(mut self) {
+        loop {
+            let (mut pending, closed) = self.shared.queue.take(self.patience());
+            let idle = pending.is_empty();
+            while !pending.is_empty() {
+                self.one_batch(&mut pending);
+                self.background(false);
+            }
+            if closed {
+                break;
+            }
+            self.background(idle);
+        }
+        self.finish_checkpoint();
+        if let Err(e) = self.checkpoint_now() {
+            tracing::error!(disk = %self.shared.disk, "last checkpoint: {e}");
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.compaction.is_some() || self.checkpoint.is_some() {
+            COMPACTION_PACE
+        } else {
+            CHECKPOINT_IDLE
+        }
+    }
+
+    /// Blocks left in the current file.
+    pub(crate) fn free_blocks(&self) -> u32 {
+        let Some(current) = &self.current else { return 0 };
+        let used = self.ledger.space.files.get(&current.number).map_or(0, |file| file.tail);
+        self.ledger.space.file_blocks().saturating_sub(used)
+    }
+
+    fn one_batch(&mut self, pending: &mut VecDeque<Request>) {
+        let mut batch = Batch::default();
+        while let Some(request) = pending.pop_front() {
+            if !batch.accepts(&request, self.free_blocks()) {
+                pending.push_front(request);
+                break;
+            }
+            let decision = self.decide(&request, &batch);
+            let Request { slot, done, room, .. } = request;
+            let done = Some((done, room));
+            match decision {
+                Decision::Write(what, payload, blobs, replaced) => {
+                    batch.push(Planned { slot, what, payload, blobs, replaced, done });
+                }
+                Decision::Done | Decision::Refuse(_) => {
+                    let result = match decision {
+                        Decision::Refuse(why) => Err(why),
+                        _ => Ok(()),
+                    };
+                    let (what, payload) = (What::Slot, Checked::compute(bytes::Bytes::new()));
+                    let (blobs, replaced) = (Vec::new(), None);
+                    Planned { slot, what, payload, blobs, replaced, done }.answer(result);
+                }
+            }
+        }
+        if !batch.records.is_empty() {
+            self.commit(batch.records);
+        }
+    }
+
+    fn decide(&mut self, request: &Request, batch: &Batch) -> Decision {
+        if let Some(why) = self.shared.read_only() {
+            return Decision::Refuse(PartError::Io(format!("read-only: {why}")));
+        }
+        let slot = request.slot;
+        let decided = match &request.ask {
+            Ask::Put(key, data) => self.decide_put(slot, *key, data, batch),
+            Ask::Delete(blobs) => self.decide_delete(slot, blobs),
+            Ask::Forget(blobs) => self.decide_forget(slot, blobs),
+            Ask::Slot(group, generation) => Ok(Decision::Write(
+                What::Slot,
+                encode_slot(*group, *generation),
+                Vec::new(),
+                None,
+            )),
+        };
+        let decision = decided.unwrap_or_else(|e| Decision::Refuse(broken(e)));
+        if let Decision::Write(what, payload, ..) = &decision {
+            let new_data = matches!(what, What::Put(_));
+            let bytes = footprint(payload.data().len() as u32);
+            if new_data && !self.ledger.space.admits(batch.data + bytes) {
+                return Decision::Refuse(PartError::Full);
+            }
+            // Within a batch there is room: `accepts` asked for it.
+            let blocks = (bytes / BLOCK) as u32;
+            if batch.records.is_empty()
+                && let Err(e) = self.ensure_room(blocks, new_data)
+            {
+                return Decision::Refuse(e);
+            }
+        }
+        decision
+    }
+
+    fn decide_put(
+        &self,
+        slot: SlotId,
+        key: PartKey,
+        data: &Checked,
+        _batch: &Batch,
+    ) -> IndexResult<Decision> {
+        let index = &self.ledger.index;
+        if index.tomb(slot, key.blob)?.is_some() {
+            return Ok(Decision::Refuse(PartError::Deleted));
+        }
+        let place = index.part(slot, key)?;
+        let write = Decision::Write(What::Put(key), data.clone(), Vec::new(), place);
+        let Some(place) = place else { return Ok(write) };
+        Ok(match self.shared.stored_checks(place, slot, key) {
+            Ok(checks) if checks[..] != *data.checks() => Decision::Refuse(PartError::Conflict),
+            // A retry. If what lies there has rotted meanwhile, it is written anew.
+            Ok(_) if self.shared.read_at(place, slot, key, 0..key.blob.part_len()).is_ok() => {
+                Decision::Done
+            }
+            _ => write,
+        })
+    }
+
+    /// Deletes are idempotent: what is remembered and not here needs no new record.
+    fn decide_delete(&self, slot: SlotId, blobs: &[BlobId]) -> IndexResult<Decision> {
+        let index = &self.ledger.index;
+        let mut wanted = Vec::new();
+        for blob in blobs {
+            if index.tomb(slot, *blob)?.is_none() && !wanted.contains(blob) {
+                wanted.push(*blob);
+            }
+        }
+        Ok(Self::batch_of(What::Delete, wanted))
+    }
+
+    fn decide_forget(&self, slot: SlotId, blobs: &[BlobId]) -> IndexResult<Decision> {
+        let index = &self.ledger.index;
+        let mut wanted = Vec::new();
+        for blob in blobs {
+            if index.tomb(slot, *blob)?.is_some_and(|tomb| !tomb.forgotten) {
+                wanted.push(*blob);
+            }
+        }
+        Ok(Self::batch_of(What::Forget, wanted))
+    }
+
+    fn batch_of(what: What, blobs: Vec<BlobId>) -> Decision {
+        if blobs.is_empty() {
+            return Decision::Done;
+        }
+        Decision::Write(what, encode_blobs(&blobs), blobs, None)
+    }
+
+    /// Sees to it that the current file has so much room left, and that new data leaves the reserve
+    /// alone.
+    pub(crate) fn ensure_room(&mut self, blocks: u32, new_data: bool) -> Result<(), PartError> {
+        for _ in 0..MAX_RECLAIMS {
+            let fits = self.free_blocks() >= blocks;
+            if fits && !(new_data && self.ledger.space.reserve_broken()) {
+                return Ok(());
+            }
+            if !fits && self.ledger.space.may_open(new_data) && self.roll()? {
+                continue;
+            }
+            if !self.reclaim()? {
+                break;
+            }
+        }
+        Err(PartError::Full)
+    }
+
+    /// Begins the next file and seals the current one. `false`: the filesystem has no room.
+    pub(crate) fn roll(&mut self) -> Result<bool, PartError> {
+        let number = self.shared.next_file();
+        let len = u64::from(self.ledger.space.file_blocks()) * BLOCK;
+        let file = match BlockFile::create(&self.shared.dir, number, len) {
+            Ok(file) => Arc::new(file),
+            Err(e) if is_no_space(&e) => {
+                tracing::warn!(disk = %self.shared.disk, "the filesystem has no room for a block file");
+                self.ledger.space.ceiling = Some(self.ledger.space.allocated());
+                return Ok(false);
+            }
+            Err(e) => return Err(self.fail("creating a block file", &e)),
+        };
+        if let Some(old) = self.current.take() {
+            let state = self.ledger.space.file(old.number);
+            state.stage = Stage::Sealed;
+            let end = u64::from(state.tail) * BLOCK;
+            old.io
+                .truncate(end)
+                .and_then(|()| old.io.sync())
+                .map_err(|e| self.fail("sealing a block file", &e))?;
+        }
+        self.shared.files.write().insert(number, file.clone());
+        self.ledger.space.files.insert(number, FileState::open());
+        self.current = Some(file);
+        Ok(true)
+    }
+
+    /// The disk takes no more writes.
+    pub(crate) fn fail(&self, doing: &str, e: &dyn std::fmt::Display) -> PartError {
+        let why = format!("{doing}: {e}");
+        tracing::error!(disk = %self.shared.disk, "the disk is read-only now: {why}");
+        self.shared.set_read_only(&why);
+        PartError::Io(format!("read-only: {why}"))
+    }
+
+    /// Writes the records, makes them durable, and answers. `true` if all went well.
+    pub(crate) fn commit(&mut self, records: Vec<Planned>) -> bool {
+        let result = self.write(&records).and_then(|places| {
+            self.apply(&records, &places).map_err(|e| self.fail("index", &e))?;
+            Ok(())
+        });
+        self.shared.publish(&self.ledger.space);
+        self.shared.metrics.batch(records.len(), result.is_ok());
+        for record in records {
+            record.answer(result.clone());
+        }
+        self.punch();
+        self.changed_at = Instant::now();
+        result.is_ok()
+    }
+
+    fn write(&mut self, records: &[Planned]) -> Result<Vec<Place>, PartError> {
+        let current = self.current.clone().ok_or(PartError::Full)?;
+        let at = Place {
+            file: current.number,
+            block: self.ledger.space.file(current.number).tail,
+        };
+        let sequence = self.sequence + 1;
+        self.sequence += records.len() as u64;
+        let layout = Layout::new(self.shared.disk, at, sequence, records, &mut self.scratch);
+        let bytes = u64::from(layout.end - at.block) * BLOCK;
+        let mut buffers = layout.buffers(records, &self.scratch);
+        let offset = u64::from(at.block) * BLOCK;
+        let written = current.io.write_vectored_at(offset, &mut buffers).and_then(|()| {
+            // A forgotten delete that comes back is only remembered longer.
+            if records.iter().all(|record| record.what == What::Forget) {
+                return Ok(());
+            }
+            let started = Instant::now();
+            let synced = current.io.sync();
+            self.shared.metrics.sync(started.elapsed());
+            synced
+        });
+        drop(buffers);
+        match written {
+            Ok(()) => {}
+            Err(e) if is_no_space(&e) => return Err(PartError::Full),
+            Err(e) => return Err(self.fail("writing", &e)),
+        }
+        self.logged += bytes;
+        self.shared.metrics.written(bytes);
+        self.ledger.space.file(at.file).tail = layout.end;
+        Ok(layout.places)
+    }
+
+    fn apply(&mut self, records: &[Planned], places: &[Place]) -> IndexResult<()> {
+        for (record, place) in records.iter().zip(places) {
+            match record.what {
+                What::Put(key) => self.ledger.put(record.slot, key, *place, record.replaced),
+                What::Delete => self.ledger.delete(record.slot, &record.blobs, *place)?,
+                What::Forget => self.ledger.forget(record.slot, &record.blobs)?,
+                What::Slot => self.shared.learn_slot(record.slot, record.payload.data()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the space of large dead payloads back.
+    pub(crate) fn punch(&mut self) {
+        for hole in std::mem::take(&mut self.ledger.holes) {
+            let file = self.shared.files.read().get(&hole.place.file).cloned();
+            let Some(file) = file else { continue };
+            let offset = u64::from(hole.place.block) * BLOCK;
+            match file.io.punch(offset, hole.len) {
+                Ok(true) => self.ledger.space.file(hole.place.file).punched += hole.len,
+                Ok(false) => {}
+                Err(e) => drop(self.fail("punching a hole", &e)),
+            }
+        }
+    }
+
+    /// What is done between batches: checkpoints, and a step of compaction when one is due.
+    fn background(&mut self, idle: bool) {
+        if self.shared.read_only().is_some() {
+            return;
+        }
+        if self.checkpoint.as_ref().is_some_and(|running| running.thread.is_finished()) {
+            self.finish_checkpoint();
+        }
+        let pending = self.ledger.index.pending();
+        let due = pending >= CHECKPOINT_CHANGES || self.logged >= CHECKPOINT_BYTES;
+        let rested = idle && self.changed_at.elapsed() >= CHECKPOINT_IDLE;
+        if self.checkpoint.is_none() && (due || rested && (pending > 0 || self.logged > 0)) {
+            self.start_checkpoint();
+        }
+        // The layer in memory is bounded, even if redb cannot keep up.
+        if pending >= 4 * CHECKPOINT_CHANGES {
+            self.finish_checkpoint();
+        }
+        if rested && self.scratch.len() > IDLE_SCRATCH {
+            self.scratch = AlignedBuf::zeroed(DISK_BLOCK);
+        }
+        if self.compacted_at.elapsed() >= COMPACTION_PACE {
+            self.compact_in_background();
+        }
+    }
+
+    fn mark(&mut self) -> Mark {
+        let place = match &self.current {
+            Some(file) => {
+                Place { file: file.number, block: self.ledger.space.file(file.number).tail }
+            }
+            None => Place { file: self.shared.next_file(), block: 0 },
+        };
+        Mark { place, sequence: self.sequence }
+    }
+
+    fn freeze(&mut self) -> (crate::index::Checkpoint, Vec<u32>) {
+        self.logged = 0;
+        self.changed_at = Instant::now();
+        let mark = self.mark();
+        // Whether the filesystem has room again is found out by trying.
+        self.ledger.space.ceiling = None;
+        let checkpoint = self.ledger.index.freeze(self.shared.disk, &self.ledger.space, mark);
+        (checkpoint, self.doomed.keys().copied().collect())
+    }
+
+    fn start_checkpoint(&mut self) {
+        let (checkpoint, doomed) = self.freeze();
+        let index = self.ledger.index.clone();
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || index.write(&checkpoint));
+        match thread {
+            Ok(thread) => self.checkpoint = Some(RunningCheckpoint { thread, doomed }),
+            Err(e) => drop(self.fail("starting a thread", &e)),
+        }
+    }
+
+    /// Waits for the checkpoint that is being written, if there is one.
+    pub(crate) fn finish_checkpoint(&mut self) {
+        let Some(running) = self.checkpoint.take() else { return };
+        let written = running.thread.join().unwrap_or_else(|_| {
+            Err(redb::Error::Io(io::Error::other("the checkpoint's thread panicked")))
+        });
+        match written {
+            Ok(()) => self.after_checkpoint(&running.doomed),
+            Err(e) => drop(self.fail("checkpoint", &e)),
+        }
+    }
+
+    /// Writes a checkpoint and waits for it.
+    pub(crate) fn checkpoint_now(&mut self) -> IndexResult<()> {
+        self.finish_checkpoint();
+        if self.shared.read_only().is_some() {
+            return Ok(());
+        }
+        let (checkpoint, doomed) = self.freeze();
+        self.ledger.index.write(&checkpoint)?;
+        self.after_checkpoint(&doomed);
+        Ok(())
+    }
+
+    fn after_checkpoint(&mut self, doomed: &[u32]) {
+        self.ledger.index.thaw();
+        if doomed.is_empty() {
+            return;
+        }
+        let removed = doomed
+            .iter()
+            .try_for_each(|number| BlockFile::remove(&self.shared.dir, *number))
+            .and_then(|()| sync_directory(&directory(&self.shared.dir)));
+        if let Err(e) = removed {
+            drop(self.fail("removing a block file", &e));
+            return;
+        }
+        for number in doomed {
+            self.shared.files.write().remove(number);
+            self.ledger.space.files.remove(number);
+            let dead = self.doomed.remove(number).unwrap_or_default();
+            if let Err(e) = self.ledger.bury(&dead) {
+                drop(self.fail("index", &e));
+            }
+        }
+        self.shared.publish(&self.ledger.space);
+    }
+}

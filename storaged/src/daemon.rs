@@ -1,0 +1,175 @@
+//! `storaged run`: opens the disks, serves them, and stops cleanly.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use proto::id::{ClusterId, DiskId};
+use proto::observe::serve_metrics;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::disk::{Disk, DiskOptions};
+use crate::error::{DiskError, DiskProblem};
+use crate::service::Service;
+use crate::superblock::Superblock;
+
+/// Where a daemon listens that was not told.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
+
+/// What a daemon serves, and where. The configuration file has the same keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Directories of the disks.
+    pub disk: Vec<PathBuf>,
+    /// Address to serve on.
+    pub listen: Option<SocketAddr>,
+    /// Address to serve metrics on.
+    pub metrics: Option<SocketAddr>,
+    /// What to log.
+    pub log: Option<String>,
+}
+
+impl RunConfig {
+    /// Reads a configuration file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        toml::from_str(&text)
+            .map_err(|e| anyhow::anyhow!("{}: {}", path.display(), e.to_string().trim_end()))
+    }
+
+    /// What is given here, over what the file says.
+    pub fn or(self, file: Self) -> Self {
+        Self {
+            disk: if self.disk.is_empty() { file.disk } else { self.disk },
+            listen: self.listen.or(file.listen),
+            metrics: self.metrics.or(file.metrics),
+            log: self.log.or(file.log),
+        }
+    }
+}
+
+/// Opened disks, and those that could not be, with why.
+struct Opened {
+    cluster: ClusterId,
+    disks: BTreeMap<DiskId, Arc<Disk>>,
+    broken: Vec<(String, String)>,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
+    if config.disk.is_empty() {
+        bail!("no disks: give at least one --disk DIR");
+    }
+    let listen = match config.listen {
+        Some(address) => address,
+        None => DEFAULT_LISTEN.parse().expect("the default is an address"),
+    };
+    // First of all, so that nothing is opened in vain.
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+    let listen = listener.local_addr()?;
+    if let Some(address) = config.metrics {
+        serve_metrics(address)?;
+    }
+    let paths = config.disk.clone();
+    let opened = tokio::task::spawn_blocking(move || open_all(&paths)).await??;
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), %listen, cluster = %opened.cluster,
+        disks = opened.disks.len(), metrics = ?config.metrics, "storaged is ready"
+    );
+    let disks: Vec<Arc<Disk>> = opened.disks.values().cloned().collect();
+    let service = Service::new(opened.cluster, opened.disks, opened.broken);
+    let served = service.serve(listener, stop).await;
+    for disk in disks {
+        disk.close().await;
+    }
+    tracing::info!("stopped");
+    Ok(served?)
+}
+
+/// Both signals mean the same: finish what is under way and leave.
+fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Ends with the runtime; there is nothing to wait for in it.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Opens all disks at once. One that fails does not stop the others, a mistake in what was asked
+/// for does.
+fn open_all(paths: &[PathBuf]) -> anyhow::Result<Opened> {
+    let cluster = check_asked(paths)?;
+    let options = DiskOptions { cluster: Some(cluster), ..DiskOptions::default() };
+    let results: Vec<Result<Arc<Disk>, DiskError>> = std::thread::scope(|scope| {
+        let opening: Vec<_> =
+            paths.iter().map(|path| scope.spawn(move || Disk::open(path, options))).collect();
+        opening.into_iter().map(|t| t.join().expect("opening a disk does not panic")).collect()
+    });
+    let (mut disks, mut broken, mut last) = (BTreeMap::new(), Vec::new(), None);
+    for (path, result) in paths.iter().zip(results) {
+        match result {
+            Ok(disk) => {
+                tracing::info!(disk = %disk.id(), path = %path.display(), parts = disk.state().parts, "disk is open");
+                disks.insert(disk.id(), disk);
+            }
+            Err(e) => {
+                tracing::error!("{e}");
+                broken.push((path.display().to_string(), e.problem.to_string()));
+                last = Some(e);
+            }
+        }
+    }
+    match last {
+        Some(e) if disks.is_empty() && paths.len() == 1 => Err(e.into()),
+        Some(e) if disks.is_empty() => {
+            bail!("none of the {} disks can be opened; the last: {e}", paths.len())
+        }
+        _ => Ok(Opened { cluster, disks, broken }),
+    }
+}
+
+/// The cluster of all disks that can be read; the same disk twice or two clusters are mistakes.
+fn check_asked(paths: &[PathBuf]) -> Result<ClusterId, DiskError> {
+    let mut known: BTreeMap<DiskId, &Path> = BTreeMap::new();
+    let mut cluster = None;
+    let mut failed = None;
+    for path in paths {
+        let superblock = match Superblock::read(path) {
+            Ok(superblock) => superblock,
+            Err(e) => {
+                failed = Some(e);
+                continue;
+            }
+        };
+        if let Some(other) = known.insert(superblock.disk, path) {
+            let problem = DiskProblem::Twice { disk: superblock.disk, other: other.to_owned() };
+            return Err(DiskError::new(path, problem));
+        }
+        let expected = *cluster.get_or_insert(superblock.cluster);
+        if expected != superblock.cluster {
+            let problem = DiskProblem::ForeignCluster { found: superblock.cluster, expected };
+            return Err(DiskError::new(path, problem));
+        }
+    }
+    match (cluster, failed) {
+        (Some(cluster), _) => Ok(cluster),
+        (None, Some(e)) => Err(e),
+        (None, None) => unreachable!("there is at least one disk"),
+    }
+}

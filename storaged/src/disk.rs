@@ -1,0 +1,359 @@
+//! One disk: its handle for everyone, and how it is opened.
+//!
+//! Writes go through the queue to the owner's thread ([`crate::commit`]); reads go past it
+//! ([`crate::read`]). What both share is [`Shared`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use lru::LruCache;
+use nix::fcntl::Flock;
+use parking_lot::{Mutex, RwLock};
+use proto::checksum::Checked;
+use proto::id::{
+    BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, PartSet, SessionId, SlotId, VolumeId,
+};
+use proto::limits::MAX_LIST;
+use proto::part_store::{Fill, Held, PartError, PartStore};
+use tokio::sync::Semaphore;
+
+use crate::block_file::BlockFile;
+use crate::error::{DiskError, DiskProblem};
+use crate::fill::Space;
+use crate::index::Index;
+use crate::metrics::DiskMetrics;
+use crate::open;
+use crate::queue::{Ask, Queue};
+use crate::record::{Place, decode_slot};
+use crate::slot::LocalSlot;
+use crate::superblock::{Superblock, lock};
+
+/// Reads of one disk that are on their way at once.
+const READERS: usize = 16;
+/// Records whose checksum tables are kept in memory, of each disk.
+const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Slots that one disk may have.
+const MAX_DISK_SLOTS: usize = 1024;
+
+/// How a disk is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOptions {
+    /// Refuse a disk of another cluster.
+    pub cluster: Option<ClusterId>,
+    /// Memory for the index's cache, in bytes.
+    pub memory: usize,
+    /// Set the index aside and make it anew from the block files.
+    pub rebuild_index: bool,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self { cluster: None, memory: 8 << 20, rebuild_index: false }
+    }
+}
+
+/// What the owner and the readers of a disk share.
+pub(crate) struct Shared {
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: DiskId,
+    pub(crate) queue: Queue,
+    pub(crate) index: Arc<Index>,
+    pub(crate) files: RwLock<HashMap<u32, Arc<BlockFile>>>,
+    pub(crate) slots: RwLock<BTreeMap<SlotId, (GroupId, Generation)>>,
+    pub(crate) tables: Mutex<LruCache<Place, Arc<[u32]>>>,
+    pub(crate) metrics: DiskMetrics,
+    highest_file: AtomicU32,
+    view: Mutex<(Fill, u64)>,
+    read_only: RwLock<Option<String>>,
+}
+
+impl Shared {
+    /// Why the disk takes no writes, if so.
+    pub(crate) fn read_only(&self) -> Option<String> {
+        self.read_only.read().clone()
+    }
+
+    /// From now on it takes none. The first reason stays.
+    pub(crate) fn set_read_only(&self, why: &str) {
+        self.read_only.write().get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Tells everyone how full the disk is.
+    pub(crate) fn publish(&self, space: &Space) {
+        let fill = space.fill();
+        self.metrics.fill(&fill, space.parts);
+        *self.view.lock() = (fill, space.parts);
+    }
+
+    /// A number that no file has had.
+    pub(crate) fn next_file(&self) -> u32 {
+        self.highest_file.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes over what a slot record says.
+    pub(crate) fn learn_slot(&self, slot: SlotId, payload: &[u8]) {
+        let Some((group, generation)) = decode_slot(payload) else { return };
+        let mut slots = self.slots.write();
+        let known = slots.entry(slot).or_insert((group, generation));
+        if known.0 == group {
+            known.1 = known.1.max(generation);
+            self.index.set_slot(slot, group, known.1);
+        }
+    }
+
+    /// Ready to be shared.
+    pub(crate) fn new(dir: &Path, disk: DiskId, index: Arc<Index>) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            disk,
+            queue: Queue::new(),
+            index,
+            files: RwLock::default(),
+            slots: RwLock::default(),
+            tables: Mutex::new(LruCache::new(TABLES)),
+            metrics: DiskMetrics::new(disk),
+            highest_file: AtomicU32::new(0),
+            view: Mutex::new((Space::new(0, 1).fill(), 0)),
+            read_only: RwLock::default(),
+        }
+    }
+
+    /// Numbers up to this one are taken.
+    pub(crate) fn reserve_numbers(&self, highest: u32) {
+        self.highest_file.fetch_max(highest, Ordering::Relaxed);
+    }
+}
+
+/// An open disk. Dropping it leaves everything in order on disk, and waits for that.
+pub struct Disk {
+    shared: Arc<Shared>,
+    superblock: Superblock,
+    readers: Arc<Semaphore>,
+    owner: Mutex<Option<JoinHandle<()>>>,
+    // Last: the disk is ours until everything else is gone.
+    _lock: Flock<File>,
+}
+
+/// What a disk tells of itself.
+#[derive(Clone, Debug)]
+pub struct DiskState {
+    /// `ok`, or `read-only: WHY`.
+    pub state: String,
+    /// How full it is.
+    pub fill: Fill,
+    /// Parts held.
+    pub parts: u64,
+}
+
+impl Disk {
+    /// Opens a disk: takes the lock, checks whose it is, and recovers. Blocks; may take long after
+    /// the index was lost.
+    ///
+    /// # Errors
+    /// If it is no disk, another cluster's, in use, or cannot be read.
+    pub fn open(dir: &Path, options: DiskOptions) -> Result<Arc<Self>, DiskError> {
+        let (lock, superblock) = lock(dir)?;
+        if let Some(expected) = options.cluster
+            && expected != superblock.cluster
+        {
+            let problem = DiskProblem::ForeignCluster { found: superblock.cluster, expected };
+            return Err(DiskError::new(dir, problem));
+        }
+        let owner = open::recover(dir, &superblock, &options)
+            .map_err(|problem| DiskError::new(dir, problem))?;
+        let shared = owner.shared.clone();
+        shared.publish(&owner.ledger.space);
+        let thread = std::thread::Builder::new()
+            .name("disk".to_owned())
+            .spawn(move || owner.run())
+            .map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?;
+        Ok(Arc::new(Self {
+            shared,
+            superblock,
+            readers: Arc::new(Semaphore::new(READERS)),
+            owner: Mutex::new(Some(thread)),
+            _lock: lock,
+        }))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> DiskId {
+        self.superblock.disk
+    }
+
+    /// The cluster it belongs to.
+    pub fn cluster(&self) -> ClusterId {
+        self.superblock.cluster
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// One slot, for a proxy in this process that knows the group at this generation.
+    pub fn slot(
+        self: &Arc<Self>,
+        slot: SlotId,
+        group: GroupId,
+        generation: Generation,
+    ) -> Arc<dyn PartStore> {
+        Arc::new(LocalSlot::new(self.clone(), slot, group, generation))
+    }
+
+    /// How it is.
+    pub fn state(&self) -> DiskState {
+        let (fill, parts) = *self.shared.view.lock();
+        let state = match self.shared.read_only() {
+            Some(why) => format!("read-only: {why}"),
+            None => "ok".to_owned(),
+        };
+        DiskState { state, fill, parts }
+    }
+
+    /// Takes no more requests, writes the last checkpoint, and returns when that is done.
+    pub async fn close(&self) {
+        self.shared.queue.close();
+        let thread = self.owner.lock().take();
+        if let Some(thread) = thread {
+            // Joining blocks; a panic in the owner has been reported by itself.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    /// Is this the slot's group, and does the caller know its newest generation? A newer one than
+    /// the slot's is remembered, durably, before anything is done under it.
+    pub(crate) async fn check_slot(
+        &self,
+        slot: SlotId,
+        group: GroupId,
+        generation: Generation,
+    ) -> Result<(), PartError> {
+        let known = {
+            let slots = self.shared.slots.read();
+            if slots.len() >= MAX_DISK_SLOTS && !slots.contains_key(&slot) {
+                return Err(PartError::WrongAddress("the disk has no more slots".to_owned()));
+            }
+            slots.get(&slot).copied()
+        };
+        match known {
+            Some((own, _)) if own != group => Err(PartError::WrongAddress(format!(
+                "slot {slot} belongs to group {own}, not to group {group}"
+            ))),
+            Some((_, newest)) if generation < newest => Err(PartError::StaleGeneration(newest)),
+            Some((_, newest)) if generation == newest => Ok(()),
+            _ => self.shared.queue.ask(slot, Ask::Slot(group, generation)).await,
+        }
+    }
+
+    /// Stores a part whose checks were computed here or have been verified.
+    pub(crate) async fn put(
+        &self,
+        slot: SlotId,
+        key: PartKey,
+        data: Checked,
+    ) -> Result<(), PartError> {
+        if data.data().len() != key.blob.part_len() as usize {
+            return Err(PartError::Invalid(format!(
+                "the payload has {} bytes, a part of {} has {}",
+                data.data().len(),
+                key.blob,
+                key.blob.part_len()
+            )));
+        }
+        self.shared.queue.ask(slot, Ask::Put(key, data)).await
+    }
+
+    /// The whole check blocks around `range`, verified.
+    pub(crate) async fn get(
+        &self,
+        slot: SlotId,
+        key: PartKey,
+        range: Range<u32>,
+    ) -> Result<Checked, PartError> {
+        if range.is_empty() || range.end > key.blob.part_len() {
+            return Err(PartError::Invalid(format!("no bytes {range:?} in a part of {}", key.blob)));
+        }
+        self.blocking(move |shared| shared.read(slot, key, range)).await
+    }
+
+    /// Runs a read on a thread that may block; few of a disk at once.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, PartError> + Send + 'static,
+    ) -> Result<T, PartError> {
+        let closed = || PartError::Io("the disk is closed".to_owned());
+        let permit = self.readers.clone().acquire_owned().await.map_err(|_| closed())?;
+        let shared = self.shared.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let result = read(&shared);
+            drop(permit);
+            result
+        });
+        task.await.map_err(|_| closed())?
+    }
+
+    /// Which parts of the blob are here.
+    pub(crate) async fn held(&self, slot: SlotId, blob: BlobId) -> Result<Held, PartError> {
+        self.blocking(move |shared| {
+            let deleted = shared.index.tomb(slot, blob).map_err(index_error)?.is_some();
+            let parts = shared.index.parts_of(slot, blob).map_err(index_error)?;
+            Ok(Held { parts: parts.into_iter().map(|(part, _)| part).collect(), deleted })
+        })
+        .await
+    }
+
+    /// Deletes the blobs, or forgets their deletes.
+    pub(crate) async fn change(&self, slot: SlotId, ask: Ask) -> Result<(), PartError> {
+        self.shared.queue.ask(slot, ask).await
+    }
+
+    /// A page of a session's blobs.
+    pub(crate) async fn list(
+        &self,
+        slot: SlotId,
+        volume: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+        limit: u32,
+    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
+        let limit = limit.min(MAX_LIST) as usize;
+        self.blocking(move |shared| {
+            shared.index.list(slot, volume, session, after, limit).map_err(index_error)
+        })
+        .await
+    }
+
+    /// Every part, with its slot, in order, until `take` says `false`. Blocks.
+    pub fn each_part(
+        &self,
+        mut take: impl FnMut(SlotId, PartKey) -> bool,
+    ) -> Result<(), PartError> {
+        self.shared.index.all_parts(|slot, key, _| take(slot, key)).map_err(index_error)
+    }
+
+    /// Bytes of a part, verified. Blocks.
+    pub fn read_part(&self, slot: SlotId, key: PartKey) -> Result<Checked, PartError> {
+        self.shared.read(slot, key, 0..key.blob.part_len())
+    }
+}
+
+pub(crate) fn index_error(e: redb::Error) -> PartError {
+    PartError::Io(format!("index: {e}"))
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(thread) = self.owner.get_mut().take() {
+            // A panic in the owner has been reported by itself.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a disk cannot be made or opened: one sentence each, with what to do where that is known.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use proto::id::{ClusterId, DiskId};
+
+use crate::superblock::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
+
+/// A disk that cannot be made or opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", .path.display())]
+pub struct DiskError {
+    /// The disk's directory.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub problem: DiskProblem,
+}
+
+impl DiskError {
+    pub(crate) fn new(path: &Path, problem: DiskProblem) -> Self {
+        Self { path: path.to_owned(), problem }
+    }
+}
+
+/// What is wrong with a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskProblem {
+    /// No superblock.
+    #[error("not an ashlar disk (make it one with: storaged disk init DIR)")]
+    NotADisk,
+    /// It is one already.
+    #[error("already an ashlar disk; nothing was changed")]
+    AlreadyADisk,
+    /// Something else is there.
+    #[error("the directory is not empty; nothing was changed")]
+    NotEmpty,
+    /// No good copy of the superblock.
+    #[error("all three copies of the superblock are damaged")]
+    Damaged,
+    /// Made by a newer program.
+    #[error("the disk has format {found}, and this program knows only format {known}: upgrade it")]
+    Format {
+        /// What is on the disk.
+        found: u32,
+        /// What this program knows.
+        known: u32,
+    },
+    /// Another process has it.
+    #[error("the disk is in use by another process: stop that one first")]
+    InUse,
+    /// It is another cluster's.
+    #[error("the disk belongs to cluster {found}, not to {expected}")]
+    ForeignCluster {
+        /// Its cluster.
+        found: ClusterId,
+        /// The one asked for.
+        expected: ClusterId,
+    },
+    /// The same disk under two paths.
+    #[error("disk {disk} is given twice, also as {}", other.display())]
+    Twice {
+        /// The disk.
+        disk: DiskId,
+        /// Its other path.
+        other: PathBuf,
+    },
+    /// Too little for the reserve and some data.
+    #[error("a capacity of {capacity} bytes is too small: at least {needed} are needed with these block files")]
+    TooSmall {
+        /// What was asked for.
+        capacity: u64,
+        /// The least.
+        needed: u64,
+    },
+    /// More than there is.
+    #[error("a capacity of {capacity} bytes is not possible: {free} are free")]
+    NoRoom {
+        /// What was asked for.
+        capacity: u64,
+        /// What there is.
+        free: u64,
+    },
+    /// A size that block files cannot have.
+    #[error("a block file of {0} bytes is not possible: {MIN_BLOCK_FILE} to {MAX_BLOCK_FILE} are")]
+    BlockFile(u64),
+    /// The index cannot be read or written.
+    #[error("index: {0}")]
+    Index(String),
+    /// The operating system said no.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<redb::Error> for DiskProblem {
+    fn from(e: redb::Error) -> Self {
+        Self::Index(e.to_string())
+    }
+}

@@ -1,0 +1,111 @@
+//! A file that is read and written past the page cache.
+//!
+//! Offsets, lengths and addresses are multiples of 4 KiB throughout. Where the filesystem refuses
+//! `O_DIRECT` (tmpfs), the same calls go through the page cache, and one warning says so.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Once;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc;
+use nix::sys::uio::pwritev;
+
+/// Most buffers in one vectored write (the kernel's IOV_MAX).
+pub(crate) const MAX_BUFFERS: usize = 1024;
+
+/// One open file.
+#[derive(Debug)]
+pub(crate) struct DirectFile {
+    file: File,
+}
+
+impl DirectFile {
+    /// Opens an existing file, or creates one that must not exist yet.
+    pub(crate) fn open(path: &Path, create: bool) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(create).mode(0o600);
+        match options.clone().custom_flags(libc::O_DIRECT).open(path) {
+            Ok(file) => return Ok(Self { file }),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(e) => return Err(e),
+        }
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            tracing::warn!(path = %path.display(), "no direct I/O on this filesystem: going through the page cache");
+        });
+        // The kernel may have created the file before it refused the flag.
+        let file = options.create_new(false).create(create).truncate(false).open(path)?;
+        Ok(Self { file })
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Sets aside `len` bytes of disk space for the file.
+    pub(crate) fn preallocate(&self, len: u64) -> io::Result<()> {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, to_off(len)) {
+            Err(Errno::EOPNOTSUPP) => self.file.set_len(len),
+            other => Ok(other?),
+        }
+    }
+
+    /// Fills `buf` from `offset`.
+    pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    /// Writes all of the buffers, one after the other, from `offset` on.
+    pub(crate) fn write_vectored_at(
+        &self,
+        mut offset: u64,
+        mut buffers: &mut [IoSlice<'_>],
+    ) -> io::Result<()> {
+        while !buffers.is_empty() {
+            let count = buffers.len().min(MAX_BUFFERS);
+            let written = match pwritev(&self.file, &buffers[..count], to_off(offset)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(Errno::EINTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            offset += written as u64;
+            IoSlice::advance_slices(&mut buffers, written);
+        }
+        Ok(())
+    }
+
+    /// Returns once everything written before is on stable storage.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Gives the space of a range back; it reads as zeros. `false` where that is not possible.
+    pub(crate) fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&self.file, flags, to_off(offset), to_off(len)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Cuts the file off at `len`.
+    pub(crate) fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+}
+
+fn to_off(n: u64) -> libc::off_t {
+    libc::off_t::try_from(n).expect("offsets lie within a block file")
+}
+
+/// Is this the filesystem saying that it has no room?
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}

@@ -1,0 +1,138 @@
+//! What a durable record changes: in the index and in the account of space. The same code runs
+//! after a commit, in the replay after a crash, and in a rebuild from the block files alone.
+
+use std::sync::Arc;
+
+use proto::id::{BlobId, PartKey, SlotId};
+use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
+
+use crate::fill::Space;
+use crate::index::{Index, IndexResult, Tomb};
+use crate::record::{Place, footprint};
+
+/// A dead payload whose space can be given back: whole blocks of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// Where the payload starts.
+    pub(crate) place: Place,
+    /// Its bytes, rounded up to blocks.
+    pub(crate) len: u64,
+}
+
+/// Index and account, changed together.
+pub(crate) struct Ledger {
+    /// The index.
+    pub(crate) index: Arc<Index>,
+    /// The account.
+    pub(crate) space: Space,
+    /// Holes to punch once it is convenient.
+    pub(crate) holes: Vec<Hole>,
+}
+
+impl Ledger {
+    /// A part is at `place`; it was at `replaced` before.
+    pub(crate) fn put(
+        &mut self,
+        slot: SlotId,
+        key: PartKey,
+        place: Place,
+        replaced: Option<Place>,
+    ) {
+        let bytes = footprint(key.blob.part_len());
+        self.space.file(place.file).live += bytes;
+        match replaced {
+            Some(old) => {
+                let file = self.space.file(old.file);
+                file.live = file.live.saturating_sub(bytes);
+            }
+            None => self.space.parts += 1,
+        }
+        self.index.set_part(slot, key, place, replaced);
+    }
+
+    /// A put met in the log. It was accepted, so no delete of its blob was remembered by then.
+    pub(crate) fn replay_put(
+        &mut self,
+        slot: SlotId,
+        key: PartKey,
+        place: Place,
+    ) -> IndexResult<()> {
+        if let Some(tomb) = self.index.tomb(slot, key.blob)? {
+            self.index.set_tomb(slot, key.blob, None);
+            self.uncount(tomb);
+        }
+        let replaced = self.index.part(slot, key)?;
+        self.put(slot, key, place, replaced);
+        Ok(())
+    }
+
+    /// The record at `place` deletes the blobs.
+    pub(crate) fn delete(
+        &mut self,
+        slot: SlotId,
+        blobs: &[BlobId],
+        place: Place,
+    ) -> IndexResult<()> {
+        for blob in blobs {
+            for (part, at) in self.index.parts_of(slot, *blob)? {
+                self.kill(slot, PartKey { blob: *blob, part }, at);
+            }
+            let old = self.index.tomb(slot, *blob)?;
+            if let Some(old) = old {
+                self.uncount(old);
+            }
+            let forgotten = old.is_some_and(|old| old.forgotten);
+            self.index.set_tomb(slot, *blob, Some(Tomb { place, forgotten }));
+            self.space.file(place.file).tombs += 1;
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, slot: SlotId, key: PartKey, at: Place) {
+        let len = key.blob.part_len();
+        let file = self.space.file(at.file);
+        file.live = file.live.saturating_sub(footprint(len));
+        self.space.parts = self.space.parts.saturating_sub(1);
+        self.index.kill_part(slot, key, at);
+        if len >= CHECK_BLOCK {
+            let place = Place { file: at.file, block: at.block + 1 };
+            let len = footprint(len) - DISK_BLOCK as u64;
+            self.holes.push(Hole { place, len });
+        }
+    }
+
+    /// The deletes of the blobs need not be remembered.
+    pub(crate) fn forget(&mut self, slot: SlotId, blobs: &[BlobId]) -> IndexResult<()> {
+        for blob in blobs {
+            if let Some(tomb) = self.index.tomb(slot, *blob)? {
+                self.index.set_tomb(slot, *blob, Some(Tomb { forgotten: true, ..tomb }));
+                self.settle(slot, *blob)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the memory of a delete that nothing needs any longer.
+    fn settle(&mut self, slot: SlotId, blob: BlobId) -> IndexResult<()> {
+        if let Some(tomb) = self.index.drop_tomb_if_free(slot, blob)? {
+            self.uncount(tomb);
+        }
+        Ok(())
+    }
+
+    fn uncount(&mut self, tomb: Tomb) {
+        let file = self.space.file(tomb.place.file);
+        file.tombs = file.tombs.saturating_sub(1);
+    }
+
+    /// The dead records are no longer on disk: their file is gone.
+    pub(crate) fn bury(&mut self, dead: &[(SlotId, PartKey, Place)]) -> IndexResult<()> {
+        for (slot, key, place) in dead {
+            self.index.bury(*slot, *key, *place);
+        }
+        for (slot, key, _) in dead {
+            self.settle(*slot, key.blob)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,366 @@
+//! The record: how one put, delete or other fact lies in a block file.
+//!
+//! A record starts on a 4 KiB boundary with a header and the CRC-32C table of its payload. A small
+//! payload follows at once, a larger one from the next 4 KiB boundary on; zeros pad the rest. So
+//! the place of every payload byte is a function of the payload's length.
+//!
+//! ```text
+//! offset  size  field        meaning (numbers are little endian)
+//! 0       8     magic        b"ASHLREC\n"
+//! 8       2     version      1
+//! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot
+//! 11      1     part         of a put; else 0
+//! 12      4     slot         number of the slot on the disk
+//! 16      16    disk         id of the disk: a record that went astray is not believed
+//! 32      8     sequence     rises with every record of the disk, never used twice
+//! 40      4     file         number of the block file
+//! 44      4     block        where the record starts, in 4 KiB blocks
+//! 48      4     batch        where the batch starts that the record was written in
+//! 52      4     payload_len
+//! 56      27    blob         of a put; else zeros
+//! 83      1     reserved     zero
+//! 84      4     table_crc    CRC-32C of the table
+//! 88      4     header_crc   CRC-32C of bytes 0 to 87
+//! 92      4*n   table        CRC-32C of each 64 KiB of payload
+//! ```
+//!
+//! The payload of a put is the part. Delete and forget carry blob ids, 27 bytes each; slot carries
+//! the group (4 bytes) and its generation (8 bytes).
+//!
+//! Invariants:
+//! * Nothing of a record is believed before [`parse`] has checked header and table.
+//! * Payload bytes are believed only after the check of their block.
+
+use bytes::Bytes;
+use proto::checksum::{Checked, block_count};
+use proto::id::{BLOB_ID_LEN, BlobId, DiskId, Generation, GroupId, PartKey, SlotId};
+use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_PART};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const MAGIC: [u8; 8] = *b"ASHLREC\n";
+const VERSION: u16 = 1;
+const HEADER: usize = size_of::<Header>();
+
+/// Disk space of the largest record, in bytes.
+pub(crate) const MAX_RECORD: u64 = MAX_PART as u64 + DISK_BLOCK as u64;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: U16,
+    kind: u8,
+    part: u8,
+    slot: U32,
+    disk: [u8; 16],
+    sequence: U64,
+    file: U32,
+    block: U32,
+    batch: U32,
+    payload_len: U32,
+    blob: [u8; BLOB_ID_LEN],
+    reserved: u8,
+    table_crc: U32,
+    header_crc: U32,
+}
+
+// The layout is a promise to disks already written: changing it must not compile.
+const _: () = assert!(size_of::<Header>() == 92);
+const _: () = assert!(std::mem::offset_of!(Header, sequence) == 32);
+const _: () = assert!(std::mem::offset_of!(Header, blob) == 56);
+const _: () = assert!(std::mem::offset_of!(Header, header_crc) == 88);
+// Header and table of the largest part fit into the first block.
+const _: () = assert!(HEADER + 4 * (MAX_PART as usize).div_ceil(65536) <= DISK_BLOCK);
+
+/// A place on a disk: a block file and a 4 KiB block in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Place {
+    /// Number of the block file.
+    pub(crate) file: u32,
+    /// Number of the block in it.
+    pub(crate) block: u32,
+}
+
+impl Place {
+    /// Both numbers in one, ordered alike.
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.file) << 32 | u64::from(self.block)
+    }
+
+    /// The other way round.
+    pub(crate) fn unpack(packed: u64) -> Self {
+        Self { file: (packed >> 32) as u32, block: packed as u32 }
+    }
+}
+
+/// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The payload is this part.
+    Put(PartKey),
+    /// The blobs in the payload are deleted.
+    Delete,
+    /// The deletes of the blobs in the payload need not be remembered.
+    Forget,
+    /// The slot belongs to the group in the payload, at its generation.
+    Slot,
+}
+
+/// A checked header with its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// What it says.
+    pub(crate) what: What,
+    /// The slot it speaks of.
+    pub(crate) slot: SlotId,
+    /// Its place in the order of all records.
+    pub(crate) sequence: u64,
+    /// Block where its batch starts.
+    pub(crate) batch: u32,
+    /// Payload bytes.
+    pub(crate) payload_len: u32,
+    /// CRC-32C of each 64 KiB of payload.
+    pub(crate) table: Vec<u32>,
+}
+
+/// Where and when a record is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Stamp {
+    /// The disk.
+    pub(crate) disk: DiskId,
+    /// The place.
+    pub(crate) place: Place,
+    /// Block where the batch starts.
+    pub(crate) batch: u32,
+    /// The sequence number.
+    pub(crate) sequence: u64,
+}
+
+/// Why bytes are not a record that may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadRecord {
+    /// Not a record at all; the usual end of a log.
+    #[error("no record")]
+    Magic,
+    /// A torn or rotten header.
+    #[error("the header's checksum does not match")]
+    Header,
+    /// A torn or rotten table.
+    #[error("the checksum table's checksum does not match")]
+    Table,
+    /// A record of another disk or place.
+    #[error("the record belongs elsewhere")]
+    Astray,
+    /// Intact but without meaning for this program.
+    #[error("the record makes no sense to this version")]
+    Meaning,
+}
+
+/// Where the payload starts within its record.
+pub(crate) fn payload_offset(payload_len: u32) -> usize {
+    let head = HEADER + 4 * block_count(payload_len);
+    if head + payload_len as usize <= DISK_BLOCK { head } else { DISK_BLOCK }
+}
+
+/// Bytes that a record takes on disk.
+pub(crate) fn footprint(payload_len: u32) -> u64 {
+    (payload_offset(payload_len) + payload_len as usize).next_multiple_of(DISK_BLOCK) as u64
+}
+
+/// The same in blocks.
+pub(crate) fn footprint_blocks(payload_len: u32) -> u32 {
+    (footprint(payload_len) / DISK_BLOCK as u64) as u32
+}
+
+/// Writes header and table into the first, zeroed block of a record, and the payload too if it
+/// belongs there.
+pub(crate) fn encode(block: &mut [u8], stamp: Stamp, slot: SlotId, what: What, payload: &Checked) {
+    let checks = payload.checks();
+    let len = payload.data().len() as u32;
+    for (out, check) in block[HEADER..].chunks_exact_mut(4).zip(checks) {
+        out.copy_from_slice(&check.to_le_bytes());
+    }
+    let (kind, part, blob) = match what {
+        What::Put(key) => (1, key.part.get() as u8, key.blob.to_bytes()),
+        What::Delete => (2, 0, [0; BLOB_ID_LEN]),
+        What::Forget => (3, 0, [0; BLOB_ID_LEN]),
+        What::Slot => (4, 0, [0; BLOB_ID_LEN]),
+    };
+    let mut header = Header {
+        magic: MAGIC,
+        version: VERSION.into(),
+        kind,
+        part,
+        slot: slot.0.into(),
+        disk: *stamp.disk.as_bytes(),
+        sequence: stamp.sequence.into(),
+        file: stamp.place.file.into(),
+        block: stamp.place.block.into(),
+        batch: stamp.batch.into(),
+        payload_len: len.into(),
+        blob,
+        reserved: 0,
+        table_crc: crc32c::crc32c(&block[HEADER..HEADER + 4 * checks.len()]).into(),
+        header_crc: 0.into(),
+    };
+    header.header_crc = header.crc().into();
+    block[..HEADER].copy_from_slice(header.as_bytes());
+    let offset = payload_offset(len);
+    if offset < DISK_BLOCK {
+        block[offset..offset + len as usize].copy_from_slice(payload.data());
+    }
+}
+
+impl Header {
+    fn crc(&self) -> u32 {
+        crc32c::crc32c(&self.as_bytes()[..HEADER - 4])
+    }
+
+    fn what(&self) -> Option<What> {
+        match self.kind {
+            1 => {
+                let key = PartKey::new(BlobId::from_bytes(&self.blob)?, self.part.into())?;
+                (key.blob.part_len() == self.payload_len.get()).then_some(What::Put(key))
+            }
+            2 => Some(What::Delete),
+            3 => Some(What::Forget),
+            4 => Some(What::Slot),
+            _ => None,
+        }
+    }
+}
+
+/// Turns the first block of a record into facts, or says why not.
+pub(crate) fn parse(block: &[u8], disk: DiskId, place: Place) -> Result<Entry, BadRecord> {
+    let (header, rest) = Header::read_from_prefix(block).map_err(|_| BadRecord::Magic)?;
+    if header.magic != MAGIC {
+        return Err(BadRecord::Magic);
+    }
+    if header.crc() != header.header_crc.get() {
+        return Err(BadRecord::Header);
+    }
+    let here = (header.file.get(), header.block.get()) == (place.file, place.block);
+    if header.disk != *disk.as_bytes() || !here {
+        return Err(BadRecord::Astray);
+    }
+    let payload_len = header.payload_len.get();
+    if header.version.get() != VERSION || payload_len == 0 || payload_len > MAX_PART {
+        return Err(BadRecord::Meaning);
+    }
+    let what = header.what().ok_or(BadRecord::Meaning)?;
+    let table = rest.get(..4 * block_count(payload_len)).ok_or(BadRecord::Table)?;
+    if crc32c::crc32c(table) != header.table_crc.get() {
+        return Err(BadRecord::Table);
+    }
+    let table = table.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    Ok(Entry {
+        what,
+        slot: SlotId(header.slot.get()),
+        sequence: header.sequence.get(),
+        batch: header.batch.get(),
+        payload_len,
+        table: table.collect(),
+    })
+}
+
+/// The payload of a delete or forget record.
+pub(crate) fn encode_blobs(blobs: &[BlobId]) -> Checked {
+    assert!((1..=MAX_BLOBS_PER_REQUEST).contains(&blobs.len()), "a batch has 1 to 1024 blobs");
+    let bytes: Vec<u8> = blobs.iter().flat_map(BlobId::to_bytes).collect();
+    Checked::compute(bytes.into())
+}
+
+/// Reads it back; bytes that are not ids are left out.
+pub(crate) fn decode_blobs(payload: &[u8]) -> Vec<BlobId> {
+    payload.chunks_exact(BLOB_ID_LEN).filter_map(BlobId::from_bytes).collect()
+}
+
+/// The payload of a slot record.
+pub(crate) fn encode_slot(group: GroupId, generation: Generation) -> Checked {
+    let mut bytes = group.0.to_le_bytes().to_vec();
+    bytes.extend(generation.0.to_le_bytes());
+    Checked::compute(Bytes::from(bytes))
+}
+
+/// Reads it back.
+pub(crate) fn decode_slot(payload: &[u8]) -> Option<(GroupId, Generation)> {
+    let group = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?);
+    let generation = u64::from_le_bytes(payload.get(4..12)?.try_into().ok()?);
+    Some((GroupId(group), Generation(generation)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{SessionId, VolumeId};
+
+    fn disk() -> DiskId {
+        "0b6c0000-0000-4000-8000-000000000001".parse().unwrap()
+    }
+
+    const PLACE: Place = Place { file: 3, block: 17 };
+
+    fn block(len: u32) -> Vec<u8> {
+        let scheme = "copies(3)".parse().unwrap();
+        let blob = BlobId::new(VolumeId(1), SessionId(2), 3, len, scheme).unwrap();
+        let key = PartKey::new(blob, 1).unwrap();
+        let payload = Checked::compute(vec![0x5a; len as usize].into());
+        let stamp = Stamp { disk: disk(), place: PLACE, batch: 16, sequence: 99 };
+        let mut block = vec![0; DISK_BLOCK];
+        encode(&mut block, stamp, SlotId(4), What::Put(key), &payload);
+        block
+    }
+
+    #[test]
+    fn a_written_record_reads_back() {
+        let entry = parse(&block(70_000), disk(), PLACE).unwrap();
+        assert_eq!((entry.sequence, entry.batch, entry.payload_len), (99, 16, 70_000));
+        assert_eq!(entry.slot, SlotId(4));
+        assert_eq!(entry.table.len(), 2);
+    }
+
+    #[test]
+    fn every_flipped_bit_of_header_and_table_is_noticed() {
+        let good = block(200_000);
+        for bit in 0..(HEADER + 4 * 4) * 8 {
+            let mut rotten = good.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse(&rotten, disk(), PLACE).is_err(), "bit {bit} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn a_record_elsewhere_is_not_believed() {
+        let good = block(100);
+        assert_eq!(parse(&good, DiskId::random(), PLACE), Err(BadRecord::Astray));
+        for place in [Place { file: 4, block: 17 }, Place { file: 3, block: 18 }] {
+            assert_eq!(parse(&good, disk(), place), Err(BadRecord::Astray));
+        }
+    }
+
+    #[test]
+    fn places_of_payloads() {
+        for (len, offset, total) in
+            [(1, 96, 4096), (4000, 96, 4096), (4001, 4096, 8192), (65_536, 4096, 69_632)]
+        {
+            assert_eq!((payload_offset(len), footprint(len)), (offset, total), "{len}");
+        }
+        assert_eq!(footprint(MAX_PART), MAX_RECORD);
+    }
+
+    /// The golden bytes of format 1. If this fails, the format has changed.
+    #[test]
+    fn the_format_stays_as_it_was() {
+        let hex: String = block(100)[..100].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            concat!(
+                "4153484c5245430a01000101040000000b6c0000000040008000000000000001",
+                "6300000000000000030000001100000010000000640000000000000100000000",
+                "00000002000000000000000300000064000102007e0823be74965a38194c9abb",
+                "5a5a5a5a"
+            )
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! The gRPC door: checks what arrived, asks the disk, answers. It decides nothing itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::checksum::Checked;
+use proto::client::{CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW};
+use proto::convert::{
+    Address, blob_from_wire, blob_to_wire, blobs_from_wire, part_from_wire, payload_from_wire,
+    status_from,
+};
+use proto::id::{BlobId, ClusterId, DiskId, SessionId, SlotId, VolumeId};
+use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST, MAX_MESSAGE};
+use proto::part_store::PartError;
+use proto::rpc::storaged as wire;
+use proto::rpc::storaged::storaged_server::{Storaged, StoragedServer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use crate::disk::Disk;
+use crate::queue::Ask;
+
+/// Requests that one connection may have under way.
+const MAX_STREAMS: u32 = 1024;
+/// A silent connection is asked for a sign of life this often, and dropped after as long.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How long requests under way may take to finish once the daemon is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What one daemon serves.
+#[derive(Clone)]
+pub struct Service {
+    disks: Arc<BTreeMap<DiskId, Arc<Disk>>>,
+    /// Disks that were asked for and could not be opened: path and reason.
+    broken: Arc<Vec<(String, String)>>,
+    cluster: ClusterId,
+}
+
+impl Service {
+    /// Of open disks of one cluster.
+    pub fn new(
+        cluster: ClusterId,
+        disks: BTreeMap<DiskId, Arc<Disk>>,
+        broken: Vec<(String, String)>,
+    ) -> Self {
+        Self { disks: Arc::new(disks), broken: Arc::new(broken), cluster }
+    }
+
+    /// Serves until told to stop; then lets what is under way finish.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let service = StoragedServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let serving = Server::builder()
+            .max_frame_size(MAX_FRAME)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .serve_with_incoming_shutdown(service, incoming, stop.clone().cancelled_owned());
+        tokio::pin!(serving);
+        tokio::select! {
+            result = &mut serving => result,
+            () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+        }
+    }
+
+    /// The disk, if the address is right and its generation not stale.
+    async fn slot(&self, to: Option<&wire::Address>) -> Result<(&Arc<Disk>, SlotId), PartError> {
+        let to = Address::from_wire(to)?;
+        if to.cluster != self.cluster {
+            return Err(PartError::WrongAddress(format!(
+                "this daemon serves cluster {}, not {}",
+                self.cluster, to.cluster
+            )));
+        }
+        let disk = self.disks.get(&to.disk).ok_or_else(|| {
+            PartError::WrongAddress(format!("this daemon does not serve disk {}", to.disk))
+        })?;
+        disk.check_slot(to.slot, to.group, to.generation).await?;
+        Ok((disk, to.slot))
+    }
+
+    async fn put_part(&self, request: wire::PutRequest) -> Result<wire::PutReply, PartError> {
+        let wire::PutRequest { to, blob, part, data, checks } = request;
+        let key = part_from_wire(&blob, part)?;
+        let (disk, slot) = self.slot(to.as_ref()).await?;
+        let data = payload_from_wire(key, data, checks)?;
+        disk.put(slot, key, data).await?;
+        Ok(wire::PutReply {})
+    }
+
+    async fn get_part(&self, request: wire::GetRequest) -> Result<wire::GetReply, PartError> {
+        let wire::GetRequest { to, blob, part, offset, len } = request;
+        let key = part_from_wire(&blob, part)?;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| len > 0 && *end <= key.blob.part_len())
+            .ok_or_else(|| {
+                PartError::Invalid(format!("no {len} bytes at {offset} in a part of {}", key.blob))
+            })?;
+        let (disk, slot) = self.slot(to.as_ref()).await?;
+        let (data, checks) = Checked::into_parts(disk.get(slot, key, offset..end).await?);
+        Ok(wire::GetReply { data, checks })
+    }
+
+    async fn change(
+        &self,
+        request: wire::BlobsRequest,
+        ask: impl FnOnce(Vec<BlobId>) -> Ask,
+    ) -> Result<wire::BlobsReply, PartError> {
+        let blobs = blobs_from_wire(&request.blobs)?;
+        let (disk, slot) = self.slot(request.to.as_ref()).await?;
+        debug_assert!(blobs.len() <= MAX_BLOBS_PER_REQUEST);
+        if !blobs.is_empty() {
+            disk.change(slot, ask(blobs)).await?;
+        }
+        Ok(wire::BlobsReply {})
+    }
+
+    async fn list_blobs(&self, request: wire::ListRequest) -> Result<wire::ListReply, PartError> {
+        let wire::ListRequest { to, volume, session, after, limit } = request;
+        let after = if after.is_empty() { None } else { Some(blob_from_wire(&after)?) };
+        if limit == 0 {
+            return Err(PartError::Invalid("a page of no entries".to_owned()));
+        }
+        let (disk, slot) = self.slot(to.as_ref()).await?;
+        let (volume, session) = (VolumeId(volume), SessionId(session));
+        let limit = limit.min(MAX_LIST);
+        let page = disk.list(slot, volume, session, after, limit).await?;
+        let more = page.len() == limit as usize;
+        let entry = |(blob, parts): (BlobId, proto::id::PartSet)| wire::list_reply::Entry {
+            blob: blob_to_wire(blob),
+            parts: parts.0,
+        };
+        Ok(wire::ListReply { entries: page.into_iter().map(entry).collect(), more })
+    }
+
+    fn state(&self) -> wire::StatusReply {
+        let open = self.disks.values().map(|disk| {
+            let state = disk.state();
+            wire::DiskStatus {
+                disk: Bytes::copy_from_slice(disk.id().as_bytes()),
+                path: disk.path().display().to_string(),
+                state: state.state,
+                fill: state.fill.level.as_str().to_owned(),
+                capacity: state.fill.capacity,
+                used: state.fill.used,
+                parts: state.parts,
+                available: state.fill.available,
+            }
+        });
+        let broken = self.broken.iter().map(|(path, why)| wire::DiskStatus {
+            path: path.clone(),
+            state: format!("out: {why}"),
+            ..Default::default()
+        });
+        wire::StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: Bytes::copy_from_slice(self.cluster.as_bytes()),
+            disks: open.chain(broken).collect(),
+        }
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn reply<T>(result: Result<T, PartError>) -> Reply<T> {
+    result.map(Response::new).map_err(|error| status_from(&error))
+}
+
+#[tonic::async_trait]
+impl Storaged for Service {
+    async fn put(&self, request: Request<wire::PutRequest>) -> Reply<wire::PutReply> {
+        reply(self.put_part(request.into_inner()).await)
+    }
+
+    async fn get(&self, request: Request<wire::GetRequest>) -> Reply<wire::GetReply> {
+        reply(self.get_part(request.into_inner()).await)
+    }
+
+    async fn held(&self, request: Request<wire::HeldRequest>) -> Reply<wire::HeldReply> {
+        let held = async {
+            let wire::HeldRequest { to, blob } = request.into_inner();
+            let blob = blob_from_wire(&blob)?;
+            let (disk, slot) = self.slot(to.as_ref()).await?;
+            let held = disk.held(slot, blob).await?;
+            Ok(wire::HeldReply { parts: held.parts.0, deleted: held.deleted })
+        };
+        reply(held.await)
+    }
+
+    async fn delete(&self, request: Request<wire::BlobsRequest>) -> Reply<wire::BlobsReply> {
+        reply(self.change(request.into_inner(), Ask::Delete).await)
+    }
+
+    async fn forget(&self, request: Request<wire::BlobsRequest>) -> Reply<wire::BlobsReply> {
+        reply(self.change(request.into_inner(), Ask::Forget).await)
+    }
+
+    async fn list(&self, request: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
+        reply(self.list_blobs(request.into_inner()).await)
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Reply<wire::StatusReply> {
+        reply(Ok(self.state()))
+    }
+}

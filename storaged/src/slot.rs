@@ -1,0 +1,103 @@
+//! A slot of a disk in this process, as a proxy sees it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::checksum::{Checked, widen};
+use proto::id::{BlobId, Generation, GroupId, PartKey, PartSet, SessionId, SlotId, VolumeId};
+use proto::limits::MAX_BLOBS_PER_REQUEST;
+use proto::part_store::{Fill, Held, PartError, PartStore};
+
+use crate::disk::Disk;
+use crate::queue::Ask;
+
+/// One slot, with what the caller knows of its group.
+pub(crate) struct LocalSlot {
+    disk: Arc<Disk>,
+    slot: SlotId,
+    group: GroupId,
+    generation: Generation,
+}
+
+impl LocalSlot {
+    /// Checked with every request.
+    pub(crate) fn new(
+        disk: Arc<Disk>,
+        slot: SlotId,
+        group: GroupId,
+        generation: Generation,
+    ) -> Self {
+        Self { disk, slot, group, generation }
+    }
+
+    async fn check(&self) -> Result<(), PartError> {
+        self.disk.check_slot(self.slot, self.group, self.generation).await
+    }
+
+    async fn change(
+        &self,
+        blobs: &[BlobId],
+        ask: impl Fn(Vec<BlobId>) -> Ask,
+    ) -> Result<(), PartError> {
+        self.check().await?;
+        for blobs in blobs.chunks(MAX_BLOBS_PER_REQUEST) {
+            self.disk.change(self.slot, ask(blobs.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    /// Whole check blocks around the range, with their checks: what travels to a reader far away.
+    pub(crate) async fn get_checked(
+        &self,
+        key: PartKey,
+        range: Range<u32>,
+    ) -> Result<Checked, PartError> {
+        self.check().await?;
+        self.disk.get(self.slot, key, range).await
+    }
+}
+
+#[async_trait]
+impl PartStore for LocalSlot {
+    async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
+        self.check().await?;
+        self.disk.put(self.slot, key, data).await
+    }
+
+    async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
+        let wide = self.get_checked(key, range.clone()).await?;
+        let start = (range.start - widen(range.clone(), key.blob.part_len()).start) as usize;
+        Ok(wide.data().slice(start..start + range.len()))
+    }
+
+    async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
+        self.check().await?;
+        self.disk.held(self.slot, blob).await
+    }
+
+    async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+        self.change(blobs, Ask::Delete).await
+    }
+
+    async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+        self.change(blobs, Ask::Forget).await
+    }
+
+    async fn list(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+        limit: u32,
+    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
+        self.check().await?;
+        self.disk.list(self.slot, volume, session, after, limit).await
+    }
+
+    async fn fill(&self) -> Result<Fill, PartError> {
+        let state = self.disk.state();
+        if state.state == "ok" { Ok(state.fill) } else { Err(PartError::Io(state.state)) }
+    }
+}

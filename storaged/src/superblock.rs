@@ -1,0 +1,293 @@
+//! The superblock: who a disk is.
+//!
+//! The file `superblock` holds three copies, each in its own 4 KiB block; any good one will do.
+//! It is written once, when the disk is made, and is also what the lock is held on.
+//!
+//! ```text
+//! offset  size  field       meaning (numbers are little endian)
+//! 0       8     magic       b"ASHLDSK\n"
+//! 8       4     version     of the format of the whole disk: 1
+//! 12      4     copy        0, 1 or 2
+//! 16      16    cluster     id
+//! 32      16    disk        id
+//! 48      8     capacity    bytes that block files may take in all
+//! 56      8     block_file  bytes of one block file
+//! 64      4     crc         CRC-32C of bytes 0 to 63
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use proto::id::{ClusterId, DiskId};
+use proto::limits::DISK_BLOCK;
+use serde::Serialize;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::block_file;
+use crate::error::{DiskError, DiskProblem};
+use crate::record::MAX_RECORD;
+
+const MAGIC: [u8; 8] = *b"ASHLDSK\n";
+const VERSION: u32 = 1;
+const COPIES: u32 = 3;
+/// Block files of a disk that is made without saying otherwise, in bytes.
+pub const DEFAULT_BLOCK_FILE: u64 = 256 << 20;
+/// Smallest block file, in bytes: one that holds the largest part and some more.
+pub const MIN_BLOCK_FILE: u64 = 16 << 20;
+/// Largest block file, in bytes.
+pub const MAX_BLOCK_FILE: u64 = 16 << 30;
+/// Fewest block files a disk must have room for: what it keeps in reserve, and one to use.
+const MIN_FILES: u64 = 4;
+
+const _: () = assert!(MIN_BLOCK_FILE > MAX_RECORD);
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct OnDisk {
+    magic: [u8; 8],
+    version: U32,
+    copy: U32,
+    cluster: [u8; 16],
+    disk: [u8; 16],
+    capacity: U64,
+    block_file: U64,
+    crc: U32,
+}
+
+const _: () = assert!(size_of::<OnDisk>() == 68);
+
+/// What the superblock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Superblock {
+    /// The cluster the disk belongs to.
+    pub cluster: ClusterId,
+    /// The disk.
+    pub disk: DiskId,
+    /// Bytes that block files may take in all.
+    pub capacity: u64,
+    /// Bytes of one block file.
+    pub block_file: u64,
+}
+
+/// How a disk is made.
+#[derive(Clone, Copy, Debug)]
+pub struct InitOptions {
+    /// Bytes that block files may take in all; `None`: 90 % of what is free.
+    pub capacity: Option<u64>,
+    /// Bytes of one block file.
+    pub block_file: u64,
+}
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        Self { capacity: None, block_file: DEFAULT_BLOCK_FILE }
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("superblock")
+}
+
+impl Superblock {
+    fn encode(&self, copy: u32) -> OnDisk {
+        let mut out = OnDisk {
+            magic: MAGIC,
+            version: VERSION.into(),
+            copy: copy.into(),
+            cluster: *self.cluster.as_bytes(),
+            disk: *self.disk.as_bytes(),
+            capacity: self.capacity.into(),
+            block_file: self.block_file.into(),
+            crc: 0.into(),
+        };
+        out.crc = crc32c::crc32c(&out.as_bytes()[..64]).into();
+        out
+    }
+
+    /// Reads one copy: the outer `None` is "not one of ours", the version comes before the rest.
+    fn decode(bytes: &[u8]) -> Option<Result<Self, u32>> {
+        let (raw, _) = OnDisk::read_from_prefix(bytes).ok()?;
+        if raw.magic != MAGIC || crc32c::crc32c(&bytes[..64]) != raw.crc.get() {
+            return None;
+        }
+        if raw.version.get() != VERSION {
+            return Some(Err(raw.version.get()));
+        }
+        Some(Ok(Self {
+            cluster: ClusterId::from_slice(&raw.cluster)?,
+            disk: DiskId::from_slice(&raw.disk)?,
+            capacity: raw.capacity.get(),
+            block_file: raw.block_file.get(),
+        }))
+    }
+
+    /// Reads it from a disk's directory.
+    pub fn read(dir: &Path) -> Result<Self, DiskError> {
+        let fail = |problem| DiskError::new(dir, problem);
+        let file = match File::open(path(dir)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
+                return Err(fail(DiskProblem::NotADisk));
+            }
+            Err(e) => return Err(fail(DiskProblem::Io(e))),
+        };
+        Self::read_file(&file).map_err(fail)
+    }
+
+    fn read_file(file: &File) -> Result<Self, DiskProblem> {
+        let mut newer = None;
+        for copy in 0..u64::from(COPIES) {
+            let mut bytes = [0; size_of::<OnDisk>()];
+            if file.read_exact_at(&mut bytes, copy * DISK_BLOCK as u64).is_err() {
+                continue;
+            }
+            match Self::decode(&bytes) {
+                Some(Ok(superblock)) => return Ok(superblock),
+                Some(Err(version)) => newer = Some(version),
+                None => {}
+            }
+        }
+        Err(match newer {
+            Some(found) => DiskProblem::Format { found, known: VERSION },
+            None => DiskProblem::Damaged,
+        })
+    }
+}
+
+/// Takes the disk for this process, for as long as the answer lives.
+pub(crate) fn lock(dir: &Path) -> Result<(Flock<File>, Superblock), DiskError> {
+    let superblock = Superblock::read(dir)?;
+    let fail = |problem| DiskError::new(dir, problem);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path(dir))
+        .map_err(|e| fail(DiskProblem::Io(e)))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok((lock, superblock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(fail(DiskProblem::InUse)),
+        Err((_, e)) => Err(fail(DiskProblem::Io(e.into()))),
+    }
+}
+
+/// Makes an empty or missing directory a disk of the cluster, under a new id.
+///
+/// # Errors
+/// If the directory is not empty, cannot be written, or has no room for the capacity.
+pub fn init_disk(
+    dir: &Path,
+    cluster: ClusterId,
+    options: InitOptions,
+) -> Result<DiskId, DiskError> {
+    let fail = |problem| DiskError::new(dir, problem);
+    let io = |e| DiskError::new(dir, DiskProblem::Io(e));
+    std::fs::create_dir_all(dir).map_err(io)?;
+    if path(dir).exists() {
+        return Err(fail(DiskProblem::AlreadyADisk));
+    }
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        // A fresh filesystem comes with a lost+found.
+        if entry.map_err(io)?.file_name() != "lost+found" {
+            return Err(fail(DiskProblem::NotEmpty));
+        }
+    }
+    let stat = nix::sys::statvfs::statvfs(dir).map_err(|e| io(e.into()))?;
+    let free = stat.blocks_available() * stat.fragment_size();
+    let capacity = options.capacity.unwrap_or(free / 10 * 9);
+    check_sizes(capacity, options.block_file, free).map_err(fail)?;
+    let superblock = Superblock {
+        cluster,
+        disk: DiskId::random(),
+        capacity,
+        block_file: options.block_file / DISK_BLOCK as u64 * DISK_BLOCK as u64,
+    };
+    write(dir, &superblock).map_err(io)?;
+    Ok(superblock.disk)
+}
+
+fn check_sizes(capacity: u64, block_file: u64, free: u64) -> Result<(), DiskProblem> {
+    if !(MIN_BLOCK_FILE..=MAX_BLOCK_FILE).contains(&block_file) {
+        return Err(DiskProblem::BlockFile(block_file));
+    }
+    let needed = MIN_FILES * block_file;
+    if capacity < needed {
+        return Err(DiskProblem::TooSmall { capacity, needed });
+    }
+    if capacity > free {
+        return Err(DiskProblem::NoRoom { capacity, free });
+    }
+    Ok(())
+}
+
+/// The superblock comes last and under its final name at once: a directory is a whole disk or none.
+fn write(dir: &Path, superblock: &Superblock) -> io::Result<()> {
+    std::fs::create_dir(block_file::directory(dir))?;
+    let mut bytes = vec![0; COPIES as usize * DISK_BLOCK];
+    for (copy, block) in bytes.chunks_mut(DISK_BLOCK).enumerate() {
+        block[..size_of::<OnDisk>()].copy_from_slice(superblock.encode(copy as u32).as_bytes());
+    }
+    let fresh = dir.join("superblock.new");
+    std::fs::write(&fresh, bytes)?;
+    File::open(&fresh)?.sync_all()?;
+    std::fs::rename(&fresh, path(dir))?;
+    block_file::sync_directory(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: InitOptions = InitOptions { capacity: Some(64 << 20), block_file: 16 << 20 };
+
+    #[test]
+    fn any_good_copy_will_do_and_no_bad_one_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = ClusterId::random();
+        let disk = init_disk(dir.path(), cluster, SMALL).unwrap();
+        let good = std::fs::read(path(dir.path())).unwrap();
+        for byte in 0..size_of::<OnDisk>() {
+            let mut bytes = good.clone();
+            bytes[byte] ^= 1;
+            bytes[DISK_BLOCK + byte] ^= 1;
+            std::fs::write(path(dir.path()), &bytes).unwrap();
+            assert_eq!(Superblock::read(dir.path()).unwrap().disk, disk);
+            bytes[2 * DISK_BLOCK + byte] ^= 1;
+            std::fs::write(path(dir.path()), &bytes).unwrap();
+            assert!(Superblock::read(dir.path()).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        init_disk(dir.path(), ClusterId::random(), SMALL).unwrap();
+        let superblock = Superblock::read(dir.path()).unwrap();
+        let mut raw = superblock.encode(0);
+        raw.version = 9.into();
+        raw.crc = crc32c::crc32c(&raw.as_bytes()[..64]).into();
+        std::fs::write(path(dir.path()), raw.as_bytes()).unwrap();
+        let error = Superblock::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("format 9"), "{error}");
+    }
+
+    #[test]
+    fn bad_places_and_sizes_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let init = |name: &str, options| {
+            init_disk(&dir.path().join(name), ClusterId::random(), options).unwrap_err().to_string()
+        };
+        assert!(init("a", InitOptions { capacity: Some(1), ..SMALL }).contains("too small"));
+        let huge = InitOptions { capacity: Some(1 << 60), ..SMALL };
+        assert!(init("b", huge).contains("free"));
+        assert!(init("c", InitOptions { block_file: 4096, ..SMALL }).contains("block file"));
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("d/precious"), "x").unwrap();
+        assert!(init("d", SMALL).contains("not empty"));
+        init_disk(&dir.path().join("e"), ClusterId::random(), SMALL).unwrap();
+        assert!(init("e", SMALL).contains("already"));
+    }
+}
