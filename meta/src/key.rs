@@ -30,52 +30,52 @@ pub(crate) mod symlink;
 pub(crate) mod volume;
 pub(crate) mod xattr;
 
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Longest key, in bytes.
 pub(crate) const KEY_MAX: usize = 31;
 
-/// A key, inline. Ordered as its bytes are: the padding is zeros and the length breaks ties.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
-    bytes: [u8; KEY_MAX],
-    len: u8,
-}
+/// A key, inline: its bytes, zeros, and in the last byte its length. So 32 bytes compare as the key's
+/// own bytes do: the zeros come first, and the length breaks the tie of a key that ends in zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key([u8; KEY_MAX + 1]);
 
 impl Key {
     /// From its bytes; `None` if there are too many.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut key = Self { bytes: [0; KEY_MAX], len: bytes.len().try_into().ok()? };
-        key.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(key)
+        (bytes.len() <= KEY_MAX).then(|| Self([0; KEY_MAX + 1]).with_bytes(bytes))
     }
 
     /// A tag alone.
     pub(crate) fn tag(tag: u8) -> Self {
-        let mut key = Self { bytes: [0; KEY_MAX], len: 1 };
-        key.bytes[0] = tag;
-        key
+        Self([0; KEY_MAX + 1]).with_bytes(&[tag])
     }
 
     /// The key with a big-endian number appended.
-    pub(crate) fn with(mut self, number: u64) -> Self {
-        let at = usize::from(self.len);
-        self.bytes[at..at + 8].copy_from_slice(&number.to_be_bytes());
-        self.len += 8;
-        self
+    pub(crate) fn with(self, number: u64) -> Self {
+        self.with_bytes(&number.to_be_bytes())
     }
 
     /// The key with bytes appended.
+    ///
+    /// # Panics
+    /// When the key becomes too long: every kind of key fits.
     pub(crate) fn with_bytes(mut self, bytes: &[u8]) -> Self {
-        let at = usize::from(self.len);
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len() as u8;
+        let (start, end) = (self.len(), self.len() + bytes.len());
+        assert!(end <= KEY_MAX, "a key has at most {KEY_MAX} bytes");
+        self.0[start..end].copy_from_slice(bytes);
+        self.0[KEY_MAX] = end as u8;
         self
+    }
+
+    fn len(&self) -> usize {
+        self.0[KEY_MAX].into()
     }
 
     /// Its bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        &self.0[..self.len()]
     }
 
     /// The first key after all that start with this one.
@@ -83,13 +83,13 @@ impl Key {
     /// # Panics
     /// If all its bytes are 255: no tag is.
     pub(crate) fn after_prefix(mut self) -> Self {
-        while let Some(last) = self.len.checked_sub(1).map(usize::from) {
-            if self.bytes[last] < u8::MAX {
-                self.bytes[last] += 1;
+        while let Some(last) = self.len().checked_sub(1) {
+            if self.0[last] < u8::MAX {
+                self.0[last] += 1;
                 return self;
             }
-            self.bytes[last] = 0;
-            self.len -= 1;
+            self.0[last] = 0;
+            self.0[KEY_MAX] -= 1;
         }
         unreachable!("a key starts with a tag below 255")
     }
@@ -113,6 +113,27 @@ impl Key {
     fn two(&self, tag: u8) -> Option<(u64, u64)> {
         let (first, second) = self.body(tag)?.split_first_chunk::<8>()?;
         Some((u64::from_be_bytes(*first), u64::from_be_bytes(second.try_into().ok()?)))
+    }
+}
+
+impl Ord for Key {
+    /// As two big numbers: tables compare keys all the time, and this needs no call.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let halves = |key: &Self| {
+            let half = |at: usize| {
+                let mut half = [0; 16];
+                half.copy_from_slice(&key.0[at..at + 16]);
+                u128::from_be_bytes(half)
+            };
+            (half(0), half(16))
+        };
+        halves(self).cmp(&halves(other))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
