@@ -55,10 +55,10 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 128;
 /// Threads that take requests, each with its own channel to the kernel.
 const SESSION_THREADS: usize = 4;
-/// Entries that one look at a directory fetches: about what the kernel's buffer of a page holds.
-const READDIR_STEP: usize = 96;
+/// Entries that one look at a directory fetches; the kernel has room for several times as many.
+const READDIR_STEP: usize = 128;
 /// The same with attributes.
-const READDIRPLUS_STEP: usize = 24;
+const READDIRPLUS_STEP: usize = 64;
 /// Requested if the kernel has it.
 const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)

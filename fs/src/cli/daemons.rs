@@ -36,9 +36,7 @@ pub(super) fn run_storaged(args: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    drop(args);
-    eprintln!("ashlar: this build has no storage daemon");
-    ExitCode::FAILURE
+    storaged::cli::main_with([OsString::from("ashlar storaged")].into_iter().chain(args))
 }
 
 /// Daemons that this process has started. They end with it.
