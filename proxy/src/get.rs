@@ -232,9 +232,11 @@ impl<'a> Get<'a> {
         }
     }
 
+    /// Waits for all that answer promptly: what was never acknowledged may yet be had.
     fn absent(&self) -> bool {
         let unheard = SlotSet::first(self.group.len()).minus(self.heard);
         self.step == Step::Search
+            && self.prompt().next().is_none()
             && absence_proven(self.scheme, self.seen, self.group.domains_of(unheard))
     }
 
@@ -428,10 +430,14 @@ impl Machine for Get<'_> {
     fn slow(&mut self, call: GetCall) {
         let slot = call.slot();
         let budget = self.slow.contains(slot) || self.slow.len() < self.scheme.parity_parts();
-        if self.outcome.is_some() || !budget || matches!(call, GetCall::Held { .. }) {
+        // Not to wait for what a slot holds costs nobody any work: it is not giving up on the slot.
+        let search = matches!(call, GetCall::Held { .. });
+        if self.outcome.is_some() || !(budget || search) {
             return;
         }
-        self.slow.insert(slot);
+        if !search {
+            self.slow.insert(slot);
+        }
         for flight in self.flights.iter_mut().filter(|flight| flight.call == call) {
             flight.slow = true;
         }

@@ -16,6 +16,8 @@ pub mod cli;
 mod codec;
 mod driver;
 mod get;
+#[cfg(test)]
+mod machine_tests;
 pub mod metrics;
 mod placement;
 mod proxy;

@@ -374,7 +374,8 @@ impl BlobStore for Proxy {
         schemes.insert(least);
         if schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent)) {
             let id = BlobId::new(volume, session, 0, 1, least).expect("a valid id");
-            return Err(self.unavailable(id, SlotSet::EMPTY, &reasons));
+            let why = format!("listing its session: {}", self.explain(SlotSet::EMPTY, &reasons));
+            return Err(BlobError::Unavailable { id, why });
         }
         Ok(found.into_iter().collect())
     }

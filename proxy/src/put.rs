@@ -72,6 +72,8 @@ pub(crate) struct Put<'a> {
     dead: SlotSet,
     full: SlotSet,
     slow: SlotSet,
+    /// Parts that go nowhere until a slow slot has answered.
+    deferred: Vec<usize>,
     reasons: Vec<(usize, PartError)>,
     outcome: Option<PutOutcome>,
 }
@@ -93,6 +95,7 @@ impl<'a> Put<'a> {
             dead: down,
             full: SlotSet::EMPTY,
             slow: SlotSet::EMPTY,
+            deferred: Vec::new(),
             reasons: Vec::new(),
             outcome: None,
         };
@@ -158,28 +161,49 @@ impl<'a> Put<'a> {
         free.map(|slot| (self.promised(self.group.domain(slot)), slot)).min_by_key(|c| c.0)
     }
 
-    /// Sends the part to the best slot there is, or finds out that there is none.
+    /// Sends the part to the best slot there is, or waits for one, or finds out that there is none.
     fn place_elsewhere(&mut self, part: usize) {
         let gone = self.dead.union(self.slow);
+        let free = self.candidate(part, gone.union(self.full)).filter(|c| c.0 == 0);
+        // Slow is better than a second part on one domain.
+        let free =
+            free.or_else(|| self.candidate(part, self.dead.union(self.full)).filter(|c| c.0 == 0));
+        if let Some((_, slot)) = free {
+            return self.send(part, slot);
+        }
+        if self.slow_may_answer() {
+            // Then a domain may become free.
+            return self.deferred.push(part);
+        }
         // A domain that would take the part, had it room, must not be made up for by doubling up.
         let promised = |slot| self.promised(self.group.domain(slot));
-        let full_and_free = self.full.minus(gone).iter().any(|slot| promised(slot) == 0);
+        let least_of_full = self.full.minus(gone).iter().map(promised).min();
         match self.candidate(part, gone.union(self.full)) {
-            Some((0, slot)) => self.send(part, slot),
-            Some((promised, slot)) if promised < room(self.scheme) && !full_and_free => {
+            Some((promised, slot)) if promised < room(self.scheme) && least_of_full != Some(0) => {
                 self.send(part, slot);
             }
-            _ if self.may_still_answer(part) => {}
-            _ => {
-                let full = self.full.minus(gone).iter().any(|s| promised(s) < room(self.scheme));
-                self.outcome = Some(if full { PutOutcome::Full } else { PutOutcome::Unavailable });
+            _ if least_of_full.is_some_and(|least| least < room(self.scheme)) => {
+                self.outcome = Some(PutOutcome::Full);
             }
+            _ => self.outcome = Some(PutOutcome::Unavailable),
         }
     }
 
-    fn may_still_answer(&self, part: usize) -> bool {
-        let waits = |t: &Try| matches!(t.state, TryState::Waiting | TryState::Slow);
-        self.tries.iter().any(|t| usize::from(t.part) == part && waits(t))
+    /// Is a slow slot still expected to take a part that has no home?
+    fn slow_may_answer(&self) -> bool {
+        let homeless = |t: &Try| self.home(t.part.into()).is_none();
+        self.tries.iter().any(|t| t.state == TryState::Slow && homeless(t))
+    }
+
+    /// After an answer: parts that wait for a domain may have one now.
+    fn place_deferred(&mut self) {
+        for part in std::mem::take(&mut self.deferred) {
+            let waits = |t: &Try| usize::from(t.part) == part && t.state == TryState::Waiting;
+            let settled = self.home(part).is_some() || self.tries.iter().any(waits);
+            if self.outcome.is_none() && !settled {
+                self.place_elsewhere(part);
+            }
+        }
     }
 
     fn stored(&mut self, call: PutCall) {
@@ -253,6 +277,7 @@ impl Machine for Put<'_> {
             Ok(()) => self.stored(call),
             Err(why) => self.failed(call, why),
         }
+        self.place_deferred();
     }
 
     fn slow(&mut self, call: PutCall) {

@@ -50,7 +50,7 @@ pub async fn serve(
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be listened on.
-    #[error("listening on {address}: {source}")]
+    #[error("listening on {address}")]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -58,8 +58,8 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// The server broke.
-    #[error("serving: {0}")]
-    Transport(tonic::transport::Error),
+    #[error("serving")]
+    Transport(#[source] tonic::transport::Error),
 }
 
 struct Service {

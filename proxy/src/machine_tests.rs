@@ -1,0 +1,421 @@
+//! The put and get machines against a model of a group: every set of failed slots, answers in every
+//! order where that is feasible, else in many seeded ones.
+//!
+//! What must hold: a put is acknowledged only with a home for each part, so spread that the blob
+//! survives what it promises; and whatever is acknowledged is read as long as k parts can be had,
+//! and is never said to be absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proto::id::{BlobId, DiskId, PartIndex, PartSet, SessionId, VolumeId};
+use proto::part_store::{Held, PartError};
+
+use crate::driver::Machine;
+use crate::get::{Get, GetCall, GetOutcome, GetReply};
+use crate::placement::Group;
+use crate::put::{Put, PutCall, PutOutcome};
+use crate::quorum::{SlotSet, room};
+
+/// Decides what happens next.
+enum Chooser {
+    Seeded(u64),
+    /// The choices made so far, each with how many there were to choose from: an odometer.
+    Exhaustive {
+        script: Vec<(usize, usize)>,
+        at: usize,
+    },
+}
+
+impl Chooser {
+    fn pick(&mut self, of: usize) -> usize {
+        match self {
+            Self::Seeded(state) => {
+                *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (*state >> 33) as usize % of
+            }
+            Self::Exhaustive { script, at } => {
+                if *at == script.len() {
+                    script.push((0, of));
+                }
+                *at += 1;
+                assert_eq!(script[*at - 1].1, of, "the same choices lead to the same place");
+                script[*at - 1].0
+            }
+        }
+    }
+
+    /// Goes on to the next order; false after the last.
+    fn next(&mut self) -> bool {
+        let Self::Exhaustive { script, at } = self else { unreachable!("only these are counted") };
+        *at = 0;
+        while let Some((choice, of)) = script.pop() {
+            if choice + 1 < of {
+                script.push((choice + 1, of));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Good,
+    /// Known to be out of reach.
+    Down,
+    /// Refuses.
+    Refusing,
+    /// Never answers; the driver gives up on the call in the end.
+    Hung,
+    Full,
+}
+
+const MOODS: [Mood; 5] = [Mood::Good, Mood::Down, Mood::Refusing, Mood::Hung, Mood::Full];
+
+struct World {
+    group: Group,
+    moods: Vec<Mood>,
+    parts: BTreeSet<(usize, usize)>,
+}
+
+impl World {
+    /// Slots per domain.
+    fn new(domains: &[usize]) -> Self {
+        let names: Vec<String> = (0..domains.len()).map(|n| format!("domain{n}")).collect();
+        let slots = domains.iter().zip(&names).flat_map(|(n, name)| vec![name.as_str(); *n]);
+        let disks = slots
+            .enumerate()
+            .map(|(n, name)| (DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(), name));
+        let group = Group::new(disks);
+        Self { moods: vec![Mood::Good; group.len()], group, parts: BTreeSet::new() }
+    }
+
+    fn in_mood(&self, mood: Mood) -> SlotSet {
+        SlotSet::that_are(self.moods.len(), |slot| self.moods[slot] == mood)
+    }
+
+    /// Lets calls answer, be slow and time out in the order chosen, until the machine has settled.
+    fn run<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        chooser: &mut Chooser,
+        slot_of: impl Fn(M::Call) -> usize,
+        mut answer: impl FnMut(&mut Self, M::Call) -> Option<Result<M::Reply, PartError>>,
+    ) {
+        let mut pending = Vec::new();
+        for _ in 0..1000 {
+            while let Some(call) = machine.next_call() {
+                pending.push((call, false));
+            }
+            if machine.settled() {
+                return;
+            }
+            assert!(!pending.is_empty(), "it neither settles nor asks");
+            let index = chooser.pick(pending.len());
+            let (call, slow) = pending[index];
+            // In every order, only what stays silent is slow: there would be too many.
+            let may_be_slow =
+                matches!(chooser, Chooser::Seeded(_)) || self.moods[slot_of(call)] == Mood::Hung;
+            if !slow && may_be_slow && chooser.pick(3) == 0 {
+                pending[index].1 = true;
+                machine.slow(call);
+                continue;
+            }
+            let silent = || PartError::Unreachable("no answer".to_owned());
+            pending.remove(index);
+            let reply = answer(self, call).unwrap_or_else(|| Err(silent()));
+            machine.replied(call, reply);
+        }
+        panic!("it does not settle");
+    }
+
+    fn put(&mut self, id: BlobId, chooser: &mut Chooser) -> PutOutcome {
+        let (group, down) =
+            (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
+        let mut put = Put::new(&group, group.place(id), id.scheme(), down);
+        self.run(
+            &mut put,
+            chooser,
+            |call| call.slot,
+            |world, PutCall { part, slot }| match world.moods[slot] {
+                Mood::Good => {
+                    world.parts.insert((slot, part.get()));
+                    Some(Ok(()))
+                }
+                Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
+                Mood::Full => Some(Err(PartError::Full)),
+                Mood::Hung => None,
+                Mood::Down => panic!("asked a slot that is down"),
+            },
+        );
+        let outcome = put.outcome().unwrap().clone();
+        drop(put);
+        self.group = group;
+        outcome
+    }
+
+    fn get(&mut self, id: BlobId, chooser: &mut Chooser) -> GetOutcome {
+        let (group, down) =
+            (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
+        let start = chooser.pick(id.len() as usize) as u32;
+        let end = start + 1 + chooser.pick((id.len() - start) as usize) as u32;
+        let mut get = Get::new(&group, group.place(id), id, start..end, down);
+        self.run(&mut get, chooser, GetCall::slot, |world, call| match world.moods[call.slot()] {
+            Mood::Good | Mood::Full => Some(world.answer(call)),
+            Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
+            Mood::Hung => None,
+            Mood::Down => panic!("asked a slot that is down"),
+        });
+        let outcome = get.outcome().unwrap();
+        if outcome == GetOutcome::Data {
+            let (interval, parts) = get.restorable();
+            let distinct: BTreeSet<_> = parts.iter().map(|(part, _)| *part).collect();
+            assert_eq!(distinct.len(), parts.len());
+            assert!(parts.iter().all(|(_, bytes)| bytes.len() == interval.len()));
+            for (piece, bytes) in get.pieces() {
+                match bytes {
+                    Some(bytes) => assert_eq!(bytes.len(), piece.in_part.len()),
+                    None => {
+                        let covers = interval.start <= piece.in_part.start
+                            && piece.in_part.end <= interval.end;
+                        let here = distinct.contains(&piece.part);
+                        assert!(covers && (here || parts.len() >= id.scheme().data_parts()));
+                    }
+                }
+            }
+        }
+        drop(get);
+        self.group = group;
+        outcome
+    }
+
+    fn answer(&self, call: GetCall) -> Result<GetReply, PartError> {
+        match call {
+            GetCall::Held { slot } => {
+                let here = self.parts.iter().filter(|(at, _)| *at == slot);
+                let parts = here.map(|(_, part)| PartIndex::new(*part).unwrap()).collect();
+                Ok(GetReply::Held(Held { parts, deleted: false }))
+            }
+            GetCall::Read { part, slot, start, end, .. } => {
+                let here = self.parts.contains(&(slot, part.get()));
+                let bytes = Bytes::from(vec![0; (end - start) as usize]);
+                if here { Ok(GetReply::Bytes(bytes)) } else { Err(PartError::NotFound) }
+            }
+        }
+    }
+
+    /// Parts that can be had.
+    fn within_reach(&self) -> PartSet {
+        let good = |slot: usize| matches!(self.moods[slot], Mood::Good | Mood::Full);
+        let parts = self.parts.iter().filter(|(slot, _)| good(*slot));
+        parts.map(|(_, part)| PartIndex::new(*part).unwrap()).collect()
+    }
+
+    /// How many parts the loss of each domain would cost.
+    fn cost_of_losing(&self, domain: usize) -> usize {
+        let others = self.parts.iter().filter(|(slot, _)| self.group.domain(*slot) != domain);
+        let left: BTreeSet<_> = others.map(|(_, part)| part).collect();
+        let all: BTreeSet<_> = self.parts.iter().map(|(_, part)| part).collect();
+        all.len() - left.len()
+    }
+
+    fn check_acknowledged(&self, id: BlobId, degraded: bool, context: &str) {
+        let scheme = id.scheme();
+        let parts: BTreeMap<usize, SlotSet> =
+            self.parts.iter().fold(BTreeMap::new(), |mut map, (slot, part)| {
+                map.entry(*part).or_insert(SlotSet::EMPTY).insert(*slot);
+                map
+            });
+        assert_eq!(parts.len(), scheme.parts(), "{context}: every part is stored");
+        let most = if degraded { room(scheme) } else { 1 };
+        for domain in 0..self.group.domains() {
+            assert!(self.cost_of_losing(domain) <= most, "{context}: domain {domain} holds more");
+        }
+    }
+}
+
+fn one_slot() -> [(DiskId, &'static str); 1] {
+    [(DiskId::from_slice(&[1; 16]).unwrap(), "only")]
+}
+
+fn blob(sequence: u64, scheme: &str) -> BlobId {
+    let scheme = scheme.parse().unwrap();
+    BlobId::new(VolumeId(1), SessionId(1), sequence, 1000, scheme).unwrap()
+}
+
+const SCHEMES: [&str; 5] = ["ec(4,2)", "copies(3)", "ec(2,1)", "copies(1)", "ec(3,3)"];
+
+/// What a put must come to when the slots in `lost` are all in one mood and the others good, each
+/// slot a domain of its own.
+fn expected(id: BlobId, good: usize, mood: Mood) -> PutOutcome {
+    let (scheme, parts) = (id.scheme(), id.scheme().parts());
+    match mood {
+        _ if good >= parts => PutOutcome::Stored { degraded: false },
+        Mood::Full => PutOutcome::Full,
+        _ if good * scheme.parity_parts() >= parts => PutOutcome::Stored { degraded: true },
+        _ => PutOutcome::Unavailable,
+    }
+}
+
+#[test]
+fn puts_with_every_set_of_failed_slots_and_gets_with_every_other() {
+    for (scheme, seed) in SCHEMES.into_iter().flat_map(|s| (1..4u64).map(move |seed| (s, seed))) {
+        for mood in [Mood::Down, Mood::Refusing, Mood::Hung, Mood::Full] {
+            for lost in 0..256u64 {
+                let seed = seed * 1000 + lost;
+                let context = format!("{scheme}, {:?} {mood:?}, seed {seed}", SlotSet(lost));
+                let mut chooser = Chooser::Seeded(seed);
+                let mut world = World::new(&[1; 8]);
+                SlotSet(lost).iter().for_each(|slot| world.moods[slot] = mood);
+                let id = blob(seed, scheme);
+                let good = 8 - SlotSet(lost).len();
+                let outcome = world.put(id, &mut chooser);
+                assert_eq!(outcome, expected(id, good, mood), "{context}");
+                let PutOutcome::Stored { degraded } = outcome else { continue };
+                world.check_acknowledged(id, degraded, &context);
+                check_gets(&mut world, id, &mut chooser, &context);
+            }
+        }
+    }
+}
+
+/// With some 20 sets of lost slots, of all sizes, each lost in its own way.
+fn check_gets(world: &mut World, id: BlobId, chooser: &mut Chooser, context: &str) {
+    let slots = world.moods.len();
+    for round in 0..20 {
+        let lose = |chooser: &mut Chooser| match chooser.pick(20) > round {
+            true => Mood::Good,
+            false => MOODS[1 + chooser.pick(3)],
+        };
+        world.moods = (0..slots).map(|_| lose(chooser)).collect();
+        let enough = world.within_reach().len() >= id.scheme().data_parts();
+        let outcome = world.get(id, chooser);
+        let moods = &world.moods;
+        match outcome {
+            GetOutcome::Data => {}
+            GetOutcome::NotFound => panic!("{context}: an acknowledged blob is absent: {moods:?}"),
+            GetOutcome::Unavailable => {
+                assert!(!enough, "{context}: k parts were there: {moods:?}, {:?}", world.parts);
+            }
+        }
+    }
+}
+
+#[test]
+fn mixed_moods_and_domains_of_several_slots() {
+    let shapes: [&[usize]; 4] = [&[2, 2, 2, 2], &[1, 2, 3, 1, 1, 1, 2], &[8], &[3, 1, 1, 1, 1, 1]];
+    for seed in 0..6000u64 {
+        let mut chooser = Chooser::Seeded(seed);
+        let mut world = World::new(shapes[chooser.pick(shapes.len())]);
+        let badness = 1 + chooser.pick(10);
+        for slot in 0..world.moods.len() {
+            if chooser.pick(10) < badness {
+                world.moods[slot] = MOODS[chooser.pick(MOODS.len())];
+            }
+        }
+        let id = blob(seed, SCHEMES[chooser.pick(SCHEMES.len())]);
+        let context = format!("{id}, seed {seed}, {:?}", world.moods);
+        match world.put(id, &mut chooser) {
+            PutOutcome::Stored { degraded } => {
+                world.check_acknowledged(id, degraded, &context);
+                check_gets(&mut world, id, &mut chooser, &context);
+            }
+            PutOutcome::Full => assert!(!world.in_mood(Mood::Full).is_empty(), "{context}"),
+            PutOutcome::Unavailable => {
+                let alive = world.in_mood(Mood::Good);
+                assert!(world.group.domains_of(alive) < id.scheme().parts(), "{context}");
+            }
+            other => panic!("{context}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn blobs_of_failed_puts_are_never_data_out_of_too_few_parts() {
+    for seed in 0..3000u64 {
+        let mut chooser = Chooser::Seeded(seed);
+        let mut world = World::new(&[1; 8]);
+        let id = blob(seed, SCHEMES[chooser.pick(SCHEMES.len())]);
+        // Any scattering of some of its parts.
+        for part in 0..id.scheme().parts() {
+            if chooser.pick(2) == 0 {
+                world.parts.insert((chooser.pick(8), part));
+            }
+        }
+        let all_well = chooser.pick(2) == 0;
+        for slot in 0..8 {
+            if !all_well && chooser.pick(3) == 0 {
+                world.moods[slot] = MOODS[1 + chooser.pick(3)];
+            }
+        }
+        let reachable = world.within_reach().len();
+        let outcome = world.get(id, &mut chooser);
+        let context = format!("{id}, seed {seed}, {:?}, {:?}", world.moods, world.parts);
+        match outcome {
+            // A range may lie in the very parts that are there.
+            GetOutcome::Data => assert!(reachable > 0, "{context}"),
+            GetOutcome::NotFound => {
+                let complete = world.parts.len() == id.scheme().parts();
+                let spread = (0..8).all(|d| world.cost_of_losing(d) <= room(id.scheme()));
+                assert!(!(complete && spread), "{context}");
+            }
+            GetOutcome::Unavailable => assert!(!all_well, "{context}"),
+        }
+    }
+}
+
+#[test]
+fn small_groups_in_every_order() {
+    // (scheme, slots): small enough for every order of answers, slowness and time-outs.
+    for (scheme, slots) in [("copies(2)", 3), ("copies(1)", 2)] {
+        for moods in 0..5usize.pow(slots) {
+            let mood = |slot: u32| MOODS[moods / 5usize.pow(slot) % 5];
+            let mut chooser = Chooser::Exhaustive { script: Vec::new(), at: 0 };
+            loop {
+                let mut world = World::new(&vec![1; slots as usize]);
+                world.moods = (0..slots).map(mood).collect();
+                let id = blob(3, scheme);
+                let context = format!("{id}, {:?}", world.moods);
+                let outcome = world.put(id, &mut chooser);
+                let good = world.in_mood(Mood::Good).len();
+                match &outcome {
+                    PutOutcome::Stored { degraded } => {
+                        world.check_acknowledged(id, *degraded, &context);
+                    }
+                    _ => assert!(good < id.scheme().parts(), "{context}: {outcome:?}"),
+                }
+                if !chooser.next() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gets_of_small_groups_in_every_order() {
+    for moods in 0..4usize.pow(3) {
+        for layout in [[0, 1], [1, 2], [2, 0]] {
+            let mut chooser = Chooser::Exhaustive { script: Vec::new(), at: 0 };
+            loop {
+                let mut world = World::new(&[1; 3]);
+                world.moods = (0..3).map(|slot| MOODS[moods / 4usize.pow(slot) % 4]).collect();
+                let scheme = "copies(2)".parse().unwrap();
+                let id = BlobId::new(VolumeId(1), SessionId(1), 5, 1, scheme).unwrap();
+                let order: Vec<_> = world.group.place(id).order().collect();
+                for (part, place) in layout.into_iter().enumerate() {
+                    world.parts.insert((order[place], part));
+                }
+                let enough = !world.within_reach().is_empty();
+                let outcome = world.get(id, &mut chooser);
+                let context = format!("{:?} {:?}: {outcome:?}", world.moods, world.parts);
+                assert_ne!(outcome, GetOutcome::NotFound, "{context}");
+                assert_eq!(outcome == GetOutcome::Data, enough, "{context}");
+                if !chooser.next() {
+                    break;
+                }
+            }
+        }
+    }
+}
