@@ -85,7 +85,7 @@ impl LocalMeta {
     }
 
     /// Runs a transaction.
-    fn write<R>(
+    pub(crate) fn write<R>(
         &self,
         mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
     ) -> Result<R, MetaError> {

@@ -1,7 +1,9 @@
 //! Tests of the whole: operations on an opened volume.
 
+mod damage;
 mod model;
 mod rules;
+mod steps;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 use crate::engine::Kv;
+use crate::engine::memory::MemoryKv;
 use crate::key::volume::VolumeRecord;
 use crate::local::{LocalMeta, Seams};
 use crate::name::Hasher;
@@ -61,4 +64,21 @@ fn format(kv: &dyn Kv) -> VolumeRecord {
 
 fn open(kv: Arc<dyn Kv>, record: &VolumeRecord, hasher: Hasher) -> LocalMeta {
     wait(LocalMeta::open(kv, record.clone(), seams(hasher), None)).unwrap()
+}
+
+/// A volume in memory, and its engine.
+fn volume(hasher: Hasher) -> (Arc<MemoryKv>, VolumeRecord, LocalMeta) {
+    let kv = Arc::new(MemoryKv::default());
+    let record = format(&*kv);
+    let meta = open(kv.clone(), &record, hasher);
+    (kv, record, meta)
+}
+
+/// What is left after a power loss, opened.
+fn crash(kv: &MemoryKv, record: &VolumeRecord, hasher: Hasher) -> LocalMeta {
+    open(Arc::new(kv.crash()), record, hasher)
+}
+
+fn assert_clean(meta: &LocalMeta) {
+    assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
 }

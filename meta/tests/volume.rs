@@ -1,5 +1,7 @@
 //! Volumes in real directories: format, open, lock, and what a reopened volume holds.
 
+#![allow(clippy::unwrap_used)] // it is a test throughout
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -301,7 +301,7 @@ impl World {
     fn dir(&self, n: u16) -> Ino {
         let is_dir = |(ino, node): (&Ino, &Node)| node.is_dir().then_some(*ino);
         let dirs: Vec<_> = self.model.nodes.iter().filter_map(is_dir).collect();
-        if n % 16 == 0 { self.any(n / 16) } else { dirs[usize::from(n) % dirs.len()] }
+        if n.is_multiple_of(16) { self.any(n / 16) } else { dirs[usize::from(n) % dirs.len()] }
     }
 
     /// Mostly a file.
@@ -309,7 +309,7 @@ impl World {
         let is_file = |(ino, node): (&Ino, &Node)| (node.kind == Kind::File).then_some(*ino);
         let files: Vec<_> = self.model.nodes.iter().filter_map(is_file).collect();
         match files.get(usize::from(n) % files.len().max(1)) {
-            Some(ino) if n % 16 > 0 => *ino,
+            Some(ino) if !n.is_multiple_of(16) => *ino,
             _ => self.any(n / 16),
         }
     }
@@ -388,7 +388,8 @@ impl World {
         let size = (e % 5 > 0).then_some(start + len + more);
         let update = FileUpdate { ino, extents, size_at_least: size, mtime: None };
         let degraded = e % 7 == 0;
-        let found = wait(self.meta().commit(&[NewBlob { id, degraded }], &[update.clone()]));
+        let found =
+            wait(self.meta().commit(&[NewBlob { id, degraded }], std::slice::from_ref(&update)));
         let node = match self.model.file(ino) {
             Ok(node) => Some(node),
             Err(MetaError::NotFound) => None,
@@ -469,7 +470,7 @@ impl World {
     fn xattr(&mut self, a: u16, b: u16, c: u16, d: u16) {
         let (ino, name, value) = (self.any(a), name(b), vec![7; usize::from(c % 9)]);
         let must = [None, Some(true), Some(false)][usize::from(d) % 3];
-        let (remove, meta) = (d % 5 == 0, self.meta.as_ref().unwrap());
+        let (remove, meta) = (d.is_multiple_of(5), self.meta.as_ref().unwrap());
         let found = if remove {
             wait(meta.removexattr(ino, &name))
         } else {
