@@ -34,17 +34,18 @@ fn human(bytes: u64) -> String {
 }
 
 pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
-    let cluster = args.cluster.unwrap_or_else(ClusterId::random);
-    let options = InitOptions {
-        capacity: args.capacity.map(|size| size.0),
-        block_file: args.block_file.0,
-    };
+    let cluster = args.belongs.cluster.unwrap_or_else(ClusterId::random);
+    let options =
+        InitOptions { capacity: args.capacity.map(|size| size.0), block_file: args.block_file.0 };
     let disk = init_disk(&args.dir, cluster, options)?;
     let capacity = Superblock::read(&args.dir)?.capacity;
     let value = json!({ "path": args.dir, "cluster": cluster, "disk": disk, "capacity": capacity });
     print(args.json, &value, || {
         let capacity = human(capacity);
-        format!("cluster {cluster}\ndisk    {disk}\n{} is ready, with {capacity}", args.dir.display())
+        format!(
+            "cluster {cluster}\ndisk    {disk}\n{} is ready, with {capacity}",
+            args.dir.display()
+        )
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -85,7 +86,11 @@ pub(crate) fn list(disks: &Disks) -> anyhow::Result<ExitCode> {
         });
         print(disks.json, &value, || {
             let state = if used { "in use" } else { "idle" };
-            format!("{}  disk {disk}  cluster {cluster}  {}  {state}", dir.display(), human(capacity))
+            format!(
+                "{}  disk {disk}  cluster {cluster}  {}  {state}",
+                dir.display(),
+                human(capacity)
+            )
         })?;
         Ok(true)
     })
@@ -143,7 +148,12 @@ pub(crate) fn verify(disks: &Disks) -> anyhow::Result<ExitCode> {
         bar.finish_and_clear();
         let value = json!({ "path": dir, "good": good, "bytes": bytes, "bad": bad });
         print(disks.json, &value, || {
-            format!("{}: {good} parts ({}) are good, {} are bad", dir.display(), human(bytes), bad.len())
+            format!(
+                "{}: {good} parts ({}) are good, {} are bad",
+                dir.display(),
+                human(bytes),
+                bad.len()
+            )
         })?;
         Ok(bad.is_empty())
     })

@@ -13,9 +13,7 @@ use proto::part_store::PartError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::io::aligned::{AlignedBuf, direct_prefix};
-use crate::record::{
-    Place, Stamp, What, encode, footprint, footprint_blocks, payload_offset,
-};
+use crate::record::{Place, Stamp, What, encode, footprint, footprint_blocks, payload_offset};
 
 /// Most records in a batch: each needs at most two buffers of a vectored write.
 pub(crate) const MAX_RECORDS: usize = 500;

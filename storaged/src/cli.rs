@@ -25,7 +25,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve disks until told to stop (SIGTERM or SIGINT)
-    #[command(after_help = "Example:\n  storaged run --disk /srv/disk0 --disk /srv/disk1 --listen 10.0.0.1:7411")]
+    #[command(
+        after_help = "Example:\n  storaged run --disk /srv/disk0 --disk /srv/disk1 --listen 10.0.0.1:7411"
+    )]
     Run(RunArgs),
     /// Make disks, look at them, verify them
     #[command(subcommand)]
@@ -61,7 +63,9 @@ struct RunArgs {
 #[derive(Debug, Subcommand)]
 enum DiskCommand {
     /// Make an empty directory a disk of a cluster
-    #[command(after_help = "Examples:\n  storaged disk init /srv/disk0 --new-cluster\n  storaged disk init /srv/disk1 --cluster 5ad0c2f0-0000-4000-8000-000000000000 --capacity 500GiB")]
+    #[command(
+        after_help = "Examples:\n  storaged disk init /srv/disk0 --new-cluster\n  storaged disk init /srv/disk1 --cluster 5ad0c2f0-0000-4000-8000-000000000000 --capacity 500GiB"
+    )]
     Init(InitArgs),
     /// One line for each disk
     #[command(after_help = "Example:\n  storaged disk list /srv/disk*")]
@@ -90,16 +94,12 @@ pub(crate) struct Disks {
 
 /// The disk to be.
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false, args = ["cluster", "new_cluster"])]
 pub(crate) struct InitArgs {
     /// Directory; must be empty or not there yet
     pub(crate) dir: PathBuf,
-    /// Cluster to join: the id that the first disk's init printed
-    #[arg(long, value_name = "UUID")]
-    pub(crate) cluster: Option<ClusterId>,
-    /// Begin a new cluster
-    #[arg(long)]
-    pub(crate) new_cluster: bool,
+    /// Where the disk belongs.
+    #[command(flatten)]
+    pub(crate) belongs: Belongs,
     /// Space to use [default: 90 % of what is free]
     #[arg(long, value_name = "SIZE")]
     pub(crate) capacity: Option<Size>,
@@ -109,6 +109,18 @@ pub(crate) struct InitArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// One of the two.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Belongs {
+    /// Cluster to join: the id that the first disk's init printed
+    #[arg(long, value_name = "UUID")]
+    pub(crate) cluster: Option<ClusterId>,
+    /// Begin a new cluster
+    #[arg(long)]
+    pub(crate) new_cluster: bool,
 }
 
 /// Which daemon.
@@ -131,7 +143,9 @@ enum PartsCommand {
     #[command(after_help = "Example:\n  storaged parts stat /srv/disk0 '1-3-17-4096-ec(4,2)'")]
     Stat(PartArgs),
     /// Write a part's verified bytes to standard output
-    #[command(after_help = "Example:\n  storaged parts get /srv/disk0 '1-3-17-4096-ec(4,2)' --part 0 > part0")]
+    #[command(
+        after_help = "Example:\n  storaged parts get /srv/disk0 '1-3-17-4096-ec(4,2)' --part 0 > part0"
+    )]
     Get(PartArgs),
 }
 

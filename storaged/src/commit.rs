@@ -211,12 +211,9 @@ impl Owner {
             Ask::Put(key, data) => self.decide_put(slot, *key, data, batch),
             Ask::Delete(blobs) => self.decide_delete(slot, blobs),
             Ask::Forget(blobs) => self.decide_forget(slot, blobs),
-            Ask::Slot(group, generation) => Ok(Decision::Write(
-                What::Slot,
-                encode_slot(*group, *generation),
-                Vec::new(),
-                None,
-            )),
+            Ask::Slot(group, generation) => {
+                Ok(Decision::Write(What::Slot, encode_slot(*group, *generation), Vec::new(), None))
+            }
         };
         let decision = decided.unwrap_or_else(|e| Decision::Refuse(broken(e)));
         if let Decision::Write(what, payload, ..) = &decision {
@@ -310,7 +307,7 @@ impl Owner {
 
     /// Begins the next file and seals the current one. `false`: the filesystem has no room.
     pub(crate) fn roll(&mut self) -> Result<bool, PartError> {
-        let number = self.shared.next_file();
+        let number = self.shared.take_file_number();
         let len = u64::from(self.ledger.space.file_blocks()) * BLOCK;
         let file = match BlockFile::create(&self.shared.dir, number, len) {
             Ok(file) => Arc::new(file),
@@ -362,10 +359,7 @@ impl Owner {
 
     fn write(&mut self, records: &[Planned]) -> Result<Vec<Place>, PartError> {
         let current = self.current.clone().ok_or(PartError::Full)?;
-        let at = Place {
-            file: current.number,
-            block: self.ledger.space.file(current.number).tail,
-        };
+        let at = Place { file: current.number, block: self.ledger.space.file(current.number).tail };
         let sequence = self.sequence + 1;
         self.sequence += records.len() as u64;
         let layout = Layout::new(self.shared.disk, at, sequence, records, &mut self.scratch);
@@ -451,7 +445,7 @@ impl Owner {
             Some(file) => {
                 Place { file: file.number, block: self.ledger.space.file(file.number).tail }
             }
-            None => Place { file: self.shared.next_file(), block: 0 },
+            None => Place { file: self.shared.next_file_number(), block: 0 },
         };
         Mark { place, sequence: self.sequence }
     }

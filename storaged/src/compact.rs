@@ -57,11 +57,8 @@ impl Owner {
             return Ok(true);
         }
         if self.compaction.is_none() {
-            let spare = if self.ledger.space.may_open(false) {
-                self.ledger.space.file_blocks()
-            } else {
-                0
-            };
+            let spare =
+                if self.ledger.space.may_open(false) { self.ledger.space.file_blocks() } else { 0 };
             let room = u64::from(self.free_blocks() + spare) * DISK_BLOCK as u64;
             let Some(file) = self.ledger.space.best_victim(room) else { return Ok(false) };
             self.begin_compaction(file);

@@ -91,9 +91,14 @@ impl Shared {
         *self.view.lock() = (fill, space.parts);
     }
 
-    /// A number that no file has had.
-    pub(crate) fn next_file(&self) -> u32 {
+    /// A number that no file has had, taken.
+    pub(crate) fn take_file_number(&self) -> u32 {
         self.highest_file.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The lowest number that the next file may have.
+    pub(crate) fn next_file_number(&self) -> u32 {
+        self.highest_file.load(Ordering::Relaxed) + 1
     }
 
     /// Takes over what a slot record says.
@@ -278,7 +283,10 @@ impl Disk {
         range: Range<u32>,
     ) -> Result<Checked, PartError> {
         if range.is_empty() || range.end > key.blob.part_len() {
-            return Err(PartError::Invalid(format!("no bytes {range:?} in a part of {}", key.blob)));
+            return Err(PartError::Invalid(format!(
+                "no bytes {range:?} in a part of {}",
+                key.blob
+            )));
         }
         self.blocking(move |shared| shared.read(slot, key, range)).await
     }

@@ -67,7 +67,9 @@ pub enum DiskProblem {
         other: PathBuf,
     },
     /// Too little for the reserve and some data.
-    #[error("a capacity of {capacity} bytes is too small: at least {needed} are needed with these block files")]
+    #[error(
+        "a capacity of {capacity} bytes is too small: at least {needed} are needed with these block files"
+    )]
     TooSmall {
         /// What was asked for.
         capacity: u64,

@@ -98,7 +98,9 @@ impl Space {
 
     /// The account of one file, if it is known.
     pub(crate) fn file(&mut self, number: u32) -> &mut FileState {
-        self.files.entry(number).or_insert_with(|| FileState { stage: Stage::Sealed, ..FileState::open() })
+        self.files
+            .entry(number)
+            .or_insert_with(|| FileState { stage: Stage::Sealed, ..FileState::open() })
     }
 
     /// Bytes that all files take on the filesystem.

@@ -45,6 +45,7 @@ pub(crate) fn recover(
     if options.rebuild_index {
         set_aside(&path)?;
     }
+    let missing = !path.exists();
     let opened = Index::open(&path, memory).and_then(|index| {
         let saved = index.saved(superblock.disk)?;
         Ok((index, saved))
@@ -63,7 +64,9 @@ pub(crate) fn recover(
                 let index = Index::open(&path, memory)?;
                 return Recovery::new(dir, superblock, index, &files)?.rebuild();
             }
-            tracing::warn!(dir = %dir.display(), "the index does not match the block files");
+            if !missing {
+                tracing::warn!(dir = %dir.display(), "the index does not match the block files");
+            }
         }
         Err(e) => tracing::warn!(dir = %dir.display(), "the index is damaged: {e}"),
     }
@@ -129,7 +132,7 @@ impl<'a> Recovery<'a> {
         self.sequence = sequence;
         self.ledger.space.parts = saved.parts;
         self.ledger.space.files = saved.files;
-        self.shared.reserve_numbers(place.file);
+        self.shared.reserve_numbers(place.file.saturating_sub(1));
         *self.shared.slots.write() = saved.slots;
         self.drop_doomed(place.file)?;
         let mut files: Vec<u32> = self.shared.files.read().keys().copied().collect();
@@ -221,7 +224,10 @@ impl<'a> Recovery<'a> {
             }
         }
         if self.ledger.index.pending() >= REBUILD_CHECKPOINT {
-            self.save(Mark { place: Place { file: file.number, block: found.end() }, sequence: found.entry.sequence })?;
+            self.save(Mark {
+                place: Place { file: file.number, block: found.end() },
+                sequence: found.entry.sequence,
+            })?;
         }
         Ok(())
     }
@@ -256,7 +262,9 @@ impl<'a> Recovery<'a> {
                 self.ledger.space.file(current.number).stage = Stage::Sealed;
             }
         }
-        let open = |number: u32| self.ledger.space.files.get(&number).is_some_and(|file| file.stage == Stage::Open);
+        let open = |number: u32| {
+            self.ledger.space.files.get(&number).is_some_and(|file| file.stage == Stage::Open)
+        };
         let current = current.filter(|file| open(file.number));
         let mut owner = Owner {
             shared: Arc::new(self.shared),

@@ -1,0 +1,265 @@
+//! The daemon as a process on loopback: what it refuses, and that it stops cleanly.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use proto::client::Daemon;
+use proto::convert::{Address, error_from};
+use proto::id::DiskId;
+use proto::rpc::storaged as wire;
+use proto::rpc::storaged::storaged_client::StoragedClient;
+
+use super::*;
+
+fn storaged(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storaged"));
+    command.args(args);
+    command
+}
+
+/// Runs to the end; answers whether it succeeded, and all it printed.
+fn finish(args: &[&str]) -> (bool, String) {
+    let output = storaged(args).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A daemon that is killed when the test ends.
+struct Running {
+    child: Child,
+    address: String,
+}
+
+impl Running {
+    fn start(disks: &[&Path]) -> Self {
+        let mut command = storaged(&["run", "--listen", "127.0.0.1:0"]);
+        for disk in disks {
+            command.arg("--disk").arg(disk);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = lines.find(|line| line.as_ref().is_ok_and(|l| l.contains("storaged is ready")));
+        let ready = ready.expect("the daemon starts").unwrap();
+        let address = ready.split("listen=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        // Keep the pipe open, or its next log line would kill the daemon.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    /// SIGTERM, and how it ended.
+    fn stop(mut self) -> bool {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().success()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ids(dir: &Path) -> (ClusterId, DiskId) {
+    let superblock = storaged::superblock::Superblock::read(dir).unwrap();
+    (superblock.cluster, superblock.disk)
+}
+
+fn address(dir: &Path) -> Address {
+    let (cluster, disk) = ids(dir);
+    Address { cluster, disk, slot: SlotId(0), group: GroupId(0), generation: Generation(5) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_survive_a_stop_and_a_kill_of_the_daemon() {
+    let dir = fresh();
+    let path = dir.path().join("d");
+    for round in 0..3u64 {
+        let mut running = Running::start(&[&path]);
+        let store: Arc<dyn PartStore> =
+            Arc::new(Daemon::new(&running.address).unwrap().slot(address(&path)));
+        put(&store, key(round, 200_000)).await.unwrap();
+        for n in 0..=round {
+            assert_eq!(get(&store, key(n, 200_000)).await.unwrap(), content(key(n, 200_000)));
+            let range = 70_000..70_010;
+            let want = content(key(n, 200_000)).slice(70_000..70_010);
+            assert_eq!(store.get(key(n, 200_000), range).await.unwrap(), want);
+        }
+        assert_eq!(
+            store.list(VolumeId(1), SessionId(1), None, 9).await.unwrap().len(),
+            round as usize + 1
+        );
+        assert!(store.held(key(0, 200_000).blob).await.unwrap().parts.len() == 1);
+        assert!(store.fill().await.unwrap().used > 0);
+        if round == 1 {
+            running.child.kill().unwrap();
+        } else {
+            assert!(running.stop(), "a clean stop");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_make_no_sense_are_refused_by_kind() {
+    let dir = fresh();
+    let path = dir.path().join("d");
+    let running = Running::start(&[&path]);
+    let good = address(&path);
+    let daemon = Daemon::new(&running.address).unwrap();
+    daemon.slot(good).put(key(1, 10), Checked::compute(content(key(1, 10)))).await.unwrap();
+    let wrong = [
+        ("cluster", Address { cluster: ClusterId::random(), ..good }),
+        ("disk", Address { disk: DiskId::random(), ..good }),
+        ("group", Address { group: GroupId(9), ..good }),
+    ];
+    for (what, to) in wrong {
+        let error = daemon.slot(to).held(key(1, 10).blob).await.unwrap_err();
+        assert!(matches!(error, PartError::WrongAddress(_)), "{what}: {error:?}");
+    }
+    let stale = daemon.slot(Address { generation: Generation(4), ..good });
+    assert_eq!(stale.held(key(1, 10).blob).await, Err(PartError::StaleGeneration(Generation(5))));
+
+    let to = Some(good.to_wire());
+    let blob = Bytes::copy_from_slice(&key(2, 10).blob.to_bytes());
+    let checks = proto::checksum::block_checks(&[7; 10]);
+    let put = |to, blob: &Bytes, part, data: &[u8], checks: &[u32]| wire::PutRequest {
+        to,
+        blob: blob.clone(),
+        part,
+        data: Bytes::copy_from_slice(data),
+        checks: checks.to_vec(),
+    };
+    let puts = [
+        ("no address", put(None, &blob, 0, &[7; 10], &checks)),
+        ("short id", put(to.clone(), &blob.slice(1..), 0, &[7; 10], &checks)),
+        ("no such part", put(to.clone(), &blob, 3, &[7; 10], &checks)),
+        ("truncated", put(to.clone(), &blob, 0, &[7; 9], &checks)),
+        ("empty", put(to.clone(), &blob, 0, &[], &[])),
+        ("no checks", put(to.clone(), &blob, 0, &[7; 10], &[])),
+        ("rotten", put(to.clone(), &blob, 0, &[8; 10], &checks)),
+        ("oversized", put(to.clone(), &blob, 0, &vec![7; 9 << 20], &checks)),
+    ];
+    let endpoint = format!("http://{}", running.address);
+    let mut client =
+        StoragedClient::connect(endpoint).await.unwrap().max_encoding_message_size(32 << 20);
+    for (what, request) in puts {
+        let error = error_from(&client.put(request).await.unwrap_err());
+        assert!(matches!(error, PartError::Invalid(_)), "{what}: {error:?}");
+    }
+    let get =
+        |offset, len| wire::GetRequest { to: to.clone(), blob: blob.clone(), part: 0, offset, len };
+    for request in [get(0, 0), get(0, 11), get(10, 1), get(u32::MAX, 2)] {
+        let error = error_from(&client.get(request).await.unwrap_err());
+        assert!(matches!(error, PartError::Invalid(_)), "{error:?}");
+    }
+    let many = wire::BlobsRequest { to: to.clone(), blobs: vec![blob.clone(); 1025] };
+    let error = error_from(&client.delete(many).await.unwrap_err());
+    assert!(matches!(error, PartError::Invalid(_)), "{error:?}");
+    // After all that it still works.
+    client.put(put(to, &blob, 0, &[7; 10], &checks)).await.unwrap();
+}
+
+#[test]
+fn every_wrong_start_is_one_clear_sentence() {
+    let dir = fresh();
+    let path = dir.path().join("d");
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    init_disk(&one, ClusterId::random(), SMALL).unwrap();
+    std::fs::create_dir(&two).unwrap();
+    std::fs::write(two.join("precious"), "x").unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let running = Running::start(&[&one]);
+    let bad_config = dir.path().join("bad.toml");
+    std::fs::write(&bad_config, "disks = 3").unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (path, one, two, link, bad) =
+        (text(&path), text(&one), text(&two), text(&link), text(&bad_config));
+    let any = ["--listen", "127.0.0.1:0"];
+    let run = |more: &[&str]| finish(&[&["run"], more].concat());
+    let cases = [
+        (run(&["--disk", &path, "--listen", &port]), "in use"),
+        (run(&["--disk", &path, "--disk", &link, any[0], any[1]]), "given twice"),
+        (run(&["--disk", &one, any[0], any[1]]), "in use by another process"),
+        (run(&["--disk", &path, "--disk", &one, any[0], any[1]]), "belongs to cluster"),
+        (run(&["--disk", &two, any[0], any[1]]), "not an ashlar disk"),
+        (run(&["--disk", "/nowhere", any[0], any[1]]), "No such file"),
+        (run(&any), "no disks"),
+        (run(&["--config", &bad]), "unknown field"),
+        (run(&["--disk", &path, "--listen", "nonsense"]), "invalid value"),
+        (finish(&["disk", "init", &two, "--new-cluster"]), "not empty"),
+        (finish(&["disk", "init", &path, "--new-cluster"]), "already"),
+        (finish(&["disk", "init", "x"]), "--new-cluster"),
+        (finish(&["disk", "info", &two]), "not an ashlar disk"),
+        (finish(&["disk", "verify", &one]), "in use"),
+        (finish(&["status", "--address", &port]), "storaged: "),
+    ];
+    for (number, ((succeeded, printed), expected)) in cases.into_iter().enumerate() {
+        assert!(!succeeded && printed.contains(expected), "case {number}, {expected}: {printed}");
+        assert!(!printed.contains("panicked"), "case {number}: {printed}");
+    }
+    assert!(running.stop());
+}
+
+#[test]
+fn the_commands_say_what_is_on_a_disk_and_find_rot() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d").to_str().unwrap().to_owned();
+    let init = [
+        "disk",
+        "init",
+        &path,
+        "--new-cluster",
+        "--capacity",
+        "64MiB",
+        "--block-file",
+        "16MiB",
+        "--json",
+    ];
+    let (good, text) = finish(&init);
+    assert!(good, "{text}");
+    let made: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(made["disk"], ids(Path::new(&path)).1.to_string());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { put(&slot(&open(dir.path())), key(1, 100_000)).await.unwrap() });
+    let blob = key(1, 100_000).blob.to_string();
+    for (args, expected) in [
+        (vec!["disk", "list", &path], "idle"),
+        (vec!["disk", "info", &path], "block files  1"),
+        (vec!["disk", "verify", &path], "1 parts"),
+        (vec!["parts", "ls", &path], "100000 bytes"),
+        (vec!["parts", "stat", &path, &blob], "parts [1]"),
+        (vec!["disk", "rebuild-index", &path], "with 1 parts"),
+    ] {
+        let (good, text) = finish(&args);
+        assert!(good && text.contains(expected), "{args:?}: {text}");
+        let json = storaged(&args).arg("--json").output().unwrap().stdout;
+        let value: Result<serde_json::Value, _> = serde_json::from_slice(&json);
+        assert!(value.is_ok(), "{args:?}: {}", String::from_utf8_lossy(&json));
+    }
+    let mut out = Vec::new();
+    let mut get = storaged(&["parts", "get", &path, &blob, "--part", "1"]);
+    let mut child = get.stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.take().unwrap().read_to_end(&mut out).unwrap();
+    assert!(child.wait().unwrap().success() && out == content(key(1, 100_000)));
+    let file = std::fs::File::options().write(true).open(dir.path().join("d/blocks/00000001"));
+    std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), b"rot", 8192 + 70_000).unwrap();
+    let (good, text) = finish(&["disk", "verify", &path]);
+    assert!(!good && text.contains("checksum mismatch"), "{text}");
+}
+
+/// Waiting for a daemon is bounded even when it is silent.
+#[tokio::test]
+async fn a_port_that_never_answers_is_given_up_on() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().to_string();
+    let asked = tokio::task::spawn_blocking(move || finish(&["status", "--address", &port]));
+    let (good, text) = tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap().unwrap();
+    assert!(!good && text.contains("storaged: "), "{text}");
+}
