@@ -251,8 +251,10 @@ impl Filesystem {
             attr.size = attr.size.max(pending.size);
             // What overwrites stored bytes is not counted twice.
             attr.stored = (attr.stored + pending.dirty_bytes).min(attr.size.max(attr.stored));
+            // The last write is later than what metadata knows, even if that lies in the future:
+            // whoever sets a time, or changes content otherwise, drops the pending one.
             if let Some(mtime) = pending.mtime {
-                attr.mtime = attr.mtime.max(mtime);
+                attr.mtime = mtime;
                 attr.ctime = attr.ctime.max(mtime);
             }
         }
@@ -382,10 +384,16 @@ impl Filesystem {
             mtime: change.mtime.map(time),
             ctime: change.ctime,
         };
-        if set.mtime.is_some() {
-            self.data.forget_mtime(ino);
-        }
         if set != SetAttr::default() || attr.is_none() {
+            // A flight that commits now must not bring the time of an earlier write back.
+            let handle = set.mtime.and_then(|_| self.data.handles.get(ino));
+            let _order = match &handle {
+                Some(handle) => Some(handle.order.lock().await),
+                None => None,
+            };
+            if set.mtime.is_some() {
+                self.data.forget_mtime(ino);
+            }
             attr = Some(self.meta.setattr(caller, ino, set).await?);
         }
         Ok(self.overlay(attr.expect("one of both has set it")))

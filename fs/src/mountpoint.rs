@@ -121,13 +121,21 @@ pub fn mounted_at(path: &Path) -> Option<MountEntry> {
     parse_mountinfo(&text).into_iter().rfind(|entry| entry.path == path)
 }
 
+fn is_disconnect(error: &io::Error) -> bool {
+    [Errno::ENOTCONN, Errno::ECONNABORTED].iter().any(|&e| error.raw_os_error() == Some(e as i32))
+}
+
+/// Is it a mount whose process is gone?
+pub fn is_dead(path: &Path) -> bool {
+    // What was cached before the end is still told: the directory itself must be asked.
+    fs::metadata(path).err().or_else(|| fs::read_dir(path).err()).is_some_and(|e| is_disconnect(&e))
+}
+
 /// Absolute and without links, as /proc says it. Asks nothing of what is mounted there.
 pub fn canonical(path: &Path) -> Result<PathBuf, MountPointError> {
     let other = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => MountPointError::Missing(path.to_owned()),
-        _ if e.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
-            MountPointError::Dead(path.to_owned())
-        }
+        _ if is_disconnect(&e) => MountPointError::Dead(path.to_owned()),
         _ => MountPointError::Other { path: path.to_owned(), why: e.to_string() },
     };
     let absolute = std::path::absolute(path).map_err(other)?;
@@ -146,8 +154,7 @@ pub fn check(path: &Path, needed: &[&Path]) -> Result<PathBuf, MountPointError> 
     let at = canonical(path)?;
     let name = || path.to_owned();
     if let Some(MountEntry { kind, source, .. }) = mounted_at(&at) {
-        let dead =
-            fs::metadata(&at).is_err_and(|e| e.raw_os_error() == Some(Errno::ENOTCONN as i32));
+        let dead = is_dead(&at);
         return Err(match dead {
             true => MountPointError::Dead(name()),
             false => MountPointError::Busy { path: name(), what: format!("{source} ({kind})") },

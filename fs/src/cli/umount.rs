@@ -26,6 +26,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let at = mountpoint::canonical(&args.mountpoint)?;
+    if mountpoint::mounted_at(&at).is_some() && mountpoint::is_dead(&at) {
+        mountpoint::unmount(&at, true)?;
+        eprintln!("ashlar: the process that served this mount had ended before");
+        return Ok(ExitCode::SUCCESS);
+    }
     let pid = of_mount(&at)?.mount.map(|mount| mount.pid);
     mountpoint::unmount(&at, false)?;
     let deadline = Instant::now() + PATIENCE;
