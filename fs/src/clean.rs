@@ -29,6 +29,8 @@ use crate::summary::{self, TRAILER_LEN};
 const LIVE_PERCENT: (u64, u64) = (25, 90);
 /// Waste that is not worth looking for victims, in bytes.
 const TOLERATED: u64 = 16 << 20;
+/// New waste that is worth another look when space is short, in bytes.
+const STEP: u64 = 1 << 20;
 /// Most victims of one round.
 const VICTIMS: usize = 64;
 /// Records and extents asked for at once.
@@ -43,8 +45,9 @@ const SEEN_AFTER: Duration = Duration::from_secs(3);
 /// What the cleaner remembers.
 #[derive(Default)]
 pub(crate) struct Cleaning {
-    /// Waste at the end of the last scan: without more there is nothing new to find.
-    scanned_at: u64,
+    /// Percentage and waste of the last scan that found all there was to find: without more waste
+    /// there is nothing new.
+    scanned: Option<(u64, u64)>,
     /// Victims that stayed alive: clones refer to them, of which their summary does not know.
     stuck: BTreeSet<BlobId>,
 }
@@ -149,14 +152,19 @@ impl Data {
         let usage = self.meta.usage().await?;
         let waste = usage.blob_bytes.saturating_sub(usage.live_bytes);
         let mut cleaning = self.cleaning.lock().await;
-        let tolerated = if eager { 0 } else { TOLERATED.max(usage.blob_bytes / 8) };
-        if waste <= tolerated || (!eager && waste < cleaning.scanned_at + TOLERATED) {
-            cleaning.scanned_at = cleaning.scanned_at.min(waste);
+        let (percent, tolerated, step) = if eager {
+            (LIVE_PERCENT.1, 0, STEP)
+        } else {
+            (LIVE_PERCENT.0, TOLERATED.max(usage.blob_bytes / 8), TOLERATED)
+        };
+        // Waste that was deleted since may have been what was found.
+        cleaning.scanned = cleaning.scanned.map(|(percent, at)| (percent, at.min(waste)));
+        let known = cleaning.scanned.is_some_and(|(p, at)| percent <= p && waste < at + step);
+        if waste <= tolerated || known {
             return Ok(());
         }
-        let percent = if eager { LIVE_PERCENT.1 } else { LIVE_PERCENT.0 };
         let victims = victims(&*self.meta, percent, &cleaning.stuck).await?;
-        cleaning.scanned_at = if victims.len() < VICTIMS { waste } else { 0 };
+        cleaning.scanned = (victims.len() < VICTIMS).then_some((percent, waste));
         let mut mover = Mover { data: self, packer: Packer::new(), moves: Vec::new() };
         for victim in &victims {
             let found = mover.empty(victim.id).await?;

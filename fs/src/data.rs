@@ -382,7 +382,6 @@ impl Data {
     pub fn discard(&self, ino: Ino) {
         if let Some(handle) = self.handles.remove(ino) {
             let mut state = handle.state.lock();
-            state.gone = true;
             state.mtime = None;
             state.layout_changed(None);
             self.change(&handle, &mut state, 0, |unstored| unstored.cut(0..u64::MAX));

@@ -32,8 +32,6 @@ pub(crate) struct State {
     pub(crate) mtime: Option<Time>,
     /// In the flusher's queue.
     pub(crate) queued: bool,
-    /// The inode is gone: nothing of it is stored any more.
-    pub(crate) gone: bool,
     /// Why its bytes could not be stored the last time.
     pub(crate) error: Option<DataError>,
     /// How it is being read.
@@ -83,10 +81,20 @@ impl State {
         }
     }
 
-    /// Keeps what metadata said, asked at `changes`.
-    pub(crate) fn learn_window(&mut self, window: Window, changes: u64) {
-        if self.changes == changes {
-            self.window = Some(window);
+    /// Keeps what metadata said, asked at `changes`. A window that goes on where the remembered one
+    /// ends is added to it, so that a read of many extents finds them all.
+    pub(crate) fn learn_window(&mut self, mut window: Window, goes_on: bool, changes: u64) {
+        if self.changes != changes {
+            return;
+        }
+        match &mut self.window {
+            Some(known) if goes_on && known.range.end == window.range.start => {
+                known.range.end = window.range.end;
+                let last = known.extents.last().map(|extent| extent.offset);
+                window.extents.retain(|extent| Some(extent.offset) > last);
+                known.extents.append(&mut window.extents);
+            }
+            known => *known = Some(window),
         }
     }
 

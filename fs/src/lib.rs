@@ -19,6 +19,8 @@ mod dirty;
 pub mod embedded;
 mod errno;
 pub mod filesystem;
+#[cfg(test)]
+mod filesystem_tests;
 mod flush;
 mod fuse;
 mod handle;

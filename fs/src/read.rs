@@ -21,8 +21,10 @@ use crate::handle::{Handle, State, Window};
 
 /// Largest unit of a fetch, in bytes.
 const UNIT: u32 = 1 << 20;
-/// Extents are asked for this far ahead, at most so many.
-const WINDOW: (u64, usize) = (256 << 20, 256);
+/// Extents are asked for this far ahead, in bytes.
+const WINDOW: u64 = 256 << 20;
+/// At most so many extents are asked for: few for a random read of a fragmented file.
+const EXTENTS: (usize, usize) = (16, 256);
 /// How often a read is planned anew when blobs went away under it.
 const REPLANS: usize = 4;
 /// Requests of one sequential reader may overtake one another by this much.
@@ -82,8 +84,13 @@ enum Segment {
 
 /// What can be said of a read under the file's lock.
 enum Plan {
-    Ready { segments: Vec<Segment>, sequential: bool, ahead: Vec<(BlobId, Range<u32>)> },
+    Ready {
+        segments: Vec<Segment>,
+        sequential: bool,
+        ahead: Vec<(BlobId, Range<u32>)>,
+    },
     NeedsSize(u64),
+    /// From where on, and at which count of changes.
     NeedsExtents(u64, u64),
 }
 
@@ -120,10 +127,10 @@ fn zeros(len: u64) -> Bytes {
 }
 
 /// Segments of `range` from extents alone; `None` where the window does not reach.
-fn stored_segments(state: &State, range: Range<u64>, out: &mut Vec<Segment>) -> Result<(), u64> {
+fn stored_segments(state: &State, range: Range<u64>, out: &mut Vec<Segment>) -> Option<()> {
     let mut at = range.start;
     while at < range.end {
-        let window = state.window(at).ok_or(at)?;
+        let window = state.window(at)?;
         let end = range.end.min(window.range.end);
         let first = window.extents.partition_point(|e| e.offset + e.len <= at);
         for extent in window.extents[first..].iter().take_while(|e| e.offset < end) {
@@ -146,7 +153,7 @@ fn stored_segments(state: &State, range: Range<u64>, out: &mut Vec<Segment>) -> 
             at = end;
         }
     }
-    Ok(())
+    Some(())
 }
 
 /// Plans a read from what is in memory.
@@ -161,8 +168,10 @@ fn plan(state: &mut State, range: &Range<u64>, read_ahead: u64) -> Plan {
             Some((next, Found::Flying(data))) => (next, data),
             None => (range.end, Bytes::new()),
         };
-        if let Err(at) = stored_segments(state, at..next, &mut segments) {
-            return Plan::NeedsExtents(at, state.changes());
+        if stored_segments(state, at..next, &mut segments).is_none() {
+            // Without a gap behind what is remembered, so that in the end all is.
+            let from = state.window(range.start).map_or(range.start, |window| window.range.end);
+            return Plan::NeedsExtents(from, state.changes());
         }
         at = next + found.len() as u64;
         if !found.is_empty() {
@@ -175,7 +184,7 @@ fn plan(state: &mut State, range: &Range<u64>, read_ahead: u64) -> Plan {
         let reach = state.window(ahead.start).map_or(ahead.start, |window| window.range.end);
         let to = ahead.end.min(size).min(reach);
         let mut stored = Vec::new();
-        if ahead.start < to && stored_segments(state, ahead.start..to, &mut stored).is_ok() {
+        if ahead.start < to && stored_segments(state, ahead.start..to, &mut stored).is_some() {
             wanted.extend(stored.into_iter().filter_map(|segment| match segment {
                 Segment::Stored(blob, range) => Some((blob, range)),
                 Segment::Memory(_) | Segment::Zeros(_) => None,
@@ -215,7 +224,7 @@ impl Data {
                     continue;
                 }
                 Plan::NeedsExtents(at, changes) => {
-                    self.learn_extents(&handle, at, changes).await?;
+                    self.learn_extents(&handle, at, at > range.start, changes).await?;
                     continue;
                 }
             };
@@ -244,14 +253,23 @@ impl Data {
         }
     }
 
-    async fn learn_extents(&self, handle: &Handle, at: u64, changes: u64) -> Result<(), DataError> {
-        let range = at..at.saturating_add(WINDOW.0);
-        let extents = self.meta.extents(handle.ino, range.clone(), WINDOW.1).await?;
+    /// Asks metadata for the extents from `at` on; `goes_on` where the remembered ones end.
+    async fn learn_extents(
+        &self,
+        handle: &Handle,
+        at: u64,
+        goes_on: bool,
+        changes: u64,
+    ) -> Result<(), DataError> {
+        let range = at..at.saturating_add(WINDOW);
+        let sequential = handle.state.lock().reader.is_sequential();
+        let limit = if sequential { EXTENTS.1 } else { EXTENTS.0 };
+        let extents = self.meta.extents(handle.ino, range.clone(), limit).await?;
         let end = match extents.last() {
-            Some(last) if extents.len() >= WINDOW.1 => last.offset + last.len,
+            Some(last) if extents.len() >= limit => last.offset + last.len,
             _ => range.end,
         };
-        handle.state.lock().learn_window(Window { range: at..end, extents }, changes);
+        handle.state.lock().learn_window(Window { range: at..end, extents }, goes_on, changes);
         Ok(())
     }
 

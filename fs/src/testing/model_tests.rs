@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::Ino;
+use meta::{Ino, MetaStore};
 
 use super::*;
 use crate::data::DataError;
@@ -217,4 +217,50 @@ async fn small_files_come_with_their_neighbours() {
     }
     let gets = world.blobs.inner.lock().gets.len();
     assert!(gets <= 10, "{gets} gets");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_finds_bytes_that_the_cleaner_moved_under_it() {
+    let world = World::new(DataSettings { cache_bytes: 0, ..small() });
+    world.meta.create_file(Ino(5));
+    let bytes = Random(3).bytes(40 << 20);
+    world.write(Ino(5), 0, &bytes).await;
+    world.data.sync_all().await.unwrap();
+    // The reader learns where the bytes lie, then all but a tenth of them go away.
+    assert!(world.read(Ino(5), 0, 4096).await == bytes[..4096]);
+    let reader = {
+        let (data, bytes) = (world.data.clone(), bytes[4096..8192].to_vec());
+        world.blobs.inner.lock().stalled = true;
+        tokio::spawn(async move { data.read(Ino(5), 4096..8192).await.unwrap() == bytes })
+    };
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    world.data.punch(Ino(5), 8192..40 << 20).await.unwrap();
+    // The cleaner's own reads pass, the reader's waits: it was first and is let go last.
+    world.blobs.inner.lock().stalled = false;
+    let before = world.data.status().bytes_cleaned;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.meta.sync().await.unwrap();
+    }
+    assert!(world.data.status().bytes_cleaned > before);
+    world.blobs.resume();
+    assert!(reader.await.unwrap());
+    assert!(world.blobs.inner.lock().deleted.len() >= 10);
+    assert!(world.read(Ino(5), 4096, 4096).await == bytes[4096..8192]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_over_thousands_of_extents_finds_them_all() {
+    let world = World::new(small());
+    world.meta.create_file(Ino(5));
+    for page in (0..2000u64).rev() {
+        world.write(Ino(5), page * 200, &[page as u8; 100]).await;
+    }
+    world.data.sync_all().await.unwrap();
+    for start in [0, 50, 200, 99_999] {
+        let got = world.read(Ino(5), start, 400_000).await;
+        let byte = |at: u64| if at % 200 < 100 { (at / 200) as u8 } else { 0 };
+        assert!(got.iter().enumerate().all(|(nth, got)| *got == byte(start + nth as u64)));
+        assert_eq!(got.len() as u64, 399_900 - start);
+    }
 }
