@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meta::{
-    Caller, LocalMeta, MetaSettings, MetaStore, MountedBy, NewNode, ROOT, VolumeError, VolumeInfo,
+    Caller, Extent, FileUpdate, LocalMeta, MetaSettings, MetaStore, MountedBy, NewBlob, NewNode,
+    Place, ROOT, RenameMode, VolumeError, VolumeInfo,
 };
-use proto::id::{ClusterId, SessionId, VolumeId};
+use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
@@ -103,5 +104,63 @@ fn what_cannot_be_formatted_or_opened_says_why() {
         std::fs::write(dir.path().join("junk.redb"), garbage).unwrap();
         let error = open(dir.path(), "junk").err().unwrap();
         assert!(matches!(error, VolumeError::Damaged { .. }), "{error}");
+    }
+}
+
+/// Names, renames and content from several threads at once, with syncs in between; and a copy of
+/// the file that nobody closed.
+#[test]
+fn many_threads_leave_a_volume_in_order() {
+    const THREADS: u64 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    meta::format(dir.path(), &info("v"), (0, 0, 0o755)).unwrap();
+    let settings = MetaSettings { unsynced_bytes: 20_000, ..MetaSettings::default() };
+    let meta = meta::open(dir.path(), "v", here(), settings).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let meta = &meta;
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(work(meta, thread));
+            });
+        }
+    });
+    assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(meta.sync()).unwrap();
+    let usage = runtime.block_on(meta.usage()).unwrap();
+    std::fs::copy(dir.path().join("v.redb"), dir.path().join("w.redb")).unwrap();
+    let copy = open(dir.path(), "w").unwrap();
+    assert_eq!(copy.check().unwrap().problems, Vec::<String>::new());
+    assert_eq!(runtime.block_on(copy.usage()).unwrap(), usage);
+}
+
+/// One thread's share: all of them fight for the same ten names.
+async fn work(meta: &LocalMeta, thread: u64) {
+    for i in 0..400u64 {
+        let name = |n: u64| format!("n{}", n % 10).into_bytes();
+        let (one, two) = (name(i * 7 + thread), name(i * 3));
+        // Any of these may lose a race: what counts is what is left.
+        let _ = meta.create(CALLER, ROOT, &one, 0o644, NewNode::File).await;
+        let _ = meta.rename(CALLER, (ROOT, &one), (ROOT, &two), RenameMode::Replace).await;
+        if let Ok(attr) = meta.lookup(ROOT, &two).await {
+            let sequence = thread * 1_000_000 + i;
+            let scheme = Scheme::erasure(4, 2).unwrap();
+            let id = BlobId::new(VolumeId(7), SessionId(1), sequence, 4096, scheme).unwrap();
+            let place = Some(Place { blob: id, offset: 0 });
+            let extents = vec![Extent { offset: i * 100, len: 4096, place }];
+            let update = FileUpdate { ino: attr.ino, extents, size_at_least: Some(i), mtime: None };
+            meta.commit(&[NewBlob { id, degraded: false }], &[update]).await.unwrap();
+        }
+        if let Ok(gone) = meta.unlink(CALLER, ROOT, &two).await
+            && gone.orphan
+        {
+            meta.reap(&[gone.ino]).await.unwrap();
+        }
+        if i % 50 == 0 {
+            meta.sync().await.unwrap();
+            let garbage = meta.garbage(100).await.unwrap();
+            meta.forget_blobs(&garbage).await.unwrap();
+        }
     }
 }
