@@ -2,7 +2,8 @@
 //!
 //! It reads every key once, gathers what refers to what, and compares: names with inodes, link
 //! counts, directories' counts and parents, extents with sizes and blobs, live bytes, orphans,
-//! counters. It changes nothing. It needs memory in proportion to the inodes and blobs.
+//! counters. It changes nothing. It needs memory in proportion to the inodes and blobs, and sees one
+//! moment: operations that change something wait for its end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;

@@ -48,9 +48,16 @@ pub(crate) fn without_privileges(mode: u32) -> u32 {
     mode & !(SETUID | setgid)
 }
 
+/// Does the change of mode take setuid or setgid away, and nothing else?
+fn only_drops_privileges(old: u32, new: u32) -> bool {
+    let dropped = old & !new;
+    new & !old == 0 && dropped != 0 && dropped & !(SETUID | SETGID) == 0
+}
+
 /// The attributes after a change, times aside.
 ///
-/// * Mode: the owner and root only. A file's setgid is dropped when the caller is neither root nor
+/// * Mode: the owner and root only, but anybody may take setuid and setgid away and nothing else: so
+///   the kernel asks in the name of whoever writes to such a file. A file's setgid is dropped when the caller is neither root nor
 ///   in its group. (On directories it stays: users of a shared directory are often in its group by
 ///   a supplementary one, and on a mount the kernel has dropped the bit already if it must go.)
 /// * Owner: root only. Group: root and the owner (of the new group's membership the kernel knows).
@@ -76,7 +83,7 @@ pub(crate) fn change(caller: Caller, old: &Attr, set: &SetAttr) -> Result<Attr, 
         new.mode = without_privileges(new.mode);
     }
     if let Some(mode) = set.mode {
-        if !owns(caller, old) {
+        if !owns(caller, old) && !only_drops_privileges(old.mode, mode & ALL_BITS) {
             return Err(MetaError::NotPermitted);
         }
         let outsider = caller.uid != 0 && caller.gid != new.gid;
@@ -151,6 +158,10 @@ mod tests {
         let cases = [
             (ANN, file, mode(0o600), Ok((0o600, 10, 100))),
             (BOB, file, mode(0o600), no.clone()),
+            (BOB, file, mode(0o6755), no.clone()),
+            (BOB, file, mode(0o755), Ok((0o755, 10, 100))),
+            (BOB, file, mode(0o2755), Ok((0o2755, 10, 100))),
+            (BOB, file, mode(0o754), no.clone()),
             (ROOT, file, mode(0o4600), Ok((0o4600, 10, 100))),
             (ANN, file, mode(0o2755), Ok((0o2755, 10, 100))),
             (Caller { gid: 9, ..ANN }, file, mode(0o2755), Ok((0o755, 10, 100))),

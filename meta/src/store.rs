@@ -1,6 +1,8 @@
 //! The seam between a filesystem and its metadata: filesystem operations on one volume.
 //!
-//! Each method is one atomic transaction, visible to every later call at once. A change is durable
+//! Each method is one atomic transaction, visible to every later call at once. (What changes many
+//! thousands of extents of one file, truncate, clear, clone or reap, goes in several, each leaving a
+//! file such as a smaller call of the same kind would have left.) A change is durable
 //! only after a later [`MetaStore::sync`] has returned (or the periodic one, at least every second);
 //! changes become durable in order. All methods are safe to call from many tasks. The local
 //! implementation never waits except in [`MetaStore::sync`], so its futures are ready when first
@@ -368,7 +370,8 @@ pub trait MetaStore: Send + Sync + 'static {
 
     // Keeping house.
 
-    /// Orphans: of this session if nothing has them open any more, and all of dead sessions.
+    /// Orphans of dead sessions: nothing has them open. Those of this session are not among them;
+    /// its filesystem knows them from [`Unlinked`] and reaps each when it is closed.
     async fn orphans(&self) -> Result<Vec<Ino>, MetaError>;
     /// Deletes orphans with all they have. Inodes that are no orphans are left alone.
     async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError>;
