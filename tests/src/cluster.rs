@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -80,7 +81,12 @@ pub struct Demo {
     setup: Setup,
     mount: Option<Process>,
     daemons: Vec<Daemon>,
+    /// Dropped with the demo, which tells the watchdog to go home.
+    _watched: mpsc::Sender<()>,
 }
+
+/// Longest that any test may need its demo: whoever still waits then waits for ever.
+const WATCHDOG: Duration = Duration::from_secs(480);
 
 /// Whether this machine can mount at all. Says so, loudly, when it cannot.
 pub fn can_mount() -> bool {
@@ -96,7 +102,8 @@ impl Demo {
     pub fn start(setup: Setup) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
         fs::create_dir(home.path().join("mnt"))?;
-        let mut demo = Self { home, setup, mount: None, daemons: Vec::new() };
+        let watched = watch(home.path().join("mnt"));
+        let mut demo = Self { home, setup, mount: None, daemons: Vec::new(), _watched: watched };
         demo.mount()?;
         Ok(demo)
     }
@@ -426,6 +433,19 @@ fn abort(path: &Path) {
             eprintln!("aborting FUSE connection {minor}: {error}");
         }
     }
+}
+
+/// Aborts what is mounted at `path` when the sender still lives after [`WATCHDOG`]: a hanging system
+/// call of a test becomes an error of that test.
+fn watch(path: PathBuf) -> mpsc::Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        if receiver.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("the mount at {path:?} is still in use after {WATCHDOG:?}: aborting it");
+            abort(&path);
+        }
+    });
+    sender
 }
 
 /// Whether something is mounted exactly there. Does not touch the mount.
