@@ -86,7 +86,7 @@ const XATTR_REPLACE: i32 = 2;
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 /// Most bytes of one copy_file_range(2): whole pages below 4 GiB.
-const MAX_COPY: u64 = (u32::MAX & !(BLOCK - 1)) as u64;
+const MAX_COPY: u64 = (1 << 32) - BLOCK as u64;
 /// Bits of a mode that say what kind of file it is.
 const S_IFMT: u32 = 0o170_000;
 

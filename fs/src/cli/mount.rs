@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use proto::observe::serve_metrics;
 
 use super::size::Size;
@@ -96,6 +96,9 @@ fn parse_options(text: &str) -> Result<MountOptions, String> {
 
 pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     let cluster = read_cluster(&args.cluster)?;
+    if !meta::volumes(&cluster.meta)?.contains(&args.volume) {
+        bail!("there is no volume {} in {}", args.volume, cluster.meta.display());
+    }
     let needed = needed_directories(&cluster);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
     let mountpoint = mountpoint::check(&args.mountpoint, &needed)?;

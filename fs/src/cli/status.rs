@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 pub(super) fn of_mount(path: &Path) -> Result<Status> {
     let name = path.display();
     let entry = mountpoint::mounted_at(path);
-    if !entry.is_some_and(|entry| entry.kind == "fuse.ashlar") {
+    if entry.is_none_or(|entry| entry.kind != "fuse.ashlar") {
         bail!("{name}: no volume is mounted there");
     }
     let mut json = vec![0; LARGEST];

@@ -1,0 +1,179 @@
+//! The filesystem's own rules: what needs metadata and the data plane together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use meta::{Caller, Ino, MetaStore, NewNode, ROOT, RenameMode, Time, VolumeInfo};
+use nix::errno::Errno;
+use proto::id::{ClusterId, VolumeId};
+use proto::scheme::Scheme;
+
+use crate::data::{Data, DataSettings};
+use crate::filesystem::{Change, Filesystem, FsError, STATUS_XATTR, SetTime};
+use crate::testing::MemoryBlobs;
+
+const ROOT_USER: Caller = Caller { uid: 0, gid: 0 };
+const USER: Caller = Caller { uid: 1000, gid: 1000 };
+
+/// A filesystem over metadata and blobs in memory. Nothing is stored before it is asked for.
+fn mounted() -> (Arc<Filesystem>, Arc<meta::LocalMeta>) {
+    let info = VolumeInfo {
+        name: "v".to_owned(),
+        id: VolumeId(1),
+        cluster: ClusterId::random(),
+        scheme: Scheme::erasure(4, 2).unwrap(),
+    };
+    let meta = meta::in_memory(&info, (0, 0, 0o755));
+    let blobs = Arc::new(MemoryBlobs::new());
+    let settings =
+        DataSettings { flush_interval: std::time::Duration::from_secs(3600), ..Default::default() };
+    let data = Data::start(meta.clone(), blobs.clone(), settings);
+    (Filesystem::start(meta.clone(), data, blobs), meta)
+}
+
+async fn file(fs: &Filesystem, name: &[u8], mode: u32) -> Ino {
+    fs.create(ROOT_USER, ROOT, name, mode, NewNode::File).await.unwrap().ino
+}
+
+async fn write(fs: &Filesystem, ino: Ino, data: &'static [u8]) {
+    fs.write(ino, 0, Bytes::from_static(data), false).await.unwrap();
+}
+
+#[tokio::test]
+async fn attributes_show_what_is_not_stored_yet() {
+    let (fs, meta) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    write(&fs, ino, b"hello").await;
+    let attr = fs.getattr(ino).await.unwrap();
+    assert_eq!((attr.size, attr.stored), (5, 5));
+    assert_eq!(meta.getattr(ino).await.unwrap().size, 0, "metadata does not know yet");
+    assert_eq!(fs.lookup(ROOT, b"f").await.unwrap().unwrap().size, 5);
+    fs.fsync(ino).await.unwrap();
+    assert_eq!(meta.getattr(ino).await.unwrap().size, 5);
+    assert_eq!(fs.getattr(ino).await.unwrap().stored, 5);
+}
+
+#[tokio::test]
+async fn a_time_that_was_set_stays_and_a_later_write_replaces_it() {
+    let (fs, _) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    write(&fs, ino, b"before").await;
+    let future = Time { secs: 5_000_000_000, nanos: 7 };
+    let change = Change { mtime: Some(SetTime::To(future)), ..Change::default() };
+    fs.setattr(ROOT_USER, ino, change).await.unwrap();
+    fs.fsync(ino).await.unwrap();
+    assert_eq!(fs.getattr(ino).await.unwrap().mtime, future, "storing older writes leaves it");
+    write(&fs, ino, b"after").await;
+    assert!(fs.getattr(ino).await.unwrap().mtime < future);
+    fs.fsync(ino).await.unwrap();
+    assert!(fs.getattr(ino).await.unwrap().mtime < future);
+}
+
+#[tokio::test]
+async fn a_rename_over_a_file_stores_the_new_content_first() {
+    let (fs, meta) = mounted();
+    let (old, new) = (file(&fs, b"old", 0o644).await, file(&fs, b"new", 0o644).await);
+    write(&fs, old, b"old content").await;
+    write(&fs, new, b"new content").await;
+    fs.rename(ROOT_USER, (ROOT, b"new"), (ROOT, b"old"), RenameMode::Replace).await.unwrap();
+    let attr = meta.lookup(ROOT, b"old").await.unwrap();
+    assert_eq!((attr.ino, attr.size), (new, 11), "a crash from here on finds the new content");
+    let other = file(&fs, b"other", 0o644).await;
+    write(&fs, other, b"fresh").await;
+    fs.rename(ROOT_USER, (ROOT, b"other"), (ROOT, b"name"), RenameMode::Replace).await.unwrap();
+    assert_eq!(meta.getattr(other).await.unwrap().size, 0, "a mere rename does not wait");
+}
+
+#[tokio::test]
+async fn an_unlinked_file_lives_until_the_kernel_forgets_it() {
+    let (fs, meta) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    fs.lookup(ROOT, b"f").await.unwrap();
+    write(&fs, ino, b"still here").await;
+    fs.unlink(ROOT_USER, ROOT, b"f").await.unwrap();
+    assert_eq!(&fs.read(ino, 0, 100).await.unwrap()[..], b"still here");
+    assert_eq!(fs.getattr(ino).await.unwrap().nlink, 0);
+    fs.forget(ino, 1);
+    tokio::task::yield_now().await;
+    assert!(meta.getattr(ino).await.is_ok(), "one lookup is still held");
+    fs.forget(ino, 1);
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+        if meta.getattr(ino).await.is_err() {
+            return;
+        }
+    }
+    panic!("the inode is not reaped");
+}
+
+#[tokio::test]
+async fn setuid_goes_when_the_unprivileged_write_and_whoever_caches_is_told() {
+    let (fs, _) = mounted();
+    let ino = file(&fs, b"f", 0o6777).await;
+    let told = Arc::new(AtomicU64::new(0));
+    let seen = told.clone();
+    fs.watch(Box::new(move |ino| seen.store(ino.0, Ordering::SeqCst)));
+    fs.write(ino, 0, Bytes::from_static(b"root"), false).await.unwrap();
+    assert_eq!(fs.getattr(ino).await.unwrap().mode, 0o6777);
+    fs.write(ino, 0, Bytes::from_static(b"user"), true).await.unwrap();
+    assert_eq!(fs.getattr(ino).await.unwrap().mode, 0o777);
+    assert_eq!(told.load(Ordering::SeqCst), ino.0);
+    let mode = Change { mode: Some(0o6777), ..Change::default() };
+    fs.setattr(ROOT_USER, ino, mode).await.unwrap();
+    let size = Change { size: Some(1), ..Change::default() };
+    assert_eq!(fs.setattr(USER, ino, size).await.unwrap().mode, 0o777);
+}
+
+#[tokio::test]
+async fn the_kernel_decides_who_may_touch_and_metadata_who_may_chmod() {
+    let (fs, _) = mounted();
+    let ino = file(&fs, b"f", 0o666).await;
+    let touch = Change { mtime: Some(SetTime::Now), ..Change::default() };
+    fs.setattr(USER, ino, touch).await.unwrap();
+    let chmod = Change { mode: Some(0o777), ..Change::default() };
+    assert_eq!(fs.setattr(USER, ino, chmod).await.unwrap_err().errno(), Errno::EPERM);
+}
+
+#[tokio::test]
+async fn attribute_namespaces() {
+    let (fs, _) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    for name in [&b"user.a"[..], b"trusted.b", b"security.c"] {
+        fs.setxattr(ino, name, b"x", None).await.unwrap();
+    }
+    for name in [&b"system.posix_acl_access"[..], b"other.x", b"user."] {
+        let error = fs.setxattr(ino, name, b"x", None).await.unwrap_err();
+        assert!(matches!(error, FsError::NotSupported), "{name:?}: {error}");
+    }
+    let count = |list: Vec<u8>| list.split(|&b| b == 0).filter(|n| !n.is_empty()).count();
+    assert_eq!(count(fs.listxattr(ROOT_USER, ino).await.unwrap()), 3);
+    assert_eq!(count(fs.listxattr(USER, ino).await.unwrap()), 2, "trusted is root's");
+    let status = fs.getxattr(ROOT, STATUS_XATTR.as_bytes()).await.unwrap();
+    let status: crate::status::Status = serde_json::from_slice(&status).unwrap();
+    assert_eq!(status.mount.unwrap().volume, "v");
+    assert!(fs.setxattr(ROOT, STATUS_XATTR.as_bytes(), b"", None).await.is_err());
+    assert!(fs.listxattr(ROOT_USER, ROOT).await.unwrap().is_empty(), "it is not listed");
+}
+
+#[tokio::test]
+async fn copy_file_range_is_cut_at_the_end_and_refuses_overlap() {
+    let (fs, _) = mounted();
+    let (a, b) = (file(&fs, b"a", 0o644).await, file(&fs, b"b", 0o644).await);
+    write(&fs, a, b"0123456789").await;
+    assert_eq!(fs.copy_range(ROOT_USER, (a, 4), (b, 0), 100).await.unwrap(), 6);
+    assert_eq!(&fs.read(b, 0, 100).await.unwrap()[..], b"456789");
+    assert_eq!(fs.copy_range(ROOT_USER, (a, 10), (b, 0), 100).await.unwrap(), 0);
+    let overlap = fs.copy_range(ROOT_USER, (a, 0), (a, 3), 5).await.unwrap_err();
+    assert_eq!(overlap.errno(), Errno::EINVAL);
+}
+
+#[tokio::test]
+async fn the_end_stores_everything_and_refuses_what_comes_after() {
+    let (fs, meta) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    write(&fs, ino, b"kept").await;
+    fs.stop().await.unwrap();
+    assert!(fs.is_stopped());
+    assert_eq!(meta.getattr(ino).await.unwrap().size, 4);
+}
