@@ -94,7 +94,8 @@ impl Group {
         let draw = |key: u64| xxh3_64_with_seed(&name, key);
 
         let len = self.slots.len();
-        let mut ranked = [(0u8, 0u64, 0u8); MAX_SLOTS];
+        // Round (8 bits), draw (the upper 48, complemented), slot (8): ascending is best first.
+        let mut ranked = [0u64; MAX_SLOTS];
         for (index, slot) in self.slots.iter().enumerate() {
             let domain_draw = draw(self.domain_keys[usize::from(slot.domain)]);
             let round = if slot.neighbours.is_empty() {
@@ -102,15 +103,14 @@ impl Group {
             } else {
                 let own = (draw(slot.key), index);
                 let better = |other: &usize| (draw(self.slots[*other].key), *other) > own;
-                slot.neighbours.iter().filter(better).count() as u8
+                slot.neighbours.iter().filter(better).count() as u64
             };
-            // Ascending by round, then descending by draw.
-            ranked[index] = (round, !domain_draw, index as u8);
+            ranked[index] = (round << 56) | ((!domain_draw >> 16) << 8) | index as u64;
         }
         ranked[..len].sort_unstable();
         let mut order = [0; MAX_SLOTS];
-        for (place, (_, _, slot)) in order.iter_mut().zip(&ranked[..len]) {
-            *place = *slot;
+        for (place, rank) in order.iter_mut().zip(&ranked[..len]) {
+            *place = *rank as u8;
         }
         Placement { order, len: len as u8, domains: self.domains() as u8 }
     }
