@@ -22,10 +22,8 @@ use bytes::{Bytes, BytesMut};
 use meta::{Extent, Ino, Place};
 use proto::id::BlobId;
 
+use crate::buffer::{CHUNK, chunk, recycle};
 use crate::pack::Packer;
-
-/// Most bytes of one chunk.
-const CHUNK: usize = 1 << 20;
 
 /// Bytes in memory at an offset of the file, as a reader finds them.
 pub(crate) enum Found<'a> {
@@ -142,7 +140,7 @@ impl Unstored {
         }
         let len = data.len().min(CHUNK);
         // After a full chunk another full one is likely: saves growing it step by step.
-        let mut chunk = BytesMut::with_capacity(if streaming { CHUNK } else { len });
+        let mut chunk = chunk(if streaming { CHUNK } else { len });
         chunk.extend_from_slice(&data[..len]);
         self.insert(at, chunk);
         len
@@ -270,7 +268,9 @@ impl Unstored {
             let len = len_of(&flying.data);
             if let Some(last) = extents.last_mut()
                 && last.offset + last.len == *offset
-                && last.place.is_some_and(|p| u64::from(p.offset) + last.len == u64::from(flying.at))
+                && last
+                    .place
+                    .is_some_and(|p| u64::from(p.offset) + last.len == u64::from(flying.at))
             {
                 last.len += len;
             } else {
@@ -283,14 +283,10 @@ impl Unstored {
 
     /// The flight is committed: its bytes need not be kept.
     pub(crate) fn settle(&mut self, flight: u64) {
-        let flying_len = &mut self.flying_len;
-        self.flying.retain(|_, flying| {
-            let stays = flying.flight != flight;
-            if !stays {
-                *flying_len -= len_of(&flying.data);
-            }
-            stays
-        });
+        for (_, flying) in self.flying.extract_if(.., |_, flying| flying.flight == flight) {
+            self.flying_len -= len_of(&flying.data);
+            recycle(flying.data);
+        }
     }
 
     /// The flight failed: its bytes are dirty again where nothing newer is.
