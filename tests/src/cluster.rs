@@ -429,7 +429,13 @@ fn detach(path: &Path) {
 fn abort(path: &Path) {
     if let Some(device) = device(path) {
         let minor = device.rsplit(':').next().unwrap_or_default().to_owned();
-        if let Err(error) = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1") {
+        let control = Path::new("/sys/fs/fuse/connections");
+        if fs::read_dir(control).map_or(0, Iterator::count) == 0 {
+            let mut mount = Command::new("mount");
+            let mount = process::run(mount.args(["-t", "fusectl", "none"]).arg(control), PATIENCE);
+            eprintln!("FUSE's control files: {mount:?}");
+        }
+        if let Err(error) = fs::write(control.join(minor.clone() + "/abort"), "1") {
             eprintln!("aborting FUSE connection {minor}: {error}");
         }
     }

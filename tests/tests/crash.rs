@@ -1,7 +1,7 @@
 //! Promise: kill -9 at any moment, of the mount or of everything at once, loses nothing that fsync
 //! returned for, leaves a consistent tree, and leaves nothing behind in the store.
 //!
-//! `ASHLAR_CRASH_ROUNDS` says how many rounds each test makes (default: 6, for a quick run).
+//! `ASHLAR_CRASH_ROUNDS` says how many rounds each test makes (default: 10, for a quick run).
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -43,7 +43,7 @@ fn killed_under_load(mode: Mode, victim: Victim) -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
-    let rounds: u64 = std::env::var("ASHLAR_CRASH_ROUNDS").ok().map_or(Ok(6), |n| n.parse())?;
+    let rounds: u64 = std::env::var("ASHLAR_CRASH_ROUNDS").ok().map_or(Ok(10), |n| n.parse())?;
     let mut seed = Seed::announced("crash");
     let mut demo = Demo::start(Setup::new(mode))?;
     let mut blocks = BlockFile::create(&demo.path(), "blocks", 64, seed.next_u64())?;
@@ -60,7 +60,7 @@ fn killed_under_load(mode: Mode, victim: Victim) -> Result<()> {
             let error = work.work(&path, 100_000, &mut fork);
             (work, error)
         });
-        load.progress(200 + seed.below(1500))?;
+        load.progress(300 + seed.below(4000))?;
         match victim {
             Victim::Mount => demo.kill_mount()?,
             Victim::Everything => demo.kill_everything()?,
@@ -178,8 +178,11 @@ fn an_unlinked_open_file_is_collected_after_a_crash() -> Result<()> {
     handle.sync_all()?;
     fs::remove_file(&path)?;
     File::create(demo.file("kept"))?.sync_all()?;
-    let held = demo.available()?;
-    ensure!(held + LEN as u64 <= empty + (32 << 20), "an open file's room was given away");
+    // The figure of df may lag behind a little; it must not come to count the open file as free.
+    let held = empty + (32 << 20) - LEN as u64;
+    tests::process::wait_until("the open file's room to be counted", PATIENCE, || {
+        demo.available().is_ok_and(|available| available <= held)
+    })?;
     demo.kill_mount()?;
     drop(handle);
     demo.mount()?;
