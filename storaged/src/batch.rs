@@ -10,9 +10,9 @@ use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, SlotId};
 use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::io::aligned::{AlignedBuf, direct_prefix};
+use crate::queue::Waiter;
 use crate::record::{Place, Stamp, What, encode, footprint, footprint_blocks, payload_offset};
 
 /// Most records in a batch: each needs at most two buffers of a vectored write.
@@ -32,8 +32,8 @@ pub(crate) struct Planned {
     pub(crate) blobs: Vec<BlobId>,
     /// Where the part was before.
     pub(crate) replaced: Option<Place>,
-    /// Who waits for it, with its share of the room. Nobody for what the disk does by itself.
-    pub(crate) done: Option<(oneshot::Sender<Result<(), PartError>>, Option<OwnedSemaphorePermit>)>,
+    /// Who waits for it; nobody for what the disk does by itself.
+    pub(crate) waiter: Option<Waiter>,
 }
 
 impl Planned {
@@ -44,10 +44,8 @@ impl Planned {
 
     /// Answers whoever waits.
     pub(crate) fn answer(self, result: Result<(), PartError>) {
-        if let Some((done, room)) = self.done {
-            drop(room);
-            // The caller may have gone away; then nobody needs the answer.
-            let _ = done.send(result);
+        if let Some(waiter) = self.waiter {
+            waiter.answer(result);
         }
     }
 }
@@ -152,7 +150,7 @@ mod tests {
             payload: Checked::compute(data),
             blobs: Vec::new(),
             replaced: None,
-            done: None,
+            waiter: None,
         }
     }
 
@@ -174,7 +172,7 @@ mod tests {
         assert_eq!((blocks, layout.end), (vec![5, 6, 23, 27], 30));
         let buffers = layout.buffers(&records, &scratch);
         assert!(buffers.iter().all(|b| b.len() % DISK_BLOCK == 0));
-        assert!(buffers.iter().all(|b| b.as_ptr() as usize % DISK_BLOCK == 0));
+        assert!(buffers.iter().all(|b| (b.as_ptr() as usize).is_multiple_of(DISK_BLOCK)));
         assert!(buffers.iter().any(|b| b.as_ptr() == aligned.as_ptr() && b.len() == 64 << 10));
         let bytes: Vec<u8> = buffers.iter().flat_map(|b| b.to_vec()).collect();
         assert_eq!(bytes.len(), 25 * DISK_BLOCK);

@@ -180,21 +180,14 @@ impl Owner {
                 break;
             }
             let decision = self.decide(&request, &batch);
-            let Request { slot, done, room, .. } = request;
-            let done = Some((done, room));
+            let Request { slot, waiter, .. } = request;
             match decision {
                 Decision::Write(what, payload, blobs, replaced) => {
-                    batch.push(Planned { slot, what, payload, blobs, replaced, done });
+                    let waiter = Some(waiter);
+                    batch.push(Planned { slot, what, payload, blobs, replaced, waiter });
                 }
-                Decision::Done | Decision::Refuse(_) => {
-                    let result = match decision {
-                        Decision::Refuse(why) => Err(why),
-                        _ => Ok(()),
-                    };
-                    let (what, payload) = (What::Slot, Checked::compute(bytes::Bytes::new()));
-                    let (blobs, replaced) = (Vec::new(), None);
-                    Planned { slot, what, payload, blobs, replaced, done }.answer(result);
-                }
+                Decision::Done => waiter.answer(Ok(())),
+                Decision::Refuse(why) => waiter.answer(Err(why)),
             }
         }
         if !batch.records.is_empty() {
@@ -208,7 +201,7 @@ impl Owner {
         }
         let slot = request.slot;
         let decided = match &request.ask {
-            Ask::Put(key, data) => self.decide_put(slot, *key, data, batch),
+            Ask::Put(key, data) => self.decide_put(slot, *key, data),
             Ask::Delete(blobs) => self.decide_delete(slot, blobs),
             Ask::Forget(blobs) => self.decide_forget(slot, blobs),
             Ask::Slot(group, generation) => {
@@ -233,13 +226,7 @@ impl Owner {
         decision
     }
 
-    fn decide_put(
-        &self,
-        slot: SlotId,
-        key: PartKey,
-        data: &Checked,
-        _batch: &Batch,
-    ) -> IndexResult<Decision> {
+    fn decide_put(&self, slot: SlotId, key: PartKey, data: &Checked) -> IndexResult<Decision> {
         let index = &self.ledger.index;
         if index.tomb(slot, key.blob)?.is_some() {
             return Ok(Decision::Refuse(PartError::Deleted));

@@ -114,7 +114,8 @@ impl Owner {
                 self.commit_moved(std::mem::take(&mut batch))?;
                 blocks = 0;
                 let fits = self.free_blocks() >= record.blocks();
-                if !fits && !(self.ledger.space.may_open(false) && self.roll()?) {
+                let room = fits || self.ledger.space.may_open(false) && self.roll()?;
+                if !room {
                     return Err(PartError::Full);
                 }
             }
@@ -218,7 +219,7 @@ fn again(
     blobs: Vec<BlobId>,
     replaced: Option<Place>,
 ) -> Planned {
-    Planned { slot, what, payload, blobs, replaced, done: None }
+    Planned { slot, what, payload, blobs, replaced, waiter: None }
 }
 
 fn batches(slot: SlotId, what: What, blobs: &[BlobId]) -> Vec<Planned> {

@@ -174,9 +174,13 @@ impl Disk {
             .map_err(|problem| DiskError::new(dir, problem))?;
         let shared = owner.shared.clone();
         shared.publish(&owner.ledger.space);
+        let end = OwnersEnd(shared.clone());
         let thread = std::thread::Builder::new()
             .name("disk".to_owned())
-            .spawn(move || owner.run())
+            .spawn(move || {
+                let _end = end;
+                owner.run();
+            })
             .map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?;
         Ok(Arc::new(Self {
             shared,
@@ -349,6 +353,16 @@ impl Disk {
     /// Bytes of a part, verified. Blocks.
     pub fn read_part(&self, slot: SlotId, key: PartKey) -> Result<Checked, PartError> {
         self.shared.read(slot, key, 0..key.blob.part_len())
+    }
+}
+
+/// When the owner's thread ends, even by a panic, nobody is left waiting for it.
+struct OwnersEnd(Arc<Shared>);
+
+impl Drop for OwnersEnd {
+    fn drop(&mut self) {
+        self.0.set_read_only("the disk is closed");
+        self.0.queue.abandon();
     }
 }
 

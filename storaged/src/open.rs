@@ -5,6 +5,7 @@
 //! [`crate::recovery`] says where the log ends.
 
 use std::collections::HashMap;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,10 +47,13 @@ pub(crate) fn recover(
         set_aside(&path)?;
     }
     let missing = !path.exists();
-    let opened = Index::open(&path, memory).and_then(|index| {
+    // A damaged file may also make redb panic; the logs hold everything, so that is no reason to stop.
+    let opened = catch_unwind(|| {
+        let index = Index::open(&path, memory)?;
         let saved = index.saved(superblock.disk)?;
         Ok((index, saved))
-    });
+    })
+    .unwrap_or_else(|_| Err(redb::Error::Corrupted("reading it panicked".to_owned())));
     let files = numbers(dir)?;
     match opened {
         Ok((index, Some(saved))) if usable(&saved, &files) => {

@@ -1,6 +1,6 @@
 //! The mailbox of a disk's owner: everyone puts in, the owner takes all there is at once.
 //!
-//! What waits in it is bounded by [`Room`], in bytes and so in number; waiting for room is the
+//! What waits in it is bounded by [`IN_FLIGHT`], in bytes and so in number; waiting for room is the
 //! back-pressure that reaches the caller.
 
 use std::collections::VecDeque;
@@ -37,10 +37,21 @@ pub(crate) struct Request {
     pub(crate) slot: SlotId,
     /// What is asked.
     pub(crate) ask: Ask,
-    /// Who waits. Nobody may be left.
-    pub(crate) done: oneshot::Sender<Result<(), PartError>>,
-    /// Its share of the room, given back with the answer.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    /// Who waits.
+    pub(crate) waiter: Waiter,
+}
+
+/// Where an answer goes, and the share of the room that is given back with it.
+pub(crate) struct Waiter {
+    done: oneshot::Sender<Result<(), PartError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Waiter {
+    /// Answers; the caller may have gone away, then nobody needs it.
+    pub(crate) fn answer(self, result: Result<(), PartError>) {
+        let _ = self.done.send(result);
+    }
 }
 
 impl Ask {
@@ -78,14 +89,14 @@ impl Queue {
     pub(crate) async fn ask(&self, slot: SlotId, ask: Ask) -> Result<(), PartError> {
         let closed = || PartError::Io("the disk is closed".to_owned());
         let room = self.room.clone().acquire_many_owned(ask.blocks());
-        let room = Some(room.await.map_err(|_| closed())?);
+        let _room = room.await.map_err(|_| closed())?;
         let (done, answer) = oneshot::channel();
         {
             let mut state = self.state.lock();
             if state.closed {
                 return Err(closed());
             }
-            state.requests.push_back(Request { slot, ask, done, room });
+            state.requests.push_back(Request { slot, ask, waiter: Waiter { done, _room } });
         }
         self.wake.notify_one();
         answer.await.map_err(|_| closed())?
@@ -95,6 +106,13 @@ impl Queue {
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.wake.notify_one();
+    }
+
+    /// Takes no more requests, and answers none of those that wait: their callers see it closed.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.requests.clear();
     }
 
     /// All requests there are, after waiting at most so long for the first. `true`: closed, and

@@ -36,6 +36,11 @@ async fn parts_are_there_whole_and_by_range_also_after_a_restart_or_a_crash() {
         std::fs::write(crashed.path().join("d/index.redb"), damage).unwrap();
         check_all(&slot(&open(crashed.path()))).await;
     }
+    let index = std::fs::read(crashed.path().join("d/index.redb")).unwrap();
+    for cut in [1, 4096, index.len() / 3, index.len() / 2, index.len() - 1] {
+        std::fs::write(crashed.path().join("d/index.redb"), &index[..cut]).unwrap();
+        check_all(&slot(&open(crashed.path()))).await;
+    }
     std::fs::remove_file(crashed.path().join("d/index.redb")).unwrap();
     check_all(&slot(&open(crashed.path()))).await;
 }

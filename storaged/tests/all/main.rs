@@ -1,6 +1,8 @@
 //! Disks in directories and daemons on loopback: what is acknowledged is there, through crashes, rot
 //! and a lost index, and what makes no sense is refused.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests, which clippy cannot see here
+
 mod basics;
 mod crash;
 mod daemon;
