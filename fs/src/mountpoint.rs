@@ -40,8 +40,11 @@ pub enum MountPointError {
         other: PathBuf,
     },
     /// The kernel has no FUSE.
-    #[error("/dev/fuse: {0} (load the kernel's module with: modprobe fuse)")]
-    NoFuse(io::Error),
+    #[error("/dev/fuse is not there (load the kernel's module with: modprobe fuse)")]
+    NoFuse,
+    /// This user may not use FUSE.
+    #[error("/dev/fuse: {0}")]
+    FuseRefused(io::Error),
     /// Only root mounts without help.
     #[error(
         "fusermount3 is not installed, and only root can mount without it (Debian: apt install fuse3)"
@@ -184,11 +187,11 @@ pub fn check(path: &Path, needed: &[&Path]) -> Result<PathBuf, MountPointError> 
 
 /// Can this process mount at all?
 fn check_fuse() -> Result<(), MountPointError> {
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .map_err(MountPointError::NoFuse)?;
+    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    opened.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => MountPointError::NoFuse,
+        _ => MountPointError::FuseRefused(e),
+    })?;
     if !nix::unistd::geteuid().is_root() && helper().is_none() {
         return Err(MountPointError::NoHelper);
     }

@@ -54,7 +54,7 @@ pub(super) fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<
         .with_context(|| format!("metadata directory {}", dir.display()))?;
     let info = VolumeInfo {
         name: volume.to_owned(),
-        id: new_id(&cluster.meta)?,
+        id: new_id(),
         cluster: cluster.cluster,
         scheme,
     };
@@ -64,9 +64,9 @@ pub(super) fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<
 
 /// A number that no volume of the cluster has: drawn by lot, as metadata of the others may lie on
 /// other machines.
-fn new_id(_dir: &std::path::Path) -> Result<VolumeId> {
+fn new_id() -> VolumeId {
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
-    Ok(VolumeId((high >> 32) as u32))
+    VolumeId((high >> 32) as u32)
 }
 
 /// Are all disks there, and are they those that the cluster file says?
