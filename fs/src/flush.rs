@@ -243,7 +243,8 @@ impl Data {
                 if error == DataError::NoSpace {
                     self.room.refuse();
                 }
-                tracing::warn!(blob = %flight.id, %error, "storing a blob failed; its bytes stay in memory and are tried again");
+                let blob = flight.id;
+                tracing::warn!(%blob, %error, "a blob is not stored; its bytes are tried again");
                 self.status.lock().last_error = Some(error.clone());
                 flight.give_back(Some(&error));
                 self.room.freed.notify_waiters();
@@ -371,7 +372,7 @@ impl Data {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
                 () = self.queue.kick.notified() => {}
-                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                () = until(wake) => {}
                 Some(ended) = flights.next(), if !flights.is_empty() => flusher.ended(&ended),
             }
         }
@@ -413,6 +414,13 @@ impl Data {
                 return;
             }
         }
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
