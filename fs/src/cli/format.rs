@@ -52,12 +52,8 @@ pub(super) fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<
     let dir = &cluster.meta;
     std::fs::create_dir_all(dir)
         .with_context(|| format!("metadata directory {}", dir.display()))?;
-    let info = VolumeInfo {
-        name: volume.to_owned(),
-        id: new_id(),
-        cluster: cluster.cluster,
-        scheme,
-    };
+    let info =
+        VolumeInfo { name: volume.to_owned(), id: new_id(), cluster: cluster.cluster, scheme };
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     Ok(meta::format(dir, &info, (uid, gid, 0o755))?)
 }
