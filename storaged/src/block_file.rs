@@ -12,11 +12,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use proto::checksum::{Checked, Mismatch};
 use proto::id::DiskId;
 use proto::limits::DISK_BLOCK;
 
-use crate::io::aligned::AlignedBuf;
+use crate::io::aligned::{AlignedBuf, PooledBuf};
 use crate::io::direct::DirectFile;
 use crate::record::{Entry, Place, footprint_blocks, parse, payload_offset};
 
@@ -81,10 +82,11 @@ impl BlockFile {
     }
 
     /// Reads whole blocks.
-    pub(crate) fn read(&self, block: u32, blocks: u32) -> io::Result<AlignedBuf> {
-        let mut buf = AlignedBuf::zeroed(blocks as usize * DISK_BLOCK);
-        self.io.read_at(u64::from(block) * BLOCK, &mut buf)?;
-        Ok(buf)
+    pub(crate) fn read(&self, block: u32, blocks: u32) -> io::Result<Bytes> {
+        let len = blocks as usize * DISK_BLOCK;
+        let mut buf = PooledBuf::at_least(len);
+        self.io.read_at(u64::from(block) * BLOCK, &mut buf.as_mut()[..len])?;
+        Ok(Bytes::from_owner(buf).slice(..len))
     }
 
     /// The whole payload of a record, with its checks, not yet verified.
@@ -92,7 +94,7 @@ impl BlockFile {
         let len = found.entry.payload_len;
         let buf = self.read(found.block, footprint_blocks(len))?;
         let at = payload_offset(len);
-        let data = bytes::Bytes::from_owner(buf).slice(at..at + len as usize);
+        let data = buf.slice(at..at + len as usize);
         Ok(Checked::received(data, found.entry.table.clone()).expect("a table fits its payload"))
     }
 

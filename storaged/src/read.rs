@@ -14,7 +14,6 @@ use proto::part_store::PartError;
 
 use crate::block_file::BlockFile;
 use crate::disk::{Shared, index_error};
-use crate::io::aligned::AlignedBuf;
 use crate::record::{Entry, Place, What, parse, payload_offset};
 
 /// How often a part that moves under the reader is looked for again.
@@ -71,7 +70,7 @@ impl Shared {
         if offset < DISK_BLOCK {
             let block = read_blocks(&file, place.block, 1)?;
             let entry = checked_entry(&block, self, place, slot, key)?;
-            let data = Bytes::from_owner(block).slice(offset..offset + len as usize);
+            let data = block.slice(offset..offset + len as usize);
             return verified(data, entry.table, place);
         }
         let (first, last) = (wide.start / DISK_BLOCK as u32, wide.end.div_ceil(DISK_BLOCK as u32));
@@ -79,18 +78,18 @@ impl Shared {
         let (table, data) = match cached {
             Some(table) => {
                 let buf = read_blocks(&file, place.block + 1 + first, last - first)?;
-                (table, Bytes::from_owner(buf))
+                (table, buf)
             }
             // The table lies right before the first byte: one read brings both.
             None if first == 0 => {
                 let buf = read_blocks(&file, place.block, 1 + last)?;
                 let table = self.remember(place, checked_entry(&buf, self, place, slot, key)?);
-                (table, Bytes::from_owner(buf).slice(DISK_BLOCK..))
+                (table, buf.slice(DISK_BLOCK..))
             }
             None => {
                 let table = self.stored_checks(place, slot, key)?;
                 let buf = read_blocks(&file, place.block + 1 + first, last - first)?;
-                (table, Bytes::from_owner(buf))
+                (table, buf)
             }
         };
         let checks = wide.start / CHECK_BLOCK..wide.end.div_ceil(CHECK_BLOCK);
@@ -121,7 +120,7 @@ impl Shared {
     }
 }
 
-fn read_blocks(file: &BlockFile, block: u32, blocks: u32) -> Result<AlignedBuf, PartError> {
+fn read_blocks(file: &BlockFile, block: u32, blocks: u32) -> Result<Bytes, PartError> {
     file.read(block, blocks).map_err(|e| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => {
             corrupt("the file is cut off", Place { file: file.number, block })

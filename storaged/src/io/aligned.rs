@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use parking_lot::Mutex;
 use proto::limits::DISK_BLOCK;
 
 /// A zeroed byte buffer whose address and length are multiples of [`DISK_BLOCK`].
@@ -23,6 +24,51 @@ impl AlignedBuf {
         let ptr = unsafe { alloc_zeroed(layout) };
         let ptr = NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout));
         Self { ptr, layout }
+    }
+}
+
+/// Bytes of buffers kept for the next reads: fresh memory costs more CPU than the read into it.
+const POOL_BYTES: usize = 8 << 20;
+/// Most buffers kept.
+const POOL_BUFFERS: usize = 64;
+
+static POOL: Mutex<Vec<AlignedBuf>> = Mutex::new(Vec::new());
+
+/// A buffer on loan from a pool that all disks share; it goes back when it is dropped. At least as
+/// long as asked for, and it holds whatever it held before.
+pub(crate) struct PooledBuf(Option<AlignedBuf>);
+
+impl PooledBuf {
+    /// A buffer of at least `len` bytes.
+    pub(crate) fn at_least(len: usize) -> Self {
+        let mut pool = POOL.lock();
+        let fits = |buf: &AlignedBuf| (len..=2 * len.max(DISK_BLOCK)).contains(&buf.len());
+        let found = pool.iter().position(fits).map(|at| pool.swap_remove(at));
+        drop(pool);
+        Self(Some(found.unwrap_or_else(|| AlignedBuf::zeroed(len))))
+    }
+}
+
+impl AsRef<[u8]> for PooledBuf {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl AsMut<[u8]> for PooledBuf {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut().expect("it is there until the drop")
+    }
+}
+
+impl Drop for PooledBuf {
+    fn drop(&mut self) {
+        let Some(buf) = self.0.take() else { return };
+        let mut pool = POOL.lock();
+        let held: usize = pool.iter().map(|buf| buf.len()).sum();
+        if pool.len() < POOL_BUFFERS && held + buf.len() <= POOL_BYTES {
+            pool.push(buf);
+        }
     }
 }
 
