@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-/// glibc maps and unmaps every large buffer anew.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: proto::allocator::MiMalloc = proto::allocator::MiMalloc;
 
 fn main() -> ExitCode {
+    proto::allocator::keep_memory();
     fs::cli::main()
 }

@@ -9,10 +9,11 @@
 //! * [`checksum`]: bytes that travel with their CRC-32C.
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
 //! * [`client`], [`convert`]: between the generated gRPC code ([`rpc`]) and our own types.
-//! * [`observe`]: logs and metrics, alike in every binary.
+//! * [`observe`], [`allocator`]: logs, metrics and memory, alike in every binary.
 //!
 //! Nothing here does I/O except [`client`] and [`observe`].
 
+pub mod allocator;
 pub mod checksum;
 pub mod client;
 pub mod cluster;

@@ -2,12 +2,12 @@
 
 use clap::Parser;
 
-// A quarter off the gRPC path: the system's allocator maps and unmaps every large buffer.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: proto::allocator::MiMalloc = proto::allocator::MiMalloc;
 
 #[tokio::main]
 async fn main() {
+    proto::allocator::keep_memory();
     if let Err(error) = proxy::cli::Cli::parse().run().await {
         eprintln!("proxyd: {error:#}");
         std::process::exit(1);

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: proto::allocator::MiMalloc = proto::allocator::MiMalloc;
 
 fn main() -> ExitCode {
+    proto::allocator::keep_memory();
     storaged::cli::main_with(std::env::args_os())
 }
