@@ -86,13 +86,14 @@ fn a_daemon_serves_metrics_and_says_once_what_it_is() -> Result<()> {
     wait_until("the daemon to listen", PATIENCE, || {
         !daemon.runs() || TcpStream::connect(&listen).is_ok()
     })?;
-    let text = get(&metrics)?;
-    ensure!(text.contains("storaged_"), "no metric of its own in:\n{text}");
     let status = run(Command::new(storaged()).args(["status", "--address", &listen]), PATIENCE)?;
     ensure!(!status.is_empty(), "an empty status");
     let json =
         run(Command::new(storaged()).args(["status", "--address", &listen, "--json"]), PATIENCE)?;
     serde_json::from_str::<Value>(&json).with_context(|| json.clone())?;
+    wait_until("metrics of the daemon's own", NOTICED, || {
+        get(&metrics).is_ok_and(|text| text.contains("storaged_"))
+    })?;
     let said = daemon.said();
     let starts = said.lines().filter(|line| line.contains("version") && line.contains(&listen));
     ensure!(starts.count() == 1, "no single start line in:\n{said}");
@@ -108,8 +109,12 @@ fn free_address() -> Result<String> {
 
 /// The metrics that are served at an address.
 fn get(address: &str) -> Result<String> {
-    let mut stream =
-        TcpStream::connect(address).with_context(|| format!("metrics at {address}"))?;
+    let mut connected = None;
+    wait_until(&format!("metrics at {address}"), PATIENCE, || {
+        connected = TcpStream::connect(address).ok();
+        connected.is_some()
+    })?;
+    let mut stream = connected.context("connected")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
