@@ -5,7 +5,7 @@
 //! the bound on memory is honest. Units of a blob never overlap: what is here, or on its way, is
 //! not fetched again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use futures::future::Shared;
 use lru::LruCache;
 use parking_lot::Mutex;
 use proto::id::BlobId;
+use proto::limits::CHECK_BLOCK;
 use proxy::BlobError;
 use tokio::sync::oneshot;
 
@@ -28,6 +29,10 @@ const OVERHEAD: u64 = 256;
 const WALKS: usize = 256;
 /// Misses this close behind one another walk through a blob.
 const STRIDE: u32 = 512 << 10;
+
+/// Units that a sequential reader has passed and that are kept all the same: its requests may
+/// overtake one another.
+const BEHIND: usize = 8;
 
 /// Session and sequence: what tells the blobs of one volume apart.
 type Key = (u64, u64);
@@ -54,6 +59,8 @@ struct Inner {
     spans: HashMap<Key, Vec<Span>>,
     /// Where the last miss in a blob ended, and how much was fetched for it.
     walks: LruCache<Key, (u32, u32)>,
+    /// Units that sequential readers have passed, the last few.
+    behind: VecDeque<(Key, u32)>,
     bytes: u64,
     coming: u64,
     hits: u64,
@@ -109,6 +116,7 @@ impl Cache {
             units: LruCache::unbounded(),
             spans: HashMap::new(),
             walks: LruCache::new(walks),
+            behind: VecDeque::with_capacity(BEHIND + 1),
             bytes: 0,
             coming: 0,
             hits: 0,
@@ -139,6 +147,34 @@ impl Cache {
         let bytes = unit.slice(from as usize..to as usize);
         inner.hits += 1;
         Some(bytes)
+    }
+
+    /// A sequential reader has read `range`. Units that it has thereby come to the end of will hardly
+    /// be read again (the kernel has their pages now): their memory is worth more to the next ones,
+    /// which then need none that was never used before.
+    pub(crate) fn passed(&self, blob: &BlobId, range: &Range<u32>) {
+        let mut inner = self.inner.lock();
+        let key = key(blob);
+        let Some(spans) = inner.spans.get(&key) else { return };
+        // What lies between the last byte of files and the end of the blob is its summary.
+        let ended = |span: &&Span| {
+            range.start < span.range.end && span.range.end < range.end.saturating_add(CHECK_BLOCK)
+        };
+        let passed: Vec<_> =
+            spans.iter().filter(ended).map(|span| (key, span.range.start)).collect();
+        for unit in passed {
+            if inner.behind.contains(&unit) {
+                continue;
+            }
+            inner.behind.push_back(unit);
+            if inner.behind.len() > BEHIND
+                && let Some(unit) = inner.behind.pop_front()
+                && let Some(bytes) = inner.units.pop(&unit)
+            {
+                inner.bytes -= bytes.len() as u64 + OVERHEAD;
+                inner.forget_span(unit.0, unit.1);
+            }
+        }
     }
 
     /// How much to fetch for a miss of `range`: when misses walk forward through the blob, more each

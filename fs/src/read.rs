@@ -183,15 +183,20 @@ fn plan(state: &mut State, range: &Range<u64>, read_ahead: u64) -> Plan {
     if let Some(ahead) = ahead {
         let reach = state.window(ahead.start).map_or(ahead.start, |window| window.range.end);
         let to = ahead.end.min(size).min(reach);
-        let mut stored = Vec::new();
-        if ahead.start < to && stored_segments(state, ahead.start..to, &mut stored).is_some() {
-            wanted.extend(stored.into_iter().filter_map(|segment| match segment {
-                Segment::Stored(blob, range) => Some((blob, range)),
-                Segment::Memory(_) | Segment::Zeros(_) => None,
-            }));
+        let mut segments = Vec::new();
+        if ahead.start < to && stored_segments(state, ahead.start..to, &mut segments).is_some() {
+            wanted = stored(&segments);
         }
     }
     Plan::Ready { segments, sequential: state.reader.is_sequential(), ahead: wanted }
+}
+
+fn stored(segments: &[Segment]) -> Vec<(BlobId, Range<u32>)> {
+    let stored = |segment: &Segment| match segment {
+        Segment::Stored(blob, range) => Some((*blob, range.clone())),
+        Segment::Memory(_) | Segment::Zeros(_) => None,
+    };
+    segments.iter().filter_map(stored).collect()
 }
 
 fn join(mut pieces: Vec<Bytes>) -> Bytes {
@@ -228,7 +233,9 @@ impl Data {
                     continue;
                 }
             };
+            let passed = if sequential { stored(&segments) } else { Vec::new() };
             let pieces = self.look_up(segments);
+            passed.iter().for_each(|(blob, range)| self.cache.passed(blob, range));
             let missing = pieces.iter().any(|piece| matches!(piece, Piece::Missing(..)));
             let answer = if missing {
                 let coming = self.start_fetches(&pieces, sequential);
