@@ -87,7 +87,7 @@ fn fifty_rounds_of_fill_and_delete_do_not_shrink_the_volume() -> Result<()> {
     let mut first = 0;
     for round in 0..ROUNDS {
         // Big files and small ones in turn: whole blobs and packed ones.
-        let len = if round % 10 == 1 { 40 << 10 } else { [8 << 20, 600 << 10][round % 2] };
+        let len = if round % 25 == 1 { 40 << 10 } else { [8 << 20, 600 << 10][round % 2] };
         let files = fill(&demo.path(), "f", len, &mut seed)?;
         let stored = total(&files);
         if round < 3 {
@@ -125,10 +125,11 @@ fn overwriting_in_place_needs_no_more_room_than_the_file() -> Result<()> {
         file.write_all_at(&content(step, 65_536), page * 65_536)
             .with_context(|| format!("overwriting page {page}, step {step} of {}", pages * 8))?;
         if step % 1000 == 0 {
-            file.sync_data()?;
+            file.sync_data()
+                .with_context(|| format!("fdatasync at step {step} of {}", pages * 8))?;
         }
     }
-    file.sync_all()?;
+    file.sync_all().context("fsync after all steps")?;
     drop(file);
     demo.remount()?;
     let bytes = fs::read(demo.file("database"))?;
