@@ -17,7 +17,10 @@
 //! All changes of a file's content must come through here: sizes and extents are remembered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -338,6 +341,12 @@ impl Data {
             mtime: state.mtime,
             dirty_bytes: state.unstored.unstored_len(),
         })
+    }
+
+    /// How many flights have been committed. When it is the same before metadata was asked for a file
+    /// and after [`Data::pending`] was, no bytes have slipped from the one to the other in between.
+    pub fn commits(&self) -> u64 {
+        self.queue.commits.load(SeqCst)
     }
 
     /// An explicit time is about to be set: those of earlier writes must not replace it.

@@ -244,6 +244,9 @@ impl Filesystem {
     }
 
     /// Attributes as the caller must see them: with what is written and not yet stored.
+    ///
+    /// When a flight is committed between a look at metadata and this one, its bytes may be in
+    /// neither: callers then look again ([`Data::commits`]), because the kernel keeps the answer.
     fn overlay(&self, mut attr: Attr) -> Attr {
         if attr.kind == Kind::File
             && let Some(pending) = self.data.pending(attr.ino)
@@ -261,20 +264,21 @@ impl Filesystem {
         attr
     }
 
-    /// The same, in an answer that the kernel counts.
-    fn named(&self, attr: Attr) -> Attr {
-        self.lifetimes.named(attr.ino);
-        self.overlay(attr)
-    }
-
     // Names.
 
     /// `None`: there is no such name.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> FsResult<Option<Attr>> {
-        match self.meta.lookup(parent, name).await {
-            Ok(attr) => Ok(Some(self.named(attr))),
-            Err(MetaError::NotFound) => Ok(None),
-            Err(e) => Err(e.into()),
+        loop {
+            let commits = self.data.commits();
+            let attr = match self.meta.lookup(parent, name).await {
+                Ok(attr) => self.overlay(attr),
+                Err(MetaError::NotFound) => return Ok(None),
+                Err(e) => return Err(e.into()),
+            };
+            if self.data.commits() == commits {
+                self.lifetimes.named(attr.ino);
+                return Ok(Some(attr));
+            }
         }
     }
 
@@ -287,12 +291,17 @@ impl Filesystem {
         mode: u32,
         node: NewNode,
     ) -> FsResult<Attr> {
-        Ok(self.named(self.meta.create(caller, parent, name, mode, node).await?))
+        let attr = self.meta.create(caller, parent, name, mode, node).await?;
+        self.lifetimes.named(attr.ino);
+        Ok(attr)
     }
 
     /// link(2).
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> FsResult<Attr> {
-        Ok(self.named(self.meta.link(ino, parent, name).await?))
+        self.meta.link(ino, parent, name).await?;
+        let attr = self.getattr(ino).await?;
+        self.lifetimes.named(ino);
+        Ok(attr)
     }
 
     /// unlink(2).
@@ -336,31 +345,43 @@ impl Filesystem {
 
     /// Up to `limit` entries after `cookie`.
     pub async fn readdir(&self, ino: Ino, cookie: u64, limit: usize) -> FsResult<Vec<DirEntry>> {
-        Ok(self.meta.readdir(ino, cookie, limit).await?)
+        loop {
+            let commits = self.data.commits();
+            let mut entries = self.meta.readdir(ino, cookie, limit).await?;
+            entries.iter_mut().for_each(|entry| entry.attr = self.overlay(entry.attr));
+            if self.data.commits() == commits {
+                return Ok(entries);
+            }
+        }
     }
 
     /// An entry of [`Self::readdir`] goes into an answer that names its inode.
     pub fn named_entry(&self, entry: &DirEntry) -> Attr {
         self.lifetimes.named(entry.attr.ino);
-        self.overlay(entry.attr)
+        entry.attr
     }
 
     // Attributes.
 
     /// stat(2).
     pub async fn getattr(&self, ino: Ino) -> FsResult<Attr> {
-        Ok(self.overlay(self.meta.getattr(ino).await?))
+        loop {
+            let commits = self.data.commits();
+            let attr = self.overlay(self.meta.getattr(ino).await?);
+            if self.data.commits() == commits {
+                return Ok(attr);
+            }
+        }
     }
 
     /// chmod(2), chown(2), truncate(2), utimensat(2).
     pub async fn setattr(&self, caller: Caller, ino: Ino, change: Change) -> FsResult<Attr> {
-        let mut attr = None;
         if let Some(size) = change.size {
             if self.meta.getattr(ino).await?.kind != Kind::File {
                 return Err(FsError::Invalid("only files have a size to set"));
             }
             self.clear_privileges(caller, ino).await?;
-            attr = Some(self.data.truncate(ino, size).await?);
+            self.data.truncate(ino, size).await?;
         }
         let time = |time: SetTime| match time {
             SetTime::Now => now(),
@@ -374,7 +395,7 @@ impl Filesystem {
             mtime: change.mtime.map(time),
             ctime: change.ctime,
         };
-        if set != SetAttr::default() || attr.is_none() {
+        if set != SetAttr::default() {
             // A flight that commits now must not bring the time of an earlier write back.
             let handle = set.mtime.and_then(|_| self.data.handles.get(ino));
             let _order = match &handle {
@@ -384,9 +405,9 @@ impl Filesystem {
             if set.mtime.is_some() {
                 self.data.forget_mtime(ino);
             }
-            attr = Some(self.meta.setattr(caller, ino, set).await?);
+            self.meta.setattr(caller, ino, set).await?;
         }
-        Ok(self.overlay(attr.expect("one of both has set it")))
+        self.getattr(ino).await
     }
 
     /// Setuid and setgid go when somebody unprivileged changes the content. (File capabilities are

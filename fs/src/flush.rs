@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ const ROUNDS: usize = 4;
 pub(crate) struct Queue {
     files: Mutex<BTreeMap<Ino, Arc<Handle>>>,
     airborne: Mutex<BTreeSet<u64>>,
+    /// Flights whose extents are committed; counted before their bytes leave memory.
+    pub(crate) commits: AtomicU64,
     /// Told whenever a flight has ended.
     landed: Notify,
     /// Wakes the flusher.
@@ -313,6 +316,7 @@ impl Data {
         }
         let blob = NewBlob { id: flight.id, degraded: stored.degraded };
         self.meta.commit(&[blob], &updates).await?;
+        self.queue.commits.fetch_add(1, SeqCst);
         Ok(times)
     }
 
@@ -353,6 +357,8 @@ impl Data {
                 passed => passed?,
             }
             self.queue.landed(&others).await;
+            // The flusher may have taken bytes of the scope before the pass came to them.
+            self.queue.landed(&scope.flights(&self.queue)).await;
             if others.is_empty() || (round > 0 && failures == self.failures.load(Relaxed)) {
                 return Ok(());
             }
