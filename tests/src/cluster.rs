@@ -358,6 +358,16 @@ impl Demo {
         serde_json::from_str(&text).with_context(|| format!("reading {text:?}"))
     }
 
+    /// Waits until the mount counts all of its disks as up.
+    pub fn all_up(&self, bound: Duration) -> Result<()> {
+        wait_until("the mount to use all its disks again", bound, || {
+            self.status().is_ok_and(|status| {
+                let disks = status["disks"].as_array().map(Vec::as_slice).unwrap_or_default();
+                disks.len() == self.setup.disks && disks.iter().all(|disk| disk["state"] == "up")
+            })
+        })
+    }
+
     /// Peak resident memory in bytes of the mount (`None`) and of each daemon, by its number.
     pub fn peak_memory(&self) -> Result<BTreeMap<Option<usize>, u64>> {
         let daemons = self.daemons.iter().enumerate().map(|(n, daemon)| (Some(n), daemon.pid));

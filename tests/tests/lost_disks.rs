@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use nix::libc::EIO;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::load::{Load, Seen};
-use tests::process::{PATIENCE, bounded};
+use tests::process::{PATIENCE, bounded, wait_until};
 use tests::seed::{Seed, content, first_difference};
 
 /// What the loss of two disks may cost any single system call.
@@ -55,6 +55,8 @@ fn two_of_eight_killed_under_load(at_once: bool) -> Result<()> {
         }
         demo.restart_daemon(two)?;
         load.progress(300)?;
+        // Only then are the next two the only ones that are lost.
+        demo.all_up(NOTICED)?;
     }
     unharmed(&load.stop(PATIENCE)?)?;
     demo.remount()?;
@@ -173,11 +175,11 @@ fn writing_on_with_too_few_disks_fails_and_goes_on_when_they_are_back() -> Resul
     for number in 0..8 {
         demo.restart_daemon(number)?;
     }
-    // The range stayed dirty: the next fsync stores it.
+    // The range stayed dirty: an fsync stores it, as soon as the daemons are in use again.
     let path = demo.file("during");
-    bounded("fsync after all are back", PATIENCE, move || {
-        File::options().write(true).open(path)?.sync_all()
-    })??;
+    wait_until("fsync after all are back", NOTICED, || {
+        File::options().write(true).open(&path).is_ok_and(|file| file.sync_all().is_ok())
+    })?;
     demo.remount()?;
     for (name, stamp) in [("before", 1), ("during", 2)] {
         let bytes = fs::read(demo.file(name))?;
