@@ -18,7 +18,7 @@ use proxy::{BlobError, BlobStore, SlotStatus, Space, Stored};
 use tokio::runtime::Runtime;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: proto::allocator::MiMalloc = proto::allocator::MiMalloc;
 
 /// Keeps blobs in memory; forgets old ones, so that writers can run for long.
 #[derive(Default)]

@@ -247,7 +247,10 @@ impl Cache {
                 if let Some(span) = span {
                     span.awaited = None;
                     inner.bytes += bytes.len() as u64 + OVERHEAD;
-                    inner.units.put((key, start), bytes);
+                    // Claimed again while the first fetch was on its way: both came.
+                    if let Some(twin) = inner.units.put((key, start), bytes) {
+                        inner.bytes -= twin.len() as u64 + OVERHEAD;
+                    }
                 }
             }
             Err(_) => inner.forget_span(key, start),

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use meta::{Attr, FILE_MAX, FileUpdate, Ino, MetaError};
 
@@ -140,7 +141,10 @@ impl Data {
         }
         let size_at_least = Some(size);
         let update = FileUpdate { ino: handle.ino, extents: Vec::new(), size_at_least, mtime };
-        Ok(self.meta.commit(&[], &[update]).await?)
+        self.meta.commit(&[], &[update]).await?;
+        // Counted like a flight: the size is about to leave memory.
+        self.queue.commits.fetch_add(1, SeqCst);
+        Ok(())
     }
 
     /// Metadata has changed to `attr`: cuts the range out of memory. The caller holds the order.

@@ -36,7 +36,7 @@ use crate::buffer::Pool;
 use crate::cache::Cache;
 use crate::clean::{Cleaning, Freed};
 use crate::dirty::Unstored;
-use crate::flush::{Queue, Scope};
+use crate::flush::{Queue, RETRY, Scope};
 use crate::handle::{Handle, Handles, State};
 use crate::room::Room;
 
@@ -94,6 +94,7 @@ pub struct Data {
     pub(crate) armed: AtomicBool,
     /// How many flights failed.
     pub(crate) failures: AtomicU64,
+    pub(crate) leaked: AtomicBool,
     pub(crate) status: Mutex<Counters>,
     pub(crate) cleaning: tokio::sync::Mutex<Cleaning>,
     pub(crate) freed: Freed,
@@ -207,6 +208,7 @@ impl Data {
             cache: Cache::new(settings.cache_bytes),
             armed: AtomicBool::new(false),
             failures: AtomicU64::new(0),
+            leaked: AtomicBool::new(false),
             status: Mutex::default(),
             cleaning: tokio::sync::Mutex::default(),
             freed: Freed::default(),
@@ -307,6 +309,9 @@ impl Data {
             let freed = self.room.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
+            if self.stopping.is_cancelled() {
+                return Err(DataError::Unavailable("the mount has ended".to_owned()));
+            }
             if self.try_write(ino, offset, data, now)? == TryWrite::Done {
                 return Ok(());
             }
@@ -417,15 +422,32 @@ impl Data {
         }
     }
 
-    /// Stores everything and ends all tasks.
+    /// Stores everything and ends all tasks. Tries for [`DataSettings::stall_limit`].
     ///
     /// # Errors
     /// What could not be stored is lost with the process: the reason why.
     pub async fn stop(self: &Arc<Self>) -> Result<(), DataError> {
-        let flushed = self.sync_all().await;
+        let deadline = tokio::time::Instant::now() + self.settings.stall_limit;
+        let mut pause = RETRY.0;
+        let mut stored = self.sync_all().await;
+        while let Err(error @ (DataError::Unavailable(_) | DataError::Meta(_))) = &stored
+            && tokio::time::Instant::now() < deadline
+        {
+            tracing::warn!(%error, "not everything is stored yet; trying again before the end");
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(RETRY.1);
+            stored = self.sync_all().await;
+        }
         self.stopping.cancel();
+        self.room.freed.notify_waiters();
         self.tasks.close();
         self.tasks.wait().await;
-        flushed
+        // A writer may have got its room from that very flush.
+        stored.and(self.sync_all().await)
+    }
+
+    /// Is there a blob that neither files nor garbage name? The next mount must sweep this session.
+    pub fn has_leaked(&self) -> bool {
+        self.leaked.load(Relaxed)
     }
 }

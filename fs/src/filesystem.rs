@@ -185,6 +185,10 @@ impl Filesystem {
         self.stopped.store(true, Ordering::SeqCst);
         self.dead_wake.notify_one();
         self.data.stop().await?;
+        if self.data.has_leaked() {
+            // The session is not closed, so that the next mount sweeps it.
+            return Ok(self.meta.sync().await?);
+        }
         Ok(self.meta.close_session().await?)
     }
 

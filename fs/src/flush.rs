@@ -28,7 +28,7 @@ use crate::handle::{Handle, State};
 use crate::pack::Packer;
 
 /// First and longest wait before flights are tried again after one failed.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// Rounds in which a sync tries to store what other flights kept back.
 const ROUNDS: usize = 4;
 
@@ -280,12 +280,17 @@ impl Data {
                 Ok(stored)
             }
             Err(error) => {
-                // Some parts may lie somewhere. Nothing will ever name them.
-                if let Err(error) = self.meta.adopt_garbage(&[id]).await {
-                    tracing::warn!(blob = %id, %error, "a failed blob is left to the next sweep");
-                }
+                self.abandon(id).await;
                 Err(error.into())
             }
+        }
+    }
+
+    /// The blob, or parts of it, may lie somewhere, and nothing will ever name them.
+    async fn abandon(&self, id: BlobId) {
+        if let Err(error) = self.meta.adopt_garbage(&[id]).await {
+            tracing::warn!(blob = %id, %error, "an abandoned blob is left to the next mount's sweep");
+            self.leaked.store(true, Relaxed);
         }
     }
 
@@ -315,7 +320,10 @@ impl Data {
             });
         }
         let blob = NewBlob { id: flight.id, degraded: stored.degraded };
-        self.meta.commit(&[blob], &updates).await?;
+        if let Err(error) = self.meta.commit(&[blob], &updates).await {
+            self.abandon(flight.id).await;
+            return Err(error.into());
+        }
         self.queue.commits.fetch_add(1, SeqCst);
         Ok(times)
     }
@@ -359,7 +367,8 @@ impl Data {
             self.queue.landed(&others).await;
             // The flusher may have taken bytes of the scope before the pass came to them.
             self.queue.landed(&scope.flights(&self.queue)).await;
-            if others.is_empty() || (round > 0 && failures == self.failures.load(Relaxed)) {
+            let calm = failures == self.failures.load(Relaxed);
+            if calm && (others.is_empty() || round > 0) {
                 return Ok(());
             }
         }
@@ -376,12 +385,14 @@ impl Data {
             self.launch(&mut flusher, &mut flights);
             let wake = flusher.wake();
             tokio::select! {
-                () = self.stopping.cancelled() => return,
+                () = self.stopping.cancelled() => break,
                 () = self.queue.kick.notified() => {}
                 () = until(wake) => {}
                 Some(ended) = flights.next(), if !flights.is_empty() => flusher.ended(&ended),
             }
         }
+        // Each put is bounded, so this is too.
+        while flights.next().await.is_some() {}
     }
 
     /// Starts as many flights as may be and are worth it.
