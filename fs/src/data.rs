@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use proto::id::{BlobId, SessionId};
 use proto::limits::TARGET_BLOB;
 use proxy::{BlobError, BlobStore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +43,8 @@ use crate::room::Room;
 
 /// How often the store is asked for room while a writer waits for what was deleted to be counted.
 const SPACE_POLL: Duration = Duration::from_millis(200);
+/// How long a writer, or a flush, that meets a full store tries to get room back.
+const FULL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Bounds of a mount's data plane.
 #[derive(Clone, Debug)]
@@ -304,7 +307,8 @@ impl Data {
         data: &[u8],
         now: Time,
     ) -> Result<(), DataError> {
-        let deadline = tokio::time::Instant::now() + self.settings.stall_limit;
+        let deadline = Instant::now() + self.settings.stall_limit;
+        let mut full = None;
         loop {
             let freed = self.room.freed.notified();
             tokio::pin!(freed);
@@ -315,15 +319,9 @@ impl Data {
             if self.try_write(ino, offset, data, now)? == TryWrite::Done {
                 return Ok(());
             }
-            let len = data.len() as u64;
-            if self.room.is_short(len) || self.room.is_refused() {
-                self.make_space().await;
-                if self.room.is_short(len) || self.room.is_refused() {
-                    // What was just deleted takes the store a moment to count as room.
-                    if !self.freed.is_recent() || deadline.elapsed() > Duration::ZERO {
-                        return Err(DataError::NoSpace);
-                    }
-                    let _ = tokio::time::timeout(SPACE_POLL, freed).await;
+            if self.room.is_short(data.len() as u64) || self.room.is_refused() {
+                if !self.regain_space(data.len() as u64, &mut full).await {
+                    return Err(DataError::NoSpace);
                 }
                 continue;
             }
@@ -335,6 +333,22 @@ impl Data {
                 return Err(DataError::Unavailable(format!("no room for {stalled:?}: {why}")));
             }
         }
+    }
+
+    /// The store has no room: gets some back from what is dead. Is it worth trying again? What was
+    /// just deleted takes the store a moment to count as room, but no longer than [`FULL_PATIENCE`] after
+    /// the first refusal, which `full` remembers.
+    pub(crate) async fn regain_space(&self, len: u64, full: &mut Option<Instant>) -> bool {
+        let first = full.is_none();
+        let since = *full.get_or_insert_with(Instant::now);
+        self.make_space().await;
+        let short = self.room.is_short(len) || self.room.is_refused();
+        let patient = since.elapsed() < FULL_PATIENCE;
+        if short && patient && self.freed.is_recent() {
+            tokio::time::sleep(SPACE_POLL).await;
+            return true;
+        }
+        !short && (first || patient)
     }
 
     /// What metadata does not know yet of a file; `None` when it knows all.
@@ -427,11 +441,11 @@ impl Data {
     /// # Errors
     /// What could not be stored is lost with the process: the reason why.
     pub async fn stop(self: &Arc<Self>) -> Result<(), DataError> {
-        let deadline = tokio::time::Instant::now() + self.settings.stall_limit;
+        let deadline = Instant::now() + self.settings.stall_limit;
         let mut pause = RETRY.0;
         let mut stored = self.sync_all().await;
         while let Err(error @ (DataError::Unavailable(_) | DataError::Meta(_))) = &stored
-            && tokio::time::Instant::now() < deadline
+            && Instant::now() < deadline
         {
             tracing::warn!(%error, "not everything is stored yet; trying again before the end");
             tokio::time::sleep(pause).await;

@@ -357,12 +357,12 @@ impl Data {
         for round in 0..ROUNDS {
             let failures = self.failures.load(Relaxed);
             let others = scope.flights(&self.queue);
-            match self.pass(scope).await {
-                Err(DataError::NoSpace) if round == 0 => {
-                    self.make_space().await;
-                    self.pass(scope).await?;
+            let mut full = None;
+            loop {
+                match self.pass(scope).await {
+                    Err(DataError::NoSpace) if self.regain_space(0, &mut full).await => {}
+                    passed => break passed?,
                 }
-                passed => passed?,
             }
             self.queue.landed(&others).await;
             // The flusher may have taken bytes of the scope before the pass came to them.
