@@ -67,6 +67,12 @@ impl Inode {
         self.attr.mtime = now;
         self.attr.ctime = now;
     }
+
+    /// Its content changed a while ago: what was changed since keeps its later time.
+    pub(crate) fn touch_written(&mut self, at: Time) {
+        self.attr.mtime = at;
+        self.attr.ctime = self.attr.ctime.max(at);
+    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -56,7 +56,7 @@ pub(crate) fn commit(
             inode.attr.size = inode.attr.size.max(size);
         }
         if let Some(mtime) = update.mtime {
-            inode.touch_content(mtime);
+            inode.touch_written(mtime);
         }
         txn.put_inode(&inode);
     }

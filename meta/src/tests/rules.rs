@@ -241,6 +241,25 @@ fn orphans_live_until_they_are_reaped_and_outlive_a_crash() {
 }
 
 #[test]
+fn a_late_flush_does_not_turn_ctime_back() {
+    let (_, _, meta) = volume(name::hash);
+    let file = new(&meta, ADMIN, ROOT, "f", 0o644, NewNode::File);
+    let written = stat(&meta, file).ctime;
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    let changed = wait(meta.setattr(ADMIN, file, set)).unwrap().ctime;
+    assert!(changed > written);
+    let flush = |sequence, at| {
+        let update = FileUpdate { mtime: Some(at), ..file_update(file, sequence, 0, 100) };
+        wait(meta.commit(&[new_blob(sequence)], &[update])).unwrap();
+        let attr = stat(&meta, file);
+        (attr.mtime, attr.ctime)
+    };
+    assert_eq!(flush(1, written), (written, changed));
+    let later = Time { secs: changed.secs + 1, ..changed };
+    assert_eq!(flush(2, later), (later, later));
+}
+
+#[test]
 fn garbage_is_told_only_when_it_is_durable() {
     let (_, _, meta) = volume(name::hash);
     let file = new(&meta, ADMIN, ROOT, "f", 0o644, NewNode::File);
