@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -316,7 +317,14 @@ impl Mover<'_> {
         let id = data.next_blob(packer.blob_len());
         let stored = data.put(id, packer.assemble(&data.pool)).await?;
         moves.iter_mut().for_each(|relocation| relocation.to.blob = id);
-        data.meta.relocate(&[NewBlob { id, degraded: stored.degraded }], &moves).await?;
+        let new = NewBlob { id, degraded: stored.degraded };
+        if let Err(error) = data.meta.relocate(&[new], &moves).await {
+            // It is stored, and nothing will ever name it.
+            if data.meta.adopt_garbage(&[id]).await.is_err() {
+                data.leaked.store(true, Relaxed);
+            }
+            return Err(error.into());
+        }
         for ino in moves.iter().map(|relocation| relocation.ino).collect::<BTreeSet<_>>() {
             if let Some(handle) = data.handles.get(ino) {
                 // Sizes did not change, but asking again costs little.

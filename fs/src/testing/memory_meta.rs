@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use meta::*;
@@ -27,6 +29,7 @@ pub(crate) struct MemoryMeta {
     pub(crate) session: SessionId,
     state: Mutex<State>,
     durable: Mutex<State>,
+    pub(crate) relocations_fail: AtomicBool,
 }
 
 impl State {
@@ -101,7 +104,16 @@ impl State {
 
 impl MemoryMeta {
     pub(crate) fn new() -> Self {
-        Self { session: SessionId(1), state: Mutex::default(), durable: Mutex::default() }
+        Self::over(SessionId(1), State::default())
+    }
+
+    fn over(session: SessionId, state: State) -> Self {
+        Self {
+            session,
+            state: Mutex::new(state.clone()),
+            durable: Mutex::new(state),
+            relocations_fail: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn create_file(&self, ino: Ino) {
@@ -118,8 +130,7 @@ impl MemoryMeta {
     pub(crate) fn after_crash(&self) -> Self {
         let mut state = self.durable.lock().clone();
         state.dead.insert(self.session);
-        let session = SessionId(self.session.0 + 1);
-        Self { session, state: Mutex::new(state.clone()), durable: Mutex::new(state) }
+        Self::over(SessionId(self.session.0 + 1), state)
     }
 
     pub(crate) fn live_bytes(&self) -> u64 {
@@ -333,6 +344,9 @@ impl MetaStore for MemoryMeta {
         Ok(())
     }
     async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError> {
+        if self.relocations_fail.load(Relaxed) {
+            return Err(MetaError::Engine("the test says so".into()));
+        }
         let mut state = self.state.lock();
         for blob in blobs {
             assert_eq!(state.blobs.insert(blob.id, 0), None);

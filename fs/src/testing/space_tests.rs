@@ -1,5 +1,6 @@
 //! Memory and space: both are bounded, and both come back.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meta::{Ino, MetaStore, Time};
@@ -77,16 +78,10 @@ async fn space_of_what_was_deleted_or_overwritten_comes_back() {
     world.data.sync_all().await.unwrap();
     // Every blob keeps a few live pages: none is garbage.
     for ino in 2..10 {
-        for page in 0..64u64 {
-            let (from, to) = (page * (128 << 10), (page + 1) * (128 << 10));
-            world.data.punch(Ino(ino), from + 8192..to).await.unwrap();
-        }
+        punch_most(&world, Ino(ino)).await;
     }
     assert!(world.blobs.used() > 60 << 20);
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        world.meta.sync().await.unwrap();
-    }
+    let_it_clean(&world).await;
     assert!(world.blobs.used() < 20 << 20, "{} left", world.blobs.used());
     assert!(world.data.status().bytes_cleaned >= 64 * 8 * 8192);
     let puts = world.blobs.inner.lock().puts;
@@ -105,6 +100,42 @@ async fn space_of_what_was_deleted_or_overwritten_comes_back() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(world.blobs.used(), 0);
     assert!(world.meta.known().is_empty());
+}
+
+/// Leaves 8 KiB of every 128 KiB of a file of 8 MiB.
+async fn punch_most(world: &World, ino: Ino) {
+    for page in 0..64u64 {
+        let (from, to) = (page * (128 << 10), (page + 1) * (128 << 10));
+        world.data.punch(ino, from + 8192..to).await.unwrap();
+    }
+}
+
+/// Waits for the cleaner as long as it can need.
+async fn let_it_clean(world: &World) {
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.meta.sync().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_metadata_did_not_take_is_deleted() {
+    let world = World::new(small());
+    for ino in 2..6 {
+        world.meta.create_file(Ino(ino));
+        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
+    }
+    world.data.sync_all().await.unwrap();
+    let puts = world.blobs.inner.lock().puts;
+    world.meta.relocations_fail.store(true, Relaxed);
+    for ino in 2..6 {
+        punch_most(&world, Ino(ino)).await;
+    }
+    let_it_clean(&world).await;
+    assert!(world.blobs.inner.lock().puts > puts, "the cleaner has tried");
+    let stored: Vec<_> = world.blobs.inner.lock().blobs.keys().copied().collect();
+    assert!(stored.len() <= puts as usize, "{} blobs are stored, not {puts}", stored.len());
+    assert_eq!(stored, world.meta.known());
 }
 
 #[tokio::test(start_paused = true)]
