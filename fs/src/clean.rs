@@ -9,7 +9,7 @@
 //! every three that come free; only when the store is nearly full are fuller ones emptied too, the
 //! emptiest first. Nothing is scanned while little is wasted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -40,6 +40,10 @@ const PAGE: usize = 1024;
 const TAIL: u32 = 4096;
 /// Live ranges this close are read at once, in bytes.
 const GAP: u32 = 64 << 10;
+/// Victims that cannot be read after which a round ends: each may take seconds to fail.
+const UNREADABLE: usize = 4;
+/// How long a victim that could not be read is left alone.
+const LEFT_ALONE: Duration = Duration::from_secs(600);
 /// How long freed space may take to be seen.
 const SEEN_AFTER: Duration = Duration::from_secs(3);
 
@@ -51,6 +55,24 @@ pub(crate) struct Cleaning {
     scanned: Option<(u64, u64)>,
     /// Victims that stayed alive: clones refer to them, of which their summary does not know.
     stuck: BTreeSet<BlobId>,
+    /// Victims that could not be read, and when.
+    unreadable: BTreeMap<BlobId, Instant>,
+}
+
+impl Cleaning {
+    /// Victims that were unreadable long ago may be readable now.
+    fn forgive(&mut self) {
+        let before = self.unreadable.len();
+        self.unreadable.retain(|_, at| at.elapsed() < LEFT_ALONE);
+        if self.unreadable.len() < before {
+            self.scanned = None;
+        }
+    }
+
+    /// Is there no use in trying to empty it?
+    fn leaves(&self, id: &BlobId) -> bool {
+        self.stuck.contains(id) || self.unreadable.contains_key(id)
+    }
 }
 
 /// A run of live bytes.
@@ -112,10 +134,11 @@ impl Data {
             self.collect_garbage().await?;
             self.learn_space().await;
             if self.room.is_short(0) || self.room.is_refused() {
-                self.clean(true).await?;
+                let cleaned = self.clean(true).await;
                 self.meta.sync().await?;
                 self.collect_garbage().await?;
                 self.learn_space().await;
+                cleaned?;
             }
             Ok::<_, DataError>(())
         };
@@ -158,22 +181,64 @@ impl Data {
         } else {
             (LIVE_PERCENT.0, TOLERATED.max(usage.blob_bytes / 8), TOLERATED)
         };
+        cleaning.forgive();
         // Waste that was deleted since may have been what was found.
         cleaning.scanned = cleaning.scanned.map(|(percent, at)| (percent, at.min(waste)));
         let known = cleaning.scanned.is_some_and(|(p, at)| percent <= p && waste < at + step);
         if waste <= tolerated || known {
             return Ok(());
         }
-        let victims = victims(&*self.meta, percent, &cleaning.stuck).await?;
-        cleaning.scanned = (victims.len() < VICTIMS).then_some((percent, waste));
+        let victims = victims(&*self.meta, percent, &cleaning).await?;
+        let mut unreadable = 0;
         let mut mover = Mover { data: self, packer: Packer::new(), moves: Vec::new() };
         for victim in &victims {
-            let found = mover.empty(victim.id).await?;
+            let pieces = match self.live_bytes(victim.id).await {
+                Ok(pieces) => pieces,
+                Err(error) => {
+                    tracing::warn!(blob = %victim.id, %error, "a half-dead blob is left alone");
+                    cleaning.unreadable.insert(victim.id, Instant::now());
+                    unreadable += 1;
+                    if unreadable < UNREADABLE {
+                        continue;
+                    }
+                    break;
+                }
+            };
+            let found: u64 = pieces.iter().map(|(live, _)| u64::from(live.len)).sum();
+            for (live, bytes) in &pieces {
+                mover.take(live, bytes).await?;
+            }
             if found < victim.live {
                 cleaning.stuck.insert(victim.id);
             }
         }
-        mover.send().await
+        mover.send().await?;
+        let all = victims.len() < VICTIMS && unreadable == 0;
+        cleaning.scanned = all.then_some((percent, waste));
+        Ok(())
+    }
+
+    /// What is live of a blob, with its bytes.
+    async fn live_bytes(&self, id: BlobId) -> Result<Vec<(Live, Bytes)>, DataError> {
+        let mut live = self.live_ranges(id).await?.into_iter().peekable();
+        let mut pieces = Vec::new();
+        while let Some(first) = live.next() {
+            let start = first.from.offset;
+            let mut end = start + first.len;
+            let mut run = vec![first];
+            while let Some(next) = live.next_if(|next| next.from.offset <= end.saturating_add(GAP))
+            {
+                end = end.max(next.from.offset + next.len);
+                run.push(next);
+            }
+            let bytes = self.blobs.get(id, start..end).await?;
+            pieces.extend(run.into_iter().map(|live| {
+                let at = (live.from.offset - start) as usize;
+                let bytes = bytes.slice(at..at + live.len as usize);
+                (live, bytes)
+            }));
+        }
+        Ok(pieces)
     }
 
     async fn live_ranges(&self, id: BlobId) -> Result<Vec<Live>, DataError> {
@@ -235,7 +300,7 @@ fn clip(extent: &Extent, range: &Range<u64>, id: BlobId, ino: Ino) -> Option<Liv
 async fn victims(
     meta: &dyn MetaStore,
     percent: u64,
-    stuck: &BTreeSet<BlobId>,
+    cleaning: &Cleaning,
 ) -> Result<Vec<BlobRecord>, DataError> {
     let mut found: Vec<BlobRecord> = Vec::new();
     let mut after = None;
@@ -243,7 +308,7 @@ async fn victims(
         let page = meta.blobs(after, PAGE).await?;
         let fits = |record: &&BlobRecord| {
             let len = u64::from(record.id.len());
-            record.live > 0 && record.live * 100 < len * percent && !stuck.contains(&record.id)
+            record.live > 0 && record.live * 100 < len * percent && !cleaning.leaves(&record.id)
         };
         found.extend(page.iter().filter(fits));
         found.sort_by_key(|record| record.live * 1000 / u64::from(record.id.len()));
@@ -264,29 +329,6 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    /// Takes what is live of a blob; answers how many bytes.
-    async fn empty(&mut self, id: BlobId) -> Result<u64, DataError> {
-        let live = self.data.live_ranges(id).await?;
-        let total = live.iter().map(|live| u64::from(live.len)).sum();
-        let mut at = 0;
-        while at < live.len() {
-            let first = live[at].from.offset;
-            let mut end = first + live[at].len;
-            let mut to = at + 1;
-            while to < live.len() && live[to].from.offset <= end.saturating_add(GAP) {
-                end = end.max(live[to].from.offset + live[to].len);
-                to += 1;
-            }
-            let bytes = self.data.blobs.get(id, first..end).await?;
-            for live in &live[at..to] {
-                let start = (live.from.offset - first) as usize;
-                self.take(live, &bytes.slice(start..start + live.len as usize)).await?;
-            }
-            at = to;
-        }
-        Ok(total)
-    }
-
     async fn take(&mut self, live: &Live, bytes: &Bytes) -> Result<(), DataError> {
         let mut done = 0u32;
         while done < live.len {

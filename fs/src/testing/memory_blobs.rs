@@ -23,6 +23,7 @@ pub(crate) struct Inner {
     pub(crate) stalled: bool,
     pub(crate) listing_fails: bool,
     pub(crate) deletes_unconfirmed: bool,
+    pub(crate) unreadable: HashSet<BlobId>,
     pub(crate) capacity: Option<u64>,
     pub(crate) delay: Duration,
     pub(crate) gets: Vec<(BlobId, Range<u32>)>,
@@ -99,6 +100,9 @@ impl BlobStore for MemoryBlobs {
         assert!(range.start < range.end && range.end <= id.len());
         let mut inner = self.inner.lock();
         inner.gets.push((id, range.clone()));
+        if inner.unreadable.contains(&id) {
+            return Err(BlobError::Unavailable { id, why: "the test says so".into() });
+        }
         let blob = inner.blobs.get(&id).ok_or(BlobError::NotFound(id))?;
         Ok(blob.slice(range.start as usize..range.end as usize))
     }

@@ -1,5 +1,6 @@
 //! Memory and space: both are bounded, and both come back.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -136,6 +137,28 @@ async fn a_blob_that_metadata_did_not_take_is_deleted() {
     let stored: Vec<_> = world.blobs.inner.lock().blobs.keys().copied().collect();
     assert!(stored.len() <= puts as usize, "{} blobs are stored, not {puts}", stored.len());
     assert_eq!(stored, world.meta.known());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_cannot_be_read_does_not_keep_others_from_being_emptied() {
+    let world = World::new(small());
+    for ino in 2..10 {
+        world.meta.create_file(Ino(ino));
+        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
+    }
+    world.data.sync_all().await.unwrap();
+    for ino in 2..10 {
+        punch_most(&world, Ino(ino)).await;
+    }
+    let lost: HashSet<_> = world.meta.known().into_iter().take(6).collect();
+    world.blobs.inner.lock().unreadable = lost.clone();
+    let_it_clean(&world).await;
+    assert!(world.blobs.used() < 44 << 20, "{} left", world.blobs.used());
+    assert!(lost.iter().all(|id| world.blobs.inner.lock().blobs.contains_key(id)));
+    world.blobs.inner.lock().unreadable.clear();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let_it_clean(&world).await;
+    assert!(world.blobs.used() < 20 << 20, "{} left", world.blobs.used());
 }
 
 #[tokio::test(start_paused = true)]
