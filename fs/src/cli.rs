@@ -94,10 +94,15 @@ fn with_logs(
     run(log)
 }
 
+/// Threads that may wait for local disks. Each that ever read keeps buffers of its own, and tokio's
+/// usual bound of 512 was reached by sixteen readers: 2.4 GiB.
+const BLOCKING_THREADS: usize = 24;
+
 /// Runs a command's future to its end.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("starting threads")?;
     let result = runtime.block_on(work);

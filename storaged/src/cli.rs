@@ -245,8 +245,15 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Threads that may wait for disks. Each that ever read keeps buffers of its own.
+const BLOCKING_THREADS: usize = 24;
+
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("storaged").build()
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("storaged")
+        .build()
 }
 
 #[cfg(test)]
