@@ -9,7 +9,7 @@
 //! every three that come free; only when the store is nearly full are fuller ones emptied too, the
 //! emptiest first. Nothing is scanned while little is wasted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -44,6 +44,11 @@ const GAP: u32 = 64 << 10;
 const UNREADABLE: usize = 4;
 /// How long a victim that could not be read is left alone.
 const LEFT_ALONE: Duration = Duration::from_secs(600);
+/// Most unconfirmed deletes that are remembered.
+const TOLD: usize = 1 << 20;
+/// Unconfirmed deletes are asked again after so long for each, and at the latest.
+const ASK_EACH: Duration = Duration::from_millis(4);
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// How long freed space may take to be seen.
 const SEEN_AFTER: Duration = Duration::from_secs(3);
 
@@ -57,6 +62,10 @@ pub(crate) struct Cleaning {
     stuck: BTreeSet<BlobId>,
     /// Victims that could not be read, and when.
     unreadable: BTreeMap<BlobId, Instant>,
+    /// Garbage that was deleted where slots are up: others have not confirmed.
+    told: HashSet<BlobId>,
+    /// Since when these are remembered.
+    told_since: Option<Instant>,
 }
 
 impl Cleaning {
@@ -66,6 +75,16 @@ impl Cleaning {
         self.unreadable.retain(|_, at| at.elapsed() < LEFT_ALONE);
         if self.unreadable.len() < before {
             self.scanned = None;
+        }
+    }
+
+    /// Slots that were away may be back: what they have not confirmed is asked again, the later the
+    /// more it is.
+    fn ask_again(&mut self) {
+        let patience = (ASK_EACH * self.told.len() as u32).min(ASK_AGAIN);
+        if self.told_since.is_none_or(|since| since.elapsed() >= patience) {
+            self.told.clear();
+            self.told_since = Some(Instant::now());
         }
     }
 
@@ -149,14 +168,19 @@ impl Data {
 
     /// Deletes what is garbage now.
     pub(crate) async fn collect_garbage(&self) -> Result<(), DataError> {
-        let _one_at_a_time = self.cleaning.lock().await;
+        let mut cleaning = self.cleaning.lock().await;
+        cleaning.ask_again();
+        let mut after = None;
         loop {
-            let ids = self.meta.garbage(MAX_BLOBS_PER_REQUEST).await?;
+            let page = self.meta.garbage(after, MAX_BLOBS_PER_REQUEST).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            let ids: Vec<_> = page.into_iter().filter(|id| !cleaning.told.contains(id)).collect();
             if ids.is_empty() {
-                return Ok(());
+                continue;
             }
             ids.iter().for_each(|id| self.cache.forget(id));
-            let unconfirmed: BTreeSet<BlobId> = self.blobs.delete(&ids).await.into_iter().collect();
+            let unconfirmed: HashSet<BlobId> = self.blobs.delete(&ids).await.into_iter().collect();
             self.freed.note();
             let confirmed: Vec<_> =
                 ids.iter().filter(|id| !unconfirmed.contains(id)).copied().collect();
@@ -164,10 +188,9 @@ impl Data {
                 self.meta.forget_blobs(&confirmed).await?;
                 self.status.lock().blobs_deleted += confirmed.len() as u64;
             }
-            // The rest is asked again next time: some slot is away.
-            if !unconfirmed.is_empty() {
-                return Ok(());
-            }
+            // Some slot is away. What lies behind is deleted on the others all the same.
+            let room = TOLD.saturating_sub(cleaning.told.len());
+            cleaning.told.extend(unconfirmed.into_iter().take(room));
         }
     }
 

@@ -291,9 +291,12 @@ impl MetaStore for LocalMeta {
         Ok(())
     }
 
-    async fn garbage(&self, limit: usize) -> Result<Vec<BlobId>, MetaError> {
+    async fn garbage(
+        &self,
+        mut after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, MetaError> {
         let mut found = Vec::new();
-        let mut after = None;
         while found.len() < limit {
             // What is marked durably, less what has been forgotten since.
             let mut marked = Vec::new();

@@ -375,8 +375,9 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn orphans(&self) -> Result<Vec<Ino>, MetaError>;
     /// Deletes orphans with all they have. Inodes that are no orphans are left alone.
     async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError>;
-    /// Blobs without live bytes whose records are durable, at most `limit`: safe to delete now.
-    async fn garbage(&self, limit: usize) -> Result<Vec<BlobId>, MetaError>;
+    /// Blobs without live bytes whose records are durable, after `after`, in order, at most
+    /// `limit`: safe to delete now.
+    async fn garbage(&self, after: Option<BlobId>, limit: usize) -> Result<Vec<BlobId>, MetaError>;
     /// Every slot has confirmed that these are deleted: their records go.
     async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError>;
     /// Records of blobs after `after`, in order, at most `limit`.

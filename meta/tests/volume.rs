@@ -159,7 +159,7 @@ async fn work(meta: &LocalMeta, thread: u64) {
         }
         if i % 50 == 0 {
             meta.sync().await.unwrap();
-            let garbage = meta.garbage(100).await.unwrap();
+            let garbage = meta.garbage(None, 100).await.unwrap();
             meta.forget_blobs(&garbage).await.unwrap();
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Inner {
     pub(crate) stalled: bool,
     pub(crate) listing_fails: bool,
     pub(crate) deletes_unconfirmed: bool,
+    /// Deletes that were asked for, each time counted.
+    pub(crate) deletes: usize,
     pub(crate) unreadable: HashSet<BlobId>,
     pub(crate) capacity: Option<u64>,
     pub(crate) delay: Duration,
@@ -109,6 +111,7 @@ impl BlobStore for MemoryBlobs {
 
     async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId> {
         let mut inner = self.inner.lock();
+        inner.deletes += ids.len();
         for id in ids {
             inner.blobs.remove(id);
             inner.deleted.insert(*id);

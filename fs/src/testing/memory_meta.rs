@@ -310,10 +310,11 @@ impl MetaStore for MemoryMeta {
     async fn reap(&self, _: &[Ino]) -> Result<(), MetaError> {
         Ok(())
     }
-    async fn garbage(&self, limit: usize) -> Result<Vec<BlobId>, MetaError> {
+    async fn garbage(&self, after: Option<BlobId>, limit: usize) -> Result<Vec<BlobId>, MetaError> {
         let (state, durable) = (self.state.lock(), self.durable.lock());
         let dead = |id: &&BlobId| state.blobs[*id] == 0 && durable.blobs.get(*id) == Some(&0);
-        Ok(state.blobs.keys().filter(dead).take(limit).copied().collect())
+        let later = state.blobs.keys().filter(|id| after.is_none_or(|after| **id > after));
+        Ok(later.filter(dead).take(limit).copied().collect())
     }
     async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError> {
         let mut state = self.state.lock();

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meta::{Ino, MetaStore, Time};
+use proto::id::{BlobId, SessionId, VolumeId};
+use proto::scheme::Scheme;
 
 use super::*;
 use crate::data::{DataError, TryWrite};
@@ -175,6 +177,26 @@ async fn deletes_that_a_slot_has_not_confirmed_are_asked_again() {
     assert_eq!(world.meta.known().len(), 1, "its record stays");
     world.blobs.inner.lock().deletes_unconfirmed = false;
     tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(world.meta.known().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_garbage_is_deleted_on_the_slots_that_are_up_and_not_each_second() {
+    let world = World::new(small());
+    world.blobs.inner.lock().deletes_unconfirmed = true;
+    let scheme = Scheme::erasure(4, 2).unwrap();
+    let id = |sequence| BlobId::new(VolumeId(1), SessionId(9), sequence, 4096, scheme).unwrap();
+    let garbage: Vec<_> = (1..=3000).map(id).collect();
+    world.meta.adopt_garbage(&garbage).await.unwrap();
+    world.meta.sync().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    {
+        let inner = world.blobs.inner.lock();
+        assert!(garbage.iter().all(|id| inner.deleted.contains(id)));
+        assert_eq!(inner.deletes, garbage.len());
+    }
+    world.blobs.inner.lock().deletes_unconfirmed = false;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(world.meta.known().is_empty());
 }
 

@@ -532,7 +532,7 @@ impl World {
 
     /// Garbage is what is dead in the synced state; half of it is deleted.
     fn collect_garbage(&mut self) {
-        let found = wait(self.meta().garbage(usize::MAX)).unwrap();
+        let found = wait(self.meta().garbage(None, usize::MAX)).unwrap();
         let dead = |model: &Model, sequence: u64| {
             model.blobs.contains_key(&sequence) && model.live(sequence) == 0
         };
