@@ -197,7 +197,7 @@ impl Data {
     /// Empties half-dead blobs, one round.
     pub(crate) async fn clean(&self, eager: bool) -> Result<(), DataError> {
         let usage = self.meta.usage().await?;
-        let waste = usage.blob_bytes.saturating_sub(usage.live_bytes);
+        let waste = usage.dead_bytes;
         let mut cleaning = self.cleaning.lock().await;
         let (percent, tolerated, step) = if eager {
             (LIVE_PERCENT.1, 0, STEP)

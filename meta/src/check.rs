@@ -326,15 +326,18 @@ impl Walk {
 
     fn judge_counters(&mut self, txn: &mut Txn<'_>) -> Result<(), MetaError> {
         let counters = txn.counters()?;
-        let Usage { inodes, live_bytes, blob_bytes, blobs, degraded_blobs } = counters.usage;
+        let Usage { inodes, live_bytes, blob_bytes, dead_bytes, blobs, degraded_blobs } =
+            counters.usage;
         let all = self.blobs.values();
         let bytes = all.clone().map(|r| u64::from(r.id.len())).sum();
+        let dead = all.clone().map(BlobRecord::dead).sum();
         let degraded = all.filter(|r| r.degraded).count() as u64;
         let report = &mut self.report;
         report.expect("number of inodes", inodes, self.inodes.len() as u64);
         report.expect("number of live bytes", live_bytes, self.live.values().sum());
         report.expect("number of blobs", blobs, self.blobs.len() as u64);
         report.expect("number of bytes in blobs", blob_bytes, bytes);
+        report.expect("number of dead bytes", dead_bytes, dead);
         report.expect("number of degraded blobs", degraded_blobs, degraded);
         if self.inodes.last_key_value().is_some_and(|(last, _)| last.0 >= counters.next_ino) {
             report.problem("the next inode number is in use".to_owned());

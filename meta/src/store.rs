@@ -215,6 +215,13 @@ pub struct BlobRecord {
     pub degraded: bool,
 }
 
+impl BlobRecord {
+    /// Bytes beyond the live ones.
+    pub(crate) fn dead(&self) -> u64 {
+        u64::from(self.id.len()).saturating_sub(self.live)
+    }
+}
+
 /// A live range moves from one blob to another: the cleaner's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relocation {
@@ -252,6 +259,9 @@ pub struct Usage {
     pub live_bytes: u64,
     /// Bytes of all blobs, live or not.
     pub blob_bytes: u64,
+    /// Bytes of blobs beyond their live ones. Not the difference of the two above: what clones
+    /// share is live more than once.
+    pub dead_bytes: u64,
     /// Blobs.
     pub blobs: u64,
     /// Blobs whose parts share fail domains.

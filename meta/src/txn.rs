@@ -330,6 +330,7 @@ impl<'a> Txn<'a> {
         let mut counters = self.counters()?;
         let usage = &mut counters.usage;
         usage.blobs = usage.blobs.saturating_sub(1);
+        usage.dead_bytes = usage.dead_bytes.saturating_sub(record.dead());
         usage.blob_bytes = usage.blob_bytes.saturating_sub(id.len().into());
         usage.degraded_blobs = usage.degraded_blobs.saturating_sub(record.degraded.into());
         self.set_counters(counters);
@@ -352,6 +353,7 @@ impl<'a> Txn<'a> {
             (None, Some(new)) => {
                 usage.blobs += 1;
                 usage.blob_bytes += u64::from(id.len());
+                usage.dead_bytes += u64::from(id.len());
                 usage.degraded_blobs += u64::from(new.degraded);
                 BlobRecord { id, live: 0, degraded: new.degraded }
             }
@@ -360,8 +362,10 @@ impl<'a> Txn<'a> {
             }
         };
         let wrong = || damaged("the count of a blob's live bytes");
+        usage.dead_bytes = usage.dead_bytes.saturating_sub(record.dead());
         record.live = record.live.checked_add_signed(change.delta).ok_or_else(wrong)?;
         usage.live_bytes = usage.live_bytes.checked_add_signed(change.delta).ok_or_else(wrong)?;
+        usage.dead_bytes += record.dead();
         self.set_counters(counters);
         if record.live == 0 {
             self.put(key::garbage::key(&id), &[]);

@@ -165,6 +165,11 @@ impl MetaStore for MemoryMeta {
             inodes: state.files.len() as u64,
             live_bytes: state.blobs.values().sum::<i64>() as u64,
             blob_bytes: state.blobs.keys().map(|id| u64::from(id.len())).sum(),
+            dead_bytes: {
+                let dead =
+                    |(id, live): (&BlobId, &i64)| u64::from(id.len()).saturating_sub(*live as u64);
+                state.blobs.iter().map(dead).sum()
+            },
             blobs: state.blobs.len() as u64,
             degraded_blobs: 0,
         })

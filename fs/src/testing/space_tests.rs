@@ -122,6 +122,26 @@ async fn let_it_clean(world: &World) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clones_do_not_hide_what_is_wasted() {
+    let world = World::new(small());
+    for ino in 2..10 {
+        world.meta.create_file(Ino(ino));
+        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
+        world.data.sync_all().await.unwrap();
+    }
+    for ino in 2..6 {
+        for copy in 1..4 {
+            let copy = Ino(100 * copy + ino);
+            world.meta.create_file(copy);
+            world.meta.clone_range(Ino(ino), 0..8 << 20, copy, 0).await.unwrap();
+        }
+        punch_most(&world, Ino(ino + 4)).await;
+    }
+    let_it_clean(&world).await;
+    assert!(world.blobs.used() < 44 << 20, "{} left", world.blobs.used());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_blob_that_metadata_did_not_take_is_deleted() {
     let world = World::new(small());
     for ino in 2..6 {

@@ -12,6 +12,7 @@
 //! 32      8     blob bytes
 //! 40      8     blobs
 //! 48      8     degraded blobs
+//! 56      8     dead bytes
 //! ```
 
 use zerocopy::little_endian::U64;
@@ -40,14 +41,15 @@ pub(crate) struct Counters {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Table([U64; 7]);
+struct Table([U64; 8]);
 
-const _: () = assert!(size_of::<Table>() == 56);
+const _: () = assert!(size_of::<Table>() == 64);
 
 impl Counters {
     /// The encoding in the table above.
-    pub(crate) fn encode(&self) -> [u8; 56] {
-        let Usage { inodes, live_bytes, blob_bytes, blobs, degraded_blobs } = self.usage;
+    pub(crate) fn encode(&self) -> [u8; 64] {
+        let Usage { inodes, live_bytes, blob_bytes, dead_bytes, blobs, degraded_blobs } =
+            self.usage;
         let numbers = [
             self.next_ino,
             self.next_session,
@@ -56,15 +58,24 @@ impl Counters {
             blob_bytes,
             blobs,
             degraded_blobs,
+            dead_bytes,
         ];
         zerocopy::transmute!(Table(numbers.map(U64::new)))
     }
 
     /// `None` if the value makes no sense.
     pub(crate) fn decode(value: &[u8]) -> Option<Self> {
-        let [next_ino, next_session, inodes, live_bytes, blob_bytes, blobs, degraded_blobs] =
-            Table::read_from_bytes(value).ok()?.0.map(U64::get);
-        let usage = Usage { inodes, live_bytes, blob_bytes, blobs, degraded_blobs };
+        let [
+            next_ino,
+            next_session,
+            inodes,
+            live_bytes,
+            blob_bytes,
+            blobs,
+            degraded_blobs,
+            dead_bytes,
+        ] = Table::read_from_bytes(value).ok()?.0.map(U64::get);
+        let usage = Usage { inodes, live_bytes, blob_bytes, dead_bytes, blobs, degraded_blobs };
         Some(Self { next_ino, next_session, usage })
     }
 }
@@ -75,9 +86,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn they_are_read_back(n: [u64; 7]) {
+        fn they_are_read_back(n: [u64; 8]) {
             let usage = Usage {
                 inodes: n[2], live_bytes: n[3], blob_bytes: n[4], blobs: n[5], degraded_blobs: n[6],
+                dead_bytes: n[7],
             };
             let counters = Counters { next_ino: n[0], next_session: n[1], usage };
             proptest::prop_assert_eq!(Counters::decode(&counters.encode()), Some(counters));
@@ -86,7 +98,14 @@ mod tests {
 
     #[test]
     fn the_format_does_not_drift() {
-        let usage = Usage { inodes: 3, live_bytes: 4, blob_bytes: 5, blobs: 6, degraded_blobs: 7 };
+        let usage = Usage {
+            inodes: 3,
+            live_bytes: 4,
+            blob_bytes: 5,
+            blobs: 6,
+            degraded_blobs: 7,
+            dead_bytes: 8,
+        };
         let bytes = Counters { next_ino: 1, next_session: 2, usage }.encode();
         for (index, number) in bytes.chunks(8).enumerate() {
             assert_eq!(number, (index as u64 + 1).to_le_bytes());
