@@ -96,7 +96,7 @@ fn with_logs(
 
 /// Threads that may wait for local disks. Each that ever read keeps buffers of its own, and tokio's
 /// usual bound of 512 was reached by sixteen readers: 2.4 GiB.
-const BLOCKING_THREADS: usize = 24;
+const BLOCKING_THREADS: usize = 8;
 
 /// Runs a command's future to its end.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

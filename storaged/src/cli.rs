@@ -246,7 +246,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Threads that may wait for disks. Each that ever read keeps buffers of its own.
-const BLOCKING_THREADS: usize = 24;
+const BLOCKING_THREADS: usize = 8;
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()

@@ -28,9 +28,9 @@ impl AlignedBuf {
 }
 
 /// Bytes of buffers kept for the next reads: fresh memory costs more CPU than the read into it.
-const POOL_BYTES: usize = 8 << 20;
+const POOL_BYTES: usize = 16 << 20;
 /// Most buffers kept.
-const POOL_BUFFERS: usize = 64;
+const POOL_BUFFERS: usize = 256;
 
 static POOL: Mutex<Vec<AlignedBuf>> = Mutex::new(Vec::new());
 
