@@ -56,10 +56,8 @@ struct Waiting<C> {
     fails_at: Instant,
 }
 
-/// Runs the machine until it has settled.
-pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P) {
-    let start = Instant::now();
-    let deadline = start + REQUEST_TIMEOUT;
+/// Runs the machine until it has settled, at `deadline` at the latest.
+pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, deadline: Instant) {
     let mut running = FuturesUnordered::new();
     let mut waiting: Vec<Waiting<M::Call>> = Vec::new();
     let mut sent = 0;

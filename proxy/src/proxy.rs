@@ -25,13 +25,13 @@ use tokio::time::Instant;
 
 use crate::blob_store::{BlobError, BlobStore, SlotStatus, Space, Stored};
 use crate::codec;
-use crate::driver::{Port, drive};
+use crate::driver::{Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::metrics::Metrics;
 use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
 use crate::quorum::{SlotSet, could_hide};
-use crate::slot_client::SlotClient;
+use crate::slot_client::{Ask, SlotClient};
 use crate::space;
 
 /// One slot of the group.
@@ -139,7 +139,7 @@ impl Proxy {
         let mains = (0..id.scheme().parts()).filter_map(|part| placement.main(part));
         mains.for_each(|slot| main.insert(slot));
         let ask = |(slot, client): (usize, Arc<SlotClient>)| async move {
-            let held = client.held(id).await;
+            let held = client.held(Ask::IfUp, id).await;
             SlotHolds { slot, domain: client.domain.clone(), main: main.contains(slot), held }
         };
         join_all(self.slots.iter().cloned().enumerate().map(ask)).await
@@ -168,10 +168,28 @@ impl Proxy {
         if lines.is_empty() { "too few good parts".to_owned() } else { lines.join("; ") }
     }
 
+    /// Puts, and once more over the slots that are down when it cannot be done without them.
     async fn put_parts(&self, id: BlobId, parts: Vec<Checked>) -> Result<Stored, BlobError> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         let down = self.slots_that(SlotClient::takes_no_writes);
+        let mut port = PutPort { slots: &self.slots, ask: Ask::IfUp, id, parts };
+        let result = self.put_without(down, &port, deadline).await;
+        if down.is_empty() || !matches!(result, Err(BlobError::Unavailable { .. })) {
+            return result;
+        }
+        port.ask = Ask::Anyway;
+        self.put_without(SlotSet::EMPTY, &port, last_resort(deadline)).await
+    }
+
+    async fn put_without(
+        &self,
+        down: SlotSet,
+        port: &PutPort<'_>,
+        deadline: Instant,
+    ) -> Result<Stored, BlobError> {
+        let id = port.id;
         let mut put = Put::new(&self.group, self.group.place(id), id.scheme(), down);
-        drive(&mut put, &PutPort { slots: &self.slots, id, parts }).await;
+        drive(&mut put, port, deadline).await;
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
         put.slow_slots().iter().for_each(|slot| self.slots[slot].strike());
         self.metrics.retries.increment(put.reasons().len() as u64);
@@ -187,11 +205,29 @@ impl Proxy {
         }
     }
 
+    /// Gets, and once more with the slots that are down when it cannot be done without them.
     async fn get_range(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         let down = self.slots_that(SlotClient::is_down);
-        let len = range.len();
+        let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
+        let result = self.get_without(down, &port, range.clone(), deadline).await;
+        if down.is_empty() || !matches!(result, Err(BlobError::Unavailable { .. })) {
+            return result;
+        }
+        port.ask = Ask::Anyway;
+        self.get_without(SlotSet::EMPTY, &port, range, last_resort(deadline)).await
+    }
+
+    async fn get_without(
+        &self,
+        down: SlotSet,
+        port: &GetPort<'_>,
+        range: Range<u32>,
+        deadline: Instant,
+    ) -> Result<Bytes, BlobError> {
+        let (id, len) = (port.id, range.len());
         let mut get = Get::new(&self.group, self.group.place(id), id, range, down);
-        drive(&mut get, &GetPort { slots: &self.slots, id }).await;
+        drive(&mut get, port, deadline).await;
         self.metrics.hedges.increment(get.slow_slots().len() as u64);
         self.metrics.retries.increment(get.reasons().len() as u64);
         self.metrics.degraded_gets.increment(get.degraded().into());
@@ -214,15 +250,25 @@ impl Proxy {
         true
     }
 
+    /// Could the silent slots hide a blob? It may be of any scheme seen, or of the copies that go
+    /// with it; of none seen, two copies at least.
+    fn may_miss(&self, found: &BTreeSet<BlobId>, silent: SlotSet) -> bool {
+        let silent = self.group.domains_of(silent);
+        let mut schemes: BTreeSet<Scheme> = found.iter().map(BlobId::scheme).collect();
+        schemes.insert(Scheme::copies(2).expect("two copies are possible"));
+        schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent))
+    }
+
     async fn list_slot(
         &self,
+        ask: Ask,
         slot: &SlotClient,
         volume: VolumeId,
         session: SessionId,
     ) -> Result<Vec<BlobId>, PartError> {
         let mut found: Vec<BlobId> = Vec::new();
         loop {
-            let page = slot.list(volume, session, found.last().copied(), MAX_LIST).await?;
+            let page = slot.list(ask, volume, session, found.last().copied(), MAX_LIST).await?;
             let before = found.len();
             found.extend(page.into_iter().map(|(blob, _)| blob));
             if found.len() == before {
@@ -233,6 +279,11 @@ impl Proxy {
             }
         }
     }
+}
+
+/// When a second round over slots that were down must end: one that hangs costs one wait.
+fn last_resort(deadline: Instant) -> Instant {
+    deadline.min(Instant::now() + SLOT_TIMEOUT)
 }
 
 /// The bytes of the range, from its pieces and what can be restored of them.
@@ -270,6 +321,7 @@ fn assemble(scheme: Scheme, get: Get<'_>, len: usize) -> Result<Bytes, codec::Co
 
 struct PutPort<'a> {
     slots: &'a [Arc<SlotClient>],
+    ask: Ask,
     id: BlobId,
     parts: Vec<Checked>,
 }
@@ -277,7 +329,7 @@ struct PutPort<'a> {
 impl<'a> Port<Put<'a>> for PutPort<'_> {
     async fn send(&self, PutCall { part, slot }: PutCall) -> Result<(), PartError> {
         let data = self.parts[part.get()].clone();
-        self.slots[slot].put(PartKey { blob: self.id, part }, data).await
+        self.slots[slot].put(self.ask, PartKey { blob: self.id, part }, data).await
     }
 
     fn patience(&self, call: PutCall) -> Duration {
@@ -287,6 +339,7 @@ impl<'a> Port<Put<'a>> for PutPort<'_> {
 
 struct GetPort<'a> {
     slots: &'a [Arc<SlotClient>],
+    ask: Ask,
     id: BlobId,
 }
 
@@ -295,9 +348,11 @@ impl<'a> Port<Get<'a>> for GetPort<'_> {
         match call {
             GetCall::Read { part, slot, start, end, .. } => {
                 let key = PartKey { blob: self.id, part };
-                self.slots[slot].get(key, start..end).await.map(GetReply::Bytes)
+                self.slots[slot].get(self.ask, key, start..end).await.map(GetReply::Bytes)
             }
-            GetCall::Held { slot } => self.slots[slot].held(self.id).await.map(GetReply::Held),
+            GetCall::Held { slot } => {
+                self.slots[slot].held(self.ask, self.id).await.map(GetReply::Held)
+            }
         }
     }
 
@@ -353,29 +408,34 @@ impl BlobStore for Proxy {
     }
 
     async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Vec<BlobId>, BlobError> {
-        let listings = self.slots.iter().map(|slot| self.list_slot(slot, volume, session));
         let mut found = BTreeSet::new();
-        let mut silent = SlotSet::EMPTY;
-        let mut reasons = Vec::new();
-        for (slot, listing) in join_all(listings).await.into_iter().enumerate() {
-            match listing {
-                Ok(blobs) => found.extend(blobs),
-                Err(why) => {
-                    silent.insert(slot);
-                    reasons.push((slot, why));
+        let mut silent = SlotSet::first(self.slots.len());
+        for ask in [Ask::IfUp, Ask::Anyway] {
+            let down = self.slots_that(SlotClient::is_down);
+            let listing = |slot: usize| async move {
+                (slot, self.list_slot(ask, &self.slots[slot], volume, session).await)
+            };
+            let mut reasons = Vec::new();
+            for (slot, listing) in join_all(silent.iter().map(listing)).await {
+                match listing {
+                    Ok(blobs) => {
+                        found.extend(blobs);
+                        silent = silent.minus(SlotSet::only(slot));
+                    }
+                    Err(why) => reasons.push((slot, why)),
                 }
             }
-        }
-        // What is missed may be of any scheme seen here, or of the copies that go with it; of none
-        // seen, two copies at least.
-        let silent = self.group.domains_of(silent);
-        let least = Scheme::copies(2).expect("two copies are possible");
-        let mut schemes: BTreeSet<Scheme> = found.iter().map(BlobId::scheme).collect();
-        schemes.insert(least);
-        if schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent)) {
-            let id = BlobId::new(volume, session, 0, 1, least).expect("a valid id");
-            let why = format!("listing its session: {}", self.explain(SlotSet::EMPTY, &reasons));
-            return Err(BlobError::Unavailable { id, why });
+            if !self.may_miss(&found, silent) {
+                break;
+            }
+            // What was asked in vain need not be asked again.
+            if ask == Ask::Anyway || down.is_empty() {
+                let least = Scheme::copies(2).expect("two copies are possible");
+                let id = BlobId::new(volume, session, 0, 1, least).expect("a valid id");
+                let why =
+                    format!("listing its session: {}", self.explain(SlotSet::EMPTY, &reasons));
+                return Err(BlobError::Unavailable { id, why });
+            }
         }
         Ok(found.into_iter().collect())
     }

@@ -2,7 +2,8 @@
 //! bytes are on their way to and from it.
 //!
 //! A slot that cannot be reached is *down*: requests fail at once, without waiting, while
-//! [`SlotClient::watch`] asks it again and again until it answers. A slot that answers the watcher
+//! [`SlotClient::watch`] asks it again and again until it answers. A request that cannot do without
+//! it asks [`Ask::Anyway`], and an answer ends its being down as the watcher's would. A slot that answers the watcher
 //! but hangs on real requests stays down for a while longer each time; one whose writes fail is
 //! still read.
 
@@ -107,6 +108,15 @@ pub(crate) struct LastFill {
     pub(crate) fill: Option<Fill>,
 }
 
+/// Is a slot asked that is known to be down?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// No: it fails at once.
+    IfUp,
+    /// Yes: nothing else is left, and it may be back since the watcher asked.
+    Anyway,
+}
+
 /// One slot.
 pub(crate) struct SlotClient {
     pub(crate) disk: DiskId,
@@ -189,17 +199,22 @@ impl SlotClient {
     }
 
     /// Stores one part.
-    pub(crate) async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
+    pub(crate) async fn put(&self, ask: Ask, key: PartKey, data: Checked) -> Result<(), PartError> {
         let len = data.data().len();
-        self.call(Some((&self.to_slot, len)), &self.writes, self.store.put(key, data)).await
+        let bytes = Some((&self.to_slot, len));
+        self.call(ask, bytes, &self.writes, self.store.put(key, data)).await
     }
 
     /// Reads a range of one part.
-    pub(crate) async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
+    pub(crate) async fn get(
+        &self,
+        ask: Ask,
+        key: PartKey,
+        range: Range<u32>,
+    ) -> Result<Bytes, PartError> {
         let len = range.len();
-        let bytes =
-            self.call(Some((&self.from_slot, len)), &self.reads, self.store.get(key, range));
-        let bytes = bytes.await?;
+        let room = Some((&self.from_slot, len));
+        let bytes = self.call(ask, room, &self.reads, self.store.get(key, range)).await?;
         if bytes.len() == len {
             return Ok(bytes);
         }
@@ -207,30 +222,31 @@ impl SlotClient {
     }
 
     /// What it holds of the blob.
-    pub(crate) async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
-        self.call(None, &self.reads, self.store.held(blob)).await
+    pub(crate) async fn held(&self, ask: Ask, blob: BlobId) -> Result<Held, PartError> {
+        self.call(ask, None, &self.reads, self.store.held(blob)).await
     }
 
     /// Deletes blobs.
     pub(crate) async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.within(self.call(None, &self.writes, self.store.delete(blobs))).await
+        self.within(self.call(Ask::IfUp, None, &self.writes, self.store.delete(blobs))).await
     }
 
     /// Forgets deleted blobs.
     pub(crate) async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.within(self.call(None, &self.writes, self.store.forget(blobs))).await
+        self.within(self.call(Ask::IfUp, None, &self.writes, self.store.forget(blobs))).await
     }
 
     /// One page of a listing.
     pub(crate) async fn list(
         &self,
+        ask: Ask,
         volume: VolumeId,
         session: SessionId,
         after: Option<BlobId>,
         limit: u32,
     ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
         let page = self.store.list(volume, session, after, limit);
-        self.within(self.call(None, &self.reads, page)).await
+        self.within(self.call(ask, None, &self.reads, page)).await
     }
 
     /// Bounds the wait, for calls that no driver watches.
@@ -245,11 +261,12 @@ impl SlotClient {
 
     async fn call<T>(
         &self,
+        ask: Ask,
         bytes: Option<(&Semaphore, usize)>,
         latency: &Latency,
         call: impl Future<Output = Result<T, PartError>>,
     ) -> Result<T, PartError> {
-        if self.is_down() {
+        if ask == Ask::IfUp && self.is_down() {
             return Err(PartError::Unreachable(self.state()));
         }
         let mut flight = Flight { slot: self, start: Instant::now(), answered: false, _room: None };
@@ -283,6 +300,11 @@ impl SlotClient {
                 if std::ptr::eq(latency, &self.writes) && health.down.is_none() {
                     health.strikes = 0;
                     health.hold = Duration::ZERO;
+                }
+                let was_down = health.down.is_some();
+                drop(health);
+                if was_down {
+                    self.up();
                 }
             }
         }

@@ -361,3 +361,48 @@ async fn a_healthy_get_of_one_part_is_one_request() {
     );
     assert_eq!(slots.iter().map(|s| s.parts_of(id)).fold(PartSet::EMPTY, PartSet::union).len(), 6);
 }
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_are_back_are_used_at_once_by_what_needs_them() {
+    for mood in [Mood::Dead, Mood::Hung] {
+        for request in ["get", "put", "list"] {
+            let (proxy, slots) = proxy_over(6);
+            let id = store(&proxy, 1, 300_000, "ec(4,2)").await;
+            in_mood(&slots, &[0, 1, 2, 3, 4], mood);
+            // Long enough for the watchers' pauses to have grown.
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            assert!((0..5).all(|slot| slots[slot].parts_of(id).len() == 1));
+            assert!(proxy.slots().await[..5].iter().all(|slot| slot.state != "up"));
+            in_mood(&slots, &[], mood);
+            let start = Instant::now();
+            match request {
+                "get" => assert_whole(&proxy, id).await,
+                "put" => drop(store(&proxy, 2, 300_000, "ec(4,2)").await),
+                _ => assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap(), [id]),
+            }
+            let took = start.elapsed();
+            assert!(took < Duration::from_millis(20), "{request} after {mood:?}: {took:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_are_not_back_cost_one_wait_at_most() {
+    for (mood, most) in [(Mood::Dead, 20), (Mood::Hung, 2100)] {
+        let (proxy, slots) = proxy_over(6);
+        let id = store(&proxy, 1, 300_000, "ec(4,2)").await;
+        in_mood(&slots, &[0, 1, 2, 3, 4], mood);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for request in ["get", "put", "list"] {
+            let start = Instant::now();
+            let error = match request {
+                "get" => proxy.get(id, 0..id.len()).await.unwrap_err(),
+                "put" => proxy.put(blob(2, 9, "ec(4,2)"), noise(9, 2)).await.unwrap_err(),
+                _ => proxy.list(VolumeId(1), SessionId(7)).await.unwrap_err(),
+            };
+            assert!(matches!(error, BlobError::Unavailable { .. }), "{request}: {error}");
+            let took = start.elapsed();
+            assert!(took <= Duration::from_millis(most), "{request}, {mood:?}: {took:?}");
+        }
+    }
+}
