@@ -121,7 +121,7 @@ fn open_all(paths: &[PathBuf]) -> anyhow::Result<Opened> {
             paths.iter().map(|path| scope.spawn(move || Disk::open(path, options))).collect();
         opening.into_iter().map(|t| t.join().expect("opening a disk does not panic")).collect()
     });
-    let (mut disks, mut broken, mut last) = (BTreeMap::new(), Vec::new(), None);
+    let (mut disks, mut broken, mut failed) = (BTreeMap::new(), Vec::new(), Vec::new());
     for (path, result) in paths.iter().zip(results) {
         match result {
             Ok(disk) => {
@@ -129,19 +129,21 @@ fn open_all(paths: &[PathBuf]) -> anyhow::Result<Opened> {
                 disks.insert(disk.id(), disk);
             }
             Err(e) => {
-                tracing::error!("{e}");
                 broken.push((path.display().to_string(), e.problem.to_string()));
-                last = Some(e);
+                failed.push(e);
             }
         }
     }
-    match last {
-        Some(e) if disks.is_empty() && paths.len() == 1 => Err(e.into()),
-        Some(e) if disks.is_empty() => {
-            bail!("none of the {} disks can be opened; the last: {e}", paths.len())
+    if disks.is_empty()
+        && let Some(e) = failed.pop()
+    {
+        match paths.len() {
+            1 => return Err(e.into()),
+            disks => bail!("none of the {disks} disks can be opened; the last: {e}"),
         }
-        _ => Ok(Opened { cluster, disks, broken }),
     }
+    failed.iter().for_each(|e| tracing::error!("{e}"));
+    Ok(Opened { cluster, disks, broken })
 }
 
 /// The cluster of all disks that can be read; the same disk twice or two clusters are mistakes.

@@ -13,8 +13,7 @@ use crate::superblock::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
 pub struct DiskError {
     /// The disk's directory.
     pub path: PathBuf,
-    /// What is wrong with it.
-    #[source]
+    /// What is wrong with it. Part of the sentence above, so not also its source.
     pub problem: DiskProblem,
 }
 
@@ -30,6 +29,9 @@ pub enum DiskProblem {
     /// No superblock.
     #[error("not an ashlar disk (make it one with: storaged disk init DIR)")]
     NotADisk,
+    /// A file, or something else that has no entries.
+    #[error("not a directory: give the disk a directory of its own")]
+    NotADirectory,
     /// It is one already.
     #[error("already an ashlar disk; nothing was changed")]
     AlreadyADisk,

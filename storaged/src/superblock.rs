@@ -185,6 +185,9 @@ pub fn init_disk(
 ) -> Result<DiskId, DiskError> {
     let fail = |problem| DiskError::new(dir, problem);
     let io = |e| DiskError::new(dir, DiskProblem::Io(e));
+    if dir.exists() && !dir.is_dir() {
+        return Err(fail(DiskProblem::NotADirectory));
+    }
     std::fs::create_dir_all(dir).map_err(io)?;
     if path(dir).exists() {
         return Err(fail(DiskProblem::AlreadyADisk));
