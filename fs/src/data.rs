@@ -68,8 +68,8 @@ pub struct DataSettings {
 impl Default for DataSettings {
     fn default() -> Self {
         Self {
-            dirty_bytes: 96 << 20,
-            cache_bytes: 96 << 20,
+            dirty_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
             read_ahead: 8 << 20,
             puts_in_flight: 4,
             flush_interval: Duration::from_secs(1),

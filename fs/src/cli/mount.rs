@@ -45,10 +45,10 @@ pub(super) struct Args {
     #[arg(long, short = 'f')]
     foreground: bool,
     /// Memory for reading again
-    #[arg(long, value_name = "SIZE", default_value = "96MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     cache_size: Size,
     /// Memory for what is written and not yet stored
-    #[arg(long, value_name = "SIZE", default_value = "96MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     dirty_size: Size,
     /// Serve Prometheus metrics at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
