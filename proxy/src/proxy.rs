@@ -242,6 +242,8 @@ impl Proxy {
     /// Deletes one batch; true when every slot has confirmed.
     async fn delete_batch(&self, ids: &[BlobId]) -> bool {
         let confirmed = join_all(self.slots.iter().map(|slot| slot.delete(ids))).await;
+        let freed = self.slots.iter().zip(&confirmed).filter(|(_, confirmed)| confirmed.is_ok());
+        freed.for_each(|(slot, _)| slot.refresh_fill());
         if confirmed.iter().any(Result::is_err) {
             return false;
         }

@@ -25,6 +25,8 @@ use crate::driver::SLOT_TIMEOUT;
 
 /// How often a slot that is up is asked how full it is.
 const POLL: Duration = Duration::from_secs(1);
+/// However often there is reason to ask, a slot is left in peace for so long.
+const REST: Duration = Duration::from_millis(20);
 /// First and longest pause between two attempts to reach a slot that is down.
 const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
 /// So many requests in a row that it let hang, and the slot is down.
@@ -135,7 +137,10 @@ pub(crate) struct SlotClient {
     is_read_only: AtomicBool,
     health: Mutex<Health>,
     fill: watch::Sender<LastFill>,
-    went_down: Notify,
+    /// Bytes of parts stored that the last fill may not know of.
+    stored_since: AtomicU64,
+    /// It is time for the watcher to ask.
+    kick: Notify,
 }
 
 impl SlotClient {
@@ -160,7 +165,8 @@ impl SlotClient {
             is_read_only: AtomicBool::new(false),
             health: Mutex::default(),
             fill: watch::Sender::new(LastFill::default()),
-            went_down: Notify::new(),
+            stored_since: AtomicU64::new(0),
+            kick: Notify::new(),
         }
     }
 
@@ -181,11 +187,21 @@ impl SlotClient {
         why.cloned().unwrap_or_else(|| "up".to_owned())
     }
 
-    /// How full it was when it last said so. Waits, bounded, if it was never asked.
+    /// How full it is: what it last said, and what was stored since. Waits, bounded, if it was
+    /// never asked.
     pub(crate) async fn fill(&self) -> Option<Fill> {
         let mut fill = self.fill.subscribe();
         let heard = timeout(POLL, fill.wait_for(|last| last.asked)).await;
-        heard.ok().and_then(Result::ok).and_then(|last| last.fill)
+        let mut fill = heard.ok().and_then(Result::ok).and_then(|last| last.fill)?;
+        let since = self.stored_since.load(Ordering::Relaxed).min(fill.available);
+        fill.used += since;
+        fill.available -= since;
+        Some(fill)
+    }
+
+    /// Has it asked soon how full it is: what is known has just become wrong.
+    pub(crate) fn refresh_fill(&self) {
+        self.kick.notify_one();
     }
 
     /// When a write of so many bytes becomes slow.
@@ -202,7 +218,13 @@ impl SlotClient {
     pub(crate) async fn put(&self, ask: Ask, key: PartKey, data: Checked) -> Result<(), PartError> {
         let len = data.data().len();
         let bytes = Some((&self.to_slot, len));
-        self.call(ask, bytes, &self.writes, self.store.put(key, data)).await
+        let result = self.call(ask, bytes, &self.writes, self.store.put(key, data)).await;
+        match &result {
+            Ok(()) => drop(self.stored_since.fetch_add(len as u64, Ordering::Relaxed)),
+            Err(PartError::Full) => self.refresh_fill(),
+            Err(_) => {}
+        }
+        result
     }
 
     /// Reads a range of one part.
@@ -323,7 +345,7 @@ impl SlotClient {
         health.down = Some(why.to_owned());
         self.is_down.store(true, Ordering::Relaxed);
         drop(health);
-        self.went_down.notify_one();
+        self.kick.notify_one();
     }
 
     /// Sends it no writes, for longer each time.
@@ -368,11 +390,14 @@ impl SlotClient {
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut retry = RETRY.start;
         loop {
+            // What is stored while it answers counts until the next answer, which surely knows of it.
+            let known = self.stored_since.load(Ordering::Relaxed);
             let answer = timeout(POLL, self.store.fill()).await.unwrap_or_else(|_| {
                 Err(PartError::Unreachable(format!("no sign of life within {POLL:?}")))
             });
             match answer {
                 Ok(fill) => {
+                    self.stored_since.fetch_sub(known, Ordering::Relaxed);
                     self.fill.send_replace(LastFill { asked: true, fill: Some(fill) });
                     self.up();
                 }
@@ -386,8 +411,9 @@ impl SlotClient {
                 retry = (retry * 2).min(RETRY.end);
             } else {
                 retry = RETRY.start;
+                tokio::time::sleep(REST).await;
                 // Either way it is time to ask.
-                let _ = timeout(POLL, self.went_down.notified()).await;
+                let _ = timeout(POLL - REST, self.kick.notified()).await;
             }
         }
     }

@@ -406,3 +406,26 @@ async fn slots_that_are_not_back_cost_one_wait_at_most() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn space_follows_puts_at_once_and_deletes_soon() {
+    let (proxy, _slots) = proxy_over(6);
+    let scheme = "ec(4,2)".parse().unwrap();
+    let empty = proxy.space(scheme).await.available;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let start = Instant::now();
+    let mut ids = Vec::new();
+    for sequence in 0..8 {
+        ids.push(store(&proxy, sequence, 4 << 20, "ec(4,2)").await);
+    }
+    let filled = proxy.space(scheme).await.available;
+    assert!(start.elapsed() < Duration::from_millis(50), "no poll came between");
+    assert!(filled + (31 << 20) < empty + (2 << 20), "{filled} left of {empty}");
+    // The slot's own answer takes the place of what was counted: nothing is counted twice.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(proxy.space(scheme).await.available, filled);
+
+    assert_eq!(proxy.delete(&ids).await, []);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(proxy.space(scheme).await.available, empty);
+}

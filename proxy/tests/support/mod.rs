@@ -138,7 +138,13 @@ impl PartStore for MemorySlot {
     async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
         self.enter().await?;
         let mut state = self.state.lock();
-        state.parts.retain(|(blob, _), _| !blobs.contains(blob));
+        let mut freed = 0;
+        state.parts.retain(|(blob, _), part| {
+            let keep = !blobs.contains(blob);
+            freed += if keep { 0 } else { part.len() as u64 };
+            keep
+        });
+        state.used = state.used.saturating_sub(freed);
         state.deleted.extend(blobs);
         Ok(())
     }
