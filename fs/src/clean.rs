@@ -12,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -384,10 +383,7 @@ impl Mover<'_> {
         moves.iter_mut().for_each(|relocation| relocation.to.blob = id);
         let new = NewBlob { id, degraded: stored.degraded };
         if let Err(error) = data.meta.relocate(&[new], &moves).await {
-            // It is stored, and nothing will ever name it.
-            if data.meta.adopt_garbage(&[id]).await.is_err() {
-                data.leaked.store(true, Relaxed);
-            }
+            data.abandon(id).await;
             return Err(error.into());
         }
         for ino in moves.iter().map(|relocation| relocation.ino).collect::<BTreeSet<_>>() {

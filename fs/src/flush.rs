@@ -287,7 +287,7 @@ impl Data {
     }
 
     /// The blob, or parts of it, may lie somewhere, and nothing will ever name them.
-    async fn abandon(&self, id: BlobId) {
+    pub(crate) async fn abandon(&self, id: BlobId) {
         if let Err(error) = self.meta.adopt_garbage(&[id]).await {
             tracing::warn!(blob = %id, %error, "an abandoned blob is left to the next mount's sweep");
             self.leaked.store(true, Relaxed);
