@@ -65,7 +65,7 @@ fn world(runtime: &Runtime) -> (Arc<Data>, Ino) {
         scheme: Scheme::erasure(4, 2).expect("a valid scheme"),
     };
     let meta = meta::in_memory(&info, (0, 0, 0o755));
-    let caller = Caller { uid: 0, gid: 0 };
+    let caller = Caller { uid: 0, gid: 0, umask: 0 };
     let attr = runtime
         .block_on(meta.create(caller, ROOT, b"file", 0o644, NewNode::File))
         .expect("a new file");

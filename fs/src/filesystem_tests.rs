@@ -13,8 +13,8 @@ use crate::data::{Data, DataSettings};
 use crate::filesystem::{Change, Filesystem, FsError, STATUS_XATTR, SetTime};
 use crate::testing::MemoryBlobs;
 
-const ROOT_USER: Caller = Caller { uid: 0, gid: 0 };
-const USER: Caller = Caller { uid: 1000, gid: 1000 };
+const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
+const USER: Caller = Caller { uid: 1000, gid: 1000, umask: 0 };
 
 /// A filesystem over metadata and blobs in memory. Nothing is stored before it is asked for.
 fn mounted() -> (Arc<Filesystem>, Arc<meta::LocalMeta>) {
@@ -142,7 +142,7 @@ async fn attribute_namespaces() {
     for name in [&b"user.a"[..], b"trusted.b", b"security.c"] {
         fs.setxattr(ino, name, b"x", None).await.unwrap();
     }
-    for name in [&b"system.posix_acl_access"[..], b"other.x", b"user."] {
+    for name in [&b"system.posix_acl"[..], b"system.nfs4_acl", b"other.x", b"user."] {
         let error = fs.setxattr(ino, name, b"x", None).await.unwrap_err();
         assert!(matches!(error, FsError::NotSupported), "{name:?}: {error}");
     }

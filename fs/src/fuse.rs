@@ -72,6 +72,9 @@ const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     // Without it the kernel asks for security.capability before every write.
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    // Access lists, which the kernel caches and obeys; inheriting them, and so the umask, is ours.
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK)
     // Inodes cannot be opened by number once they are forgotten.
     .union(InitFlags::FUSE_NO_EXPORT_SUPPORT);
 
@@ -161,10 +164,11 @@ impl Door {
         req: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
+        (mode, umask): (u32, u32),
         node: NewNode,
     ) -> impl Future<Output = FsResult<Attr>> + Send + 'static {
-        let (fs, caller, name) = (self.fs.clone(), caller(req), owned(name));
+        let caller = Caller { umask, ..caller(req) };
+        let (fs, name) = (self.fs.clone(), owned(name));
         async move { fs.create(caller, Ino(parent.0), &name, mode & 0o7777, node).await }
     }
 
@@ -195,7 +199,7 @@ fn errno(error: &FsError) -> Errno {
 }
 
 fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+    Caller { uid: req.uid(), gid: req.gid(), umask: 0 }
 }
 
 fn owned(name: &OsStr) -> Box<[u8]> {
@@ -441,11 +445,11 @@ impl fuser::Filesystem for Door {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let work = self.make(req, parent, name, mode, special(mode, rdev));
+        let work = self.make(req, parent, name, (mode, umask), special(mode, rdev));
         self.answer(Op::Create, work, move |result| reply_entry(reply, result));
     }
 
@@ -455,10 +459,10 @@ impl fuser::Filesystem for Door {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        let work = self.make(req, parent, name, mode, NewNode::Directory);
+        let work = self.make(req, parent, name, (mode, umask), NewNode::Directory);
         self.answer(Op::Create, work, move |result| reply_entry(reply, result));
     }
 
@@ -471,7 +475,7 @@ impl fuser::Filesystem for Door {
         reply: ReplyEntry,
     ) {
         let node = NewNode::Symlink(target.as_os_str().as_bytes().to_vec());
-        let work = self.make(req, parent, link_name, 0o777, node);
+        let work = self.make(req, parent, link_name, (0o777, 0), node);
         self.answer(Op::Create, work, move |result| reply_entry(reply, result));
     }
 
@@ -481,11 +485,11 @@ impl fuser::Filesystem for Door {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let work = self.make(req, parent, name, mode, NewNode::File);
+        let work = self.make(req, parent, name, (mode, umask), NewNode::File);
         self.answer(Op::Create, work, move |result| match result {
             Ok(attr) => reply.created(
                 &TTL,

@@ -18,7 +18,7 @@ use meta::{
 use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
-const CALLER: Caller = Caller { uid: 0, gid: 0 };
+const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 
 /// The futures of the local implementation are ready when first polled.
 fn now<F: Future>(future: F) -> F::Output {

@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 use proto::id::{BlobId, SessionId};
 
+use crate::acl::{self, Acl};
 use crate::dentry;
 use crate::extent;
 use crate::inode::Inode;
@@ -220,13 +221,29 @@ impl Walk {
             };
             for entry in xattr::entries(bucket) {
                 match entry {
-                    Some((name, _)) if txn.hash(name) == hash => {
+                    Some((name, value)) if txn.hash(name) == hash => {
                         self.seen.entry(ino).or_default().xattrs += 1;
+                        self.access_list(ino, name, value);
                     }
                     _ => self.report.problem(format!("extended attribute {key:?} is damaged")),
                 }
             }
         })
+    }
+
+    /// An access list says more than the mode and agrees with it; a default list is a directory's.
+    fn access_list(&mut self, ino: Ino, name: &[u8], value: &[u8]) {
+        let Some(inode) = self.inodes.get(&ino).filter(|_| acl::is_acl(name)) else { return };
+        let good = Acl::parse(value).ok().flatten().is_some_and(|list| match name {
+            acl::ACCESS => {
+                list.is_extended() && list.applied_to(inode.attr.mode) == inode.attr.mode
+            }
+            _ => inode.is_dir(),
+        });
+        if !good {
+            let name = String::from_utf8_lossy(name);
+            self.report.problem(format!("{name} of inode {} makes no sense", ino.0));
+        }
     }
 
     fn symlinks(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {

@@ -98,9 +98,9 @@ mod tests {
     use super::*;
     use crate::store::{Ino, Time};
 
-    const ROOT: Caller = Caller { uid: 0, gid: 0 };
-    const ANN: Caller = Caller { uid: 10, gid: 100 };
-    const BOB: Caller = Caller { uid: 11, gid: 100 };
+    const ROOT: Caller = Caller { uid: 0, gid: 0, umask: 0 };
+    const ANN: Caller = Caller { uid: 10, gid: 100, umask: 0 };
+    const BOB: Caller = Caller { uid: 11, gid: 100, umask: 0 };
 
     fn attr(kind: Kind, mode: u32, uid: u32, gid: u32) -> Attr {
         let t = Time::default();

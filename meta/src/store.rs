@@ -92,12 +92,14 @@ pub struct Attr {
 }
 
 /// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     /// Effective user.
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// Permissions that what the caller creates does not get, unless a default access list decides.
+    pub umask: u32,
 }
 
 /// What to create.
@@ -282,8 +284,8 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// The inode that `name` is in `parent`. `.` and `..` work too.
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
-    /// Creates an inode with a name. `mode` already has the umask taken off; a setgid parent hands
-    /// down its group (and, to directories, the bit).
+    /// Creates an inode with a name. The caller's umask is taken off `mode`, or the parent's default
+    /// access list decides; a setgid parent hands down its group (and, to directories, the bit).
     async fn create(
         &self,
         caller: Caller,
@@ -328,7 +330,8 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn clear_privileges(&self, ino: Ino) -> Result<(), MetaError>;
     /// Value of an extended attribute.
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError>;
-    /// Sets one. `must`: `Some(true)` it has to exist, `Some(false)` it must not.
+    /// Sets one. `must`: `Some(true)` it has to exist, `Some(false)` it must not. Access lists
+    /// (`system.posix_acl_access`, `system.posix_acl_default`) are checked, and change the mode.
     async fn setxattr(
         &self,
         ino: Ino,

@@ -1,5 +1,6 @@
 //! Tests of the whole: operations on an opened volume.
 
+mod acls;
 mod damage;
 mod model;
 mod rules;
@@ -19,7 +20,7 @@ use crate::name::Hasher;
 use crate::store::{Caller, Time, VolumeInfo};
 use crate::volume::initialise;
 
-const ADMIN: Caller = Caller { uid: 0, gid: 0 };
+const ADMIN: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 
 thread_local! {
     static NOW: Cell<i64> = const { Cell::new(1) };

@@ -12,7 +12,7 @@ use meta::{
 use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
-const CALLER: Caller = Caller { uid: 0, gid: 0 };
+const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 
 fn info(name: &str) -> VolumeInfo {
     VolumeInfo {

@@ -14,7 +14,7 @@ async fn files_read_as_written_over_local_metadata_which_stay_consistent() {
         println!("seed {seed}");
         let mut random = Random(seed);
         let meta = meta::in_memory(&MemoryMeta::new().volume(), (0, 0, 0o755));
-        let caller = Caller { uid: 0, gid: 0 };
+        let caller = Caller { uid: 0, gid: 0, umask: 0 };
         let attr = meta.create(caller, ROOT, b"file", 0o644, NewNode::File).await.unwrap();
         let blobs = Arc::new(MemoryBlobs::new());
         blobs.inner.lock().failing_percent = 20;

@@ -1,6 +1,6 @@
 //! Attributes: stat, chmod, chown, utimens, and what a write takes away.
 
-use super::xattr;
+use super::{acl, xattr};
 use crate::perm;
 use crate::store::{Attr, Caller, Ino, MetaError, SetAttr};
 use crate::txn::Txn;
@@ -29,6 +29,9 @@ pub(crate) fn setattr(
     attr.mtime = set.mtime.unwrap_or(attr.mtime);
     attr.ctime = set.ctime.unwrap_or(txn.now());
     inode.attr = attr;
+    if set.mode.is_some() {
+        acl::follow_mode(txn, &mut inode)?;
+    }
     txn.put_inode(&inode);
     Ok(inode.stat())
 }

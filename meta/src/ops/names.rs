@@ -1,5 +1,6 @@
 //! Names: lookup, create, link, unlink, rmdir.
 
+use super::acl;
 use crate::inode::Inode;
 use crate::key;
 use crate::name::Name;
@@ -51,7 +52,8 @@ pub(crate) fn create(
     let ino = Ino(counters.next_ino);
     counters.next_ino += 1;
     counters.usage.inodes += 1;
-    let inode = new_inode(txn, caller, &dir, ino, mode, node)?;
+    let mut inode = new_inode(txn, caller, &dir, ino, mode, node)?;
+    acl::inherit(txn, &dir, &mut inode, caller.umask)?;
     txn.set_counters(counters);
     if let NewNode::Symlink(target) = node {
         txn.put(key::symlink::key(ino), target);

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use super::acl;
+use crate::acl::is_acl;
 use crate::inode::Inode;
 use crate::key;
 use crate::store::{Ino, MetaError, NAME_MAX, XATTR_VALUE_MAX};
@@ -23,14 +25,23 @@ fn check_name(name: &[u8]) -> Result<(), MetaError> {
 /// The value of an attribute.
 pub(crate) fn get(txn: &Txn<'_>, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError> {
     check_name(name)?;
-    if txn.inode(ino)?.xattrs == 0 {
-        return Err(MetaError::NoAttribute);
-    }
-    let bucket = txn.get(&key::xattr::key(ino, txn.hash(name)))?.ok_or(MetaError::NoAttribute)?;
-    xattr::find(&bucket, name)?.map(<[u8]>::to_vec).ok_or(MetaError::NoAttribute)
+    find(txn, &txn.inode(ino)?, name)?.ok_or(MetaError::NoAttribute)
 }
 
-/// Sets an attribute.
+/// The value of an attribute, if it is there.
+pub(crate) fn find(
+    txn: &Txn<'_>,
+    inode: &Inode,
+    name: &[u8],
+) -> Result<Option<Vec<u8>>, MetaError> {
+    if inode.xattrs == 0 {
+        return Ok(None);
+    }
+    let bucket = txn.get(&key::xattr::key(inode.attr.ino, txn.hash(name)))?;
+    Ok(xattr::find(bucket.as_deref().unwrap_or_default(), name)?.map(<[u8]>::to_vec))
+}
+
+/// Sets an attribute. An access list always replaces the one before.
 pub(crate) fn set(
     txn: &mut Txn<'_>,
     ino: Ino,
@@ -43,19 +54,36 @@ pub(crate) fn set(
         return Err(MetaError::AttributeTooLarge);
     }
     let mut inode = txn.inode(ino)?;
-    let key = key::xattr::key(ino, txn.hash(name));
-    let bucket = txn.get(&key)?;
-    let bucket = bucket.as_deref().unwrap_or_default();
-    match (xattr::find(bucket, name)?.is_some(), must) {
-        (true, Some(false)) => return Err(MetaError::Exists),
-        (false, Some(true)) => return Err(MetaError::NoAttribute),
-        (false, _) if inode.xattrs >= COUNT_MAX => return Err(MetaError::AttributeTooLarge),
-        (false, _) => inode.xattrs += 1,
-        (true, _) => {}
+    if is_acl(name) {
+        acl::set(txn, &mut inode, name, value)?;
+    } else {
+        match (find(txn, &inode, name)?.is_some(), must) {
+            (true, Some(false)) => return Err(MetaError::Exists),
+            (false, Some(true)) => return Err(MetaError::NoAttribute),
+            _ => put(txn, &mut inode, name, value)?,
+        }
     }
-    txn.put(key, &xattr::set(bucket, name, Some(value))?);
     inode.attr.ctime = txn.now();
     txn.put_inode(&inode);
+    Ok(())
+}
+
+/// Sets an attribute whether it is there or not; putting the inode is the caller's.
+pub(crate) fn put(
+    txn: &mut Txn<'_>,
+    inode: &mut Inode,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), MetaError> {
+    let key = key::xattr::key(inode.attr.ino, txn.hash(name));
+    let bucket = txn.get(&key)?;
+    let bucket = bucket.as_deref().unwrap_or_default();
+    match xattr::find(bucket, name)? {
+        None if inode.xattrs >= COUNT_MAX => return Err(MetaError::AttributeTooLarge),
+        None => inode.xattrs += 1,
+        Some(_) => {}
+    }
+    txn.put(key, &xattr::set(bucket, name, Some(value))?);
     Ok(())
 }
 

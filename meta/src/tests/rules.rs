@@ -8,8 +8,8 @@ use crate::store::{
     NewNode, Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_VALUE_MAX,
 };
 
-const ANN: Caller = Caller { uid: 10, gid: 100 };
-const BOB: Caller = Caller { uid: 11, gid: 100 };
+const ANN: Caller = Caller { uid: 10, gid: 100, umask: 0 };
+const BOB: Caller = Caller { uid: 11, gid: 100, umask: 0 };
 
 fn new(meta: &LocalMeta, who: Caller, dir: Ino, name: &str, mode: u32, node: NewNode) -> Ino {
     wait(meta.create(who, dir, name.as_bytes(), mode, node)).unwrap().ino
@@ -161,7 +161,8 @@ fn a_sticky_directory_is_obeyed_at_both_ends() {
 #[test]
 fn a_setgid_directory_hands_its_group_down() {
     let (_, _, meta) = volume(name::hash);
-    let dir = new(&meta, Caller { uid: 0, gid: 7 }, ROOT, "d", 0o2777, NewNode::Directory);
+    let dir =
+        new(&meta, Caller { uid: 0, gid: 7, umask: 0 }, ROOT, "d", 0o2777, NewNode::Directory);
     let file = stat(&meta, new(&meta, ANN, dir, "f", 0o644, NewNode::File));
     let sub = stat(&meta, new(&meta, ANN, dir, "s", 0o755, NewNode::Directory));
     assert_eq!((file.uid, file.gid, file.mode), (10, 7, 0o644));
