@@ -84,13 +84,20 @@ impl Layout {
         for (number, record) in records.iter().enumerate() {
             let place = Place { file: at.file, block: layout.end };
             let stamp = Stamp { disk, place, batch: at.block, sequence: sequence + number as u64 };
-            let head = &mut scratch[used..used + DISK_BLOCK];
-            head.fill(0);
-            encode(head, stamp, record.slot, record.what, &record.payload);
-            layout.scratch(used..used + DISK_BLOCK);
-            used += DISK_BLOCK;
             let data = record.payload.data();
-            if payload_offset(data.len() as u32) == DISK_BLOCK {
+            let apart = payload_offset(data.len() as u32) == DISK_BLOCK;
+            let head = if apart { DISK_BLOCK } else { record.blocks() as usize * DISK_BLOCK };
+            scratch[used..used + head].fill(0);
+            encode(
+                &mut scratch[used..used + head],
+                stamp,
+                record.slot,
+                record.what,
+                &record.payload,
+            );
+            layout.scratch(used..used + head);
+            used += head;
+            if apart {
                 let direct = direct_prefix(data);
                 if direct > 0 {
                     layout.pieces.push(Piece::Payload(number, 0..direct));
@@ -156,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_the_records_one_after_the_other_and_aligned_payload_is_not_copied() {
-        let mut aligned = AlignedBuf::zeroed(64 << 10);
+        let mut aligned = AlignedBuf::zeroed(80 << 10);
         aligned.fill(7);
         let aligned = Bytes::from_owner(aligned);
         let records = [
@@ -164,20 +171,27 @@ mod tests {
             planned(aligned.clone()),
             planned(aligned.slice(..9000)),
             planned(aligned.slice(1..8193)),
+            planned(aligned.slice(..70_000)),
         ];
         let mut scratch = AlignedBuf::zeroed(1);
         let at = Place { file: 1, block: 5 };
         let layout = Layout::new(DiskId::random(), at, 1, &records, &mut scratch);
         let blocks: Vec<u32> = layout.places.iter().map(|place| place.block).collect();
-        assert_eq!((blocks, layout.end), (vec![5, 6, 23, 27], 30));
+        assert_eq!((blocks, layout.end), (vec![5, 6, 27, 30, 33], 52));
         let buffers = layout.buffers(&records, &scratch);
         assert!(buffers.iter().all(|b| b.len() % DISK_BLOCK == 0));
         assert!(buffers.iter().all(|b| (b.as_ptr() as usize).is_multiple_of(DISK_BLOCK)));
-        assert!(buffers.iter().any(|b| b.as_ptr() == aligned.as_ptr() && b.len() == 64 << 10));
+        let from_memory =
+            |len| buffers.iter().any(|b| b.as_ptr() == aligned.as_ptr() && b.len() == len);
+        assert!(from_memory(80 << 10) && from_memory(68 << 10), "the aligned ones");
         let bytes: Vec<u8> = buffers.iter().flat_map(|b| b.to_vec()).collect();
-        assert_eq!(bytes.len(), 25 * DISK_BLOCK);
-        assert_eq!(&bytes[2 * DISK_BLOCK..18 * DISK_BLOCK], &aligned[..]);
-        assert!(bytes[19 * DISK_BLOCK..][..9000].iter().all(|b| *b == 7));
-        assert!(bytes[19 * DISK_BLOCK..][9000..3 * DISK_BLOCK].iter().all(|b| *b == 0));
+        assert_eq!(bytes.len(), 47 * DISK_BLOCK);
+        assert_eq!(&bytes[2 * DISK_BLOCK..22 * DISK_BLOCK], &aligned[..]);
+        // The third follows its header at once, in three blocks; the last does not.
+        let third = &bytes[22 * DISK_BLOCK..25 * DISK_BLOCK];
+        assert!(third[96..][..9000].iter().all(|b| *b == 7));
+        assert!(third[96 + 9000..].iter().all(|b| *b == 0));
+        let last = &bytes[29 * DISK_BLOCK..];
+        assert!(last[..70_000].iter().all(|b| *b == 7) && last[70_000..].iter().all(|b| *b == 0));
     }
 }

@@ -41,8 +41,11 @@ pub enum DiskProblem {
     /// No good copy of the superblock.
     #[error("all three copies of the superblock are damaged")]
     Damaged,
-    /// Made by a newer program.
-    #[error("the disk has format {found}, and this program knows only format {known}: upgrade it")]
+    /// Made by a newer program, or by an older one whose format was given up.
+    #[error(
+        "the disk has format {found}, and this program knows only format {known}: {}",
+        if found > known { "upgrade it" } else { "use the version that made it, or make it anew" }
+    )]
     Format {
         /// What is on the disk.
         found: u32,

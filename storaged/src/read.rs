@@ -14,7 +14,7 @@ use proto::part_store::PartError;
 
 use crate::block_file::BlockFile;
 use crate::disk::{Shared, index_error};
-use crate::record::{Entry, Place, What, parse, payload_offset};
+use crate::record::{Entry, Place, What, footprint_blocks, parse, payload_offset};
 
 /// How often a part that moves under the reader is looked for again.
 const ATTEMPTS: usize = 8;
@@ -68,9 +68,9 @@ impl Shared {
         let offset = payload_offset(len);
         let file = self.file(place)?;
         if offset < DISK_BLOCK {
-            let block = read_blocks(&file, place.block, 1)?;
-            let entry = checked_entry(&block, self, place, slot, key)?;
-            let data = block.slice(offset..offset + len as usize);
+            let record = read_blocks(&file, place.block, footprint_blocks(len))?;
+            let entry = checked_entry(&record, self, place, slot, key)?;
+            let data = record.slice(offset..offset + len as usize);
             return verified(data, entry.table, place);
         }
         let (first, last) = (wide.start / DISK_BLOCK as u32, wide.end.div_ceil(DISK_BLOCK as u32));

@@ -1,13 +1,15 @@
 //! The record: how one put, delete or other fact lies in a block file.
 //!
-//! A record starts on a 4 KiB boundary with a header and the CRC-32C table of its payload. A small
-//! payload follows at once, a larger one from the next 4 KiB boundary on; zeros pad the rest. So
-//! the place of every payload byte is a function of the payload's length.
+//! A record starts on a 4 KiB boundary with a header and the CRC-32C table of its payload. A payload
+//! of less than 64 KiB follows at once if that saves a block; any other starts at the next 4 KiB
+//! boundary, so that it can be written from where it lies in memory, read in pieces, and given back
+//! alone. Zeros pad the rest. So the place of every payload byte is a function of the payload's
+//! length.
 //!
 //! ```text
 //! offset  size  field        meaning (numbers are little endian)
 //! 0       8     magic        b"ASHLREC\n"
-//! 8       2     version      1
+//! 8       2     version      2
 //! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot
 //! 11      1     part         of a put; else 0
 //! 12      4     slot         number of the slot on the disk
@@ -34,12 +36,12 @@
 use bytes::Bytes;
 use proto::checksum::{Checked, block_count};
 use proto::id::{BLOB_ID_LEN, BlobId, DiskId, Generation, GroupId, PartKey, SlotId};
-use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_PART};
+use proto::limits::{CHECK_BLOCK, DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_PART};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"ASHLREC\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER: usize = size_of::<Header>();
 
 /// Disk space of the largest record, in bytes.
@@ -159,8 +161,9 @@ pub(crate) enum BadRecord {
 
 /// Where the payload starts within its record.
 pub(crate) fn payload_offset(payload_len: u32) -> usize {
-    let head = HEADER + 4 * block_count(payload_len);
-    if head + payload_len as usize <= DISK_BLOCK { head } else { DISK_BLOCK }
+    let (head, len) = (HEADER + 4 * block_count(payload_len), payload_len as usize);
+    let at_once = (head + len).div_ceil(DISK_BLOCK) <= len.div_ceil(DISK_BLOCK);
+    if payload_len < CHECK_BLOCK && at_once { head } else { DISK_BLOCK }
 }
 
 /// Bytes that a record takes on disk.
@@ -173,12 +176,12 @@ pub(crate) fn footprint_blocks(payload_len: u32) -> u32 {
     (footprint(payload_len) / DISK_BLOCK as u64) as u32
 }
 
-/// Writes header and table into the first, zeroed block of a record, and the payload too if it
-/// belongs there.
-pub(crate) fn encode(block: &mut [u8], stamp: Stamp, slot: SlotId, what: What, payload: &Checked) {
+/// Writes header and table into the zeroed head of a record: its first block, or all of it if the
+/// payload follows at once; then the payload too.
+pub(crate) fn encode(head: &mut [u8], stamp: Stamp, slot: SlotId, what: What, payload: &Checked) {
     let checks = payload.checks();
     let len = payload.data().len() as u32;
-    for (out, check) in block[HEADER..].chunks_exact_mut(4).zip(checks) {
+    for (out, check) in head[HEADER..].chunks_exact_mut(4).zip(checks) {
         out.copy_from_slice(&check.to_le_bytes());
     }
     let (kind, part, blob) = match what {
@@ -201,14 +204,14 @@ pub(crate) fn encode(block: &mut [u8], stamp: Stamp, slot: SlotId, what: What, p
         payload_len: len.into(),
         blob,
         reserved: 0,
-        table_crc: crc32c::crc32c(&block[HEADER..HEADER + 4 * checks.len()]).into(),
+        table_crc: crc32c::crc32c(&head[HEADER..HEADER + 4 * checks.len()]).into(),
         header_crc: 0.into(),
     };
     header.header_crc = header.crc().into();
-    block[..HEADER].copy_from_slice(header.as_bytes());
+    head[..HEADER].copy_from_slice(header.as_bytes());
     let offset = payload_offset(len);
     if offset < DISK_BLOCK {
-        block[offset..offset + len as usize].copy_from_slice(payload.data());
+        head[offset..offset + len as usize].copy_from_slice(payload.data());
     }
 }
 
@@ -341,24 +344,34 @@ mod tests {
 
     #[test]
     fn places_of_payloads() {
-        for (len, offset, total) in
-            [(1, 96, 4096), (4000, 96, 4096), (4001, 4096, 8192), (65_536, 4096, 69_632)]
-        {
+        for (len, offset, total) in [
+            (1, 96, 4096),
+            (4000, 96, 4096),
+            (4001, 4096, 8192),
+            (4096, 4096, 8192),
+            (4132, 96, 8192),
+            (8096, 96, 8192),
+            (8097, 4096, 12_288),
+            (61_536, 96, 61_632_u64.next_multiple_of(4096)),
+            (65_536, 4096, 69_632),
+            (65_537, 4096, 73_728),
+            (70_000, 4096, 77_824),
+        ] {
             assert_eq!((payload_offset(len), footprint(len)), (offset, total), "{len}");
         }
         assert_eq!(footprint(MAX_PART), MAX_RECORD);
     }
 
-    /// The golden bytes of format 1. If this fails, the format has changed.
+    /// The golden bytes of format 2. If this fails, the format has changed.
     #[test]
     fn the_format_stays_as_it_was() {
         let hex: String = block(100)[..100].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             concat!(
-                "4153484c5245430a01000101040000000b6c0000000040008000000000000001",
+                "4153484c5245430a02000101040000000b6c0000000040008000000000000001",
                 "6300000000000000030000001100000010000000640000000000000100000000",
-                "00000002000000000000000300000064000102007e0823be74965a38194c9abb",
+                "00000002000000000000000300000064000102007e0823be40251420194c9abb",
                 "5a5a5a5a"
             )
         );

@@ -6,7 +6,7 @@
 //! ```text
 //! offset  size  field       meaning (numbers are little endian)
 //! 0       8     magic       b"ASHLDSK\n"
-//! 8       4     version     of the format of the whole disk: 1
+//! 8       4     version     of the format of the whole disk: 2
 //! 12      4     copy        0, 1 or 2
 //! 16      16    cluster     id
 //! 32      16    disk        id
@@ -32,7 +32,7 @@ use crate::error::{DiskError, DiskProblem};
 use crate::record::MAX_RECORD;
 
 const MAGIC: [u8; 8] = *b"ASHLDSK\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const COPIES: u32 = 3;
 /// Block files of a disk that is made without saying otherwise, in bytes.
 pub const DEFAULT_BLOCK_FILE: u64 = 256 << 20;
