@@ -12,8 +12,8 @@
 //! * After a failed write or sync nothing is written any more: the disk is read-only.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
-use std::sync::Arc;
+use std::io::{self, IoSlice};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use proto::id::{BlobId, PartKey, SlotId};
 use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 
+use crate::ahead::{Ahead, REGION};
 use crate::batch::{FULL_BATCH, Layout, MAX_RECORDS, Planned};
 use crate::block_file::{BlockFile, directory, sync_directory};
 use crate::compact::Compaction;
@@ -48,6 +49,10 @@ const IDLE_SCRATCH: usize = 256 << 10;
 /// Most rounds of making room before a put is refused.
 const MAX_RECLAIMS: usize = 256;
 
+/// What is written ahead of the log, for all disks.
+static ZEROS: LazyLock<AlignedBuf> =
+    LazyLock::new(|| AlignedBuf::zeroed(REGION as usize * DISK_BLOCK));
+
 /// Dead records of a file that is to go, to be struck off once it is gone.
 pub(crate) type Dead = Vec<(SlotId, PartKey, Place)>;
 
@@ -60,6 +65,7 @@ pub(crate) struct Owner {
     /// Sequence of the last record.
     pub(crate) sequence: u64,
     pub(crate) scratch: AlignedBuf,
+    pub(crate) ahead: Ahead,
     pub(crate) compaction: Option<Compaction>,
     pub(crate) compacted_at: Instant,
     /// Files of stage doomed.
@@ -351,7 +357,11 @@ impl Owner {
         self.sequence += records.len() as u64;
         let layout = Layout::new(self.shared.disk, at, sequence, records, &mut self.scratch);
         let bytes = u64::from(layout.end - at.block) * BLOCK;
+        let zeros = self.ahead.zeros(at, layout.end, self.ledger.space.file_blocks());
         let mut buffers = layout.buffers(records, &self.scratch);
+        if zeros > 0 {
+            buffers.push(IoSlice::new(&ZEROS[..zeros as usize * DISK_BLOCK]));
+        }
         let offset = u64::from(at.block) * BLOCK;
         let written = current.io.write_vectored_at(offset, &mut buffers).and_then(|()| {
             // A forgotten delete that comes back is only remembered longer.
@@ -369,8 +379,9 @@ impl Owner {
             Err(e) if is_no_space(&e) => return Err(PartError::Full),
             Err(e) => return Err(self.fail("writing", &e)),
         }
+        self.ahead.wrote(at, layout.end, zeros);
         self.logged += bytes;
-        self.shared.metrics.written(bytes);
+        self.shared.metrics.written(bytes + u64::from(zeros) * BLOCK);
         self.ledger.space.file(at.file).tail = layout.end;
         Ok(layout.places)
     }

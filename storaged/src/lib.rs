@@ -5,7 +5,8 @@
 //! stable storage.
 //!
 //! * [`superblock`]: who a disk is. `block_file`, `record`: how bytes lie on it.
-//! * `queue`, `batch`, `commit`: from a request to one write and one sync; `compact`: space back.
+//! * `queue`, `batch`, `ahead`, `commit`: from a request to one write and one sync; `compact`: space
+//!   back.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
 //! * `recovery` (pure) and `open`: after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses; [`service`] serves the same over
@@ -14,6 +15,7 @@
 #![deny(unsafe_code)]
 
 mod admin;
+mod ahead;
 mod batch;
 mod block_file;
 pub mod cli;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::ahead::Ahead;
 use crate::block_file::{BlockFile, Found, Scan, numbers};
 use crate::commit::{Dead, Owner};
 use crate::disk::{DiskOptions, Shared};
@@ -276,6 +277,7 @@ impl<'a> Recovery<'a> {
             current,
             sequence: self.sequence,
             scratch: AlignedBuf::zeroed(DISK_BLOCK),
+            ahead: Ahead::default(),
             compaction: None,
             compacted_at: Instant::now(),
             doomed: HashMap::new(),
