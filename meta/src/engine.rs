@@ -5,6 +5,8 @@
 //! before its batch is applied. A batch is visible to all later reads at once, and becomes durable
 //! whole, in order, with or before a later [`Kv::sync`].
 
+pub(crate) mod direct;
+pub(crate) mod log;
 pub(crate) mod memory;
 pub(crate) mod redb;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Volumes on this machine: format, open, lock, list.
 //!
-//! A volume NAME in a directory is two files: `NAME.redb` holds its metadata, and `NAME.lock` is
-//! locked (flock) by whoever has it open and says who that is. The lock ends with its process, so a
+//! A volume NAME in a directory is three files: `NAME.redb` holds its metadata, `NAME.log` what was
+//! synced since they were last written there (nothing, once it was unmounted), and `NAME.lock` is locked (flock) by whoever has it open and says who that is. The lock ends with its process, so a
 //! lock file that was left over means nothing. A volume is formatted under another name first and
 //! appears whole.
 
@@ -19,6 +19,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use crate::engine::direct::DirectFile;
+use crate::engine::log::Log;
 use crate::engine::memory::MemoryKv;
 use crate::engine::redb::{RedbKv, RedbSettings, file_opener};
 use crate::engine::{Batch, Kv, Value};
@@ -131,7 +133,7 @@ pub fn format(dir: &Path, info: &VolumeInfo, root: (u32, u32, u32)) -> Result<()
     let database = redb::Database::create(&new).map_err(|e| damaged(name, &e))?;
     drop(database);
     let settings = MetaSettings { cache_bytes: FORMAT_CACHE, ..MetaSettings::default() };
-    let kv = start(&new, settings).map_err(|e| damaged(name, &e))?;
+    let kv = start(&new, None, settings).map_err(|e| damaged(name, &e))?;
     initialise(&kv, info, root).and_then(|_| wait_for(kv.sync())).map_err(|e| damaged(name, &e))?;
     drop(kv);
     match fs::hard_link(&new, &path) {
@@ -158,7 +160,8 @@ pub fn open(
         return Err(VolumeError::NotFound { name: name.to_owned(), dir: dir.to_owned() });
     }
     let lock = Lock::take(dir, name, &by)?;
-    let kv = start(&path, settings).map_err(|e| damaged(name, &e))?;
+    let log = file(dir, name, "log");
+    let kv = start(&path, Some(&log), settings).map_err(|e| damaged(name, &e))?;
     let record = volume_record(&kv).map_err(|e| damaged(name, &e))?;
     let record = VolumeRecord::decode(record.as_deref().unwrap_or_default())
         .map_err(|e| damaged(name, &e))?;
@@ -241,13 +244,18 @@ pub(crate) fn initialise(
     Ok(record)
 }
 
-fn start(path: &Path, settings: MetaSettings) -> Result<RedbKv, MetaError> {
+fn start(path: &Path, log: Option<&Path>, settings: MetaSettings) -> Result<RedbKv, MetaError> {
+    let open_log = |path| Log::new(Box::new(DirectFile::open(path)?));
+    let log = log
+        .map(open_log)
+        .transpose()
+        .map_err(|e| MetaError::Engine(format!("opening the metadata log: {e}")))?;
     let opener = file_opener(path.to_owned(), settings.cache_bytes);
     let bounds = RedbSettings {
         interval: settings.flush_interval,
         table_bytes: settings.unsynced_bytes.max(1),
     };
-    RedbKv::start(opener, bounds)
+    RedbKv::start(opener, log, bounds)
 }
 
 fn check_name(name: &str) -> Result<(), VolumeError> {

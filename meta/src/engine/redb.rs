@@ -1,25 +1,30 @@
-//! The embedded engine: a write-back table in memory over one redb file.
+//! The embedded engine: a write-back table in memory over one redb file and a [`Log`].
 //!
 //! A transaction ends in memory, in the table `active`, and is visible there; it costs no I/O. One
-//! thread makes things durable: at least every [`RedbSettings::interval`], when the table has grown
-//! to [`RedbSettings::table_bytes`], and for everybody who waits in `sync` by then, it takes the
-//! whole table and writes it in one redb transaction with one sync. Reads look into `active`, then
-//! `flushing`, then the file.
+//! thread makes things durable. For those who wait in `sync` it takes the whole table and writes it to
+//! the log, as one record with one sync. At least every [`RedbSettings::interval`], when the table has
+//! grown to [`RedbSettings::table_bytes`], or when the log is full, it writes all there is into redb,
+//! in one transaction with one sync, which makes the log obsolete. Reads look into `active`, then
+//! `flushing`, then `logged`, then the file.
 //!
 //! ```text
-//! transact --> active --(flusher takes it)--> flushing --(one redb commit)--> file
+//! transact --> active --(flusher takes it)--> flushing --(one record of the log)--> logged
+//!                                                 |                                   |
+//!                                                 '--------(one redb commit)----------'--> file
 //! ```
 //!
 //! Invariants:
 //! * A table is flushed whole and tables are flushed in order, so what is durable is a prefix of
 //!   what was committed.
-//! * `flushing` is emptied only after its commit and together with the renewal of the reader: at
+//! * `flushing` is emptied only after it is durable, `logged` only with the renewal of the reader: at
 //!   every moment a reader sees each write.
-//! * A commit that failed leaves `flushing` as it is; the file is opened again and the same table is
-//!   tried first the next time.
+//! * A commit that failed leaves both as they are; the file is opened again and the same tables are
+//!   tried first the next time. Until a commit has gone well, nothing is logged.
+//! * Each commit names a new epoch in redb; only records of the log under that epoch count.
 //! * Memory is bounded: with [`TABLES_MOST`] times `table_bytes` waiting, transactions wait for the
 //!   flusher, at most [`ROOM_WAIT`].
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,14 +33,17 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockUpgradableReadGuard};
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 use tokio::sync::oneshot;
 
+use super::log::Log;
 use super::{Batch, Direction, Kv, Over, Read, Scanned, Value, View, Visit, Write};
 use crate::key::Key;
 use crate::store::MetaError;
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("metadata");
+/// One row: the epoch of the log that continues this state.
+const EPOCH: TableDefinition<'static, (), u64> = TableDefinition::new("epoch");
 /// So many tables' worth of unflushed writes are held before transactions wait.
 const TABLES_MOST: usize = 4;
 /// Longest wait of a transaction for the flusher to make room.
@@ -77,6 +85,8 @@ struct Shared {
 struct State {
     active: Batch,
     flushing: Arc<Batch>,
+    /// Durable in the log.
+    logged: Arc<Batch>,
     /// The file as of the last commit; `None` while it cannot be opened.
     reader: Option<Reader>,
 }
@@ -89,14 +99,19 @@ struct Queue {
 }
 
 impl RedbKv {
-    /// Opens the file and starts the flusher.
-    pub(crate) fn start(open: Opener, settings: RedbSettings) -> Result<Self, MetaError> {
-        let mut file = File { open, db: None };
-        let reader = file.reopen()?;
+    /// Opens the file, takes in what the log has beyond it, and starts the flusher.
+    pub(crate) fn start(
+        open: Opener,
+        log: Option<Log>,
+        settings: RedbSettings,
+    ) -> Result<Self, MetaError> {
+        let mut file = File { open, db: None, log };
+        let reader = file.recover()?;
         let shared = Arc::new(Shared {
             state: RwLock::new(State {
                 active: Batch::new(),
                 flushing: Arc::default(),
+                logged: Arc::default(),
                 reader: Some(reader),
             }),
             active_bytes: AtomicUsize::new(0),
@@ -135,7 +150,9 @@ impl Kv for RedbKv {
     }
 
     fn read_durable(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
-        body(&Stored(&self.shared.state.read().reader))
+        let state = self.shared.state.read();
+        let stored = Stored(&state.reader);
+        body(&Over { writes: &state.logged, below: &stored })
     }
 
     fn transact(&self, body: &mut Write<'_>) -> Result<(), MetaError> {
@@ -179,16 +196,14 @@ impl Kv for RedbKv {
 }
 
 impl State {
-    /// Runs `body` on all three layers.
+    /// Runs `body` on all four layers; empty ones need not be looked through.
     fn with<R>(&self, body: impl FnOnce(&dyn View) -> R) -> R {
         let stored = Stored(&self.reader);
-        let flushing = Over { writes: &self.flushing, below: &stored };
-        // While nothing is being flushed, one layer less to look through.
-        if self.flushing.is_empty() {
-            body(&Over { writes: &self.active, below: &stored })
-        } else {
-            body(&Over { writes: &self.active, below: &flushing })
-        }
+        let logged = Over { writes: &self.logged, below: &stored };
+        let stored: &dyn View = if self.logged.is_empty() { &stored } else { &logged };
+        let flushing = Over { writes: &self.flushing, below: stored };
+        let below: &dyn View = if self.flushing.is_empty() { stored } else { &flushing };
+        body(&Over { writes: &self.active, below })
     }
 }
 
@@ -213,9 +228,13 @@ impl Shared {
 
     /// The flusher's life: one round after another until it is told to stop.
     fn run(&self, mut file: File) {
+        let mut committed = Instant::now();
         loop {
-            let (waiters, stop) = self.next_round();
-            let result = self.flush(&mut file);
+            let Round { waiters, commit, stop } = self.next_round(committed);
+            if commit {
+                committed = Instant::now();
+            }
+            let result = self.flush(&mut file, commit);
             if let Err(error) = &result {
                 tracing::error!(%error, "metadata could not be made durable, trying again");
             }
@@ -234,43 +253,71 @@ impl Shared {
         }
     }
 
-    /// Waits for work, at most one interval.
-    fn next_round(&self) -> (Vec<oneshot::Sender<Result<(), MetaError>>>, bool) {
-        let deadline = Instant::now() + self.settings.interval;
+    /// Waits for work, at most one interval after the last commit.
+    fn next_round(&self, committed: Instant) -> Round {
+        let deadline = committed + self.settings.interval;
         let mut queue = self.queue.lock();
         while queue.waiters.is_empty() && !queue.table_full && !queue.stop {
             if self.wanted.wait_until(&mut queue, deadline).timed_out() {
                 break;
             }
         }
-        queue.table_full = false;
-        (std::mem::take(&mut queue.waiters), queue.stop)
+        let full = std::mem::take(&mut queue.table_full);
+        let commit = full || queue.stop || Instant::now() >= deadline;
+        Round { waiters: std::mem::take(&mut queue.waiters), commit, stop: queue.stop }
     }
 
-    /// Makes everything visible now durable.
-    fn flush(&self, file: &mut File) -> Result<(), MetaError> {
-        let left_over = Arc::clone(&self.state.read().flushing);
-        if !left_over.is_empty() {
-            self.write_out(file, &left_over)?;
+    /// Makes everything visible now durable: in redb, or (not `commit`) in the log if it has room.
+    fn flush(&self, file: &mut File, commit: bool) -> Result<(), MetaError> {
+        if !self.state.read().flushing.is_empty() {
+            self.write_out(file)?;
         }
-        let batch = {
+        {
             let mut state = self.state.write();
-            if state.active.is_empty() {
+            if !state.active.is_empty() {
+                state.flushing = Arc::new(std::mem::take(&mut state.active));
+                self.active_bytes.store(0, Ordering::Relaxed);
+            } else if !commit || state.logged.is_empty() {
                 return Ok(());
             }
-            state.flushing = Arc::new(std::mem::take(&mut state.active));
-            self.active_bytes.store(0, Ordering::Relaxed);
-            Arc::clone(&state.flushing)
-        };
-        self.write_out(file, &batch)
+        }
+        if !commit && self.log(file) {
+            return Ok(());
+        }
+        self.write_out(file)
     }
 
-    /// Commits `flushing`, and lets it go.
-    fn write_out(&self, file: &mut File, batch: &Batch) -> Result<(), MetaError> {
-        match file.commit(batch) {
+    /// Writes `flushing` to the log. `false`: it did not work, and redb must take it.
+    fn log(&self, file: &mut File) -> bool {
+        let Some(log) = &mut file.log else { return false };
+        let batch = Arc::clone(&self.state.read().flushing);
+        match log.append(&batch) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(error) => {
+                tracing::warn!(%error, "the metadata log cannot be written: going without it");
+                return false;
+            }
+        }
+        drop(batch);
+        let mut state = self.state.write();
+        let flushed = Arc::unwrap_or_clone(std::mem::take(&mut state.flushing));
+        Arc::make_mut(&mut state.logged).extend(flushed);
+        true
+    }
+
+    /// Commits `logged` and `flushing`, and lets them go.
+    fn write_out(&self, file: &mut File) -> Result<(), MetaError> {
+        let (logged, flushing) = {
+            let state = self.state.read();
+            (Arc::clone(&state.logged), Arc::clone(&state.flushing))
+        };
+        match file.commit(&[&logged, &flushing]) {
             Ok(reader) => {
                 let mut state = self.state.write();
-                let old = (std::mem::take(&mut state.flushing), state.reader.replace(reader));
+                let tables =
+                    (std::mem::take(&mut state.logged), std::mem::take(&mut state.flushing));
+                let old = (tables, state.reader.replace(reader));
                 drop(state);
                 drop(old);
                 Ok(())
@@ -287,13 +334,48 @@ impl Shared {
     }
 }
 
-/// The database file, as the flusher owns it.
+/// What the flusher is to do next.
+struct Round {
+    /// Who waits for it.
+    waiters: Vec<oneshot::Sender<Result<(), MetaError>>>,
+    /// All into redb, not into the log.
+    commit: bool,
+    /// It is the last one.
+    stop: bool,
+}
+
+/// The database file and the log, as the flusher owns them.
 struct File {
     open: Opener,
     db: Option<Database>,
+    log: Option<Log>,
 }
 
 impl File {
+    /// Opens the file, and takes in what was logged after its last commit.
+    fn recover(&mut self) -> Result<Reader, MetaError> {
+        let reader = self.reopen()?;
+        let (Some(log), Some(epoch)) = (&self.log, self.epoch()?) else { return Ok(reader) };
+        let batch = log
+            .replay(epoch)
+            .map_err(|e| MetaError::Engine(format!("reading the metadata log: {e}")))?;
+        if batch.is_empty() { Ok(reader) } else { self.commit(&[&batch]) }
+    }
+
+    /// The epoch that the last commit named.
+    fn epoch(&self) -> Result<Option<u64>, MetaError> {
+        let Some(db) = &self.db else { return Ok(None) };
+        let txn = db.begin_read().map_err(failed("reading metadata"))?;
+        match txn.open_table(EPOCH) {
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            table => {
+                let table = table.map_err(failed("reading metadata"))?;
+                let epoch = table.get(()).map_err(failed("reading metadata"))?;
+                Ok(epoch.map(|epoch| epoch.value()))
+            }
+        }
+    }
+
     /// Opens the file (anew).
     fn reopen(&mut self) -> Result<Reader, MetaError> {
         self.db = None;
@@ -310,8 +392,11 @@ impl File {
         reader(db)
     }
 
-    /// Writes a batch durably; the reader sees it.
-    fn commit(&mut self, batch: &Batch) -> Result<Reader, MetaError> {
+    /// Writes batches durably, one over the other; the reader sees them. A new epoch begins.
+    fn commit(&mut self, batches: &[&Batch]) -> Result<Reader, MetaError> {
+        // Which epoch counts is not known before all has gone well.
+        self.log.iter_mut().for_each(Log::stop);
+        let epoch = draw();
         let db = match &self.db {
             Some(db) => db,
             None => {
@@ -323,17 +408,27 @@ impl File {
         txn.set_durability(Durability::Immediate).map_err(failed("writing metadata"))?;
         {
             let mut table = txn.open_table(TABLE).map_err(failed("writing metadata"))?;
-            for (key, value) in batch {
+            for (key, value) in batches.iter().copied().flatten() {
                 match value {
                     Some(value) => table.insert(key.as_bytes(), &value[..]).map(drop),
                     None => table.remove(key.as_bytes()).map(drop),
                 }
                 .map_err(failed("writing metadata"))?;
             }
+            let mut named = txn.open_table(EPOCH).map_err(failed("writing metadata"))?;
+            named.insert((), epoch).map_err(failed("writing metadata"))?;
         }
         txn.commit().map_err(failed("syncing metadata"))?;
-        reader(db)
+        let reader = reader(db)?;
+        self.log.iter_mut().for_each(|log| log.begin(epoch));
+        Ok(reader)
     }
+}
+
+/// A number that was never drawn before: the standard library seeds its hash maps from the kernel's
+/// randomness.
+fn draw() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn reader(db: &Database) -> Result<Reader, MetaError> {

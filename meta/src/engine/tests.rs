@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use redb::{Database, StorageBackend};
 
+use super::log::Log;
 use super::memory::MemoryKv;
 use super::redb::{RedbKv, RedbSettings};
 use super::{Batch, Direction, Kv, Value, View};
@@ -126,7 +127,7 @@ fn memory_conforms() {
 #[test]
 fn redb_conforms() {
     for seed in 0..5 {
-        let disk = Disk::new(Vec::new());
+        let disk = Disk::new(Image::default());
         conforms(&disk.start(SETTINGS).unwrap(), seed);
     }
 }
@@ -135,7 +136,7 @@ fn redb_conforms() {
 fn redb_conforms_while_it_flushes_all_the_time() {
     let settings = RedbSettings { interval: Duration::from_micros(50), table_bytes: 2000 };
     for seed in 0..5 {
-        let disk = Disk::new(Vec::new());
+        let disk = Disk::new(Image::default());
         conforms(&disk.start(settings).unwrap(), seed);
     }
 }
@@ -162,19 +163,29 @@ struct Disk {
     gate: Mutex<Gate>,
     moved: Condvar,
     failing: AtomicBool,
+    /// Only the log.
+    log_failing: AtomicBool,
     /// Transactions that were acknowledged as durable.
     acknowledged: AtomicU64,
 }
 
+/// What lies in the database file and in the log.
+type Image = [Vec<u8>; 2];
+const DATABASE: usize = 0;
+const LOG: usize = 1;
+
 #[derive(Debug, Default)]
 struct DiskState {
-    durable: Vec<u8>,
-    now: Vec<u8>,
-    pending: Vec<(u64, Vec<u8>)>,
+    durable: Image,
+    now: Image,
+    /// Writes since the last sync of each.
+    pending: [Vec<(u64, Vec<u8>)>; 2],
+    /// Syncs of each.
+    syncs: [u64; 2],
     /// Power fails at this operation.
     fails_in: Option<u64>,
     dice: Option<Dice>,
-    crashed: Option<(Vec<u8>, u64)>,
+    crashed: Option<(Image, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -184,40 +195,60 @@ struct Gate {
 }
 
 impl Disk {
-    fn new(content: Vec<u8>) -> Arc<Self> {
+    fn new(content: Image) -> Arc<Self> {
         let state = DiskState { durable: content.clone(), now: content, ..DiskState::default() };
         Arc::new(Self {
             state: Mutex::new(state),
             gate: Mutex::default(),
             moved: Condvar::new(),
             failing: AtomicBool::new(false),
+            log_failing: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
         })
     }
 
     fn start(self: &Arc<Self>, settings: RedbSettings) -> Result<RedbKv, MetaError> {
         let disk = Arc::downgrade(self);
-        let open = move || Database::builder().create_with_backend(Backend(disk.clone()));
-        RedbKv::start(Box::new(open), settings)
+        let log = Log::new(Box::new(Backend(disk.clone(), LOG))).unwrap();
+        let open = move || Database::builder().create_with_backend(Backend(disk.clone(), DATABASE));
+        RedbKv::start(Box::new(open), Some(log), settings)
+    }
+
+    /// At the operation after so many, what would be left is kept as `crashed`.
+    fn fail_power_in(&self, operations: u64, seed: u64) {
+        let mut state = self.state.lock();
+        state.dice = Some(Dice::new(seed));
+        state.fails_in = Some(operations);
+    }
+
+    /// What a crash of the process leaves: all that was written.
+    fn killed(&self) -> Arc<Self> {
+        Self::new(self.state.lock().now.clone())
     }
 
     /// Any subset of the writes since the last sync may have reached the medium.
-    fn operation(&self, state: &mut DiskState) -> io::Result<()> {
+    fn operation(&self, state: &mut DiskState, file: usize) -> io::Result<()> {
         if let Some(left) = &mut state.fails_in {
             if *left == 0 && state.crashed.is_none() {
                 let acknowledged = self.acknowledged.load(Ordering::SeqCst);
                 let mut image = state.durable.clone();
                 let dice = state.dice.as_mut().unwrap();
-                for (at, bytes) in &state.pending {
-                    if dice.below(2) == 0 {
-                        write_at(&mut image, *at, bytes);
+                for (file, writes) in state.pending.iter().enumerate() {
+                    for (at, bytes) in writes {
+                        // Of a long one, any of its blocks.
+                        for (block, bytes) in bytes.chunks(4096).enumerate() {
+                            if dice.below(2) == 0 {
+                                write_at(&mut image[file], at + block as u64 * 4096, bytes);
+                            }
+                        }
                     }
                 }
                 state.crashed = Some((image, acknowledged));
             }
             *left = left.saturating_sub(1);
         }
-        if self.failing.load(Ordering::SeqCst) {
+        let log = file == LOG && self.log_failing.load(Ordering::SeqCst);
+        if log || self.failing.load(Ordering::SeqCst) {
             return Err(io::Error::other("the disk fails"));
         }
         Ok(())
@@ -233,7 +264,7 @@ fn write_at(image: &mut Vec<u8>, at: u64, bytes: &[u8]) {
 }
 
 #[derive(Debug)]
-struct Backend(Weak<Disk>);
+struct Backend(Weak<Disk>, usize);
 
 impl Backend {
     fn with<R>(&self, body: impl FnOnce(&Disk, &mut DiskState) -> io::Result<R>) -> io::Result<R> {
@@ -245,13 +276,13 @@ impl Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.with(|_, state| Ok(state.now.len() as u64))
+        self.with(|_, state| Ok(state.now[self.1].len() as u64))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.with(|_, state| {
             let start = offset as usize;
-            let bytes = state.now.get(start..start + out.len());
+            let bytes = state.now[self.1].get(start..start + out.len());
             out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             Ok(())
         })
@@ -259,10 +290,10 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|disk, state| {
-            disk.operation(state)?;
-            state.now.resize(len as usize, 0);
+            disk.operation(state, self.1)?;
+            state.now[self.1].resize(len as usize, 0);
             // A length reaches the medium at once: only bytes may be late.
-            state.durable.resize(len as usize, 0);
+            state.durable[self.1].resize(len as usize, 0);
             Ok(())
         })
     }
@@ -277,18 +308,19 @@ impl StorageBackend for Backend {
             gate.waiting = false;
         }
         self.with(|disk, state| {
-            disk.operation(state)?;
-            state.durable = state.now.clone();
-            state.pending.clear();
+            disk.operation(state, self.1)?;
+            state.durable[self.1] = state.now[self.1].clone();
+            state.pending[self.1].clear();
+            state.syncs[self.1] += 1;
             Ok(())
         })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(|disk, state| {
-            disk.operation(state)?;
-            write_at(&mut state.now, offset, data);
-            state.pending.push((offset, data.to_vec()));
+            disk.operation(state, self.1)?;
+            write_at(&mut state.now[self.1], offset, data);
+            state.pending[self.1].push((offset, data.to_vec()));
             Ok(())
         })
     }
@@ -296,7 +328,7 @@ impl StorageBackend for Backend {
 
 #[test]
 fn a_flush_under_way_is_seen_through() {
-    let disk = Disk::new(Vec::new());
+    let disk = Disk::new(Image::default());
     let kv = Arc::new(disk.start(SETTINGS).unwrap());
     let mut dice = Dice::new(7);
     let mut model = Model::new();
@@ -333,7 +365,7 @@ fn a_flush_under_way_is_seen_through() {
 
 #[test]
 fn a_failed_commit_loses_nothing_and_is_tried_again() {
-    let disk = Disk::new(Vec::new());
+    let disk = Disk::new(Image::default());
     let kv = disk.start(SETTINGS).unwrap();
     let mut dice = Dice::new(3);
     let mut model = Model::new();
@@ -368,16 +400,14 @@ fn numbered(n: u64) -> Batch {
 
 #[test]
 fn after_a_power_loss_everything_synced_is_there_and_what_is_there_is_a_prefix() {
-    for seed in 0..60 {
+    for seed in 0..120 {
         println!("seed {seed}");
         let mut dice = Dice::new(seed);
-        let disk = Disk::new(Vec::new());
-        let kv = disk.start(SETTINGS).unwrap();
-        {
-            let mut state = disk.state.lock();
-            state.dice = Some(Dice::new(seed + 1000));
-            state.fails_in = Some(dice.below(400));
-        }
+        let disk = Disk::new(Image::default());
+        // Small tables go into redb all the time, large ones only into the log.
+        let table_bytes = [1 << 20, 2000, 400][seed as usize % 3];
+        let kv = disk.start(RedbSettings { table_bytes, ..SETTINGS }).unwrap();
+        disk.fail_power_in(dice.below(150), seed + 1000);
         for n in 1..=200 {
             kv.transact(&mut |_| Ok(numbered(n))).unwrap();
             if dice.below(5) == 0 {
@@ -386,7 +416,16 @@ fn after_a_power_loss_everything_synced_is_there_and_what_is_there_is_a_prefix()
             }
         }
         let Some((image, acknowledged)) = disk.state.lock().crashed.take() else { continue };
-        let after = Disk::new(image);
+        // Power fails again while the log is taken in, and once more.
+        let mut after = Disk::new(image);
+        for round in 0..2 {
+            after.fail_power_in(dice.below(20), seed + 2000 + round);
+            drop(after.start(SETTINGS).unwrap());
+            let crashed = after.state.lock().crashed.take();
+            if let Some((image, _)) = crashed {
+                after = Disk::new(image);
+            }
+        }
         with_view(&after.start(SETTINGS).unwrap(), |view| {
             let last = view.get(&key(63)).unwrap();
             let last = last.map_or(0, |v| u64::from_be_bytes(v[..].try_into().unwrap()));
@@ -400,7 +439,7 @@ fn after_a_power_loss_everything_synced_is_there_and_what_is_there_is_a_prefix()
 
 #[test]
 fn many_syncs_at_once_share_commits() {
-    let disk = Disk::new(Vec::new());
+    let disk = Disk::new(Image::default());
     let kv = Arc::new(disk.start(SETTINGS).unwrap());
     std::thread::scope(|scope| {
         for thread in 0..8u64 {
@@ -420,4 +459,132 @@ fn many_syncs_at_once_share_commits() {
             });
         }
     });
+}
+
+fn put(kv: &RedbKv, model: &mut Model, n: u64, value: &[u8]) {
+    let batch = Batch::from([(key(n), Some(Value::from(value)))]);
+    kv.transact(&mut |_| Ok(batch.clone())).unwrap();
+    apply(model, &batch);
+}
+
+#[test]
+fn a_sync_of_little_costs_one_sync_of_the_log_and_none_of_the_database() {
+    let disk = Disk::new(Image::default());
+    let kv = disk.start(SETTINGS).unwrap();
+    let (mut model, mut dice) = (Model::new(), Dice::new(1));
+    put(&kv, &mut model, 0, b"the first goes into the database");
+    block_on(kv.sync()).unwrap();
+    let before = disk.state.lock().syncs;
+    for n in 0..100 {
+        put(&kv, &mut model, n % 60, &n.to_le_bytes());
+        block_on(kv.sync()).unwrap();
+    }
+    let after = disk.state.lock().syncs;
+    assert_eq!((after[DATABASE], after[LOG]), (before[DATABASE], before[LOG] + 100));
+    // The process dies; its successor has all, and what it adds counts, too.
+    for n in 0..3 {
+        let next = disk.killed();
+        let kv = next.start(SETTINGS).unwrap();
+        with_view(&kv, |view| assert_is(view, &model, &mut dice));
+        let mut model = model.clone();
+        put(&kv, &mut model, 61 + n, b"more");
+        block_on(kv.sync()).unwrap();
+        with_view(&next.killed().start(SETTINGS).unwrap(), |view| {
+            assert_is(view, &model, &mut dice);
+        });
+    }
+}
+
+#[test]
+fn a_log_that_fails_is_done_without() {
+    let disk = Disk::new(Image::default());
+    let kv = disk.start(SETTINGS).unwrap();
+    let (mut model, mut dice) = (Model::new(), Dice::new(1));
+    for n in 0..30 {
+        disk.log_failing.store(n % 3 == 1, Ordering::SeqCst);
+        put(&kv, &mut model, n, b"promised");
+        block_on(kv.sync()).unwrap();
+        with_view(&disk.killed().start(SETTINGS).unwrap(), |view| {
+            assert_is(view, &model, &mut dice);
+        });
+    }
+}
+
+#[test]
+fn more_than_the_log_holds_goes_into_the_database() {
+    let disk = Disk::new(Image::default());
+    let kv = disk.start(RedbSettings { table_bytes: 64 << 20, ..SETTINGS }).unwrap();
+    let (mut model, mut dice) = (Model::new(), Dice::new(1));
+    // Most records are large, a few are too large.
+    for n in 0..80 {
+        let len = if n % 20 == 3 { 300_000 } else { 200_000 };
+        put(&kv, &mut model, n % 64, &vec![n as u8; len]);
+        block_on(kv.sync()).unwrap();
+        if n % 13 == 0 {
+            with_view(&disk.killed().start(SETTINGS).unwrap(), |view| {
+                assert_is(view, &model, &mut dice);
+            });
+        }
+    }
+    let state = disk.state.lock();
+    assert!(state.now[LOG].len() <= 8 << 20, "the log has {} bytes", state.now[LOG].len());
+    assert!(state.syncs[LOG] >= 60, "only {} records were logged", state.syncs[LOG]);
+}
+
+#[test]
+fn of_a_damaged_log_what_lies_before_the_damage_counts() {
+    let disk = Disk::new(Image::default());
+    let kv = disk.start(SETTINGS).unwrap();
+    let mut models = vec![Model::new()];
+    for n in 0..12 {
+        let mut model = models[models.len() - 1].clone();
+        // Every third record takes two blocks.
+        put(&kv, &mut model, n, &vec![n as u8; if n % 3 == 2 { 5000 } else { 30 }]);
+        block_on(kv.sync()).unwrap();
+        models.push(model);
+    }
+    // The first went into the database; these are the blocks where the others begin.
+    let starts = [0, 1, 3, 4, 5, 7, 8, 9, 11, 12, 13];
+    let image = disk.killed().state.lock().now.clone();
+    for (before, start) in starts.into_iter().enumerate() {
+        for at in [0, 9, 17, 21, 25, 40] {
+            let mut rotten = image.clone();
+            rotten[LOG][start * 4096 + at] ^= 0x20;
+            let kv = Disk::new(rotten).start(SETTINGS).unwrap();
+            with_view(&kv, |view| assert_is(view, &models[before + 1], &mut Dice::new(1)));
+        }
+    }
+}
+
+#[test]
+fn a_log_of_another_state_of_the_database_does_not_count() {
+    let disk = Disk::new(Image::default());
+    let kv = disk.start(SETTINGS).unwrap();
+    let (mut model, mut dice) = (Model::new(), Dice::new(1));
+    put(&kv, &mut model, 1, b"old");
+    block_on(kv.sync()).unwrap();
+    let (backup, then) = (disk.state.lock().now.clone(), model.clone());
+    put(&kv, &mut model, 2, b"logged");
+    block_on(kv.sync()).unwrap();
+    // Ended in order: all is in the database, and the log means nothing any more.
+    drop(kv);
+    let [database, log] = disk.state.lock().now.clone();
+    for (image, expected) in [
+        ([database.clone(), Vec::new()], &model),
+        ([database.clone(), vec![7; 100_000]], &model),
+        ([database.clone(), log.clone()], &model),
+        ([backup[DATABASE].clone(), Vec::new()], &then),
+    ] {
+        let kv = Disk::new(image).start(SETTINGS).unwrap();
+        with_view(&kv, |view| assert_is(view, expected, &mut dice));
+    }
+    // A database put back over a log that went on in a later epoch.
+    let kv = disk.start(SETTINGS).unwrap();
+    put(&kv, &mut model, 3, b"of a new epoch");
+    block_on(kv.sync()).unwrap();
+    put(&kv, &mut model, 4, b"logged in it");
+    block_on(kv.sync()).unwrap();
+    let log = disk.state.lock().now[LOG].clone();
+    let kv = Disk::new([backup[DATABASE].clone(), log]).start(SETTINGS).unwrap();
+    with_view(&kv, |view| assert_is(view, &then, &mut dice));
 }

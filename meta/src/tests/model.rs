@@ -7,6 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{ADMIN, blob, format, open, wait, weak_hash};
+use crate::engine::direct::DirectFile;
+use crate::engine::log::Log;
 use crate::engine::memory::MemoryKv;
 use crate::engine::redb::{RedbKv, RedbSettings, file_opener};
 use crate::extent;
@@ -238,7 +240,8 @@ fn name(n: u16) -> Vec<u8> {
 fn file_engine(dir: &tempfile::TempDir) -> RedbKv {
     let settings =
         RedbSettings { interval: std::time::Duration::from_millis(1), table_bytes: 3000 };
-    RedbKv::start(file_opener(dir.path().join("db"), 1 << 20), settings).unwrap()
+    let log = Log::new(Box::new(DirectFile::open(&dir.path().join("log")).unwrap())).unwrap();
+    RedbKv::start(file_opener(dir.path().join("db"), 1 << 20), Some(log), settings).unwrap()
 }
 
 impl World {
