@@ -1,6 +1,7 @@
-//! Talking to a storage daemon: [`Daemon`] is a connection, [`RemoteSlot`] one slot behind it.
+//! Talking to a storage daemon: [`Daemon`] is where it is, [`RemoteSlot`] one slot behind it.
 //!
-//! Connections are made on first use and again after they broke, by the transport; a request that
+//! The bytes of parts travel over a [`Link`], everything else by gRPC: two connections to one
+//! address. Connections are made on first use and again after they broke, by the transport; a request that
 //! meets a dead daemon fails at once or within [`CONNECT_TIMEOUT`]. Bounding the wait for an answer
 //! is the caller's: only it knows what else it could do in the meantime.
 //!
@@ -8,16 +9,20 @@
 //! them.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::checksum::{Checked, widen};
 use crate::convert::{Address, blob_from_wire, blob_to_wire, error_from};
 use crate::id::{BlobId, PartKey, PartSet, SessionId, VolumeId};
 use crate::limits::MAX_MESSAGE;
+use crate::link::client::Link;
+use crate::link::frame::Kind;
 use crate::part_store::{Fill, FillLevel, Held, PartError, PartStore};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
@@ -26,7 +31,7 @@ use crate::rpc::storaged::storaged_client::StoragedClient;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection without a sign of life is asked for one this often, and given up after as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Frames as large as a part: the default of 16 KiB costs a third more CPU.
+/// HTTP/2 frames as large as a part: the default of 16 KiB costs a third more CPU.
 pub const MAX_FRAME: u32 = 1 << 20;
 /// Bytes in flight per request before the receiver must have read some.
 pub const STREAM_WINDOW: u32 = 8 << 20;
@@ -41,10 +46,11 @@ pub struct BadAddress {
     source: tonic::transport::Error,
 }
 
-/// A connection to one storage daemon. Cheap to clone; clones share the connection.
+/// One storage daemon. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     client: StoragedClient<Channel>,
+    link: Arc<Link>,
 }
 
 impl Daemon {
@@ -63,7 +69,7 @@ impl Daemon {
         let client = StoragedClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { client })
+        Ok(Self { client, link: Arc::new(Link::new(address, CONNECT_TIMEOUT)) })
     }
 
     /// One slot of this daemon.
@@ -109,11 +115,11 @@ fn nonsense(why: &str) -> PartError {
 #[async_trait]
 impl PartStore for RemoteSlot {
     async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
-        let (data, checks) = data.into_parts();
+        let (payload, checks) = data.into_parts();
         let blob = blob_to_wire(key.blob);
         let part = key.part.get() as u32;
-        let request = wire::PutRequest { to: self.to(), blob, part, data, checks };
-        self.client().put(request).await.map_err(|status| error_from(&status))?;
+        let request = wire::PutRequest { to: self.to(), blob, part, data: Bytes::new(), checks };
+        self.daemon.link.call(Kind::Put, &request, payload).await?;
         Ok(())
     }
 
@@ -125,8 +131,9 @@ impl PartStore for RemoteSlot {
             offset: range.start,
             len: range.end - range.start,
         };
-        let reply = self.client().get(request).await.map_err(|status| error_from(&status))?;
-        let wire::GetReply { data, checks } = reply.into_inner();
+        let (message, data) = self.daemon.link.call(Kind::Get, &request, Bytes::new()).await?;
+        let reply = wire::GetReply::decode(message).map_err(|e| nonsense(&e.to_string()))?;
+        let checks = reply.checks;
         let wide = widen(range.clone(), key.blob.part_len());
         if data.len() != wide.len() {
             return Err(nonsense("wrong number of bytes"));

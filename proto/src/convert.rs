@@ -1,8 +1,9 @@
 //! Between the wire and our own types: what arrives is checked here, once, and nothing else reads
 //! generated messages.
 //!
-//! An error travels as a gRPC status whose details are an encoded [`PartFailure`]; a status without
-//! them came from the transport, so the request may have been done ([`PartError::Unreachable`]).
+//! An error travels as a [`PartFailure`]: by itself over a [`crate::link`], in the details of a
+//! status over gRPC. A status without one came from the transport, so the request may have been done
+//! ([`PartError::Unreachable`]).
 
 use bytes::Bytes;
 use prost::Message;
@@ -111,20 +112,19 @@ pub fn payload_from_wire(
     Ok(checked)
 }
 
-/// The status that carries an error to the client.
-pub fn status_from(error: &PartError) -> Status {
-    let (kind, code) = match error {
-        PartError::NotFound => (Kind::NotFound, Code::NotFound),
-        PartError::Deleted => (Kind::Deleted, Code::FailedPrecondition),
-        PartError::Conflict => (Kind::Conflict, Code::AlreadyExists),
-        PartError::Corrupt(_) => (Kind::Corrupt, Code::DataLoss),
-        PartError::Full => (Kind::Full, Code::ResourceExhausted),
-        PartError::WrongAddress(_) => (Kind::WrongAddress, Code::FailedPrecondition),
-        PartError::StaleGeneration(_) => (Kind::StaleGeneration, Code::FailedPrecondition),
-        PartError::Invalid(_) => (Kind::Invalid, Code::InvalidArgument),
-        PartError::Io(_) => (Kind::Io, Code::Internal),
+/// The message that carries an error to the client.
+pub fn failure_from(error: &PartError) -> PartFailure {
+    let kind = match error {
+        PartError::NotFound => Kind::NotFound,
+        PartError::Deleted => Kind::Deleted,
+        PartError::Conflict => Kind::Conflict,
+        PartError::Corrupt(_) => Kind::Corrupt,
+        PartError::Full => Kind::Full,
+        PartError::WrongAddress(_) => Kind::WrongAddress,
+        PartError::StaleGeneration(_) => Kind::StaleGeneration,
+        PartError::Invalid(_) => Kind::Invalid,
         // The server itself cannot be what is unreachable; say it as a failure of its disk.
-        PartError::Unreachable(_) => (Kind::Io, Code::Internal),
+        PartError::Io(_) | PartError::Unreachable(_) => Kind::Io,
     };
     let message = match error {
         PartError::Corrupt(why)
@@ -138,16 +138,11 @@ pub fn status_from(error: &PartError) -> Status {
         PartError::StaleGeneration(newer) => newer.0,
         _ => 0,
     };
-    let details = PartFailure { kind: kind.into(), message, generation }.encode_to_vec();
-    Status::with_details(code, error.to_string(), details.into())
+    PartFailure { kind: kind.into(), message, generation }
 }
 
-/// The error that a status carries.
-pub fn error_from(status: &Status) -> PartError {
-    let failure = match PartFailure::decode(status.details()) {
-        Ok(failure) if !status.details().is_empty() => failure,
-        _ => return transport_error(status),
-    };
+/// The error that a message carries.
+pub fn error_from_failure(failure: PartFailure) -> PartError {
     match failure.kind() {
         Kind::NotFound => PartError::NotFound,
         Kind::Deleted => PartError::Deleted,
@@ -158,7 +153,32 @@ pub fn error_from(status: &Status) -> PartError {
         Kind::StaleGeneration => PartError::StaleGeneration(Generation(failure.generation)),
         Kind::Invalid => PartError::Invalid(failure.message),
         Kind::Io => PartError::Io(failure.message),
-        Kind::Unspecified => transport_error(status),
+        Kind::Unspecified => PartError::Unreachable(failure.message),
+    }
+}
+
+/// The status that carries an error to a client of gRPC.
+pub fn status_from(error: &PartError) -> Status {
+    let code = match error {
+        PartError::NotFound => Code::NotFound,
+        PartError::Deleted | PartError::WrongAddress(_) | PartError::StaleGeneration(_) => {
+            Code::FailedPrecondition
+        }
+        PartError::Conflict => Code::AlreadyExists,
+        PartError::Corrupt(_) => Code::DataLoss,
+        PartError::Full => Code::ResourceExhausted,
+        PartError::Invalid(_) => Code::InvalidArgument,
+        PartError::Io(_) | PartError::Unreachable(_) => Code::Internal,
+    };
+    let details = failure_from(error).encode_to_vec();
+    Status::with_details(code, error.to_string(), details.into())
+}
+
+/// The error that a status carries.
+pub fn error_from(status: &Status) -> PartError {
+    match PartFailure::decode(status.details()) {
+        Ok(failure) if failure.kind() != Kind::Unspecified => error_from_failure(failure),
+        _ => transport_error(status),
     }
 }
 

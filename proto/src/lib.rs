@@ -8,10 +8,11 @@
 //! * [`id`], [`scheme`], [`cluster`], [`limits`]: types and arithmetic both ends must agree on.
 //! * [`checksum`]: bytes that travel with their CRC-32C.
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
-//! * [`client`], [`convert`]: between the generated gRPC code ([`rpc`]) and our own types.
+//! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
+//!   our own types.
 //! * [`observe`], [`allocator`]: logs, metrics and memory, alike in every binary.
 //!
-//! Nothing here does I/O except [`client`] and [`observe`].
+//! Nothing here does I/O except [`client`], [`link`] and [`observe`].
 
 pub mod allocator;
 pub mod checksum;
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod convert;
 pub mod id;
 pub mod limits;
+pub mod link;
 pub mod observe;
 pub mod part_store;
 pub mod scheme;

@@ -23,12 +23,14 @@ mod commit;
 mod compact;
 pub mod daemon;
 mod disk;
+mod door;
 mod error;
 mod fill;
 mod index;
 #[allow(unsafe_code)] // io/aligned.rs, and only there
 mod io;
 mod ledger;
+mod link;
 pub mod metrics;
 mod open;
 mod queue;

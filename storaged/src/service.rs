@@ -1,4 +1,5 @@
-//! The gRPC door: checks what arrived, asks the disk, answers. It decides nothing itself.
+//! What a daemon does with a request: checks what arrived, asks the disk, answers. It decides nothing
+//! itself. Puts and gets come by [`crate::link`] as well as by gRPC, the rest by gRPC.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,12 +18,13 @@ use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
 use proto::rpc::storaged::storaged_server::{Storaged, StoragedServer};
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::disk::Disk;
+use crate::door;
 use crate::queue::Ask;
 
 /// Requests that one connection may have under way.
@@ -57,10 +59,11 @@ impl Service {
         listener: TcpListener,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
-        let service = StoragedServer::new(self)
+        let service = StoragedServer::new(self.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let (grpc, incoming) = tokio::sync::mpsc::channel(door::WAITING);
+        let accepting = door::accept(listener, self, grpc, stop.clone());
         let serving = Server::builder()
             .max_frame_size(MAX_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -68,10 +71,13 @@ impl Service {
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .serve_with_incoming_shutdown(service, incoming, stop.clone().cancelled_owned());
-        tokio::pin!(serving);
+            .serve_with_incoming_shutdown(
+                service,
+                ReceiverStream::new(incoming),
+                stop.clone().cancelled_owned(),
+            );
         tokio::select! {
-            result = &mut serving => result,
+            (result, ()) = async { tokio::join!(serving, accepting) } => result,
             () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
         }
     }
@@ -92,7 +98,10 @@ impl Service {
         Ok((disk, to.slot))
     }
 
-    async fn put_part(&self, request: wire::PutRequest) -> Result<wire::PutReply, PartError> {
+    pub(crate) async fn put_part(
+        &self,
+        request: wire::PutRequest,
+    ) -> Result<wire::PutReply, PartError> {
         let wire::PutRequest { to, blob, part, data, checks } = request;
         let key = part_from_wire(&blob, part)?;
         let (disk, slot) = self.slot(to.as_ref()).await?;
@@ -101,7 +110,10 @@ impl Service {
         Ok(wire::PutReply {})
     }
 
-    async fn get_part(&self, request: wire::GetRequest) -> Result<wire::GetReply, PartError> {
+    pub(crate) async fn get_part(
+        &self,
+        request: wire::GetRequest,
+    ) -> Result<wire::GetReply, PartError> {
         let wire::GetRequest { to, blob, part, offset, len } = request;
         let key = part_from_wire(&blob, part)?;
         let end = offset

@@ -1,6 +1,6 @@
 //! The daemon as a process on loopback: what it refuses, and that it stops cleanly.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -262,4 +262,96 @@ async fn a_port_that_never_answers_is_given_up_on() {
     let asked = tokio::task::spawn_blocking(move || finish(&["status", "--address", &port]));
     let (good, text) = tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap().unwrap();
     assert!(!good && text.contains("storaged: "), "{text}");
+}
+
+/// Sends `bytes` over a connection of its own; what the daemon answers until it closes it.
+fn said(address: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // The daemon may close before it has read everything: then the rest cannot be sent.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(e) if e.kind() != std::io::ErrorKind::ConnectionReset => panic!("{e}: no end"),
+        _ => answer,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_frame_ends_its_connection_and_nothing_else() {
+    use proto::link::PREFACE;
+    use proto::link::frame::{Kind, encode};
+    let dir = fresh();
+    let path = dir.path().join("d");
+    let running = Running::start(&[&path]);
+    let daemon = Daemon::new(&running.address).unwrap();
+    let store: Arc<dyn PartStore> = Arc::new(daemon.slot(address(&path)));
+    put(&store, key(1, 200_000)).await.unwrap();
+
+    let request = wire::GetRequest { to: Some(address(&path).to_wire()), ..Default::default() };
+    let good = encode(1, Kind::Get, &request, 0).to_vec();
+    let after = |bytes: &[u8]| [&PREFACE[..], bytes].concat();
+    let mut flipped = good.clone();
+    flipped[25] ^= 1;
+    let mut longer = good.clone();
+    longer[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+    let silent = [
+        ("nothing", Vec::new()),
+        ("another version", b"\xa5ASHLNK9".to_vec()),
+        ("half a preface", PREFACE[..4].to_vec()),
+        ("an answer", after(&encode(1, Kind::Done, &request, 0))),
+        ("a flipped bit", after(&flipped)),
+        ("a payload without end", after(&longer)),
+        ("half a frame", after(&good[..30])),
+        (
+            "a payload that is cut off",
+            after(&[&encode(1, Kind::Put, &request, 99)[..], b"abc"].concat()),
+        ),
+        ("noise", after(&[0x5a; 4096])),
+    ];
+    for (what, bytes) in silent {
+        assert!(said(&running.address, &bytes).is_empty(), "{what}");
+    }
+    // Frames that are whole are answered, here by a failure that says why.
+    let answer = said(&running.address, &after(&good));
+    assert!(String::from_utf8_lossy(&answer).contains("not a blob id"), "{answer:?}");
+    let http = said(&running.address, b"GET / HTTP/1.1\r\n\r\n");
+    assert!(!http.starts_with(&PREFACE), "that is for the other door");
+    assert_eq!(get(&store, key(1, 200_000)).await.unwrap(), content(key(1, 200_000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_given_up_leave_the_others_whole() {
+    let dir = fresh();
+    let path = dir.path().join("d");
+    let running = Running::start(&[&path]);
+    let daemon = Daemon::new(&running.address).unwrap();
+    let store: Arc<dyn PartStore> = Arc::new(daemon.slot(address(&path)));
+    let len = 900_001;
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..60 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let putting = put(&store, key(n, len));
+            if n % 3 == 0 {
+                // Polled once, so that it is on its way, and dropped.
+                let _ = futures::FutureExt::now_or_never(putting);
+                return;
+            }
+            putting.await.unwrap();
+            let getting = get(&store, key(n, len));
+            if n % 3 == 1 {
+                let _ = futures::FutureExt::now_or_never(getting);
+                return;
+            }
+            assert_eq!(getting.await.unwrap(), content(key(n, len)));
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    for n in (0..60).filter(|n| n % 3 != 0) {
+        assert_eq!(get(&store, key(n, len)).await.unwrap(), content(key(n, len)), "part {n}");
+    }
 }

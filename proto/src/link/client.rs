@@ -1,0 +1,198 @@
+//! The client's end: many requests at once over one connection, made when it is needed and again
+//! after it broke.
+//!
+//! A request that was sent and not answered when the connection breaks fails as
+//! [`PartError::Unreachable`]: it may have been done. Dropping a request's future forgets its answer.
+//! Bounding the wait is the caller's.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::frame::{self, Kind};
+use super::outgoing::Outgoing;
+use super::{PREFACE, prepare};
+use crate::convert::error_from_failure;
+use crate::part_store::PartError;
+use crate::rpc::storaged::PartFailure;
+
+/// A daemon that does not even acknowledge bytes for this long is given up.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Small frames are read many at a time; payloads longer than this past the buffer.
+const READ_BUFFER: usize = 4 << 10;
+
+/// What a daemon answered: message and payload.
+type Answer = Result<(Bytes, Bytes), PartError>;
+
+/// A link to one daemon.
+#[derive(Debug)]
+pub struct Link {
+    address: String,
+    connect_timeout: Duration,
+    current: tokio::sync::Mutex<Option<Arc<Connection>>>,
+}
+
+impl Link {
+    /// To `HOST:PORT`; connects on first use.
+    pub fn new(address: &str, connect_timeout: Duration) -> Self {
+        let current = tokio::sync::Mutex::default();
+        Self { address: address.to_owned(), connect_timeout, current }
+    }
+
+    /// Sends a request and waits for its answer: the message and the payload.
+    ///
+    /// # Errors
+    /// What the daemon answered, or [`PartError::Unreachable`].
+    pub async fn call(&self, kind: Kind, message: &impl Message, payload: Bytes) -> Answer {
+        self.connection().await?.call(kind, message, payload).await
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, PartError> {
+        let mut current = self.current.lock().await;
+        if let Some(connection) = &*current
+            && connection.waiting.is_open()
+        {
+            return Ok(connection.clone());
+        }
+        let opening = tokio::time::timeout(self.connect_timeout, Connection::open(&self.address));
+        let connection = match opening.await {
+            Ok(Ok(connection)) => Arc::new(connection),
+            Ok(Err(e)) => return Err(unreachable(&format!("{}: {e}", self.address))),
+            Err(_) => return Err(unreachable(&format!("{} does not answer", self.address))),
+        };
+        Ok(current.insert(connection).clone())
+    }
+}
+
+fn unreachable(why: &str) -> PartError {
+    PartError::Unreachable(why.to_owned())
+}
+
+/// The requests that wait for answers; `Err` once the connection is closed, with the reason.
+struct Waiting(Mutex<Result<HashMap<u32, oneshot::Sender<Answer>>, String>>);
+
+impl Waiting {
+    fn is_open(&self) -> bool {
+        self.0.lock().is_ok()
+    }
+
+    fn enter(&self, id: u32) -> Result<oneshot::Receiver<Answer>, PartError> {
+        let (sender, receiver) = oneshot::channel();
+        match &mut *self.0.lock() {
+            Ok(waiting) => waiting.insert(id, sender),
+            Err(why) => return Err(unreachable(why)),
+        };
+        Ok(receiver)
+    }
+
+    fn take(&self, id: u32) -> Option<oneshot::Sender<Answer>> {
+        self.0.lock().as_mut().ok()?.remove(&id)
+    }
+
+    /// Everybody who waits learns why there will be no answer.
+    fn close(&self, why: &str) {
+        let waiting = std::mem::replace(&mut *self.0.lock(), Err(why.to_owned()));
+        for (_, sender) in waiting.into_iter().flatten() {
+            // Gone already: then nobody needs it.
+            let _ = sender.send(Err(unreachable(why)));
+        }
+    }
+}
+
+/// One connection. Dropping it closes it.
+struct Connection {
+    outgoing: Arc<Outgoing>,
+    waiting: Arc<Waiting>,
+    next: AtomicU32,
+    /// Reads answers, and writes what senders had to leave.
+    _tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("open", &self.waiting.is_open()).finish_non_exhaustive()
+    }
+}
+
+/// Takes a request back whose caller went away.
+struct Entered<'a>(&'a Waiting, u32);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.take(self.1);
+    }
+}
+
+impl Connection {
+    async fn open(address: &str) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(address).await?;
+        prepare(&stream, SILENCE)?;
+        stream.write_all(&PREFACE).await?;
+        let (read, write) = stream.into_split();
+        let outgoing = Arc::new(Outgoing::new(write));
+        let waiting = Arc::new(Waiting(Mutex::new(Ok(HashMap::new()))));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(receive(read, waiting.clone()));
+        let (draining, lost) = (outgoing.clone(), waiting.clone());
+        tasks.spawn(async move {
+            let why = draining.drain().await;
+            lost.close(&why.to_string());
+        });
+        Ok(Self { outgoing, waiting, next: AtomicU32::new(0), _tasks: tasks })
+    }
+
+    async fn call(&self, kind: Kind, message: &impl Message, payload: Bytes) -> Answer {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let answer = self.waiting.enter(id)?;
+        let _entered = Entered(&self.waiting, id);
+        let head = frame::encode(id, kind, message, payload.len());
+        if let Err(e) = self.outgoing.send(head, payload, None) {
+            self.waiting.close(&e.to_string());
+        }
+        answer.await.map_err(|_| unreachable("the connection was closed"))?
+    }
+}
+
+/// Hands answers to those who wait, until the connection ends.
+async fn receive(stream: OwnedReadHalf, waiting: Arc<Waiting>) {
+    let mut input = BufReader::with_capacity(READ_BUFFER, stream);
+    let why = loop {
+        match answer(&mut input).await {
+            Ok(Some((id, answer))) => {
+                if let Some(sender) = waiting.take(id) {
+                    // Gone in this moment: nobody needs it.
+                    let _ = sender.send(answer);
+                }
+            }
+            Ok(None) => break "the daemon closed the connection".to_owned(),
+            Err(e) => break e.to_string(),
+        }
+    };
+    waiting.close(&why);
+}
+
+async fn answer(input: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<(u32, Answer)>> {
+    let Some(arrived) = frame::read(input).await? else { return Ok(None) };
+    let payload = frame::read_payload(input, arrived.payload).await?;
+    let answer = match arrived.kind {
+        Kind::Done => Ok((arrived.message, payload)),
+        Kind::Failed => Err(PartFailure::decode(arrived.message)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+            .map(error_from_failure)?),
+        Kind::Put | Kind::Get => {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the daemon sent a request"));
+        }
+    };
+    Ok(Some((arrived.id, answer)))
+}

@@ -1,0 +1,165 @@
+//! One frame: a header of 20 bytes, a message, a payload. Little-endian.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | request number |
+//! | 4 | 1 | kind: 1 put, 2 get, 3 done, 4 failed |
+//! | 5 | 3 | zero |
+//! | 8 | 4 | length of the message, at most 64 KiB |
+//! | 12 | 4 | length of the payload, at most that of the largest part |
+//! | 16 | 4 | CRC-32C of bytes 0 to 15 and the message |
+//!
+//! The payload has checksums of its own, in the message. So nothing that a frame says is believed
+//! unchecked: a request number or a blob id that changed on the way does not put bytes where they
+//! do not belong.
+
+use std::io;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::limits::{CHECK_BLOCK, MAX_PART};
+
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 20;
+/// Largest message, in bytes: an address, a blob id and 129 checksums take less than 1 KiB.
+const MAX_MESSAGE: u32 = 64 << 10;
+/// Largest payload, in bytes: a part, widened to whole check blocks.
+const MAX_PAYLOAD: u32 = MAX_PART.next_multiple_of(CHECK_BLOCK);
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A `PutRequest`; the payload is its data.
+    Put = 1,
+    /// A `GetRequest`.
+    Get = 2,
+    /// The reply to the request of this number: a `PutReply`, or a `GetReply` with its data as
+    /// payload.
+    Done = 3,
+    /// It failed: a `PartFailure`.
+    Failed = 4,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Put, Self::Get, Self::Done, Self::Failed].into_iter().find(|k| *k as u8 == byte)
+    }
+}
+
+/// A frame that arrived, but for its payload, which is next on the connection.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// Number of the request.
+    pub id: u32,
+    /// What it is.
+    pub kind: Kind,
+    /// The message, encoded.
+    pub message: Bytes,
+    /// Bytes of payload that follow.
+    pub payload: usize,
+}
+
+/// Header and message of a frame with so much payload behind them.
+pub fn encode(id: u32, kind: Kind, message: &impl Message, payload: usize) -> Bytes {
+    let len = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(HEADER_LEN + len);
+    frame.put_u32_le(id);
+    frame.put_u32_le(kind as u32);
+    frame.put_u32_le(len as u32);
+    frame.put_u32_le(payload as u32);
+    frame.put_u32_le(0);
+    message.encode(&mut frame).expect("the buffer grows");
+    let check = checksum(&frame[..HEADER_LEN], &frame[HEADER_LEN..]);
+    frame[16..HEADER_LEN].copy_from_slice(&check.to_le_bytes());
+    frame.freeze()
+}
+
+fn checksum(header: &[u8], message: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&header[..16]), message)
+}
+
+fn nonsense(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the frame makes no sense: {why}"))
+}
+
+/// Reads header and message of the next frame; `None` when the peer has closed the connection
+/// between two frames.
+///
+/// # Errors
+/// `InvalidData` for what is no frame; whatever the connection says.
+pub async fn read(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Arrived>> {
+    let mut header = [0; HEADER_LEN];
+    let first = input.read(&mut header).await?;
+    if first == 0 {
+        return Ok(None);
+    }
+    input.read_exact(&mut header[first..]).await?;
+    let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
+    let (len, payload) = (number(8), number(12));
+    let kind = Kind::from_byte(header[4]).ok_or_else(|| nonsense("unknown kind"))?;
+    if header[5..8] != [0; 3] || len > MAX_MESSAGE || payload > MAX_PAYLOAD {
+        return Err(nonsense("lengths out of bounds"));
+    }
+    let mut message = BytesMut::zeroed(len as usize);
+    input.read_exact(&mut message).await?;
+    if checksum(&header, &message) != number(16) {
+        return Err(nonsense("wrong checksum"));
+    }
+    Ok(Some(Arrived { id: number(0), kind, message: message.freeze(), payload: payload as usize }))
+}
+
+/// Reads a payload into memory of its own.
+///
+/// # Errors
+/// When the connection ends first.
+pub async fn read_payload(input: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result<Bytes> {
+    let mut payload = BytesMut::with_capacity(len);
+    let mut limited = input.take(len as u64);
+    while payload.len() < len {
+        if limited.read_buf(&mut payload).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(payload.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::storaged::GetRequest;
+
+    fn request() -> GetRequest {
+        GetRequest { part: 3, offset: 65_536, len: 4096, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn frames_come_out_as_they_went_in() {
+        let mut bytes = encode(7, Kind::Get, &request(), 3).to_vec();
+        bytes.extend(b"abc");
+        bytes.extend(encode(8, Kind::Failed, &request(), 0));
+        let mut input = &bytes[..];
+        let frame = read(&mut input).await.unwrap().unwrap();
+        assert_eq!((frame.id, frame.kind, frame.payload), (7, Kind::Get, 3));
+        assert_eq!(GetRequest::decode(frame.message).unwrap(), request());
+        assert_eq!(read_payload(&mut input, 3).await.unwrap(), "abc");
+        assert_eq!(read(&mut input).await.unwrap().unwrap().id, 8);
+        assert!(read(&mut input).await.unwrap().is_none(), "the end");
+    }
+
+    #[tokio::test]
+    async fn every_flipped_bit_and_every_cut_is_noticed() {
+        let whole = encode(7, Kind::Get, &request(), 0).to_vec();
+        for bit in 0..whole.len() * 8 {
+            let mut rotten = whole.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            // A length that has grown waits for bytes that never come: give it plenty.
+            rotten.resize(MAX_MESSAGE as usize + HEADER_LEN, 0);
+            assert!(read(&mut &rotten[..]).await.is_err(), "bit {bit}");
+        }
+        for len in 1..whole.len() {
+            assert!(read(&mut &whole[..len]).await.is_err(), "cut at {len}");
+        }
+    }
+}

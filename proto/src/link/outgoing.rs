@@ -1,0 +1,152 @@
+//! Frames on their way out of a connection.
+//!
+//! Whoever sends writes to the socket itself, as far as it takes bytes at once: no other task has to
+//! run. What it does not take is left to [`Outgoing::drain`]. Frames go out whole and in order, also
+//! when the task that sent one is cancelled, because sending never waits.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+/// Most buffers given to the kernel in one call.
+const GATHER: usize = 64;
+
+#[derive(Default)]
+struct Queue {
+    /// What is still to be written; of the first, only the rest.
+    pieces: VecDeque<Piece>,
+    /// Nothing more can be written.
+    broken: bool,
+}
+
+struct Piece {
+    bytes: Bytes,
+    /// The sender's share of what may be under way, given back when the bytes are out.
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// The sending half of a connection.
+pub struct Outgoing {
+    stream: OwnedWriteHalf,
+    queue: Mutex<Queue>,
+    /// Bytes are left for `drain`.
+    left: Notify,
+    /// The queue has become empty, or will never be.
+    done: Notify,
+}
+
+impl Outgoing {
+    /// Of a connection.
+    pub fn new(stream: OwnedWriteHalf) -> Self {
+        Self { stream, queue: Mutex::default(), left: Notify::new(), done: Notify::new() }
+    }
+
+    /// Sends one frame: `head` as [`super::frame::encode`] made it, and its payload. `share` is
+    /// held until all of it is written.
+    ///
+    /// # Errors
+    /// When the connection is broken; nothing of the frame arrives whole then.
+    pub fn send(
+        &self,
+        head: Bytes,
+        payload: Bytes,
+        share: Option<OwnedSemaphorePermit>,
+    ) -> io::Result<()> {
+        let mut queue = self.queue.lock();
+        if queue.broken {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let idle = queue.pieces.is_empty();
+        if payload.is_empty() {
+            queue.pieces.push_back(Piece { bytes: head, _share: share });
+        } else {
+            queue.pieces.push_back(Piece { bytes: head, _share: None });
+            queue.pieces.push_back(Piece { bytes: payload, _share: share });
+        }
+        if idle {
+            self.write(&mut queue)?;
+            if !queue.pieces.is_empty() {
+                self.left.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes until all is written or the socket takes no more.
+    fn write(&self, queue: &mut Queue) -> io::Result<()> {
+        while !queue.pieces.is_empty() {
+            let slices: Vec<IoSlice<'_>> =
+                queue.pieces.iter().take(GATHER).map(|piece| IoSlice::new(&piece.bytes)).collect();
+            match self.stream.try_write_vectored(&slices) {
+                Ok(written) => advance(&mut queue.pieces, written),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => {
+                    queue.broken = true;
+                    queue.pieces.clear();
+                    self.left.notify_one();
+                    self.done.notify_one();
+                    return Err(e);
+                }
+            }
+        }
+        self.done.notify_one();
+        Ok(())
+    }
+
+    /// Writes what senders had to leave, for as long as the connection lives.
+    ///
+    /// # Errors
+    /// Always, in the end: why nothing can be written any more.
+    pub async fn drain(&self) -> io::Error {
+        loop {
+            self.left.notified().await;
+            loop {
+                if let Err(e) = self.stream.writable().await {
+                    self.queue.lock().broken = true;
+                    self.done.notify_one();
+                    return e;
+                }
+                let mut queue = self.queue.lock();
+                if queue.broken {
+                    return ErrorKind::BrokenPipe.into();
+                }
+                if let Err(e) = self.write(&mut queue) {
+                    return e;
+                }
+                if queue.pieces.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Waits until everything sent so far is written, or never will be. One waiter at a time.
+    pub async fn written(&self) {
+        loop {
+            {
+                let queue = self.queue.lock();
+                if queue.broken || queue.pieces.is_empty() {
+                    return;
+                }
+            }
+            self.done.notified().await;
+        }
+    }
+}
+
+fn advance(pieces: &mut VecDeque<Piece>, mut written: usize) {
+    while let Some(first) = pieces.front_mut() {
+        let len = first.bytes.len();
+        if written < len {
+            first.bytes.advance(written);
+            return;
+        }
+        written -= len;
+        pieces.pop_front();
+    }
+}
