@@ -15,7 +15,9 @@ mod daemons;
 mod demo;
 mod format;
 mod fsck;
+mod helper;
 mod mount;
+mod options;
 mod size;
 mod status;
 mod umount;
@@ -40,6 +42,7 @@ enum Command {
     Status(status::Args),
     Umount(umount::Args),
     Fsck(fsck::Args),
+    InstallHelper(helper::InstallArgs),
     /// The storage daemon, as `storaged` (the demo starts it with --daemons)
     #[command(hide = true, disable_help_flag = true)]
     Storaged {
@@ -48,26 +51,71 @@ enum Command {
     },
 }
 
-/// Runs the program on its arguments.
+/// The cluster that a command works on.
+#[derive(Clone, Debug, clap::Args)]
+struct ClusterFile {
+    /// The cluster's file
+    #[arg(
+        long = "cluster",
+        value_name = "FILE",
+        env = "ASHLAR_CLUSTER",
+        default_value = DEFAULT_CLUSTER
+    )]
+    path: PathBuf,
+}
+
+/// Where the cluster's file is, unless told otherwise.
+const DEFAULT_CLUSTER: &str = "/etc/ashlar/cluster.toml";
+
+impl ClusterFile {
+    fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Reads and validates it.
+    fn read(&self) -> Result<Cluster> {
+        match read_cluster(&self.path) {
+            Err(e) if self.path == Path::new(DEFAULT_CLUSTER) && !self.path.exists() => Err(e
+                .context(
+                    "no cluster is named (with --cluster FILE, -o cluster=FILE or $ASHLAR_CLUSTER)",
+                )),
+            read => read,
+        }
+    }
+}
+
+impl Default for ClusterFile {
+    fn default() -> Self {
+        Self::new(std::env::var_os("ASHLAR_CLUSTER").map_or(DEFAULT_CLUSTER.into(), PathBuf::from))
+    }
+}
+
+/// Runs the program on its arguments. Called `mount.fuse.ashlar` or `umount.fuse.ashlar` it is the
+/// helper of mount(8) or umount(8).
 pub fn main() -> ExitCode {
+    if let Some(helper) = helper::Helper::by_name(std::env::args_os().next().as_deref()) {
+        return helper.run();
+    }
     let Cli { log, command } = Cli::parse();
     let log = log.as_deref();
     let result = match command {
         Command::Storaged { args } => return daemons::run_storaged(args),
-        Command::Demo(args) => with_logs(log, "warn", |_| demo::run(args)),
-        Command::Format(args) => with_logs(log, "warn", |_| format::run(args)),
-        Command::Mount(args) => with_logs(log, "info", |log| mount::run(args, log)),
-        Command::Status(args) => with_logs(log, "warn", |_| status::run(&args)),
-        Command::Umount(args) => with_logs(log, "warn", |_| umount::run(&args)),
-        Command::Fsck(args) => with_logs(log, "error", |_| fsck::run(args)),
+        Command::Demo(args) => with_logs(log, "warn", || demo::run(args)),
+        Command::Format(args) => with_logs(log, "warn", || format::run(args)),
+        Command::Mount(args) => mount::run(args, log),
+        Command::Status(args) => with_logs(log, "warn", || status::run(&args)),
+        Command::Umount(args) => with_logs(log, "warn", || umount::run(&args)),
+        Command::Fsck(args) => with_logs(log, "error", || fsck::run(args)),
+        Command::InstallHelper(args) => helper::install(&args),
     };
-    match result {
-        Ok(code) => code,
-        Err(e) => {
-            eprintln!("ashlar: {}", sentence(&e));
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(result, ExitCode::FAILURE)
+}
+
+fn exit_code(result: Result<ExitCode>, failure: ExitCode) -> ExitCode {
+    result.unwrap_or_else(|e| {
+        eprintln!("ashlar: {}", sentence(&e));
+        failure
+    })
 }
 
 /// An error and its causes as one line. Some errors say their cause themselves: not twice.
@@ -87,11 +135,11 @@ fn sentence(error: &anyhow::Error) -> String {
 fn with_logs(
     log: Option<&str>,
     default: &str,
-    run: impl FnOnce(Option<&str>) -> Result<ExitCode>,
+    run: impl FnOnce() -> Result<ExitCode>,
 ) -> Result<ExitCode> {
     let from_env = std::env::var_os("RUST_LOG").is_some();
     init_logs(log.or((!from_env).then_some(default)))?;
-    run(log)
+    run()
 }
 
 /// Threads that may wait for local disks. Each that ever read keeps buffers of its own, and tokio's

@@ -17,6 +17,7 @@
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -43,7 +44,8 @@ use crate::filesystem::{
     Allocate, BLOCK, Change, Filesystem, FsError, FsResult, Room, Seek, SetTime,
 };
 use crate::metrics::{Metrics, Op};
-use crate::mount::MountOptions;
+use crate::mount::{Atime, MountOptions};
+use crate::synced::Synced;
 
 /// How long the kernel may believe what it was told: every change comes through it.
 const TTL: Duration = Duration::from_secs(3600);
@@ -97,6 +99,7 @@ const S_IFMT: u32 = 0o170_000;
 pub(crate) struct Door {
     fs: Arc<Filesystem>,
     runtime: Handle,
+    synced: Arc<Synced>,
     told: Arc<Told>,
     ended: Option<oneshot::Sender<()>>,
 }
@@ -128,23 +131,33 @@ impl Told {
 
 impl Door {
     /// Futures that are not ready at once go to `runtime`. Tells when the kernel has let go.
-    pub(crate) fn new(fs: Arc<Filesystem>, runtime: Handle) -> (Self, oneshot::Receiver<()>) {
+    pub(crate) fn new(
+        fs: Arc<Filesystem>,
+        runtime: Handle,
+        synced: Arc<Synced>,
+    ) -> (Self, oneshot::Receiver<()>) {
         let told = Told { metrics: Metrics::new(), last_log: AtomicU64::new(0) };
         let (ended, end) = oneshot::channel();
-        (Self { fs, runtime, told: Arc::new(told), ended: Some(ended) }, end)
+        (Self { fs, runtime, synced, told: Arc::new(told), ended: Some(ended) }, end)
     }
 
     /// Runs `work` to its end, here if it is ready at once, and hands the result to `reply`.
     fn answer<T, F, R>(&self, op: Op, work: F, reply: R)
     where
+        T: Send + 'static,
         F: Future<Output = FsResult<T>> + Send + 'static,
         R: FnOnce(Result<T, Errno>) + Send + 'static,
     {
         let since = Instant::now();
         let told = self.told.clone();
         let stopped = self.fs.is_stopped();
+        let synced = self.synced.covers(op).then(|| self.fs.clone());
         let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let result = if stopped { Err(FsError::Stopped) } else { work.await };
+            let result = match (result, synced) {
+                (Ok(value), Some(fs)) => Box::pin(fs.fsyncdir()).await.map(|()| value),
+                (result, _) => result,
+            };
             let result = result.map_err(|error| {
                 told.failed(op, &error);
                 errno(&error)
@@ -872,42 +885,52 @@ async fn fill(
 pub(crate) struct Session(fuser::Session<Door>);
 
 impl Session {
-    /// Mounts and shakes hands with the kernel.
-    pub(crate) fn mount(
+    /// Shakes hands with the kernel over the device of a mount that [`crate::attach`] has made.
+    pub(crate) fn over(door: Door, device: OwnedFd, options: &MountOptions) -> io::Result<Self> {
+        let fs = door.fs.clone();
+        let config = config(options);
+        Ok(Self(fuser::Session::from_fd(door, device, config.acl, config)?).watching(&fs))
+    }
+
+    /// Mounts through fusermount3, for those who may not mount by themselves.
+    pub(crate) fn by_helper(
         door: Door,
         volume: &str,
         at: &Path,
         options: &MountOptions,
     ) -> io::Result<Self> {
-        let root = nix::unistd::geteuid().is_root();
-        let either =
-            |no: Option<bool>, yes, without| if no.unwrap_or(!root) { without } else { yes };
-        let mut config = fuser::Config::default();
+        let either = |no, yes, without| if no { without } else { yes };
+        let mut config = config(options);
         config.mount_options = vec![
             MountOption::FSName(volume.to_owned()),
-            // As text: fuser hands the subtype to the mount helper alone, not to the kernel.
-            MountOption::CUSTOM("subtype=ashlar".to_owned()),
+            MountOption::Subtype("ashlar".to_owned()),
             MountOption::DefaultPermissions,
-            either(options.nosuid, MountOption::Suid, MountOption::NoSuid),
-            either(options.nodev, MountOption::Dev, MountOption::NoDev),
-            if options.noexec { MountOption::NoExec } else { MountOption::Exec },
-            if options.read_only { MountOption::RO } else { MountOption::RW },
+            either(options.without_suid(), MountOption::NoSuid, MountOption::Suid),
+            either(options.without_devices(), MountOption::NoDev, MountOption::Dev),
+            either(options.noexec, MountOption::NoExec, MountOption::Exec),
+            either(options.read_only, MountOption::RO, MountOption::RW),
+            either(options.sync, MountOption::Sync, MountOption::Async),
         ];
-        if options.allow_other.unwrap_or(root) {
-            config.acl = SessionACL::All;
-        }
-        config.n_threads = Some(SESSION_THREADS);
-        config.clone_fd = true;
+        let further = [
+            (options.atime == Some(Atime::Never), MountOption::NoAtime),
+            (options.dirsync, MountOption::DirSync),
+        ];
+        let further = further.into_iter().filter_map(|(wanted, option)| wanted.then_some(option));
+        config.mount_options.extend(further);
         let fs = door.fs.clone();
-        let session = fuser::Session::new(door, at, &config)?;
-        let kernel = session.notifier();
+        Ok(Self(fuser::Session::new(door, at, &config)?).watching(&fs))
+    }
+
+    /// The kernel hears of attributes that change behind its back.
+    fn watching(self, fs: &Filesystem) -> Self {
+        let kernel = self.0.notifier();
         fs.watch(Box::new(move |ino| {
             // Attributes only: a negative offset leaves the pages alone.
             if let Err(e) = kernel.inval_inode(INodeNo(ino.0), -1, 0) {
                 tracing::debug!("the kernel does not forget attributes of inode {}: {e}", ino.0);
             }
         }));
-        Ok(Self(session))
+        self
     }
 
     /// Serves requests, on threads of its own, until the kernel has let go of the mount.
@@ -920,6 +943,16 @@ impl Session {
         std::thread::Builder::new().name("fuse".to_owned()).spawn(serve)?;
         Ok(())
     }
+}
+
+fn config(options: &MountOptions) -> fuser::Config {
+    let mut config = fuser::Config::default();
+    if options.everybody() {
+        config.acl = SessionACL::All;
+    }
+    config.n_threads = Some(SESSION_THREADS);
+    config.clone_fd = true;
+    config
 }
 
 #[cfg(test)]

@@ -6,14 +6,17 @@
 //! * The data plane, [`data`]: writes gathered in memory (`dirty`, `handle`, `room`), packed into
 //!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
 //!   range (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
-//! * A mount's life: [`mount`], [`mountpoint`], [`embedded`] (disks opened in this process, or
-//!   daemons), [`status`], `metrics`; and the command line, [`cli`].
+//! * A mount's life: [`mount`], `attach` (the kernel's side), [`mountpoint`], `synced` (`-o sync`),
+//!   `control` and `utab` (how umount finds it and talks to it), [`embedded`] (disks opened in this process, or daemons), [`status`], `metrics`;
+//!   and the command line, [`cli`].
 
+mod attach;
 mod buffer;
 mod cache;
 mod clean;
 pub mod cli;
 mod content;
+mod control;
 pub mod data;
 mod dirty;
 pub mod embedded;
@@ -34,5 +37,7 @@ mod room;
 pub mod status;
 mod summary;
 mod sweep;
+mod synced;
 #[cfg(test)]
 mod testing;
+mod utab;

@@ -5,7 +5,8 @@
 //! exits; only then is the volume's lock given back.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,17 +17,21 @@ use proxy::BlobStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::attach;
+use crate::control::Desk;
 use crate::data::{Data, DataSettings};
 use crate::embedded::{OpenError, Store};
 use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
 use crate::metrics;
-use crate::mountpoint::{self, MountPointError};
+use crate::mountpoint::{self, MountPointError, Unmount};
+use crate::synced::Synced;
+use crate::utab;
 
 /// How far the kernel reads ahead of a sequential reader.
 const KERNEL_READ_AHEAD_KIB: u32 = 1024;
 /// How long a new mount waits for the last one of the volume to have stored everything.
-const WAIT_FOR_LAST: Duration = Duration::from_secs(30);
+const WAIT_FOR_LAST: Duration = Duration::from_secs(90);
 /// How often it looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long programs may still use a mount that is being taken down.
@@ -47,6 +52,50 @@ pub struct MountOptions {
     pub nodev: Option<bool>,
     /// Nothing can be executed.
     pub noexec: bool,
+    /// When access times change. `None`: as the kernel does by default, relative.
+    pub atime: Option<Atime>,
+    /// Those of directories do not.
+    pub nodiratime: bool,
+    /// Times may be stored later than what they are the times of.
+    pub lazytime: bool,
+    /// Every change is stored before the call returns that makes it.
+    pub sync: bool,
+    /// Every change of names is.
+    pub dirsync: bool,
+    /// The directory of the volume that is mounted, instead of its root.
+    pub subdirectory: Option<PathBuf>,
+}
+
+/// When reading changes access times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Atime {
+    /// Never.
+    Never,
+    /// When the last one is older than the last change, or than a day.
+    Relative,
+    /// Always.
+    Strict,
+}
+
+impl MountOptions {
+    /// May users enter who did not mount?
+    pub fn everybody(&self) -> bool {
+        self.allow_other.unwrap_or_else(is_root)
+    }
+
+    /// Are setuid bits ignored?
+    pub fn without_suid(&self) -> bool {
+        self.nosuid.unwrap_or_else(|| !is_root())
+    }
+
+    /// Are device files dead?
+    pub fn without_devices(&self) -> bool {
+        self.nodev.unwrap_or_else(|| !is_root())
+    }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// A mount to be made.
@@ -84,6 +133,19 @@ pub enum MountError {
         /// Why not.
         why: String,
     },
+    /// The directory that shall be mounted.
+    #[error("subdirectory {path} of volume {volume}: {why}", path = path.display())]
+    Subdirectory {
+        /// Its path in the volume.
+        path: PathBuf,
+        /// The volume.
+        volume: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// At the end, something could not be stored, and somebody did not want to wait for it.
+    #[error("unmounted by force: {0} bytes are not stored")]
+    GivenUp(u64),
     /// At the end, something could not be stored.
     #[error("unmounted, but not everything could be stored: {0}")]
     Unstored(#[source] FsError),
@@ -94,13 +156,14 @@ pub enum MountError {
 
 /// A volume that is mounted.
 pub struct Mount {
+    plan: MountPlan,
     filesystem: Arc<Filesystem>,
     meta: Arc<LocalMeta>,
     store: Store,
     ended: oneshot::Receiver<()>,
-    mountpoint: PathBuf,
     /// `MAJOR:MINOR` of this mount: another one may be made at the same place.
     device: Option<String>,
+    desk: Option<Desk>,
 }
 
 impl Mount {
@@ -112,23 +175,18 @@ impl Mount {
         let shared: Arc<dyn MetaStore> = meta.clone();
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
-        let (door, ended) = fuse::Door::new(filesystem.clone(), tokio::runtime::Handle::current());
-        let MountPlan { volume, mountpoint, options, .. } = plan;
-        let at = mountpoint.clone();
-        let session = tokio::task::spawn_blocking(move || {
-            fuse::Session::mount(door, &volume, &at, &options)?.serve()
-        });
-        if let Err(why) = session.await.expect("mounting does not panic") {
-            // Nothing was written; the session of the volume still has to end well.
-            let stopped = filesystem.stop().await;
-            store.close().await;
-            stopped.map_err(MountError::Unstored)?;
-            return Err(MountError::Kernel { path: mountpoint, why: why.to_string() });
+        match serve(&plan, &filesystem).await {
+            Ok((ended, device, desk)) => {
+                Ok(Self { plan, filesystem, meta, store, ended, device, desk })
+            }
+            Err(why) => {
+                // Nothing was written; the session of the volume still has to end well.
+                let stopped = filesystem.stop().await;
+                store.close().await;
+                stopped.map_err(MountError::Unstored)?;
+                Err(why)
+            }
         }
-        let device = mountpoint::mounted_at(&mountpoint).map(|entry| entry.device);
-        mountpoint::raise_read_ahead(&mountpoint, KERNEL_READ_AHEAD_KIB);
-        tokio::spawn(observe(filesystem.clone()));
-        Ok(Self { filesystem, meta, store, ended, mountpoint, device })
     }
 
     /// Waits until somebody unmounts it, or SIGINT or SIGTERM asks for the end, and ends it.
@@ -147,16 +205,17 @@ impl Mount {
     async fn take_down(&mut self) {
         self.unmount().await;
         if tokio::time::timeout(WAIT_FOR_USERS, &mut self.ended).await.is_err() {
-            let at = self.mountpoint.display();
+            let at = self.plan.mountpoint.display();
             tracing::warn!("{at} is still in use: its users get errors from now on");
         }
     }
 
     async fn unmount(&self) {
-        let (path, device) = (self.mountpoint.clone(), self.device.clone());
+        let (path, device) = (self.plan.mountpoint.clone(), self.device.clone());
         let work = move || match mountpoint::mounted_at(&path) {
             Some(entry) if Some(&entry.device) == device.as_ref() => {
-                mountpoint::unmount(&path, false).or_else(|_| mountpoint::unmount(&path, true))
+                mountpoint::unmount(&path, Unmount::Unused)
+                    .or_else(|_| mountpoint::unmount(&path, Unmount::Lazy))
             }
             _ => Ok(()),
         };
@@ -166,15 +225,28 @@ impl Mount {
         }
     }
 
-    async fn finish(self) -> Result<(), MountError> {
+    async fn finish(mut self) -> Result<(), MountError> {
         // A session that broke leaves its mount behind.
         self.unmount().await;
+        if let Some(desk) = &mut self.desk {
+            desk.close().await;
+        }
+        let MountPlan { volume, mountpoint, options, .. } = &self.plan;
+        utab::remove(volume, options.subdirectory.as_deref(), mountpoint);
         let since = Instant::now();
-        let stopped = self.filesystem.stop().await;
+        let stopped = tokio::select! {
+            stopped = self.filesystem.stop() => stopped.map_err(MountError::Unstored),
+            () = given_up(self.desk.as_ref()) => {
+                Err(MountError::GivenUp(self.filesystem.data.status().dirty_bytes))
+            }
+        };
         drop(self.filesystem);
         drop(self.meta);
         self.store.close().await;
-        stopped.map_err(MountError::Unstored)?;
+        if let Some(desk) = &self.desk {
+            desk.tell(stopped.as_ref().err().map(ToString::to_string)).await;
+        }
+        stopped?;
         tracing::info!("unmounted, everything stored in {:.1?}", since.elapsed());
         Ok(())
     }
@@ -188,6 +260,81 @@ impl Mount {
     pub async fn room(&self) -> (u64, u64) {
         let space = self.store.blobs.space(self.scheme()).await;
         (space.capacity, space.available)
+    }
+}
+
+/// What a mount that is served has of its own.
+type Served = (oneshot::Receiver<()>, Option<String>, Option<Desk>);
+
+/// Makes the mount and serves it.
+async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served, MountError> {
+    let MountPlan { volume, mountpoint, options, .. } = plan.clone();
+    if let Some(path) = &options.subdirectory {
+        find(filesystem, &volume, path).await?;
+    }
+    let synced = Arc::new(Synced::new(options.sync, options.dirsync));
+    let runtime = tokio::runtime::Handle::current();
+    let (door, ended) = fuse::Door::new(filesystem.clone(), runtime, synced.clone());
+    let at = mountpoint.clone();
+    let attach = move || {
+        if !is_root() {
+            return fuse::Session::by_helper(door, &volume, &at, &options)?.serve();
+        }
+        let (device, detached) = attach::create(&volume, &options)?;
+        fuse::Session::over(door, device, &options)?.serve()?;
+        detached.attach(&at, options.subdirectory.as_deref())
+    };
+    let attached = tokio::task::spawn_blocking(attach).await.expect("mounting does not panic");
+    attached
+        .map_err(|why| MountError::Kernel { path: mountpoint.clone(), why: why.to_string() })?;
+    let device = mountpoint::mounted_at(&mountpoint).map(|entry| entry.device);
+    mountpoint::raise_read_ahead(&mountpoint, KERNEL_READ_AHEAD_KIB);
+    utab::add(&plan.volume, plan.options.subdirectory.as_deref(), &mountpoint);
+    tokio::spawn(observe(filesystem.clone()));
+    let desk = match &device {
+        Some(device) => Desk::open(device, filesystem.clone(), synced).await,
+        None => Err(io::Error::other("the mount is not to be seen here")),
+    };
+    let desk = desk.inspect_err(|e| tracing::warn!("umount will not be told how it ends: {e}"));
+    Ok((ended, device, desk.ok()))
+}
+
+/// Is there such a directory in the volume?
+async fn find(filesystem: &Filesystem, volume: &str, path: &Path) -> Result<(), MountError> {
+    let wrong = |why: String| MountError::Subdirectory {
+        path: path.to_owned(),
+        volume: volume.to_owned(),
+        why,
+    };
+    if !is_root() {
+        return Err(wrong("only root can mount a part of a volume".to_owned()));
+    }
+    let mut at = meta::ROOT;
+    for part in path.components() {
+        let name = match part {
+            Component::RootDir | Component::CurDir => continue,
+            Component::Normal(name) => name.as_bytes(),
+            _ => return Err(wrong("not a plain path from the root of the volume".to_owned())),
+        };
+        let found = filesystem.lookup(at, name).await.map_err(|e| wrong(e.to_string()))?;
+        if let Some(attr) = &found {
+            // The kernel walks there on its own account.
+            filesystem.forget(attr.ino, 1);
+        }
+        match found {
+            Some(attr) if attr.kind == meta::Kind::Directory => at = attr.ino,
+            Some(_) => return Err(wrong("not a directory".to_owned())),
+            None => return Err(wrong("no such directory".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// Returns when somebody asks not to wait for what cannot be stored.
+async fn given_up(desk: Option<&Desk>) {
+    match desk {
+        Some(desk) => desk.given_up().await,
+        None => std::future::pending().await,
     }
 }
 

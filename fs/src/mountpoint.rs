@@ -8,6 +8,12 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
+use crate::attach;
+use crate::mount::MountOptions;
+
+/// The type of our mounts.
+const TYPE: &str = "fuse.ashlar";
+
 /// Why a directory cannot be mounted on, or a mount not be taken away.
 #[derive(Debug, thiserror::Error)]
 pub enum MountPointError {
@@ -53,6 +59,17 @@ pub enum MountPointError {
     /// Nothing of ours is mounted there.
     #[error("{}: nothing is mounted there", .0.display())]
     NotMounted(PathBuf),
+    /// Something else is.
+    #[error("{}: {what} is mounted there, which is no volume of Ashlar", path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Source and type.
+        what: String,
+    },
+    /// Files are open for writing.
+    #[error("{}: busy (a program has a file open for writing)", .0.display())]
+    BeingWritten(PathBuf),
     /// Files are open.
     #[error("{}: busy (a program has a file or its working directory there)", .0.display())]
     InUse(PathBuf),
@@ -66,6 +83,19 @@ pub enum MountPointError {
     },
 }
 
+/// How a mount is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// If nobody uses it.
+    Unused,
+    /// From sight at once, and for good when nobody uses it any more.
+    Lazy,
+    /// If nobody uses it; requests that are not answered yet fail.
+    Force,
+    /// Both.
+    ForceLazy,
+}
+
 /// One line of /proc/self/mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
@@ -77,6 +107,8 @@ pub struct MountEntry {
     pub kind: String,
     /// Source: of ours, the volume.
     pub source: String,
+    /// Options of the mount and of the filesystem in it, separated by commas.
+    pub options: String,
 }
 
 /// Undoes the octal escapes of /proc: space, tab, newline and backslash.
@@ -113,6 +145,7 @@ fn parse_mountinfo(text: &str) -> Vec<MountEntry> {
             path: PathBuf::from(unescape(left.get(4)?)),
             kind: (*right.first()?).to_owned(),
             source: unescape(right.get(1)?),
+            options: format!("{},{}", left.get(5)?, right.get(2)?),
         })
     };
     text.lines().filter_map(entry).collect()
@@ -142,18 +175,20 @@ pub fn canonical(path: &Path) -> Result<PathBuf, MountPointError> {
         _ => MountPointError::Other { path: path.to_owned(), why: e.to_string() },
     };
     let absolute = std::path::absolute(path).map_err(other)?;
-    // The last component is not followed: a dead or hanging mount there must not matter.
-    match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) if !absolute.is_symlink() => {
-            Ok(parent.canonicalize().map_err(other)?.join(name))
-        }
-        _ => absolute.canonicalize().map_err(other),
+    let Some((parent, name)) = absolute.parent().zip(absolute.file_name()) else {
+        return absolute.canonicalize().map_err(other);
+    };
+    let direct = parent.canonicalize().map_err(other)?.join(name);
+    // Even to look whether it is a link would be to ask a mount there, which may be dead or hang.
+    if mounted_at(&direct).is_some() || !direct.is_symlink() {
+        return Ok(direct);
     }
+    direct.canonicalize().map_err(other)
 }
 
 /// Checks that a volume can be mounted here; answers the absolute path. `needed` are directories
-/// that the volume itself lies in.
-pub fn check(path: &Path, needed: &[&Path]) -> Result<PathBuf, MountPointError> {
+/// that the volume itself lies in; `nonempty`: what is in it may be hidden.
+pub fn check(path: &Path, needed: &[&Path], nonempty: bool) -> Result<PathBuf, MountPointError> {
     let at = canonical(path)?;
     let name = || path.to_owned();
     if let Some(MountEntry { kind, source, .. }) = mounted_at(&at) {
@@ -178,7 +213,7 @@ pub fn check(path: &Path, needed: &[&Path]) -> Result<PathBuf, MountPointError> 
             return Err(MountPointError::Overlap { path: name(), other: dir });
         }
     }
-    if fs::read_dir(&at).map_err(other)?.next().is_some() {
+    if !nonempty && fs::read_dir(&at).map_err(other)?.next().is_some() {
         return Err(MountPointError::NotEmpty(name()));
     }
     check_fuse()?;
@@ -207,15 +242,46 @@ fn helper() -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Takes a mount away; `lazy`: even if it is in use, for later.
-pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountPointError> {
+/// What is mounted at this directory, if it is one of our volumes.
+pub fn volume_at(path: &Path) -> Result<MountEntry, MountPointError> {
+    match mounted_at(path) {
+        Some(entry) if entry.kind == TYPE => Ok(entry),
+        Some(MountEntry { kind, source, .. }) => Err(MountPointError::NotOurs {
+            path: path.to_owned(),
+            what: format!("{source} ({kind})"),
+        }),
+        None => Err(MountPointError::NotMounted(path.to_owned())),
+    }
+}
+
+/// Changes what the kernel does with the volume that is mounted here.
+pub fn remount(path: &Path, options: &MountOptions) -> Result<(), MountPointError> {
+    volume_at(path)?;
+    attach::remount(path, options).map_err(|e| match e {
+        Errno::EBUSY => MountPointError::BeingWritten(path.to_owned()),
+        Errno::EPERM => MountPointError::Other {
+            path: path.to_owned(),
+            why: "only root can change a mount".to_owned(),
+        },
+        e => MountPointError::Other { path: path.to_owned(), why: e.desc().to_owned() },
+    })
+}
+
+/// Takes a mount away.
+pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
     let name = || path.to_owned();
-    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    let flags = match how {
+        Unmount::Unused => MntFlags::empty(),
+        Unmount::Lazy => MntFlags::MNT_DETACH,
+        Unmount::Force => MntFlags::MNT_FORCE,
+        Unmount::ForceLazy => MntFlags::MNT_FORCE | MntFlags::MNT_DETACH,
+    };
     match umount2(path, flags) {
         Ok(()) => Ok(()),
         Err(Errno::EBUSY) => Err(MountPointError::InUse(name())),
         Err(Errno::EINVAL) => Err(MountPointError::NotMounted(name())),
-        Err(Errno::EPERM) => unmount_by_helper(path, lazy),
+        // It has nothing like force: what hangs is cut off from its users at least.
+        Err(Errno::EPERM) => unmount_by_helper(path, how != Unmount::Unused),
         Err(e) => Err(MountPointError::Other { path: name(), why: e.desc().to_owned() }),
     }
 }
@@ -249,11 +315,12 @@ mod tests {
 
     #[test]
     fn mountinfo_is_read_with_its_escapes() {
-        let text = "36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.ashlar my\\040volume rw\n\
+        let text = "36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.ashlar my\\040volume rw,user_id=0\n\
                     37 35 0:42 / /proc rw - proc proc rw\nnonsense\n";
         let entries = parse_mountinfo(text);
         assert_eq!(entries.len(), 2);
-        let MountEntry { device, path, kind, source } = entries[0].clone();
+        let MountEntry { device, path, kind, source, options } = entries[0].clone();
+        assert_eq!(options, "rw,noatime,rw,user_id=0");
         assert_eq!((device.as_str(), path.as_path()), ("98:0", Path::new("/mnt/a b")));
         assert_eq!((kind.as_str(), source.as_str()), ("fuse.ashlar", "my volume"));
     }
@@ -275,9 +342,12 @@ mod tests {
             (PathBuf::from("/proc"), "mounted there already"),
         ];
         for (path, expected) in cases {
-            let error = check(&path, &[&disk]).expect_err(expected).to_string();
+            let error = check(&path, &[&disk], false).expect_err(expected).to_string();
             assert!(error.contains(expected), "{error}");
         }
-        assert!(matches!(unmount(&at("full"), false), Err(MountPointError::NotMounted(_))));
+        assert!(matches!(
+            unmount(&at("full"), Unmount::Unused),
+            Err(MountPointError::NotMounted(_))
+        ));
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     let dir = std::path::absolute(&dir).with_context(|| dir.display().to_string())?;
     let planned: Vec<PathBuf> = [dir.join("disks"), dir.join("meta")].into();
     let planned: Vec<&Path> = planned.iter().map(PathBuf::as_path).collect();
-    let mountpoint = mountpoint::check(&args.mountpoint, &planned)?;
+    let mountpoint = mountpoint::check(&args.mountpoint, &planned, false)?;
     let file = dir.join("cluster.toml");
     if file.exists() {
         check_same(&args, &read_cluster(&file)?, &dir)?;
@@ -82,7 +82,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     }
     let local = read_cluster(&file)?;
     let needed = needed_directories(&local);
-    mountpoint::check(&mountpoint, &needed.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    mountpoint::check(
+        &mountpoint,
+        &needed.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
+        false,
+    )?;
     if let Some(holder) = meta::lock_holder(&local.meta, VOLUME)?
         && mountpoint::mounted_at(&holder.mountpoint).is_some()
     {

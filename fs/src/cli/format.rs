@@ -1,6 +1,5 @@
 //! `ashlar format`: a new volume in a cluster.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +9,7 @@ use proto::cluster::{Cluster, Place};
 use proto::id::VolumeId;
 use proto::scheme::Scheme;
 
-use super::{block_on, read_cluster};
+use super::{ClusterFile, block_on};
 use crate::embedded::Store;
 
 /// Create a volume in a cluster
@@ -23,16 +22,15 @@ use crate::embedded::Store;
 pub(super) struct Args {
     /// Name of the new volume: up to 64 of a-z, 0-9, dot, dash and underscore
     volume: String,
-    /// The cluster's file
-    #[arg(long, value_name = "FILE")]
-    cluster: PathBuf,
+    #[command(flatten)]
+    cluster: ClusterFile,
     /// How data are protected: ec(K,M), any M of K+M disks may be lost, or copies(N)
     #[arg(long, default_value = "ec(4,2)")]
     scheme: Scheme,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
-    let cluster = read_cluster(&args.cluster)?;
+    let cluster = args.cluster.read()?;
     let Args { volume, scheme, .. } = args;
     block_on(async {
         check_disks(&cluster).await?;
@@ -41,7 +39,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     println!("volume {volume} is formatted with {scheme}");
     println!(
         "mount it with: ashlar mount {volume} MOUNTPOINT --cluster {}",
-        args.cluster.display()
+        args.cluster.path.display()
     );
     Ok(ExitCode::SUCCESS)
 }

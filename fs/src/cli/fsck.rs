@@ -18,7 +18,7 @@ use proto::id::{BlobId, PartSet, SessionId};
 use proxy::{BlobStore, Proxy, SlotHolds};
 use serde::Serialize;
 
-use super::{block_on, read_cluster};
+use super::{ClusterFile, block_on};
 use crate::embedded::Store;
 
 /// Blobs looked at at once.
@@ -37,9 +37,8 @@ const TOLD: usize = 1000;
 pub(super) struct Args {
     /// Name of the volume
     volume: String,
-    /// The cluster's file
-    #[arg(long, value_name = "FILE")]
-    cluster: PathBuf,
+    #[command(flatten)]
+    cluster: ClusterFile,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -71,7 +70,7 @@ impl Findings {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
-    let cluster = read_cluster(&args.cluster)?;
+    let cluster = args.cluster.read()?;
     let findings = block_on(async {
         let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(fsck)") };
         let meta = meta::open(&cluster.meta, &args.volume, by, MetaSettings::default())?;

@@ -4,129 +4,203 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use proto::observe::serve_metrics;
 
+use super::options::Options;
 use super::size::Size;
-use super::{block_on, needed_directories, read_cluster};
+use super::{ClusterFile, block_on, needed_directories, sentence, with_logs};
+use crate::control::Caller;
 use crate::data::DataSettings;
-use crate::mount::{Mount, MountOptions, MountPlan};
+use crate::mount::{Mount, MountPlan};
 use crate::mountpoint;
 
-/// First words of the line by which a background mount tells that it is mounted.
+/// First words of the line by which a background mount tells that it is mounted, or why not.
 const MOUNTED: &str = "mounted";
+const FAILED: &str = "failed ";
+/// How long a mount may take to hear what has changed.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Set in a process that serves a mount in the background.
 const BACKGROUND: &str = "ASHLAR_BACKGROUND";
+/// Memory for either purpose.
+const MEMORY: u64 = 64 << 20;
+/// Less than this for what is not yet stored would make every write wait.
+const LEAST_DIRTY: u64 = 8 << 20;
 
 /// Mount a volume
 ///
 /// Returns when the volume is mounted; a process in the background serves it, and logs to
-/// VOLUME.log next to the metadata. End it with `ashlar umount MOUNTPOINT`.
+/// VOLUME.log next to the metadata. End it with `ashlar umount MOUNTPOINT`. With
+/// `ashlar install-helper`, mount(8), fstab and systemd mount volumes too.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  ashlar mount photos /mnt/photos --cluster /etc/ashlar/cluster.toml -o noexec"
+    after_help = "Example:\n  ashlar mount photos /mnt/photos --cluster /etc/ashlar/cluster.toml -o noexec",
+    after_long_help = OPTIONS
 )]
 pub(super) struct Args {
     /// Name of the volume, as given to `ashlar format`
-    volume: String,
+    pub(super) volume: String,
     /// An empty directory
-    mountpoint: PathBuf,
-    /// The cluster's file
-    #[arg(long, value_name = "FILE")]
-    cluster: PathBuf,
-    /// Options, separated by commas: ro, rw, allow_other, suid, nosuid, dev, nodev, exec, noexec,
-    /// and what a filesystem may ignore (defaults, noatime, relatime, sync, dirsync, ...)
-    #[arg(short = 'o', value_name = "OPTS", value_parser = parse_options)]
-    options: Option<MountOptions>,
+    pub(super) mountpoint: PathBuf,
+    #[command(flatten)]
+    pub(super) cluster: ClusterFile,
+    /// Options of the mount, separated by commas (listed by --help)
+    #[arg(short = 'o', value_name = "OPTS")]
+    pub(super) options: Vec<String>,
     /// Stay in the foreground and log to stderr
     #[arg(long, short = 'f')]
-    foreground: bool,
-    /// Memory for reading again
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    cache_size: Size,
-    /// Memory for what is written and not yet stored
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    dirty_size: Size,
+    pub(super) foreground: bool,
+    /// Memory for reading again [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) cache_size: Option<Size>,
+    /// Memory for what is written and not yet stored [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) dirty_size: Option<Size>,
     /// Serve Prometheus metrics at http://ADDR/metrics
     #[arg(long, value_name = "ADDR")]
-    metrics: Option<SocketAddr>,
+    pub(super) metrics: Option<SocketAddr>,
 }
 
-fn parse_options(text: &str) -> Result<MountOptions, String> {
-    let mut options = MountOptions::default();
-    for word in text.split(',').filter(|word| !word.is_empty()) {
-        match word {
-            "ro" => options.read_only = true,
-            "rw" => options.read_only = false,
-            "allow_other" => options.allow_other = Some(true),
-            "suid" => options.nosuid = Some(false),
-            "nosuid" => options.nosuid = Some(true),
-            "dev" => options.nodev = Some(false),
-            "nodev" => options.nodev = Some(true),
-            "exec" => options.noexec = false,
-            "noexec" => options.noexec = true,
-            // Access times are not kept; everything else is how we work anyway.
-            "defaults"
-            | "default_permissions"
-            | "noatime"
-            | "atime"
-            | "relatime"
-            | "norelatime"
-            | "strictatime"
-            | "nodiratime"
-            | "diratime"
-            | "lazytime"
-            | "sync"
-            | "async"
-            | "dirsync"
-            | "auto"
-            | "noauto"
-            | "nofail"
-            | "_netdev"
-            | "user"
-            | "nouser" => {}
-            _ => return Err(format!("no such mount option: {word}")),
-        }
-    }
-    Ok(options)
+/// What may stand behind `-o`.
+pub(super) const OPTIONS: &str = "\
+Options behind -o:
+  ro, rw                       no writes, or writes
+  suid, nosuid, dev, nodev     setuid bits and device files count, or not [default: they do for root]
+  exec, noexec                 programs run, or not
+  relatime, noatime, strictatime, nodiratime
+                               when reading changes access times
+  sync                         every write and change is stored before its call returns
+  dirsync                      every change of names is
+  lazytime                     times may be stored later
+  allow_other                  other users may enter [default: root's mounts only]
+  subdir=/DIR                  mount this directory of the volume (root only)
+  remount                      change the mount that is there: with ro, rw and the others above
+  nonempty                     the mount point may have something in it, which is hidden then
+  cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR
+                               as the options of `ashlar mount` with these names
+What concerns mount(8) and systemd alone is accepted: defaults, auto, noauto, nofail, _netdev, user,
+users, x-... Owners cannot be mapped: uid=, gid= and umask= are refused.
+
+Examples:
+  ashlar mount photos /mnt/photos --cluster /etc/ashlar/cluster.toml -o noexec
+  ashlar mount photos /mnt/2024 -o ro,subdir=/2024
+  ashlar mount photos /mnt/photos -o remount,ro";
+
+/// Everything that decides how a volume is mounted, from wherever it was said.
+pub(super) struct Request {
+    volume: String,
+    mountpoint: PathBuf,
+    cluster: ClusterFile,
+    options: Options,
+    foreground: bool,
 }
 
 pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
-    let cluster = read_cluster(&args.cluster)?;
-    if !meta::volumes(&cluster.meta)?.contains(&args.volume) {
-        bail!("there is no volume {} in {}", args.volume, cluster.meta.display());
+    let text = args.options.join(",");
+    let mut options: Options = text.parse()?;
+    if options.remount {
+        // What is not named stays as it is. For its helper, mount(8) has seen to that.
+        let entry = mountpoint::volume_at(&mountpoint::canonical(&args.mountpoint)?)?;
+        options = format!("{},{text}", entry.options).parse()?;
+    }
+    options.cache_size = args.cache_size.or(options.cache_size);
+    options.dirty_size = args.dirty_size.or(options.dirty_size);
+    options.metrics = args.metrics.or(options.metrics);
+    options.log = log.map(str::to_owned).or(options.log);
+    let Args { volume, mountpoint, cluster, foreground, .. } = args;
+    run_request(Request { volume, mountpoint, cluster, options, foreground })
+}
+
+impl Request {
+    /// As mount(8) asks its helper.
+    pub(super) fn of_helper(volume: String, mountpoint: PathBuf, options: Options) -> Self {
+        let cluster = ClusterFile::default();
+        Self { volume, mountpoint, cluster, options, foreground: false }
+    }
+}
+
+/// Mounts, or changes a mount.
+pub(super) fn run_request(request: Request) -> Result<ExitCode> {
+    let log = request.options.log.clone();
+    let log = log.as_deref();
+    if request.options.remount {
+        return with_logs(log, "warn", || remount(&request));
+    }
+    if std::env::var_os(BACKGROUND).is_none() {
+        return with_logs(log, "info", || mount(request));
+    }
+    detach().context("letting go of the terminal")?;
+    let mounted = with_logs(log, "info", || mount(request));
+    if let Err(e) = &mounted {
+        // Whoever waits for this process does not read its log. Once mounted, nobody waits.
+        println!("{FAILED}{}", sentence(e));
+    }
+    mounted
+}
+
+/// Cuts a background process off from who started it: whatever that had open must end with it, and
+/// not with the mount.
+fn detach() -> Result<()> {
+    nix::unistd::setsid()?;
+    let inherited: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd > 2)
+        .collect();
+    for fd in inherited {
+        // The listing had one of its own, which is closed by now.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
+}
+
+fn remount(request: &Request) -> Result<ExitCode> {
+    let at = mountpoint::canonical(&request.mountpoint)?;
+    let entry = mountpoint::volume_at(&at)?;
+    let options = &request.options.mount;
+    mountpoint::remount(&at, options)?;
+    // One who cannot be told is dead, or hangs.
+    if let Some(mut caller) = Caller::call(&entry.device) {
+        caller.remounted(options.sync, PATIENCE).context("telling the process that serves it")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mount(request: Request) -> Result<ExitCode> {
+    let Request { volume, mountpoint, cluster, options, foreground } = request;
+    let cluster = options.cluster.map_or(cluster, ClusterFile::new).read()?;
+    if !meta::volumes(&cluster.meta)?.contains(&volume) {
+        bail!("there is no volume {volume} in {}", cluster.meta.display());
     }
     let needed = needed_directories(&cluster);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
-    let mountpoint = mountpoint::check(&args.mountpoint, &needed)?;
-    if !args.foreground && std::env::var_os(BACKGROUND).is_none() {
-        let file = cluster.meta.join(format!("{}.log", args.volume));
-        return in_background(&file, log);
+    let mountpoint = mountpoint::check(&mountpoint, &needed, options.nonempty)?;
+    let background = std::env::var_os(BACKGROUND).is_some();
+    if !foreground && !background {
+        return in_background(&cluster.meta.join(format!("{volume}.log")));
+    }
+    if background {
+        // All paths are absolute by now, and no other filesystem shall be in use because of us.
+        std::env::set_current_dir("/").context("/")?;
     }
     let data = DataSettings {
-        cache_bytes: args.cache_size.0,
-        dirty_bytes: args.dirty_size.0.max(8 << 20),
+        cache_bytes: options.cache_size.map_or(MEMORY, |size| size.0),
+        dirty_bytes: options.dirty_size.map_or(MEMORY, |size| size.0).max(LEAST_DIRTY),
         ..DataSettings::default()
     };
-    let plan = MountPlan {
-        volume: args.volume,
-        cluster,
-        mountpoint,
-        options: args.options.unwrap_or_default(),
-        data,
-    };
+    let plan = MountPlan { volume, cluster, mountpoint, options: options.mount, data };
     block_on(async {
-        if let Some(address) = args.metrics {
+        if let Some(address) = options.metrics {
             serve_metrics(address)?;
         }
         log_start(&plan);
         let at = plan.mountpoint.clone();
         let mount = Mount::start(plan).await?;
         println!("{MOUNTED} on {}", at.display());
-        if std::env::var_os(BACKGROUND).is_some() {
+        if background {
             let null = File::options().write(true).open("/dev/null").context("/dev/null")?;
             nix::unistd::dup2_stdout(&null).context("letting go of stdout")?;
         }
@@ -151,20 +225,21 @@ pub(super) fn log_start(plan: &MountPlan) {
 }
 
 /// Starts this command again as a process of its own, and waits for its word.
-fn in_background(log_file: &std::path::Path, log: Option<&str>) -> Result<ExitCode> {
+fn in_background(log_file: &Path) -> Result<ExitCode> {
     let named = || format!("log file {}", log_file.display());
-    let opened = File::options().create(true).append(true).open(log_file).with_context(named)?;
-    let start = opened.metadata().with_context(named)?.len();
+    let log = File::options().create(true).append(true).open(log_file).with_context(named)?;
+    let mut words = std::env::args_os();
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
-    command.args(std::env::args_os().skip(1)).env(BACKGROUND, "1");
-    if log.is_none() && std::env::var_os("RUST_LOG").is_none() {
-        command.env("RUST_LOG", "info");
+    if let Some(name) = words.next() {
+        // The mount helper is known by its name.
+        command.arg0(name);
     }
     let mut child = command
+        .args(words)
+        .env(BACKGROUND, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(opened)
-        .process_group(0)
+        .stderr(log)
         .spawn()
         .context("starting the background process")?;
     let mut line = String::new();
@@ -174,14 +249,8 @@ fn in_background(log_file: &std::path::Path, log: Option<&str>) -> Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     child.wait().context("waiting for the background process")?;
-    Err(last_words(log_file, start))
-}
-
-/// The error of a process that ended, which is the last line of its log.
-fn last_words(log_file: &std::path::Path, start: u64) -> anyhow::Error {
-    let text = std::fs::read(log_file).unwrap_or_default();
-    let text = String::from_utf8_lossy(text.get(start as usize..).unwrap_or_default()).into_owned();
-    let last =
-        text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it ended without a word");
-    anyhow!("{}", last.trim_start_matches("ashlar: "))
+    match line.trim_end().strip_prefix(FAILED) {
+        Some(why) => Err(anyhow!("{why}")),
+        None => bail!("the background process ended without a word: see {}", log_file.display()),
+    }
 }

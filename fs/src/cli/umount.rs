@@ -1,4 +1,7 @@
 //! `ashlar umount`: takes a mount away and waits until everything is stored.
+//!
+//! What cannot be stored is not given up silently: then the mount stays, and says why. `--force` gives
+//! it up, within a bound, and says so.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,42 +9,115 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::status::of_mount;
-use crate::mountpoint;
+use super::options::Options;
+use crate::control::{Caller, Ended};
+use crate::mountpoint::{self, MountPointError, Unmount};
 
 /// Everything dirty fits into memory, so storing it ends soon or not at all.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a mount that is forced may go on storing, before it gives up what it cannot store.
+const FORCE_PATIENCE: Duration = Duration::from_secs(10);
+/// Giving up takes no time, unless the process hangs.
+const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often to look whether the process has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Unmount a volume
 ///
-/// Returns when everything is stored and the process that served the mount has ended.
+/// Stores everything first. If that fails, the volume stays mounted and nothing is lost. Returns when
+/// the process that served the mount has ended.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ashlar umount /mnt/photos")]
+#[command(
+    after_help = "Examples:\n  ashlar umount /mnt/photos\n  ashlar umount --force /mnt/photos"
+)]
 pub(super) struct Args {
     /// Where it is mounted
-    mountpoint: PathBuf,
+    pub(super) mountpoint: PathBuf,
+    /// Even if it hangs, or its disks are gone: what cannot be stored within seconds is lost
+    #[arg(long, short = 'f')]
+    pub(super) force: bool,
+    /// Even if programs use it: out of sight at once, and ended when they have gone
+    #[arg(long, short = 'l')]
+    pub(super) lazy: bool,
+    /// If programs use it, make it read-only
+    #[arg(long, short = 'r')]
+    pub(super) read_only: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let at = mountpoint::canonical(&args.mountpoint)?;
-    if mountpoint::mounted_at(&at).is_some() && mountpoint::is_dead(&at) {
-        mountpoint::unmount(&at, true)?;
-        eprintln!("ashlar: the process that served this mount had ended before");
+    let entry = mountpoint::volume_at(&at)?;
+    let Some(mut caller) = Caller::call(&entry.device) else {
+        return unserved(&at, args);
+    };
+    if args.force {
+        return force(&at, caller, args.lazy);
+    }
+    if args.lazy {
+        mountpoint::unmount(&at, Unmount::Lazy)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let pid = of_mount(&at)?.mount.map(|mount| mount.pid);
-    mountpoint::unmount(&at, false)?;
-    let deadline = Instant::now() + PATIENCE;
-    while pid.is_some_and(runs) {
-        if Instant::now() >= deadline {
-            let pid = pid.unwrap_or_default();
-            bail!("unmounted, but process {pid} has not stored everything after {PATIENCE:?}");
+    if let Err(why) = caller.store(PATIENCE) {
+        let name = at.display();
+        bail!(
+            "{name} is still mounted, as not everything could be stored: {why} (give it up with: umount -f {name})"
+        );
+    }
+    match mountpoint::unmount(&at, Unmount::Unused) {
+        Err(busy @ MountPointError::InUse(_)) if args.read_only => {
+            let options: Options = format!("{},ro", entry.options).parse()?;
+            mountpoint::remount(&at, &options.mount)?;
+            bail!("{busy}: it is read-only from now on");
         }
+        unmounted => unmounted?,
+    }
+    let pid = caller.pid;
+    match caller.end(PATIENCE) {
+        Some(ended) => ended_well(ended, pid),
+        None => bail!("unmounted, but process {pid} has not stored everything after {PATIENCE:?}"),
+    }
+}
+
+/// A mount whose process is gone, or does not want to hear from us.
+fn unserved(at: &Path, args: &Args) -> Result<ExitCode> {
+    if !args.force && !mountpoint::is_dead(at) {
+        let how = if args.lazy { Unmount::Lazy } else { Unmount::Unused };
+        mountpoint::unmount(at, how)?;
+        eprintln!("ashlar: unmounted; its process cannot be asked whether everything is stored");
+        return Ok(ExitCode::SUCCESS);
+    }
+    mountpoint::unmount(at, if args.force { Unmount::ForceLazy } else { Unmount::Lazy })?;
+    eprintln!("ashlar: the process that served this mount had ended before");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes it away from its process first, so that whoever waits in it gets an error.
+fn force(at: &Path, mut caller: Caller, lazy: bool) -> Result<ExitCode> {
+    mountpoint::unmount(at, if lazy { Unmount::ForceLazy } else { Unmount::Force })?;
+    let pid = caller.pid;
+    let ended = caller.end(FORCE_PATIENCE).or_else(|| {
+        caller.quit();
+        caller.end(QUIT_PATIENCE)
+    });
+    match ended {
+        Some(ended) => ended_well(ended, pid),
+        None => bail!(
+            "unmounted, but process {pid} does not end: what it has not stored is lost when it is killed"
+        ),
+    }
+}
+
+fn ended_well(ended: Ended, pid: u32) -> Result<ExitCode> {
+    let deadline = Instant::now() + QUIT_PATIENCE;
+    while runs(pid) && Instant::now() < deadline {
+        // Its connection was closed, which is one of the last things that a process does.
         std::thread::sleep(LOOK_AGAIN);
     }
-    Ok(ExitCode::SUCCESS)
+    match ended {
+        Ended::Stored => Ok(ExitCode::SUCCESS),
+        Ended::Failed(why) => bail!("{why}"),
+        Ended::Died => bail!("unmounted, but process {pid} died before it had stored everything"),
+    }
 }
 
 /// A process that only waits for its parent to notice its end has ended.

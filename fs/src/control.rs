@@ -1,0 +1,288 @@
+//! How `umount` and `mount -o remount` talk to the process that serves a mount.
+//!
+//! Each mount has a desk: a Unix socket with an abstract name made of the mount's device number, so
+//! that it is found from /proc/self/mountinfo alone, without touching a mount that may hang. Only
+//! root and the user who mounts are heard. Requests are lines, and each is answered with a line:
+//!
+//! | request | answer |
+//! |---|---|
+//! | `store`: store and sync everything, and go on | `stored`, or `failed WHY` |
+//! | `sync`, `async`: the mount was remounted so | `done` |
+//! | `quit`: at the end, give up what cannot be stored | `done` |
+//!
+//! When the mount has ended, every caller is told `ended stored` or `ended failed WHY`. The
+//! connection lasts as long as the process: where it breaks without such a word, the process died.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::filesystem::Filesystem;
+use crate::synced::Synced;
+
+/// How long `store` goes on trying: disks that come back soon do not make an umount fail.
+const TRY_TO_STORE: Duration = Duration::from_secs(8);
+/// Wait between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// A name is taken as long as the process lives that had the same device number before.
+const WAIT_FOR_NAME: Duration = Duration::from_secs(2);
+/// How long callers may take to be told of the end.
+const TELLING: Duration = Duration::from_secs(1);
+
+fn address(device: &str) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("ashlar-mount/{device}"))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The serving side.
+pub(crate) struct Desk {
+    /// No further callers.
+    closed: CancellationToken,
+    given_up: CancellationToken,
+    ended: watch::Sender<Option<String>>,
+    callers: TaskTracker,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Desk {
+    /// Opens the desk of the mount with this device number, `MAJOR:MINOR`.
+    pub(crate) async fn open(
+        device: &str,
+        filesystem: Arc<Filesystem>,
+        synced: Arc<Synced>,
+    ) -> io::Result<Self> {
+        let deadline = Instant::now() + WAIT_FOR_NAME;
+        let listener = loop {
+            match UnixListener::bind_addr(&address(device)?) {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    tokio::time::sleep(TRY_AGAIN / 10).await;
+                }
+                bound => break bound?,
+            }
+        };
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let (ended, _) = watch::channel(None);
+        let (closed, given_up) = (CancellationToken::new(), CancellationToken::new());
+        let callers = TaskTracker::new();
+        let mut desk = Self { closed, given_up, ended, callers, serving: None };
+        let answering = Answering { fs: filesystem, synced, given_up: desk.given_up.clone() };
+        desk.serving = Some(tokio::spawn(desk.serve(listener, answering)));
+        Ok(desk)
+    }
+
+    fn serve(
+        &self,
+        listener: tokio::net::UnixListener,
+        answering: Answering,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (closed, callers, ended) =
+            (self.closed.clone(), self.callers.clone(), self.ended.clone());
+        let attend = move |stream: tokio::net::UnixStream| {
+            let owner = nix::unistd::geteuid().as_raw();
+            if stream.peer_cred().is_ok_and(|peer| [0, owner].contains(&peer.uid())) {
+                callers.spawn(answering.clone().attend(stream, ended.subscribe()));
+            }
+        };
+        async move {
+            while let Some(Ok((stream, _))) = closed.run_until_cancelled(listener.accept()).await {
+                attend(stream);
+            }
+            // Who has called before the end is heard.
+            let Ok(listener) = listener.into_std() else { return };
+            while let Ok((stream, _)) = listener.accept() {
+                let stream = stream.set_nonblocking(true).map(|()| stream);
+                stream.and_then(tokio::net::UnixStream::from_std).into_iter().for_each(&attend);
+            }
+        }
+    }
+
+    /// The kernel has let go of the mount: its device number may be another's from now on.
+    pub(crate) async fn close(&mut self) {
+        self.closed.cancel();
+        if let Some(serving) = self.serving.take() {
+            serving.await.expect("answering does not panic");
+        }
+    }
+
+    /// Returns when somebody asks not to wait for what cannot be stored.
+    pub(crate) async fn given_up(&self) {
+        self.given_up.cancelled().await;
+    }
+
+    /// Tells every caller how it ended.
+    pub(crate) async fn tell(&self, failed: Option<String>) {
+        let words = failed.map_or("stored".to_owned(), |why| format!("failed {}", one_line(&why)));
+        self.ended.send_replace(Some(words));
+        self.callers.close();
+        // One who does not read is not waited for.
+        let _ = tokio::time::timeout(TELLING, self.callers.wait()).await;
+    }
+}
+
+/// What it takes to answer one caller.
+#[derive(Clone)]
+struct Answering {
+    fs: Arc<Filesystem>,
+    synced: Arc<Synced>,
+    given_up: CancellationToken,
+}
+
+impl Answering {
+    /// Serves a caller until it goes, or until the end, of which it is told.
+    async fn attend(
+        self,
+        stream: tokio::net::UnixStream,
+        mut ended: watch::Receiver<Option<String>>,
+    ) {
+        let (requests, mut answers) = stream.into_split();
+        let mut requests = tokio::io::BufReader::new(requests).lines();
+        let outcome = loop {
+            let request = tokio::select! {
+                Ok(outcome) = ended.wait_for(Option::is_some) => break outcome.clone(),
+                request = requests.next_line() => request,
+            };
+            let Ok(Some(request)) = request else { return };
+            let answer = self.answer(&request).await;
+            if answers.write_all(format!("{answer}\n").as_bytes()).await.is_err() {
+                return;
+            }
+        };
+        let words = format!("ended {}\n", outcome.unwrap_or_default());
+        // A caller that has gone does not want to know.
+        let _ = answers.write_all(words.as_bytes()).await;
+        // The process closes it with its end, which the caller waits for.
+        std::mem::forget((requests, answers));
+    }
+
+    async fn answer(&self, request: &str) -> String {
+        match request {
+            "store" => return self.store().await,
+            "sync" => self.synced.set(true),
+            "async" => self.synced.set(false),
+            "quit" => self.given_up.cancel(),
+            other => return format!("failed there is no request {other}"),
+        }
+        "done".to_owned()
+    }
+
+    async fn store(&self) -> String {
+        let deadline = Instant::now() + TRY_TO_STORE;
+        loop {
+            match self.fs.data.sync_all().await {
+                Ok(()) => return "stored".to_owned(),
+                Err(_) if !self.fs.is_stopped() && Instant::now() < deadline => {
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+                Err(e) => return format!("failed {}", one_line(&e.to_string())),
+            }
+        }
+    }
+}
+
+/// How a mount has ended, as its process said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Everything is stored.
+    Stored,
+    /// Something is not: why.
+    Failed(String),
+    /// The process died before it had stored everything.
+    Died,
+}
+
+/// The calling side: one connection to the process that serves a mount.
+pub(crate) struct Caller {
+    stream: BufReader<UnixStream>,
+    /// The process.
+    pub(crate) pid: u32,
+}
+
+impl Caller {
+    /// Calls the process that serves the mount with this device number. `None`: nobody answers.
+    pub(crate) fn call(device: &str) -> Option<Self> {
+        let stream = UnixStream::connect_addr(&address(device).ok()?).ok()?;
+        let peer = getsockopt(&stream, PeerCredentials).ok()?;
+        // Names are anybody's: only root and ourselves are believed.
+        let believed = [0, nix::unistd::geteuid().as_raw()].contains(&peer.uid());
+        let pid = u32::try_from(peer.pid()).ok()?;
+        believed.then(|| Self { stream: BufReader::new(stream), pid })
+    }
+
+    /// The next line, if it comes in time; empty at the end.
+    fn hear(&mut self, deadline: Instant) -> io::Result<String> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let bound = left.max(Duration::from_millis(1));
+        self.stream.get_ref().set_read_timeout(Some(bound))?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn say(&mut self, request: &str) -> io::Result<()> {
+        self.stream.get_mut().write_all(format!("{request}\n").as_bytes())
+    }
+
+    /// Has everything stored.
+    ///
+    /// # Errors
+    /// Why not. The mount goes on.
+    pub(crate) fn store(&mut self, patience: Duration) -> Result<(), String> {
+        let asked = self.say("store").and_then(|()| self.hear(Instant::now() + patience));
+        match asked.map_err(|_| format!("process {} does not answer", self.pid))?.as_str() {
+            "stored" => Ok(()),
+            words => Err(words.trim_start_matches("failed ").to_owned()),
+        }
+    }
+
+    /// Tells that the mount was remounted with or without `sync`.
+    pub(crate) fn remounted(&mut self, sync: bool, patience: Duration) -> io::Result<()> {
+        self.say(if sync { "sync" } else { "async" })?;
+        self.hear(Instant::now() + patience).map(drop)
+    }
+
+    /// Asks that what cannot be stored be given up when the mount has ended.
+    pub(crate) fn quit(&mut self) {
+        // One who does not hear it is waited for in vain anyway.
+        let _ = self.say("quit");
+    }
+
+    /// Waits until the mount has ended and with it the process. `None`: it has not, in this time.
+    pub(crate) fn end(&mut self, patience: Duration) -> Option<Ended> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let line = match self.hear(deadline) {
+                Ok(line) => line,
+                Err(e) if is_timeout(&e) => return None,
+                Err(_) => return Some(Ended::Died),
+            };
+            let ended = match line.strip_prefix("ended ") {
+                _ if line.is_empty() => return Some(Ended::Died),
+                None => continue,
+                Some("stored") => Ended::Stored,
+                Some(words) => Ended::Failed(words.trim_start_matches("failed ").to_owned()),
+            };
+            // The end of the connection is the end of the process.
+            return match self.hear(deadline) {
+                Err(e) if is_timeout(&e) => None,
+                _ => Some(ended),
+            };
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
