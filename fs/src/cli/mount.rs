@@ -34,7 +34,7 @@ const LEAST_DIRTY: u64 = 8 << 20;
 /// Mount a volume
 ///
 /// Returns when the volume is mounted; a process in the background serves it, and logs to
-/// VOLUME.log next to the metadata. End it with `ashlar umount MOUNTPOINT`. With
+/// VOLUME.messages next to the metadata. End it with `ashlar umount MOUNTPOINT`. With
 /// `ashlar install-helper`, mount(8), fstab and systemd mount volumes too.
 #[derive(clap::Args)]
 #[command(
@@ -180,7 +180,7 @@ fn mount(request: Request) -> Result<ExitCode> {
     let mountpoint = mountpoint::check(&mountpoint, &needed, options.nonempty)?;
     let background = std::env::var_os(BACKGROUND).is_some();
     if !foreground && !background {
-        return in_background(&cluster.meta.join(format!("{volume}.log")));
+        return in_background(&cluster.meta.join(format!("{volume}.messages")));
     }
     if background {
         // All paths are absolute by now, and no other filesystem shall be in use because of us.
