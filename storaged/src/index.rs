@@ -31,7 +31,8 @@ use proto::id::{
     SlotId, VolumeId,
 };
 use redb::{
-    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    TableError, WriteTransaction,
 };
 
 use crate::fill::{FileState, Space, Stage};
@@ -121,10 +122,41 @@ struct Layer {
     slots: BTreeMap<SlotId, (GroupId, Generation)>,
 }
 
+/// The tables of redb as the last checkpoint left them, opened: that costs several times what a
+/// lookup does. `None` before there is a first.
+#[derive(Default)]
+struct Stored {
+    parts: Option<ReadOnlyTable<&'static PartBytes, u64>>,
+    tombs: Option<ReadOnlyTable<&'static BlobBytes, (u64, u8)>>,
+    dead: Option<ReadOnlyTable<&'static DeadBytes, ()>>,
+}
+
+impl Stored {
+    fn open(db: &Database) -> IndexResult<Self> {
+        fn table<K: redb::Key, V: redb::Value>(
+            txn: &ReadTransaction,
+            definition: TableDefinition<'static, K, V>,
+        ) -> IndexResult<Option<ReadOnlyTable<K, V>>> {
+            match txn.open_table(definition) {
+                Err(TableError::TableDoesNotExist(_)) => Ok(None),
+                table => Ok(Some(table?)),
+            }
+        }
+        let txn = db.begin_read()?;
+        Ok(Self {
+            parts: table(&txn, PARTS)?,
+            tombs: table(&txn, TOMBS)?,
+            dead: table(&txn, DEAD)?,
+        })
+    }
+}
+
 #[derive(Default)]
 struct Layers {
     active: Layer,
     frozen: Option<Arc<Layer>>,
+    /// Holds at least what neither layer above holds.
+    stored: Arc<Stored>,
 }
 
 impl Layers {
@@ -167,7 +199,8 @@ impl Index {
     /// Opens or creates the file.
     pub(crate) fn open(path: &Path, cache: usize) -> IndexResult<Self> {
         let db = Database::builder().set_cache_size(cache).create(path)?;
-        Ok(Self { db, layers: RwLock::default() })
+        let stored = Arc::new(Stored::open(&db)?);
+        Ok(Self { db, layers: RwLock::new(Layers { stored, ..Layers::default() }) })
     }
 
     /// What the last checkpoint says; `None` if there is none or it is not this disk's.
@@ -214,32 +247,34 @@ impl Index {
     /// Where the part lies.
     pub(crate) fn part(&self, slot: SlotId, key: PartKey) -> IndexResult<Option<Place>> {
         let bytes = part_bytes(slot, key);
-        for layer in self.layers.read().iter() {
+        let layers = self.layers.read();
+        for layer in layers.iter() {
             if let Some(place) = layer.parts.get(&bytes) {
                 return Ok(*place);
             }
         }
-        match self.db.begin_read()?.open_table(PARTS) {
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            table => Ok(table?.get(&bytes)?.map(|value| Place::unpack(value.value()))),
-        }
+        let stored = layers.stored.clone();
+        drop(layers);
+        let Some(table) = &stored.parts else { return Ok(None) };
+        Ok(table.get(&bytes)?.map(|value| Place::unpack(value.value())))
     }
 
     /// The delete that is remembered of the blob.
     pub(crate) fn tomb(&self, slot: SlotId, blob: BlobId) -> IndexResult<Option<Tomb>> {
         let bytes = blob_bytes(slot, blob);
-        for layer in self.layers.read().iter() {
+        let layers = self.layers.read();
+        for layer in layers.iter() {
             if let Some(tomb) = layer.tombs.get(&bytes) {
                 return Ok(*tomb);
             }
         }
-        match self.db.begin_read()?.open_table(TOMBS) {
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            table => Ok(table?.get(&bytes)?.map(|value| {
-                let (place, forgotten) = value.value();
-                Tomb { place: Place::unpack(place), forgotten: forgotten != 0 }
-            })),
-        }
+        let stored = layers.stored.clone();
+        drop(layers);
+        let Some(table) = &stored.tombs else { return Ok(None) };
+        Ok(table.get(&bytes)?.map(|value| {
+            let (place, forgotten) = value.value();
+            Tomb { place: Place::unpack(place), forgotten: forgotten != 0 }
+        }))
     }
 
     /// Parts in a range of keys, in order, up to `stop` saying enough.
@@ -254,12 +289,9 @@ impl Index {
         for layer in layers.iter().rev() {
             changes.extend(layer.parts.range(range.clone()).map(|(key, place)| (*key, *place)));
         }
-        let table = match self.db.begin_read()?.open_table(PARTS) {
-            Err(TableError::TableDoesNotExist(_)) => None,
-            table => Some(table?),
-        };
+        let stored = layers.stored.clone();
         drop(layers);
-        let mut stored = match &table {
+        let mut stored = match &stored.parts {
             Some(table) => Some(table.range::<&PartBytes>(range.start()..=range.end())?),
             None => None,
         };
@@ -374,11 +406,9 @@ impl Index {
                 gone.insert(*key);
             }
         }
-        let table = match self.db.begin_read()?.open_table(DEAD) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(false),
-            table => table?,
-        };
+        let stored = layers.stored.clone();
         drop(layers);
+        let Some(table) = &stored.dead else { return Ok(false) };
         for row in table.range::<&DeadBytes>(range.start()..=range.end())? {
             if !gone.contains(row?.0.value()) {
                 return Ok(true);
@@ -484,6 +514,8 @@ impl Index {
         txn.set_quick_repair(true);
         checkpoint.fill(&txn)?;
         txn.commit()?;
+        let stored = Arc::new(Stored::open(&self.db)?);
+        self.layers.write().stored = stored;
         Ok(())
     }
 
