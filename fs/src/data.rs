@@ -26,6 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meta::{FILE_MAX, Ino, MetaError, MetaStore, Time, VolumeInfo};
 use parking_lot::Mutex;
+use proto::buffer::Pool;
 use proto::id::{BlobId, SessionId};
 use proto::limits::TARGET_BLOB;
 use proxy::{BlobError, BlobStore};
@@ -33,7 +34,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::buffer::Pool;
 use crate::cache::Cache;
 use crate::clean::{Cleaning, Freed};
 use crate::dirty::Unstored;

@@ -61,7 +61,7 @@ impl Model {
                 let mut packer = Packer::new();
                 self.unstored.take(Ino(9), self.next, 0, &mut packer);
                 if !packer.is_empty() {
-                    let pool = crate::buffer::Pool::new(1 << 20, 1);
+                    let pool = proto::buffer::Pool::new(1 << 20, 1);
                     self.flights.insert(self.next, packer.assemble(&pool));
                     self.next += 1;
                 }

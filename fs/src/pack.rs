@@ -7,9 +7,9 @@
 
 use bytes::Bytes;
 use meta::Ino;
+use proto::buffer::{Buffer, Pool};
 use proto::limits::TARGET_BLOB;
 
-use crate::buffer::{Buffer, Pool};
 use crate::summary::{self, ENTRY_LEN, Entry, summary_len};
 
 /// Runs are cut at multiples of this.

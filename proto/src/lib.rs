@@ -10,11 +10,12 @@
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
 //! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
 //!   our own types.
-//! * [`observe`], [`allocator`]: logs, metrics and memory, alike in every binary.
+//! * [`observe`], [`allocator`], [`buffer`]: logs, metrics and memory, alike in every binary.
 //!
 //! Nothing here does I/O except [`client`], [`link`] and [`observe`].
 
 pub mod allocator;
+pub mod buffer;
 pub mod checksum;
 pub mod client;
 pub mod cluster;

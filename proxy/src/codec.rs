@@ -4,14 +4,20 @@
 //! padding. The code works on 64-byte units, the same unit of every part at a time: so any interval
 //! of parts that begins and ends on a unit can be encoded and decoded alone.
 //!
-//! Encoders and decoders keep their working space, one per thread.
+//! Encoders and decoders keep their working space, one per thread. Parity is made in aligned buffers
+//! that are used again, so that a disk in this process writes it without a copy. Checksums are
+//! computed while the bytes are still in the CPU's cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use proto::checksum::Checked;
+use crc32c::crc32c;
+use proto::buffer::Pool;
+use proto::checksum::{Checked, block_count};
 use proto::id::{BlobId, PartIndex};
+use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
 use proto::scheme::Scheme;
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
@@ -19,6 +25,12 @@ use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 const UNIT: u32 = 64;
 /// Bytes of each part encoded at a time: the working space of all parts stays in the CPU's cache.
 const STEP: usize = 16 << 10;
+/// Bytes of the parity of a full blob of ec(4,2), which a buffer of the pool holds.
+const PARITY_LEN: usize = TARGET_BLOB as usize / 2;
+/// Buffers kept: as many as a mount has puts under way.
+const PARITY_KEPT: usize = 8;
+
+static PARITY: LazyLock<Arc<Pool>> = LazyLock::new(|| Pool::new(PARITY_LEN, PARITY_KEPT));
 
 thread_local! {
     static ENCODER: RefCell<Option<ReedSolomonEncoder>> = const { RefCell::new(None) };
@@ -44,10 +56,14 @@ pub(crate) fn encode(id: BlobId, data: &Bytes) -> Vec<Checked> {
     if scheme.is_copies() {
         return vec![Checked::compute(data.clone()); scheme.parts()];
     }
-    let mut parts = data_parts(scheme, data, id.part_len() as usize);
-    let parity = parity_of(scheme, &parts, id.part_len() as usize);
-    parts.extend(parity.into_iter().map(Bytes::from));
-    parts.into_iter().map(Checked::compute).collect()
+    let part_len = id.part_len() as usize;
+    let data = data_parts(scheme, data, part_len);
+    let mut parity = PARITY.take(scheme.parity_parts() * part_len);
+    let checks = fill_parity(scheme, &data, parity.bytes_mut(), part_len);
+    let parity = parity.freeze();
+    let parity = (0..scheme.parity_parts()).map(|n| parity.slice(n * part_len..(n + 1) * part_len));
+    let checked = |(bytes, checks)| Checked::received(bytes, checks).expect("a check per block");
+    data.into_iter().chain(parity).zip(checks).map(checked).collect()
 }
 
 fn data_parts(scheme: Scheme, data: &Bytes, part_len: usize) -> Vec<Bytes> {
@@ -66,30 +82,47 @@ fn data_parts(scheme: Scheme, data: &Bytes, part_len: usize) -> Vec<Bytes> {
     parts
 }
 
-fn parity_of(scheme: Scheme, data: &[Bytes], part_len: usize) -> Vec<Vec<u8>> {
+/// Fills in the parity parts, one after the other; answers the checksums of all parts in order.
+fn fill_parity(
+    scheme: Scheme,
+    data: &[Bytes],
+    parity: &mut [u8],
+    part_len: usize,
+) -> Vec<Vec<u32>> {
+    let mut checks = vec![Vec::with_capacity(block_count(part_len as u32)); scheme.parts()];
+    let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(part_len).collect();
+    for start in (0..part_len).step_by(CHECK_BLOCK as usize) {
+        let block = start..(start + CHECK_BLOCK as usize).min(part_len);
+        for step in block.clone().step_by(STEP) {
+            encode_step(scheme, data, &mut parity, step..(step + STEP).min(block.end));
+        }
+        let blocks = data.iter().map(|part| &part[block.clone()]);
+        let blocks = blocks.chain(parity.iter().map(|part| &part[block.clone()]));
+        blocks.zip(&mut checks).for_each(|(bytes, checks)| checks.push(crc32c(bytes)));
+    }
+    checks
+}
+
+/// Encodes the same interval of all parts.
+fn encode_step(scheme: Scheme, data: &[Bytes], parity: &mut [&mut [u8]], range: Range<usize>) {
     const FITS: &str = "a scheme's numbers and a part's length suit the code";
     let (k, m) = (scheme.data_parts(), scheme.parity_parts());
-    let mut parity: Vec<_> = (0..m).map(|_| Vec::with_capacity(part_len)).collect();
     ENCODER.with_borrow_mut(|slot| {
-        for start in (0..part_len).step_by(STEP) {
-            let range = start..(start + STEP).min(part_len);
-            let encoder = match slot {
-                Some(encoder) => {
-                    encoder.reset(k, m, range.len()).expect(FITS);
-                    encoder
-                }
-                None => slot.insert(ReedSolomonEncoder::new(k, m, range.len()).expect(FITS)),
-            };
-            for part in data {
-                encoder.add_original_shard(&part[range.clone()]).expect(FITS);
+        let encoder = match slot {
+            Some(encoder) => {
+                encoder.reset(k, m, range.len()).expect(FITS);
+                encoder
             }
-            let result = encoder.encode().expect(FITS);
-            for (out, shard) in parity.iter_mut().zip(result.recovery_iter()) {
-                out.extend_from_slice(shard);
-            }
+            None => slot.insert(ReedSolomonEncoder::new(k, m, range.len()).expect(FITS)),
+        };
+        for part in data {
+            encoder.add_original_shard(&part[range.clone()]).expect(FITS);
+        }
+        let result = encoder.encode().expect(FITS);
+        for (out, shard) in parity.iter_mut().zip(result.recovery_iter()) {
+            out[range.clone()].copy_from_slice(shard);
         }
     });
-    parity
 }
 
 /// The interval of other parts that is needed to restore `range` of one part.
