@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use meta::{
-    Attr, Caller, DirEntry, Ino, Kind, MetaError, MetaStore, NewNode, ROOT, RenameMode, SetAttr,
-    Time, Unlinked,
+    Attr, Caller, DirEntry, Ino, Kind, MetaError, MetaStore, NewNode, RenameMode, SetAttr, Time,
+    Unlinked,
 };
 use parking_lot::Mutex;
 use proxy::BlobStore;
@@ -32,7 +32,8 @@ const SET_IDS: u32 = 0o6000;
 const REAP_BATCH: usize = 256;
 /// Wait after metadata refused to reap.
 const REAP_AGAIN: Duration = Duration::from_secs(1);
-/// Extended attribute of the root directory that tells the state of the mount as JSON.
+/// Extended attribute that tells the state of the mount as JSON. Everything has it, though no list
+/// shows it: any directory may be what is mounted.
 pub const STATUS_XATTR: &str = "user.ashlar.status";
 
 /// Why an operation was refused.
@@ -513,7 +514,7 @@ impl Filesystem {
 
     /// getxattr(2).
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> FsResult<Vec<u8>> {
-        if ino == ROOT && name == STATUS_XATTR.as_bytes() {
+        if name == STATUS_XATTR.as_bytes() {
             return Ok(Status::of(self).await?.to_json().into_bytes());
         }
         check_namespace(name)?;
@@ -528,7 +529,7 @@ impl Filesystem {
         value: &[u8],
         must: Option<bool>,
     ) -> FsResult<()> {
-        if ino == ROOT && name == STATUS_XATTR.as_bytes() {
+        if name == STATUS_XATTR.as_bytes() {
             return Err(FsError::NotPermitted);
         }
         check_namespace(name)?;

@@ -1,0 +1,529 @@
+//! Promise: a volume mounts like a local filesystem. mount(8), umount(8) and their options do what they
+//! say, through the helpers that `ashlar install-helper` puts into /sbin; and what cannot be stored is
+//! never lost silently.
+//!
+//! Only root mounts by mount(8). The helpers are installed for this test, and taken away behind it,
+//! unless they were there before.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode as Bits, SFlag, makedev, mknod};
+use nix::unistd::Pid;
+use tests::binaries::{ashlar, storaged};
+use tests::cluster::{can_mount, is_mounted};
+use tests::process::{PATIENCE, Process, bounded, output, run, shell, wait_until};
+use tests::seed::content;
+
+/// What a umount may take that cannot succeed: it tries for some seconds, in case the disks come back.
+const REFUSED: Duration = Duration::from_secs(40);
+/// What a umount by force may take.
+const FORCED: Duration = Duration::from_secs(30);
+/// The volume of every test.
+const VOLUME: &str = "photos";
+const HELPERS: [&str; 2] = ["/sbin/mount.fuse.ashlar", "/sbin/umount.fuse.ashlar"];
+
+/// The helpers in /sbin, as long as this lives; one test at a time.
+struct Helpers {
+    before: Vec<(PathBuf, Option<PathBuf>)>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Helpers {
+    fn install() -> Result<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before =
+            HELPERS.map(|helper| (PathBuf::from(helper), fs::read_link(helper).ok())).into();
+        run(Command::new(ashlar()).arg("install-helper"), PATIENCE)?;
+        Ok(Self { before, _alone: alone })
+    }
+}
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        let mut uninstall = Command::new(ashlar());
+        if let Err(e) = run(uninstall.args(["install-helper", "--uninstall"]), PATIENCE) {
+            eprintln!("{e:#}");
+        }
+        for (helper, target) in &self.before {
+            if let Some(Err(e)) = target.as_ref().map(|target| symlink(target, helper)) {
+                eprintln!("{}: {e}", helper.display());
+            }
+        }
+    }
+}
+
+/// Six disks, a volume on them, a mount point, and the helpers. All is taken away when it is dropped.
+struct Site {
+    home: tempfile::TempDir,
+    /// One per disk, if there are any.
+    daemons: Vec<Process>,
+    _helpers: Helpers,
+}
+
+impl Site {
+    /// Disks that the mount opens itself. `None`, said loudly: not as this user, or not here.
+    fn embedded() -> Result<Option<Self>> {
+        Self::new(false)
+    }
+
+    /// Disks behind daemons.
+    fn served() -> Result<Option<Self>> {
+        Self::new(true)
+    }
+
+    fn new(served: bool) -> Result<Option<Self>> {
+        if !can_mount() {
+            return Ok(None);
+        }
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("NOT TESTED: only root mounts by mount(8), and this is not root");
+            return Ok(None);
+        }
+        let home = tempfile::Builder::new().prefix("ashlar-mounting-").tempdir()?;
+        fs::create_dir(home.path().join("mnt"))?;
+        let helpers = Helpers::install()?;
+        let mut site = Self { home, daemons: Vec::new(), _helpers: helpers };
+        site.format(served)?;
+        Ok(Some(site))
+    }
+
+    fn format(&mut self, served: bool) -> Result<()> {
+        let mut file = String::new();
+        let mut cluster = "--new-cluster".to_owned();
+        for number in 0..6 {
+            let disk = self.outside(&format!("disk{number}"));
+            let mut init = Command::new(storaged());
+            init.args(["disk", "init"]).arg(&disk).args(cluster.split(' '));
+            init.args(["--capacity", "1GiB", "--block-file", "16MiB", "--json"]);
+            let ids: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
+            let id = |key: &str| ids[key].as_str().map(str::to_owned).context("an id");
+            if number == 0 {
+                file = format!("cluster = \"{}\"\nmeta = \"meta\"\n", id("cluster")?);
+                cluster = format!("--cluster {}", id("cluster")?);
+            }
+            let place = match served {
+                true => format!("address = \"{}\"", self.serve(number, &disk)?),
+                false => format!("path = \"disk{number}\""),
+            };
+            file += &format!("[[slot]]\ndisk = \"{}\"\n{place}\n", id("disk")?);
+        }
+        fs::write(self.cluster(), file)?;
+        let mut format = Command::new(ashlar());
+        format.args(["format", VOLUME, "--cluster"]).arg(self.cluster());
+        run(&mut format, PATIENCE).map(drop)
+    }
+
+    fn serve(&mut self, number: usize, disk: &Path) -> Result<String> {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let mut command = Command::new(storaged());
+        command.args(["run", "--listen", &free, "--disk"]).arg(disk);
+        let log = self.outside(&format!("daemon{number}.log"));
+        let mut daemon = Process::start(&mut command, &log)?;
+        wait_until("a daemon to listen", PATIENCE, || {
+            !daemon.runs() || std::net::TcpStream::connect(&free).is_ok()
+        })?;
+        ensure!(daemon.runs(), "the daemon has ended: {}", daemon.said());
+        self.daemons.push(daemon);
+        Ok(free)
+    }
+
+    fn outside(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn cluster(&self) -> PathBuf {
+        self.outside("cluster.toml")
+    }
+
+    fn point(&self) -> PathBuf {
+        self.outside("mnt")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.point().join(name)
+    }
+
+    /// `mount -t fuse.ashlar` with these options after the one that names the cluster.
+    fn mount_command(&self, options: &str) -> Command {
+        let mut command = Command::new("mount");
+        let options = format!("cluster={},{options}", self.cluster().display());
+        command.args(["-t", "fuse.ashlar", VOLUME]).arg(self.point()).args(["-o", &options]);
+        command
+    }
+
+    fn mount(&self, options: &str) -> Result<()> {
+        run(&mut self.mount_command(options), PATIENCE)?;
+        ensure!(is_mounted(&self.point()), "mount returned, and nothing is mounted");
+        Ok(())
+    }
+
+    fn remount(&self, options: &str) -> Result<()> {
+        let options = format!("remount,{options}");
+        run(Command::new("mount").args(["-o", &options]).arg(self.point()), PATIENCE).map(drop)
+    }
+
+    fn umount(&self) -> Result<()> {
+        run(Command::new("umount").arg(self.point()), PATIENCE)?;
+        ensure!(!is_mounted(&self.point()), "umount returned, and it is still mounted");
+        Ok(())
+    }
+
+    /// The options that /proc/mounts shows.
+    fn shown(&self) -> Result<Vec<String>> {
+        let table = fs::read_to_string("/proc/mounts")?;
+        let point = self.point().display().to_string();
+        let line = table.lines().rfind(|line| line.split(' ').nth(1) == Some(&point));
+        let words: Vec<&str> = line.context("it is not in /proc/mounts")?.split(' ').collect();
+        ensure!(words[0] == VOLUME && words[2] == "fuse.ashlar", "{words:?}");
+        Ok(words[3].split(',').map(str::to_owned).collect())
+    }
+
+    /// The process that serves the mount.
+    fn pid(&self) -> Result<Pid> {
+        let mut status = Command::new(ashlar());
+        let said = run(status.arg("status").arg(self.point()).arg("--json"), PATIENCE)?;
+        let status: serde_json::Value = serde_json::from_str(&said)?;
+        Ok(Pid::from_raw(i32::try_from(status["mount"]["pid"].as_i64().context("pid")?)?))
+    }
+
+    fn kill_mount(&self) -> Result<()> {
+        kill(self.pid()?, Signal::SIGKILL)?;
+        run(Command::new("umount").arg("-l").arg(self.point()), PATIENCE).map(drop)
+    }
+
+    fn kill_daemons(&mut self, count: usize) -> Result<()> {
+        self.daemons.iter_mut().take(count).try_for_each(Process::kill_9)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        while is_mounted(&self.point()) {
+            if std::thread::panicking()
+                && let Ok(log) = fs::read_to_string(self.outside("meta/photos.messages"))
+            {
+                eprintln!("the mount's log:\n{log}");
+            }
+            let mut umount = Command::new("umount");
+            if output(umount.args(["-f", "-l"]).arg(self.point()), FORCED).is_err() {
+                return eprintln!("{} cannot be unmounted", self.point().display());
+            }
+        }
+    }
+}
+
+/// What a command has said on stderr that must have failed.
+fn refused(command: &mut Command, bound: Duration) -> Result<String> {
+    let Output { status, stderr, .. } = output(command, bound)?;
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    ensure!(!status.success(), "{command:?} was taken, saying {said:?}");
+    Ok(said)
+}
+
+/// Whether a process has ended; one that only waits for its parent to notice has.
+fn is_gone(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| {
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    })
+}
+
+fn is_read_only(result: std::io::Result<()>) -> bool {
+    result.is_err_and(|e| e.kind() == ErrorKind::ReadOnlyFilesystem)
+}
+
+#[test]
+fn umount_and_mount_again_at_once_keep_everything() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    for round in 0..12 {
+        // By its mount point, as an absolute path or not, and by its source.
+        site.mount("")?;
+        if round > 0 {
+            let before = fs::read(site.file(&format!("file{}", round - 1)))?;
+            ensure!(before == content(round - 1, 3 << 20), "round {round}: other bytes");
+        }
+        let pid = site.pid()?;
+        fs::write(site.file(&format!("file{round}")), content(round, 3 << 20))?;
+        let line = ["umount \"$PWD/mnt\"", "umount mnt", "umount photos"][round as usize % 3];
+        shell(site.home.path(), line, PATIENCE)?;
+        ensure!(is_gone(pid), "{line} returned before process {pid} had ended");
+    }
+    // Without the helper umount does not wait, and the next mount has to.
+    for round in 0..4 {
+        site.mount("")?;
+        fs::write(site.file("last"), content(100 + round, 6 << 20))?;
+        run(Command::new("umount").arg("-i").arg(site.point()), PATIENCE)?;
+        site.mount("")?;
+        ensure!(fs::read(site.file("last"))? == content(100 + round, 6 << 20), "other bytes");
+        site.umount()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mount_holds_nothing_of_who_made_it() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    // A shell waits for its pipe until nobody has it open any more; so with descriptor 9.
+    let options = format!("cluster={}", site.cluster().display());
+    let mount = format!("mount -t fuse.ashlar {VOLUME} mnt -o {options}");
+    shell(site.home.path(), &format!("({mount}) 2>&1 | cat; umount mnt"), PATIENCE)?;
+    shell(site.home.path(), &format!("{{ {mount}; }} 9>&1 | cat"), PATIENCE)?;
+    let pid = site.pid()?;
+    let proc = Path::new("/proc").join(pid.to_string());
+    ensure!(fs::read_link(proc.join("cwd"))? == Path::new("/"), "it keeps a directory in use");
+    ensure!(nix::unistd::getsid(Some(pid))? == pid, "it is in the session of who mounted it");
+    site.umount()
+}
+
+#[test]
+fn remounts_change_what_the_kernel_does() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("")?;
+    fs::write(site.file("file"), "before")?;
+    site.remount("ro")?;
+    ensure!(site.shown()?.contains(&"ro".to_owned()), "{:?}", site.shown()?);
+    ensure!(is_read_only(fs::write(site.file("file"), "x")), "a file was written");
+    ensure!(is_read_only(fs::create_dir(site.file("dir"))), "a directory was made");
+    site.remount("rw")?;
+    fs::write(site.file("file"), "after")?;
+    // A file that is open for writing keeps it writable, as anywhere.
+    let open = File::options().append(true).open(site.file("file"))?;
+    let mut command = Command::new("mount");
+    let said = refused(command.args(["-o", "remount,ro"]).arg(site.point()), PATIENCE)?;
+    ensure!(said.contains("busy"), "{said}");
+    drop(open);
+    for (options, shown, hidden) in [
+        ("nosuid,nodev,noexec", &["nosuid", "nodev", "noexec"][..], &[][..]),
+        (
+            "suid,dev,exec,noatime,lazytime",
+            &["noatime", "lazytime"],
+            &["nosuid", "nodev", "noexec"],
+        ),
+        (
+            "strictatime,nodiratime,nolazytime",
+            &["nodiratime"],
+            &["noatime", "relatime", "lazytime"],
+        ),
+        ("relatime,diratime,sync", &["relatime", "sync", "rw"], &["nodiratime"]),
+    ] {
+        site.remount(options)?;
+        let have = site.shown()?;
+        let has = |word: &&str| have.iter().any(|shown| shown == word);
+        ensure!(shown.iter().all(has) && !hidden.iter().any(has), "{options}: {have:?}");
+    }
+    // Our own command changes what it names, and nothing else.
+    let mut command = Command::new(ashlar());
+    run(command.args(["mount", VOLUME]).arg(site.point()).args(["-o", "remount,ro"]), PATIENCE)?;
+    let have = site.shown()?.join(",");
+    ensure!(have.starts_with("ro,sync,relatime"), "{have}");
+    site.umount()?;
+    site.mount("ro")?;
+    ensure!(is_read_only(fs::write(site.file("file"), "x")), "a file was written");
+    ensure!(fs::read_to_string(site.file("file"))? == "after", "other bytes");
+    site.umount()
+}
+
+#[test]
+fn setuid_programs_devices_and_programs_are_obeyed_or_not() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("")?;
+    fs::set_permissions(site.home.path(), fs::Permissions::from_mode(0o755))?;
+    fs::set_permissions(site.point(), fs::Permissions::from_mode(0o755))?;
+    fs::copy("/usr/bin/id", site.file("id"))?;
+    fs::set_permissions(site.file("id"), fs::Permissions::from_mode(0o4755))?;
+    mknod(&site.file("null"), SFlag::S_IFCHR, Bits::from_bits_truncate(0o666), makedev(1, 3))?;
+    let id = || {
+        let mut command = Command::new("setpriv");
+        let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+        command.args(nobody).arg(site.file("id")).arg("-u");
+        command
+    };
+    let device = || File::options().write(true).open(site.file("null"))?.write_all(b"x");
+    for options in ["suid,dev,exec", "", "nosuid,nodev"] {
+        site.umount()?;
+        site.mount(options)?;
+        let obeyed = options != "nosuid,nodev";
+        let who = run(&mut id(), PATIENCE)?;
+        ensure!(who.trim() == if obeyed { "0" } else { "65534" }, "{options:?}: id says {who}");
+        ensure!(device().is_ok() == obeyed, "{options:?}: the device says {:?}", device());
+    }
+    site.remount("noexec")?;
+    let said = refused(&mut id(), PATIENCE)?;
+    ensure!(said.contains("Permission denied"), "{said}");
+    site.umount()
+}
+
+#[test]
+fn what_sync_and_dirsync_promise_survives_a_kill() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    for round in 0..5 {
+        site.mount(if round % 2 == 0 { "sync" } else { "" })?;
+        if round % 2 == 1 {
+            site.remount("sync")?;
+        }
+        let mut file = File::create(site.file(&format!("file{round}")))?;
+        file.write_all(&content(round, 300_000))?;
+        fs::rename(site.file(&format!("file{round}")), site.file(&format!("kept{round}")))?;
+        fs::set_permissions(site.file(&format!("kept{round}")), fs::Permissions::from_mode(0o640))?;
+        site.kill_mount()?;
+        site.mount("dirsync")?;
+        let kept = site.file(&format!("kept{round}"));
+        let bytes = fs::read(&kept).with_context(|| format!("round {round}"))?;
+        ensure!(bytes == content(round, 300_000), "round {round}: {} bytes", bytes.len());
+        ensure!(fs::metadata(&kept)?.mode() & 0o777 == 0o640, "the mode is lost");
+        fs::create_dir(site.file(&format!("dir{round}")))?;
+        site.kill_mount()?;
+        site.mount("")?;
+        ensure!(site.file(&format!("dir{round}")).is_dir(), "round {round}: the directory is lost");
+        site.umount()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_mounts_are_refused_in_one_sentence() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    let with = |options: &str| site.mount_command(options);
+    let other = |volume: &str, options: &str| {
+        let mut command = Command::new("mount");
+        command.args(["-t", "fuse.ashlar", volume]).arg(site.point()).args(["-o", options]);
+        command
+    };
+    let cluster = format!("cluster={}", site.cluster().display());
+    fs::write(site.outside("file"), "")?;
+    for (mut command, names) in [
+        (with("shiny"), "shiny"),
+        (with("shiny=1,ro"), "shiny"),
+        (with("uid=1000"), "uid"),
+        (with("cache-size=big"), "cache-size"),
+        (with("subdir=/none"), "/none"),
+        (with("subdir=../mnt"), "../mnt"),
+        (other("photoz", &cluster), "photoz"),
+        (other("../photos", &cluster), "../photos"),
+        (other(VOLUME, "cluster=/nonexistent/file"), "/nonexistent/file"),
+        (other(VOLUME, "rw"), "cluster"),
+    ] {
+        let said = refused(command.env_remove("ASHLAR_CLUSTER"), PATIENCE)?;
+        let lines = said.lines().count();
+        ensure!(lines == 1 && said.contains(names), "{command:?} says in {lines} lines: {said}");
+        ensure!(!is_mounted(&site.point()), "{command:?} has mounted something");
+    }
+    site.mount("x-systemd.automount,_netdev,nofail,noauto,user,comment=mine,defaults")?;
+    let mut command = Command::new("mount");
+    fs::create_dir(site.outside("second"))?;
+    command.args(["-t", "fuse.ashlar", VOLUME]).arg(site.outside("second")).args(["-o", &cluster]);
+    let said = refused(&mut command, PATIENCE)?;
+    ensure!(said.contains(&site.point().display().to_string()), "{said}");
+    site.umount()
+}
+
+#[test]
+fn a_directory_of_a_volume_is_mounted_alone() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("")?;
+    fs::create_dir_all(site.file("a/b/deep"))?;
+    fs::write(site.file("a/b/file"), "inside")?;
+    fs::write(site.file("a/outside"), "outside")?;
+    site.umount()?;
+    site.mount("subdir=/a/b")?;
+    ensure!(fs::read_to_string(site.file("file"))? == "inside", "another file");
+    ensure!(site.file("deep").is_dir() && !site.file("a").exists(), "not the directory alone");
+    ensure!(!site.file("../outside").exists(), "the way up leads out of the mount");
+    fs::write(site.file("deep/new"), "new")?;
+    // It is a mount like any other: asked, remounted, unmounted.
+    site.pid()?;
+    site.remount("ro")?;
+    ensure!(is_read_only(fs::write(site.file("file"), "x")), "a file was written");
+    site.umount()?;
+    site.mount("")?;
+    ensure!(fs::read_to_string(site.file("a/b/deep/new"))? == "new", "it was written elsewhere");
+    site.umount()
+}
+
+#[test]
+fn umount_does_not_lose_what_cannot_be_stored() -> Result<()> {
+    let Some(mut site) = Site::served()? else { return Ok(()) };
+    site.mount("")?;
+    fs::write(site.file("safe"), content(1, 1 << 20))?;
+    File::open(site.file("safe"))?.sync_all()?;
+    // Of three disks, each can take two parts of a blob; two are too few.
+    site.kill_daemons(4)?;
+    fs::write(site.file("unsafe"), content(2, 1 << 20))?;
+    let mut ours = Command::new(ashlar());
+    ours.arg("umount").arg(site.point());
+    let mut theirs = Command::new("umount");
+    theirs.arg(site.point());
+    for command in [&mut theirs, &mut ours] {
+        let said = refused(command, REFUSED)?;
+        ensure!(said.contains("still mounted") && said.contains("stored"), "{command:?}: {said}");
+        ensure!(is_mounted(&site.point()), "{command:?}: it is not mounted any more");
+    }
+    ensure!(fs::read(site.file("unsafe"))? == content(2, 1 << 20), "the bytes are lost");
+    // By force it goes, within a bound, and says what that costs.
+    let since = Instant::now();
+    let said = refused(Command::new("umount").arg("-f").arg(site.point()), FORCED)?;
+    ensure!(said.contains("not stored") || said.contains("could be stored"), "{said}");
+    ensure!(!is_mounted(&site.point()), "still mounted {:?} after umount -f", since.elapsed());
+    Ok(())
+}
+
+#[test]
+fn umount_waits_for_a_process_that_is_slow() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("")?;
+    let pid = site.pid()?;
+    fs::write(site.file("file"), content(7, 8 << 20))?;
+    kill(pid, Signal::SIGSTOP)?;
+    let point = site.point();
+    let umount = std::thread::spawn(move || {
+        output(Command::new(ashlar()).arg("umount").arg(point), PATIENCE)
+    });
+    wait_until("umount to call the process", PATIENCE, || {
+        let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        table.matches("@ashlar-mount/").count() > 1
+    })?;
+    ensure!(is_mounted(&site.point()), "unmounted before anything was stored");
+    kill(pid, Signal::SIGCONT)?;
+    let answer = umount.join().expect("umount was run")?;
+    ensure!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    site.mount("")?;
+    ensure!(fs::read(site.file("file"))? == content(7, 8 << 20), "other bytes");
+    site.umount()
+}
+
+#[test]
+fn force_frees_who_waits_for_a_mount_that_hangs() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("")?;
+    let pid = site.pid()?;
+    kill(pid, Signal::SIGSTOP)?;
+    let path = site.file("new");
+    let (started, waits) = std::sync::mpsc::channel();
+    let waiter = std::thread::spawn(move || {
+        let _ = started.send(());
+        fs::write(path, "x")
+    });
+    waits.recv()?;
+    let freed = bounded("umount -f of a mount that hangs", 2 * FORCED, {
+        let point = site.point();
+        // Whoever is inside keeps it busy until it is freed.
+        move || output(Command::new("umount").args(["-f", "-l"]).arg(point), FORCED)
+    })??;
+    let said = String::from_utf8_lossy(&freed.stderr).into_owned();
+    ensure!(!is_mounted(&site.point()), "still mounted: {said}");
+    let waited = bounded("the one who waits", PATIENCE, move || waiter.join())?;
+    ensure!(waited.expect("it does not panic").is_err(), "a write to a frozen mount was taken");
+    ensure!(!freed.status.success() && said.contains("does not end"), "it says {said:?}");
+    kill(pid, Signal::SIGCONT)?;
+    // It stores what it has, and the next mount waits for it.
+    site.mount("")?;
+    site.umount()
+}
