@@ -3,7 +3,8 @@
 //! Nothing here knows the kernel; [`crate::fuse`] is one door to it. What this layer adds to the two
 //! below is what needs both: sizes and times of data that are written but not yet stored are merged
 //! into attributes, a rename over an existing file waits until the new content is stored, an
-//! unlinked file lives until nobody has it open, and writes by the unprivileged clear setuid bits.
+//! unlinked file lives until nobody has it open, and changes by the unprivileged clear setuid bits.
+//! Whether the caller may at all has been decided by the kernel ([`crate::asker`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use proxy::BlobStore;
 use tokio::sync::Notify;
 
+use crate::asker::{Asker, Loses};
 use crate::data::{Data, DataError, TryWrite};
 use crate::lifetimes::Lifetimes;
 use crate::status::Status;
@@ -26,8 +28,8 @@ use crate::status::Status;
 pub(crate) const BLOCK: u32 = 4096;
 /// Inodes that statfs(2) says may still be created: only room for their data limits them.
 const FREE_INODES: u64 = 1 << 32;
-/// The setuid and setgid bits of a mode.
-const SET_IDS: u32 = 0o6000;
+/// The setgid bit of a mode.
+const SETGID: u32 = 0o2000;
 /// Orphans that are reaped in one transaction.
 const REAP_BATCH: usize = 256;
 /// Wait after metadata refused to reap.
@@ -35,6 +37,13 @@ const REAP_AGAIN: Duration = Duration::from_secs(1);
 /// Extended attribute that tells the state of the mount as JSON. Everything has it, though no list
 /// shows it: any directory may be what is mounted.
 pub const STATUS_XATTR: &str = "user.ashlar.status";
+
+/// The extended attributes that hold access lists.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
+
+/// The extended attribute that holds an SELinux label. A kernel with SELinux never asks for it.
+const LABEL: &[u8] = b"security.selinux";
 
 /// Why an operation was refused.
 #[derive(Debug, thiserror::Error)]
@@ -310,14 +319,14 @@ impl Filesystem {
     }
 
     /// unlink(2).
-    pub async fn unlink(&self, caller: Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.unlinked(self.meta.unlink(caller, parent, name).await?);
+    pub async fn unlink(&self, parent: Ino, name: &[u8]) -> FsResult<()> {
+        self.unlinked(self.meta.unlink(parent, name).await?);
         Ok(())
     }
 
     /// rmdir(2).
-    pub async fn rmdir(&self, caller: Caller, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.unlinked(self.meta.rmdir(caller, parent, name).await?);
+    pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> FsResult<()> {
+        self.unlinked(self.meta.rmdir(parent, name).await?);
         Ok(())
     }
 
@@ -325,7 +334,6 @@ impl Filesystem {
     /// there must be the old or the new content, so the new one is stored first.
     pub async fn rename(
         &self,
-        caller: Caller,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
@@ -337,7 +345,7 @@ impl Filesystem {
         {
             self.data.flush_file(source.ino).await?;
         }
-        if let Some(gone) = self.meta.rename(caller, from, to, mode).await? {
+        if let Some(gone) = self.meta.rename(from, to, mode).await? {
             self.unlinked(gone);
         }
         Ok(())
@@ -380,19 +388,21 @@ impl Filesystem {
     }
 
     /// chmod(2), chown(2), truncate(2), utimensat(2).
-    pub async fn setattr(&self, caller: Caller, ino: Ino, change: Change) -> FsResult<Attr> {
+    pub async fn setattr(&self, asker: Asker, ino: Ino, change: Change) -> FsResult<Attr> {
         if let Some(size) = change.size {
             if self.meta.getattr(ino).await?.kind != Kind::File {
                 return Err(FsError::Invalid("only files have a size to set"));
             }
-            self.clear_privileges(caller, ino).await?;
+            self.clear_privileges(asker, ino).await?;
             self.data.truncate(ino, size).await?;
         }
         let time = |time: SetTime| match time {
             SetTime::Now => now(),
             SetTime::To(time) => time,
         };
+        let new_owner = change.uid.is_some() || change.gid.is_some();
         let set = SetAttr {
+            outsider: new_owner && asker.is_outsider(&self.meta.getattr(ino).await?),
             mode: change.mode,
             uid: change.uid,
             gid: change.gid,
@@ -410,15 +420,26 @@ impl Filesystem {
             if set.mtime.is_some() {
                 self.data.forget_mtime(ino);
             }
-            self.meta.setattr(caller, ino, set).await?;
+            self.meta.setattr(ino, set).await?;
         }
         self.getattr(ino).await
     }
 
     /// Setuid and setgid go when somebody unprivileged changes the content. (File capabilities are
     /// the kernel's: it removes their attribute itself.)
-    async fn clear_privileges(&self, caller: Caller, ino: Ino) -> FsResult<()> {
-        self.before_write(ino, caller.uid != 0).await
+    async fn clear_privileges(&self, asker: Asker, ino: Ino) -> FsResult<()> {
+        let attr = self.meta.getattr(ino).await?;
+        self.take_away(ino, asker.loses_by_writing(&attr, None)).await
+    }
+
+    async fn take_away(&self, ino: Ino, what: Loses) -> FsResult<()> {
+        if what != Loses::Nothing {
+            self.meta.clear_privileges(ino, what == Loses::All).await?;
+            if let Some(changed) = self.on_change.get() {
+                changed(ino);
+            }
+        }
+        Ok(())
     }
 
     // Content.
@@ -428,15 +449,11 @@ impl Filesystem {
         Ok(self.data.read(ino, offset..offset.saturating_add(len)).await?)
     }
 
-    /// What must be done before a write. `kill`: the writer is unprivileged, setuid and setgid go.
-    pub async fn before_write(&self, ino: Ino, kill: bool) -> FsResult<()> {
-        if kill && self.meta.getattr(ino).await?.mode & SET_IDS != 0 {
-            self.meta.clear_privileges(ino).await?;
-            if let Some(changed) = self.on_change.get() {
-                changed(ino);
-            }
-        }
-        Ok(())
+    /// What must be done before a write. `kill`: the writer, who has not CAP_FSETID.
+    pub async fn before_write(&self, ino: Ino, kill: Option<Asker>) -> FsResult<()> {
+        let Some(asker) = kill else { return Ok(()) };
+        let attr = self.meta.getattr(ino).await?;
+        self.take_away(ino, asker.loses_by_writing(&attr, Some(false))).await
     }
 
     /// Takes the bytes at once, or says that the buffers are full and [`Self::write`] must wait.
@@ -446,7 +463,13 @@ impl Filesystem {
     }
 
     /// write(2) that may wait for room in the buffers.
-    pub async fn write(&self, ino: Ino, offset: u64, data: Bytes, kill: bool) -> FsResult<()> {
+    pub async fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: Bytes,
+        kill: Option<Asker>,
+    ) -> FsResult<()> {
         self.before_write(ino, kill).await?;
         Ok(self.data.write(ino, offset, data, now()).await?)
     }
@@ -464,14 +487,14 @@ impl Filesystem {
     /// fallocate(2).
     pub async fn fallocate(
         &self,
-        caller: Caller,
+        asker: Asker,
         ino: Ino,
         offset: u64,
         len: u64,
         how: Allocate,
     ) -> FsResult<()> {
         let end = offset.checked_add(len).ok_or(MetaError::FileTooLarge)?;
-        self.clear_privileges(caller, ino).await?;
+        self.clear_privileges(asker, ino).await?;
         match how {
             Allocate::Reserve { grow } => self.data.fallocate(ino, offset..end, grow).await?,
             Allocate::Punch => self.data.punch(ino, offset..end).await?,
@@ -492,7 +515,7 @@ impl Filesystem {
     /// copy_file_range(2): a clone of the extents, no data move. Answers the bytes copied.
     pub async fn copy_range(
         &self,
-        caller: Caller,
+        asker: Asker,
         from: (Ino, u64),
         to: (Ino, u64),
         len: u64,
@@ -505,7 +528,7 @@ impl Filesystem {
         if from.0 == to.0 && from.1.abs_diff(to.1) < len {
             return Err(FsError::Invalid("the ranges overlap"));
         }
-        self.clear_privileges(caller, to.0).await?;
+        self.clear_privileges(asker, to.0).await?;
         self.data.clone_range(from.0, from.1..from.1 + len, to.0, to.1).await?;
         Ok(len)
     }
@@ -518,12 +541,17 @@ impl Filesystem {
             return Ok(Status::of(self).await?.to_json().into_bytes());
         }
         check_namespace(name)?;
-        Ok(self.meta.getxattr(ino, name).await?)
+        match self.meta.getxattr(ino, name).await {
+            // Programs that look for labels, `ls -l` among them, then ask once and not file by file.
+            Err(MetaError::NoAttribute) if name == LABEL => Err(FsError::NotSupported),
+            value => Ok(value?),
+        }
     }
 
     /// setxattr(2). `must`: `Some(true)` it has to exist, `Some(false)` it must not.
     pub async fn setxattr(
         &self,
+        asker: Asker,
         ino: Ino,
         name: &[u8],
         value: &[u8],
@@ -533,13 +561,20 @@ impl Filesystem {
             return Err(FsError::NotPermitted);
         }
         check_namespace(name)?;
+        if name == ACCESS_LIST {
+            let attr = self.meta.getattr(ino).await?;
+            if asker.is_outsider(&attr) {
+                let set = SetAttr { mode: Some(attr.mode & !SETGID), ..SetAttr::default() };
+                self.meta.setattr(ino, set).await?;
+            }
+        }
         Ok(self.meta.setxattr(ino, name, value, must).await?)
     }
 
     /// listxattr(2): the names, each ended by a zero byte. Those in `trusted.` are root's alone.
-    pub async fn listxattr(&self, caller: Caller, ino: Ino) -> FsResult<Vec<u8>> {
+    pub async fn listxattr(&self, asker: Asker, ino: Ino) -> FsResult<Vec<u8>> {
         let names = self.meta.listxattr(ino).await?;
-        let visible = |name: &&Vec<u8>| caller.uid == 0 || !name.starts_with(b"trusted.");
+        let visible = |name: &&Vec<u8>| asker.uid == 0 || !name.starts_with(b"trusted.");
         let mut list = Vec::new();
         for name in names.iter().filter(visible) {
             list.extend_from_slice(name);
@@ -573,12 +608,13 @@ impl Filesystem {
 
 /// Refuses what no namespace claims; of `system.` there are the two access lists.
 fn check_namespace(name: &[u8]) -> FsResult<()> {
-    if matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default") {
+    if name == ACCESS_LIST || name == DEFAULT_LIST {
         return Ok(());
     }
     let known: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
-    match known.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len()) {
-        true => Ok(()),
-        false => Err(FsError::NotSupported),
+    match known.iter().find(|prefix| name.starts_with(prefix)) {
+        Some(prefix) if name.len() > prefix.len() => Ok(()),
+        Some(_) => Err(FsError::Invalid("an attribute without a name of its own")),
+        None => Err(FsError::NotSupported),
     }
 }

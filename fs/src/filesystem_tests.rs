@@ -9,12 +9,14 @@ use nix::errno::Errno;
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
 
+use crate::asker::Asker;
 use crate::data::{Data, DataSettings};
 use crate::filesystem::{Change, Filesystem, FsError, STATUS_XATTR, SetTime};
 use crate::testing::MemoryBlobs;
 
 const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
-const USER: Caller = Caller { uid: 1000, gid: 1000, umask: 0 };
+const ROOT_ASKS: Asker = Asker { uid: 0, gid: 0, thread: 0 };
+const USER_ASKS: Asker = Asker { uid: 1000, gid: 1000, thread: 0 };
 
 /// A filesystem over metadata and blobs in memory. Nothing is stored before it is asked for.
 fn mounted() -> (Arc<Filesystem>, Arc<meta::LocalMeta>) {
@@ -37,7 +39,7 @@ async fn file(fs: &Filesystem, name: &[u8], mode: u32) -> Ino {
 }
 
 async fn write(fs: &Filesystem, ino: Ino, data: &'static [u8]) {
-    fs.write(ino, 0, Bytes::from_static(data), false).await.unwrap();
+    fs.write(ino, 0, Bytes::from_static(data), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -61,7 +63,7 @@ async fn a_time_that_was_set_stays_and_a_later_write_replaces_it() {
     write(&fs, ino, b"before").await;
     let future = Time { secs: 5_000_000_000, nanos: 7 };
     let change = Change { mtime: Some(SetTime::To(future)), ..Change::default() };
-    fs.setattr(ROOT_USER, ino, change).await.unwrap();
+    fs.setattr(ROOT_ASKS, ino, change).await.unwrap();
     fs.fsync(ino).await.unwrap();
     assert_eq!(fs.getattr(ino).await.unwrap().mtime, future, "storing older writes leaves it");
     write(&fs, ino, b"after").await;
@@ -76,12 +78,12 @@ async fn a_rename_over_a_file_stores_the_new_content_first() {
     let (old, new) = (file(&fs, b"old", 0o644).await, file(&fs, b"new", 0o644).await);
     write(&fs, old, b"old content").await;
     write(&fs, new, b"new content").await;
-    fs.rename(ROOT_USER, (ROOT, b"new"), (ROOT, b"old"), RenameMode::Replace).await.unwrap();
+    fs.rename((ROOT, b"new"), (ROOT, b"old"), RenameMode::Replace).await.unwrap();
     let attr = meta.lookup(ROOT, b"old").await.unwrap();
     assert_eq!((attr.ino, attr.size), (new, 11), "a crash from here on finds the new content");
     let other = file(&fs, b"other", 0o644).await;
     write(&fs, other, b"fresh").await;
-    fs.rename(ROOT_USER, (ROOT, b"other"), (ROOT, b"name"), RenameMode::Replace).await.unwrap();
+    fs.rename((ROOT, b"other"), (ROOT, b"name"), RenameMode::Replace).await.unwrap();
     assert_eq!(meta.getattr(other).await.unwrap().size, 0, "a mere rename does not wait");
 }
 
@@ -91,7 +93,7 @@ async fn an_unlinked_file_lives_until_the_kernel_forgets_it() {
     let ino = file(&fs, b"f", 0o644).await;
     fs.lookup(ROOT, b"f").await.unwrap();
     write(&fs, ino, b"still here").await;
-    fs.unlink(ROOT_USER, ROOT, b"f").await.unwrap();
+    fs.unlink(ROOT, b"f").await.unwrap();
     assert_eq!(&fs.read(ino, 0, 100).await.unwrap()[..], b"still here");
     assert_eq!(fs.getattr(ino).await.unwrap().nlink, 0);
     fs.forget(ino, 1);
@@ -114,25 +116,38 @@ async fn setuid_goes_when_the_unprivileged_write_and_whoever_caches_is_told() {
     let told = Arc::new(AtomicU64::new(0));
     let seen = told.clone();
     fs.watch(Box::new(move |ino| seen.store(ino.0, Ordering::SeqCst)));
-    fs.write(ino, 0, Bytes::from_static(b"root"), false).await.unwrap();
+    fs.write(ino, 0, Bytes::from_static(b"root"), None).await.unwrap();
     assert_eq!(fs.getattr(ino).await.unwrap().mode, 0o6777);
-    fs.write(ino, 0, Bytes::from_static(b"user"), true).await.unwrap();
+    fs.write(ino, 0, Bytes::from_static(b"user"), Some(USER_ASKS)).await.unwrap();
     assert_eq!(fs.getattr(ino).await.unwrap().mode, 0o777);
     assert_eq!(told.load(Ordering::SeqCst), ino.0);
     let mode = Change { mode: Some(0o6777), ..Change::default() };
-    fs.setattr(ROOT_USER, ino, mode).await.unwrap();
+    fs.setattr(ROOT_ASKS, ino, mode).await.unwrap();
     let size = Change { size: Some(1), ..Change::default() };
-    assert_eq!(fs.setattr(USER, ino, size).await.unwrap().mode, 0o777);
+    assert_eq!(fs.setattr(USER_ASKS, ino, size).await.unwrap().mode, 0o777);
 }
 
 #[tokio::test]
-async fn the_kernel_decides_who_may_touch_and_metadata_who_may_chmod() {
+async fn setgid_goes_even_unexecutable_when_an_outsider_changes_something() {
     let (fs, _) = mounted();
-    let ino = file(&fs, b"f", 0o666).await;
-    let touch = Change { mtime: Some(SetTime::Now), ..Change::default() };
-    fs.setattr(USER, ino, touch).await.unwrap();
-    let chmod = Change { mode: Some(0o777), ..Change::default() };
-    assert_eq!(fs.setattr(USER, ino, chmod).await.unwrap_err().errno(), Errno::EPERM);
+    let ino = file(&fs, b"f", 0o644).await;
+    let chown = Change { uid: Some(7), gid: Some(0), ..Change::default() };
+    let size = Change { size: Some(1), ..Change::default() };
+    let insider = Asker { gid: 0, ..USER_ASKS };
+    let cases = [
+        (ROOT_ASKS, chown, 0o2660),
+        (insider, chown, 0o2660),
+        (USER_ASKS, chown, 0o660),
+        (ROOT_ASKS, size, 0o6660),
+        (insider, size, 0o2660),
+        (USER_ASKS, size, 0o660),
+    ];
+    for (asker, change, expected) in cases {
+        let mode = Change { mode: Some(0o6660), ..Change::default() };
+        fs.setattr(ROOT_ASKS, ino, mode).await.unwrap();
+        let mode = fs.setattr(asker, ino, change).await.unwrap().mode;
+        assert_eq!(mode, expected, "{asker:?} {change:?}");
+    }
 }
 
 #[tokio::test]
@@ -140,20 +155,25 @@ async fn attribute_namespaces() {
     let (fs, _) = mounted();
     let ino = file(&fs, b"f", 0o644).await;
     for name in [&b"user.a"[..], b"trusted.b", b"security.c"] {
-        fs.setxattr(ino, name, b"x", None).await.unwrap();
+        fs.setxattr(USER_ASKS, ino, name, b"x", None).await.unwrap();
     }
-    for name in [&b"system.posix_acl"[..], b"system.nfs4_acl", b"other.x", b"user."] {
-        let error = fs.setxattr(ino, name, b"x", None).await.unwrap_err();
+    for name in [&b"system.posix_acl"[..], b"system.nfs4_acl", b"other.x"] {
+        let error = fs.setxattr(USER_ASKS, ino, name, b"x", None).await.unwrap_err();
         assert!(matches!(error, FsError::NotSupported), "{name:?}: {error}");
     }
+    let nameless = fs.setxattr(USER_ASKS, ino, b"user.", b"x", None).await.unwrap_err();
+    assert_eq!(nameless.errno(), Errno::EINVAL);
+    let absent = |name| fs.getxattr(ino, name);
+    assert_eq!(absent(b"security.none").await.unwrap_err().errno(), Errno::ENODATA);
+    assert_eq!(absent(b"security.selinux").await.unwrap_err().errno(), Errno::EOPNOTSUPP);
     let count = |list: Vec<u8>| list.split(|&b| b == 0).filter(|n| !n.is_empty()).count();
-    assert_eq!(count(fs.listxattr(ROOT_USER, ino).await.unwrap()), 3);
-    assert_eq!(count(fs.listxattr(USER, ino).await.unwrap()), 2, "trusted is root's");
+    assert_eq!(count(fs.listxattr(ROOT_ASKS, ino).await.unwrap()), 3);
+    assert_eq!(count(fs.listxattr(USER_ASKS, ino).await.unwrap()), 2, "trusted is root's");
     let status = fs.getxattr(ROOT, STATUS_XATTR.as_bytes()).await.unwrap();
     let status: crate::status::Status = serde_json::from_slice(&status).unwrap();
     assert_eq!(status.mount.unwrap().volume, "v");
-    assert!(fs.setxattr(ROOT, STATUS_XATTR.as_bytes(), b"", None).await.is_err());
-    assert!(fs.listxattr(ROOT_USER, ROOT).await.unwrap().is_empty(), "it is not listed");
+    assert!(fs.setxattr(USER_ASKS, ROOT, STATUS_XATTR.as_bytes(), b"", None).await.is_err());
+    assert!(fs.listxattr(ROOT_ASKS, ROOT).await.unwrap().is_empty(), "it is not listed");
 }
 
 #[tokio::test]
@@ -161,10 +181,10 @@ async fn copy_file_range_is_cut_at_the_end_and_refuses_overlap() {
     let (fs, _) = mounted();
     let (a, b) = (file(&fs, b"a", 0o644).await, file(&fs, b"b", 0o644).await);
     write(&fs, a, b"0123456789").await;
-    assert_eq!(fs.copy_range(ROOT_USER, (a, 4), (b, 0), 100).await.unwrap(), 6);
+    assert_eq!(fs.copy_range(ROOT_ASKS, (a, 4), (b, 0), 100).await.unwrap(), 6);
     assert_eq!(&fs.read(b, 0, 100).await.unwrap()[..], b"456789");
-    assert_eq!(fs.copy_range(ROOT_USER, (a, 10), (b, 0), 100).await.unwrap(), 0);
-    let overlap = fs.copy_range(ROOT_USER, (a, 0), (a, 3), 5).await.unwrap_err();
+    assert_eq!(fs.copy_range(ROOT_ASKS, (a, 10), (b, 0), 100).await.unwrap(), 0);
+    let overlap = fs.copy_range(ROOT_ASKS, (a, 0), (a, 3), 5).await.unwrap_err();
     assert_eq!(overlap.errno(), Errno::EINVAL);
 }
 

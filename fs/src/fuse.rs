@@ -39,6 +39,7 @@ use meta::{Attr, Caller, DirEntry, Ino, Kind, NAME_MAX, NewNode, RenameMode, Tim
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::asker::Asker;
 use crate::data::TryWrite;
 use crate::filesystem::{
     Allocate, BLOCK, Change, Filesystem, FsError, FsResult, Room, Seek, SetTime,
@@ -191,7 +192,7 @@ impl Door {
         ino: Ino,
         offset: u64,
         data: &[u8],
-        kill: bool,
+        kill: Option<Asker>,
     ) -> Option<FsResult<()>> {
         if self.fs.is_stopped() {
             return Some(Err(FsError::Stopped));
@@ -213,6 +214,10 @@ fn errno(error: &FsError) -> Errno {
 
 fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), umask: 0 }
+}
+
+fn asker(req: &Request) -> Asker {
+    Asker { uid: req.uid(), gid: req.gid(), thread: req.pid() }
 }
 
 fn owned(name: &OsStr) -> Box<[u8]> {
@@ -438,8 +443,8 @@ impl fuser::Filesystem for Door {
             mtime: mtime.map(set_time),
             ctime: ctime.map(time_of),
         };
-        let (fs, caller) = (self.fs.clone(), caller(req));
-        let work = async move { fs.setattr(caller, Ino(ino.0), change).await };
+        let (fs, asker) = (self.fs.clone(), asker(req));
+        let work = async move { fs.setattr(asker, Ino(ino.0), change).await };
         self.answer(Op::Setattr, work, move |result| reply_attr(reply, result));
     }
 
@@ -528,21 +533,21 @@ impl fuser::Filesystem for Door {
         self.answer(Op::Link, work, move |result| reply_entry(reply, result));
     }
 
-    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, caller, name) = (self.fs.clone(), caller(req), owned(name));
-        let work = async move { fs.unlink(caller, Ino(parent.0), &name).await };
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), owned(name));
+        let work = async move { fs.unlink(Ino(parent.0), &name).await };
         self.answer(Op::Unlink, work, move |result| reply_empty(reply, result));
     }
 
-    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, caller, name) = (self.fs.clone(), caller(req), owned(name));
-        let work = async move { fs.rmdir(caller, Ino(parent.0), &name).await };
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), owned(name));
+        let work = async move { fs.rmdir(Ino(parent.0), &name).await };
         self.answer(Op::Rmdir, work, move |result| reply_empty(reply, result));
     }
 
     fn rename(
         &self,
-        req: &Request,
+        _req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -550,11 +555,10 @@ impl fuser::Filesystem for Door {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (fs, caller) = (self.fs.clone(), caller(req));
-        let (from, to) = (owned(name), owned(newname));
+        let (fs, from, to) = (self.fs.clone(), owned(name), owned(newname));
         let work = async move {
             let mode = rename_mode(flags)?;
-            fs.rename(caller, (Ino(parent.0), &from), (Ino(newparent.0), &to), mode).await
+            fs.rename((Ino(parent.0), &from), (Ino(newparent.0), &to), mode).await
         };
         self.answer(Op::Rename, work, move |result| reply_empty(reply, result));
     }
@@ -602,7 +606,7 @@ impl fuser::Filesystem for Door {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -615,6 +619,7 @@ impl fuser::Filesystem for Door {
         let since = Instant::now();
         let (ino, len) = (Ino(ino.0), data.len() as u32);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let kill = kill.then(|| asker(req));
         self.told.metrics.written(data.len());
         let Some(result) = self.write_at_once(ino, offset, data, kill) else {
             let (fs, data) = (self.fs.clone(), Bytes::copy_from_slice(data));
@@ -720,9 +725,9 @@ impl fuser::Filesystem for Door {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let (fs, caller) = (self.fs.clone(), caller(req));
+        let (fs, asker) = (self.fs.clone(), asker(req));
         let work = async move {
-            fs.fallocate(caller, Ino(ino.0), offset, length, allocate_mode(mode)?).await
+            fs.fallocate(asker, Ino(ino.0), offset, length, allocate_mode(mode)?).await
         };
         self.answer(Op::Fallocate, work, move |result| reply_empty(reply, result));
     }
@@ -765,12 +770,12 @@ impl fuser::Filesystem for Door {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (fs, caller) = (self.fs.clone(), caller(req));
+        let (fs, asker) = (self.fs.clone(), asker(req));
         // The answer has 32 bits.
         let len = len.min(MAX_COPY);
         let work = async move {
             let (from, to) = ((Ino(ino_in.0), offset_in), (Ino(ino_out.0), offset_out));
-            fs.copy_range(caller, from, to, len).await.map(|copied| copied as u32)
+            fs.copy_range(asker, from, to, len).await.map(|copied| copied as u32)
         };
         self.answer(Op::CopyRange, work, move |result| reply_written(reply, result));
     }
@@ -783,7 +788,7 @@ impl fuser::Filesystem for Door {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -796,14 +801,15 @@ impl fuser::Filesystem for Door {
             XATTR_REPLACE => Some(true),
             _ => None,
         };
-        let (fs, name, value) = (self.fs.clone(), owned(name), value.to_vec());
-        let work = async move { fs.setxattr(Ino(ino.0), &name, &value, must).await };
+        let (fs, asker) = (self.fs.clone(), asker(req));
+        let (name, value) = (owned(name), value.to_vec());
+        let work = async move { fs.setxattr(asker, Ino(ino.0), &name, &value, must).await };
         self.answer(Op::Setxattr, work, move |result| reply_empty(reply, result));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (fs, caller) = (self.fs.clone(), caller(req));
-        let work = async move { fs.listxattr(caller, Ino(ino.0)).await };
+        let (fs, asker) = (self.fs.clone(), asker(req));
+        let work = async move { fs.listxattr(asker, Ino(ino.0)).await };
         self.answer(Op::Listxattr, work, move |result| reply_xattr(reply, size, result));
     }
 

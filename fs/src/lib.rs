@@ -2,7 +2,8 @@
 //! program `ashlar` that mounts it.
 //!
 //! * The kernel's door: `fuse` (alone in naming fuser) over [`filesystem`] (one function per system
-//!   call, on our own types), with `lifetimes` (unlinked but open) and `errno` (the one match).
+//!   call, on our own types), with [`asker`] (what a change takes away), `lifetimes` (unlinked but
+//!   open) and `errno` (the one match).
 //! * The data plane, [`data`]: writes gathered in memory (`dirty`, `handle`, `room`), packed into
 //!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
 //!   range (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
@@ -10,6 +11,7 @@
 //!   `control` and `utab` (how umount finds it and talks to it), [`embedded`] (disks opened in this process, or daemons), [`status`], `metrics`;
 //!   and the command line, [`cli`].
 
+pub mod asker;
 mod attach;
 mod buffer;
 mod cache;

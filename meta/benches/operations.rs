@@ -98,14 +98,14 @@ fn names(c: &mut Criterion) {
     c.bench_function("unlink", |b| {
         b.iter_batched(
             || volume.create(),
-            |(name, _)| now(meta.unlink(CALLER, ROOT, name.as_bytes())).unwrap(),
+            |(name, _)| now(meta.unlink(ROOT, name.as_bytes())).unwrap(),
             BatchSize::SmallInput,
         );
     });
     c.bench_function("create, unlink, reap", |b| {
         b.iter(|| {
             let (name, ino) = volume.create();
-            now(meta.unlink(CALLER, ROOT, name.as_bytes())).unwrap();
+            now(meta.unlink(ROOT, name.as_bytes())).unwrap();
             now(meta.reap(&[ino])).unwrap();
         });
     });
@@ -115,7 +115,7 @@ fn names(c: &mut Criterion) {
             |name| {
                 let to = format!("{name}-new");
                 let (from, to) = ((ROOT, name.as_bytes()), (ROOT, to.as_bytes()));
-                now(meta.rename(CALLER, from, to, RenameMode::Replace)).unwrap()
+                now(meta.rename(from, to, RenameMode::Replace)).unwrap()
             },
             BatchSize::SmallInput,
         );

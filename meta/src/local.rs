@@ -159,27 +159,21 @@ impl MetaStore for LocalMeta {
         self.write(|txn| names::link(txn, ino, parent, name))
     }
 
-    async fn unlink(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-    ) -> Result<Unlinked, MetaError> {
-        self.write(|txn| names::unlink(txn, caller, parent, name))
+    async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
+        self.write(|txn| names::unlink(txn, parent, name))
     }
 
-    async fn rmdir(&self, caller: Caller, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
-        self.write(|txn| names::rmdir(txn, caller, parent, name))
+    async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
+        self.write(|txn| names::rmdir(txn, parent, name))
     }
 
     async fn rename(
         &self,
-        caller: Caller,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
     ) -> Result<Option<Unlinked>, MetaError> {
-        self.write(|txn| rename::rename(txn, caller, from, to, mode))
+        self.write(|txn| rename::rename(txn, from, to, mode))
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError> {
@@ -199,12 +193,12 @@ impl MetaStore for LocalMeta {
         self.read(|txn| attr::getattr(txn, ino))
     }
 
-    async fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attr, MetaError> {
-        self.write(|txn| attr::setattr(txn, caller, ino, &set))
+    async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, MetaError> {
+        self.write(|txn| attr::setattr(txn, ino, &set))
     }
 
-    async fn clear_privileges(&self, ino: Ino) -> Result<(), MetaError> {
-        self.write(|txn| attr::clear_privileges(txn, ino))
+    async fn clear_privileges(&self, ino: Ino, outsider: bool) -> Result<(), MetaError> {
+        self.write(|txn| attr::clear_privileges(txn, ino, outsider))
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError> {

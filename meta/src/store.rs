@@ -130,6 +130,9 @@ pub struct SetAttr {
     pub mtime: Option<Time>,
     /// Explicit change time; `None`: now.
     pub ctime: Option<Time>,
+    /// Who changes owner or group is not in the inode's group: a setgid bit goes even where the
+    /// group may not execute.
+    pub outsider: bool,
 }
 
 /// How rename(2) treats an existing target.
@@ -270,7 +273,8 @@ pub struct Usage {
     pub degraded_blobs: u64,
 }
 
-/// An opened volume, as a filesystem uses it.
+/// An opened volume, as a filesystem uses it. Whoever calls has checked that its user may: that
+/// takes groups, capabilities and user namespaces, which only the system there knows.
 #[async_trait]
 pub trait MetaStore: Send + Sync + 'static {
     /// What the volume is.
@@ -296,15 +300,13 @@ pub trait MetaStore: Send + Sync + 'static {
     ) -> Result<Attr, MetaError>;
     /// Another name for an inode that is no directory.
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
-    /// Takes a name of a non-directory away (sticky directories obeyed).
-    async fn unlink(&self, caller: Caller, parent: Ino, name: &[u8])
-    -> Result<Unlinked, MetaError>;
+    /// Takes a name of a non-directory away.
+    async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
     /// Takes an empty directory away.
-    async fn rmdir(&self, caller: Caller, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
+    async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
     /// Moves a name; answers what the target named before, if it was replaced.
     async fn rename(
         &self,
-        caller: Caller,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
@@ -323,11 +325,11 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// stat(2).
     async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError>;
-    /// chmod, chown and utimens, by the rules of who may and which bits are cleared.
-    async fn setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attr, MetaError>;
-    /// Clears setuid and setgid (the latter when group-executable) and the file capability, as a
-    /// write by an unprivileged caller must.
-    async fn clear_privileges(&self, ino: Ino) -> Result<(), MetaError>;
+    /// chmod, chown and utimens, by the rules of which bits are cleared.
+    async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, MetaError>;
+    /// Clears setuid and setgid (the latter when group-executable or the writer is an `outsider` to
+    /// the group) and the file capability, as a write by an unprivileged caller must.
+    async fn clear_privileges(&self, ino: Ino, outsider: bool) -> Result<(), MetaError>;
     /// Value of an extended attribute.
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError>;
     /// Sets one. `must`: `Some(true)` it has to exist, `Some(false)` it must not. Access lists

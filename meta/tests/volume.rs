@@ -142,7 +142,7 @@ async fn work(meta: &LocalMeta, thread: u64) {
         let (one, two) = (name(i * 7 + thread), name(i * 3));
         // Any of these may lose a race: what counts is what is left.
         let _ = meta.create(CALLER, ROOT, &one, 0o644, NewNode::File).await;
-        let _ = meta.rename(CALLER, (ROOT, &one), (ROOT, &two), RenameMode::Replace).await;
+        let _ = meta.rename((ROOT, &one), (ROOT, &two), RenameMode::Replace).await;
         if let Ok(attr) = meta.lookup(ROOT, &two).await {
             let sequence = thread * 1_000_000 + i;
             let scheme = Scheme::erasure(4, 2).unwrap();
@@ -152,7 +152,7 @@ async fn work(meta: &LocalMeta, thread: u64) {
             let update = FileUpdate { ino: attr.ino, extents, size_at_least: Some(i), mtime: None };
             meta.commit(&[NewBlob { id, degraded: false }], &[update]).await.unwrap();
         }
-        if let Ok(gone) = meta.unlink(CALLER, ROOT, &two).await
+        if let Ok(gone) = meta.unlink(ROOT, &two).await
             && gone.orphan
         {
             meta.reap(&[gone.ino]).await.unwrap();

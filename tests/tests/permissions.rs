@@ -99,6 +99,80 @@ const ACCESS_LISTS: [Check; 10] = [
     ),
 ];
 
+const OWNERS: [Check; 9] = [
+    (
+        "in a sticky directory only owners take names away",
+        "mkdir t; chmod 1777 t . ; as 10:10 touch t/f; as 10:10 mkdir t/d; as 11:11 touch o;
+         may as 11:11 rm -f t/f; may as 11:11 rmdir t/d; may as 11:11 mv t/f t/g;
+         may as 11:11 mv o t/f; may as 10:10 mv t/f t/g; may as 10:10 rm -f t/g; may rmdir t/d",
+        "no no no no yes yes yes",
+    ),
+    (
+        "capabilities count, whoever has them",
+        "able() { setpriv --reuid 12 --regid 12 --clear-groups --inh-caps +$1 --ambient-caps +$1 -- \
+         \"${@:2}\"; }; touch f; mkdir t; chmod 1777 t; touch t/f; may as 12:12 chmod 600 f;
+         may able fowner chmod 600 f; may as 12:12 chown 5:5 f; may able chown chown 5:5 f;
+         may as 12:12 rm -f t/f; may able fowner rm -f t/f; stat -c %u:%g:%a f;
+         may able dac_override sh -c 'echo x > f'; may as 10:10 cat f;
+         chmod 6755 f; able dac_override truncate -s 0 f; mode f;
+         chmod 6777 f; able fsetid truncate -s 1 f; mode f",
+        "no yes no yes no yes 5:5:600 yes no 755 6777",
+    ),
+    (
+        "a setgid directory hands its group down",
+        "mkdir s p; chgrp 77 s; chmod 2777 s; chmod 777 p; as 10:10 touch s/f p/f; as 10:10 mkdir s/d;
+         as 10:10 ln -s f s/l; stat -c %g:%a s/f s/d s/l; stat -c %u:%g p/f",
+        "77:644 77:2755 77:777 10:10",
+    ),
+    (
+        "chmod keeps setgid for members of the group, by any of their groups",
+        "touch f; mkdir d; chown 10:77 f d; for x in f d; do as 10:10,77 chmod 2755 $x; mode $x;
+         as 10:10 chmod 2755 $x; mode $x; as 10:77 chmod 2755 $x; mode $x; done",
+        "2755 755 2755 2755 755 2755",
+    ),
+    (
+        "a write takes set-id bits away from all but root",
+        "for m in 6777 6767 2767 4767; do for who in 10:10 10:10,77 10:77 0:0; do
+         echo xx > f; chown 9:77 f; chmod $m f; as $who sh -c 'echo y >> f'; mode f; done; done",
+        "777 777 777 6777 767 2767 2767 6767 767 2767 2767 2767 767 767 767 4767",
+    ),
+    (
+        "so do truncate, O_TRUNC, fallocate and direct writes",
+        "for how in 'truncate -s 1 f' ': > f' 'fallocate -l 9999 f' \
+         'dd if=/dev/zero of=f bs=4096 count=1 oflag=direct conv=notrunc status=none'; do
+         for m in 6777 6767; do for who in 10:10 10:10,77 0:0; do
+         echo xx > f; chown 9:77 f; chmod $m f; as $who sh -c \"$how\"; mode f; done; done; done",
+        "777 777 6777 767 2767 6767 777 777 6777 767 2767 6767 \
+         777 777 6777 767 2767 6767 777 777 6777 767 2767 6767",
+    ),
+    (
+        "and a new group or owner, from all",
+        "for m in 6777 6767 2745; do for who in 10:10 10:10,77 0:0; do touch f; chown 10:77 f;
+         chmod $m f; as $who chgrp 10 f; stat -c %g:%a f; done; done;
+         mkdir e; chmod 6777 e; chown 10:77 e; mode e",
+        "10:777 10:777 10:777 10:767 10:2767 10:2767 10:745 10:2745 10:2745 6777",
+    ),
+    (
+        "and a new access list by an owner outside of the group",
+        "for who in 10:10 10:10,77 10:77 0:0; do for x in f d; do rm -rf $x;
+         [ $x = d ] && mkdir d || touch f; chown 10:77 $x; chmod 2755 $x;
+         as $who setfacl -m u:20:r $x; mode $x; done; done",
+        "755 755 2755 2755 2755 2755 2755 2755",
+    ),
+    (
+        "other changes leave them",
+        "chmod 777 .; touch f; chown 10:77 f; chmod 6755 f; as 10:10 touch f; mode f;
+         as 10:10 setfattr -n user.a -v 1 f; mode f; as 10:10 ln f g; mode f; as 10:10 mv g h; mode h;
+         as 10:10 cat f; mode f",
+        "6755 6755 6755 6755 6755",
+    ),
+];
+
+#[test]
+fn owners_groups_and_set_id_bits_count_as_they_should() -> Result<()> {
+    on_a_mount(&OWNERS)
+}
+
 #[test]
 fn access_lists_are_obeyed_kept_and_inherited() -> Result<()> {
     on_a_mount(&ACCESS_LISTS)

@@ -190,15 +190,14 @@ impl MetaStore for MemoryMeta {
     async fn link(&self, _: Ino, _: Ino, _: &[u8]) -> Result<Attr, MetaError> {
         Err(MetaError::NotSupported)
     }
-    async fn unlink(&self, _: Caller, _: Ino, _: &[u8]) -> Result<Unlinked, MetaError> {
+    async fn unlink(&self, _: Ino, _: &[u8]) -> Result<Unlinked, MetaError> {
         Err(MetaError::NotSupported)
     }
-    async fn rmdir(&self, _: Caller, _: Ino, _: &[u8]) -> Result<Unlinked, MetaError> {
+    async fn rmdir(&self, _: Ino, _: &[u8]) -> Result<Unlinked, MetaError> {
         Err(MetaError::NotSupported)
     }
     async fn rename(
         &self,
-        _: Caller,
         _: (Ino, &[u8]),
         _: (Ino, &[u8]),
         _: RenameMode,
@@ -214,10 +213,10 @@ impl MetaStore for MemoryMeta {
     async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError> {
         self.state.lock().attr(ino)
     }
-    async fn setattr(&self, _: Caller, _: Ino, _: SetAttr) -> Result<Attr, MetaError> {
+    async fn setattr(&self, _: Ino, _: SetAttr) -> Result<Attr, MetaError> {
         Err(MetaError::NotSupported)
     }
-    async fn clear_privileges(&self, _: Ino) -> Result<(), MetaError> {
+    async fn clear_privileges(&self, _: Ino, _: bool) -> Result<(), MetaError> {
         Err(MetaError::NotSupported)
     }
     async fn getxattr(&self, _: Ino, _: &[u8]) -> Result<Vec<u8>, MetaError> {

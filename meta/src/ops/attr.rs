@@ -2,7 +2,7 @@
 
 use super::{acl, xattr};
 use crate::perm;
-use crate::store::{Attr, Caller, Ino, MetaError, SetAttr};
+use crate::store::{Attr, Ino, MetaError, SetAttr};
 use crate::txn::Txn;
 
 /// The extended attribute that holds a file's capabilities.
@@ -14,14 +14,9 @@ pub(crate) fn getattr(txn: &Txn<'_>, ino: Ino) -> Result<Attr, MetaError> {
 }
 
 /// chmod, chown and utimens.
-pub(crate) fn setattr(
-    txn: &mut Txn<'_>,
-    caller: Caller,
-    ino: Ino,
-    set: &SetAttr,
-) -> Result<Attr, MetaError> {
+pub(crate) fn setattr(txn: &mut Txn<'_>, ino: Ino, set: &SetAttr) -> Result<Attr, MetaError> {
     let mut inode = txn.inode(ino)?;
-    let mut attr = perm::change(caller, &inode.attr, set)?;
+    let mut attr = perm::change(&inode.attr, set);
     if [set.atime, set.mtime, set.ctime].iter().flatten().any(|t| t.nanos >= 1_000_000_000) {
         return Err(MetaError::Invalid("a time with a billion nanoseconds or more"));
     }
@@ -37,10 +32,14 @@ pub(crate) fn setattr(
 }
 
 /// Clears what a write by an unprivileged caller must.
-pub(crate) fn clear_privileges(txn: &mut Txn<'_>, ino: Ino) -> Result<(), MetaError> {
+pub(crate) fn clear_privileges(
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    outsider: bool,
+) -> Result<(), MetaError> {
     let mut inode = txn.inode(ino)?;
     let had_capability = xattr::take(txn, &mut inode, CAPABILITY)?;
-    let mode = perm::without_privileges(inode.attr.mode);
+    let mode = perm::without_privileges(inode.attr.mode, outsider);
     if mode != inode.attr.mode || had_capability {
         inode.attr.mode = mode;
         inode.attr.ctime = txn.now();

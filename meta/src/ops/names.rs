@@ -149,17 +149,11 @@ pub(crate) fn link(
 }
 
 /// Takes a name of a non-directory away.
-pub(crate) fn unlink(
-    txn: &mut Txn<'_>,
-    caller: Caller,
-    parent: Ino,
-    name: &[u8],
-) -> Result<Unlinked, MetaError> {
+pub(crate) fn unlink(txn: &mut Txn<'_>, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
     let name = Name::entry(name, MetaError::IsDirectory)?;
     let dir = txn.directory(parent)?;
     let ino = txn.entry(parent, name)?.ok_or(MetaError::NotFound)?;
     let inode = named(txn, ino)?;
-    perm::may_delete(caller, &dir.attr, &inode.attr)?;
     if inode.is_dir() {
         return Err(MetaError::IsDirectory);
     }
@@ -167,12 +161,7 @@ pub(crate) fn unlink(
 }
 
 /// Takes an empty directory away.
-pub(crate) fn rmdir(
-    txn: &mut Txn<'_>,
-    caller: Caller,
-    parent: Ino,
-    name: &[u8],
-) -> Result<Unlinked, MetaError> {
+pub(crate) fn rmdir(txn: &mut Txn<'_>, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
     let name = match Name::parse(name)? {
         Name::Entry(name) => name,
         Name::Itself => return Err(MetaError::Invalid("a directory cannot take itself away")),
@@ -181,7 +170,6 @@ pub(crate) fn rmdir(
     let dir = txn.directory(parent)?;
     let ino = txn.entry(parent, name)?.ok_or(MetaError::NotFound)?;
     let inode = named(txn, ino)?;
-    perm::may_delete(caller, &dir.attr, &inode.attr)?;
     if !inode.is_dir() {
         return Err(MetaError::NotDirectory);
     }

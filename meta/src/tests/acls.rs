@@ -41,7 +41,7 @@ fn mode(meta: &LocalMeta, ino: Ino) -> u32 {
 }
 
 fn chmod(meta: &LocalMeta, ino: Ino, mode: u32) {
-    wait(meta.setattr(ADMIN, ino, SetAttr { mode: Some(mode), ..SetAttr::default() })).unwrap();
+    wait(meta.setattr(ino, SetAttr { mode: Some(mode), ..SetAttr::default() })).unwrap();
 }
 
 fn get(meta: &LocalMeta, ino: Ino, name: &[u8]) -> Option<Vec<u8>> {
@@ -127,7 +127,7 @@ fn the_umask_counts_where_no_default_list_decides() {
     let file = new(&meta, MASKED, dir, "g", 0o666, NewNode::File);
     assert_eq!((file.mode, get(&meta, file.ino, ACCESS)), (0o666, None));
     assert_clean(&meta);
-    wait(meta.unlink(ADMIN, dir, b"f")).unwrap();
+    wait(meta.unlink(dir, b"f")).unwrap();
     wait(meta.reap(&[file.ino])).unwrap();
     assert_clean(&meta);
 }

@@ -327,12 +327,12 @@ impl World {
             }
             4 => {
                 let (dir, name) = (self.dir(a), name(b));
-                let found = wait(self.meta().unlink(ADMIN, dir, &name));
+                let found = wait(self.meta().unlink(dir, &name));
                 assert_eq!(found, self.model.remove(dir, &name, false));
             }
             5 => {
                 let (dir, name) = (self.dir(a), name(b));
-                let found = wait(self.meta().rmdir(ADMIN, dir, &name));
+                let found = wait(self.meta().rmdir(dir, &name));
                 assert_eq!(found, self.model.remove(dir, &name, true));
             }
             6..9 => {
@@ -340,7 +340,7 @@ impl World {
                 let (from, to) = ((from.0, &from.1[..]), (to.0, &to.1[..]));
                 let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
                 let mode = modes[usize::from(e) % 3];
-                let found = wait(self.meta().rename(ADMIN, from, to, mode));
+                let found = wait(self.meta().rename(from, to, mode));
                 assert_eq!(found, self.model.rename(from, to, mode), "{from:?} {to:?} {mode:?}");
             }
             9..12 => self.commit([a, b, c, d, e]),

@@ -9,7 +9,6 @@ use crate::store::{
 };
 
 const ANN: Caller = Caller { uid: 10, gid: 100, umask: 0 };
-const BOB: Caller = Caller { uid: 11, gid: 100, umask: 0 };
 
 fn new(meta: &LocalMeta, who: Caller, dir: Ino, name: &str, mode: u32, node: NewNode) -> Ino {
     wait(meta.create(who, dir, name.as_bytes(), mode, node)).unwrap().ino
@@ -56,10 +55,10 @@ fn names_that_cannot_be() {
     assert_eq!(look(file, b"none"), Err(MetaError::NotDirectory));
     assert_eq!(look(file, b"."), Err(MetaError::NotDirectory));
     assert_eq!(look(ROOT, &long), Err(MetaError::NameTooLong));
-    assert!(matches!(wait(meta.rmdir(ADMIN, ROOT, b".")), Err(MetaError::Invalid(_))));
-    assert_eq!(wait(meta.rmdir(ADMIN, ROOT, b"..")), Err(MetaError::NotEmpty));
+    assert!(matches!(wait(meta.rmdir(ROOT, b".")), Err(MetaError::Invalid(_))));
+    assert_eq!(wait(meta.rmdir(ROOT, b"..")), Err(MetaError::NotEmpty));
     let to = (ROOT, &b"b"[..]);
-    let dots = wait(meta.rename(ADMIN, (ROOT, b"."), to, RenameMode::Replace));
+    let dots = wait(meta.rename((ROOT, b"."), to, RenameMode::Replace));
     assert!(matches!(dots, Err(MetaError::Invalid(_))));
     assert_clean(&meta);
 }
@@ -83,7 +82,7 @@ fn an_inode_has_a_bounded_number_of_names() {
         wait(meta.link(file, ROOT, i.to_string().as_bytes())).unwrap();
     }
     assert_eq!(wait(meta.link(file, ROOT, b"more")), Err(MetaError::TooManyLinks));
-    wait(meta.unlink(ADMIN, ROOT, b"1")).unwrap();
+    wait(meta.unlink(ROOT, b"1")).unwrap();
     assert_eq!(wait(meta.link(file, ROOT, b"more")).unwrap().nlink, LINK_MAX);
     assert_clean(&meta);
 }
@@ -107,14 +106,14 @@ fn times_follow_what_changed() {
         assert_eq!(found, expected, "{what}");
     };
     let (y, n) = (true, false);
-    let set = |set: SetAttr| assert!(wait(meta.setattr(ADMIN, file, set)).is_ok());
+    let set = |set: SetAttr| assert!(wait(meta.setattr(file, set)).is_ok());
     let rename = |from: &[u8], to: &[u8]| {
-        wait(meta.rename(ADMIN, (dir, from), (dir, to), RenameMode::Replace)).unwrap();
+        wait(meta.rename((dir, from), (dir, to), RenameMode::Replace)).unwrap();
     };
     moved("lookup", &|| assert!(wait(meta.lookup(dir, b"f")).is_ok()), [n, n, n, n]);
     moved("link", &|| assert!(wait(meta.link(file, dir, b"g")).is_ok()), [y, y, n, y]);
     moved("rename to itself", &|| rename(b"f", b"g"), [n, n, n, n]);
-    moved("unlink", &|| assert!(wait(meta.unlink(ADMIN, dir, b"g")).is_ok()), [y, y, n, y]);
+    moved("unlink", &|| assert!(wait(meta.unlink(dir, b"g")).is_ok()), [y, y, n, y]);
     moved("rename", &|| rename(b"f", b"h"), [y, y, n, y]);
     moved("chmod", &|| set(SetAttr { mode: Some(0o600), ..SetAttr::default() }), [n, n, n, y]);
     moved("truncate", &|| assert!(wait(meta.truncate(file, 9)).is_ok()), [n, n, y, y]);
@@ -132,30 +131,7 @@ fn times_follow_what_changed() {
     let attr = stat(&meta, file);
     assert_eq!((attr.atime, attr.ctime, attr.mtime), (early, early, late));
     let bad = SetAttr { atime: Some(Time { secs: 0, nanos: 1_000_000_000 }), ..SetAttr::default() };
-    assert!(wait(meta.setattr(ADMIN, file, bad)).is_err());
-}
-
-#[test]
-fn a_sticky_directory_is_obeyed_at_both_ends() {
-    let (_, _, meta) = volume(name::hash);
-    let sticky = new(&meta, ADMIN, ROOT, "tmp", 0o1777, NewNode::Directory);
-    let open = new(&meta, ADMIN, ROOT, "open", 0o777, NewNode::Directory);
-    new(&meta, ANN, sticky, "ann", 0o644, NewNode::File);
-    new(&meta, ANN, sticky, "anns", 0o755, NewNode::Directory);
-    new(&meta, BOB, open, "bob", 0o644, NewNode::File);
-    let no = Err(MetaError::NotPermitted);
-    assert_eq!(wait(meta.unlink(BOB, sticky, b"ann")).map(drop), no);
-    assert_eq!(wait(meta.rmdir(BOB, sticky, b"anns")).map(drop), no);
-    let rename = |who, from: (Ino, &'static [u8]), to: (Ino, &'static [u8]), mode| {
-        wait(meta.rename(who, from, to, mode)).map(drop)
-    };
-    assert_eq!(rename(BOB, (sticky, b"ann"), (open, b"a"), RenameMode::Replace), no);
-    assert_eq!(rename(BOB, (open, b"bob"), (sticky, b"ann"), RenameMode::Replace), no);
-    assert_eq!(rename(BOB, (open, b"bob"), (sticky, b"ann"), RenameMode::Exchange), no);
-    assert_eq!(rename(ANN, (sticky, b"ann"), (open, b"bob"), RenameMode::Exchange), Ok(()));
-    // The file in the sticky directory is Bob's now.
-    assert_eq!(wait(meta.unlink(BOB, sticky, b"ann")).map(drop), Ok(()));
-    assert_clean(&meta);
+    assert!(wait(meta.setattr(file, bad)).is_err());
 }
 
 #[test]
@@ -189,7 +165,7 @@ fn extended_attributes_have_limits() {
     assert_eq!(wait(meta.getxattr(file, b"user.more")), Err(MetaError::NoAttribute));
     assert_eq!(wait(meta.removexattr(file, b"user.more")), Err(MetaError::NoAttribute));
     assert_clean(&meta);
-    wait(meta.unlink(ADMIN, ROOT, b"f")).unwrap();
+    wait(meta.unlink(ROOT, b"f")).unwrap();
     wait(meta.reap(&[file])).unwrap();
     assert_clean(&meta);
 }
@@ -200,11 +176,11 @@ fn a_write_clears_privileges() {
     let file = new(&meta, ADMIN, ROOT, "f", 0o6755, NewNode::File);
     wait(meta.setxattr(file, b"security.capability", b"caps", None)).unwrap();
     wait(meta.setxattr(file, b"user.a", b"1", None)).unwrap();
-    wait(meta.clear_privileges(file)).unwrap();
+    wait(meta.clear_privileges(file, false)).unwrap();
     let attr = stat(&meta, file);
     assert_eq!(attr.mode, 0o755);
     assert_eq!(wait(meta.listxattr(file)).unwrap(), [b"user.a".to_vec()]);
-    wait(meta.clear_privileges(file)).unwrap();
+    wait(meta.clear_privileges(file, false)).unwrap();
     assert_eq!(stat(&meta, file), attr, "nothing to clear, nothing touched");
 }
 
@@ -214,8 +190,8 @@ fn orphans_live_until_they_are_reaped_and_outlive_a_crash() {
     let file = new(&meta, ADMIN, ROOT, "f", 0o644, NewNode::File);
     let dir = new(&meta, ADMIN, ROOT, "d", 0o755, NewNode::Directory);
     wait(meta.commit(&[new_blob(1)], &[file_update(file, 1, 0, 100)])).unwrap();
-    assert!(wait(meta.unlink(ADMIN, ROOT, b"f")).unwrap().orphan);
-    assert!(wait(meta.rmdir(ADMIN, ROOT, b"d")).unwrap().orphan);
+    assert!(wait(meta.unlink(ROOT, b"f")).unwrap().orphan);
+    assert!(wait(meta.rmdir(ROOT, b"d")).unwrap().orphan);
     assert_eq!(wait(meta.orphans()).unwrap(), [], "they may be open");
     assert_eq!(stat(&meta, file).nlink, 0);
     let create = wait(meta.create(ADMIN, dir, b"x", 0, NewNode::File));
@@ -247,7 +223,7 @@ fn a_late_flush_does_not_turn_ctime_back() {
     let file = new(&meta, ADMIN, ROOT, "f", 0o644, NewNode::File);
     let written = stat(&meta, file).ctime;
     let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-    let changed = wait(meta.setattr(ADMIN, file, set)).unwrap().ctime;
+    let changed = wait(meta.setattr(file, set)).unwrap().ctime;
     assert!(changed > written);
     let flush = |sequence, at| {
         let update = FileUpdate { mtime: Some(at), ..file_update(file, sequence, 0, 100) };
@@ -357,7 +333,7 @@ fn a_listing_goes_on_where_it_was_whatever_came_and_went() {
             cookie = last.cookie;
             // What was just listed goes, with the entry the cookie stands for; others come.
             for entry in page.iter().skip(2 * usize::from(round == 0)) {
-                wait(meta.unlink(ADMIN, ROOT, &entry.name)).unwrap();
+                wait(meta.unlink(ROOT, &entry.name)).unwrap();
                 seen.push(String::from_utf8(entry.name.clone()).unwrap());
             }
             if round < 20 {

@@ -49,7 +49,7 @@ fn an_orphan_is_one_to_its_last_extent() {
     let file = scattered(&meta, "f");
     let small = wait(meta.create(ADMIN, ROOT, b"small", 0o644, NewNode::File)).unwrap().ino;
     for name in [&b"f"[..], b"small"] {
-        wait(meta.unlink(ADMIN, ROOT, name)).unwrap();
+        wait(meta.unlink(ROOT, name)).unwrap();
     }
     let step = meta.write(|txn| orphans::reap(txn, &[small, file])).unwrap();
     assert_eq!(step, Step::More(1));

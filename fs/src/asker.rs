@@ -1,0 +1,120 @@
+//! Who asks, as far as an operation still has to know.
+//!
+//! Whether somebody *may* is the kernel's to decide (`default_permissions`): it knows the caller's
+//! groups, capabilities and user namespace, and a request carries none of them. What is left is what
+//! a change takes away: setuid and setgid bits go unless the caller has CAP_FSETID or, for some, is
+//! in the file's group. That is asked of /proc, and only when there is such a bit to lose.
+
+use std::fs;
+
+use meta::Attr;
+
+/// Set user id on execution.
+const SETUID: u32 = 0o4000;
+/// Set group id on execution.
+const SETGID: u32 = 0o2000;
+/// The group may execute.
+const GROUP_EXEC: u32 = 0o010;
+/// Number of the capability to keep set-id bits: linux/capability.h.
+const CAP_FSETID: u32 = 4;
+
+/// The thread on whose behalf the kernel asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Its number, 0 where that has none here.
+    pub thread: u32,
+}
+
+/// What of an inode's mode a change by some asker takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loses {
+    /// Nothing.
+    Nothing,
+    /// Setuid, and setgid where the group may execute.
+    SetIds,
+    /// Setuid and setgid, whatever the group may.
+    All,
+}
+
+impl Asker {
+    /// What a change of the content by this asker takes away. `privileged`: the kernel has said
+    /// whether it has CAP_FSETID.
+    pub(crate) fn loses_by_writing(&self, attr: &Attr, privileged: Option<bool>) -> Loses {
+        if attr.mode & (SETUID | SETGID) == 0 || privileged == Some(true) {
+            return Loses::Nothing;
+        }
+        let known = Known::of(self);
+        if privileged.is_none() && known.fsetid {
+            return Loses::Nothing;
+        }
+        let stays = attr.mode & (SETGID | GROUP_EXEC) == SETGID && known.in_group(self, attr.gid);
+        match (stays, attr.mode & SETUID) {
+            (true, 0) => Loses::Nothing,
+            (true, _) => Loses::SetIds,
+            (false, _) => Loses::All,
+        }
+    }
+
+    /// Does a change of owner, group or access list by this asker take away a setgid bit that
+    /// others would keep?
+    pub(crate) fn is_outsider(&self, attr: &Attr) -> bool {
+        attr.mode & SETGID != 0 && {
+            let known = Known::of(self);
+            !known.fsetid && !known.in_group(self, attr.gid)
+        }
+    }
+}
+
+/// What /proc knows of a thread. Without it, root is privileged and groups are one.
+struct Known {
+    groups: Vec<u32>,
+    fsetid: bool,
+}
+
+impl Known {
+    fn of(asker: &Asker) -> Self {
+        let status = match asker.thread {
+            0 => None,
+            thread => fs::read_to_string(format!("/proc/{thread}/status")).ok(),
+        };
+        let known = status.as_deref().and_then(Self::parse);
+        known.unwrap_or_else(|| Self { groups: Vec::new(), fsetid: asker.uid == 0 })
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let groups = field("Groups:")?.split_whitespace().map(str::parse).collect::<Result<_, _>>();
+        let capabilities = u64::from_str_radix(field("CapEff:")?.trim(), 16).ok()?;
+        Some(Self { groups: groups.ok()?, fsetid: capabilities >> CAP_FSETID & 1 == 1 })
+    }
+
+    fn in_group(&self, asker: &Asker, gid: u32) -> bool {
+        asker.gid == gid || self.groups.contains(&gid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proc_says_of_a_thread() {
+        let status = "Name:\tx\nGid:\t10\t10\t10\t10\nGroups:\t5 77 \nCapEff:\t0000000000000010\n";
+        let known = Known::parse(status).unwrap();
+        assert_eq!((&known.groups[..], known.fsetid), (&[5, 77][..], true));
+        let none = Known::parse("Groups:\t \nCapEff:\tffffffffffffffef\n").unwrap();
+        assert_eq!((none.groups.len(), none.fsetid), (0, false));
+        assert!(Known::parse("Groups:\t5\n").is_none());
+    }
+
+    #[test]
+    fn a_thread_that_is_not_known_is_judged_by_its_user() {
+        let root = Known::of(&Asker { uid: 0, gid: 0, thread: 0 });
+        let user = Known::of(&Asker { uid: 10, gid: 20, thread: u32::MAX });
+        assert!(root.fsetid && !user.fsetid && user.groups.is_empty());
+    }
+}
