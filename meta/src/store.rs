@@ -27,6 +27,8 @@ pub const NAME_MAX: usize = 255;
 pub const SYMLINK_MAX: usize = 4095;
 /// Longest value of one extended attribute, in bytes.
 pub const XATTR_VALUE_MAX: usize = 65_536;
+/// Most extended attributes of one inode.
+pub const XATTR_COUNT_MAX: u32 = 4096;
 /// Most names of one inode.
 pub const LINK_MAX: u32 = 65_000;
 /// Largest file, in bytes (2^62: offsets never overflow in sums).

@@ -6,12 +6,9 @@ use super::acl;
 use crate::acl::is_acl;
 use crate::inode::Inode;
 use crate::key;
-use crate::store::{Ino, MetaError, NAME_MAX, XATTR_VALUE_MAX};
+use crate::store::{Ino, MetaError, NAME_MAX, XATTR_COUNT_MAX, XATTR_VALUE_MAX};
 use crate::txn::{Txn, damaged};
 use crate::xattr;
-
-/// Most attributes of one inode.
-const COUNT_MAX: u32 = 1000;
 
 fn check_name(name: &[u8]) -> Result<(), MetaError> {
     match name.len() {
@@ -79,7 +76,7 @@ pub(crate) fn put(
     let bucket = txn.get(&key)?;
     let bucket = bucket.as_deref().unwrap_or_default();
     match xattr::find(bucket, name)? {
-        None if inode.xattrs >= COUNT_MAX => return Err(MetaError::AttributeTooLarge),
+        None if inode.xattrs >= XATTR_COUNT_MAX => return Err(MetaError::AttributeTooLarge),
         None => inode.xattrs += 1,
         Some(_) => {}
     }

@@ -5,7 +5,7 @@ use crate::local::LocalMeta;
 use crate::name;
 use crate::store::{
     Attr, Caller, Extent, FILE_MAX, FileUpdate, Ino, Kind, LINK_MAX, MetaError, MetaStore, NewBlob,
-    NewNode, Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_VALUE_MAX,
+    NewNode, Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_COUNT_MAX, XATTR_VALUE_MAX,
 };
 
 const ANN: Caller = Caller { uid: 10, gid: 100, umask: 0 };
@@ -147,7 +147,7 @@ fn a_setgid_directory_hands_its_group_down() {
 
 #[test]
 fn extended_attributes_have_limits() {
-    let (_, _, meta) = volume(weak_hash);
+    let (_, _, meta) = volume(name::hash);
     let file = new(&meta, ADMIN, ROOT, "f", 0o644, NewNode::File);
     let set = |name: &[u8], value: &[u8], must| wait(meta.setxattr(file, name, value, must));
     assert_eq!(set(b"user.big", &vec![1; XATTR_VALUE_MAX], None), Ok(()));
@@ -156,12 +156,12 @@ fn extended_attributes_have_limits() {
     assert_eq!(set(&[b'n'; 256], b"", None), Err(MetaError::NameTooLong));
     assert!(matches!(set(b"", b"", None), Err(MetaError::Invalid(_))));
     assert_eq!(set(b"user.a", b"", Some(true)), Err(MetaError::NoAttribute));
-    for i in 1..1000 {
+    for i in 1..XATTR_COUNT_MAX {
         set(format!("user.{i}").as_bytes(), b"v", Some(false)).unwrap();
     }
     assert_eq!(set(b"user.more", b"", None), Err(MetaError::AttributeTooLarge));
     assert_eq!(set(b"user.7", b"other", None), Ok(()));
-    assert_eq!(wait(meta.listxattr(file)).unwrap().len(), 1000);
+    assert_eq!(wait(meta.listxattr(file)).unwrap().len(), XATTR_COUNT_MAX as usize);
     assert_eq!(wait(meta.getxattr(file, b"user.more")), Err(MetaError::NoAttribute));
     assert_eq!(wait(meta.removexattr(file, b"user.more")), Err(MetaError::NoAttribute));
     assert_clean(&meta);
