@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use proto::cluster::Cluster;
-use proto::observe::init_logs;
+use proto::observe::{init_logs, sentence};
 
 mod daemons;
 mod demo;
@@ -113,22 +113,9 @@ pub fn main() -> ExitCode {
 
 fn exit_code(result: Result<ExitCode>, failure: ExitCode) -> ExitCode {
     result.unwrap_or_else(|e| {
-        eprintln!("ashlar: {}", sentence(&e));
+        eprintln!("ashlar: {}", sentence(e.as_ref()));
         failure
     })
-}
-
-/// An error and its causes as one line. Some errors say their cause themselves: not twice.
-fn sentence(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Interactive commands are quiet unless something is wrong: `default` says from where on.
@@ -189,6 +176,6 @@ mod tests {
     fn an_error_is_one_sentence_without_repetition() {
         let inner = anyhow::anyhow!("no\n  such  disk");
         let error = inner.context("disk 3: no\n  such  disk").context("mounting");
-        assert_eq!(sentence(&error), "mounting: disk 3: no such disk");
+        assert_eq!(sentence(error.as_ref()), "mounting: disk 3: no such disk");
     }
 }

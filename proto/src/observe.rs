@@ -34,6 +34,18 @@ pub enum ObserveError {
     },
 }
 
+/// An error and its causes as one line. Some errors say their cause themselves: not twice.
+pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |error| error.source()) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Logs go to stderr. The level is `filter`, else RUST_LOG, else `info`.
 pub fn init_logs(filter: Option<&str>) -> Result<(), ObserveError> {
     let from_env = std::env::var(EnvFilter::DEFAULT_ENV).ok();

@@ -9,7 +9,7 @@ static ALLOCATOR: proto::allocator::MiMalloc = proto::allocator::MiMalloc;
 async fn main() {
     proto::allocator::keep_memory();
     if let Err(error) = proxy::cli::Cli::parse().run().await {
-        eprintln!("proxyd: {error:#}");
+        eprintln!("proxyd: {}", proto::observe::sentence(error.as_ref()));
         std::process::exit(1);
     }
 }

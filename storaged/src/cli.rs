@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use proto::id::{BlobId, ClusterId, SlotId};
-use proto::observe::init_logs;
+use proto::observe::{init_logs, sentence};
 
 use crate::admin;
 use crate::daemon::{self, RunConfig};
@@ -208,7 +208,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("storaged: {e:#}");
+            eprintln!("storaged: {}", sentence(e.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -96,7 +96,7 @@ pub enum DiskProblem {
     #[error("index: {0}")]
     Index(String),
     /// The operating system said no.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 

@@ -137,7 +137,7 @@ pub(super) fn run_request(request: Request) -> Result<ExitCode> {
     let mounted = with_logs(log, "info", || mount(request));
     if let Err(e) = &mounted {
         // Whoever waits for this process does not read its log. Once mounted, nobody waits.
-        println!("{FAILED}{}", sentence(e));
+        println!("{FAILED}{}", sentence(e.as_ref()));
     }
     mounted
 }
