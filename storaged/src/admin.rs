@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::client::Daemon;
 use proto::id::{ClusterId, DiskId, PartKey};
+use proto::observe::sentence;
 use serde_json::{Value, json};
 
 use crate::block_file;
@@ -60,7 +61,7 @@ fn each(
         match one(dir) {
             Ok(fine) => good &= fine,
             Err(e) => {
-                eprintln!("storaged: {e:#}");
+                eprintln!("storaged: {}", sentence(e.as_ref()));
                 good = false;
             }
         }
@@ -196,7 +197,7 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
             json!({
                 "disk": DiskId::from_slice(&d.disk), "path": d.path, "state": d.state,
                 "fill": d.fill, "capacity": d.capacity, "used": d.used,
-                "available": d.available, "parts": d.parts,
+                "available": d.available, "parts": d.parts, "damaged": d.damaged,
             })
         })
         .collect();
@@ -206,8 +207,12 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         for d in &status.disks {
             let id = DiskId::from_slice(&d.disk).map_or("?".to_owned(), |id| id.to_string());
             let (used, capacity) = (human(d.used), human(d.capacity));
+            let damaged = match d.damaged {
+                0 => String::new(),
+                parts => format!("  {parts} damaged"),
+            };
             lines.push(format!(
-                "{id}  {}  {}  {used} of {capacity} ({})  {} parts",
+                "{id}  {}  {}  {used} of {capacity} ({})  {} parts{damaged}",
                 d.path, d.state, d.fill, d.parts
             ));
         }

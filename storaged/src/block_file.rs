@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use proto::checksum::{Checked, Mismatch};
 use proto::id::DiskId;
-use proto::limits::DISK_BLOCK;
+use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 
 use crate::io::aligned::{AlignedBuf, PooledBuf};
 use crate::io::direct::DirectFile;
@@ -98,6 +98,23 @@ impl BlockFile {
         Ok(Checked::received(data, found.entry.table.clone()).expect("a table fits its payload"))
     }
 
+    /// The same, with zeros for what cannot be read, check block by check block.
+    pub(crate) fn salvage(&self, found: &Found) -> Checked {
+        let (len, offset) = (found.entry.payload_len, payload_offset(found.entry.payload_len));
+        let blocks = footprint_blocks(len);
+        let mut record = vec![0; blocks as usize * DISK_BLOCK];
+        // Pieces of a check block, from the block with its first byte on.
+        let (first, step) = ((offset / DISK_BLOCK) as u32, CHECK_BLOCK / DISK_BLOCK as u32);
+        for from in (first..blocks).step_by(step as usize) {
+            let count = step.min(blocks - from);
+            if let Ok(read) = self.read(found.block + from, count) {
+                record[from as usize * DISK_BLOCK..][..read.len()].copy_from_slice(&read);
+            }
+        }
+        let data = Bytes::from(record).slice(offset..offset + len as usize);
+        Checked::received(data, found.entry.table.clone()).expect("a table fits its payload")
+    }
+
     /// Is the payload what its table says? A block that cannot be read is not.
     pub(crate) fn verify(&self, found: &Found) -> Result<(), Mismatch> {
         match self.payload(found) {
@@ -151,6 +168,8 @@ pub(crate) struct Scan<'a> {
     window_start: u32,
     window_blocks: u32,
     step: u32,
+    /// It has stepped over something that is no record, or cannot be read.
+    pub(crate) damaged: bool,
 }
 
 impl<'a> Scan<'a> {
@@ -166,6 +185,7 @@ impl<'a> Scan<'a> {
             window_start: 0,
             window_blocks: 0,
             step: (WINDOW / DISK_BLOCK) as u32,
+            damaged: false,
         })
     }
 
@@ -204,11 +224,13 @@ impl Iterator for Scan<'_> {
             let Some(entry) = entry else {
                 self.at += 1;
                 self.step = (WINDOW / DISK_BLOCK) as u32;
+                self.damaged = true;
                 continue;
             };
             let found = Found { block, entry };
             if found.end() > self.end {
                 self.at += 1;
+                self.damaged = true;
                 continue;
             }
             let large = found.end() - block >= LARGE;

@@ -42,8 +42,8 @@ const CHECKPOINT_CHANGES: usize = 32 << 10;
 const CHECKPOINT_BYTES: u64 = 128 << 20;
 /// A disk with nothing to do writes its checkpoint after this time.
 const CHECKPOINT_IDLE: Duration = Duration::from_secs(2);
-/// Pause between two steps of compaction.
-const COMPACTION_PACE: Duration = Duration::from_millis(10);
+/// How soon to look again after a checkpoint, or for the next step of compaction.
+const SOON: Duration = Duration::from_millis(10);
 /// Scratch memory that an idle disk may keep.
 const IDLE_SCRATCH: usize = 256 << 10;
 /// Most rounds of making room before a put is refused.
@@ -67,7 +67,8 @@ pub(crate) struct Owner {
     pub(crate) scratch: AlignedBuf,
     pub(crate) ahead: Ahead,
     pub(crate) compaction: Option<Compaction>,
-    pub(crate) compacted_at: Instant,
+    /// No step of compaction in the background before this.
+    pub(crate) compact_from: Instant,
     /// Files of stage doomed.
     pub(crate) doomed: HashMap<u32, Dead>,
     pub(crate) checkpoint: Option<RunningCheckpoint>,
@@ -117,7 +118,7 @@ impl Batch {
     fn push(&mut self, record: Planned) {
         self.blocks += record.blocks();
         match record.what {
-            What::Put(key) => {
+            What::Put(key) | What::Lost(key) => {
                 self.data += footprint(key.blob.part_len());
                 self.puts.insert((record.slot, key));
                 self.put_blobs.insert((record.slot, key.blob));
@@ -138,7 +139,7 @@ enum Decision {
     Refuse(PartError),
 }
 
-fn broken(e: impl std::fmt::Display) -> PartError {
+pub(crate) fn broken(e: impl std::fmt::Display) -> PartError {
     PartError::Io(format!("index: {e}"))
 }
 
@@ -164,11 +165,7 @@ impl Owner {
     }
 
     fn patience(&self) -> Duration {
-        if self.compaction.is_some() || self.checkpoint.is_some() {
-            COMPACTION_PACE
-        } else {
-            CHECKPOINT_IDLE
-        }
+        if self.compaction.is_some() || self.checkpoint.is_some() { SOON } else { CHECKPOINT_IDLE }
     }
 
     /// Blocks left in the current file.
@@ -307,6 +304,7 @@ impl Owner {
             Err(e) if is_no_space(&e) => {
                 tracing::warn!(disk = %self.shared.disk, "the filesystem has no room for a block file");
                 self.ledger.space.ceiling = Some(self.ledger.space.allocated());
+                self.shared.publish(&self.ledger.space);
                 return Ok(false);
             }
             Err(e) => return Err(self.fail("creating a block file", &e)),
@@ -389,8 +387,19 @@ impl Owner {
     fn apply(&mut self, records: &[Planned], places: &[Place]) -> IndexResult<()> {
         for (record, place) in records.iter().zip(places) {
             match record.what {
-                What::Put(key) => self.ledger.put(record.slot, key, *place, record.replaced),
-                What::Delete => self.ledger.delete(record.slot, &record.blobs, *place)?,
+                What::Put(key) | What::Lost(key) => {
+                    self.ledger.put(record.slot, key, *place, record.replaced);
+                    if record.waiter.is_some() {
+                        self.shared.damage_gone(|slot, other| (slot, other) == (record.slot, key));
+                    }
+                }
+                What::Delete => {
+                    self.ledger.delete(record.slot, &record.blobs, *place)?;
+                    let blobs = &record.blobs;
+                    self.shared.damage_gone(|slot, other| {
+                        slot == record.slot && blobs.contains(&other.blob)
+                    });
+                }
                 What::Forget => self.ledger.forget(record.slot, &record.blobs)?,
                 What::Slot => self.shared.learn_slot(record.slot, record.payload.data()),
             }
@@ -423,7 +432,10 @@ impl Owner {
         let pending = self.ledger.index.pending();
         let due = pending >= CHECKPOINT_CHANGES || self.logged >= CHECKPOINT_BYTES;
         let rested = idle && self.changed_at.elapsed() >= CHECKPOINT_IDLE;
-        if self.checkpoint.is_none() && (due || rested && (pending > 0 || self.logged > 0)) {
+        // Whether the filesystem has room again is found out by trying, from the next one on.
+        let refused = self.ledger.space.ceiling.is_some();
+        let worthwhile = pending > 0 || self.logged > 0 || refused;
+        if self.checkpoint.is_none() && (due || rested && worthwhile) {
             self.start_checkpoint();
         }
         // The layer in memory is bounded, even if redb cannot keep up.
@@ -433,7 +445,7 @@ impl Owner {
         if rested && self.scratch.len() > IDLE_SCRATCH {
             self.scratch = AlignedBuf::zeroed(DISK_BLOCK);
         }
-        if self.compacted_at.elapsed() >= COMPACTION_PACE {
+        if Instant::now() >= self.compact_from {
             self.compact_in_background();
         }
     }
@@ -452,8 +464,9 @@ impl Owner {
         self.logged = 0;
         self.changed_at = Instant::now();
         let mark = self.mark();
-        // Whether the filesystem has room again is found out by trying.
-        self.ledger.space.ceiling = None;
+        if self.ledger.space.ceiling.take().is_some() {
+            self.shared.publish(&self.ledger.space);
+        }
         let checkpoint = self.ledger.index.freeze(self.shared.disk, &self.ledger.space, mark);
         (checkpoint, self.doomed.keys().copied().collect())
     }

@@ -1,34 +1,48 @@
 //! Compaction: what is still needed of a mostly dead file is appended to the log again, and the
 //! file goes.
 //!
-//! What is needed: live parts; deletes that are remembered; what the slots know of their groups.
-//! The owner does it, a step at a time between batches, so nothing can be deleted while it is
-//! moved. The file goes only after a checkpoint that no longer refers to it.
+//! What is needed: live parts; deletes that are remembered, many of them in one record; what the slots
+//! know of their groups. The owner does it, a step at a time between batches, so nothing can be
+//! deleted while it is moved. The file goes only after a checkpoint that no longer refers to it.
+//!
+//! Damage does not stop it. Of a part that cannot be read whole the rest is moved under the checks it
+//! has, so that it stays known as corrupt and can be put again. What the index has in the file and no
+//! record was found for is written from the index: deletes and slots as they are, parts as lost.
 
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use proto::checksum::Checked;
 use proto::id::{BlobId, SlotId};
 use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST};
 use proto::part_store::PartError;
 
 use crate::batch::Planned;
-use crate::block_file::{Found, Scan};
-use crate::commit::{Dead, Owner};
+use crate::block_file::{BlockFile, Found, Scan};
+use crate::commit::{Dead, Owner, broken};
 use crate::fill::Stage;
 use crate::index::IndexResult;
-use crate::record::{Place, What, decode_blobs, decode_slot, encode_blobs};
+use crate::record::{Place, What, decode_blobs, decode_slot, encode_blobs, encode_slot};
 
 /// Bytes of records moved in one step.
 const STEP: u64 = 1 << 20;
 /// Records looked at in one step.
 const STEP_RECORDS: usize = 256;
+/// Pause between two steps.
+const PACE: Duration = Duration::from_millis(10);
+/// Pause after a step that failed.
+const BACK_OFF: Duration = Duration::from_secs(5);
 
 /// A file that is being emptied.
 pub(crate) struct Compaction {
     file: u32,
     next: u32,
     dead: Dead,
+    /// Blobs in the deletes and forgets met so far: written again together.
+    blobs: BTreeMap<SlotId, BTreeSet<BlobId>>,
+    /// Something in the file is no record, or cannot be read.
+    damaged: bool,
 }
 
 impl Owner {
@@ -38,22 +52,29 @@ impl Owner {
             let Some(file) = self.ledger.space.mostly_dead() else { return };
             self.begin_compaction(file);
         }
+        let mut pause = PACE;
         if let Err(e) = self.compaction_step() {
             tracing::warn!(disk = %self.shared.disk, "compaction: {e}");
             self.compaction = None;
+            pause = BACK_OFF;
         }
-        self.compacted_at = Instant::now();
+        self.compact_from = Instant::now() + pause;
     }
 
     fn begin_compaction(&mut self, file: u32) {
-        self.compaction = Some(Compaction { file, next: 0, dead: Vec::new() });
+        self.compaction = Some(Compaction {
+            file,
+            next: 0,
+            dead: Vec::new(),
+            blobs: BTreeMap::new(),
+            damaged: false,
+        });
     }
 
     /// Gains space at once: takes doomed files away, or empties one. `false`: nothing to gain.
     pub(crate) fn reclaim(&mut self) -> Result<bool, PartError> {
-        let index_error = |e: redb::Error| PartError::Io(format!("index: {e}"));
         if !self.doomed.is_empty() {
-            self.checkpoint_now().map_err(index_error)?;
+            self.checkpoint_now().map_err(broken)?;
             return Ok(true);
         }
         if self.compaction.is_none() {
@@ -66,27 +87,29 @@ impl Owner {
         while self.compaction.is_some() {
             self.compaction_step()?;
         }
-        self.checkpoint_now().map_err(index_error)?;
+        self.checkpoint_now().map_err(broken)?;
         Ok(true)
     }
 
     fn compaction_step(&mut self) -> Result<(), PartError> {
         let Some(mut work) = self.compaction.take() else { return Ok(()) };
         let file = self.shared.files.read().get(&work.file).cloned();
-        let file = file.ok_or_else(|| PartError::Io("the block file is missing".to_owned()))?;
+        let Some(file) = file else {
+            self.keep(work.file, &"it is missing");
+            return Ok(());
+        };
         let tail = self.ledger.space.file(work.file).tail;
-        let io_error = |e: std::io::Error| PartError::Io(e.to_string());
-        let scan = Scan::new(&file, self.shared.disk, work.next, tail).map_err(io_error)?;
+        let mut scan = match Scan::new(&file, self.shared.disk, work.next, tail) {
+            Ok(scan) => scan,
+            Err(e) => {
+                self.keep(work.file, &e);
+                return Ok(());
+            }
+        };
         let (mut moved, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
         let mut done = true;
-        for found in scan {
-            let place = Place { file: work.file, block: found.block };
-            if let What::Put(key) = found.entry.what {
-                work.dead.push((found.entry.slot, key, place));
-            }
-            let records = self
-                .still_needed(&found, place, || file.payload(&found))
-                .map_err(|e| PartError::Io(format!("moving a record: {e}")))?;
+        for found in scan.by_ref() {
+            let records = self.still_needed(&file, &found, &mut work).map_err(broken)?;
             bytes += records.iter().map(|r| u64::from(r.blocks()) * DISK_BLOCK as u64).sum::<u64>();
             moved.extend(records);
             work.next = found.end();
@@ -96,8 +119,11 @@ impl Owner {
                 break;
             }
         }
+        work.damaged |= scan.damaged;
+        moved.extend(self.remembered(&mut work, done).map_err(broken)?);
         self.move_records(moved)?;
         if done {
+            self.mend(&mut work)?;
             self.end_compaction(work);
         } else {
             self.compaction = Some(work);
@@ -132,83 +158,116 @@ impl Owner {
         Err(PartError::Io("the records could not be moved".to_owned()))
     }
 
-    /// What must be written again of a record before its file may go.
+    /// What must be written again of a record before its file may go. Blobs of deletes are only noted:
+    /// [`Owner::remembered`] writes them.
     fn still_needed(
         &self,
+        file: &BlockFile,
         found: &Found,
-        place: Place,
-        payload: impl Fn() -> std::io::Result<Checked>,
-    ) -> Result<Vec<Planned>, redb::Error> {
-        let slot = found.entry.slot;
-        let index = &self.ledger.index;
-        match found.entry.what {
-            What::Put(key) if index.part(slot, key)? == Some(place) => {
-                // As it is, even if it is rotten: then it stays known as rotten.
-                Ok(vec![again(slot, found.entry.what, payload()?, Vec::new(), Some(place))])
+        work: &mut Compaction,
+    ) -> IndexResult<Vec<Planned>> {
+        let (slot, what) = (found.entry.slot, found.entry.what);
+        let place = Place { file: work.file, block: found.block };
+        if let What::Put(key) | What::Lost(key) = what {
+            work.dead.push((slot, key, place));
+            if self.ledger.index.part(slot, key)? != Some(place) {
+                return Ok(Vec::new());
             }
-            What::Put(_) => Ok(Vec::new()),
-            What::Delete => {
-                let blobs = decode_blobs(payload()?.data());
-                let (needed, forgotten) = self.remembered(slot, &blobs, Some(place))?;
-                let mut records = batches(slot, What::Delete, &needed);
-                records.extend(batches(slot, What::Forget, &forgotten));
-                Ok(records)
+            let payload = file.payload(found).unwrap_or_else(|_| file.salvage(found));
+            if what == What::Put(key) && payload.verify().is_err() {
+                self.shared.note_damage(slot, key);
             }
-            What::Forget => {
-                let blobs = decode_blobs(payload()?.data());
-                let (_, forgotten) = self.remembered(slot, &blobs, None)?;
-                Ok(batches(slot, What::Forget, &forgotten))
-            }
-            What::Slot => {
-                let payload = payload()?;
-                let known = self.shared.slots.read().get(&slot).copied();
-                let current = known.is_some() && decode_slot(payload.data()) == known;
-                Ok(if current {
-                    vec![again(slot, What::Slot, payload, Vec::new(), None)]
-                } else {
-                    Vec::new()
-                })
-            }
+            return Ok(vec![again(slot, what, payload, Vec::new(), Some(place))]);
         }
-    }
-
-    /// Of the blobs: those whose delete is remembered (by the record at `place`, if one is given),
-    /// and those of them whose delete is forgotten.
-    fn remembered(
-        &self,
-        slot: SlotId,
-        blobs: &[BlobId],
-        place: Option<Place>,
-    ) -> IndexResult<(Vec<BlobId>, Vec<BlobId>)> {
-        let (mut needed, mut forgotten) = (Vec::new(), Vec::new());
-        for blob in blobs {
-            if let Some(tomb) = self.ledger.index.tomb(slot, *blob)?
-                && place.is_none_or(|place| tomb.place == place)
-            {
-                needed.push(*blob);
-                if tomb.forgotten {
-                    forgotten.push(*blob);
+        let Some(payload) = file.payload(found).ok().filter(|p| p.verify().is_ok()) else {
+            work.damaged = true;
+            return Ok(Vec::new());
+        };
+        match what {
+            What::Delete | What::Forget => {
+                for blob in decode_blobs(payload.data()) {
+                    if self.ledger.index.tomb(slot, blob)?.is_some() {
+                        work.blobs.entry(slot).or_default().insert(blob);
+                    }
                 }
             }
+            What::Slot => {
+                let known = self.shared.slots.read().get(&slot).copied();
+                if known.is_some() && decode_slot(payload.data()) == known {
+                    return Ok(vec![again(slot, What::Slot, payload, Vec::new(), None)]);
+                }
+            }
+            What::Put(_) | What::Lost(_) => unreachable!("taken above"),
         }
-        Ok((needed, forgotten))
+        Ok(Vec::new())
     }
 
-    /// The file may go, unless damage hid something in it that the index still refers to.
+    /// Deletes that are remembered by a record of the file, and which of those noted are forgotten: as
+    /// full records as possible, or (`all`) whatever there is.
+    fn remembered(&self, work: &mut Compaction, all: bool) -> IndexResult<Vec<Planned>> {
+        let mut records = Vec::new();
+        for (slot, blobs) in &mut work.blobs {
+            if blobs.len() < MAX_BLOBS_PER_REQUEST && !all {
+                continue;
+            }
+            let (mut needed, mut forgotten) = (Vec::new(), Vec::new());
+            for blob in std::mem::take(blobs) {
+                let Some(tomb) = self.ledger.index.tomb(*slot, blob)? else { continue };
+                if tomb.place.file == work.file {
+                    needed.push(blob);
+                }
+                if tomb.forgotten {
+                    forgotten.push(blob);
+                }
+            }
+            records.extend(batches(*slot, What::Delete, &needed));
+            records.extend(batches(*slot, What::Forget, &forgotten));
+        }
+        Ok(records)
+    }
+
+    /// What damage has hidden from the scan is written from the index.
+    fn mend(&mut self, work: &mut Compaction) -> Result<(), PartError> {
+        let state = *self.ledger.space.file(work.file);
+        if !work.damaged && state.live == 0 && state.tombs == 0 {
+            return Ok(());
+        }
+        let index = self.ledger.index.clone();
+        for (slot, key, place) in index.parts_in(work.file).map_err(broken)? {
+            self.shared.note_damage(slot, key);
+            let zeros = Checked::compute(Bytes::from(vec![0; key.blob.part_len() as usize]));
+            self.move_records(vec![again(slot, What::Lost(key), zeros, Vec::new(), Some(place))])?;
+        }
+        for (slot, blob) in index.tombs_in(work.file).map_err(broken)? {
+            work.blobs.entry(slot).or_default().insert(blob);
+        }
+        let mut records = self.remembered(work, true).map_err(broken)?;
+        for (slot, (group, generation)) in &*self.shared.slots.read() {
+            let payload = encode_slot(*group, *generation);
+            records.push(again(*slot, What::Slot, payload, Vec::new(), None));
+        }
+        self.move_records(records)?;
+        work.dead = index.dead_in(|file| file == work.file).map_err(broken)?;
+        Ok(())
+    }
+
+    /// The file may go, unless the index still refers to something in it.
     fn end_compaction(&mut self, work: Compaction) {
         let state = self.ledger.space.file(work.file);
         if state.live > 0 || state.tombs > 0 {
-            tracing::warn!(
-                disk = %self.shared.disk, file = work.file,
-                "damage in a block file keeps it from being reused"
-            );
-            state.stage = Stage::Kept;
+            self.keep(work.file, &"its account does not add up");
             return;
         }
         state.stage = Stage::Doomed;
         self.doomed.insert(work.file, work.dead);
         self.shared.metrics.compacted();
         self.logged += 1;
+    }
+
+    /// The file stays as it is, and the others are gone on with.
+    fn keep(&mut self, file: u32, why: &dyn std::fmt::Display) {
+        tracing::error!(disk = %self.shared.disk, "block file {file} cannot be emptied: {why}");
+        self.ledger.space.file(file).stage = Stage::Kept;
     }
 }
 

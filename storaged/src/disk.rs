@@ -3,14 +3,16 @@
 //! Writes go through the queue to the owner's thread ([`crate::commit`]); reads go past it
 //! ([`crate::read`]). What both share is [`Shared`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use lru::LruCache;
 use nix::fcntl::Flock;
@@ -38,6 +40,10 @@ use crate::superblock::{Superblock, lock};
 const READERS: usize = 16;
 /// Records whose checksum tables are kept in memory, of each disk.
 const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Damaged parts that are counted.
+const MAX_DAMAGED: usize = 10_000;
+/// How long the end of a disk waits for I/O that hangs.
+const CLOSING: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(10) };
 /// Slots that one disk may have.
 const MAX_DISK_SLOTS: usize = 1024;
 
@@ -71,6 +77,7 @@ pub(crate) struct Shared {
     highest_file: AtomicU32,
     view: Mutex<(Fill, u64)>,
     read_only: RwLock<Option<String>>,
+    damaged: Mutex<BTreeSet<(SlotId, PartKey)>>,
 }
 
 impl Shared {
@@ -82,6 +89,24 @@ impl Shared {
     /// From now on it takes none. The first reason stays.
     pub(crate) fn set_read_only(&self, why: &str) {
         self.read_only.write().get_or_insert_with(|| why.to_owned());
+    }
+
+    /// The part cannot be read as it should be.
+    pub(crate) fn note_damage(&self, slot: SlotId, key: PartKey) {
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < MAX_DAMAGED && damaged.insert((slot, key)) {
+            tracing::warn!(disk = %self.disk, %slot, %key, "a part is damaged");
+            self.metrics.damaged(damaged.len());
+        }
+    }
+
+    /// Parts for which `gone` holds were put again, or deleted.
+    pub(crate) fn damage_gone(&self, gone: impl Fn(SlotId, PartKey) -> bool) {
+        let mut damaged = self.damaged.lock();
+        if !damaged.is_empty() {
+            damaged.retain(|(slot, key)| !gone(*slot, *key));
+            self.metrics.damaged(damaged.len());
+        }
     }
 
     /// Tells everyone how full the disk is.
@@ -126,6 +151,7 @@ impl Shared {
             highest_file: AtomicU32::new(0),
             view: Mutex::new((Space::new(0, 1).fill(), 0)),
             read_only: RwLock::default(),
+            damaged: Mutex::default(),
         }
     }
 
@@ -135,14 +161,21 @@ impl Shared {
     }
 }
 
-/// An open disk. Dropping it leaves everything in order on disk, and waits for that.
+/// An open disk. Dropping it leaves everything in order on disk, and waits for that, but not for ever:
+/// the log has all that was acknowledged.
 pub struct Disk {
     shared: Arc<Shared>,
     superblock: Superblock,
     readers: Arc<Semaphore>,
-    owner: Mutex<Option<JoinHandle<()>>>,
-    // Last: the disk is ours until everything else is gone.
-    _lock: Flock<File>,
+    owner: Mutex<Option<OwnersThread>>,
+    // Last: the disk is ours until everything else is gone, the owner's thread too.
+    _lock: Arc<Flock<File>>,
+}
+
+/// The owner's thread; its end closes the channel.
+struct OwnersThread {
+    thread: JoinHandle<()>,
+    end: Receiver<()>,
 }
 
 /// What a disk tells of itself.
@@ -154,6 +187,8 @@ pub struct DiskState {
     pub fill: Fill,
     /// Parts held.
     pub parts: u64,
+    /// Those of them that are known to be damaged.
+    pub damaged: u64,
 }
 
 impl Disk {
@@ -174,7 +209,9 @@ impl Disk {
             .map_err(|problem| DiskError::new(dir, problem))?;
         let shared = owner.shared.clone();
         shared.publish(&owner.ledger.space);
-        let end = OwnersEnd(shared.clone());
+        let lock = Arc::new(lock);
+        let (sender, receiver) = channel();
+        let end = OwnersEnd { shared: shared.clone(), _lock: lock.clone(), _sender: sender };
         let thread = std::thread::Builder::new()
             .name("disk".to_owned())
             .spawn(move || {
@@ -186,7 +223,7 @@ impl Disk {
             shared,
             superblock,
             readers: Arc::new(Semaphore::new(READERS)),
-            owner: Mutex::new(Some(thread)),
+            owner: Mutex::new(Some(OwnersThread { thread, end: receiver })),
             _lock: lock,
         }))
     }
@@ -223,16 +260,19 @@ impl Disk {
             Some(why) => format!("read-only: {why}"),
             None => "ok".to_owned(),
         };
-        DiskState { state, fill, parts }
+        let damaged = self.shared.damaged.lock().len() as u64;
+        DiskState { state, fill, parts, damaged }
     }
 
-    /// Takes no more requests, writes the last checkpoint, and returns when that is done.
+    /// Takes no more requests, writes the last checkpoint, and returns when that is done, or when it
+    /// hangs for too long.
     pub async fn close(&self) {
         self.shared.queue.close();
-        let thread = self.owner.lock().take();
-        if let Some(thread) = thread {
-            // Joining blocks; a panic in the owner has been reported by itself.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let owner = self.owner.lock().take();
+        if let Some(owner) = owner {
+            let shared = self.shared.clone();
+            // Waiting blocks; a panic in the owner has been reported by itself.
+            let _ = tokio::task::spawn_blocking(move || owner.wait(&shared)).await;
         }
     }
 
@@ -357,12 +397,32 @@ impl Disk {
 }
 
 /// When the owner's thread ends, even by a panic, nobody is left waiting for it.
-struct OwnersEnd(Arc<Shared>);
+struct OwnersEnd {
+    shared: Arc<Shared>,
+    _lock: Arc<Flock<File>>,
+    _sender: Sender<()>,
+}
 
 impl Drop for OwnersEnd {
     fn drop(&mut self) {
-        self.0.set_read_only("the disk is closed");
-        self.0.queue.abandon();
+        self.shared.set_read_only("the disk is closed");
+        self.shared.queue.abandon();
+    }
+}
+
+impl OwnersThread {
+    /// Waits for its end, within bounds. A thread that hangs keeps the disk's lock.
+    fn wait(self, shared: &Shared) {
+        match self.end.recv_timeout(CLOSING) {
+            Err(RecvTimeoutError::Timeout) => tracing::error!(
+                disk = %shared.disk, waiting = shared.queue.waiting(),
+                changes = shared.index.pending(),
+                "the disk hangs: given up after {CLOSING:?} with requests waiting and changes not in \
+                 the index; the next start reads them from the log"
+            ),
+            // A panic in the owner has been reported by itself.
+            _ => drop(self.thread.join()),
+        }
     }
 }
 
@@ -373,9 +433,8 @@ pub(crate) fn index_error(e: redb::Error) -> PartError {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.shared.queue.close();
-        if let Some(thread) = self.owner.get_mut().take() {
-            // A panic in the owner has been reported by itself.
-            let _ = thread.join();
+        if let Some(owner) = self.owner.get_mut().take() {
+            owner.wait(&self.shared);
         }
     }
 }

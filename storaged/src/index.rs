@@ -352,6 +352,46 @@ impl Index {
         self.scan_parts(prefixed(&[]), take)
     }
 
+    /// Parts whose record is in the file. Reads the whole table: for damage only.
+    pub(crate) fn parts_in(&self, file: u32) -> IndexResult<Vec<(SlotId, PartKey, Place)>> {
+        let mut found = Vec::new();
+        self.all_parts(|slot, key, place| {
+            if place.file == file {
+                found.push((slot, key, place));
+            }
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// Deletes that a record in the file remembers. Reads the whole table: for damage only.
+    pub(crate) fn tombs_in(&self, file: u32) -> IndexResult<Vec<(SlotId, BlobId)>> {
+        let layers = self.layers.read();
+        let mut tombs: BTreeMap<BlobBytes, Option<Tomb>> = BTreeMap::new();
+        match self.db.begin_read()?.open_table(TOMBS) {
+            Err(TableError::TableDoesNotExist(_)) => {}
+            table => {
+                for row in table?.iter()? {
+                    let (key, value) = row?;
+                    let (place, forgotten) = value.value();
+                    let tomb = Tomb { place: Place::unpack(place), forgotten: forgotten != 0 };
+                    if tomb.place.file == file {
+                        tombs.insert(*key.value(), Some(tomb));
+                    }
+                }
+            }
+        }
+        for layer in layers.iter().rev() {
+            tombs.extend(layer.tombs.iter().map(|(key, tomb)| (*key, *tomb)));
+        }
+        let here = |(key, tomb): (BlobBytes, Option<Tomb>)| {
+            tomb.filter(|tomb| tomb.place.file == file)?;
+            let slot = SlotId(u32::from_be_bytes(key[..4].try_into().ok()?));
+            Some((slot, BlobId::from_bytes(&key[4..])?))
+        };
+        Ok(tombs.into_iter().filter_map(here).collect())
+    }
+
     /// A page of the blobs of a session.
     pub(crate) fn list(
         &self,
@@ -464,26 +504,36 @@ impl Index {
         self.layers.write().active.dead.insert(dead_bytes(slot, key, place), false);
     }
 
-    /// Dead records in files for which `gone` holds. Reads the whole table: for recovery only.
+    /// Dead records in files for which `gone` holds. Reads the whole table: for recovery and damage
+    /// only.
     pub(crate) fn dead_in(
         &self,
         gone: impl Fn(u32) -> bool,
     ) -> IndexResult<Vec<(SlotId, PartKey, Place)>> {
-        let table = match self.db.begin_read()?.open_table(DEAD) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            table => table?,
-        };
-        let mut found = Vec::new();
-        for row in table.iter()? {
-            let bytes = *row?.0.value();
-            let place = place_of_dead(&bytes);
-            if gone(place.file)
-                && let Some((slot, key)) = key_of(&bytes)
-            {
-                found.push((slot, key, place));
+        let layers = self.layers.read();
+        let mut dead: BTreeMap<DeadBytes, bool> = BTreeMap::new();
+        match self.db.begin_read()?.open_table(DEAD) {
+            Err(TableError::TableDoesNotExist(_)) => {}
+            table => {
+                for row in table?.iter()? {
+                    let bytes = *row?.0.value();
+                    if gone(place_of_dead(&bytes).file) {
+                        dead.insert(bytes, true);
+                    }
+                }
             }
         }
-        Ok(found)
+        for layer in layers.iter().rev() {
+            let here = layer.dead.iter().filter(|(bytes, _)| gone(place_of_dead(bytes).file));
+            dead.extend(here.map(|(bytes, present)| (*bytes, *present)));
+        }
+        let present = dead.iter().filter(|(_, present)| **present);
+        Ok(present
+            .filter_map(|(bytes, _)| {
+                let (slot, key) = key_of(bytes)?;
+                Some((slot, key, place_of_dead(bytes)))
+            })
+            .collect())
     }
 
     /// The slot belongs to the group.

@@ -2,3 +2,5 @@
 
 pub(crate) mod aligned;
 pub(crate) mod direct;
+#[cfg(test)]
+pub(crate) mod faults;

@@ -25,6 +25,8 @@ pub mod daemon;
 mod disk;
 mod door;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod fill;
 mod index;
 #[allow(unsafe_code)] // io/aligned.rs, and only there

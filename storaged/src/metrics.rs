@@ -20,6 +20,9 @@ pub const WRITTEN_BYTES: &str = "storaged_written_bytes_total";
 pub const READ_BYTES: &str = "storaged_read_bytes_total";
 /// Reads that met a corrupt part or an error of the disk.
 pub const FAILED_READS: &str = "storaged_failed_reads_total";
+/// Parts known to be damaged: a read, or compaction, met rot or an error of the disk, and they were
+/// neither put again nor deleted since. Starts from zero when the disk is opened.
+pub const DAMAGED_PARTS: &str = "storaged_damaged_parts";
 /// Block files emptied by compaction.
 pub const COMPACTED_FILES: &str = "storaged_compacted_files_total";
 /// Bytes of live records.
@@ -39,6 +42,7 @@ pub(crate) struct DiskMetrics {
     read: Counter,
     failed_reads: Counter,
     compacted: Counter,
+    damaged: Gauge,
     used: Gauge,
     available: Gauge,
     parts: Gauge,
@@ -59,6 +63,7 @@ impl DiskMetrics {
             read: counter(READ_BYTES),
             failed_reads: counter(FAILED_READS),
             compacted: counter(COMPACTED_FILES),
+            damaged: gauge(DAMAGED_PARTS),
             used: gauge(USED_BYTES),
             available: gauge(AVAILABLE_BYTES),
             parts: gauge(PARTS),
@@ -92,6 +97,10 @@ impl DiskMetrics {
 
     pub(crate) fn compacted(&self) {
         self.compacted.increment(1);
+    }
+
+    pub(crate) fn damaged(&self, parts: usize) {
+        self.damaged.set(parts as f64);
     }
 
     pub(crate) fn fill(&self, fill: &Fill, parts: u64) {

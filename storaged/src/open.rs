@@ -213,7 +213,7 @@ impl<'a> Recovery<'a> {
     fn take_record(&mut self, file: &BlockFile, found: &Found) -> Result<(), DiskProblem> {
         let slot = found.entry.slot;
         let place = Place { file: file.number, block: found.block };
-        if let What::Put(key) = found.entry.what {
+        if let What::Put(key) | What::Lost(key) = found.entry.what {
             self.ledger.replay_put(slot, key, place)?;
         } else {
             let payload = file.payload(found)?;
@@ -222,7 +222,7 @@ impl<'a> Recovery<'a> {
                 return Ok(());
             }
             match found.entry.what {
-                What::Put(_) => unreachable!("taken above"),
+                What::Put(_) | What::Lost(_) => unreachable!("taken above"),
                 What::Delete => self.ledger.delete(slot, &decode_blobs(payload.data()), place)?,
                 What::Forget => self.ledger.forget(slot, &decode_blobs(payload.data()))?,
                 What::Slot => self.shared.learn_slot(slot, payload.data()),
@@ -279,7 +279,7 @@ impl<'a> Recovery<'a> {
             scratch: AlignedBuf::zeroed(DISK_BLOCK),
             ahead: Ahead::default(),
             compaction: None,
-            compacted_at: Instant::now(),
+            compact_from: Instant::now(),
             doomed: HashMap::new(),
             checkpoint: None,
             logged: 0,

@@ -108,6 +108,11 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Requests that the owner has not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.lock().requests.len()
+    }
+
     /// Takes no more requests, and answers none of those that wait: their callers see it closed.
     pub(crate) fn abandon(&self) {
         let mut state = self.state.lock();

@@ -40,6 +40,7 @@ impl Shared {
             match tried {
                 Some((before, error)) if before == place => {
                     self.metrics.read_failed();
+                    self.note_damage(slot, key);
                     return Err(error);
                 }
                 _ => {}
@@ -137,6 +138,9 @@ fn checked_entry(
     key: PartKey,
 ) -> Result<Entry, PartError> {
     let entry = parse(block, shared.disk, place).map_err(|e| corrupt(e, place))?;
+    if entry.what == What::Lost(key) && entry.slot == slot {
+        return Err(corrupt("the part was lost to damage of the disk", place));
+    }
     if entry.what != What::Put(key) || entry.slot != slot {
         return Err(corrupt("another record lies there", place));
     }

@@ -10,8 +10,8 @@
 //! offset  size  field        meaning (numbers are little endian)
 //! 0       8     magic        b"ASHLREC\n"
 //! 8       2     version      2
-//! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot
-//! 11      1     part         of a put; else 0
+//! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot, 5 lost
+//! 11      1     part         of a put or lost; else 0
 //! 12      4     slot         number of the slot on the disk
 //! 16      16    disk         id of the disk: a record that went astray is not believed
 //! 32      8     sequence     rises with every record of the disk, never used twice
@@ -19,7 +19,7 @@
 //! 44      4     block        where the record starts, in 4 KiB blocks
 //! 48      4     batch        where the batch starts that the record was written in
 //! 52      4     payload_len
-//! 56      27    blob         of a put; else zeros
+//! 56      27    blob         of a put or lost; else zeros
 //! 83      1     reserved     zero
 //! 84      4     table_crc    CRC-32C of the table
 //! 88      4     header_crc   CRC-32C of bytes 0 to 87
@@ -27,7 +27,8 @@
 //! ```
 //!
 //! The payload of a put is the part. Delete and forget carry blob ids, 27 bytes each; slot carries
-//! the group (4 bytes) and its generation (8 bytes).
+//! the group (4 bytes) and its generation (8 bytes). Lost stands for a put that damage has taken: its
+//! payload is as long, and zeros, so that the part stays known, corrupt, and accounted for as before.
 //!
 //! Invariants:
 //! * Nothing of a record is believed before [`parse`] has checked header and table.
@@ -107,6 +108,8 @@ pub(crate) enum What {
     Forget,
     /// The slot belongs to the group in the payload, at its generation.
     Slot,
+    /// This part was here, and its bytes are lost.
+    Lost(PartKey),
 }
 
 /// A checked header with its table.
@@ -189,6 +192,7 @@ pub(crate) fn encode(head: &mut [u8], stamp: Stamp, slot: SlotId, what: What, pa
         What::Delete => (2, 0, [0; BLOB_ID_LEN]),
         What::Forget => (3, 0, [0; BLOB_ID_LEN]),
         What::Slot => (4, 0, [0; BLOB_ID_LEN]),
+        What::Lost(key) => (5, key.part.get() as u8, key.blob.to_bytes()),
     };
     let mut header = Header {
         magic: MAGIC,
@@ -220,12 +224,15 @@ impl Header {
         crc32c::crc32c(&self.as_bytes()[..HEADER - 4])
     }
 
+    fn part(&self) -> Option<PartKey> {
+        let key = PartKey::new(BlobId::from_bytes(&self.blob)?, self.part.into())?;
+        (key.blob.part_len() == self.payload_len.get()).then_some(key)
+    }
+
     fn what(&self) -> Option<What> {
         match self.kind {
-            1 => {
-                let key = PartKey::new(BlobId::from_bytes(&self.blob)?, self.part.into())?;
-                (key.blob.part_len() == self.payload_len.get()).then_some(What::Put(key))
-            }
+            1 => self.part().map(What::Put),
+            5 => self.part().map(What::Lost),
             2 => Some(What::Delete),
             3 => Some(What::Forget),
             4 => Some(What::Slot),

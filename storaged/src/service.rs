@@ -171,6 +171,7 @@ impl Service {
                 used: state.fill.used,
                 parts: state.parts,
                 available: state.fill.available,
+                damaged: state.damaged,
             }
         });
         let broken = self.broken.iter().map(|(path, why)| wire::DiskStatus {

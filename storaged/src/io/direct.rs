@@ -14,6 +14,9 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 use nix::sys::uio::pwritev;
 
+#[cfg(test)]
+use super::faults::{self, Call};
+
 /// Most buffers in one vectored write (the kernel's IOV_MAX).
 pub(crate) const MAX_BUFFERS: usize = 1024;
 
@@ -21,6 +24,8 @@ pub(crate) const MAX_BUFFERS: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct DirectFile {
     file: File,
+    #[cfg(test)]
+    path: std::path::PathBuf,
 }
 
 impl DirectFile {
@@ -28,8 +33,12 @@ impl DirectFile {
     pub(crate) fn open(path: &Path, create: bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(create).mode(0o600);
-        match options.clone().custom_flags(libc::O_DIRECT).open(path) {
-            Ok(file) => return Ok(Self { file }),
+        let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
+        #[cfg(test)]
+        let direct = direct
+            .and_then(|file| faults::check(path, Call::OpenDirect, 0..u64::MAX).map(|()| file));
+        match direct {
+            Ok(file) => return Ok(Self::new(file, path)),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
             Err(e) => return Err(e),
         }
@@ -39,7 +48,23 @@ impl DirectFile {
         });
         // The kernel may have created the file before it refused the flag.
         let file = options.create_new(false).create(create).truncate(false).open(path)?;
-        Ok(Self { file })
+        Ok(Self::new(file, path))
+    }
+
+    #[cfg(test)]
+    fn new(file: File, path: &Path) -> Self {
+        Self { file, path: path.to_owned() }
+    }
+
+    #[cfg(not(test))]
+    fn new(file: File, _: &Path) -> Self {
+        Self { file }
+    }
+
+    /// The fault that a test has put here.
+    #[cfg(test)]
+    fn fault(&self, call: Call, offset: u64, len: u64) -> io::Result<()> {
+        faults::check(&self.path, call, offset..offset.saturating_add(len))
     }
 
     /// Bytes of the file.
@@ -49,6 +74,8 @@ impl DirectFile {
 
     /// Sets aside `len` bytes of disk space for the file.
     pub(crate) fn preallocate(&self, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.fault(Call::Preallocate, 0, len)?;
         match fallocate(&self.file, FallocateFlags::empty(), 0, to_off(len)) {
             Err(Errno::EOPNOTSUPP) => self.file.set_len(len),
             other => Ok(other?),
@@ -57,6 +84,8 @@ impl DirectFile {
 
     /// Fills `buf` from `offset`.
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.fault(Call::Read, offset, buf.len() as u64)?;
         self.file.read_exact_at(buf, offset)
     }
 
@@ -66,6 +95,8 @@ impl DirectFile {
         mut offset: u64,
         mut buffers: &mut [IoSlice<'_>],
     ) -> io::Result<()> {
+        #[cfg(test)]
+        self.fault(Call::Write, offset, buffers.iter().map(|b| b.len() as u64).sum())?;
         while !buffers.is_empty() {
             let count = buffers.len().min(MAX_BUFFERS);
             let written = match pwritev(&self.file, &buffers[..count], to_off(offset)) {
@@ -82,6 +113,8 @@ impl DirectFile {
 
     /// Returns once everything written before is on stable storage.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.fault(Call::Sync, 0, u64::MAX)?;
         self.file.sync_data()
     }
 

@@ -99,3 +99,50 @@ async fn a_full_disk_still_takes_deletes_and_says_that_it_is_full() {
     }
     assert!(fill(&store, count, 4000).await >= 1000);
 }
+
+/// Payload lengths of the delete records in the block files.
+fn delete_records(dir: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(dir.join("d/blocks")).unwrap() {
+        let image = std::fs::read(file.unwrap().path()).unwrap();
+        for block in image.chunks(4096) {
+            if block.starts_with(b"ASHLREC\n") && block[10] == 2 {
+                found.push(u32::from_le_bytes(block[52..56].try_into().unwrap()));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compaction_puts_many_remembered_deletes_into_one_record() {
+    let dir = fresh();
+    let disk = open(dir.path());
+    let store = slot(&disk);
+    let gone: Vec<PartKey> = (0..300).map(|n| key(n, 100)).collect();
+    for key in &gone {
+        put(&store, *key).await.unwrap();
+        store.delete(&[key.blob]).await.unwrap();
+    }
+    assert_eq!(delete_records(dir.path()), [27; 300]);
+    // The disk fills up until the first file is emptied.
+    let mut from = 1000;
+    while dir.path().join("d/blocks/00000001").exists() {
+        let next = from + fill(&store, from, 60_000).await;
+        let blobs: Vec<BlobId> = (from..next).map(|n| key(n, 60_000).blob).collect();
+        for blobs in blobs.chunks(1000) {
+            store.delete(blobs).await.unwrap();
+            store.forget(blobs).await.unwrap();
+        }
+        from = next;
+        assert!(from < 20_000, "the first file is never emptied");
+    }
+    let records = delete_records(dir.path());
+    assert!(records.contains(&(300 * 27)) && !records.contains(&27), "{records:?}");
+    drop((store, disk));
+    std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
+    let store = slot(&open(dir.path()));
+    for key in gone {
+        assert_eq!(put(&store, key).await, Err(PartError::Deleted));
+    }
+}

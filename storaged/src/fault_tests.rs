@@ -1,0 +1,334 @@
+//! Disks whose filesystem fails: what is answered, what is kept, and what goes on.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nix::libc::{EINVAL, EIO, ENOSPC};
+use proto::checksum::Checked;
+use proto::id::{BlobId, ClusterId, Generation, GroupId, PartKey, SessionId, SlotId, VolumeId};
+use proto::part_store::{FillLevel, PartError, PartStore};
+use tempfile::TempDir;
+
+use crate::io::faults::{Call, Fault};
+use crate::{Disk, DiskOptions, InitOptions, init_disk};
+
+const MIB: u64 = 1 << 20;
+const ALL: Range<u64> = 0..u64::MAX;
+
+fn fresh() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let options = InitOptions { capacity: Some(96 * MIB), block_file: 16 * MIB };
+    init_disk(&dir.path().join("d"), ClusterId::random(), options).unwrap();
+    dir
+}
+
+fn open(dir: &TempDir) -> (Arc<Disk>, Arc<dyn PartStore>) {
+    let disk = Disk::open(&dir.path().join("d"), DiskOptions::default()).unwrap();
+    let store = disk.slot(SlotId(0), GroupId(0), Generation(1));
+    (disk, store)
+}
+
+fn key(sequence: u64, len: u32) -> PartKey {
+    let scheme = "copies(3)".parse().unwrap();
+    let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, len, scheme).unwrap();
+    PartKey::new(blob, 1).unwrap()
+}
+
+fn content(key: PartKey) -> Bytes {
+    vec![key.blob.sequence() as u8; key.blob.part_len() as usize].into()
+}
+
+async fn put(store: &Arc<dyn PartStore>, key: PartKey) -> Result<(), PartError> {
+    store.put(key, Checked::compute(content(key))).await
+}
+
+async fn get(store: &Arc<dyn PartStore>, key: PartKey) -> Result<Bytes, PartError> {
+    store.get(key, 0..key.blob.part_len()).await
+}
+
+/// Puts parts of `len` until the disk is full; answers the next number.
+async fn fill(store: &Arc<dyn PartStore>, from: u64, len: u32) -> u64 {
+    for n in from.. {
+        match put(store, key(n, len)).await {
+            Ok(()) => {}
+            Err(PartError::Full) => return n,
+            Err(e) => panic!("{n}: {e}"),
+        }
+    }
+    unreachable!("a disk is finite")
+}
+
+async fn delete(store: &Arc<dyn PartStore>, keys: impl Iterator<Item = PartKey>) {
+    let blobs: Vec<BlobId> = keys.map(|key| key.blob).collect();
+    store.delete(&blobs).await.unwrap();
+    store.forget(&blobs).await.unwrap();
+}
+
+fn log(dir: &TempDir) -> std::path::PathBuf {
+    dir.path().join("d/blocks/00000001")
+}
+
+/// Where the record of the part starts in the file, in bytes.
+fn place_of(path: &Path, key: PartKey) -> u64 {
+    let image = std::fs::read(path).unwrap();
+    let here = |block: &&[u8]| {
+        block.starts_with(b"ASHLREC\n") && block[10] == 1 && block[56..83] == key.blob.to_bytes()
+    };
+    let block = image.chunks(4096).position(|block| here(&block));
+    block.expect("the part is in this file") as u64 * 4096
+}
+
+/// A part too small for its space to be given back without compaction.
+fn small(n: u64) -> PartKey {
+    key(n, 60_000)
+}
+
+/// A disk is filled, and damage hits two parts of its first file: one in the header, and one in the
+/// middle of its payload. Four in five of the others are deleted. Then it is filled again and again.
+async fn fills_on_over(dir: &TempDir, damage: impl FnOnce(&Path, Range<u64>, Range<u64>)) {
+    let (disk, store) = open(dir);
+    let (headless, holey) = (key(10_001, 20_000), key(10_002, 300_000));
+    put(&store, headless).await.unwrap();
+    put(&store, holey).await.unwrap();
+    let end = fill(&store, 0, 60_000).await;
+    let (head, payload) = (place_of(&log(dir), headless), place_of(&log(dir), holey));
+    damage(&log(dir), head..head + 4096, payload + 4096 + 70_000..payload + 4096 + 70_001);
+    delete(&store, (0..end).filter(|n| n % 5 != 0).map(small)).await;
+    let mut from = end;
+    for round in 0..3 {
+        let next = fill(&store, from, 60_000).await;
+        assert!(next > from + end / 2, "round {round}: only {} parts fit", next - from);
+        delete(&store, (from..next).map(small)).await;
+        from = next;
+    }
+    assert!(!log(dir).exists(), "the damaged file was not given back");
+    let check = async |store: &Arc<dyn PartStore>, when: &str| {
+        for n in (0..end).step_by(5) {
+            assert_eq!(get(store, small(n)).await.unwrap(), content(small(n)), "{when}: {n}");
+        }
+        for key in [headless, holey] {
+            let got = get(store, key).await;
+            assert!(matches!(got, Err(PartError::Corrupt(_))), "{when}: {key}: {got:?}");
+            let held = store.held(key.blob).await.unwrap();
+            assert_eq!(held.parts.len(), 1, "{when}: what is lost must not look like never stored");
+        }
+        let beside = store.get(holey, 0..65_536).await;
+        assert_eq!(beside.unwrap(), content(holey).slice(..65_536), "{when}: beside the hole");
+    };
+    check(&store, "after compaction").await;
+    assert_eq!(disk.state().damaged, 2);
+    assert_eq!(disk.state().state, "ok");
+    drop((store, disk));
+    std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
+    let (disk, store) = open(dir);
+    check(&store, "after a rebuild").await;
+    for key in [headless, holey] {
+        put(&store, key).await.unwrap();
+        assert_eq!(get(&store, key).await.unwrap(), content(key), "put again");
+    }
+    assert_eq!(disk.state().damaged, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_with_unreadable_sectors_still_takes_deletes_and_puts() {
+    let dir = fresh();
+    let mut faults = Vec::new();
+    fills_on_over(&dir, |path, head, payload| {
+        faults.push(Fault::error(path, Call::Read, head, EIO));
+        faults.push(Fault::error(path, Call::Read, payload, EIO));
+    })
+    .await;
+    assert!(faults.iter().all(|fault| fault.met() > 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_with_rotten_records_still_takes_deletes_and_puts() {
+    use std::os::unix::fs::FileExt;
+    let dir = fresh();
+    fills_on_over(&dir, |path, head, payload| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(b"rot", head.start + 20).unwrap();
+        file.write_all_at(b"rot", payload.start).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_whose_record_is_damaged_stay_remembered() {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let gone: Vec<PartKey> = (0..40).map(|n| key(n, 1000)).collect();
+    let kept = key(100, 1000);
+    put(&store, kept).await.unwrap();
+    for key in &gone {
+        put(&store, *key).await.unwrap();
+    }
+    // One record each: 40 of them, of which every other one cannot be read any more.
+    for key in &gone {
+        store.delete(&[key.blob]).await.unwrap();
+    }
+    let image = std::fs::read(log(&dir)).unwrap();
+    let deletes: Vec<u64> = (0..image.len() as u64 / 4096)
+        .filter(|block| image[*block as usize * 4096..].starts_with(b"ASHLREC\n"))
+        .filter(|block| image[*block as usize * 4096 + 10] == 2)
+        .collect();
+    assert_eq!(deletes.len(), 40);
+    let unreadable =
+        |block: &u64| Fault::error(&log(&dir), Call::Read, block * 4096..block * 4096 + 1, EIO);
+    let faults: Vec<Fault> = deletes.iter().step_by(2).map(unreadable).collect();
+    // Compaction takes that file once the disk is full.
+    let mut from = 1000;
+    while log(&dir).exists() {
+        let next = fill(&store, from, 60_000).await;
+        delete(&store, (from..next).map(small)).await;
+        from = next;
+        assert!(from < 9000, "the damaged file is never given back");
+    }
+    drop(faults);
+    drop((store, disk));
+    std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
+    let (_disk, store) = open(&dir);
+    for key in gone {
+        assert_eq!(get(&store, key).await, Err(PartError::Deleted));
+        assert_eq!(put(&store, key).await, Err(PartError::Deleted));
+    }
+    assert_eq!(get(&store, kept).await.unwrap(), content(kept));
+}
+
+/// A disk on which one write fails: it says so, keeps what it had, and takes no more.
+async fn fails_once(call: Call, errno: i32) {
+    let dir = fresh();
+    let (first, second) = (key(1, 5000), key(2, 5000));
+    {
+        let (disk, store) = open(&dir);
+        put(&store, first).await.unwrap();
+        let fault = Fault::error(dir.path(), call, ALL, errno);
+        let refused = put(&store, second).await.unwrap_err();
+        assert!(matches!(refused, PartError::Io(_)), "{refused}");
+        drop(fault);
+        // It may have written half of it: nothing goes on top of that before recovery.
+        let refused = put(&store, second).await.unwrap_err().to_string();
+        assert!(refused.contains("read-only") && refused.contains("os error 5"), "{refused}");
+        assert!(disk.state().state.starts_with("read-only: "), "{}", disk.state().state);
+        assert_eq!(get(&store, first).await.unwrap(), content(first), "reads go on");
+        let fill = store.fill().await.unwrap_err();
+        assert!(matches!(fill, PartError::Io(_)), "{fill}");
+    }
+    let (disk, store) = open(&dir);
+    assert_eq!(disk.state().state, "ok");
+    assert_eq!(get(&store, first).await.unwrap(), content(first));
+    put(&store, second).await.unwrap();
+    assert_eq!(get(&store, second).await.unwrap(), content(second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_write_makes_the_disk_read_only_until_it_is_opened_again() {
+    fails_once(Call::Write, EIO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_makes_the_disk_read_only_until_it_is_opened_again() {
+    fails_once(Call::Sync, EIO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_room_below_is_full_and_not_a_failure() {
+    for call in [Call::Write, Call::Preallocate] {
+        let dir = fresh();
+        let (disk, store) = open(&dir);
+        let len = 1 << 20;
+        for n in 0..10 {
+            put(&store, key(n, len)).await.unwrap();
+        }
+        let fault = Fault::error(dir.path(), call, ALL, ENOSPC);
+        // Up to 16 MiB fit into the file that there is.
+        let mut refused = None;
+        for n in 10..30 {
+            refused = put(&store, key(n, len)).await.err().map(|e| (n, e));
+            if refused.is_some() {
+                break;
+            }
+        }
+        let (n, why) = refused.expect("the file is full after 16 MiB");
+        assert_eq!(why, PartError::Full, "{call:?}");
+        assert_eq!(disk.state().state, "ok", "{call:?}");
+        if call == Call::Preallocate {
+            assert!(store.fill().await.unwrap().level >= FillLevel::Orange);
+        }
+        drop(fault);
+        // Nobody asks it for anything: it finds out by itself that it may try again.
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
+        let roomy = async {
+            while store.fill().await.unwrap().level != FillLevel::Green {
+                tick.tick().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), roomy).await.unwrap();
+        put(&store, key(n, len)).await.unwrap();
+        for n in [0, 9, n] {
+            assert_eq!(get(&store, key(n, len)).await.unwrap(), content(key(n, len)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filesystem_without_direct_io_keeps_parts_just_as_well() {
+    let dir = fresh();
+    let fault = Fault::error(dir.path(), Call::OpenDirect, ALL, EINVAL);
+    let keys = [key(1, 1), key(2, 4132), key(3, 70_000), key(4, 1 << 20)];
+    for round in 0..3 {
+        let (_disk, store) = open(&dir);
+        for key in keys {
+            if round == 0 {
+                put(&store, key).await.unwrap();
+            }
+            assert_eq!(get(&store, key).await.unwrap(), content(key), "round {round}");
+        }
+        if round == 1 {
+            std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
+        }
+    }
+    assert!(fault.met() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_hangs_does_not_hold_up_the_end_and_keeps_the_disk_locked() {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let (first, second) = (key(1, 5000), key(2, 5000));
+    put(&store, first).await.unwrap();
+    let fault = Fault::hang(dir.path(), Call::Sync);
+    let putting = {
+        let store = store.clone();
+        tokio::spawn(async move { put(&store, second).await })
+    };
+    let fault = tokio::task::spawn_blocking(move || {
+        fault.wait();
+        fault
+    });
+    let fault = fault.await.unwrap();
+    let began = std::time::Instant::now();
+    disk.close().await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(8), "{:?}", began.elapsed());
+    drop((store, disk));
+    // The thread that hangs may write any time: nobody else may have the disk before it ends.
+    let open_again = || Disk::open(&dir.path().join("d"), DiskOptions::default());
+    let refused = open_again().map(drop).unwrap_err().to_string();
+    assert!(refused.contains("in use"), "{refused}");
+    drop(fault);
+    assert_eq!(putting.await.unwrap(), Ok(()), "it was done after all");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let disk = loop {
+        match open_again() {
+            Ok(disk) => break disk,
+            Err(e) => assert!(std::time::Instant::now() < deadline, "{e}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    let store: Arc<dyn PartStore> = disk.slot(SlotId(0), GroupId(0), Generation(1));
+    for key in [first, second] {
+        assert_eq!(get(&store, key).await.unwrap(), content(key));
+    }
+}
