@@ -70,7 +70,10 @@ pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
         Some(address) => address,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
     };
-    // First of all, so that nothing is opened in vain.
+    let stop = CancellationToken::new();
+    // Before disks are opened, which may take long: whoever says stop then means it, too.
+    stop_on_signals(stop.clone())?;
+    // Before that as well, so that nothing is opened in vain.
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
     let listen = listener.local_addr()?;
@@ -79,8 +82,6 @@ pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
     }
     let paths = config.disk.clone();
     let opened = tokio::task::spawn_blocking(move || open_all(&paths)).await??;
-    let stop = CancellationToken::new();
-    stop_on_signals(stop.clone())?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), %listen, cluster = %opened.cluster,
         disks = opened.disks.len(), metrics = ?config.metrics, "storaged is ready"
