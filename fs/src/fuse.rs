@@ -46,6 +46,7 @@ use crate::filesystem::{
 };
 use crate::metrics::{Metrics, Op};
 use crate::mount::{Atime, MountOptions};
+use crate::stale::{Pages, Stale};
 use crate::synced::Synced;
 
 /// How long the kernel may believe what it was told: every change comes through it.
@@ -93,6 +94,8 @@ const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 /// Most bytes of one copy_file_range(2): whole pages below 4 GiB.
 const MAX_COPY: u64 = (1 << 32) - BLOCK as u64;
+/// Linux's open(2) flag of reads and writes past the page cache.
+const O_DIRECT: i32 = nix::libc::O_DIRECT;
 /// Bits of a mode that say what kind of file it is.
 const S_IFMT: u32 = 0o170_000;
 
@@ -102,6 +105,8 @@ pub(crate) struct Door {
     runtime: Handle,
     synced: Arc<Synced>,
     told: Arc<Told>,
+    stale: Stale,
+    pages: Option<Pages>,
     ended: Option<oneshot::Sender<()>>,
 }
 
@@ -139,7 +144,9 @@ impl Door {
     ) -> (Self, oneshot::Receiver<()>) {
         let told = Told { metrics: Metrics::new(), last_log: AtomicU64::new(0) };
         let (ended, end) = oneshot::channel();
-        (Self { fs, runtime, synced, told: Arc::new(told), ended: Some(ended) }, end)
+        let (stale, pages) = crate::stale::channel();
+        let (told, pages, ended) = (Arc::new(told), Some(pages), Some(ended));
+        (Self { fs, runtime, synced, told, stale, pages, ended }, end)
     }
 
     /// Runs `work` to its end, here if it is ready at once, and hands the result to `reply`.
@@ -612,7 +619,7 @@ impl fuser::Filesystem for Door {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -621,16 +628,26 @@ impl fuser::Filesystem for Door {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let kill = kill.then(|| asker(req));
         self.told.metrics.written(data.len());
+        // Not what comes from the cache itself: it waits for the answer.
+        let direct = flags.0 & O_DIRECT != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let stale = direct.then(|| self.stale.clone());
+        let answer = move |result: Result<u32, Errno>| match (stale, result) {
+            (Some(stale), Ok(len)) => {
+                let range = offset..offset.saturating_add(len.into());
+                stale.forget(ino, range, move || reply.written(len));
+            }
+            (_, result) => reply_written(reply, result),
+        };
         let Some(result) = self.write_at_once(ino, offset, data, kill) else {
             let (fs, data) = (self.fs.clone(), Bytes::copy_from_slice(data));
             let work = async move { fs.write(ino, offset, data, kill).await.map(|()| len) };
-            return self.answer(Op::Write, work, move |result| reply_written(reply, result));
+            return self.answer(Op::Write, work, answer);
         };
         let result = result.map(|()| len).map_err(|error| {
             self.told.failed(Op::Write, &error);
             errno(&error)
         });
-        reply_written(reply, result);
+        answer(result);
         self.told.metrics.answered(Op::Write, since);
     }
 
@@ -892,15 +909,19 @@ pub(crate) struct Session(fuser::Session<Door>);
 
 impl Session {
     /// Shakes hands with the kernel over the device of a mount that [`crate::attach`] has made.
-    pub(crate) fn over(door: Door, device: OwnedFd, options: &MountOptions) -> io::Result<Self> {
-        let fs = door.fs.clone();
+    pub(crate) fn over(
+        mut door: Door,
+        device: OwnedFd,
+        options: &MountOptions,
+    ) -> io::Result<Self> {
+        let (fs, pages) = (door.fs.clone(), door.pages.take());
         let config = config(options);
-        Ok(Self(fuser::Session::from_fd(door, device, config.acl, config)?).watching(&fs))
+        Self(fuser::Session::from_fd(door, device, config.acl, config)?).watching(&fs, pages)
     }
 
     /// Mounts through fusermount3, for those who may not mount by themselves.
     pub(crate) fn by_helper(
-        door: Door,
+        mut door: Door,
         volume: &str,
         at: &Path,
         options: &MountOptions,
@@ -923,20 +944,30 @@ impl Session {
         ];
         let further = further.into_iter().filter_map(|(wanted, option)| wanted.then_some(option));
         config.mount_options.extend(further);
-        let fs = door.fs.clone();
-        Ok(Self(fuser::Session::new(door, at, &config)?).watching(&fs))
+        let (fs, pages) = (door.fs.clone(), door.pages.take());
+        Self(fuser::Session::new(door, at, &config)?).watching(&fs, pages)
     }
 
-    /// The kernel hears of attributes that change behind its back.
-    fn watching(self, fs: &Filesystem) -> Self {
+    /// The kernel hears of attributes and pages that change behind its back.
+    fn watching(self, fs: &Filesystem, pages: Option<Pages>) -> io::Result<Self> {
         let kernel = self.0.notifier();
+        if let Some(pages) = pages {
+            let kernel = kernel.clone();
+            pages.serve(move |ino, range| {
+                let (at, len) =
+                    (range.start.cast_signed(), (range.end - range.start).cast_signed());
+                if let Err(e) = kernel.inval_inode(INodeNo(ino.0), at, len) {
+                    tracing::debug!("the kernel does not forget pages of inode {}: {e}", ino.0);
+                }
+            })?;
+        }
         fs.watch(Box::new(move |ino| {
             // Attributes only: a negative offset leaves the pages alone.
             if let Err(e) = kernel.inval_inode(INodeNo(ino.0), -1, 0) {
                 tracing::debug!("the kernel does not forget attributes of inode {}: {e}", ino.0);
             }
         }));
-        self
+        Ok(self)
     }
 
     /// Serves requests, on threads of its own, until the kernel has let go of the mount.

@@ -2,7 +2,7 @@
 //! program `ashlar` that mounts it.
 //!
 //! * The kernel's door: `fuse` (alone in naming fuser) over [`filesystem`] (one function per system
-//!   call, on our own types), with [`asker`] (what a change takes away), `lifetimes` (unlinked but
+//!   call, on our own types), with `stale` (pages that direct writes outdate), [`asker`] (what a change takes away), `lifetimes` (unlinked but
 //!   open) and `errno` (the one match).
 //! * The data plane, [`data`]: writes gathered in memory (`dirty`, `handle`, `room`), packed into
 //!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
@@ -36,6 +36,7 @@ pub mod mountpoint;
 mod pack;
 mod read;
 mod room;
+mod stale;
 pub mod status;
 mod summary;
 mod sweep;

@@ -9,6 +9,7 @@
 
 pub mod binaries;
 pub mod cluster;
+pub mod direct;
 pub mod load;
 pub mod mapped;
 pub mod process;

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
 use nix::libc;
@@ -17,11 +18,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::direct::{Aligned, BLOCK, Queue};
 
 /// A check in a directory of its own.
 type Check = fn(&Path) -> Result<()>;
 
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 12] = [
     ("extended attributes: sizes and refusals", attributes),
     ("a thousand extended attributes, and the largest", many_attributes),
     ("rename: flags and loops", renames),
@@ -33,6 +35,7 @@ const CHECKS: [(&str, Check); 11] = [
     ("a directory that changes while it is read", listings),
     ("appending and opening", opening),
     ("locks of open files exclude each other", locks),
+    ("what was written directly is what is read through the cache", direct_writes),
 ];
 
 #[test]
@@ -396,5 +399,43 @@ fn locks(root: &Path) -> Result<()> {
     ensure!(lock(&b, 5) == Err(nix::errno::Errno::EAGAIN), "an overlapping range");
     drop(a);
     ensure!(lock(&b, 5).is_ok(), "closing a file lets its locks go");
+    Ok(())
+}
+
+/// Readers through the cache fetch old pages again and again while a direct write is under way. Once
+/// it is done, nobody may see them.
+fn direct_writes(root: &Path) -> Result<()> {
+    let path = root.join("f");
+    make(&path)?.write_all_at(&[0; BLOCK], 0)?;
+    let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&path)?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut bytes = [0; BLOCK];
+                while !stop.load(Ordering::Relaxed) {
+                    if File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, 0)).is_err()
+                    {
+                        break;
+                    }
+                }
+            });
+        }
+        let checked = overwrite(&direct, &path);
+        stop.store(true, Ordering::Relaxed);
+        checked
+    })
+}
+
+/// Writes other bytes again and again, and reads each time what was written.
+fn overwrite(direct: &File, path: &Path) -> Result<()> {
+    let mut queue = Queue::new()?;
+    let mut bytes = [0; BLOCK];
+    for round in 1..3000_u32 {
+        let block = Aligned([(round % 251) as u8; BLOCK]);
+        queue.write(direct, &block.0, 0)?;
+        File::open(path)?.read_exact_at(&mut bytes, 0)?;
+        ensure!(bytes == block.0, "round {round}: {} was read", bytes[0]);
+    }
     Ok(())
 }
