@@ -8,10 +8,12 @@
 //! * with `/dev/fuse` there, a mount that does not work is a failure, never a skipped test.
 
 pub mod binaries;
+pub mod calls;
 pub mod cluster;
 pub mod direct;
 pub mod load;
 pub mod mapped;
 pub mod process;
 pub mod seed;
+pub mod side;
 pub mod tree;

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use nix::libc;
 
-/// A shared, writable mapping of the first bytes of a file; unmapped at the end.
+/// A writable mapping of the first bytes of a file; unmapped at the end.
 pub struct Mapped {
     start: *mut libc::c_void,
     len: usize,
@@ -16,13 +16,22 @@ impl Mapped {
     /// Maps the first `len` bytes (not 0) of `file`, which is open for reading and writing and is at
     /// least that long.
     pub fn shared(file: &File, len: usize) -> io::Result<Self> {
+        Self::map(file, len, libc::MAP_SHARED)
+    }
+
+    /// As [`Self::shared`], but what is stored here stays here.
+    pub fn private(file: &File, len: usize) -> io::Result<Self> {
+        Self::map(file, len, libc::MAP_PRIVATE)
+    }
+
+    fn map(file: &File, len: usize, flags: libc::c_int) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
+                flags,
                 file.as_raw_fd(),
                 0,
             )

@@ -128,6 +128,8 @@ enum Content {
     Directory,
     Bytes(u128),
     Link(PathBuf),
+    /// A pipe, socket or device: its numbers.
+    Special(u64),
 }
 
 /// A tree's files by their relative names.
@@ -156,8 +158,10 @@ fn entry_of(path: &Path) -> Result<Entry> {
         Content::Directory
     } else if meta.is_symlink() {
         Content::Link(fs::read_link(path)?)
-    } else {
+    } else if meta.is_file() {
         Content::Bytes(digest(path)?)
+    } else {
+        Content::Special(meta.rdev())
     };
     let directory = meta.is_dir();
     Ok(Entry {
