@@ -926,24 +926,8 @@ impl Session {
         at: &Path,
         options: &MountOptions,
     ) -> io::Result<Self> {
-        let either = |no, yes, without| if no { without } else { yes };
         let mut config = config(options);
-        config.mount_options = vec![
-            MountOption::FSName(volume.to_owned()),
-            MountOption::Subtype("ashlar".to_owned()),
-            MountOption::DefaultPermissions,
-            either(options.without_suid(), MountOption::NoSuid, MountOption::Suid),
-            either(options.without_devices(), MountOption::NoDev, MountOption::Dev),
-            either(options.noexec, MountOption::NoExec, MountOption::Exec),
-            either(options.read_only, MountOption::RO, MountOption::RW),
-            either(options.sync, MountOption::Sync, MountOption::Async),
-        ];
-        let further = [
-            (options.atime == Some(Atime::Never), MountOption::NoAtime),
-            (options.dirsync, MountOption::DirSync),
-        ];
-        let further = further.into_iter().filter_map(|(wanted, option)| wanted.then_some(option));
-        config.mount_options.extend(further);
+        config.mount_options = words(volume, options);
         let (fs, pages) = (door.fs.clone(), door.pages.take());
         Self(fuser::Session::new(door, at, &config)?).watching(&fs, pages)
     }
@@ -982,6 +966,27 @@ impl Session {
     }
 }
 
+/// What fusermount3 is told.
+fn words(volume: &str, options: &MountOptions) -> Vec<MountOption> {
+    let either = |set, yes, no| if set { yes } else { no };
+    let mut words = vec![
+        MountOption::FSName(volume.to_owned()),
+        MountOption::Subtype("ashlar".to_owned()),
+        MountOption::DefaultPermissions,
+        either(options.without_suid(), MountOption::NoSuid, MountOption::Suid),
+        either(options.without_devices(), MountOption::NoDev, MountOption::Dev),
+        either(options.noexec, MountOption::NoExec, MountOption::Exec),
+        either(options.read_only, MountOption::RO, MountOption::RW),
+        either(options.sync, MountOption::Sync, MountOption::Async),
+    ];
+    let further = [
+        (options.atime == Some(Atime::Never), MountOption::NoAtime),
+        (options.dirsync, MountOption::DirSync),
+    ];
+    words.extend(further.into_iter().filter_map(|(wanted, option)| wanted.then_some(option)));
+    words
+}
+
 fn config(options: &MountOptions) -> fuser::Config {
     let mut config = fuser::Config::default();
     if options.everybody() {
@@ -1010,6 +1015,20 @@ mod tests {
                 Err(e) => -e.duration().as_nanos().cast_signed(),
             };
             assert_eq!(sent, true_nanos);
+        }
+    }
+
+    #[test]
+    fn the_helper_of_those_who_are_not_root_is_told_what_they_chose() {
+        let plain = MountOptions { nosuid: Some(true), ..MountOptions::default() };
+        let said = words("photos", &plain);
+        for word in [MountOption::NoSuid, MountOption::Exec, MountOption::RW, MountOption::Async] {
+            assert!(said.contains(&word), "{word:?}: {said:?}");
+        }
+        let chosen = MountOptions { read_only: true, noexec: true, sync: true, ..plain };
+        let said = words("photos", &MountOptions { nosuid: Some(false), ..chosen });
+        for word in [MountOption::Suid, MountOption::NoExec, MountOption::RO, MountOption::Sync] {
+            assert!(said.contains(&word), "{word:?}: {said:?}");
         }
     }
 
