@@ -98,31 +98,33 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Writes what senders had to leave, for as long as the connection lives.
+    /// Writes what senders had to leave, for as long as the connection lives. May be dropped and
+    /// called again.
     ///
     /// # Errors
     /// Always, in the end: why nothing can be written any more.
     pub async fn drain(&self) -> io::Error {
         loop {
-            self.left.notified().await;
-            loop {
+            // Before the first wait: whoever drained before may have left something.
+            while self.has_left() {
                 if let Err(e) = self.stream.writable().await {
                     self.queue.lock().broken = true;
                     self.done.notify_one();
                     return e;
                 }
-                let mut queue = self.queue.lock();
-                if queue.broken {
-                    return ErrorKind::BrokenPipe.into();
-                }
-                if let Err(e) = self.write(&mut queue) {
+                if let Err(e) = self.write(&mut self.queue.lock()) {
                     return e;
                 }
-                if queue.pieces.is_empty() {
-                    break;
-                }
             }
+            if self.queue.lock().broken {
+                return ErrorKind::BrokenPipe.into();
+            }
+            self.left.notified().await;
         }
+    }
+
+    fn has_left(&self) -> bool {
+        !self.queue.lock().pieces.is_empty()
     }
 
     /// Waits until everything sent so far is written, or never will be. One waiter at a time.
@@ -148,5 +150,49 @@ fn advance(pieces: &mut VecDeque<Piece>, mut written: usize) {
         }
         written -= len;
         pieces.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn what_one_drain_left_the_next_one_writes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut near, (far, _)) = (near.unwrap(), far.unwrap());
+        let (_read, write) = far.into_split();
+        let outgoing = Outgoing::new(write);
+        // Far more than the sockets hold, so that something is left.
+        let payload = Bytes::from(vec![7; 64 << 20]);
+        outgoing.send(Bytes::from_static(b"head"), payload.clone(), None).unwrap();
+        assert!(futures::FutureExt::now_or_never(outgoing.drain()).is_none());
+        assert!(outgoing.has_left());
+        let reading = async {
+            let mut arrived = vec![0; 4 + payload.len()];
+            near.read_exact(&mut arrived).await.unwrap();
+            arrived
+        };
+        let all = async { tokio::join!(reading, outgoing.written()).0 };
+        tokio::select! {
+            arrived = all => assert!(arrived[..4] == *b"head" && arrived[4..] == payload[..]),
+            error = outgoing.drain() => panic!("{error}"),
+        }
+        drop(near);
+        let error = loop {
+            if let Err(error) = outgoing.send(payload.clone(), Bytes::new(), None) {
+                break error;
+            }
+            if let Some(error) = futures::FutureExt::now_or_never(outgoing.drain()) {
+                break error;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert!(outgoing.send(payload, Bytes::new(), None).is_err(), "after {error}");
+        outgoing.written().await;
     }
 }
