@@ -90,7 +90,7 @@ pub enum SetTime {
 }
 
 /// Everything that chmod, chown, truncate and utimens may change at once.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -388,7 +388,11 @@ impl Filesystem {
     }
 
     /// chmod(2), chown(2), truncate(2), utimensat(2).
-    pub async fn setattr(&self, asker: Asker, ino: Ino, change: Change) -> FsResult<Attr> {
+    pub async fn setattr(&self, asker: Asker, ino: Ino, mut change: Change) -> FsResult<Attr> {
+        if change == Change::default() {
+            // chown(2) that names neither owner nor group: as if to the present owner, as elsewhere.
+            change.uid = Some(self.meta.getattr(ino).await?.uid);
+        }
         if let Some(size) = change.size {
             if self.meta.getattr(ino).await?.kind != Kind::File {
                 return Err(FsError::Invalid("only files have a size to set"));

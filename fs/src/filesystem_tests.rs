@@ -73,6 +73,18 @@ async fn a_time_that_was_set_stays_and_a_later_write_replaces_it() {
 }
 
 #[tokio::test]
+async fn a_chown_to_nobody_is_one_to_the_owner() {
+    let (fs, _) = mounted();
+    let ino = file(&fs, b"f", 0o4755).await;
+    let long_ago = Time { secs: 1, nanos: 0 };
+    let change = Change { ctime: Some(long_ago), ..Change::default() };
+    assert_eq!(fs.setattr(ROOT_ASKS, ino, change).await.unwrap().ctime, long_ago);
+    let attr = fs.setattr(USER_ASKS, ino, Change::default()).await.unwrap();
+    assert_eq!((attr.uid, attr.mode), (0, 0o755), "setuid goes with any chown");
+    assert!(attr.ctime > long_ago);
+}
+
+#[tokio::test]
 async fn a_rename_over_a_file_stores_the_new_content_first() {
     let (fs, meta) = mounted();
     let (old, new) = (file(&fs, b"old", 0o644).await, file(&fs, b"new", 0o644).await);

@@ -37,5 +37,6 @@ pub use check::Report;
 pub use local::LocalMeta;
 pub use store::*;
 pub use volume::{
-    MetaSettings, MountedBy, VolumeError, format, in_memory, lock_holder, open, volumes,
+    MemoryVolume, MetaSettings, MountedBy, VolumeError, format, in_memory, lock_holder, open,
+    volumes,
 };

@@ -169,12 +169,37 @@ pub fn open(
     wait_for(opening).map(Arc::new).map_err(|e| damaged(name, &e))
 }
 
-/// A new volume that lives in memory only: for tests of what is built on metadata.
+/// A volume that lives in memory only: for tests of what is built on metadata.
+pub struct MemoryVolume {
+    kv: Arc<MemoryKv>,
+    record: VolumeRecord,
+}
+
+impl MemoryVolume {
+    /// A new one.
+    pub fn format(info: &VolumeInfo, root: (u32, u32, u32)) -> Self {
+        let kv = MemoryKv::default();
+        let record = initialise(&kv, info, root).expect("memory does not fail");
+        Self { kv: Arc::new(kv), record }
+    }
+
+    /// Opens it in a new session; the last one has ended.
+    pub fn open(&self) -> Arc<LocalMeta> {
+        let record = self.record.clone();
+        let opening = LocalMeta::open(self.kv.clone(), record, Seams::default(), None);
+        Arc::new(wait_for(opening).expect("memory does not fail"))
+    }
+
+    /// What a crash at this moment leaves of it: all that was synced, and nothing else.
+    #[must_use]
+    pub fn after_crash(&self) -> Self {
+        Self { kv: Arc::new(self.kv.crash()), record: self.record.clone() }
+    }
+}
+
+/// A new volume in memory, opened.
 pub fn in_memory(info: &VolumeInfo, root: (u32, u32, u32)) -> Arc<LocalMeta> {
-    let kv = MemoryKv::default();
-    let record = initialise(&kv, info, root).expect("memory does not fail");
-    let opening = LocalMeta::open(Arc::new(kv), record, Seams::default(), None);
-    Arc::new(wait_for(opening).expect("memory does not fail"))
+    MemoryVolume::format(info, root).open()
 }
 
 /// Names of the volumes in a directory, in order.

@@ -5,7 +5,9 @@ mod local_tests;
 mod memory_blobs;
 mod memory_meta;
 mod model_tests;
+mod reference;
 mod space_tests;
+mod tree_tests;
 
 pub(crate) use memory_blobs::MemoryBlobs;
 pub(crate) use memory_meta::MemoryMeta;

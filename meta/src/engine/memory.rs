@@ -21,7 +21,6 @@ struct State {
 
 impl MemoryKv {
     /// What a power loss leaves of it.
-    #[cfg(test)]
     pub(crate) fn crash(&self) -> Self {
         let durable = self.state.read().durable.clone();
         Self { state: RwLock::new(State { pending: Batch::new(), durable }) }
