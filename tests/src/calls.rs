@@ -157,7 +157,7 @@ fn target(number: u16) -> Text {
 
 fn mode(number: u16) -> u32 {
     const MODES: [u32; 12] =
-        [0o644, 0o755, 0o777, 0o600, 0o000, 0o4755, 0o755, 0o4777, 0o1777, 0o444, 0o770, 0o070];
+        [0o644, 0o755, 0o777, 0o600, 0o000, 0o4755, 0o2755, 0o6777, 0o1777, 0o444, 0o2770, 0o070];
     pick(&MODES, number)
 }
 
@@ -200,12 +200,13 @@ fn len(number: u16) -> usize {
 }
 
 fn xattr_name(number: u16) -> Text {
-    let names: [&[u8]; 9] = [
+    let names: [&[u8]; 10] = [
         b"user.a",
         b"user.b",
         b"user.c",
         b"trusted.t",
         b"security.s",
+        b"user.",
         b"nothing",
         b"odd.x",
         b"system.nothing",
@@ -313,7 +314,7 @@ fn on_names(op: u16, a: u16, b: u16, c: u16, d: u16) -> Call {
             }
         }
         73..77 => Call::Chmod { at: at(a), mode: mode(b) },
-        77..81 => Call::Chown { at: at(a), uid: owner(b).or(Some(0)), gid: owner(c) },
+        77..81 => Call::Chown { at: at(a), uid: owner(b), gid: owner(c) },
         81..84 => Call::Utimens { at: at(a), atime: stamp(b), mtime: stamp(c) },
         84..86 => Call::Access { path: path(a), mode: Access::from_bits_retain(u32::from(b % 8)) },
         86..88 => Call::List { path: path(a) },
