@@ -103,36 +103,44 @@ async fn receive(
     under_way: &TaskTracker,
 ) -> io::Result<()> {
     let budget = Arc::new(Semaphore::new(BUDGET / DISK_BLOCK));
-    while let Some(arrived) = frame::read(input).await? {
-        let answer_len = match arrived.kind {
-            Kind::Get => answer_len(&arrived),
-            _ => 0,
+    while let Some(Arrived { id, kind, message, payload }) = frame::read(input).await? {
+        let request = match kind {
+            Kind::Put => Asked::Put(wire::PutRequest::decode(message).map_err(damaged)),
+            Kind::Get => Asked::Get(wire::GetRequest::decode(message).map_err(damaged)),
+            Kind::Done | Kind::Failed => return Err(nonsense("the client sent an answer")),
         };
-        let blocks = arrived.payload.max(answer_len).div_ceil(DISK_BLOCK).max(1);
+        let blocks = payload.max(request.answer_len()).div_ceil(DISK_BLOCK).max(1);
         let share = budget.clone().acquire_many_owned(blocks as u32).await;
         let share = share.map_err(|_| nonsense("the budget is never closed"))?;
-        let payload = receive_payload(input, arrived.payload).await?;
-        let caller = Caller { id: arrived.id, outgoing: outgoing.clone(), share };
+        let payload = receive_payload(input, payload).await?;
+        let caller = Caller { id, outgoing: outgoing.clone(), share };
         let service = service.clone();
-        match arrived.kind {
-            Kind::Put => under_way.spawn(async move {
-                caller.answer(put(&service, arrived.message, payload).await);
+        match request {
+            Asked::Put(request) => under_way.spawn(async move {
+                caller.answer(put(&service, request, payload).await);
             }),
-            Kind::Get => under_way.spawn(async move {
-                caller.answer(get(&service, arrived.message).await);
+            Asked::Get(request) => under_way.spawn(async move {
+                caller.answer(get(&service, request).await);
             }),
-            Kind::Done | Kind::Failed => return Err(nonsense("the client sent an answer")),
         };
     }
     Ok(())
 }
 
-/// Bytes that a get will be answered with; 0 when it will be refused.
-fn answer_len(arrived: &Arrived) -> usize {
-    let Ok(request) = wire::GetRequest::decode(arrived.message.clone()) else { return 0 };
-    let Ok(key) = part_from_wire(&request.blob, request.part) else { return 0 };
-    let end = request.offset.saturating_add(request.len);
-    widen(request.offset..end, key.blob.part_len()).len()
+/// A request, or why its message is none.
+enum Asked {
+    Put(Result<wire::PutRequest, PartError>),
+    Get(Result<wire::GetRequest, PartError>),
+}
+
+impl Asked {
+    /// Bytes of payload that it will be answered with; 0 when it will be refused.
+    fn answer_len(&self) -> usize {
+        let Self::Get(Ok(request)) = self else { return 0 };
+        let Ok(key) = part_from_wire(&request.blob, request.part) else { return 0 };
+        let end = request.offset.saturating_add(request.len);
+        widen(request.offset..end, key.blob.part_len()).len()
+    }
 }
 
 /// Reads a payload into a buffer that direct I/O takes.
@@ -151,10 +159,10 @@ fn damaged(error: prost::DecodeError) -> PartError {
 
 async fn put(
     service: &Service,
-    message: Bytes,
+    request: Result<wire::PutRequest, PartError>,
     payload: Bytes,
 ) -> Result<(wire::PutReply, Bytes), PartError> {
-    let request = wire::PutRequest::decode(message).map_err(damaged)?;
+    let request = request?;
     if !request.data.is_empty() {
         return Err(PartError::Invalid("a put with data in its message".to_owned()));
     }
@@ -162,9 +170,11 @@ async fn put(
     Ok((reply, Bytes::new()))
 }
 
-async fn get(service: &Service, message: Bytes) -> Result<(wire::GetReply, Bytes), PartError> {
-    let request = wire::GetRequest::decode(message).map_err(damaged)?;
-    let mut reply = service.get_part(request).await?;
+async fn get(
+    service: &Service,
+    request: Result<wire::GetRequest, PartError>,
+) -> Result<(wire::GetReply, Bytes), PartError> {
+    let mut reply = service.get_part(request?).await?;
     let data = std::mem::take(&mut reply.data);
     Ok((reply, data))
 }
