@@ -9,6 +9,7 @@
 
 pub mod binaries;
 pub mod calls;
+pub mod checks;
 pub mod cluster;
 pub mod direct;
 pub mod load;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::libc;
 use nix::unistd::{Whence, lseek64};
+use tests::checks;
 use tests::cluster::{Demo, Mode, Setup, Stop, allocated, can_mount};
 use tests::mapped::Mapped;
 use tests::process::{PATIENCE, output, shell};
@@ -45,16 +46,7 @@ fn programs_meet_a_filesystem_that_behaves() -> Result<()> {
         return Ok(());
     }
     let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
-    let mut failed = Vec::new();
-    for (name, check) in CHECKS {
-        let directory = demo.file(name);
-        fs::create_dir(&directory)?;
-        if let Err(error) = check(&directory) {
-            failed.push(format!("{name}: {error:#}"));
-        }
-    }
-    let total = CHECKS.len();
-    ensure!(failed.is_empty(), "{} of {total} checks failed:\n{}", failed.len(), failed.join("\n"));
+    checks::run(&demo, &CHECKS, |check, _, directory| check(directory))?;
     let before = tests::tree::manifest(&demo.path())?;
     demo.drop_caches()?;
     ensure!(

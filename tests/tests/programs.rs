@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tests::checks;
 use tests::cluster::{Demo, Mode, Setup, Stop, allocated, can_mount};
 use tests::mapped::Mapped;
 use tests::process::{output, shell};
@@ -37,16 +38,11 @@ fn programs_work_as_on_a_local_filesystem() -> Result<()> {
         return Ok(());
     }
     let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
-    let mut failed = Vec::new();
-    for (name, check) in CHECKS {
-        let (there, here) = (demo.file(name), demo.outside(name));
-        fs::create_dir(&there)?;
+    checks::run(&demo, &CHECKS, |check, name, there| {
+        let here = demo.outside(name);
         fs::create_dir(&here)?;
-        if let Err(error) = check(&there, &here) {
-            failed.push(format!("{name}: {error:#}"));
-        }
-    }
-    ensure!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+        check(there, &here)
+    })?;
     let before = manifest(&demo.path())?;
     demo.remount()?;
     assert_same("mounted again", &before, &demo.path())?;

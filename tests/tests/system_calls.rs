@@ -17,6 +17,7 @@ use rustix::fs::{
     renameat_with, setxattr, utimensat,
 };
 use rustix::io::Errno;
+use tests::checks;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::direct::{Aligned, BLOCK, Queue};
 
@@ -44,16 +45,7 @@ fn system_calls_answer_as_they_should() -> Result<()> {
         return Ok(());
     }
     let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
-    let mut failed = Vec::new();
-    for (name, check) in CHECKS {
-        let directory = demo.file(name.replace([':', ' '], "_"));
-        fs::create_dir(&directory)?;
-        if let Err(error) = check(&directory) {
-            failed.push(format!("{name}: {error:#}"));
-        }
-    }
-    let total = CHECKS.len();
-    ensure!(failed.is_empty(), "{} of {total} checks failed:\n{}", failed.len(), failed.join("\n"));
+    checks::run(&demo, &CHECKS, |check, _, directory| check(directory))?;
     demo.stop(Stop::Umount)
 }
 
