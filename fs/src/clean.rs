@@ -18,7 +18,7 @@ use bytes::Bytes;
 use meta::{BlobRecord, Extent, Ino, MetaStore, NewBlob, Place, Relocation};
 use parking_lot::Mutex;
 use proto::id::BlobId;
-use proto::limits::MAX_BLOBS_PER_REQUEST;
+use proto::limits::{MAX_BLOBS_PER_REQUEST, TARGET_BLOB};
 use tokio::time::Instant;
 
 use crate::data::{Data, DataError};
@@ -31,6 +31,8 @@ const LIVE_PERCENT: (u64, u64) = (25, 90);
 const TOLERATED: u64 = 16 << 20;
 /// New waste that is worth another look when space is short, in bytes.
 const STEP: u64 = 1 << 20;
+/// Least bytes of a blob that live ones are moved to where the store is full.
+const LEAST: u32 = 128 << 10;
 /// Most victims of one round.
 const VICTIMS: usize = 64;
 /// Records and extents asked for at once.
@@ -123,6 +125,8 @@ impl Data {
     /// Looks for garbage, and for half-dead blobs, until stopped.
     pub(crate) async fn run_cleaner(self: Arc<Self>) {
         let mut pause = self.settings.garbage_interval;
+        // Before much is written: what does not fit must not be accepted.
+        self.learn_space().await;
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
@@ -156,8 +160,6 @@ impl Data {
             self.learn_space().await;
             if self.room.is_short(0) || self.room.is_refused() {
                 let cleaned = self.clean(true).await;
-                self.meta.sync().await?;
-                self.collect_garbage().await?;
                 self.learn_space().await;
                 cleaned?;
             }
@@ -170,8 +172,12 @@ impl Data {
 
     /// Deletes what is garbage now.
     pub(crate) async fn collect_garbage(&self) -> Result<(), DataError> {
+        self.delete_pages(&mut *self.cleaning.lock().await).await
+    }
+
+    async fn delete_pages(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
         let mut after = None;
-        while let Some(last) = self.delete_page(after).await? {
+        while let Some(last) = self.delete_page(cleaning, after).await? {
             after = Some(last);
         }
         Ok(())
@@ -182,7 +188,8 @@ impl Data {
         let mut after = None;
         loop {
             let began = Instant::now();
-            let Some(last) = self.delete_page(after).await? else { return Ok(()) };
+            let deleted = self.delete_page(&mut *self.cleaning.lock().await, after).await;
+            let Some(last) = deleted? else { return Ok(()) };
             after = Some(last);
             if !eager {
                 tokio::select! {
@@ -194,8 +201,11 @@ impl Data {
     }
 
     /// Deletes one page of garbage, and answers its last blob; `None` when there is no more.
-    async fn delete_page(&self, after: Option<BlobId>) -> Result<Option<BlobId>, DataError> {
-        let mut cleaning = self.cleaning.lock().await;
+    async fn delete_page(
+        &self,
+        cleaning: &mut Cleaning,
+        after: Option<BlobId>,
+    ) -> Result<Option<BlobId>, DataError> {
         if after.is_none() {
             cleaning.ask_again();
         }
@@ -237,10 +247,37 @@ impl Data {
         if waste <= tolerated || known {
             return Ok(());
         }
-        let victims = victims(&*self.meta, percent, &cleaning).await?;
+        // Where too few slots have room for a part of a full blob, there may be room for smaller ones.
+        let mut target = TARGET_BLOB;
+        let emptied = loop {
+            let victims = victims(&*self.meta, percent, &cleaning).await?;
+            match self.empty(&victims, target, eager, &mut cleaning).await {
+                Err(DataError::NoSpace) if eager && target > LEAST => target /= 2,
+                emptied => break emptied.map(|all| all && victims.len() < VICTIMS),
+            }
+        };
+        if eager {
+            self.free_now(&mut cleaning).await?;
+        }
+        let all = emptied?;
+        cleaning.scanned = all.then_some((percent, waste));
+        Ok(())
+    }
+
+    /// Moves what is live of the victims to blobs of `target` bytes; were all of them done? An `eager`
+    /// round needs no more room than a blob or two: what is empty is deleted before more is moved,
+    /// until room is plenty.
+    async fn empty(
+        &self,
+        victims: &[BlobRecord],
+        target: u32,
+        eager: bool,
+        cleaning: &mut Cleaning,
+    ) -> Result<bool, DataError> {
         let mut unreadable = 0;
-        let mut mover = Mover { data: self, packer: Packer::new(), moves: Vec::new() };
-        for victim in &victims {
+        let mut mover = Mover::new(self, target);
+        let mut freed = 0;
+        for victim in victims {
             let pieces = match self.live_bytes(victim.id).await {
                 Ok(pieces) => pieces,
                 Err(error) => {
@@ -260,11 +297,28 @@ impl Data {
             if found < victim.live {
                 cleaning.stuck.insert(victim.id);
             }
+            if target < TARGET_BLOB {
+                // Each victim that is empty is the room for the next.
+                mover.send().await?;
+            }
+            if eager && mover.sent > freed {
+                freed = mover.sent;
+                self.free_now(cleaning).await?;
+                self.learn_space().await;
+                if !self.room.is_scarce() {
+                    mover.send().await?;
+                    return Ok(false);
+                }
+            }
         }
         mover.send().await?;
-        let all = victims.len() < VICTIMS && unreadable == 0;
-        cleaning.scanned = all.then_some((percent, waste));
-        Ok(())
+        Ok(unreadable == 0)
+    }
+
+    /// Deletes what is garbage by now, at once.
+    async fn free_now(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
+        self.meta.sync().await?;
+        self.delete_pages(cleaning).await
     }
 
     /// What is live of a blob, with its bytes.
@@ -375,9 +429,17 @@ struct Mover<'a> {
     packer: Packer,
     /// `to.blob` is not known yet while the blob fills: it is set when it is sent.
     moves: Vec<Relocation>,
+    /// Bytes of each blob.
+    target: u32,
+    /// Blobs that were sent.
+    sent: u64,
 }
 
-impl Mover<'_> {
+impl<'a> Mover<'a> {
+    fn new(data: &'a Data, target: u32) -> Self {
+        Self { data, packer: Packer::of(target), moves: Vec::new(), target, sent: 0 }
+    }
+
     async fn take(&mut self, live: &Live, bytes: &Bytes) -> Result<(), DataError> {
         let mut done = 0u32;
         while done < live.len {
@@ -403,7 +465,7 @@ impl Mover<'_> {
             return Ok(());
         }
         let data = self.data;
-        let packer = std::mem::replace(&mut self.packer, Packer::new());
+        let packer = std::mem::replace(&mut self.packer, Packer::of(self.target));
         let mut moves = std::mem::take(&mut self.moves);
         let id = data.next_blob(packer.blob_len());
         let stored = data.put(id, packer.assemble(&data.pool)).await?;
@@ -420,6 +482,7 @@ impl Mover<'_> {
             }
         }
         data.status.lock().bytes_cleaned += packer.data_len() as u64;
+        self.sent += 1;
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! What goes into which blob: ranges of many files, in order of inode and offset, into blobs of
-//! [`TARGET_BLOB`] bytes.
+//! [`TARGET_BLOB`] bytes, or of fewer where the store is full.
 //!
 //! A run that does not fit is cut where a page of the file ends, so that pages stay whole and, for
 //! big runs, aligned within the blob. A full blob is padded to exactly the target, so that each of
@@ -22,18 +22,24 @@ pub(crate) struct Packer {
     pieces: Vec<Bytes>,
     entries: Vec<Entry>,
     data_len: usize,
+    target: usize,
 }
 
 impl Packer {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        Self { pieces: Vec::new(), entries: Vec::new(), data_len: 0 }
+        Self::of(TARGET_BLOB)
+    }
+
+    /// An empty one for a blob of `target` bytes, at most [`TARGET_BLOB`].
+    pub(crate) fn of(target: u32) -> Self {
+        Self { pieces: Vec::new(), entries: Vec::new(), data_len: 0, target: target as usize }
     }
 
     /// Bytes that a range may still have, its entry taken into account.
     fn room(&self) -> usize {
         let taken = self.data_len + summary_len(self.entries.len() + 1);
-        (TARGET_BLOB as usize).saturating_sub(taken)
+        self.target.saturating_sub(taken)
     }
 
     /// How many bytes of a run at `offset` of a file may be put in now; 0 when the blob is full.
@@ -79,8 +85,7 @@ impl Packer {
     /// Bytes of the blob it will be.
     pub(crate) fn blob_len(&self) -> u32 {
         let len = self.data_len + summary_len(self.entries.len());
-        let target = TARGET_BLOB as usize;
-        (if len + PAD > target { target } else { len }) as u32
+        (if len + PAD > self.target { self.target } else { len }) as u32
     }
 
     /// The blob's bytes: the one copy on the way to the disks.

@@ -122,6 +122,29 @@ async fn let_it_clean(world: &World) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_with_less_room_than_a_blob_is_emptied_of_what_is_dead() {
+    let world = World::new(small());
+    for ino in 2..10 {
+        world.meta.create_file(Ino(ino));
+        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
+    }
+    world.data.sync_all().await.unwrap();
+    for ino in 2..10 {
+        punch_most(&world, Ino(ino)).await;
+    }
+    // Others have taken what was free.
+    let full = world.blobs.used() + (300 << 10);
+    world.blobs.inner.lock().capacity = Some(full);
+    world.data.learn_space().await;
+    world.meta.create_file(Ino(20));
+    world.write(Ino(20), 0, &Random(20).bytes(32 << 20)).await;
+    world.data.sync_all().await.unwrap();
+    assert!(world.blobs.used() <= full);
+    assert!(world.read(Ino(20), 0, 32 << 20).await == Random(20).bytes(32 << 20));
+    assert!(world.read(Ino(9), 0, 8192).await == Random(9).bytes(8192));
+}
+
+#[tokio::test(start_paused = true)]
 async fn clones_do_not_hide_what_is_wasted() {
     let world = World::new(small());
     for ino in 2..10 {
