@@ -358,8 +358,9 @@ async fn open_volume(plan: &MountPlan) -> Result<Arc<LocalMeta>, MountError> {
             Ok(meta) => return Ok(meta),
             Err(e) => e,
         };
-        let ending = meta::lock_holder(&plan.cluster.meta, &plan.volume)
-            .is_ok_and(|holder| holder.is_some_and(|holder| is_ending(&holder.mountpoint)));
+        // Who held it then: by now it may be free.
+        let ending =
+            matches!(&refused, VolumeError::Mounted { by, .. } if is_ending(&by.mountpoint));
         if !ending || Instant::now() >= deadline {
             return Err(refused.into());
         }
