@@ -1,8 +1,11 @@
 //! Operations on ranges of a file: truncate, allocate, punch, clone, seek.
 //!
-//! Each holds the file's `order`, so that no commit comes between; changes metadata; then cuts what
-//! is in memory. Where the range's bytes were what made the file so long, that length is told to
-//! metadata first.
+//! Each that changes something holds the file's `order`, so that no commit comes between; changes
+//! metadata; then cuts what is in memory. Where the range's bytes were what made the file so long,
+//! that length is told to metadata first.
+//!
+//! Holes are found by whole blocks, as on local filesystems: programs take the distance of two edges
+//! for a block's size. What is stored is exact to the byte all the same.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,11 +14,17 @@ use std::sync::atomic::Ordering::SeqCst;
 use meta::{Attr, FILE_MAX, FileUpdate, Ino, MetaError};
 
 use crate::data::{Data, DataError};
+use crate::filesystem::BLOCK;
 use crate::flush::Scope;
 use crate::handle::Handle;
 
 /// Extents asked for at once by a seek.
 const PAGE: usize = 256;
+
+/// Where the block of a byte starts.
+fn block_of(offset: u64) -> u64 {
+    offset - offset % u64::from(BLOCK)
+}
 
 fn checked(range: &Range<u64>) -> Result<(), MetaError> {
     if range.is_empty() {
@@ -157,7 +166,7 @@ impl Data {
         self.queue.settle(handle, &mut state);
     }
 
-    /// First byte of data from `offset` on; `None` when there is none.
+    /// First byte from `offset` on that lies in a block with data; `None` when there is none.
     ///
     /// # Errors
     /// Metadata's.
@@ -166,23 +175,12 @@ impl Data {
         if offset >= size {
             return Ok(None);
         }
-        let unstored = self.next_unstored(ino, offset..size).map(|run| run.start);
-        let limit = unstored.unwrap_or(size);
-        let mut at = offset;
-        while at < limit {
-            let page = self.meta.extents(ino, at..limit, PAGE).await?;
-            if let Some(extent) = page.iter().find(|extent| extent.place.is_some()) {
-                return Ok(Some(extent.offset.max(offset)));
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => at = last.offset + last.len,
-                _ => break,
-            }
-        }
-        Ok(unstored)
+        let data = self.next_data(ino, block_of(offset)..size).await?;
+        Ok(data.map(|data| block_of(data.start).max(offset)))
     }
 
-    /// First hole from `offset` on, the end of the file being one; `None` beyond it.
+    /// First byte from `offset` on that lies in a block without data, the end of the file being one;
+    /// `None` beyond it.
     ///
     /// # Errors
     /// Metadata's.
@@ -191,27 +189,44 @@ impl Data {
         if offset >= size {
             return Ok(None);
         }
-        let mut at = offset;
-        while at < size {
-            if let Some(run) = self.next_unstored(ino, at..size)
-                && run.start == at
-            {
-                at = run.end;
-                continue;
-            }
-            let page = self.meta.extents(ino, at..size, PAGE).await?;
-            let before = at;
-            for extent in page.iter().filter(|extent| extent.place.is_some()) {
-                if extent.offset > at {
-                    break;
-                }
-                at = at.max(extent.offset + extent.len);
-            }
-            if at == before {
-                return Ok(Some(at));
+        let mut block = block_of(offset);
+        while let Some(data) = self.next_data(ino, block..size).await?
+            && block_of(data.start) == block
+        {
+            block = data.end.next_multiple_of(BLOCK.into());
+            if block >= size {
+                return Ok(Some(size));
             }
         }
-        Ok(Some(size))
+        Ok(Some(block.max(offset)))
+    }
+
+    /// The first run of data in the range, in memory or stored; it may go on behind its end.
+    async fn next_data(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+    ) -> Result<Option<Range<u64>>, DataError> {
+        let unstored = self.next_unstored(ino, range.clone());
+        let limit = unstored.as_ref().map_or(range.end, |run| run.start);
+        let mut at = range.start;
+        while at < limit {
+            let page = self.meta.extents(ino, at..limit, PAGE).await?;
+            let mut data: Option<Range<u64>> = None;
+            for extent in page.iter().filter(|extent| extent.place.is_some()) {
+                let run = data.get_or_insert(extent.offset.max(at)..extent.offset);
+                if extent.offset > run.end {
+                    break;
+                }
+                run.end = extent.offset + extent.len;
+            }
+            match page.last() {
+                _ if data.is_some() => return Ok(data),
+                Some(last) if page.len() == PAGE => at = last.offset + last.len,
+                _ => break,
+            }
+        }
+        Ok(unstored)
     }
 
     fn next_unstored(&self, ino: Ino, range: Range<u64>) -> Option<Range<u64>> {

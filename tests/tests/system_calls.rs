@@ -196,6 +196,8 @@ fn holes(root: &Path) -> Result<()> {
     let file = make(&root.join("f"))?;
     file.set_len(1 << 20)?;
     file.write_all_at(&[7; 4096], 8192)?;
+    // A byte makes its whole block data.
+    file.write_all_at(b"x", 20_000)?;
     let seek = |offset, data: bool| {
         let to = if data { rustix::fs::SeekFrom::Data } else { rustix::fs::SeekFrom::Hole };
         rustix::fs::seek(&file, to(offset))
@@ -203,8 +205,10 @@ fn holes(root: &Path) -> Result<()> {
     let look = || -> Result<()> {
         let found = [seek(0, true)?, seek(0, false)?, seek(9000, true)?, seek(9000, false)?];
         ensure!(found == [8192, 0, 9000, 12_288], "{found:?}");
+        let found = [seek(12_288, true)?, seek(16_384, false)?, seek(20_100, true)?];
+        ensure!(found == [16_384, 20_480, 20_100], "{found:?}");
         refused(vec![
-            ("data behind the last", seek(12_288, true), Errno::NXIO),
+            ("data behind the last", seek(20_480, true), Errno::NXIO),
             ("a hole at the end", seek(1 << 20, false), Errno::NXIO),
         ])
     };
