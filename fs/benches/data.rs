@@ -14,7 +14,7 @@ use meta::{Caller, Ino, MetaStore, NewNode, ROOT, Time, VolumeInfo};
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
 use proto::scheme::Scheme;
-use proxy::{BlobError, BlobStore, SlotStatus, Space, Stored};
+use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 use tokio::runtime::Runtime;
 
 #[global_allocator]
@@ -44,8 +44,8 @@ impl BlobStore for Blobs {
         ids.iter().for_each(|id| drop(blobs.remove(id)));
         Vec::new()
     }
-    async fn list(&self, _: VolumeId, _: SessionId) -> Result<Vec<BlobId>, BlobError> {
-        Ok(Vec::new())
+    async fn list(&self, _: VolumeId, _: SessionId) -> Result<Listing, BlobError> {
+        Ok(Listing::default())
     }
     async fn space(&self, _: Scheme) -> Space {
         Space { capacity: 1 << 50, available: 1 << 50 }

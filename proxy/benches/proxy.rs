@@ -1,5 +1,5 @@
-//! What the proxy itself costs: requests over slots that do nothing, so placement, encoding,
-//! checksums and deciding.
+//! What the proxy itself costs: placement alone, the code alone, and requests over slots that do
+//! nothing, so both with checksums and deciding.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -10,9 +10,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
+use proto::id::{BlobId, DiskId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
 use proto::part_store::{Fill, FillLevel, Held, PartError, PartStore};
-use proxy::{BlobStore, Proxy, ProxySettings, SlotConfig};
+use proto::scheme::Scheme;
+use proxy::placement::Group;
+use proxy::{BlobStore, Proxy, ProxySettings, SlotConfig, codec};
 
 /// Takes everything and gives zeros.
 struct Null {
@@ -60,7 +62,7 @@ impl PartStore for Null {
 fn null_proxy(absent: usize) -> Arc<Proxy> {
     let zeros = Bytes::from(vec![0; 8 << 20]);
     let slot = |n: usize| SlotConfig {
-        disk: DiskId::from_slice(&[n as u8 + 1; 16]).expect("16 bytes"),
+        disk: disk(n),
         place: format!("null{n}"),
         domain: format!("domain{n}"),
         store: Arc::new(Null { zeros: zeros.clone(), absent: n < absent }),
@@ -113,5 +115,52 @@ fn puts_and_gets(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, puts_and_gets);
+fn disk(n: usize) -> DiskId {
+    DiskId::from_slice(&[n as u8 + 1; 16]).expect("16 bytes")
+}
+
+fn placement(c: &mut Criterion) {
+    let mut group = c.benchmark_group("placement");
+    for (name, slots, domains) in
+        [("8 slots", 8, 8), ("64 slots", 64, 64), ("64 slots of 8 machines", 64, 8)]
+    {
+        let names: Vec<String> = (0..slots).map(|n| format!("domain{}", n % domains)).collect();
+        let slots = Group::new(names.iter().enumerate().map(|(n, name)| (disk(n), name.as_str())));
+        let mut sequence = 0;
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                sequence += 1;
+                slots.place(blob(sequence, 4 << 20, "ec(4,2)")).main(0)
+            });
+        });
+    }
+    group.finish();
+}
+
+fn code(c: &mut Criterion) {
+    let data = Bytes::from(vec![7; 4 << 20]);
+    let mut group = c.benchmark_group("code");
+    for name in ["ec(4,2)", "ec(8,3)"] {
+        let scheme: Scheme = name.parse().expect("a scheme");
+        let id = blob(1, 4 << 20, name);
+        group.throughput(Throughput::Bytes(4 << 20));
+        group.bench_function(format!("encode 4 MiB {name}"), |b| {
+            b.iter(|| codec::encode(id, &data))
+        });
+        // The first two parts are lost.
+        let parts: Vec<_> = (0..).map_while(PartIndex::new).zip(codec::encode(id, &data)).collect();
+        for len in [4096, id.part_len() as usize] {
+            let piece = |(part, bytes): &(_, Checked)| (*part, bytes.data().slice(..len));
+            let here: Vec<_> = parts[2..].iter().map(piece).collect();
+            let lost = [parts[0].0, parts[1].0];
+            group.throughput(Throughput::Bytes(2 * len as u64));
+            group.bench_function(format!("restore 2 x {} KiB {name}", len >> 10), |b| {
+                b.iter(|| codec::decode(scheme, &here, &lost));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, placement, code, puts_and_gets);
 criterion_main!(benches);

@@ -26,11 +26,11 @@ pub trait BlobStore: Send + Sync + 'static {
     /// the caller asks again for them later. Confirmed ones are forgotten by the slots.
     async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId>;
 
-    /// Every blob of a session that some slot holds a part of, in order.
+    /// Every blob of a session that some slot holds a part of.
     ///
     /// # Errors
     /// [`BlobError::Unavailable`] when so many slots are silent that a whole blob could be missed.
-    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Vec<BlobId>, BlobError>;
+    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Listing, BlobError>;
 
     /// Room for user data, after redundancy, for blobs of `scheme`. From what slots last said.
     async fn space(&self, scheme: Scheme) -> Space;
@@ -44,6 +44,15 @@ pub trait BlobStore: Send + Sync + 'static {
 pub struct Stored {
     /// Parts had to share fail domains: repair will spread them out again.
     pub degraded: bool,
+}
+
+/// The blobs of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// All that can be read, in order, and more or less of those that cannot.
+    pub blobs: Vec<BlobId>,
+    /// Has every slot answered? One that has not may hold parts of further blobs, too few to read.
+    pub whole: bool,
 }
 
 /// Room in bytes of user data.

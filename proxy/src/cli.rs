@@ -206,7 +206,7 @@ impl Blob {
             }
             Self::Ls { volume, session, cluster } => {
                 let proxy = cluster.connect().await?;
-                for id in proxy.list(VolumeId(volume), SessionId(session)).await? {
+                for id in proxy.list(VolumeId(volume), SessionId(session)).await?.blobs {
                     println!("{id}");
                 }
             }

@@ -40,7 +40,7 @@ thread_local! {
 /// Parts that do not make a blob: a bug of ours or of whoever stored them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("decoding: {0}")]
-pub(crate) struct CodecError(String);
+pub struct CodecError(String);
 
 fn codec_error(error: reed_solomon_simd::Error) -> CodecError {
     CodecError(error.to_string())
@@ -50,7 +50,7 @@ fn codec_error(error: reed_solomon_simd::Error) -> CodecError {
 ///
 /// # Panics
 /// If `data` is not as long as the id says.
-pub(crate) fn encode(id: BlobId, data: &Bytes) -> Vec<Checked> {
+pub fn encode(id: BlobId, data: &Bytes) -> Vec<Checked> {
     assert_eq!(data.len(), id.len() as usize, "a blob is as long as its id says");
     let scheme = id.scheme();
     if scheme.is_copies() {
@@ -136,7 +136,10 @@ pub(crate) fn interval(scheme: Scheme, range: Range<u32>) -> Range<u32> {
 /// Restores the same interval of the data parts `wanted` from that of k others.
 ///
 /// `parts` holds the interval's bytes of at least k distinct parts, none of them wanted.
-pub(crate) fn decode(
+///
+/// # Errors
+/// When there are fewer, or their lengths differ.
+pub fn decode(
     scheme: Scheme,
     parts: &[(PartIndex, Bytes)],
     wanted: &[PartIndex],

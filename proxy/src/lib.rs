@@ -2,24 +2,24 @@
 //!
 //! It has no state of its own that matters. [`Proxy`] implements [`BlobStore`]; under it,
 //!
-//! * `placement` (pure): which slots a blob's parts belong on,
+//! * [`placement`] (pure): which slots a blob's parts belong on,
 //! * `quorum` (pure): what follows from *which* slots answered,
 //! * `put`, `get` (state machines, no I/O): what to ask next, when to stop, what to answer,
 //! * `driver`: all the waiting,
-//! * `codec`: parts from bytes and back,
+//! * [`codec`]: parts from bytes and back,
 //! * `slot_client`: one slot: health, latency, back-pressure,
 //! * `space` (pure): how much more fits,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
 mod blob_store;
 pub mod cli;
-mod codec;
+pub mod codec;
 mod driver;
 mod get;
 #[cfg(test)]
 mod machine_tests;
 pub mod metrics;
-mod placement;
+pub mod placement;
 mod proxy;
 mod put;
 mod quorum;
@@ -27,5 +27,5 @@ pub mod service;
 mod slot_client;
 mod space;
 
-pub use blob_store::{BlobError, BlobStore, SlotStatus, Space, Stored};
+pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 pub use proxy::{BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};

@@ -19,7 +19,7 @@ use crate::quorum::SlotSet;
 
 /// The slots of a group and what fails together.
 #[derive(Debug)]
-pub(crate) struct Group {
+pub struct Group {
     slots: Vec<Slot>,
     domain_keys: Vec<u64>,
 }
@@ -34,16 +34,18 @@ struct Slot {
 
 /// Slots in the order in which one blob prefers them.
 #[derive(Clone, Copy)]
-pub(crate) struct Placement {
+pub struct Placement {
     order: [u8; MAX_SLOTS],
     len: u8,
     domains: u8,
 }
 
 impl Group {
+    /// The slots, as the disk and the fail domain of each.
+    ///
     /// # Panics
     /// With no slots, or more than [`MAX_SLOTS`].
-    pub(crate) fn new<'a>(slots: impl IntoIterator<Item = (DiskId, &'a str)>) -> Self {
+    pub fn new<'a>(slots: impl IntoIterator<Item = (DiskId, &'a str)>) -> Self {
         let slots: Vec<_> = slots.into_iter().collect();
         assert!((1..=MAX_SLOTS).contains(&slots.len()), "a group has 1 to {MAX_SLOTS} slots");
         let mut names: Vec<&str> = slots.iter().map(|(_, domain)| *domain).collect();
@@ -86,7 +88,7 @@ impl Group {
     }
 
     /// Where the blob's parts belong.
-    pub(crate) fn place(&self, blob: BlobId) -> Placement {
+    pub fn place(&self, blob: BlobId) -> Placement {
         let mut name = [0; 20];
         name[0..4].copy_from_slice(&blob.volume().0.to_be_bytes());
         name[4..12].copy_from_slice(&blob.session().0.to_be_bytes());
@@ -118,17 +120,17 @@ impl Group {
 
 impl Placement {
     /// The slot that should hold the part; `None` when there are fewer domains than that.
-    pub(crate) fn main(&self, part: usize) -> Option<usize> {
+    pub fn main(&self, part: usize) -> Option<usize> {
         (part < usize::from(self.domains)).then(|| self.order[part].into())
     }
 
     /// All slots, best first.
-    pub(crate) fn order(&self) -> impl Iterator<Item = usize> {
+    pub fn order(&self) -> impl Iterator<Item = usize> {
         self.order[..usize::from(self.len)].iter().map(|slot| usize::from(*slot))
     }
 
     /// The slots that are main for no part of a blob of so many parts, best first.
-    pub(crate) fn handoff(&self, parts: usize) -> impl Iterator<Item = usize> {
+    pub fn handoff(&self, parts: usize) -> impl Iterator<Item = usize> {
         self.order().skip(parts.min(self.domains.into()))
     }
 }

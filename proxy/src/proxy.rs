@@ -23,7 +23,7 @@ use proto::scheme::Scheme;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::blob_store::{BlobError, BlobStore, SlotStatus, Space, Stored};
+use crate::blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 use crate::codec;
 use crate::driver::{Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
@@ -409,7 +409,7 @@ impl BlobStore for Proxy {
         unconfirmed
     }
 
-    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Vec<BlobId>, BlobError> {
+    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Listing, BlobError> {
         let mut found = BTreeSet::new();
         let mut silent = SlotSet::first(self.slots.len());
         for ask in [Ask::IfUp, Ask::Anyway] {
@@ -439,7 +439,7 @@ impl BlobStore for Proxy {
                 return Err(BlobError::Unavailable { id, why });
             }
         }
-        Ok(found.into_iter().collect())
+        Ok(Listing { blobs: found.into_iter().collect(), whole: silent.is_empty() })
     }
 
     async fn space(&self, scheme: Scheme) -> Space {

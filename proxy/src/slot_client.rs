@@ -245,7 +245,7 @@ impl SlotClient {
 
     /// What it holds of the blob.
     pub(crate) async fn held(&self, ask: Ask, blob: BlobId) -> Result<Held, PartError> {
-        self.call(ask, None, &self.reads, self.store.held(blob)).await
+        self.within(self.call(ask, None, &self.reads, self.store.held(blob))).await
     }
 
     /// Deletes blobs.

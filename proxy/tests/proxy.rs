@@ -269,8 +269,8 @@ async fn deletes_are_confirmed_by_all_or_asked_again() {
     for sequence in 0..3000 {
         ids.push(store(&proxy, sequence, 10, "copies(3)").await);
     }
-    assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap(), ids);
-    assert_eq!(proxy.list(VolumeId(2), SessionId(7)).await.unwrap(), []);
+    assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap().blobs, ids);
+    assert_eq!(proxy.list(VolumeId(2), SessionId(7)).await.unwrap().blobs, []);
     in_mood(&slots, &[4], Mood::Dead);
     assert_eq!(proxy.delete(&ids[..2]).await, &ids[..2]);
     assert_eq!(proxy.get(ids[0], 0..1).await, Err(BlobError::NotFound(ids[0])));
@@ -281,7 +281,7 @@ async fn deletes_are_confirmed_by_all_or_asked_again() {
     slots[4].set(Mood::Good);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(proxy.delete(&ids).await, []);
-    assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap(), []);
+    assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap().blobs, []);
     assert_eq!(proxy.get(ids[0], 0..1).await, Err(BlobError::NotFound(ids[0])));
     assert!(slots.iter().all(|slot| slot.forgot(ids[0])));
 }
@@ -294,7 +294,11 @@ async fn a_listing_that_could_miss_a_blob_is_refused() {
         in_mood(&slots, &chosen, Mood::Dead);
         let listed = proxy.list(VolumeId(1), SessionId(7)).await;
         match chosen.len() {
-            0 | 1 => assert_eq!(listed.unwrap(), ids, "{chosen:?}"),
+            away @ (0 | 1) => {
+                let listed = listed.unwrap();
+                assert_eq!(listed.blobs, ids, "{chosen:?}");
+                assert_eq!(listed.whole, away == 0, "{chosen:?}");
+            }
             _ => assert!(matches!(listed, Err(BlobError::Unavailable { .. })), "{chosen:?}"),
         }
         in_mood(&slots, &[], Mood::Good);
@@ -378,7 +382,7 @@ async fn slots_that_are_back_are_used_at_once_by_what_needs_them() {
             match request {
                 "get" => assert_whole(&proxy, id).await,
                 "put" => drop(store(&proxy, 2, 300_000, "ec(4,2)").await),
-                _ => assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap(), [id]),
+                _ => assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap().blobs, [id]),
             }
             let took = start.elapsed();
             assert!(took < Duration::from_millis(20), "{request} after {mood:?}: {took:?}");

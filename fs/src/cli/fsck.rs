@@ -196,7 +196,7 @@ async fn check_unknown(
     for session in (1..meta.session().0).map(SessionId) {
         let listed = blobs.list(volume, session).await;
         let listed = match listed {
-            Ok(listed) => listed,
+            Ok(listed) => listed.blobs,
             Err(e) => {
                 findings.problem(format!("blobs of session {session} cannot be listed: {e}"));
                 continue;

@@ -107,6 +107,28 @@ async fn an_older_write_in_flight_counts_although_a_newer_one_came() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_slot_holds_that_is_away_is_swept_when_it_is_back() {
+    let world = World::new(small());
+    world.meta.create_file(Ino(2));
+    meta::MetaStore::sync(&*world.meta).await.unwrap();
+    world.write(Ino(2), 0, &[1; 9000]).await;
+    world.data.flush_file(Ino(2)).await.unwrap();
+    let after = Arc::new(world.meta.after_crash());
+    let lost = *world.blobs.inner.lock().blobs.keys().next().unwrap();
+    world.blobs.inner.lock().unlisted.insert(lost);
+    let again = World::over(after.clone(), world.blobs.clone(), small());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(world.blobs.inner.lock().blobs.contains_key(&lost));
+    world.blobs.inner.lock().unlisted.clear();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    meta::MetaStore::sync(&*after).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!world.blobs.inner.lock().blobs.contains_key(&lost), "its room is not leaked");
+    assert!(meta::MetaStore::dead_sessions(&*after).await.unwrap().is_empty());
+    again.data.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_session_is_swept_once_the_store_can_be_listed() {
     let world = World::new(small());
     world.meta.create_file(Ino(2));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::id::{BlobId, SessionId, VolumeId};
 use proto::scheme::Scheme;
-use proxy::{BlobError, BlobStore, SlotStatus, Space, Stored};
+use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 use tokio::sync::Notify;
 
 #[derive(Default)]
@@ -22,6 +22,8 @@ pub(crate) struct Inner {
     pub(crate) failing_percent: u64,
     pub(crate) stalled: bool,
     pub(crate) listing_fails: bool,
+    /// What only slots hold that are away.
+    pub(crate) unlisted: HashSet<BlobId>,
     pub(crate) deletes_unconfirmed: bool,
     /// Deletes that were asked for, each time counted.
     pub(crate) deletes: usize,
@@ -119,13 +121,15 @@ impl BlobStore for MemoryBlobs {
         if inner.deletes_unconfirmed { ids.to_vec() } else { Vec::new() }
     }
 
-    async fn list(&self, _: VolumeId, session: SessionId) -> Result<Vec<BlobId>, BlobError> {
+    async fn list(&self, _: VolumeId, session: SessionId) -> Result<Listing, BlobError> {
         let inner = self.inner.lock();
         if inner.listing_fails {
             let id = BlobId::new(VolumeId(1), session, 1, 1, Scheme::copies(1).unwrap()).unwrap();
             return Err(BlobError::Unavailable { id, why: "the test says so".into() });
         }
-        Ok(inner.blobs.keys().filter(|id| id.session() == session).copied().collect())
+        let ours = inner.blobs.keys().filter(|id| id.session() == session);
+        let blobs = ours.filter(|id| !inner.unlisted.contains(id)).copied().collect();
+        Ok(Listing { blobs, whole: inner.unlisted.is_empty() })
     }
 
     async fn space(&self, _: Scheme) -> Space {
