@@ -149,7 +149,7 @@ fn code(c: &mut Criterion) {
         });
         // The first two parts are lost.
         let parts: Vec<_> = (0..).map_while(PartIndex::new).zip(codec::encode(id, &data)).collect();
-        for len in [4096, id.part_len() as usize] {
+        for len in [4096, 64 << 10, id.part_len() as usize] {
             let piece = |(part, bytes): &(_, Checked)| (*part, bytes.data().slice(..len));
             let here: Vec<_> = parts[2..].iter().map(piece).collect();
             let lost = [parts[0].0, parts[1].0];

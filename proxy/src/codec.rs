@@ -4,7 +4,7 @@
 //! padding. The code works on 64-byte units, the same unit of every part at a time: so any interval
 //! of parts that begins and ends on a unit can be encoded and decoded alone.
 //!
-//! Encoders and decoders keep their working space, one per thread. Parity is made in aligned buffers
+//! Short intervals are restored by tables, see `maps`. Encoders and decoders keep their working space, one per thread. Parity is made in aligned buffers
 //! that are used again, so that a disk in this process writes it without a copy. Checksums are
 //! computed while the bytes are still in the CPU's cache.
 
@@ -16,19 +16,24 @@ use bytes::Bytes;
 use crc32c::crc32c;
 use proto::buffer::Pool;
 use proto::checksum::{Checked, block_count};
-use proto::id::{BlobId, PartIndex};
+use proto::id::{BlobId, PartIndex, PartSet};
 use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
 use proto::scheme::Scheme;
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
+use crate::maps;
+
 /// Unit of the code, in bytes: it mixes bytes within such a unit, never across.
-const UNIT: u32 = 64;
+pub(crate) const UNIT: u32 = 64;
 /// Bytes of each part encoded at a time: the working space of all parts stays in the CPU's cache.
 const STEP: usize = 16 << 10;
 /// Bytes of the parity of a full blob of ec(4,2), which a buffer of the pool holds.
 const PARITY_LEN: usize = TARGET_BLOB as usize / 2;
 /// Buffers kept: as many as a mount has puts under way.
 const PARITY_KEPT: usize = 8;
+
+/// Bytes of a part up to which tables restore it sooner than the decoder of the library.
+const SHORT: usize = 128 << 10;
 
 static PARITY: LazyLock<Arc<Pool>> = LazyLock::new(|| Pool::new(PARITY_LEN, PARITY_KEPT));
 
@@ -144,12 +149,31 @@ pub fn decode(
     parts: &[(PartIndex, Bytes)],
     wanted: &[PartIndex],
 ) -> Result<Vec<Bytes>, CodecError> {
-    let (k, m) = (scheme.data_parts(), scheme.parity_parts());
     let [(_, first), ..] = parts else { return Err(CodecError("no parts".to_owned())) };
     if scheme.is_copies() {
         return Ok(vec![first.clone(); wanted.len()]);
     }
-    let len = first.len();
+    let Some(parts) = parts.get(..scheme.data_parts()) else {
+        return Err(CodecError(format!("{} parts of {}", parts.len(), scheme.data_parts())));
+    };
+    let given: PartSet = parts.iter().map(|(part, _)| *part).collect();
+    if given.iter().count() < parts.len() || parts.iter().any(|(_, b)| b.len() != first.len()) {
+        return Err(CodecError("parts are given twice, or their lengths differ".to_owned()));
+    }
+    if first.len() <= SHORT && first.len().is_multiple_of(UNIT as usize) {
+        maps::restore(scheme, parts, wanted)
+    } else {
+        decode_wide(scheme, parts, wanted)
+    }
+}
+
+/// The same, by the decoder of the library, from k parts.
+pub(crate) fn decode_wide(
+    scheme: Scheme,
+    parts: &[(PartIndex, Bytes)],
+    wanted: &[PartIndex],
+) -> Result<Vec<Bytes>, CodecError> {
+    let (k, m, len) = (scheme.data_parts(), scheme.parity_parts(), parts[0].1.len());
     DECODER.with_borrow_mut(|slot| {
         let decoder = match slot {
             Some(decoder) => {
@@ -158,7 +182,7 @@ pub fn decode(
             }
             None => slot.insert(ReedSolomonDecoder::new(k, m, len).map_err(codec_error)?),
         };
-        for (part, bytes) in &parts[..k.min(parts.len())] {
+        for (part, bytes) in parts {
             match part.get() {
                 data if data < k => decoder.add_original_shard(data, bytes),
                 parity => decoder.add_recovery_shard(parity - k, bytes),

@@ -6,7 +6,7 @@
 //! * `quorum` (pure): what follows from *which* slots answered,
 //! * `put`, `get` (state machines, no I/O): what to ask next, when to stop, what to answer,
 //! * `driver`: all the waiting,
-//! * [`codec`]: parts from bytes and back,
+//! * [`codec`]: parts from bytes and back; `maps`: short intervals of lost ones,
 //! * `slot_client`: one slot: health, latency, back-pressure,
 //! * `space` (pure): how much more fits,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
@@ -18,6 +18,7 @@ mod driver;
 mod get;
 #[cfg(test)]
 mod machine_tests;
+mod maps;
 pub mod metrics;
 pub mod placement;
 mod proxy;
