@@ -50,15 +50,8 @@ struct MountArgs {
     /// Check everything, and do not mount
     #[arg(short = 'f')]
     fake: bool,
-    /// For mount(8): nothing is written to a table here anyway
-    #[arg(short = 'n')]
-    no_table: bool,
-    /// For mount(8)
-    #[arg(short = 'v')]
-    verbose: bool,
-    /// For mount(8): the type with which it was called
-    #[arg(short = 't', value_name = "TYPE")]
-    kind: Option<String>,
+    #[command(flatten)]
+    _ignored: Ignored,
 }
 
 /// Unmounts a volume for umount(8); run by: umount DIRECTORY
@@ -67,13 +60,20 @@ struct MountArgs {
 struct UmountArgs {
     #[command(flatten)]
     umount: umount::Args,
-    /// For umount(8): nothing is written to a table here anyway
+    #[command(flatten)]
+    _ignored: Ignored,
+}
+
+/// What both are called with, and what does not matter here.
+#[derive(clap::Args)]
+struct Ignored {
+    /// Nothing is written to a table here anyway
     #[arg(short = 'n')]
     no_table: bool,
-    /// For umount(8)
+    /// Nothing is to be told
     #[arg(short = 'v')]
     verbose: bool,
-    /// For umount(8): the type with which it was called
+    /// The type with which it was called
     #[arg(short = 't', value_name = "TYPE")]
     kind: Option<String>,
 }
