@@ -106,14 +106,20 @@ async fn an_older_write_in_flight_counts_although_a_newer_one_came() {
     assert!(got[..4000] == [1; 4000] && got[4000..] == [2; 9000]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_a_slot_holds_that_is_away_is_swept_when_it_is_back() {
+/// A world in which a blob was put, and metadata as if its commit had been lost.
+async fn crashed_with_an_orphan() -> (World, Arc<MemoryMeta>) {
     let world = World::new(small());
     world.meta.create_file(Ino(2));
     meta::MetaStore::sync(&*world.meta).await.unwrap();
     world.write(Ino(2), 0, &[1; 9000]).await;
     world.data.flush_file(Ino(2)).await.unwrap();
     let after = Arc::new(world.meta.after_crash());
+    (world, after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slot_holds_that_is_away_is_swept_when_it_is_back() {
+    let (world, after) = crashed_with_an_orphan().await;
     let lost = *world.blobs.inner.lock().blobs.keys().next().unwrap();
     world.blobs.inner.lock().unlisted.insert(lost);
     let again = World::over(after.clone(), world.blobs.clone(), small());
@@ -130,12 +136,7 @@ async fn what_a_slot_holds_that_is_away_is_swept_when_it_is_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_session_is_swept_once_the_store_can_be_listed() {
-    let world = World::new(small());
-    world.meta.create_file(Ino(2));
-    meta::MetaStore::sync(&*world.meta).await.unwrap();
-    world.write(Ino(2), 0, &[1; 9000]).await;
-    world.data.flush_file(Ino(2)).await.unwrap();
-    let after = Arc::new(world.meta.after_crash());
+    let (world, after) = crashed_with_an_orphan().await;
     world.blobs.inner.lock().listing_fails = true;
     let again = World::over(after.clone(), world.blobs.clone(), small());
     tokio::time::sleep(Duration::from_secs(30)).await;

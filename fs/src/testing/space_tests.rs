@@ -73,16 +73,7 @@ async fn a_full_store_says_so_at_write_and_takes_more_after_a_delete() {
 
 #[tokio::test(start_paused = true)]
 async fn space_of_what_was_deleted_or_overwritten_comes_back() {
-    let world = World::new(small());
-    for ino in 2..10 {
-        world.meta.create_file(Ino(ino));
-        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
-    }
-    world.data.sync_all().await.unwrap();
-    // Every blob keeps a few live pages: none is garbage.
-    for ino in 2..10 {
-        punch_most(&world, Ino(ino)).await;
-    }
+    let world = half_dead().await;
     assert!(world.blobs.used() > 60 << 20);
     let_it_clean(&world).await;
     assert!(world.blobs.used() < 20 << 20, "{} left", world.blobs.used());
@@ -105,6 +96,20 @@ async fn space_of_what_was_deleted_or_overwritten_comes_back() {
     assert!(world.meta.known().is_empty());
 }
 
+/// Eight files of 8 MiB, cut so that every blob keeps a few live pages: none is garbage.
+async fn half_dead() -> World {
+    let world = World::new(small());
+    for ino in 2..10 {
+        world.meta.create_file(Ino(ino));
+        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
+    }
+    world.data.sync_all().await.unwrap();
+    for ino in 2..10 {
+        punch_most(&world, Ino(ino)).await;
+    }
+    world
+}
+
 /// Leaves 8 KiB of every 128 KiB of a file of 8 MiB.
 async fn punch_most(world: &World, ino: Ino) {
     for page in 0..64u64 {
@@ -123,15 +128,7 @@ async fn let_it_clean(world: &World) {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_with_less_room_than_a_blob_is_emptied_of_what_is_dead() {
-    let world = World::new(small());
-    for ino in 2..10 {
-        world.meta.create_file(Ino(ino));
-        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
-    }
-    world.data.sync_all().await.unwrap();
-    for ino in 2..10 {
-        punch_most(&world, Ino(ino)).await;
-    }
+    let world = half_dead().await;
     // Others have taken what was free.
     let full = world.blobs.used() + (300 << 10);
     world.blobs.inner.lock().capacity = Some(full);
@@ -186,15 +183,7 @@ async fn a_blob_that_metadata_did_not_take_is_deleted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_blob_that_cannot_be_read_does_not_keep_others_from_being_emptied() {
-    let world = World::new(small());
-    for ino in 2..10 {
-        world.meta.create_file(Ino(ino));
-        world.write(Ino(ino), 0, &Random(ino).bytes(8 << 20)).await;
-    }
-    world.data.sync_all().await.unwrap();
-    for ino in 2..10 {
-        punch_most(&world, Ino(ino)).await;
-    }
+    let world = half_dead().await;
     let lost: HashSet<_> = world.meta.known().into_iter().take(6).collect();
     world.blobs.inner.lock().unreadable = lost.clone();
     let_it_clean(&world).await;
