@@ -255,7 +255,9 @@ impl Step {
         } else {
             on_names(op % 100, a, b, c, d)
         };
-        Self { who, umask, call }
+        // By others it may differ: docs/semantics.md says why.
+        let to_nobody = matches!(call, Call::Chown { uid: None, gid: None, .. });
+        Self { who: if to_nobody { 0 } else { who }, umask, call }
     }
 }
 

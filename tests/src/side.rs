@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -101,10 +102,18 @@ enum Reply {
     Walked(std::io::Result<Tree>),
 }
 
+/// Times of each inode when it was last looked at.
+type Times = BTreeMap<u64, [(i64, i64); 3]>;
+
+/// What a side remembers while its filesystem is mounted anew.
+#[derive(Default)]
+pub struct Memory(Times);
+
 /// A filesystem under comparison. Its thread ends when it is dropped.
 pub struct Side {
     orders: mpsc::Sender<Order>,
     replies: mpsc::Receiver<Reply>,
+    thread: JoinHandle<Memory>,
 }
 
 impl Side {
@@ -112,36 +121,32 @@ impl Side {
     ///
     /// # Errors
     /// When the thread may not change its root.
-    pub fn start(root: &Path) -> Result<Self> {
+    pub fn start(root: &Path, memory: Memory) -> Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let (outbox, replies) = mpsc::channel();
         let (ready, started) = mpsc::channel();
         let root = root.to_owned();
-        std::thread::spawn(move || {
-            let enter = || -> std::io::Result<()> {
-                // From here on the root, working directory and umask are this thread's alone.
-                unshare(CloneFlags::CLONE_FS)?;
-                rustix::process::chroot(&root)?;
-                std::env::set_current_dir("/")
-            };
-            let entered = enter();
-            let failed = entered.is_err();
-            if ready.send(entered).is_err() || failed {
-                return;
+        let thread = std::thread::spawn(move || {
+            let entered = enter(&root);
+            let (entered, outside) = (entered.as_ref().map(drop).map_err(copied), entered.ok());
+            if ready.send(entered).is_err() {
+                return memory;
             }
-            let mut caller = Caller { files: Default::default(), times: BTreeMap::new() };
-            for order in inbox {
-                let reply = match order {
-                    Order::Run(step) => Reply::Ran(caller.run(&step)),
-                    Order::Walk => Reply::Walked(caller.walk()),
-                };
-                if outbox.send(reply).is_err() {
-                    return;
-                }
-            }
+            let Some(outside) = outside else { return memory };
+            let mut caller = Caller { files: Default::default(), times: memory.0 };
+            caller.obey(&inbox, &outbox);
+            leave(&outside).expect("root may change its root");
+            Memory(caller.times)
         });
         started.recv().context("the thread has ended")?.context("entering the directory")?;
-        Ok(Self { orders, replies })
+        Ok(Self { orders, replies, thread })
+    }
+
+    /// Closes all files and leaves the directory: nothing of it is in use then. Answers what
+    /// [`Self::start`] needs to go on.
+    pub fn end(self) -> Memory {
+        drop(self.orders);
+        self.thread.join().expect("the thread does not panic")
     }
 
     /// Starts a call; [`Self::answer`] waits for it.
@@ -175,8 +180,25 @@ impl Side {
 
 struct Caller {
     files: [Option<OwnedFd>; SLOTS],
-    /// Times of each inode when it was last looked at.
-    times: BTreeMap<u64, [(i64, i64); 3]>,
+    times: Times,
+}
+
+/// From here on the root, working directory and umask are this thread's alone. Answers the way back.
+fn enter(root: &Path) -> std::io::Result<File> {
+    let outside = File::open("/")?;
+    unshare(CloneFlags::CLONE_FS)?;
+    rustix::process::chroot(root)?;
+    std::env::set_current_dir("/")?;
+    Ok(outside)
+}
+
+fn leave(outside: &File) -> std::io::Result<()> {
+    rustix::process::fchdir(outside)?;
+    Ok(rustix::process::chroot(".")?)
+}
+
+fn copied(error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), error.to_string())
 }
 
 fn become_user(who: usize) {
@@ -209,6 +231,20 @@ fn count(number: usize) -> Outcome {
 }
 
 impl Caller {
+    /// Does what is asked until nobody asks any more, and closes all files.
+    fn obey(&mut self, inbox: &mpsc::Receiver<Order>, outbox: &mpsc::Sender<Reply>) {
+        for order in inbox {
+            let reply = match order {
+                Order::Run(step) => Reply::Ran(self.run(&step)),
+                Order::Walk => Reply::Walked(self.walk()),
+            };
+            if outbox.send(reply).is_err() {
+                break;
+            }
+        }
+        self.files = Default::default();
+    }
+
     fn run(&mut self, step: &Step) -> Answer {
         // A file that may go leaves its number to another, of which nothing has been seen yet.
         for ino in self.may_go(&step.call) {

@@ -7,13 +7,14 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode as Bits, SFlag, makedev, mknod};
 use nix::unistd::Pid;
@@ -386,6 +387,29 @@ fn what_sync_and_dirsync_promise_survives_a_kill() -> Result<()> {
         site.umount()?;
     }
     Ok(())
+}
+
+#[test]
+fn a_write_to_a_file_opened_with_o_sync_or_o_dsync_survives_a_kill() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("")?;
+    for (round, flag) in (0..).zip([OFlag::O_SYNC, OFlag::O_DSYNC, OFlag::O_SYNC, OFlag::O_DSYNC]) {
+        let (path, bytes) = (site.file(&format!("file{round}")), content(round, 300_000));
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).custom_flags(flag.bits());
+        let file = file.open(&path)?;
+        // A part in its midst: what was not stored with the first write must be with the second.
+        file.write_all_at(&bytes, 0)?;
+        file.write_all_at(b"written over", 100_000)?;
+        site.kill_mount()?;
+        drop(file);
+        site.mount("")?;
+        let mut expected = bytes;
+        expected[100_000..100_012].copy_from_slice(b"written over");
+        let kept = fs::read(&path).with_context(|| format!("round {round}"))?;
+        ensure!(kept == expected, "round {round}: {} bytes, or others", kept.len());
+    }
+    site.umount()
 }
 
 #[test]

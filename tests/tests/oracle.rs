@@ -2,24 +2,32 @@
 //! calls go to ext4 and to Ashlar side by side, by root and by others, and every answer, every errno
 //! and everything stat(2) says of the files they name are equal; now and then so is the whole tree.
 //!
-//! Each case is a sequence of calls in a directory of its own, which shrinks when it fails.
+//! Each case is a sequence of calls in a directory of its own, which shrinks when it fails. Some
+//! mount the volume anew in their midst: what was before is there behind it, to the last time.
 //! `ASHLAR_SEED` repeats a run, `ASHLAR_ORACLE_CASES` makes it longer. Needs root and a loop device.
 
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use proptest::prelude::*;
+use proptest::sample::Index;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use tempfile::TempDir;
+use tests::binaries::ashlar;
 use tests::calls::{Raw, Step};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::process::{PATIENCE, output, run};
 use tests::seed::Seed;
-use tests::side::{Answer, Side, Tree};
+use tests::side::{Answer, Memory, Side, Tree};
 
 /// Sequences of calls in a plain run: well below a minute.
 const CASES: u32 = 60;
+/// One in so many is run with daemons, too.
+const WITH_DAEMONS: u32 = 4;
+/// How likely a sequence is to have the volume mounted anew.
+const REMOUNTED: f64 = 0.2;
 /// Calls between two looks at everything.
 const BETWEEN_LOOKS: usize = 40;
 
@@ -39,7 +47,7 @@ impl Ext4 {
         let features = ["-q", "-I", "1024", "-O", "ea_inode"];
         run(Command::new("mkfs.ext4").args(features).arg(&image), PATIENCE)?;
         let ext4 = Self { home };
-        // Ashlar's mounts do not keep access times.
+        // Which reads count depends on what the kernel has cached, and that differs.
         let mut mount = Command::new("mount");
         mount.args(["-o", "loop,noatime"]).arg(&image).arg(ext4.path());
         let mounted = output(&mut mount, PATIENCE)?;
@@ -79,7 +87,18 @@ impl Pair {
             let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
             std::fs::set_permissions(directory, open)?;
         }
-        let sides = [Side::start(&directories[0])?, Side::start(&directories[1])?];
+        let new = |directory| Side::start(directory, Memory::default());
+        let sides = [new(&directories[0])?, new(&directories[1])?];
+        Ok(Self { directories, sides })
+    }
+
+    /// Mounts Ashlar anew. Open files are closed, on both.
+    fn remount(self, demo: &mut Demo) -> Result<Self> {
+        let Self { directories, sides } = self;
+        let [ext4, ashlar] = sides.map(Side::end);
+        demo.remount()?;
+        keep_no_access_times(demo)?;
+        let sides = [Side::start(&directories[0], ext4)?, Side::start(&directories[1], ashlar)?];
         Ok(Self { directories, sides })
     }
 
@@ -114,20 +133,61 @@ impl Pair {
         Ok(ext4)
     }
 
-    fn run(&self, steps: &[Step]) -> Result<()> {
+    fn run(&self, steps: &[Step], first: usize) -> Result<()> {
         for (nth, step) in steps.iter().enumerate() {
-            self.step(step).with_context(|| format!("call {nth}: {step:?}"))?;
+            let call = first + nth;
+            self.step(step).with_context(|| format!("call {call}: {step:?}"))?;
             if nth % BETWEEN_LOOKS == BETWEEN_LOOKS - 1 || nth == steps.len() - 1 {
-                self.compare_trees().with_context(|| format!("looking after call {nth}"))?;
+                self.compare_trees().with_context(|| format!("looking after call {call}"))?;
             }
         }
         Ok(())
     }
 
     fn remove(self) -> Result<()> {
-        drop(self.sides);
+        self.sides.into_iter().for_each(|side| drop(side.end()));
         self.directories.iter().try_for_each(|path| Ok(std::fs::remove_dir_all(path)?))
     }
+}
+
+/// A sequence of calls; perhaps the volume is mounted anew somewhere in it.
+type Case = (Vec<Raw>, Option<Index>);
+
+fn sequences() -> impl Strategy<Value = Case> {
+    let calls = proptest::collection::vec(any::<Raw>(), 1..200);
+    (calls, proptest::option::weighted(REMOUNTED, any::<Index>()))
+}
+
+/// Both filesystems.
+struct Both<'a> {
+    ext4: PathBuf,
+    demo: RefCell<&'a mut Demo>,
+    cases: Cell<usize>,
+}
+
+impl Both<'_> {
+    fn try_case(&self, steps: &[Step], remount: Option<Index>) -> Result<()> {
+        self.cases.set(self.cases.get() + 1);
+        let roots = [self.ext4.clone(), self.demo.borrow().path()];
+        let mut pair = Pair::start(&roots, &format!("case-{}", self.cases.get()))?;
+        let middle = remount.map_or(0, |index| index.index(steps.len() + 1));
+        let (before, after) = steps.split_at(middle);
+        let mut compared = pair.run(before, 0);
+        if remount.is_some() && compared.is_ok() {
+            pair = pair.remount(&mut self.demo.borrow_mut())?;
+            compared = pair.compare_trees().map(drop).context("looking at what was mounted anew");
+        }
+        let compared = compared.and_then(|()| pair.run(after, middle));
+        pair.remove().expect("both directories can be removed");
+        compared
+    }
+}
+
+/// Reads shall change nothing on either side.
+fn keep_no_access_times(demo: &Demo) -> Result<()> {
+    let mut remount = Command::new(ashlar());
+    remount.args(["mount", "demo"]).arg(demo.path()).args(["-o", "remount,noatime"]);
+    run(&mut remount, PATIENCE).map(drop)
 }
 
 fn cases() -> u32 {
@@ -135,42 +195,45 @@ fn cases() -> u32 {
     asked.map_or(CASES, |text| text.parse().expect("ASHLAR_ORACLE_CASES is a number"))
 }
 
-fn random_calls(roots: &[PathBuf; 2]) -> Result<()> {
+fn random_calls(both: &Both<'_>, cases: u32) -> Result<()> {
     let mut seed = Seed::announced("oracle");
     let bytes: Vec<u8> = (0..4).flat_map(|_| seed.next_u64().to_le_bytes()).collect();
     let config = ProptestConfig {
-        cases: cases(),
+        cases,
         failure_persistence: None,
         max_shrink_time: 60_000,
         max_shrink_iters: 20_000,
         ..ProptestConfig::default()
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let nth = std::cell::Cell::new(0);
-    let case = |raws: Vec<Raw>| {
-        nth.set(nth.get() + 1);
-        let steps: Vec<Step> = raws.into_iter().map(Step::from_raw).collect();
-        let pair = Pair::start(roots, &format!("case-{}", nth.get())).expect("a directory on both");
-        let differs = pair.run(&steps).err();
-        pair.remove().expect("both directories can be removed");
+    let steps = |raws: Vec<Raw>| raws.into_iter().map(Step::from_raw).collect::<Vec<Step>>();
+    let case = |(raws, remount): Case| {
+        let differs = both.try_case(&steps(raws), remount).err();
         differs.map_or(Ok(()), |error| Err(TestCaseError::fail(format!("{error:#}"))))
     };
-    let calls = proptest::collection::vec(any::<Raw>(), 1..200);
-    match TestRunner::new_with_rng(config, rng).run(&calls, case) {
+    match TestRunner::new_with_rng(config, rng).run(&sequences(), case) {
         Ok(()) => Ok(()),
-        Err(TestError::Fail(why, raws)) => {
-            let steps: Vec<Step> = raws.into_iter().map(Step::from_raw).collect();
+        Err(TestError::Fail(why, (raws, remount))) => {
+            let steps = steps(raws);
+            let anew = remount.map(|index| index.index(steps.len() + 1));
             let calls: Vec<String> = steps.iter().map(|step| format!("  {step:?}")).collect();
-            anyhow::bail!("{why}\nthe calls:\n{}", calls.join("\n"))
+            anyhow::bail!("{why}\nmounted anew before call {anew:?} of:\n{}", calls.join("\n"))
         }
         Err(TestError::Abort(why)) => anyhow::bail!("{why}"),
     }
 }
 
-fn same_answers(demo: &mut Demo) -> Result<()> {
+fn same_answers(mode: Mode, cases: u32) -> Result<()> {
+    if !can_compare() {
+        return Ok(());
+    }
     let Some(ext4) = Ext4::mount()? else { return Ok(()) };
-    random_calls(&[ext4.path(), demo.path()])?;
-    demo.stop(Stop::Umount)
+    let mut demo = Demo::start(Setup::new(mode))?;
+    keep_no_access_times(&demo)?;
+    let both = Both { ext4: ext4.path(), demo: RefCell::new(&mut demo), cases: Cell::new(0) };
+    random_calls(&both, cases)?;
+    demo.stop(Stop::Umount)?;
+    if mode == Mode::Embedded { demo.fsck() } else { Ok(()) }
 }
 
 fn can_compare() -> bool {
@@ -187,10 +250,10 @@ fn can_compare() -> bool {
 
 #[test]
 fn ext4_and_ashlar_answer_random_calls_alike() -> Result<()> {
-    if !can_compare() {
-        return Ok(());
-    }
-    let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
-    same_answers(&mut demo)?;
-    demo.fsck()
+    same_answers(Mode::Embedded, cases())
+}
+
+#[test]
+fn ext4_and_ashlar_with_daemons_answer_random_calls_alike() -> Result<()> {
+    same_answers(Mode::Served, cases().div_ceil(WITH_DAEMONS))
 }
