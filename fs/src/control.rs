@@ -7,7 +7,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `store`: store and sync everything, and go on | `stored`, or `failed WHY` |
-//! | `sync`, `async`: the mount was remounted so | `done` |
+//! | `remounted WORDS`: its options are these now, as the kernel shows them | `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
 //! When the mount has ended, every caller is told `ended stored` or `ended failed WHY`. The
@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Rules;
 use crate::filesystem::Filesystem;
 use crate::synced::Synced;
 
@@ -170,12 +171,19 @@ impl Answering {
     async fn answer(&self, request: &str) -> String {
         match request {
             "store" => return self.store().await,
-            "sync" => self.synced.set(true),
-            "async" => self.synced.set(false),
             "quit" => self.given_up.cancel(),
-            other => return format!("failed there is no request {other}"),
+            other => match other.strip_prefix("remounted ") {
+                Some(words) => self.remounted(words).await,
+                None => return format!("failed there is no request {other}"),
+            },
         }
         "done".to_owned()
+    }
+
+    async fn remounted(&self, words: &str) {
+        self.synced.set(words.split(',').any(|word| word == "sync"));
+        self.fs.tell_reads().await;
+        self.fs.accesses.obey(Rules::shown(words));
     }
 
     async fn store(&self) -> String {
@@ -247,9 +255,9 @@ impl Caller {
         }
     }
 
-    /// Tells that the mount was remounted with or without `sync`.
-    pub(crate) fn remounted(&mut self, sync: bool, patience: Duration) -> io::Result<()> {
-        self.say(if sync { "sync" } else { "async" })?;
+    /// Tells that the mount was remounted, and which options the kernel shows since.
+    pub(crate) fn remounted(&mut self, options: &str, patience: Duration) -> io::Result<()> {
+        self.say(&format!("remounted {options}"))?;
         self.hear(Instant::now() + patience).map(drop)
     }
 

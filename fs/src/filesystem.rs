@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use proxy::BlobStore;
 use tokio::sync::Notify;
 
+use crate::access::Accesses;
 use crate::asker::{Asker, Loses};
 use crate::data::{Data, DataError, TryWrite};
 use crate::lifetimes::Lifetimes;
@@ -156,6 +157,7 @@ pub struct Filesystem {
     dead: Mutex<Vec<Ino>>,
     dead_wake: Notify,
     stopped: AtomicBool,
+    pub(crate) accesses: Accesses,
     on_change: OnceLock<OnChange>,
 }
 
@@ -184,9 +186,11 @@ impl Filesystem {
             dead: Mutex::default(),
             dead_wake: Notify::new(),
             stopped: AtomicBool::new(false),
+            accesses: Accesses::new(),
             on_change: OnceLock::new(),
         });
         tokio::spawn(filesystem.clone().reap_forever());
+        tokio::spawn(filesystem.clone().tell_forever());
         filesystem
     }
 
@@ -194,7 +198,10 @@ impl Filesystem {
     pub async fn stop(&self) -> FsResult<()> {
         self.stopped.store(true, Ordering::SeqCst);
         self.dead_wake.notify_one();
-        self.data.stop().await?;
+        self.accesses.end();
+        let stored = self.data.stop().await;
+        self.tell_reads().await;
+        stored?;
         if self.data.has_leaked() {
             // The session is not closed, so that the next mount sweeps it.
             return Ok(self.meta.sync().await?);
@@ -257,11 +264,17 @@ impl Filesystem {
         }
     }
 
-    /// Attributes as the caller must see them: with what is written and not yet stored.
+    /// Moves when what was in memory alone has come to metadata.
+    fn moves(&self) -> (u64, u64) {
+        (self.data.commits(), self.accesses.told())
+    }
+
+    /// Attributes as the caller must see them: with what is written and not yet stored, and with
+    /// what was read.
     ///
     /// When a flight is committed between a look at metadata and this one, its bytes may be in
-    /// neither: callers then look again ([`Data::commits`]), because the kernel keeps the answer.
-    fn overlay(&self, mut attr: Attr) -> Attr {
+    /// neither: callers then look again ([`Self::moves`]), because the kernel keeps the answer.
+    pub(crate) fn overlay(&self, mut attr: Attr) -> Attr {
         if attr.kind == Kind::File
             && let Some(pending) = self.data.pending(attr.ino)
         {
@@ -275,6 +288,7 @@ impl Filesystem {
                 attr.ctime = attr.ctime.max(mtime);
             }
         }
+        attr.atime = self.accesses.atime(&attr);
         attr
     }
 
@@ -283,13 +297,13 @@ impl Filesystem {
     /// `None`: there is no such name.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> FsResult<Option<Attr>> {
         loop {
-            let commits = self.data.commits();
+            let moves = self.moves();
             let attr = match self.meta.lookup(parent, name).await {
                 Ok(attr) => self.overlay(attr),
                 Err(MetaError::NotFound) => return Ok(None),
                 Err(e) => return Err(e.into()),
             };
-            if self.data.commits() == commits {
+            if self.moves() == moves {
                 self.lifetimes.named(attr.ino);
                 return Ok(Some(attr));
             }
@@ -359,10 +373,10 @@ impl Filesystem {
     /// Up to `limit` entries after `cookie`.
     pub async fn readdir(&self, ino: Ino, cookie: u64, limit: usize) -> FsResult<Vec<DirEntry>> {
         loop {
-            let commits = self.data.commits();
+            let moves = self.moves();
             let mut entries = self.meta.readdir(ino, cookie, limit).await?;
             entries.iter_mut().for_each(|entry| entry.attr = self.overlay(entry.attr));
-            if self.data.commits() == commits {
+            if self.moves() == moves {
                 return Ok(entries);
             }
         }
@@ -379,9 +393,9 @@ impl Filesystem {
     /// stat(2).
     pub async fn getattr(&self, ino: Ino) -> FsResult<Attr> {
         loop {
-            let commits = self.data.commits();
+            let moves = self.moves();
             let attr = self.overlay(self.meta.getattr(ino).await?);
-            if self.data.commits() == commits {
+            if self.moves() == moves {
                 return Ok(attr);
             }
         }
@@ -424,6 +438,10 @@ impl Filesystem {
             if set.mtime.is_some() {
                 self.data.forget_mtime(ino);
             }
+            let _untold = match set.atime {
+                Some(_) => Some(self.accesses.forget(ino).await),
+                None => None,
+            };
             self.meta.setattr(ino, set).await?;
         }
         self.getattr(ino).await

@@ -209,3 +209,35 @@ async fn the_end_stores_everything_and_refuses_what_comes_after() {
     assert!(fs.is_stopped());
     assert_eq!(meta.getattr(ino).await.unwrap().size, 4);
 }
+
+#[tokio::test]
+async fn a_read_shows_at_once_and_comes_to_metadata_without_touching_ctime() {
+    let (fs, meta) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    let before = fs.getattr(ino).await.unwrap();
+    fs.was_read(ino);
+    let read = fs.getattr(ino).await.unwrap();
+    assert!(read.atime > before.atime);
+    assert_eq!((read.mtime, read.ctime), (before.mtime, before.ctime));
+    assert_eq!(meta.getattr(ino).await.unwrap(), before, "nobody has told metadata");
+    fs.was_read(ino);
+    assert_eq!(fs.getattr(ino).await.unwrap(), read, "nothing changed since it was read");
+    fs.stop().await.unwrap();
+    assert_eq!(meta.getattr(ino).await.unwrap(), read);
+}
+
+#[tokio::test]
+async fn an_access_time_that_was_set_is_not_replaced_by_an_earlier_read() {
+    let (fs, _) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    fs.was_read(ino);
+    let long_ago = Time { secs: 1, nanos: 2 };
+    let change = Change { atime: Some(SetTime::To(long_ago)), ..Change::default() };
+    assert_eq!(fs.setattr(ROOT_ASKS, ino, change).await.unwrap().atime, long_ago);
+    // A write is no read, and the next read counts.
+    write(&fs, ino, b"hello").await;
+    assert_eq!(fs.getattr(ino).await.unwrap().atime, long_ago);
+    fs.was_read(ino);
+    let attr = fs.getattr(ino).await.unwrap();
+    assert!(attr.atime > attr.mtime);
+}

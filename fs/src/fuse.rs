@@ -96,6 +96,8 @@ const SEEK_HOLE: i32 = 4;
 const MAX_COPY: u64 = (1 << 32) - BLOCK as u64;
 /// Linux's open(2) flag of reads and writes past the page cache.
 const O_DIRECT: i32 = nix::libc::O_DIRECT;
+/// Linux's open(2) flag of reads that leave access times alone.
+const O_NOATIME: i32 = nix::libc::O_NOATIME;
 /// Bits of a mode that say what kind of file it is.
 const S_IFMT: u32 = 0o170_000;
 
@@ -457,7 +459,11 @@ impl fuser::Filesystem for Door {
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
-        let work = async move { fs.readlink(Ino(ino.0)).await };
+        let work = async move {
+            let target = fs.readlink(Ino(ino.0)).await?;
+            fs.was_read(Ino(ino.0));
+            Ok(target)
+        };
         self.answer(Op::Readlink, work, move |result| match result {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(e),
@@ -596,12 +602,18 @@ impl fuser::Filesystem for Door {
         _fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let (fs, told) = (self.fs.clone(), self.told.clone());
-        let work = async move { fs.read(Ino(ino.0), offset, size.into()).await };
+        let work = async move {
+            let data = fs.read(Ino(ino.0), offset, size.into()).await?;
+            if flags.0 & O_NOATIME == 0 {
+                fs.was_read(Ino(ino.0));
+            }
+            Ok(data)
+        };
         self.answer(Op::Read, work, move |result: Result<Bytes, Errno>| match result {
             Ok(data) => {
                 told.metrics.read(data.len());
@@ -892,6 +904,7 @@ async fn fill(
             Err(_) => return Ok(()),
             Ok(entries) => entries,
         };
+        fs.was_listed(ino);
         for entry in &entries {
             if add(entry) {
                 return Ok(());

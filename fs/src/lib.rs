@@ -3,7 +3,7 @@
 //!
 //! * The kernel's door: `fuse` (alone in naming fuser) over [`filesystem`] (one function per system
 //!   call, on our own types), with `stale` (pages that direct writes outdate), [`asker`] (what a change takes away), `lifetimes` (unlinked but
-//!   open) and `errno` (the one match).
+//!   open), `access` (when what was read) and `errno` (the one match).
 //! * The data plane, [`data`]: writes gathered in memory (`dirty`, `handle`, `room`), packed into
 //!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
 //!   range (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
@@ -11,6 +11,7 @@
 //!   `control` and `utab` (how umount finds it and talks to it), [`embedded`] (disks opened in this process, or daemons), [`status`], `metrics`;
 //!   and the command line, [`cli`].
 
+mod access;
 pub mod asker;
 mod attach;
 mod buffer;

@@ -17,6 +17,7 @@ use proxy::BlobStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::access::Rules;
 use crate::attach;
 use crate::control::Desk;
 use crate::data::{Data, DataSettings};
@@ -272,6 +273,7 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
     if let Some(path) = &options.subdirectory {
         find(filesystem, &volume, path).await?;
     }
+    filesystem.accesses.obey(Rules::of(&options));
     let synced = Arc::new(Synced::new(options.sync, options.dirsync));
     let runtime = tokio::runtime::Handle::current();
     let (door, ended) = fuse::Door::new(filesystem.clone(), runtime, synced.clone());

@@ -197,6 +197,10 @@ impl MetaStore for LocalMeta {
         self.write(|txn| attr::setattr(txn, ino, &set))
     }
 
+    async fn accessed(&self, reads: &[(Ino, Time)]) -> Result<(), MetaError> {
+        self.write(|txn| attr::accessed(txn, reads))
+    }
+
     async fn clear_privileges(&self, ino: Ino, outsider: bool) -> Result<(), MetaError> {
         self.write(|txn| attr::clear_privileges(txn, ino, outsider))
     }

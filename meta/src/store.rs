@@ -329,6 +329,8 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError>;
     /// chmod, chown and utimens, by the rules of which bits are cleared.
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, MetaError>;
+    /// Sets access times and nothing else, not even ctime. Inodes that are gone by now are skipped.
+    async fn accessed(&self, reads: &[(Ino, Time)]) -> Result<(), MetaError>;
     /// Clears setuid and setgid (the latter when group-executable or the writer is an `outsider` to
     /// the group) and the file capability, as a write by an unprivileged caller must.
     async fn clear_privileges(&self, ino: Ino, outsider: bool) -> Result<(), MetaError>;

@@ -332,6 +332,58 @@ fn remounts_change_what_the_kernel_does() -> Result<()> {
     site.umount()
 }
 
+/// Access times of a file, a symbolic link and a directory that are read past every cache.
+fn read_all(site: &Site) -> Result<[(i64, i64); 3]> {
+    // Another mount has nothing cached; FUSE keeps pages, links and listings otherwise.
+    fs::read(site.file("file"))?;
+    fs::read_link(site.file("link"))?;
+    fs::read_dir(site.file("dir"))?.count();
+    let at = |name| {
+        let meta = fs::symlink_metadata(site.file(name))?;
+        anyhow::Ok((meta.atime(), meta.atime_nsec()))
+    };
+    Ok([at("file")?, at("link")?, at("dir")?])
+}
+
+#[test]
+fn access_times_follow_the_options_of_the_mount() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("noatime")?;
+    fs::write(site.file("file"), "some bytes")?;
+    symlink("file", site.file("link"))?;
+    fs::create_dir(site.file("dir"))?;
+    let made = {
+        let at = |name| fs::symlink_metadata(site.file(name)).map(|m| (m.atime(), m.atime_nsec()));
+        [at("file")?, at("link")?, at("dir")?]
+    };
+    let mut last = made;
+    for (options, remount, moves) in [
+        ("noatime", None, [false; 3]),
+        ("ro", None, [false; 3]),
+        // Nothing was read since it was made, by what these times say.
+        ("relatime", None, [true; 3]),
+        ("", None, [false; 3]),
+        ("strictatime,nodiratime", None, [true, true, false]),
+        ("strictatime", None, [true; 3]),
+        ("strictatime", Some("noatime"), [false; 3]),
+        ("noatime", Some("strictatime"), [true; 3]),
+        ("strictatime", Some("ro"), [false; 3]),
+        ("noatime", None, [false; 3]),
+    ] {
+        site.umount()?;
+        site.mount(options)?;
+        remount.map_or(Ok(()), |options| site.remount(options))?;
+        let now = read_all(&site)?;
+        // What has been read stays read, whatever the mount is told then.
+        site.remount("noatime")?;
+        ensure!(read_all(&site)? == now, "{options:?}, {remount:?}: it was otherwise afterwards");
+        let moved: Vec<bool> = now.iter().zip(&last).map(|(now, last)| now > last).collect();
+        ensure!(moved == moves, "{options:?}, {remount:?}: {last:?}, and read {now:?}");
+        last = now;
+    }
+    site.umount()
+}
+
 #[test]
 fn setuid_programs_devices_and_programs_are_obeyed_or_not() -> Result<()> {
     let Some(site) = Site::embedded()? else { return Ok(()) };

@@ -159,12 +159,11 @@ fn detach() -> Result<()> {
 
 fn remount(request: &Request) -> Result<ExitCode> {
     let at = mountpoint::canonical(&request.mountpoint)?;
+    mountpoint::remount(&at, &request.options.mount)?;
     let entry = mountpoint::volume_at(&at)?;
-    let options = &request.options.mount;
-    mountpoint::remount(&at, options)?;
     // One who cannot be told is dead, or hangs.
     if let Some(mut caller) = Caller::call(&entry.device) {
-        caller.remounted(options.sync, PATIENCE).context("telling the process that serves it")?;
+        caller.remounted(&entry.options, PATIENCE).context("telling the process that serves it")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -216,6 +216,9 @@ impl MetaStore for MemoryMeta {
     async fn setattr(&self, _: Ino, _: SetAttr) -> Result<Attr, MetaError> {
         Err(MetaError::NotSupported)
     }
+    async fn accessed(&self, _: &[(Ino, Time)]) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
     async fn clear_privileges(&self, _: Ino, _: bool) -> Result<(), MetaError> {
         Err(MetaError::NotSupported)
     }

@@ -2,7 +2,7 @@
 
 use super::{acl, xattr};
 use crate::perm;
-use crate::store::{Attr, Ino, MetaError, SetAttr};
+use crate::store::{Attr, Ino, MetaError, SetAttr, Time};
 use crate::txn::Txn;
 
 /// The extended attribute that holds a file's capabilities.
@@ -29,6 +29,21 @@ pub(crate) fn setattr(txn: &mut Txn<'_>, ino: Ino, set: &SetAttr) -> Result<Attr
     }
     txn.put_inode(&inode);
     Ok(inode.stat())
+}
+
+/// Reads, as many at once as there are.
+pub(crate) fn accessed(txn: &mut Txn<'_>, reads: &[(Ino, Time)]) -> Result<(), MetaError> {
+    for &(ino, atime) in reads {
+        match txn.inode(ino) {
+            Ok(mut inode) => {
+                inode.attr.atime = atime;
+                txn.put_inode(&inode);
+            }
+            Err(MetaError::NotFound) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Clears what a write by an unprivileged caller must.

@@ -116,6 +116,11 @@ fn times_follow_what_changed() {
     moved("unlink", &|| assert!(wait(meta.unlink(dir, b"g")).is_ok()), [y, y, n, y]);
     moved("rename", &|| rename(b"f", b"h"), [y, y, n, y]);
     moved("chmod", &|| set(SetAttr { mode: Some(0o600), ..SetAttr::default() }), [n, n, n, y]);
+    let read = Time { secs: 1 << 39, nanos: 7 };
+    let gone = Ino(1 << 40);
+    let times = [(gone, read), (file, read)];
+    moved("reads", &|| wait(meta.accessed(&times)).unwrap(), [n, n, n, n]);
+    assert_eq!(stat(&meta, file).atime, read);
     moved("truncate", &|| assert!(wait(meta.truncate(file, 9)).is_ok()), [n, n, y, y]);
     moved("setxattr", &|| wait(meta.setxattr(file, b"user.a", b"", None)).unwrap(), [n, n, n, y]);
     let late = Time { secs: 1 << 40, nanos: 5 };

@@ -1,0 +1,369 @@
+//! When files were read, until metadata is told.
+//!
+//! A read makes no transaction: it is noted here, and told to metadata seconds later, with all
+//! others, in few transactions. Whether it counts (`relatime`) is decided when it is told, or shown
+//! by stat(2): only there the other times are at hand. So a read costs a look into a map, and what a
+//! crash takes is access times alone.
+//!
+//! What reaches us are requests of the kernel: who reads its cached pages is not seen, and neither is
+//! who only opens.
+//!
+//! Invariants:
+//! * a time that somebody set is not replaced by that of an earlier read;
+//! * what is told stays noted until metadata has it, and [`Accesses::told`] moves before it goes, so
+//!   that whoever asks both can tell that he has met a time in neither.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::time::Duration;
+
+use meta::{Attr, Ino, Kind, MetaError, Time};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{MutexGuard, Notify};
+
+use crate::filesystem::{Filesystem, FsResult, now};
+use crate::mount::{Atime, MountOptions};
+
+/// Reads are told to metadata so long after the first of them, unless there are very many.
+const TELL_READS: Duration = Duration::from_secs(10);
+/// Access times that are set in one transaction.
+const TELL_BATCH: usize = 1024;
+/// With `relatime`, an access time as old as this is replaced by any read.
+const OLD: i64 = 24 * 3600;
+/// Session threads rarely meet in one shard.
+const SHARDS: usize = 16;
+/// So many inodes with reads that metadata does not know of are told at once.
+const CROWDED: usize = 1 << 16;
+
+/// Which reads count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    files: Atime,
+    directories: Atime,
+}
+
+impl Rules {
+    /// As a mount was asked for.
+    pub(crate) fn of(options: &MountOptions) -> Self {
+        let files = match options.atime {
+            _ if options.read_only => Atime::Never,
+            chosen => chosen.unwrap_or(Atime::Relative),
+        };
+        let directories = if options.nodiratime { Atime::Never } else { files };
+        Self { files, directories }
+    }
+
+    /// As the kernel shows a mount's options, where `strictatime` is the lack of a word.
+    pub(crate) fn shown(words: &str) -> Self {
+        let says = |word| words.split(',').any(|said| said == word);
+        let atime = match () {
+            () if says("noatime") => Atime::Never,
+            () if says("relatime") => Atime::Relative,
+            () => Atime::Strict,
+        };
+        Self::of(&MountOptions {
+            read_only: says("ro"),
+            nodiratime: says("nodiratime"),
+            atime: Some(atime),
+            ..MountOptions::default()
+        })
+    }
+
+    fn of_kind(self, kind: Kind) -> Atime {
+        if kind == Kind::Directory { self.directories } else { self.files }
+    }
+}
+
+/// Reads of one inode that metadata does not know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reads {
+    first: Time,
+    last: Time,
+}
+
+impl Reads {
+    /// The access time after these reads of what has these times.
+    fn atime(self, rule: Atime, attr: &Attr) -> Time {
+        let changed = attr.mtime.max(attr.ctime);
+        let is_old = self.last.secs.saturating_sub(attr.atime.secs) >= OLD;
+        match rule {
+            Atime::Never => attr.atime,
+            Atime::Strict => self.last,
+            Atime::Relative if attr.atime > changed && !is_old => attr.atime,
+            // The first one counted, the change made it old, and so another one did.
+            Atime::Relative if self.first <= changed && changed < self.last => self.last,
+            Atime::Relative => self.first,
+        }
+    }
+}
+
+/// Reads that metadata does not know of.
+pub(crate) struct Accesses {
+    rules: RwLock<Rules>,
+    shards: [Mutex<HashMap<Ino, Reads>>; SHARDS],
+    noted: AtomicUsize,
+    told: AtomicU64,
+    telling: tokio::sync::Mutex<()>,
+    /// There is something to tell, sooner or later.
+    some: Notify,
+    /// There is much of it.
+    many: Notify,
+}
+
+impl Accesses {
+    /// None, under the rules of a plain mount.
+    pub(crate) fn new() -> Self {
+        Self {
+            rules: RwLock::new(Rules::of(&MountOptions::default())),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            noted: AtomicUsize::new(0),
+            told: AtomicU64::new(0),
+            telling: tokio::sync::Mutex::default(),
+            some: Notify::new(),
+            many: Notify::new(),
+        }
+    }
+
+    /// What counts from now on. What was noted before goes by the new rules, unless it was told.
+    pub(crate) fn obey(&self, rules: Rules) {
+        *self.rules.write() = rules;
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Reads>> {
+        &self.shards[ino.0 as usize % SHARDS]
+    }
+
+    /// Somebody read what is of this kind.
+    pub(crate) fn note(&self, ino: Ino, kind: Kind, now: Time) {
+        if self.rules.read().of_kind(kind) == Atime::Never {
+            return;
+        }
+        let mut shard = self.shard(ino).lock();
+        let before = shard.len();
+        shard.entry(ino).or_insert(Reads { first: now, last: now }).last = now;
+        if shard.len() > before {
+            match self.noted.fetch_add(1, Relaxed) {
+                0 => self.some.notify_one(),
+                CROWDED => self.many.notify_one(),
+                _ => {}
+            }
+        }
+    }
+
+    /// The access time that stat(2) shows of what metadata, and what is not stored, say this of.
+    pub(crate) fn atime(&self, attr: &Attr) -> Time {
+        if self.noted.load(Relaxed) == 0 {
+            return attr.atime;
+        }
+        let reads = self.shard(attr.ino).lock().get(&attr.ino).copied();
+        let rule = self.rules.read().of_kind(attr.kind);
+        reads.map_or(attr.atime, |reads| reads.atime(rule, attr))
+    }
+
+    /// Forgets reads of an inode, so that a time can be set: until the answer is dropped, nothing
+    /// is told.
+    pub(crate) async fn forget(&self, ino: Ino) -> MutexGuard<'_, ()> {
+        let telling = self.telling.lock().await;
+        if self.shard(ino).lock().remove(&ino).is_some() {
+            self.noted.fetch_sub(1, Relaxed);
+        }
+        telling
+    }
+
+    /// The mount ends: nobody waits for more to tell.
+    pub(crate) fn end(&self) {
+        self.some.notify_one();
+        self.many.notify_one();
+    }
+
+    /// How often something was told: see the invariants.
+    pub(crate) fn told(&self) -> u64 {
+        self.told.load(SeqCst)
+    }
+
+    /// What there is to tell.
+    async fn tell(&self) -> Telling<'_> {
+        let guard = self.telling.lock().await;
+        let noted = |shard: &Mutex<HashMap<Ino, Reads>>| {
+            shard.lock().iter().map(|(&ino, &reads)| (ino, reads)).collect::<Vec<_>>()
+        };
+        let mut reads: Vec<_> = self.shards.iter().flat_map(noted).collect();
+        reads.sort_unstable_by_key(|&(ino, _)| ino);
+        Telling { accesses: self, reads, _guard: guard }
+    }
+}
+
+/// Reads that are being told, and no time is set meanwhile.
+struct Telling<'a> {
+    accesses: &'a Accesses,
+    /// In order of inode.
+    reads: Vec<(Ino, Reads)>,
+    _guard: MutexGuard<'a, ()>,
+}
+
+impl Telling<'_> {
+    /// Metadata has all of it. Who was read meanwhile stays noted.
+    fn done(self) {
+        self.accesses.told.fetch_add(1, SeqCst);
+        for (ino, reads) in &self.reads {
+            let mut shard = self.accesses.shard(*ino).lock();
+            if shard.get(ino) == Some(reads) {
+                shard.remove(ino);
+                self.accesses.noted.fetch_sub(1, Relaxed);
+            }
+        }
+        if self.accesses.noted.load(Relaxed) > 0 {
+            self.accesses.some.notify_one();
+        }
+    }
+}
+
+impl Filesystem {
+    /// Somebody read the content of a file, or the target of a symbolic link.
+    pub fn was_read(&self, ino: Ino) {
+        self.accesses.note(ino, Kind::File, now());
+    }
+
+    /// Somebody listed a directory.
+    pub fn was_listed(&self, ino: Ino) {
+        self.accesses.note(ino, Kind::Directory, now());
+    }
+
+    /// Tells metadata what was read, until the mount ends.
+    pub(crate) async fn tell_forever(self: Arc<Self>) {
+        loop {
+            self.accesses.some.notified().await;
+            if self.is_stopped() {
+                return;
+            }
+            // Ends early when there are many, or with the mount.
+            let _ = tokio::time::timeout(TELL_READS, self.accesses.many.notified()).await;
+            self.tell_reads().await;
+        }
+    }
+
+    /// Tells metadata what was read so far. What it does not take stays noted.
+    pub(crate) async fn tell_reads(&self) {
+        let telling = self.accesses.tell().await;
+        match self.tell(&telling).await {
+            Ok(()) => telling.done(),
+            Err(e) => {
+                tracing::warn!("access times stay in memory for now: {e}");
+                self.accesses.some.notify_one();
+            }
+        }
+    }
+
+    async fn tell(&self, telling: &Telling<'_>) -> FsResult<()> {
+        for batch in telling.reads.chunks(TELL_BATCH) {
+            let mut times = Vec::with_capacity(batch.len());
+            for &(ino, _) in batch {
+                let known = match self.meta.getattr(ino).await {
+                    Err(MetaError::NotFound) => continue,
+                    known => known?,
+                };
+                let atime = self.overlay(known).atime;
+                if atime != known.atime {
+                    times.push((ino, atime));
+                }
+            }
+            if !times.is_empty() {
+                self.meta.accessed(&times).await?;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: i64) -> Time {
+        Time { secs, nanos: 0 }
+    }
+
+    fn attr(atime: i64, mtime: i64, ctime: i64) -> Attr {
+        Attr {
+            ino: Ino(7),
+            kind: Kind::File,
+            mode: 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            stored: 0,
+            atime: at(atime),
+            mtime: at(mtime),
+            ctime: at(ctime),
+            btime: at(0),
+        }
+    }
+
+    #[test]
+    fn relatime_counts_the_first_read_after_a_change_and_what_is_a_day_later() {
+        let cases = [
+            ("never read since it was made", (10, 10, 10), (20, 30), 20),
+            ("read since its last change", (11, 10, 10), (20, 30), 11),
+            ("its attributes changed since", (11, 10, 15), (20, 30), 20),
+            ("changed between two reads", (11, 10, 25), (20, 30), 30),
+            ("changed after them", (11, 35, 10), (20, 30), 20),
+            ("read a day ago", (11, 10, 10), (11 + OLD, 12 + OLD), 11 + OLD),
+        ];
+        for (what, (atime, mtime, ctime), (first, last), expected) in cases {
+            let (attr, reads) =
+                (attr(atime, mtime, ctime), Reads { first: at(first), last: at(last) });
+            assert_eq!(reads.atime(Atime::Relative, &attr), at(expected), "{what}");
+            assert_eq!(reads.atime(Atime::Strict, &attr), at(last), "{what}");
+            assert_eq!(reads.atime(Atime::Never, &attr), at(atime), "{what}");
+            // What was shown stays what is shown, once metadata has it.
+            let told = Attr { atime: at(expected), ..attr };
+            assert_eq!(reads.atime(Atime::Strict, &told), at(last), "{what}");
+            if expected > mtime.max(ctime) {
+                assert_eq!(reads.atime(Atime::Relative, &told), at(expected), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn rules_are_read_as_they_are_asked_for_and_as_the_kernel_shows_them() {
+        let rules = |files, directories| Rules { files, directories };
+        let cases = [
+            ("rw,relatime,rw,user_id=0", rules(Atime::Relative, Atime::Relative)),
+            ("rw,noatime,rw", rules(Atime::Never, Atime::Never)),
+            ("rw,nodiratime,relatime", rules(Atime::Relative, Atime::Never)),
+            ("rw,rw,user_id=0", rules(Atime::Strict, Atime::Strict)),
+            ("ro,relatime,rw", rules(Atime::Never, Atime::Never)),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(Rules::shown(words), expected, "{words}");
+        }
+        let plain = MountOptions::default();
+        assert_eq!(Rules::of(&plain), rules(Atime::Relative, Atime::Relative));
+        let strict = MountOptions { atime: Some(Atime::Strict), nodiratime: true, ..plain };
+        assert_eq!(Rules::of(&strict), rules(Atime::Strict, Atime::Never));
+    }
+
+    #[tokio::test]
+    async fn what_was_read_while_it_was_told_stays_noted() {
+        let accesses = Accesses::new();
+        accesses.note(Ino(7), Kind::File, at(20));
+        accesses.note(Ino(8), Kind::File, at(20));
+        let telling = accesses.tell().await;
+        let both = Reads { first: at(20), last: at(20) };
+        assert_eq!(telling.reads, [(Ino(7), both), (Ino(8), both)]);
+        accesses.note(Ino(7), Kind::File, at(30));
+        telling.done();
+        let again = Reads { last: at(30), ..both };
+        assert_eq!(accesses.tell().await.reads, [(Ino(7), again)]);
+        drop(accesses.forget(Ino(7)).await);
+        assert_eq!(accesses.atime(&attr(10, 10, 10)), at(10));
+        assert_eq!(accesses.noted.load(Relaxed), 0);
+    }
+}
