@@ -1,8 +1,10 @@
 //! How `umount` and `mount -o remount` talk to the process that serves a mount.
 //!
-//! Each mount has a desk: a Unix socket with an abstract name made of the mount's device number, so
-//! that it is found from /proc/self/mountinfo alone, without touching a mount that may hang. Only
-//! root and the user who mounts are heard. Requests are lines, and each is answered with a line:
+//! Each mount has a desk: a Unix socket with an abstract name made of the mount's device number and
+//! its volume, so that it is found from /proc/self/mountinfo alone, without touching a mount that may
+//! hang. The number alone would not do: the kernel gives it to the next mount at once, while the
+//! process that had it before may still be ending. Only root and the user who mounts are heard.
+//! Requests are lines, and each is answered with a line:
 //!
 //! | request | answer |
 //! |---|---|
@@ -28,19 +30,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Rules;
 use crate::filesystem::Filesystem;
+use crate::mountpoint::MountEntry;
 use crate::synced::Synced;
 
 /// How long `store` goes on trying: disks that come back soon do not make an umount fail.
 const TRY_TO_STORE: Duration = Duration::from_secs(8);
 /// Wait between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
-/// A name is taken as long as the process lives that had the same device number before.
+/// A name is taken until the last mount of the volume has noticed that the kernel let go of it.
 const WAIT_FOR_NAME: Duration = Duration::from_secs(2);
 /// How long callers may take to be told of the end.
 const TELLING: Duration = Duration::from_secs(1);
 
-fn address(device: &str) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("ashlar-mount/{device}"))
+fn address(mount: &MountEntry) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("ashlar-mount/{}/{}", mount.device, mount.source))
 }
 
 fn one_line(text: &str) -> String {
@@ -58,15 +61,15 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    /// Opens the desk of the mount with this device number, `MAJOR:MINOR`.
+    /// Opens the desk of this mount.
     pub(crate) async fn open(
-        device: &str,
+        mount: &MountEntry,
         filesystem: Arc<Filesystem>,
         synced: Arc<Synced>,
     ) -> io::Result<Self> {
         let deadline = Instant::now() + WAIT_FOR_NAME;
         let listener = loop {
-            match UnixListener::bind_addr(&address(device)?) {
+            match UnixListener::bind_addr(&address(mount)?) {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                     tokio::time::sleep(TRY_AGAIN / 10).await;
                 }
@@ -219,9 +222,9 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Calls the process that serves the mount with this device number. `None`: nobody answers.
-    pub(crate) fn call(device: &str) -> Option<Self> {
-        let stream = UnixStream::connect_addr(&address(device).ok()?).ok()?;
+    /// Calls the process that serves this mount. `None`: nobody answers.
+    pub(crate) fn call(mount: &MountEntry) -> Option<Self> {
+        let stream = UnixStream::connect_addr(&address(mount).ok()?).ok()?;
         let peer = getsockopt(&stream, PeerCredentials).ok()?;
         // Names are anybody's: only root and ourselves are believed.
         let believed = [0, nix::unistd::geteuid().as_raw()].contains(&peer.uid());
@@ -293,4 +296,25 @@ impl Caller {
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_that_had_the_same_number_have_different_names() {
+        let mount = |source: &str| MountEntry {
+            device: "0:1048575".to_owned(),
+            path: "/mnt".into(),
+            kind: "fuse.ashlar".to_owned(),
+            source: source.to_owned(),
+            options: String::new(),
+        };
+        let _ending = UnixListener::bind_addr(&address(&mount("photos")).unwrap()).unwrap();
+        let longest = "x".repeat(64);
+        let _new = UnixListener::bind_addr(&address(&mount(&longest)).unwrap()).unwrap();
+        assert!(Caller::call(&mount(&longest)).is_some());
+        assert!(Caller::call(&mount("letters")).is_none());
+    }
 }

@@ -289,16 +289,16 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
     let attached = tokio::task::spawn_blocking(attach).await.expect("mounting does not panic");
     attached
         .map_err(|why| MountError::Kernel { path: mountpoint.clone(), why: why.to_string() })?;
-    let device = mountpoint::mounted_at(&mountpoint).map(|entry| entry.device);
+    let entry = mountpoint::mounted_at(&mountpoint);
     mountpoint::raise_read_ahead(&mountpoint, KERNEL_READ_AHEAD_KIB);
     utab::add(&plan.volume, plan.options.subdirectory.as_deref(), &mountpoint);
     tokio::spawn(observe(filesystem.clone()));
-    let desk = match &device {
-        Some(device) => Desk::open(device, filesystem.clone(), synced).await,
+    let desk = match &entry {
+        Some(entry) => Desk::open(entry, filesystem.clone(), synced).await,
         None => Err(io::Error::other("the mount is not to be seen here")),
     };
     let desk = desk.inspect_err(|e| tracing::warn!("umount will not be told how it ends: {e}"));
-    Ok((ended, device, desk.ok()))
+    Ok((ended, entry.map(|entry| entry.device), desk.ok()))
 }
 
 /// Is there such a directory in the volume?

@@ -162,7 +162,7 @@ fn remount(request: &Request) -> Result<ExitCode> {
     mountpoint::remount(&at, &request.options.mount)?;
     let entry = mountpoint::volume_at(&at)?;
     // One who cannot be told is dead, or hangs.
-    if let Some(mut caller) = Caller::call(&entry.device) {
+    if let Some(mut caller) = Caller::call(&entry) {
         caller.remounted(&entry.options, PATIENCE).context("telling the process that serves it")?;
     }
     Ok(ExitCode::SUCCESS)

@@ -47,7 +47,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let at = mountpoint::canonical(&args.mountpoint)?;
     let entry = mountpoint::volume_at(&at)?;
-    let Some(mut caller) = Caller::call(&entry.device) else {
+    let Some(mut caller) = Caller::call(&entry) else {
         return unserved(&at, args);
     };
     if args.force {
