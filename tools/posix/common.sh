@@ -28,6 +28,10 @@ posix_init() { # NAME
 	SUITE=$1
 	if [ -n "${POSIX_OUT:-}" ]; then mkdir -p "$POSIX_OUT"; else POSIX_OUT=$(mktemp -d "${TMPDIR:-/tmp}/posix-$SUITE.XXXXXX"); fi
 	POSIX_OUT=$(cd "$POSIX_OUT" && pwd)
+	# The suites change the directory.
+	if [ -n "${POSIX_KNOWN:-}" ]; then
+		POSIX_KNOWN=$(readlink -e "$POSIX_KNOWN") || die "POSIX_KNOWN must name a file"
+	fi
 	: >"$POSIX_OUT/$SUITE.passed"; : >"$POSIX_OUT/$SUITE.failed"; : >"$POSIX_OUT/$SUITE.skipped"
 }
 
