@@ -273,7 +273,8 @@ fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
-        blocks: attr.stored.div_ceil(512),
+        // Whole blocks of ours, as holes are made of them, in the kernel's unit.
+        blocks: attr.stored.next_multiple_of(BLOCK.into()) / 512,
         atime: system_time(attr.atime),
         mtime: system_time(attr.mtime),
         ctime: system_time(attr.ctime),
