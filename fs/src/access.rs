@@ -289,21 +289,8 @@ mod tests {
     }
 
     fn attr(atime: i64, mtime: i64, ctime: i64) -> Attr {
-        Attr {
-            ino: Ino(7),
-            kind: Kind::File,
-            mode: 0o644,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 0,
-            stored: 0,
-            atime: at(atime),
-            mtime: at(mtime),
-            ctime: at(ctime),
-            btime: at(0),
-        }
+        let (atime, mtime, ctime) = (at(atime), at(mtime), at(ctime));
+        Attr { atime, mtime, ctime, ..crate::testing::empty_file(Ino(7), at(0)) }
     }
 
     #[test]

@@ -84,21 +84,8 @@ impl State {
 
     fn attr(&mut self, ino: Ino) -> Result<Attr, MetaError> {
         let file = self.file(ino)?;
-        Ok(Attr {
-            ino,
-            kind: Kind::File,
-            mode: 0o644,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: file.size,
-            stored: file.extents.values().map(|e| e.len).sum(),
-            atime: file.mtime,
-            mtime: file.mtime,
-            ctime: file.mtime,
-            btime: file.mtime,
-        })
+        let stored = file.extents.values().map(|e| e.len).sum();
+        Ok(Attr { size: file.size, stored, ..super::empty_file(ino, file.mtime) })
     }
 }
 

@@ -16,9 +16,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use meta::{Ino, Time};
+use meta::{Attr, Ino, Kind, Time};
 
 use crate::data::{Data, DataSettings};
+
+/// An empty file of root, made and never touched since.
+pub(crate) fn empty_file(ino: Ino, made: Time) -> Attr {
+    Attr {
+        ino,
+        kind: Kind::File,
+        mode: 0o644,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        stored: 0,
+        atime: made,
+        mtime: made,
+        ctime: made,
+        btime: made,
+    }
+}
 
 /// Settings small enough that every bound is met.
 pub(crate) fn small() -> DataSettings {
