@@ -352,7 +352,7 @@ impl Filesystem {
         to: (Ino, &[u8]),
         mode: RenameMode,
     ) -> FsResult<()> {
-        if mode == RenameMode::Replace
+        if mode.replaces()
             && let Ok(source) = self.meta.lookup(from.0, from.1).await
             && self.data.pending(source.ino).is_some()
             && self.meta.lookup(to.0, to.1).await.is_ok()

@@ -371,13 +371,15 @@ fn allocate_mode(mode: i32) -> FsResult<Allocate> {
     }
 }
 
-fn rename_mode(flags: RenameFlags) -> FsResult<RenameMode> {
-    if flags.is_empty() {
-        Ok(RenameMode::Replace)
-    } else if flags == RenameFlags::RENAME_NOREPLACE {
-        Ok(RenameMode::NoReplace)
-    } else if flags == RenameFlags::RENAME_EXCHANGE {
+fn rename_mode(flags: RenameFlags, caller: Caller) -> FsResult<RenameMode> {
+    let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
+    let others = flags - RenameFlags::RENAME_NOREPLACE;
+    if others == RenameFlags::RENAME_WHITEOUT {
+        Ok(RenameMode::Whiteout { replace, owner: caller })
+    } else if others == RenameFlags::RENAME_EXCHANGE && replace {
         Ok(RenameMode::Exchange)
+    } else if others.is_empty() {
+        Ok(if replace { RenameMode::Replace } else { RenameMode::NoReplace })
     } else {
         Err(FsError::Invalid("no such flag of rename"))
     }
@@ -561,7 +563,7 @@ impl fuser::Filesystem for Door {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -570,8 +572,9 @@ impl fuser::Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         let (fs, from, to) = (self.fs.clone(), owned(name), owned(newname));
+        let mode = rename_mode(flags, caller(req));
         let work = async move {
-            let mode = rename_mode(flags)?;
+            let mode = mode?;
             fs.rename((Ino(parent.0), &from), (Ino(newparent.0), &to), mode).await
         };
         self.answer(Op::Rename, work, move |result| reply_empty(reply, result));

@@ -137,7 +137,7 @@ pub struct SetAttr {
     pub outsider: bool,
 }
 
-/// How rename(2) treats an existing target.
+/// How rename(2) treats an existing target, and what it leaves at the old name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenameMode {
     /// Replaces it.
@@ -146,6 +146,21 @@ pub enum RenameMode {
     NoReplace,
     /// Swaps both.
     Exchange,
+    /// Leaves a whiteout: a character device with the number 0, by which overlay filesystems hide
+    /// what is below.
+    Whiteout {
+        /// An existing target is replaced, not refused.
+        replace: bool,
+        /// Who owns the whiteout.
+        owner: Caller,
+    },
+}
+
+impl RenameMode {
+    /// May an existing target go?
+    pub fn replaces(self) -> bool {
+        matches!(self, Self::Replace | Self::Whiteout { replace: true, .. })
+    }
 }
 
 /// A name went away.

@@ -21,9 +21,10 @@ use tests::seed::content;
 type Check = fn(&Path) -> Result<()>;
 
 /// All checks, by name; on a mount of either mode, whose page cache is dropped before the last look.
-const CHECKS: [(&str, Check); 16] = [
+const CHECKS: [(&str, Check); 17] = [
     ("rename over an open file", rename_over_an_open_file),
     ("rename exchange and noreplace", rename_exchange_and_noreplace),
+    ("rename leaves a whiteout", rename_whiteout),
     ("an unlinked file stays usable while open", unlinked_but_open),
     ("hard links share one inode", hard_links),
     ("holes read as zeros and take no room", holes),
@@ -99,6 +100,40 @@ fn rename_exchange_and_noreplace(root: &Path) -> Result<()> {
     ensure!(answer == Err(nix::errno::Errno::EEXIST), "noreplace: {answer:?}");
     call(RenameFlags::RENAME_EXCHANGE)?;
     ensure!(fs::read_to_string(&b)? == "a" && fs::read_to_string(a.join("inside"))? == "b");
+    Ok(())
+}
+
+/// As overlay filesystems ask for it.
+fn rename_whiteout(root: &Path) -> Result<()> {
+    let (a, b) = (root.join("a"), root.join("b"));
+    let call = |flags| renameat2(nix::fcntl::AT_FDCWD, &a, nix::fcntl::AT_FDCWD, &b, flags);
+    let whiteout = RenameFlags::RENAME_WHITEOUT;
+    for kind in ["a file", "a directory"] {
+        if kind == "a file" {
+            fs::write(&a, kind)?
+        } else {
+            fs::create_dir(&a)?
+        }
+        let moved = fs::metadata(&a)?.ino();
+        if kind == "a file" {
+            fs::write(&b, "replaced")?;
+            let answer = call(whiteout | RenameFlags::RENAME_NOREPLACE);
+            ensure!(answer == Err(nix::errno::Errno::EEXIST), "noreplace: {answer:?}");
+            let answer = call(whiteout | RenameFlags::RENAME_EXCHANGE);
+            ensure!(answer == Err(nix::errno::Errno::EINVAL), "exchange: {answer:?}");
+        }
+        call(whiteout)?;
+        ensure!(fs::metadata(&b)?.ino() == moved, "{kind} is not at its new name");
+        let left = fs::metadata(&a)?;
+        ensure!(left.mode() == libc::S_IFCHR && left.rdev() == 0, "{kind} left {left:?}");
+        ensure!(fs::read_dir(root)?.count() == 2, "{kind}: other names");
+        fs::remove_file(&a)?;
+        if kind == "a file" {
+            fs::remove_file(&b)?;
+            continue;
+        }
+        ensure!(fs::metadata(root)?.nlink() == 3, "links of the directory");
+    }
     Ok(())
 }
 

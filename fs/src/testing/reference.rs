@@ -134,12 +134,13 @@ impl Reference {
         ino == below || self.names[&ino].entries.values().any(|child| self.is_above(*child, below))
     }
 
-    /// A rename that is allowed. The inode that lost its last name.
+    /// A rename that is allowed, and the whiteout that it left. The inode that lost its last name.
     pub(crate) fn rename(
         &mut self,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
+        whiteout: Option<Ino>,
     ) -> Option<Ino> {
         let source = self.entry(from.0, from.1).expect("a name of the model");
         let target = self.entry(to.0, to.1);
@@ -147,6 +148,10 @@ impl Reference {
             return None;
         }
         self.dir(from.0).remove(from.1);
+        if let Some(ino) = whiteout {
+            self.names.insert(ino, node(Kind::CharDevice, 0, (0, 0)));
+            self.dir(from.0).insert(from.1.to_vec(), ino);
+        }
         self.dir(to.0).insert(to.1.to_vec(), source);
         let mut gone = None;
         match target {
@@ -157,7 +162,7 @@ impl Reference {
             None => {}
         }
         self.changed();
-        if target.is_some() && mode == RenameMode::Replace {
+        if target.is_some() && mode.replaces() {
             self.stored.push((self.moment, source));
         }
         gone

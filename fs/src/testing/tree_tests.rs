@@ -251,7 +251,9 @@ impl Task {
         let Some(source) = self.is.entry(from.0, from.1) else { return Some(Errno::ENOENT) };
         let target = self.is.entry(to.0, to.1);
         match (mode, target) {
-            (RenameMode::NoReplace, Some(_)) => return Some(Errno::EEXIST),
+            (RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }, Some(_)) => {
+                return Some(Errno::EEXIST);
+            }
             (RenameMode::Exchange, None) => return Some(Errno::ENOENT),
             _ => {}
         }
@@ -276,8 +278,13 @@ impl Task {
     async fn rename(&mut self, from: (u16, u16), to: (u16, u16), e: u16) {
         let (names, dirs) = ((name(from.1), name(to.1)), (self.dir(from.0), self.dir(to.0)));
         let (from, to) = ((dirs.0, &names.0[..]), (dirs.1, &names.1[..]));
-        let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
-        let mode = modes[usize::from(e) % 3];
+        let modes = [
+            RenameMode::Replace,
+            RenameMode::NoReplace,
+            RenameMode::Exchange,
+            RenameMode::Whiteout { replace: e.is_multiple_of(2), owner: CALLER },
+        ];
+        let mode = modes[usize::from(e / 2) % modes.len()];
         let renamed = self.fs.rename(from, to, mode).await;
         if let Some(errno) = self.refused(from, to, mode) {
             // It may have been refused for want of the store before that.
@@ -285,7 +292,13 @@ impl Task {
             return assert!(error == errno || error == Errno::EIO, "{error}, not {errno}");
         }
         if unless_refused(renamed).is_some() {
-            let gone = self.is.rename(from, to, mode);
+            let left = match mode {
+                RenameMode::Whiteout { .. } => Some(self.fs.lookup(from.0, from.1).await.unwrap()),
+                _ => None,
+            };
+            let left = left.map(|attr| attr.expect("a whiteout"));
+            left.inspect(|attr| self.fs.forget(attr.ino, 1));
+            let gone = self.is.rename(from, to, mode, left.map(|attr| attr.ino));
             self.gone(gone);
         }
     }
@@ -493,7 +506,8 @@ async fn look(fs: &Filesystem, root: Ino) -> (Names, BTreeMap<Ino, Vec<u8>>) {
                 assert_eq!(attr.size, all.len() as u64);
                 bytes.insert(ino, all.to_vec());
             }
-            _ => found.target = fs.readlink(ino).await.unwrap(),
+            Kind::Symlink => found.target = fs.readlink(ino).await.unwrap(),
+            _ => assert_eq!(attr.rdev, 0),
         }
         names.insert(ino, found);
     }

@@ -48,18 +48,8 @@ pub(crate) fn create(
     if txn.entry(parent, name)?.is_some() {
         return Err(MetaError::Exists);
     }
-    let mut counters = txn.counters()?;
-    let ino = Ino(counters.next_ino);
-    counters.next_ino += 1;
-    counters.usage.inodes += 1;
-    let mut inode = new_inode(txn, caller, &dir, ino, mode, node)?;
-    acl::inherit(txn, &dir, &mut inode, caller.umask)?;
-    txn.set_counters(counters);
-    if let NewNode::Symlink(target) = node {
-        txn.put(key::symlink::key(ino), target);
-    }
-    txn.add_entry(parent, name, ino)?;
-    txn.put_inode(&inode);
+    let inode = add_inode(txn, caller, &dir, mode, node)?;
+    txn.add_entry(parent, name, inode.attr.ino)?;
     dir.attr.size += 1;
     if inode.is_dir() {
         dir.attr.nlink += 1;
@@ -67,6 +57,28 @@ pub(crate) fn create(
     dir.touch_content(txn.now());
     txn.put_inode(&dir);
     Ok(inode.stat())
+}
+
+/// Creates an inode that is to get a name in this directory.
+pub(crate) fn add_inode(
+    txn: &mut Txn<'_>,
+    caller: Caller,
+    dir: &Inode,
+    mode: u32,
+    node: &NewNode,
+) -> Result<Inode, MetaError> {
+    let mut counters = txn.counters()?;
+    let ino = Ino(counters.next_ino);
+    counters.next_ino += 1;
+    counters.usage.inodes += 1;
+    let mut inode = new_inode(txn, caller, dir, ino, mode, node)?;
+    acl::inherit(txn, dir, &mut inode, caller.umask)?;
+    txn.set_counters(counters);
+    if let NewNode::Symlink(target) = node {
+        txn.put(key::symlink::key(ino), target);
+    }
+    txn.put_inode(&inode);
+    Ok(inode)
 }
 
 fn new_inode(

@@ -1,9 +1,9 @@
-//! rename(2): moves a name, replaces a target or swaps both.
+//! rename(2): moves a name, replaces a target or swaps both; may leave a whiteout.
 
-use super::names::{drop_name, living_directory, named};
+use super::names::{add_inode, drop_name, living_directory, named};
 use crate::inode::Inode;
 use crate::name::Name;
-use crate::store::{Ino, MetaError, ROOT, RenameMode, Unlinked};
+use crate::store::{Caller, Ino, Kind, MetaError, NewNode, ROOT, RenameMode, Unlinked};
 use crate::txn::{Txn, damaged};
 
 /// Moves a name; answers what the target named before, if it was replaced.
@@ -25,8 +25,9 @@ pub(crate) fn rename(
         None => None,
     };
     match (mode, &target) {
-        (RenameMode::NoReplace, Some(_)) => return Err(MetaError::Exists),
         (RenameMode::Exchange, None) => return Err(MetaError::NotFound),
+        (RenameMode::Exchange, _) => {}
+        (mode, Some(_)) if !mode.replaces() => return Err(MetaError::Exists),
         _ => {}
     }
     refuse_loops(
@@ -48,7 +49,10 @@ pub(crate) fn rename(
     let ends = Ends { from: (from.0, from_name), to: (to.0, to_name) };
     match (mode, target) {
         (RenameMode::Exchange, Some(target)) => exchange(txn, &ends, source, target).map(|()| None),
-        (_, target) => replace(txn, &ends, source, target),
+        (RenameMode::Whiteout { owner, .. }, target) => {
+            replace(txn, &ends, source, target, Some(owner))
+        }
+        (_, target) => replace(txn, &ends, source, target, None),
     }
 }
 
@@ -89,6 +93,7 @@ fn replace(
     ends: &Ends<'_>,
     source: Inode,
     target: Option<Inode>,
+    whiteout: Option<Caller>,
 ) -> Result<Option<Unlinked>, MetaError> {
     if let Some(target) = &target {
         match (source.is_dir(), target.is_dir()) {
@@ -99,7 +104,14 @@ fn replace(
         }
     }
     let (from, to) = (ends.from, ends.to);
-    txn.remove_entry(from.0, from.1)?;
+    let mut change_from = Change { entries: 0, subdirs: -i32::from(source.is_dir()) };
+    match whiteout {
+        Some(owner) => leave_whiteout(txn, from, owner)?,
+        None => {
+            txn.remove_entry(from.0, from.1)?;
+            change_from.entries -= 1;
+        }
+    }
     let mut change_to = Change::default();
     let gone = match target {
         Some(mut target) => {
@@ -115,12 +127,22 @@ fn replace(
             None
         }
     };
-    let is_dir = i32::from(source.is_dir());
-    change_to.subdirs += is_dir;
-    change_directory(txn, from.0, Change { entries: -1, subdirs: -is_dir })?;
+    change_to.subdirs += i32::from(source.is_dir());
+    change_directory(txn, from.0, change_from)?;
     change_directory(txn, to.0, change_to)?;
     moved(txn, source, to.0);
     Ok(gone)
+}
+
+/// The name becomes a whiteout's.
+fn leave_whiteout(
+    txn: &mut Txn<'_>,
+    (parent, name): (Ino, &[u8]),
+    owner: Caller,
+) -> Result<(), MetaError> {
+    let dir = txn.directory(parent)?;
+    let whiteout = add_inode(txn, owner, &dir, 0, &NewNode::Special(Kind::CharDevice, 0))?;
+    txn.replace_entry(parent, name, whiteout.attr.ino)
 }
 
 fn exchange(

@@ -163,7 +163,9 @@ impl Model {
         let source = self.entry(from.0, from.1)?;
         let target = self.entry(to.0, to.1).ok();
         match (mode, target) {
-            (RenameMode::NoReplace, Some(_)) => return Err(MetaError::Exists),
+            (RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }, Some(_)) => {
+                return Err(MetaError::Exists);
+            }
             (RenameMode::Exchange, None) => return Err(MetaError::NotFound),
             _ => {}
         }
@@ -317,6 +319,15 @@ impl World {
         }
     }
 
+    /// A rename has left one here, unless it renamed a file to another name of itself.
+    fn whiteout(&mut self, (dir, name): (Ino, &[u8])) {
+        if self.model.entry(dir, name).is_err() {
+            let attr = wait(self.meta().lookup(dir, name)).unwrap();
+            assert_eq!((attr.kind, attr.rdev, attr.mode), (Kind::CharDevice, 0, 0));
+            self.model.create(dir, name, attr.kind, attr.ino).unwrap();
+        }
+    }
+
     fn step(&mut self, [op, a, b, c, d, e]: Raw) {
         match op % 20 {
             0..3 => self.create(a, b, c),
@@ -338,10 +349,19 @@ impl World {
             6..9 => {
                 let (from, to) = ((self.dir(a), name(b)), (self.dir(c), name(d)));
                 let (from, to) = ((from.0, &from.1[..]), (to.0, &to.1[..]));
-                let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
-                let mode = modes[usize::from(e) % 3];
+                let modes = [
+                    RenameMode::Replace,
+                    RenameMode::NoReplace,
+                    RenameMode::Exchange,
+                    RenameMode::Whiteout { replace: true, owner: ADMIN },
+                    RenameMode::Whiteout { replace: false, owner: ADMIN },
+                ];
+                let mode = modes[usize::from(e) % modes.len()];
                 let found = wait(self.meta().rename(from, to, mode));
                 assert_eq!(found, self.model.rename(from, to, mode), "{from:?} {to:?} {mode:?}");
+                if found.is_ok() && matches!(mode, RenameMode::Whiteout { .. }) {
+                    self.whiteout(from);
+                }
             }
             9..12 => self.commit([a, b, c, d, e]),
             12 => self.truncate(a, b),
@@ -576,7 +596,8 @@ impl World {
             match node.kind {
                 Kind::Directory => self.compare_directory(*ino, node),
                 Kind::File => self.compare_file(*ino, node),
-                _ => assert_eq!(wait(meta.readlink(*ino)).unwrap(), b"to/where"),
+                Kind::Symlink => assert_eq!(wait(meta.readlink(*ino)).unwrap(), b"to/where"),
+                _ => assert_eq!((attr.rdev, attr.mode), (0, 0)),
             }
         }
         let records = wait(meta.blobs(None, usize::MAX)).unwrap();
