@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -127,26 +127,62 @@ impl Detached {
     pub(crate) fn attach(self, at: &Path, part: Option<&Path>) -> io::Result<()> {
         let tree = match part {
             Some(part) => self.part(at, part)?,
-            None => self.0,
+            None => self,
         };
-        Ok(move_mount(&tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+        Ok(move_mount(&tree.0, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    }
+
+    /// Another mount of a directory of the one at `at`; links do not lead out of it.
+    pub(crate) fn copy(at: &Path, directory: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(at, flags, Mode::empty())?;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let directory = Path::new(".").join(directory);
+        let inside = openat2(root, directory, flags, Mode::empty(), beneath)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        Ok(Self(open_tree(inside, "", flags)?))
+    }
+
+    /// Makes it appear at `at` with these options, as far as they are a mount's and not those of the
+    /// filesystem in it.
+    pub(crate) fn attach_with(self, at: &Path, options: &MountOptions) -> io::Result<()> {
+        // What is not said is as with any new mount, and not as where it was copied.
+        let atime = options.atime.or(Some(Atime::Relative));
+        let flags = flags(&MountOptions { atime, ..options.clone() });
+        let (unseen, to) = (at.to_owned(), at);
+        let changed = self.out_of_sight(at, move || {
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
+            mount(None::<&str>, &unseen, None::<&str>, flags, None::<&str>)?;
+            Self::copy(&unseen, Path::new(""))
+        })?;
+        changed.attach(to, None)
     }
 
     /// A mount of a directory in it. The kernel copies trees only out of mounts that are somewhere
-    /// (before Linux 6.15), so it is mounted where nobody sees it: in a namespace that only the
-    /// thread has which asks for the copy.
-    fn part(self, at: &Path, part: &Path) -> io::Result<OwnedFd> {
-        let inside = at.join(part.strip_prefix("/").unwrap_or(part));
+    /// (before Linux 6.15).
+    fn part(self, at: &Path, part: &Path) -> io::Result<Self> {
+        let (unseen, part) = (at.to_owned(), part.strip_prefix("/").unwrap_or(part).to_owned());
+        self.out_of_sight(at, move || Self::copy(&unseen, &part))
+    }
+
+    /// What `work` makes of it while it is mounted at `at` where nobody sees it: in a namespace that
+    /// only the thread has which does the work.
+    fn out_of_sight(
+        self,
+        at: &Path,
+        work: impl FnOnce() -> io::Result<Self> + Send + 'static,
+    ) -> io::Result<Self> {
         let at: PathBuf = at.to_owned();
-        let copy = move || {
+        let unseen = move || {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
             move_mount(self.0.as_fd(), "", CWD, &at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            Ok(open_tree(CWD, &inside, flags)?)
+            work()
         };
-        let thread = std::thread::Builder::new().name("subdirectory".to_owned()).spawn(copy)?;
+        let thread = std::thread::Builder::new().name("out of sight".to_owned()).spawn(unseen)?;
         thread.join().expect("mounting in a namespace does not panic")
     }
 }

@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Rules;
 use crate::filesystem::Filesystem;
-use crate::mountpoint::MountEntry;
+use crate::mountpoint::{self, MountEntry};
 use crate::synced::Synced;
 
 /// How long `store` goes on trying: disks that come back soon do not make an umount fail.
@@ -294,6 +294,13 @@ impl Caller {
     }
 }
 
+/// Everywhere that this process shows this volume.
+pub(crate) fn places(volume: &str, pid: u32) -> Vec<MountEntry> {
+    let serves = |mount: &MountEntry| Caller::call(mount).is_some_and(|caller| caller.pid == pid);
+    let of_it = mountpoint::volumes().into_iter().filter(|mount| mount.source == volume);
+    of_it.filter(serves).collect()
+}
+
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
@@ -305,6 +312,8 @@ mod tests {
     #[test]
     fn mounts_that_had_the_same_number_have_different_names() {
         let mount = |source: &str| MountEntry {
+            id: 1,
+            root: "/".into(),
             device: "0:1048575".to_owned(),
             path: "/mnt".into(),
             kind: "fuse.ashlar".to_owned(),

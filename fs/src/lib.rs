@@ -8,7 +8,7 @@
 //!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
 //!   range (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
 //! * A mount's life: [`mount`], `attach` (the kernel's side), [`mountpoint`], `synced` (`-o sync`),
-//!   `control` and `utab` (how umount finds it and talks to it), [`embedded`] (disks opened in this process, or daemons), [`status`], `metrics`;
+//!   `control` and `utab` (how umount finds it and talks to it), [`second`] (the same volume at another place), [`embedded`] (disks opened in this process, or daemons), [`status`], `metrics`;
 //!   and the command line, [`cli`].
 
 mod access;
@@ -37,6 +37,7 @@ pub mod mountpoint;
 mod pack;
 mod read;
 mod room;
+pub mod second;
 mod stale;
 pub mod status;
 mod summary;

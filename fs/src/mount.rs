@@ -19,13 +19,13 @@ use tokio::sync::oneshot;
 
 use crate::access::Rules;
 use crate::attach;
-use crate::control::Desk;
+use crate::control::{self, Desk};
 use crate::data::{Data, DataSettings};
 use crate::embedded::{OpenError, Store};
 use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
 use crate::metrics;
-use crate::mountpoint::{self, MountPointError, Unmount};
+use crate::mountpoint::{self, MountEntry, MountPointError, Unmount};
 use crate::synced::Synced;
 use crate::utab;
 
@@ -63,7 +63,8 @@ pub struct MountOptions {
     pub sync: bool,
     /// Every change of names is.
     pub dirsync: bool,
-    /// The directory of the volume that is mounted, instead of its root.
+    /// The directory of the volume that is mounted, instead of its root: a path from there, without
+    /// `.` and `..`.
     pub subdirectory: Option<PathBuf>,
 }
 
@@ -162,8 +163,8 @@ pub struct Mount {
     meta: Arc<LocalMeta>,
     store: Store,
     ended: oneshot::Receiver<()>,
-    /// `MAJOR:MINOR` of this mount: another one may be made at the same place.
-    device: Option<String>,
+    /// The mount itself: another one may be made at the same place.
+    entry: Option<MountEntry>,
     desk: Option<Desk>,
 }
 
@@ -177,8 +178,8 @@ impl Mount {
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
         match serve(&plan, &filesystem).await {
-            Ok((ended, device, desk)) => {
-                Ok(Self { plan, filesystem, meta, store, ended, device, desk })
+            Ok((ended, entry, desk)) => {
+                Ok(Self { plan, filesystem, meta, store, ended, entry, desk })
             }
             Err(why) => {
                 // Nothing was written; the session of the volume still has to end well.
@@ -211,19 +212,23 @@ impl Mount {
         }
     }
 
+    /// Takes the volume away from every place where it is shown.
     async fn unmount(&self) {
-        let (path, device) = (self.plan.mountpoint.clone(), self.device.clone());
-        let work = move || match mountpoint::mounted_at(&path) {
-            Some(entry) if Some(&entry.device) == device.as_ref() => {
-                mountpoint::unmount(&path, Unmount::Unused)
-                    .or_else(|_| mountpoint::unmount(&path, Unmount::Lazy))
+        let Some(entry) = self.entry.clone() else { return };
+        let work = move || {
+            // Another one may be mounted over it.
+            let uppermost = |place: &MountEntry| {
+                mountpoint::mounted_at(&place.path).is_some_and(|seen| seen.id == place.id)
+            };
+            for place in mountpoint::places(&entry).into_iter().filter(uppermost) {
+                let unmounted = mountpoint::unmount(&place.path, Unmount::Unused)
+                    .or_else(|_| mountpoint::unmount(&place.path, Unmount::Lazy));
+                unmounted.unwrap_or_else(|e| tracing::warn!("{e}"));
+                utab::remove(&place);
             }
-            _ => Ok(()),
+            utab::remove(&entry);
         };
-        let unmounted = tokio::task::spawn_blocking(work).await;
-        if let Err(e) = unmounted.expect("unmounting does not panic") {
-            tracing::warn!("{e}");
-        }
+        tokio::task::spawn_blocking(work).await.expect("unmounting does not panic");
     }
 
     async fn finish(mut self) -> Result<(), MountError> {
@@ -232,8 +237,6 @@ impl Mount {
         if let Some(desk) = &mut self.desk {
             desk.close().await;
         }
-        let MountPlan { volume, mountpoint, options, .. } = &self.plan;
-        utab::remove(volume, options.subdirectory.as_deref(), mountpoint);
         let since = Instant::now();
         let stopped = tokio::select! {
             stopped = self.filesystem.stop() => stopped.map_err(MountError::Unstored),
@@ -265,7 +268,7 @@ impl Mount {
 }
 
 /// What a mount that is served has of its own.
-type Served = (oneshot::Receiver<()>, Option<String>, Option<Desk>);
+type Served = (oneshot::Receiver<()>, Option<MountEntry>, Option<Desk>);
 
 /// Makes the mount and serves it.
 async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served, MountError> {
@@ -291,14 +294,14 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
         .map_err(|why| MountError::Kernel { path: mountpoint.clone(), why: why.to_string() })?;
     let entry = mountpoint::mounted_at(&mountpoint);
     mountpoint::raise_read_ahead(&mountpoint, KERNEL_READ_AHEAD_KIB);
-    utab::add(&plan.volume, plan.options.subdirectory.as_deref(), &mountpoint);
+    entry.iter().for_each(utab::add);
     tokio::spawn(observe(filesystem.clone()));
     let desk = match &entry {
         Some(entry) => Desk::open(entry, filesystem.clone(), synced).await,
         None => Err(io::Error::other("the mount is not to be seen here")),
     };
     let desk = desk.inspect_err(|e| tracing::warn!("umount will not be told how it ends: {e}"));
-    Ok((ended, entry.map(|entry| entry.device), desk.ok()))
+    Ok((ended, entry, desk.ok()))
 }
 
 /// Is there such a directory in the volume?
@@ -312,12 +315,8 @@ async fn find(filesystem: &Filesystem, volume: &str, path: &Path) -> Result<(), 
         return Err(wrong("only root can mount a part of a volume".to_owned()));
     }
     let mut at = meta::ROOT;
-    for part in path.components() {
-        let name = match part {
-            Component::RootDir | Component::CurDir => continue,
-            Component::Normal(name) => name.as_bytes(),
-            _ => return Err(wrong("not a plain path from the root of the volume".to_owned())),
-        };
+    for part in path.components().filter(|part| *part != Component::RootDir) {
+        let name = part.as_os_str().as_bytes();
         let found = filesystem.lookup(at, name).await.map_err(|e| wrong(e.to_string()))?;
         if let Some(attr) = &found {
             // The kernel walks there on its own account.
@@ -356,22 +355,27 @@ async fn open_volume(plan: &MountPlan) -> Result<Arc<LocalMeta>, MountError> {
         })
         .await
         .expect("opening a volume does not panic");
-        let refused = match opened {
+        let (name, MountedBy { pid, mountpoint }) = match opened {
             Ok(meta) => return Ok(meta),
-            Err(e) => e,
+            Err(VolumeError::Mounted { name, by }) => (name, by),
+            Err(e) => return Err(e.into()),
         };
-        // Who held it then: by now it may be free.
-        let ending =
-            matches!(&refused, VolumeError::Mounted { by, .. } if is_ending(&by.mountpoint));
-        if !ending || Instant::now() >= deadline {
-            return Err(refused.into());
+        let place = place(&name, pid, &mountpoint);
+        if place.is_some() || Instant::now() >= deadline {
+            let by = MountedBy { pid, mountpoint: place.unwrap_or(mountpoint) };
+            return Err(VolumeError::Mounted { name, by }.into());
         }
+        // Who held it then: by now it may be free.
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-fn is_ending(mountpoint: &Path) -> bool {
-    mountpoint::mounted_at(mountpoint).is_none()
+/// Where a volume is to be seen that this process has open. It may be no longer where it was mounted
+/// first.
+fn place(volume: &str, pid: u32, first: &Path) -> Option<PathBuf> {
+    let first = mountpoint::mounted_at(first);
+    let place = first.or_else(|| control::places(volume, pid).into_iter().next());
+    place.map(|place| place.path)
 }
 
 async fn observe(filesystem: Arc<Filesystem>) {

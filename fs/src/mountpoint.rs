@@ -99,16 +99,27 @@ pub enum Unmount {
 /// One line of /proc/self/mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
-    /// `MAJOR:MINOR` of its device.
+    /// Its number: no other mount has it at the same time.
+    pub id: u32,
+    /// `MAJOR:MINOR` of its device, that is, of the filesystem in it.
     pub device: String,
+    /// Which directory of that filesystem is mounted.
+    pub root: PathBuf,
     /// Where.
     pub path: PathBuf,
     /// Type, as `fuse.ashlar`.
     pub kind: String,
     /// Source: of ours, the volume.
     pub source: String,
-    /// Options of the mount and of the filesystem in it, separated by commas.
+    /// Options of the filesystem, then those of the mount, separated by commas.
     pub options: String,
+}
+
+impl MountEntry {
+    /// Is the filesystem read-only, so that no mount of it can be written to?
+    pub fn is_read_only(&self) -> bool {
+        self.options.split(',').find(|word| ["ro", "rw"].contains(word)) == Some("ro")
+    }
 }
 
 /// Undoes the octal escapes of /proc: space, tab, newline and backslash.
@@ -141,20 +152,37 @@ fn parse_mountinfo(text: &str) -> Vec<MountEntry> {
         let left: Vec<&str> = left.split(' ').collect();
         let right: Vec<&str> = right.split(' ').collect();
         Some(MountEntry {
+            id: left.first()?.parse().ok()?,
             device: (*left.get(2)?).to_owned(),
+            root: PathBuf::from(unescape(left.get(3)?)),
             path: PathBuf::from(unescape(left.get(4)?)),
             kind: (*right.first()?).to_owned(),
             source: unescape(right.get(1)?),
-            options: format!("{},{}", left.get(5)?, right.get(2)?),
+            options: format!("{},{}", right.get(2)?, left.get(5)?),
         })
     };
     text.lines().filter_map(entry).collect()
 }
 
+/// Everything that is mounted.
+fn mounts() -> Vec<MountEntry> {
+    parse_mountinfo(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
 /// What is mounted at this very directory: the uppermost, if several are.
 pub fn mounted_at(path: &Path) -> Option<MountEntry> {
-    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    parse_mountinfo(&text).into_iter().rfind(|entry| entry.path == path)
+    mounts().into_iter().rfind(|entry| entry.path == path)
+}
+
+/// All mounts of volumes.
+pub fn volumes() -> Vec<MountEntry> {
+    mounts().into_iter().filter(|entry| entry.kind == TYPE).collect()
+}
+
+/// All mounts of the same filesystem as this one. It ends with the last of them.
+pub fn places(of: &MountEntry) -> Vec<MountEntry> {
+    let same = |entry: &MountEntry| entry.device == of.device && entry.source == of.source;
+    mounts().into_iter().filter(same).collect()
 }
 
 fn is_disconnect(error: &io::Error) -> bool {
@@ -315,13 +343,15 @@ mod tests {
 
     #[test]
     fn mountinfo_is_read_with_its_escapes() {
-        let text = "36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.ashlar my\\040volume rw,user_id=0\n\
+        let text = "36 35 98:0 /dir /mnt/a\\040b ro,noatime master:1 - fuse.ashlar my\\040volume rw,user_id=0\n\
                     37 35 0:42 / /proc rw - proc proc rw\nnonsense\n";
         let entries = parse_mountinfo(text);
         assert_eq!(entries.len(), 2);
-        let MountEntry { device, path, kind, source, options } = entries[0].clone();
-        assert_eq!(options, "rw,noatime,rw,user_id=0");
-        assert_eq!((device.as_str(), path.as_path()), ("98:0", Path::new("/mnt/a b")));
+        let MountEntry { id, device, root, path, kind, source, options } = entries[0].clone();
+        assert_eq!(options, "rw,user_id=0,ro,noatime");
+        assert!(!entries[0].is_read_only());
+        assert_eq!((id, device.as_str(), root.as_path()), (36, "98:0", Path::new("/dir")));
+        assert_eq!(path, Path::new("/mnt/a b"));
         assert_eq!((kind.as_str(), source.as_str()), ("fuse.ashlar", "my volume"));
     }
 

@@ -12,19 +12,21 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::mountpoint::MountEntry;
+
 const DIRECTORY: &str = "/run/mount";
 const TABLE: &str = "/run/mount/utab";
 const LOCK: &str = "/run/mount/utab.lock";
 
-/// Adds the line of a mount, of a volume or of a directory in it.
-pub(crate) fn add(volume: &str, root: Option<&Path>, at: &Path) {
-    let line = line(volume, root, at);
+/// Adds the line of a mount.
+pub(crate) fn add(mount: &MountEntry) {
+    let line = line(mount);
     change(|text| [text, line.as_slice(), b"\n"].concat());
 }
 
 /// Takes it away, if mount(8) has not done so.
-pub(crate) fn remove(volume: &str, root: Option<&Path>, at: &Path) {
-    let ours = line(volume, root, at);
+pub(crate) fn remove(mount: &MountEntry) {
+    let ours = line(mount);
     change(|text| {
         // mount(8) may have added options to it.
         let others = text.split_inclusive(|&b| b == b'\n').filter(|line| !line.starts_with(&ours));
@@ -32,10 +34,10 @@ pub(crate) fn remove(volume: &str, root: Option<&Path>, at: &Path) {
     });
 }
 
-fn line(volume: &str, root: Option<&Path>, at: &Path) -> Vec<u8> {
-    let root = root.unwrap_or(Path::new("/"));
+fn line(mount: &MountEntry) -> Vec<u8> {
+    let MountEntry { source, path, root, .. } = mount;
     let mut line = Vec::new();
-    for (key, value) in [("SRC", Path::new(volume)), ("TARGET", at), ("ROOT", root)] {
+    for (key, value) in [("SRC", Path::new(source)), ("TARGET", path), ("ROOT", root)] {
         line.extend_from_slice(format!("{key}=").as_bytes());
         for &byte in value.as_os_str().as_bytes() {
             match byte {
@@ -83,9 +85,18 @@ mod tests {
 
     #[test]
     fn a_line_is_as_mount_writes_it() {
-        let text = line("photos", None, Path::new("/mnt/my photos"));
+        let mount = |root: &str, path: &str| MountEntry {
+            id: 1,
+            device: "0:50".to_owned(),
+            root: root.into(),
+            path: path.into(),
+            kind: "fuse.ashlar".to_owned(),
+            source: "photos".to_owned(),
+            options: String::new(),
+        };
+        let text = line(&mount("/", "/mnt/my photos"));
         assert_eq!(text, b"SRC=photos TARGET=/mnt/my\\040photos ROOT=/ ");
-        let text = line("photos", Some(Path::new("/2024")), Path::new("/mnt"));
+        let text = line(&mount("/2024", "/mnt"));
         assert_eq!(text, b"SRC=photos TARGET=/mnt ROOT=/2024 ");
     }
 }

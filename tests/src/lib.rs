@@ -17,4 +17,5 @@ pub mod mapped;
 pub mod process;
 pub mod seed;
 pub mod side;
+pub mod site;
 pub mod tree;

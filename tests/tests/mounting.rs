@@ -2,244 +2,27 @@
 //! say, through the helpers that `ashlar install-helper` puts into /sbin; and what cannot be stored is
 //! never lost silently.
 //!
-//! Only root mounts by mount(8). The helpers are installed for this test, and taken away behind it,
-//! unless they were there before.
+//! Only root mounts by mount(8).
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode as Bits, SFlag, makedev, mknod};
-use nix::unistd::Pid;
-use tests::binaries::{ashlar, storaged};
-use tests::cluster::{can_mount, is_mounted};
-use tests::process::{PATIENCE, Process, bounded, output, run, shell, wait_until};
+use tests::binaries::ashlar;
+use tests::cluster::is_mounted;
+use tests::process::{PATIENCE, bounded, output, run, shell, wait_until};
 use tests::seed::content;
+use tests::site::{FORCED, Site, VOLUME, is_gone, is_read_only, refused};
 
 /// What a umount may take that cannot succeed: it tries for some seconds, in case the disks come back.
 const REFUSED: Duration = Duration::from_secs(40);
-/// What a umount by force may take.
-const FORCED: Duration = Duration::from_secs(30);
-/// The volume of every test.
-const VOLUME: &str = "photos";
-const HELPERS: [&str; 2] = ["/sbin/mount.fuse.ashlar", "/sbin/umount.fuse.ashlar"];
-
-/// The helpers in /sbin, as long as this lives; one test at a time.
-struct Helpers {
-    before: Vec<(PathBuf, Option<PathBuf>)>,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Helpers {
-    fn install() -> Result<Self> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let before =
-            HELPERS.map(|helper| (PathBuf::from(helper), fs::read_link(helper).ok())).into();
-        run(Command::new(ashlar()).arg("install-helper"), PATIENCE)?;
-        Ok(Self { before, _alone: alone })
-    }
-}
-
-impl Drop for Helpers {
-    fn drop(&mut self) {
-        let mut uninstall = Command::new(ashlar());
-        if let Err(e) = run(uninstall.args(["install-helper", "--uninstall"]), PATIENCE) {
-            eprintln!("{e:#}");
-        }
-        for (helper, target) in &self.before {
-            if let Some(Err(e)) = target.as_ref().map(|target| symlink(target, helper)) {
-                eprintln!("{}: {e}", helper.display());
-            }
-        }
-    }
-}
-
-/// Six disks, a volume on them, a mount point, and the helpers. All is taken away when it is dropped.
-struct Site {
-    home: tempfile::TempDir,
-    /// One per disk, if there are any.
-    daemons: Vec<Process>,
-    _helpers: Helpers,
-}
-
-impl Site {
-    /// Disks that the mount opens itself. `None`, said loudly: not as this user, or not here.
-    fn embedded() -> Result<Option<Self>> {
-        Self::new(false)
-    }
-
-    /// Disks behind daemons.
-    fn served() -> Result<Option<Self>> {
-        Self::new(true)
-    }
-
-    fn new(served: bool) -> Result<Option<Self>> {
-        if !can_mount() {
-            return Ok(None);
-        }
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("NOT TESTED: only root mounts by mount(8), and this is not root");
-            return Ok(None);
-        }
-        let home = tempfile::Builder::new().prefix("ashlar-mounting-").tempdir()?;
-        fs::create_dir(home.path().join("mnt"))?;
-        let helpers = Helpers::install()?;
-        let mut site = Self { home, daemons: Vec::new(), _helpers: helpers };
-        site.format(served)?;
-        Ok(Some(site))
-    }
-
-    fn format(&mut self, served: bool) -> Result<()> {
-        let mut file = String::new();
-        let mut cluster = "--new-cluster".to_owned();
-        for number in 0..6 {
-            let disk = self.outside(&format!("disk{number}"));
-            let mut init = Command::new(storaged());
-            init.args(["disk", "init"]).arg(&disk).args(cluster.split(' '));
-            init.args(["--capacity", "1GiB", "--block-file", "16MiB", "--json"]);
-            let ids: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
-            let id = |key: &str| ids[key].as_str().map(str::to_owned).context("an id");
-            if number == 0 {
-                file = format!("cluster = \"{}\"\nmeta = \"meta\"\n", id("cluster")?);
-                cluster = format!("--cluster {}", id("cluster")?);
-            }
-            let place = match served {
-                true => format!("address = \"{}\"", self.serve(number, &disk)?),
-                false => format!("path = \"disk{number}\""),
-            };
-            file += &format!("[[slot]]\ndisk = \"{}\"\n{place}\n", id("disk")?);
-        }
-        fs::write(self.cluster(), file)?;
-        let mut format = Command::new(ashlar());
-        format.args(["format", VOLUME, "--cluster"]).arg(self.cluster());
-        run(&mut format, PATIENCE).map(drop)
-    }
-
-    fn serve(&mut self, number: usize, disk: &Path) -> Result<String> {
-        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let mut command = Command::new(storaged());
-        command.args(["run", "--listen", &free, "--disk"]).arg(disk);
-        let log = self.outside(&format!("daemon{number}.log"));
-        let mut daemon = Process::start(&mut command, &log)?;
-        wait_until("a daemon to listen", PATIENCE, || {
-            !daemon.runs() || std::net::TcpStream::connect(&free).is_ok()
-        })?;
-        ensure!(daemon.runs(), "the daemon has ended: {}", daemon.said());
-        self.daemons.push(daemon);
-        Ok(free)
-    }
-
-    fn outside(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    fn cluster(&self) -> PathBuf {
-        self.outside("cluster.toml")
-    }
-
-    fn point(&self) -> PathBuf {
-        self.outside("mnt")
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.point().join(name)
-    }
-
-    /// `mount -t fuse.ashlar` with these options after the one that names the cluster.
-    fn mount_command(&self, options: &str) -> Command {
-        let mut command = Command::new("mount");
-        let options = format!("cluster={},{options}", self.cluster().display());
-        command.args(["-t", "fuse.ashlar", VOLUME]).arg(self.point()).args(["-o", &options]);
-        command
-    }
-
-    fn mount(&self, options: &str) -> Result<()> {
-        run(&mut self.mount_command(options), PATIENCE)?;
-        ensure!(is_mounted(&self.point()), "mount returned, and nothing is mounted");
-        Ok(())
-    }
-
-    fn remount(&self, options: &str) -> Result<()> {
-        let options = format!("remount,{options}");
-        run(Command::new("mount").args(["-o", &options]).arg(self.point()), PATIENCE).map(drop)
-    }
-
-    fn umount(&self) -> Result<()> {
-        run(Command::new("umount").arg(self.point()), PATIENCE)?;
-        ensure!(!is_mounted(&self.point()), "umount returned, and it is still mounted");
-        Ok(())
-    }
-
-    /// The options that /proc/mounts shows.
-    fn shown(&self) -> Result<Vec<String>> {
-        let table = fs::read_to_string("/proc/mounts")?;
-        let point = self.point().display().to_string();
-        let line = table.lines().rfind(|line| line.split(' ').nth(1) == Some(&point));
-        let words: Vec<&str> = line.context("it is not in /proc/mounts")?.split(' ').collect();
-        ensure!(words[0] == VOLUME && words[2] == "fuse.ashlar", "{words:?}");
-        Ok(words[3].split(',').map(str::to_owned).collect())
-    }
-
-    /// The process that serves the mount.
-    fn pid(&self) -> Result<Pid> {
-        let mut status = Command::new(ashlar());
-        let said = run(status.arg("status").arg(self.point()).arg("--json"), PATIENCE)?;
-        let status: serde_json::Value = serde_json::from_str(&said)?;
-        Ok(Pid::from_raw(i32::try_from(status["mount"]["pid"].as_i64().context("pid")?)?))
-    }
-
-    fn kill_mount(&self) -> Result<()> {
-        kill(self.pid()?, Signal::SIGKILL)?;
-        run(Command::new("umount").arg("-l").arg(self.point()), PATIENCE).map(drop)
-    }
-
-    fn kill_daemons(&mut self, count: usize) -> Result<()> {
-        self.daemons.iter_mut().take(count).try_for_each(Process::kill_9)
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        while is_mounted(&self.point()) {
-            if std::thread::panicking()
-                && let Ok(log) = fs::read_to_string(self.outside("meta/photos.messages"))
-            {
-                eprintln!("the mount's log:\n{log}");
-            }
-            let mut umount = Command::new("umount");
-            if output(umount.args(["-f", "-l"]).arg(self.point()), FORCED).is_err() {
-                return eprintln!("{} cannot be unmounted", self.point().display());
-            }
-        }
-    }
-}
-
-/// What a command has said on stderr that must have failed.
-fn refused(command: &mut Command, bound: Duration) -> Result<String> {
-    let Output { status, stderr, .. } = output(command, bound)?;
-    let said = String::from_utf8_lossy(&stderr).into_owned();
-    ensure!(!status.success(), "{command:?} was taken, saying {said:?}");
-    Ok(said)
-}
-
-/// Whether a process has ended; one that only waits for its parent to notice has.
-fn is_gone(pid: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| {
-        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
-    })
-}
-
-fn is_read_only(result: std::io::Result<()>) -> bool {
-    result.is_err_and(|e| e.kind() == ErrorKind::ReadOnlyFilesystem)
-}
 
 #[test]
 fn umount_and_mount_again_at_once_keep_everything() -> Result<()> {
@@ -493,11 +276,6 @@ fn wrong_mounts_are_refused_in_one_sentence() -> Result<()> {
         ensure!(!is_mounted(&site.point()), "{command:?} has mounted something");
     }
     site.mount("x-systemd.automount,_netdev,nofail,noauto,user,comment=mine,defaults")?;
-    let mut command = Command::new("mount");
-    fs::create_dir(site.outside("second"))?;
-    command.args(["-t", "fuse.ashlar", VOLUME]).arg(site.outside("second")).args(["-o", &cluster]);
-    let said = refused(&mut command, PATIENCE)?;
-    ensure!(said.contains(&site.point().display().to_string()), "{said}");
     site.umount()
 }
 

@@ -3,7 +3,8 @@
 //! mount(8) runs `/sbin/mount.TYPE SOURCE DIRECTORY [-sfnv] [-o OPTIONS]` for every type that the
 //! kernel does not mount alone, umount(8) `/sbin/umount.TYPE DIRECTORY [-flnrv]`. Both are links to
 //! this program, which knows by the name it is called with what it shall be. The source is the
-//! volume's name.
+//! volume's name. One that is mounted already appears at a second place, as with every filesystem
+//! that mount(8) knows.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use proto::cluster::Cluster;
 use proto::observe::serve_metrics;
 
 use super::options::Options;
@@ -17,7 +18,8 @@ use super::{ClusterFile, block_on, needed_directories, sentence, with_logs};
 use crate::control::Caller;
 use crate::data::DataSettings;
 use crate::mount::{Mount, MountPlan};
-use crate::mountpoint;
+use crate::mountpoint::{self, MountEntry};
+use crate::second;
 
 /// First words of the line by which a background mount tells that it is mounted, or why not.
 const MOUNTED: &str = "mounted";
@@ -82,6 +84,8 @@ Options behind -o:
   nonempty                     the mount point may have something in it, which is hidden then
   cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR
                                as the options of `ashlar mount` with these names
+mount(8) shows a volume that is mounted at a second place, with ro, suid, dev, exec, noatime and subdir
+of its own; the rest is as it was mounted first.
 What concerns mount(8) and systemd alone is accepted: defaults, auto, noauto, nofail, _netdev, user,
 users, x-... Owners cannot be mapped: uid=, gid= and umask= are refused.
 
@@ -97,6 +101,8 @@ pub(super) struct Request {
     cluster: ClusterFile,
     options: Options,
     foreground: bool,
+    /// A volume that is mounted may be shown here as well.
+    second: bool,
 }
 
 pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
@@ -112,14 +118,14 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     options.metrics = args.metrics.or(options.metrics);
     options.log = log.map(str::to_owned).or(options.log);
     let Args { volume, mountpoint, cluster, foreground, .. } = args;
-    run_request(Request { volume, mountpoint, cluster, options, foreground })
+    run_request(Request { volume, mountpoint, cluster, options, foreground, second: false })
 }
 
 impl Request {
     /// As mount(8) asks its helper.
     pub(super) fn of_helper(volume: String, mountpoint: PathBuf, options: Options) -> Self {
         let cluster = ClusterFile::default();
-        Self { volume, mountpoint, cluster, options, foreground: false }
+        Self { volume, mountpoint, cluster, options, foreground: false, second: true }
     }
 }
 
@@ -169,7 +175,7 @@ fn remount(request: &Request) -> Result<ExitCode> {
 }
 
 fn mount(request: Request) -> Result<ExitCode> {
-    let Request { volume, mountpoint, cluster, options, foreground } = request;
+    let Request { volume, mountpoint, cluster, options, foreground, second } = request;
     let cluster = options.cluster.map_or(cluster, ClusterFile::new).read()?;
     if !meta::volumes(&cluster.meta)?.contains(&volume) {
         bail!("there is no volume {volume} in {}", cluster.meta.display());
@@ -177,6 +183,10 @@ fn mount(request: Request) -> Result<ExitCode> {
     let needed = needed_directories(&cluster);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
     let mountpoint = mountpoint::check(&mountpoint, &needed, options.nonempty)?;
+    if second && let Some(first) = mounted_before(&cluster, &volume)? {
+        second::show(&first, &mountpoint, &options.mount)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let background = std::env::var_os(BACKGROUND).is_some();
     if !foreground && !background {
         return in_background(&cluster.meta.join(format!("{volume}.messages")));
@@ -206,6 +216,15 @@ fn mount(request: Request) -> Result<ExitCode> {
         Ok(mount.run().await?)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where this volume is mounted already. Only root can show it at a second place.
+fn mounted_before(cluster: &Cluster, volume: &str) -> Result<Option<MountEntry>> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(None);
+    }
+    let holder = meta::lock_holder(&cluster.meta, volume)?;
+    Ok(holder.and_then(|holder| second::first(volume, holder.pid)))
 }
 
 /// The one line that says which program runs with which settings.

@@ -4,7 +4,7 @@
 //! error with its name. A value with commas in it stands in double quotes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::str::FromStr;
 
 use super::size::Size;
@@ -121,7 +121,7 @@ impl Options {
     fn set(&mut self, name: &str, value: &str) -> Result<(), BadOption> {
         match name {
             "cluster" => self.cluster = Some(parsed(name, value)?),
-            "subdir" => self.mount.subdirectory = Some(parsed(name, value)?),
+            "subdir" => self.mount.subdirectory = Some(plain(name, value)?),
             "log" => self.log = Some(value.to_owned()),
             "cache-size" => self.cache_size = Some(parsed(name, value)?),
             "dirty-size" => self.dirty_size = Some(parsed(name, value)?),
@@ -180,6 +180,22 @@ where
     }
 }
 
+/// A path from the root of the volume that leads down only.
+fn plain(name: &str, value: &str) -> Result<PathBuf, BadOption> {
+    let mut path = PathBuf::from("/");
+    for part in parsed::<PathBuf>(name, value)?.components() {
+        match part {
+            Component::Normal(part) => path.push(part),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => {
+                let why = format!("{value} is not a plain path from the root of the volume");
+                return Err(BadOption::Wrong { name: name.to_owned(), why });
+            }
+        }
+    }
+    Ok(path)
+}
+
 /// The words between commas, but those in double quotes.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
@@ -197,7 +213,7 @@ mod tests {
     #[test]
     fn words_of_the_kernel_of_others_and_of_ours_are_understood() {
         let text = "rw,noatime,ro,_netdev,nofail,user=me,x-systemd.automount,comment=a=b,sync,\
-                    cluster=/etc/a b.toml,cache-size=1MiB,log=\"fs=debug,proxy=info\",subdir=/a/b,,nosuid";
+                    cluster=/etc/a b.toml,cache-size=1MiB,log=\"fs=debug,proxy=info\",subdir=a/./b/,,nosuid";
         let options: Options = text.parse().unwrap();
         let mount = MountOptions {
             read_only: true,
@@ -227,6 +243,7 @@ mod tests {
             ("ro=1", "ro takes no value"),
             ("cluster", "cluster needs a value"),
             ("subdir=", "subdir needs a value"),
+            ("subdir=/a/../../b", "subdir: /a/../../b is not"),
             ("cache-size=big", "cache-size: not a size"),
             ("metrics=here", "metrics: "),
         ];

@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use super::options::Options;
 use crate::control::{Caller, Ended};
 use crate::mountpoint::{self, MountPointError, Unmount};
+use crate::utab;
 
 /// Everything dirty fits into memory, so storing it ends soon or not at all.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -25,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Unmount a volume
 ///
 /// Stores everything first. If that fails, the volume stays mounted and nothing is lost. Returns when
-/// the process that served the mount has ended.
+/// the process that served the mount has ended; at once where the volume is mounted elsewhere too.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ashlar umount /mnt/photos\n  ashlar umount --force /mnt/photos"
@@ -50,26 +51,32 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let Some(mut caller) = Caller::call(&entry) else {
         return unserved(&at, args);
     };
-    if args.force {
+    let only = mountpoint::places(&entry).len() < 2;
+    if args.force && only {
         return force(&at, caller, args.lazy);
     }
     if args.lazy {
         mountpoint::unmount(&at, Unmount::Lazy)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Err(why) = caller.store(PATIENCE) {
+    if only && let Err(why) = caller.store(PATIENCE) {
         let name = at.display();
         bail!(
             "{name} is still mounted, as not everything could be stored: {why} (give it up with: umount -f {name})"
         );
     }
     match mountpoint::unmount(&at, Unmount::Unused) {
-        Err(busy @ MountPointError::InUse(_)) if args.read_only => {
+        Err(busy @ MountPointError::InUse(_)) if args.read_only && only => {
             let options: Options = format!("{},ro", entry.options).parse()?;
             mountpoint::remount(&at, &options.mount)?;
             bail!("{busy}: it is read-only from now on");
         }
         unmounted => unmounted?,
+    }
+    utab::remove(&entry);
+    if !mountpoint::places(&entry).is_empty() {
+        // The volume is mounted elsewhere too, and goes on there.
+        return Ok(ExitCode::SUCCESS);
     }
     let pid = caller.pid;
     match caller.end(PATIENCE) {

@@ -1,0 +1,345 @@
+//! Promise: a volume can be seen at several places of one machine, as any local filesystem: mounted a
+//! second time by mount(8), or bound. It lives until the last of them goes, and nobody waits for the
+//! others. Users mount without being root, fstab without anybody.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::binaries::{ashlar, storaged};
+use tests::cluster::is_mounted;
+use tests::process::{PATIENCE, run, wait_until};
+use tests::seed::content;
+use tests::site::{Site, VOLUME, is_gone, is_read_only, refused};
+
+/// Leaving one of several places takes a system call: nothing is waited for.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Directories beside the mount point, for further places; unmounted when they are dropped.
+struct Places<'a> {
+    site: &'a Site,
+    names: Vec<&'static str>,
+}
+
+impl<'a> Places<'a> {
+    fn new(site: &'a Site, names: &[&'static str]) -> Result<Self> {
+        names.iter().try_for_each(|name| fs::create_dir(site.outside(name)))?;
+        Ok(Self { site, names: names.to_vec() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.site.outside(name)
+    }
+
+    fn mount_command(&self, name: &str, options: &str) -> Command {
+        let mut command = Command::new("mount");
+        let options = format!("cluster={},{options}", self.site.cluster().display());
+        command.args(["-t", "fuse.ashlar", VOLUME]).arg(self.path(name)).args(["-o", &options]);
+        command
+    }
+
+    fn mount(&self, name: &str, options: &str) -> Result<()> {
+        run(&mut self.mount_command(name, options), PATIENCE)?;
+        ensure!(is_mounted(&self.path(name)), "mount returned, and nothing is at {name}");
+        Ok(())
+    }
+
+    fn umount(&self, name: &str) -> Result<()> {
+        let since = Instant::now();
+        run(Command::new("umount").arg(self.path(name)), PATIENCE)?;
+        ensure!(!is_mounted(&self.path(name)), "{name} is still mounted");
+        ensure!(since.elapsed() < AT_ONCE, "leaving {name} took {:?}", since.elapsed());
+        Ok(())
+    }
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        for name in self.names.iter().filter(|name| is_mounted(&self.path(name))) {
+            let mut umount = Command::new("umount");
+            if let Err(e) = run(umount.arg("-l").arg(self.path(name)), PATIENCE) {
+                eprintln!("{e:#}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mounted_volume_appears_at_a_second_place() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    let places = Places::new(&site, &["second", "part", "mine"])?;
+    site.mount("")?;
+    fs::create_dir_all(site.file("a/b"))?;
+    fs::write(site.file("a/file"), "here")?;
+    let pid = site.pid()?;
+    places.mount("second", "nosuid,noatime")?;
+    places.mount("part", "ro,subdir=/a/")?;
+    // One filesystem: what happens at one place has happened at all.
+    let (second, part) = (places.path("second"), places.path("part"));
+    fs::rename(second.join("a/file"), second.join("a/b/moved"))?;
+    ensure!(fs::read_to_string(site.file("a/b/moved"))? == "here", "it is not one volume");
+    fs::rename(site.file("a/b/moved"), site.file("a/file"))?;
+    ensure!(fs::read_to_string(part.join("file"))? == "here", "the part is another");
+    let held = File::options().write(true).open(second.join("a/file"))?;
+    held.lock()?;
+    let other = File::open(site.file("a/file"))?;
+    ensure!(other.try_lock().is_err(), "a lock held at one place is not held at another");
+    drop((held, other));
+    // Each has options of its own, and root cannot get out of a part.
+    ensure!(is_read_only(fs::write(part.join("new"), "x")), "a part mounted ro was written to");
+    fs::write(site.file("new"), "x")?;
+    ensure!(!part.join("new").exists() && !part.join("../a").exists(), "more than the part");
+    let table = fs::read_to_string("/proc/mounts")?;
+    let line = |path: &Path| table.lines().find(|line| line.contains(path.to_str().unwrap_or("")));
+    let shown = line(&second).context("second is not in the table")?;
+    ensure!(shown.contains("rw,nosuid,noatime"), "{shown}");
+    let shown = line(&site.point()).context("the first is not in the table")?;
+    ensure!(shown.contains("rw,relatime"), "the first was changed: {shown}");
+
+    // The first goes, and the others stay.
+    places.umount("mnt")?;
+    fs::write(second.join("late"), content(1, 3 << 20))?;
+    ensure!(fs::metadata(part.join("b"))?.is_dir() && !is_gone(pid), "all of it is gone");
+    // One's own mount of it is refused still, naming a place where it is.
+    let mut ours = Command::new(ashlar());
+    ours.args(["mount", VOLUME]).arg(places.path("mine")).arg("--cluster").arg(site.cluster());
+    let said = refused(&mut ours, AT_ONCE)?;
+    let names = [&second, &part].iter().any(|place| said.contains(&*place.to_string_lossy()));
+    ensure!(said.contains("is mounted at") && names, "{said}");
+    // By force only one place goes, too.
+    run(Command::new("umount").arg("-f").arg(&part), AT_ONCE)?;
+    ensure!(fs::read(second.join("late"))? == content(1, 3 << 20), "the other one is dead");
+    run(Command::new(ashlar()).arg("umount").arg(&second), PATIENCE)?;
+    ensure!(is_gone(pid), "umount of the last place returned before process {pid} had ended");
+    let table = fs::read_to_string("/run/mount/utab").unwrap_or_default();
+    let left = table.contains(&*site.home.path().to_string_lossy());
+    ensure!(!left, "lines are left in mount's table:\n{table}");
+    site.mount("")?;
+    ensure!(fs::read(site.file("late"))? == content(1, 3 << 20), "other bytes");
+    site.umount()
+}
+
+#[test]
+fn a_second_place_that_cannot_be_is_refused_in_one_sentence() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    let places = Places::new(&site, &["second", "third"])?;
+    site.mount("")?;
+    fs::create_dir_all(site.file("a/b"))?;
+    symlink(site.home.path(), site.file("link"))?;
+    fs::write(site.file("file"), "")?;
+    let refuse = |options: &str, names: &[&str]| {
+        let said = refused(&mut places.mount_command("third", options), PATIENCE)?;
+        let good = said.lines().count() == 1 && names.iter().all(|name| said.contains(name));
+        ensure!(good, "{options:?}: {said}");
+        ensure!(!is_mounted(&places.path("third")), "{options:?} has mounted something");
+        anyhow::Ok(())
+    };
+    for wrong in
+        ["subdir=/none", "subdir=/link", "subdir=/link/mnt", "subdir=/../x", "subdir=/file"]
+    {
+        refuse(wrong, &[wrong.trim_start_matches("subdir=/")])?;
+    }
+    site.remount("ro")?;
+    let first = site.point().display().to_string();
+    refuse("", &["read-only", &first])?;
+    places.mount("second", "ro")?;
+    places.umount("second")?;
+    site.umount()?;
+    site.mount("subdir=/a")?;
+    refuse("", &[&first, "/a"])?;
+    refuse("subdir=/other", &[&first, "/a"])?;
+    places.mount("second", "subdir=/a/b")?;
+    places.umount("second")?;
+    site.umount()
+}
+
+#[test]
+fn a_bound_mount_keeps_a_volume_until_it_goes() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    let places = Places::new(&site, &["bound"])?;
+    site.mount("")?;
+    let (pid, bound) = (site.pid()?, places.path("bound"));
+    fs::create_dir(site.file("dir"))?;
+    run(Command::new("mount").arg("--bind").arg(site.file("dir")).arg(&bound), PATIENCE)?;
+    places.umount("mnt")?;
+    fs::write(bound.join("late"), content(2, 1 << 20))?;
+    // Mounted again while it lives on, it is the same.
+    places.mount("mnt", "subdir=/dir")?;
+    ensure!(fs::read(site.file("late"))? == content(2, 1 << 20), "another volume");
+    // A process that is asked to end takes all its places along.
+    kill(pid, Signal::SIGTERM)?;
+    wait_until("the process to end", PATIENCE, || is_gone(pid))?;
+    ensure!(!is_mounted(&bound) && !is_mounted(&site.point()), "dead mounts are left behind");
+    site.mount("")?;
+    ensure!(fs::read(site.file("dir/late"))? == content(2, 1 << 20), "other bytes");
+    site.umount()
+}
+
+#[test]
+fn fstab_mounts_volumes() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    let places = Places::new(&site, &["part"])?;
+    site.mount("")?;
+    fs::create_dir(site.file("dir"))?;
+    site.umount()?;
+    let (table, cluster) = (site.outside("fstab"), site.cluster());
+    let (point, part, cluster) = (site.point(), places.path("part"), cluster.display());
+    let of_all = format!(
+        "{VOLUME} {} fuse.ashlar cluster={cluster},_netdev,nofail,noexec,x-systemd.mount-timeout=30 0 0\n\
+         {VOLUME} {} fuse.ashlar cluster={cluster},subdir=/dir,ro,noauto 0 0\n",
+        point.display(),
+        part.display(),
+    );
+    fs::write(&table, of_all)?;
+    let by_table = |what: &[&str]| {
+        let mut mount = Command::new("mount");
+        run(mount.arg("--fstab").arg(&table).args(what), PATIENCE).map(drop)
+    };
+    by_table(&["-a"])?;
+    ensure!(is_mounted(&point) && !is_mounted(&part), "mount -a has mounted others");
+    ensure!(site.shown()?.contains(&"noexec".to_owned()), "{:?}", site.shown()?);
+    // What is mounted already is left alone.
+    by_table(&["-a"])?;
+    by_table(&[&part.display().to_string()])?;
+    fs::write(point.join("dir/file"), "seen")?;
+    ensure!(fs::read_to_string(part.join("file"))? == "seen", "another directory");
+    ensure!(is_read_only(fs::write(part.join("file"), "x")), "it was written to");
+    places.umount("part")?;
+    site.umount()
+}
+
+/// A volume of somebody who is not root.
+struct Mine {
+    home: tempfile::TempDir,
+}
+
+impl Mine {
+    /// Who that is: nobody.
+    const USER: u32 = 65534;
+
+    fn as_user(program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        let id = Self::USER.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(program);
+        command
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Formats it.
+    fn format() -> Result<Self> {
+        let mine = Self { home: tempfile::Builder::new().prefix("ashlar-user-").tempdir()? };
+        chown(mine.home.path(), Some(Self::USER), Some(Self::USER))?;
+        let mut file = String::new();
+        let mut cluster = "--new-cluster".to_owned();
+        for number in 0..4 {
+            let mut init = Self::as_user(&storaged());
+            init.args(["disk", "init"]).arg(mine.path(&format!("disk{number}")));
+            init.args(cluster.split(' ')).args(["--capacity", "1GiB", "--json"]);
+            let ids: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
+            let id = |key: &str| ids[key].as_str().map(str::to_owned).context("an id");
+            if number == 0 {
+                file = format!("cluster = \"{}\"\nmeta = \"meta\"\n", id("cluster")?);
+                cluster = format!("--cluster {}", id("cluster")?);
+            }
+            file += &format!("[[slot]]\ndisk = \"{}\"\npath = \"disk{number}\"\n", id("disk")?);
+        }
+        fs::write(mine.path("cluster.toml"), file)?;
+        fs::create_dir(mine.path("mnt"))?;
+        chown(mine.path("mnt"), Some(Self::USER), Some(Self::USER))?;
+        mine.ashlar(&["format", VOLUME, "--scheme", "ec(2,1)"])?;
+        Ok(mine)
+    }
+
+    /// A command of ours, by that user, with the cluster's file.
+    fn ashlar(&self, words: &[&str]) -> Result<String> {
+        let mut command = Self::as_user(&ashlar());
+        command.args(words).env("ASHLAR_CLUSTER", self.path("cluster.toml"));
+        run(command.current_dir(self.home.path()), PATIENCE)
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        let status = self.ashlar(&["status", "mnt", "--json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        Ok(Pid::from_raw(i32::try_from(status["mount"]["pid"].as_i64().context("pid")?)?))
+    }
+}
+
+/// The kernel's door, open to everybody, as udev makes it. Where that does not run it is root's alone,
+/// and is so again when this is dropped.
+struct OpenDoor(Permissions);
+
+impl OpenDoor {
+    const DEVICE: &str = "/dev/fuse";
+
+    fn open() -> Result<Self> {
+        let before = fs::metadata(Self::DEVICE)?.permissions();
+        fs::set_permissions(Self::DEVICE, Permissions::from_mode(0o666))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for OpenDoor {
+    fn drop(&mut self) {
+        if let Err(e) = fs::set_permissions(Self::DEVICE, self.0.clone()) {
+            eprintln!("{}: {e}", Self::DEVICE);
+        }
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        if is_mounted(&self.path("mnt"))
+            && let Err(e) = run(Command::new("umount").arg("-l").arg(self.path("mnt")), PATIENCE)
+        {
+            eprintln!("{e:#}");
+        }
+    }
+}
+
+#[test]
+fn users_mount_what_is_theirs() -> Result<()> {
+    // Programs may lie where only root can reach them.
+    let Some(_site) = Site::embedded()? else { return Ok(()) };
+    if run(Mine::as_user(&ashlar()).arg("--version"), PATIENCE).is_err() {
+        eprintln!("NOT TESTED: user {} cannot run {}", Mine::USER, ashlar().display());
+        return Ok(());
+    }
+    let _door = OpenDoor::open()?;
+    let mine = Mine::format()?;
+    let in_it = |line: &str| {
+        let mut shell = Mine::as_user(Path::new("/bin/sh"));
+        run(shell.args(["-ec", line]).current_dir(mine.home.path()), PATIENCE)
+    };
+    for end in ["ashlar umount mnt", "fusermount3 -u mnt"] {
+        mine.ashlar(&["mount", VOLUME, "mnt"])?;
+        let pid = mine.pid()?;
+        in_it("echo some bytes > mnt/file; mkdir -p mnt/dir; ln -f mnt/file mnt/dir/link")?;
+        let owner = in_it("stat -c %u:%h mnt/file")?;
+        ensure!(owner.trim() == format!("{}:2", Mine::USER), "{owner}");
+        // Without allow_other it is nobody else's, not even root's.
+        let entered = fs::metadata(mine.path("mnt/file"));
+        ensure!(entered.is_err(), "root is in it: {entered:?}");
+        match end.strip_prefix("ashlar ") {
+            Some(words) => {
+                mine.ashlar(&words.split(' ').collect::<Vec<_>>())?;
+                ensure!(is_gone(pid), "{end} returned before process {pid} had ended");
+            }
+            None => drop(in_it(end)?),
+        }
+        ensure!(!is_mounted(&mine.path("mnt")), "{end}: it is still mounted");
+    }
+    // The last one may still be storing; the next waits for it.
+    mine.ashlar(&["mount", VOLUME, "mnt"])?;
+    ensure!(in_it("cat mnt/dir/link")?.trim() == "some bytes", "other bytes");
+    mine.ashlar(&["umount", "mnt"])?;
+    // It ends with another exit code where something is wrong.
+    mine.ashlar(&["fsck", VOLUME]).map(drop)
+}
