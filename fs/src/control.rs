@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `store`: store and sync everything, and go on | `stored`, or `failed WHY` |
 //! | `remounted WORDS`: its options are these now, as the kernel shows them | `done` |
+//! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
 //! When the mount has ended, every caller is told `ended stored` or `ended failed WHY`. The
@@ -82,7 +83,8 @@ impl Desk {
         let (closed, given_up) = (CancellationToken::new(), CancellationToken::new());
         let callers = TaskTracker::new();
         let mut desk = Self { closed, given_up, ended, callers, serving: None };
-        let answering = Answering { fs: filesystem, synced, given_up: desk.given_up.clone() };
+        let (closed, given_up) = (desk.closed.clone(), desk.given_up.clone());
+        let answering = Answering { fs: filesystem, synced, closed, given_up };
         desk.serving = Some(tokio::spawn(desk.serve(listener, answering)));
         Ok(desk)
     }
@@ -141,6 +143,7 @@ impl Desk {
 struct Answering {
     fs: Arc<Filesystem>,
     synced: Arc<Synced>,
+    closed: CancellationToken,
     given_up: CancellationToken,
 }
 
@@ -174,6 +177,8 @@ impl Answering {
     async fn answer(&self, request: &str) -> String {
         match request {
             "store" => return self.store().await,
+            "mounted" if !self.closed.is_cancelled() => return "elsewhere".to_owned(),
+            "mounted" => {}
             "quit" => self.given_up.cancel(),
             other => match other.strip_prefix("remounted ") {
                 Some(words) => self.remounted(words).await,
@@ -212,6 +217,8 @@ pub(crate) enum Ended {
     Failed(String),
     /// The process died before it had stored everything.
     Died,
+    /// It has not: it is mounted in another mount namespace.
+    Elsewhere,
 }
 
 /// The calling side: one connection to the process that serves a mount.
@@ -264,6 +271,11 @@ impl Caller {
         self.hear(Instant::now() + patience).map(drop)
     }
 
+    /// Asks whether the kernel still has the mount, out of our sight: [`Caller::end`] hears it.
+    pub(crate) fn ask_elsewhere(&mut self) {
+        let _ = self.say("mounted");
+    }
+
     /// Asks that what cannot be stored be given up when the mount has ended.
     pub(crate) fn quit(&mut self) {
         // One who does not hear it is waited for in vain anyway.
@@ -281,6 +293,7 @@ impl Caller {
             };
             let ended = match line.strip_prefix("ended ") {
                 _ if line.is_empty() => return Some(Ended::Died),
+                _ if line == "elsewhere" => return Some(Ended::Elsewhere),
                 None => continue,
                 Some("stored") => Ended::Stored,
                 Some(words) => Ended::Failed(words.trim_start_matches("failed ").to_owned()),

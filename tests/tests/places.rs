@@ -3,9 +3,10 @@
 //! others. Users mount without being root, fstab without anybody.
 
 use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::is_mounted;
-use tests::process::{PATIENCE, run, wait_until};
+use tests::process::{PATIENCE, bounded, output, run, wait_until};
 use tests::seed::content;
 use tests::site::{Site, VOLUME, is_gone, is_read_only, refused};
 
@@ -177,6 +178,36 @@ fn a_bound_mount_keeps_a_volume_until_it_goes() -> Result<()> {
     ensure!(!is_mounted(&bound) && !is_mounted(&site.point()), "dead mounts are left behind");
     site.mount("")?;
     ensure!(fs::read(site.file("dir/late"))? == content(2, 1 << 20), "other bytes");
+    site.umount()
+}
+
+#[test]
+fn a_mount_in_another_namespace_is_not_waited_for() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("")?;
+    let pid = site.pid()?;
+    let file = site.file("file");
+    fs::write(&file, "before")?;
+    // As a container has it: with a copy of every mount there is.
+    let mut container = Command::new("unshare");
+    let held = format!("echo ready; read line; echo inside >> {0}; cat {0}", file.display());
+    container.args(["--mount", "--propagation", "private", "sh", "-c", &held]);
+    let mut container = container.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut said = BufReader::new(container.stdout.take().context("stdout")?);
+    let mut line = String::new();
+    said.read_line(&mut line)?;
+    let umount = output(Command::new("umount").arg(site.point()), PATIENCE)?;
+    let words = String::from_utf8_lossy(&umount.stderr);
+    ensure!(umount.status.success() && words.contains("another mount namespace"), "{words}");
+    ensure!(!is_mounted(&site.point()) && !is_gone(pid), "it is mounted, or gone");
+    drop(container.stdin.take());
+    let mut inside = String::new();
+    said.read_to_string(&mut inside)?;
+    ensure!(inside == "beforeinside\n", "the container reads {inside:?}");
+    bounded("the container", PATIENCE, move || container.wait())??;
+    // With that gone, the volume is; and what was written there is kept.
+    site.mount("")?;
+    ensure!(fs::read_to_string(&file)? == "beforeinside\n", "other bytes");
     site.umount()
 }
 

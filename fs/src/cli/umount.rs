@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const FORCE_PATIENCE: Duration = Duration::from_secs(10);
 /// Giving up takes no time, unless the process hangs.
 const QUIT_PATIENCE: Duration = Duration::from_secs(5);
+/// The kernel lets go of a mount at once, unless it is where we do not see it.
+const UNSEEN: Duration = Duration::from_secs(3);
 /// How often to look whether the process has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -57,6 +59,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.lazy {
         mountpoint::unmount(&at, Unmount::Lazy)?;
+        utab::remove(&entry);
         return Ok(ExitCode::SUCCESS);
     }
     if only && let Err(why) = caller.store(PATIENCE) {
@@ -79,7 +82,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let pid = caller.pid;
-    match caller.end(PATIENCE) {
+    let ended = caller.end(UNSEEN).or_else(|| {
+        caller.ask_elsewhere();
+        caller.end(PATIENCE)
+    });
+    match ended {
         Some(ended) => ended_well(ended, pid),
         None => bail!("unmounted, but process {pid} has not stored everything after {PATIENCE:?}"),
     }
@@ -116,12 +123,18 @@ fn force(at: &Path, mut caller: Caller, lazy: bool) -> Result<ExitCode> {
 
 fn ended_well(ended: Ended, pid: u32) -> Result<ExitCode> {
     let deadline = Instant::now() + QUIT_PATIENCE;
-    while runs(pid) && Instant::now() < deadline {
+    while ended != Ended::Elsewhere && runs(pid) && Instant::now() < deadline {
         // Its connection was closed, which is one of the last things that a process does.
         std::thread::sleep(LOOK_AGAIN);
     }
     match ended {
         Ended::Stored => Ok(ExitCode::SUCCESS),
+        Ended::Elsewhere => {
+            eprintln!(
+                "ashlar: unmounted here; process {pid} goes on, as the volume is mounted in another mount namespace (of a container?)"
+            );
+            Ok(ExitCode::SUCCESS)
+        }
         Ended::Failed(why) => bail!("{why}"),
         Ended::Died => bail!("unmounted, but process {pid} died before it had stored everything"),
     }
