@@ -64,7 +64,7 @@ impl Data {
     ) -> Result<Attr, DataError> {
         checked(&range)?;
         if self.room.is_short(range.end - range.start) {
-            return Err(DataError::NoSpace);
+            return Err(self.room.why_short());
         }
         let handle = self.handles.open(ino);
         let _order = handle.order.lock().await;

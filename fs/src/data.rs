@@ -283,8 +283,9 @@ impl Data {
     /// Writes; waits for room.
     ///
     /// # Errors
-    /// [`DataError::NoSpace`] when the store has no room; [`DataError::Unavailable`] when it has not
-    /// taken anything for [`DataSettings::stall_limit`]. A part may have been written then.
+    /// [`DataError::NoSpace`] when the store has no room; [`DataError::Unavailable`] when too few of
+    /// its disks take writes, or it has not taken anything for [`DataSettings::stall_limit`]. A
+    /// part may have been written then.
     pub async fn write(
         self: &Arc<Self>,
         ino: Ino,
@@ -321,7 +322,7 @@ impl Data {
             }
             if self.room.is_short(data.len() as u64) || self.room.is_refused() {
                 if !self.regain_space(data.len() as u64, &mut full).await {
-                    return Err(DataError::NoSpace);
+                    return Err(self.room.why_short());
                 }
                 continue;
             }

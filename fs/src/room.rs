@@ -11,6 +11,8 @@ use proto::limits::TARGET_BLOB;
 use proxy::Space;
 use tokio::sync::Notify;
 
+use crate::data::DataError;
+
 /// Room below which space is scarce on any volume, in bytes.
 const SCARCE: u64 = 64 << 20;
 
@@ -22,6 +24,7 @@ pub(crate) struct Room {
     available: AtomicU64,
     capacity: AtomicU64,
     refused: AtomicBool,
+    cut_off: AtomicBool,
     /// Told whenever memory or the store's room grew.
     pub(crate) freed: Notify,
 }
@@ -36,6 +39,7 @@ impl Room {
             available: AtomicU64::new(u64::MAX),
             capacity: AtomicU64::new(0),
             refused: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
             freed: Notify::new(),
         }
     }
@@ -77,6 +81,14 @@ impl Room {
         waiting + waiting / 16 + u64::from(TARGET_BLOB) > available
     }
 
+    /// Why there is no room: the store is full, or its disks are out of reach.
+    pub(crate) fn why_short(&self) -> DataError {
+        match self.cut_off.load(Relaxed) {
+            true => DataError::Unavailable("too few disks take writes".to_owned()),
+            false => DataError::NoSpace,
+        }
+    }
+
     /// Is it time to empty blobs that are worth less?
     pub(crate) fn is_scarce(&self) -> bool {
         self.is_short((self.capacity.load(Relaxed) / 16).min(SCARCE))
@@ -108,6 +120,7 @@ impl Room {
         let kept = (space.capacity / 64).clamp(4 << 20, 256 << 20).min(space.capacity / 8);
         let available = space.available.saturating_sub(kept);
         self.capacity.store(space.capacity, Relaxed);
+        self.cut_off.store(space.cut_off, Relaxed);
         let before = self.available.swap(available, Relaxed);
         if available > before {
             self.refused.store(false, Relaxed);

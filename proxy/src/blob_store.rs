@@ -62,6 +62,9 @@ pub struct Space {
     pub capacity: u64,
     /// What may still be written.
     pub available: u64,
+    /// Too few fail domains take writes for a blob to be put, whatever room they have: disks are
+    /// away, or fail.
+    pub cut_off: bool,
 }
 
 /// One slot as the proxy sees it.

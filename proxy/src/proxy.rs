@@ -455,14 +455,9 @@ impl BlobStore for Proxy {
             };
             domains.filter_map(fill).collect()
         };
-        Space {
-            capacity: space::space(scheme, &per_domain(&|_| true)).capacity,
-            available: space::space(
-                scheme,
-                &per_domain(&|slot| !self.slots[slot].takes_no_writes()),
-            )
-            .available,
-        }
+        let all = space::space(scheme, &per_domain(&|_| true));
+        let in_use = per_domain(&|slot| !self.slots[slot].takes_no_writes());
+        Space { capacity: all.capacity, ..space::space(scheme, &in_use) }
     }
 
     async fn slots(&self) -> Vec<SlotStatus> {

@@ -8,6 +8,7 @@ use proto::part_store::Fill;
 use proto::scheme::Scheme;
 
 use crate::blob_store::Space;
+use crate::quorum::room;
 
 /// Of what a slot says is available, one in so many bytes goes to the records' own headers.
 const HEADERS: u64 = 256;
@@ -23,13 +24,16 @@ fn dependable(available: u64) -> u64 {
 
 /// Room for blobs of `scheme`, given the sums of the fill of each fail domain's slots.
 ///
-/// With fewer domains than parts, every domain gets its share of each blob.
+/// With fewer domains than parts, every domain gets its share of each blob; with so few that one of
+/// them would hold more parts than may be lost, there is no room.
 pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
     let capacities = domains.iter().map(|fill| fill.capacity).collect();
     let available = domains.iter().map(|fill| dependable(fill.available));
+    let cut_off = domains.len() * room(scheme) < scheme.parts();
     Space {
         capacity: user_bytes(scheme, capacities),
-        available: user_bytes(scheme, available.collect()),
+        available: if cut_off { 0 } else { user_bytes(scheme, available.collect()) },
+        cut_off,
     }
 }
 
@@ -56,21 +60,34 @@ pub(crate) fn sum(fills: impl Iterator<Item = Fill>) -> Option<Fill> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proto::part_store::FillLevel;
 
-    fn room(scheme: &str, rooms: &[u64]) -> u64 {
+    fn room_for(scheme: &str, rooms: &[u64]) -> u64 {
         user_bytes(scheme.parse().unwrap(), rooms.to_vec())
     }
 
     #[test]
     fn water_rises_until_too_few_domains_take_any() {
-        assert_eq!(room("ec(4,2)", &[600; 8]), 3200);
-        assert_eq!(room("ec(4,2)", &[600; 6]), 2400);
-        assert_eq!(room("copies(3)", &[600; 8]), 1600);
-        assert_eq!(room("ec(4,2)", &[0, 0, 600, 600, 600, 600, 600, 600]), 2400);
-        assert_eq!(room("ec(4,2)", &[0, 0, 0, 600, 600, 600, 600, 600]), 0);
-        assert_eq!(room("copies(1)", &[100, 700]), 800);
-        assert_eq!(room("ec(4,2)", &[600; 4]), 1600);
-        assert_eq!(room("ec(4,2)", &[]), 0);
+        assert_eq!(room_for("ec(4,2)", &[600; 8]), 3200);
+        assert_eq!(room_for("ec(4,2)", &[600; 6]), 2400);
+        assert_eq!(room_for("copies(3)", &[600; 8]), 1600);
+        assert_eq!(room_for("ec(4,2)", &[0, 0, 600, 600, 600, 600, 600, 600]), 2400);
+        assert_eq!(room_for("ec(4,2)", &[0, 0, 0, 600, 600, 600, 600, 600]), 0);
+        assert_eq!(room_for("copies(1)", &[100, 700]), 800);
+        assert_eq!(room_for("ec(4,2)", &[600; 4]), 1600);
+        assert_eq!(room_for("ec(4,2)", &[]), 0);
+    }
+
+    #[test]
+    fn too_few_domains_are_no_room_but_not_a_full_store() {
+        let fill = Fill { capacity: 9 << 30, used: 0, available: 9 << 30, level: FillLevel::Green };
+        let of = |scheme: &str, count: usize| space(scheme.parse().unwrap(), &vec![fill; count]);
+        for (scheme, least) in [("ec(4,2)", 3), ("ec(8,3)", 4), ("copies(1)", 1), ("copies(3)", 2)]
+        {
+            let (enough, too_few) = (of(scheme, least), of(scheme, least - 1));
+            assert!(enough.available > 0 && !enough.cut_off, "{scheme}: {enough:?}");
+            assert!(too_few.available == 0 && too_few.cut_off, "{scheme}: {too_few:?}");
+        }
     }
 
     proptest! {
@@ -79,7 +96,7 @@ mod tests {
         fn what_is_said_to_be_available_can_be_written(
             mut rooms in prop::collection::vec(0u64..2000, 6..12),
         ) {
-            let blobs = room("ec(4,2)", &rooms) / 4;
+            let blobs = room_for("ec(4,2)", &rooms) / 4;
             for _ in 0..blobs.saturating_sub(rooms.len() as u64) {
                 rooms.sort_unstable_by(|a, b| b.cmp(a));
                 prop_assert!(rooms[5] > 0, "{rooms:?}");

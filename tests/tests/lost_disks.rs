@@ -172,6 +172,15 @@ fn writing_on_with_too_few_disks_fails_and_goes_on_when_they_are_back() -> Resul
     let error = answer.err().map(|error| error.raw_os_error());
     ensure!(error == Some(Some(EIO)), "fsync answered {error:?} with every disk down");
     ensure!(took <= GIVEN_UP, "fsync took {took:?}");
+    // Nothing more is accepted then; and the disks are lost, not full.
+    let path = demo.file("more");
+    let (answer, took) = bounded("writing with every disk down", 4 * GIVEN_UP, move || {
+        let start = Instant::now();
+        (fs::write(path, content(3, 100 << 20)), start.elapsed())
+    })?;
+    let error = answer.err().map(|error| error.raw_os_error());
+    ensure!(error == Some(Some(EIO)), "write answered {error:?} with every disk down");
+    ensure!(took <= GIVEN_UP, "write took {took:?}");
     for number in 0..8 {
         demo.restart_daemon(number)?;
     }

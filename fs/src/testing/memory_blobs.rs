@@ -136,7 +136,7 @@ impl BlobStore for MemoryBlobs {
         let inner = self.inner.lock();
         let used: u64 = inner.blobs.values().map(|bytes| bytes.len() as u64).sum();
         let capacity = inner.capacity.unwrap_or(1 << 40);
-        Space { capacity, available: capacity.saturating_sub(used) }
+        Space { capacity, available: capacity.saturating_sub(used), cut_off: false }
     }
 
     async fn slots(&self) -> Vec<SlotStatus> {
