@@ -1,58 +1,88 @@
-//! Buffers for the bytes of blobs: aligned to disk blocks, so that storage writes them without a copy,
-//! and used again, because fresh memory costs a page fault per 4 KiB.
+//! Memory aligned to disk blocks, which direct I/O takes; and pools of it for the bytes of blobs, so
+//! that storage writes them without a copy. It is used again, because fresh memory costs a page fault
+//! per 4 KiB.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::limits::DISK_BLOCK;
 
 /// One aligned disk block.
-#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 struct Page([u8; DISK_BLOCK]);
 
 const _: () = assert!(size_of::<Page>() == DISK_BLOCK && align_of::<Page>() == DISK_BLOCK);
 
+/// Bytes whose address and length are multiples of [`DISK_BLOCK`]: direct I/O takes them.
+#[derive(Default)]
+pub struct Aligned(Vec<Page>);
+
+impl Aligned {
+    /// At least `len` zeros, rounded up to whole blocks; at least one block.
+    pub fn zeroed(len: usize) -> Self {
+        let pages = len.div_ceil(DISK_BLOCK).max(1);
+        // What the allocator gets from the system is zero as it is.
+        Self(Page::new_vec_zeroed(pages).expect("memory"))
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_slice().as_bytes()
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut_slice().as_mut_bytes()
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 /// Keeps buffers of one size that were let go, up to a number of them.
 pub struct Pool {
-    free: Mutex<Vec<Vec<Page>>>,
-    pages: usize,
+    free: Mutex<Vec<Aligned>>,
+    size: usize,
     keep: usize,
 }
 
 impl Pool {
     /// Keeps up to `keep` buffers of `len` bytes.
     pub fn new(len: usize, keep: usize) -> Arc<Self> {
-        let pages = len.div_ceil(DISK_BLOCK);
-        Arc::new(Self { free: Mutex::default(), pages, keep })
+        let size = len.next_multiple_of(DISK_BLOCK);
+        Arc::new(Self { free: Mutex::default(), size, keep })
     }
 
     /// A buffer of `len` bytes; what is in it is left from earlier use.
     pub fn take(self: &Arc<Self>, len: usize) -> Buffer {
-        let wanted = len.div_ceil(DISK_BLOCK);
         // What is nearly as large as the pool's is made in one of the pool's; less is not worth so
         // much memory.
-        let pooled = wanted <= self.pages && wanted > self.pages / 2;
-        let pages = if pooled {
+        let pooled = len <= self.size && len > self.size / 2;
+        let aligned = if pooled {
             let kept = self.free.lock().pop();
-            kept.unwrap_or_else(|| zeroed(self.pages))
+            kept.unwrap_or_else(|| Aligned::zeroed(self.size))
         } else {
-            zeroed(wanted)
+            Aligned::zeroed(len)
         };
-        Buffer { pages, len, pool: pooled.then(|| Arc::clone(self)) }
+        Buffer { aligned, len, pool: pooled.then(|| Arc::clone(self)) }
     }
-}
-
-fn zeroed(pages: usize) -> Vec<Page> {
-    vec![Page([0; DISK_BLOCK]); pages]
 }
 
 /// Memory for one blob, or for its parity. Goes back to its pool when the last [`Bytes`] of it is dropped.
 pub struct Buffer {
-    pages: Vec<Page>,
+    aligned: Aligned,
     len: usize,
     pool: Option<Arc<Pool>>,
 }
@@ -60,7 +90,7 @@ pub struct Buffer {
 impl Buffer {
     /// Its bytes, to fill in.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.pages.as_mut_slice().as_mut_bytes()[..self.len]
+        &mut self.aligned[..self.len]
     }
 
     /// Shares it, unchanged from now on.
@@ -71,7 +101,7 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.pages.as_slice().as_bytes()[..self.len]
+        &self.aligned[..self.len]
     }
 }
 
@@ -80,7 +110,7 @@ impl Drop for Buffer {
         if let Some(pool) = self.pool.take() {
             let mut free = pool.free.lock();
             if free.len() < pool.keep {
-                free.push(std::mem::take(&mut self.pages));
+                free.push(std::mem::take(&mut self.aligned));
             }
         }
     }
@@ -89,6 +119,16 @@ impl Drop for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn address_and_length_are_whole_blocks() {
+        for len in [0, 1, 4095, 4096, 4097, 1 << 20] {
+            let aligned = Aligned::zeroed(len);
+            assert_eq!(aligned.as_ptr().align_offset(DISK_BLOCK), 0);
+            assert_eq!(aligned.len(), len.max(1).next_multiple_of(DISK_BLOCK));
+            assert!(aligned.iter().all(|byte| *byte == 0));
+        }
+    }
 
     #[test]
     fn buffers_are_aligned_and_used_again() {
@@ -105,6 +145,6 @@ mod tests {
         // The pool keeps one; the other one is freed.
         assert_eq!(pool.free.lock().len(), 1);
         let small = pool.take(4097);
-        assert_eq!((small.as_ref().len(), small.pages.len()), (4097, 2));
+        assert_eq!((small.as_ref().len(), small.aligned.len()), (4097, 2 * DISK_BLOCK));
     }
 }

@@ -6,12 +6,13 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
+use proto::buffer::Aligned;
 use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, SlotId};
 use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 
-use crate::io::aligned::{AlignedBuf, direct_prefix};
+use crate::io::aligned::direct_prefix;
 use crate::queue::Waiter;
 use crate::record::{Place, Stamp, What, encode, footprint, footprint_blocks, payload_offset};
 
@@ -73,11 +74,11 @@ impl Layout {
         at: Place,
         sequence: u64,
         records: &[Planned],
-        scratch: &mut AlignedBuf,
+        scratch: &mut Aligned,
     ) -> Self {
         let needed: usize = records.iter().map(scratch_bytes).sum();
         if scratch.len() < needed {
-            *scratch = AlignedBuf::zeroed(needed.next_power_of_two());
+            *scratch = Aligned::zeroed(needed.next_power_of_two());
         }
         let mut layout = Self { pieces: Vec::new(), places: Vec::new(), end: at.block };
         let mut used = 0;
@@ -127,7 +128,7 @@ impl Layout {
     pub(crate) fn buffers<'a>(
         &self,
         records: &'a [Planned],
-        scratch: &'a AlignedBuf,
+        scratch: &'a Aligned,
     ) -> Vec<IoSlice<'a>> {
         let one = |piece: &Piece| match piece {
             Piece::Scratch(range) => IoSlice::new(&scratch[range.clone()]),
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_the_records_one_after_the_other_and_aligned_payload_is_not_copied() {
-        let mut aligned = AlignedBuf::zeroed(80 << 10);
+        let mut aligned = Aligned::zeroed(80 << 10);
         aligned.fill(7);
         let aligned = Bytes::from_owner(aligned);
         let records = [
@@ -173,7 +174,7 @@ mod tests {
             planned(aligned.slice(1..8193)),
             planned(aligned.slice(..70_000)),
         ];
-        let mut scratch = AlignedBuf::zeroed(1);
+        let mut scratch = Aligned::zeroed(1);
         let at = Place { file: 1, block: 5 };
         let layout = Layout::new(DiskId::random(), at, 1, &records, &mut scratch);
         let blocks: Vec<u32> = layout.places.iter().map(|place| place.block).collect();

@@ -13,11 +13,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use proto::buffer::Aligned;
 use proto::checksum::{Checked, Mismatch};
 use proto::id::DiskId;
 use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 
-use crate::io::aligned::{AlignedBuf, PooledBuf};
+use crate::io::aligned::PooledBuf;
 use crate::io::direct::DirectFile;
 use crate::record::{Entry, Place, footprint_blocks, parse, payload_offset};
 
@@ -164,7 +165,7 @@ pub(crate) struct Scan<'a> {
     at: u32,
     end: u32,
     sequence: u64,
-    window: AlignedBuf,
+    window: Aligned,
     window_start: u32,
     window_blocks: u32,
     step: u32,
@@ -181,7 +182,7 @@ impl<'a> Scan<'a> {
             at: start,
             end: end.min(file.blocks()?),
             sequence: 0,
-            window: AlignedBuf::zeroed(WINDOW),
+            window: Aligned::zeroed(WINDOW),
             window_start: 0,
             window_blocks: 0,
             step: (WINDOW / DISK_BLOCK) as u32,

@@ -17,6 +17,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use proto::buffer::Aligned;
 use proto::checksum::Checked;
 use proto::id::{BlobId, PartKey, SlotId};
 use proto::limits::DISK_BLOCK;
@@ -29,7 +30,6 @@ use crate::compact::Compaction;
 use crate::disk::Shared;
 use crate::fill::{FileState, Stage};
 use crate::index::{IndexResult, Mark};
-use crate::io::aligned::AlignedBuf;
 use crate::io::direct::is_no_space;
 use crate::ledger::Ledger;
 use crate::queue::{Ask, Request};
@@ -50,8 +50,7 @@ const IDLE_SCRATCH: usize = 256 << 10;
 const MAX_RECLAIMS: usize = 256;
 
 /// What is written ahead of the log, for all disks.
-static ZEROS: LazyLock<AlignedBuf> =
-    LazyLock::new(|| AlignedBuf::zeroed(REGION as usize * DISK_BLOCK));
+static ZEROS: LazyLock<Aligned> = LazyLock::new(|| Aligned::zeroed(REGION as usize * DISK_BLOCK));
 
 /// Dead records of a file that is to go, to be struck off once it is gone.
 pub(crate) type Dead = Vec<(SlotId, PartKey, Place)>;
@@ -64,7 +63,7 @@ pub(crate) struct Owner {
     pub(crate) current: Option<Arc<BlockFile>>,
     /// Sequence of the last record.
     pub(crate) sequence: u64,
-    pub(crate) scratch: AlignedBuf,
+    pub(crate) scratch: Aligned,
     pub(crate) ahead: Ahead,
     pub(crate) compaction: Option<Compaction>,
     /// No step of compaction in the background before this.
@@ -443,7 +442,7 @@ impl Owner {
             self.finish_checkpoint();
         }
         if rested && self.scratch.len() > IDLE_SCRATCH {
-            self.scratch = AlignedBuf::zeroed(DISK_BLOCK);
+            self.scratch = Aligned::zeroed(DISK_BLOCK);
         }
         if Instant::now() >= self.compact_from {
             self.compact_in_background();

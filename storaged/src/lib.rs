@@ -12,7 +12,7 @@
 //! * [`Disk`] and its slots: what a proxy in the same process uses; [`service`] serves the same over
 //!   gRPC; [`cli`] is the program.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod admin;
 mod ahead;
@@ -29,7 +29,6 @@ mod error;
 mod fault_tests;
 mod fill;
 mod index;
-#[allow(unsafe_code)] // io/aligned.rs, and only there
 mod io;
 mod ledger;
 mod link;

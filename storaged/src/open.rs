@@ -17,11 +17,11 @@ use crate::disk::{DiskOptions, Shared};
 use crate::error::DiskProblem;
 use crate::fill::{FileState, Space, Stage};
 use crate::index::{Index, Mark, Saved};
-use crate::io::aligned::AlignedBuf;
 use crate::ledger::Ledger;
 use crate::record::{Place, What, decode_blobs};
 use crate::recovery::{Seen, end_of_log};
 use crate::superblock::Superblock;
+use proto::buffer::Aligned;
 use proto::limits::DISK_BLOCK;
 
 const BLOCK: u64 = DISK_BLOCK as u64;
@@ -276,7 +276,7 @@ impl<'a> Recovery<'a> {
             ledger: self.ledger,
             current,
             sequence: self.sequence,
-            scratch: AlignedBuf::zeroed(DISK_BLOCK),
+            scratch: Aligned::zeroed(DISK_BLOCK),
             ahead: Ahead::default(),
             compaction: None,
             compact_from: Instant::now(),
