@@ -196,6 +196,7 @@ impl Mount {
         let mut interrupt = stop_signal(SignalKind::interrupt())?;
         let mut terminate = stop_signal(SignalKind::terminate())?;
         tokio::select! {
+            biased;
             _ = &mut self.ended => {}
             _ = interrupt.recv() => self.take_down().await,
             _ = terminate.recv() => self.take_down().await,
@@ -205,17 +206,22 @@ impl Mount {
 
     /// Unmounts; programs that still use the mount get a moment, then errors.
     async fn take_down(&mut self) {
-        self.unmount().await;
+        self.unmount(true).await;
         if tokio::time::timeout(WAIT_FOR_USERS, &mut self.ended).await.is_err() {
             let at = self.plan.mountpoint.display();
             tracing::warn!("{at} is still in use: its users get errors from now on");
         }
     }
 
-    /// Takes the volume away from every place where it is shown.
-    async fn unmount(&self) {
+    /// Takes the volume away from every place where it is shown. `served`: the kernel has not let go
+    /// of it; otherwise its first place has to be there still, or all the others may be another's, who
+    /// has got its number.
+    async fn unmount(&self, served: bool) {
         let Some(entry) = self.entry.clone() else { return };
         let work = move || {
+            if !served && !mountpoint::is_there(&entry) {
+                return utab::remove(&entry);
+            }
             // Another one may be mounted over it.
             let uppermost = |place: &MountEntry| {
                 mountpoint::mounted_at(&place.path).is_some_and(|seen| seen.id == place.id)
@@ -233,7 +239,7 @@ impl Mount {
 
     async fn finish(mut self) -> Result<(), MountError> {
         // A session that broke leaves its mount behind.
-        self.unmount().await;
+        self.unmount(false).await;
         if let Some(desk) = &mut self.desk {
             desk.close().await;
         }

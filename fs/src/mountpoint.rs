@@ -185,6 +185,11 @@ pub fn places(of: &MountEntry) -> Vec<MountEntry> {
     mounts().into_iter().filter(same).collect()
 }
 
+/// Is this mount there still? The kernel gives its numbers to others, but not at the same path.
+pub fn is_there(mount: &MountEntry) -> bool {
+    places(mount).iter().any(|place| place.id == mount.id && place.path == mount.path)
+}
+
 fn is_disconnect(error: &io::Error) -> bool {
     [Errno::ENOTCONN, Errno::ECONNABORTED].iter().any(|&e| error.raw_os_error() == Some(e as i32))
 }

@@ -13,13 +13,16 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::binaries::{ashlar, storaged};
-use tests::cluster::is_mounted;
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted};
 use tests::process::{PATIENCE, bounded, output, run, wait_until};
 use tests::seed::content;
 use tests::site::{Site, VOLUME, is_gone, is_read_only, refused};
 
 /// Leaving one of several places takes a system call: nothing is waited for.
 const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// The kernel gives a mount's device number to the next mount at once.
+const SAME_NUMBER_TRIES: usize = 10;
 
 /// Directories beside the mount point, for further places; unmounted when they are dropped.
 struct Places<'a> {
@@ -333,6 +336,44 @@ impl Drop for Mine {
             eprintln!("{e:#}");
         }
     }
+}
+
+/// `MAJOR:MINOR` of what is mounted there.
+fn device(path: &Path) -> Result<String> {
+    let stat = nix::sys::stat::stat(path)?;
+    Ok(format!("{}:{}", nix::sys::stat::major(stat.st_dev), nix::sys::stat::minor(stat.st_dev)))
+}
+
+#[test]
+fn the_end_of_a_mount_leaves_the_next_one_of_that_number_and_name_alone() -> Result<()> {
+    if !can_mount() || !nix::unistd::geteuid().is_root() {
+        eprintln!("NOT TESTED: only root can unmount behind the back of a process");
+        return Ok(());
+    }
+    let mut ending = Demo::start(Setup::new(Mode::Embedded))?;
+    let mut next = Demo::start(Setup::new(Mode::Embedded))?;
+    next.stop(Stop::Umount)?;
+    for _ in 0..SAME_NUMBER_TRIES {
+        let (pid, number) = (ending.mount_pid(), device(&ending.path())?);
+        // It does not hear of its end before the other volume is mounted.
+        kill(pid, Signal::SIGSTOP)?;
+        let unmounted = nix::mount::umount(&ending.path()).map_err(anyhow::Error::from);
+        let mounted = unmounted.and_then(|()| next.mount());
+        kill(pid, Signal::SIGCONT)?;
+        mounted?;
+        wait_until("the end of a mount that nobody uses", PATIENCE, || is_gone(pid))?;
+        ending.stop(Stop::Terminate)?;
+        ensure!(is_mounted(&next.path()), "the end of one mount has taken another away");
+        fs::write(next.file("file"), "still served")?;
+        let same = device(&next.path())? == number;
+        next.stop(Stop::Umount)?;
+        if same {
+            return Ok(());
+        }
+        ending.mount()?;
+    }
+    eprintln!("NOT TESTED: other mounts on this machine took the number each time");
+    Ok(())
 }
 
 #[test]
