@@ -81,11 +81,12 @@ pub struct Demo {
     setup: Setup,
     mount: Option<Process>,
     daemons: Vec<Daemon>,
-    /// Dropped with the demo, which tells the watchdog to go home.
-    _watched: mpsc::Sender<()>,
+    /// Tells the watchdog that there is progress; dropped with the demo, that it may go home.
+    watched: mpsc::Sender<()>,
 }
 
-/// Longest that any test may need its demo: whoever still waits then waits for ever.
+/// Longest that any test may need its demo, or one of the parts that it calls [`Demo::goes_on`] after:
+/// whoever still waits then waits for ever.
 const WATCHDOG: Duration = Duration::from_secs(480);
 
 /// Whether this machine can mount at all. Says so, loudly, when it cannot.
@@ -103,14 +104,24 @@ impl Demo {
         let home = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
         fs::create_dir(home.path().join("mnt"))?;
         let watched = watch(home.path().join("mnt"));
-        let mut demo = Self { home, setup, mount: None, daemons: Vec::new(), _watched: watched };
+        let mut demo = Self { home, setup, mount: None, daemons: Vec::new(), watched };
         demo.mount()?;
         Ok(demo)
+    }
+
+    /// A long test is not stuck: it may need the demo for as long again.
+    pub fn goes_on(&self) {
+        self.watched.send(()).expect("the watchdog has not given the mount up");
     }
 
     /// The mount point.
     pub fn path(&self) -> PathBuf {
         self.home.path().join("mnt")
+    }
+
+    /// Whether there is a process that serves the mount, as far as this has seen to it.
+    pub fn is_mounted(&self) -> bool {
+        self.mount.is_some()
     }
 
     /// A path in the mount.
@@ -324,7 +335,7 @@ impl Demo {
 
     /// The last lines of what the mount has printed and logged.
     pub fn said(&self) -> String {
-        self.mount.as_ref().expect("mounted").said()
+        self.mount.as_ref().map_or_else(|| "nothing: it is not mounted".to_owned(), Process::said)
     }
 
     /// Bytes that a user can still write, as `df` shows them.
@@ -451,12 +462,16 @@ fn abort(path: &Path) {
     }
 }
 
-/// Aborts what is mounted at `path` when the sender still lives after [`WATCHDOG`]: a hanging system
-/// call of a test becomes an error of that test.
+/// Aborts what is mounted at `path` when the sender lives and has said nothing for [`WATCHDOG`]: a
+/// hanging system call of a test becomes an error of that test.
 fn watch(path: PathBuf) -> mpsc::Sender<()> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        if receiver.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let mut told = Ok(());
+        while told.is_ok() {
+            told = receiver.recv_timeout(WATCHDOG);
+        }
+        if told == Err(mpsc::RecvTimeoutError::Timeout) {
             eprintln!("the mount at {path:?} is still in use after {WATCHDOG:?}: aborting it");
             abort(&path);
         }

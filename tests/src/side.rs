@@ -76,6 +76,8 @@ pub struct Answer {
     pub result: Result<Outcome, Errno>,
     /// The files it names, and their directories.
     pub seen: Vec<(String, Result<Seen, Errno>)>,
+    /// Their inode numbers, in the same order, which are each filesystem's own.
+    pub inodes: Vec<Option<u64>>,
 }
 
 /// A file of the whole tree.
@@ -101,6 +103,9 @@ enum Reply {
     Ran(Answer),
     Walked(std::io::Result<Tree>),
 }
+
+/// A file as it was looked at, and its inode number.
+type Look = ((String, Result<Seen, Errno>), Option<u64>);
 
 /// Times of each inode when it was last looked at.
 type Times = BTreeMap<u64, [(i64, i64); 3]>;
@@ -218,6 +223,12 @@ fn become_root() {
     become_user(0);
 }
 
+/// Whether a time is so far from now that somebody must have set it.
+pub(crate) fn is_far(secs: i64) -> bool {
+    let today = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    secs.abs_diff(today as i64) > 86_400
+}
+
 fn hash(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
 }
@@ -257,8 +268,8 @@ impl Caller {
             Some(result) => result,
         };
         become_root();
-        let seen = self.look_around(&step.call);
-        Answer { result, seen }
+        let (seen, inodes) = self.look_around(&step.call).into_iter().unzip();
+        Answer { result, seen, inodes }
     }
 
     fn may_go(&self, call: &Call) -> Vec<u64> {
@@ -366,13 +377,13 @@ impl Caller {
     }
 
     /// Looks at every file that a call names, and at the directories they are in.
-    fn look_around(&mut self, call: &Call) -> Vec<(String, Result<Seen, Errno>)> {
+    fn look_around(&mut self, call: &Call) -> Vec<Look> {
         let mut seen = Vec::new();
         let (slots, paths) = named(call);
         for slot in slots {
             if let Some(file) = self.file(slot) {
                 let stat = sys::fstat(file);
-                seen.push((format!("slot {slot}"), stat.map(|stat| self.note(&stat))));
+                seen.push(self.look(format!("slot {slot}"), stat));
             }
         }
         for path in paths {
@@ -380,17 +391,21 @@ impl Caller {
             for (how, flags) in
                 [("followed", AtFlags::empty()), ("itself", AtFlags::SYMLINK_NOFOLLOW)]
             {
-                let stat = sys::statat(CWD, path, flags).map(|stat| self.note(&stat));
-                seen.push((format!("{name:?} {how}"), stat));
+                seen.push(self.look(format!("{name:?} {how}"), sys::statat(CWD, path, flags)));
             }
             let above = path
                 .iter()
                 .rposition(|byte| *byte == b'/')
                 .map_or(&b"."[..], |at| &path[..at.max(1)]);
-            let stat = sys::statat(CWD, above, AtFlags::empty()).map(|stat| self.note(&stat));
-            seen.push((format!("directory of {name:?}"), stat));
+            let stat = sys::statat(CWD, above, AtFlags::empty());
+            seen.push(self.look(format!("directory of {name:?}"), stat));
         }
         seen
+    }
+
+    fn look(&mut self, how: String, stat: Result<Stat, Errno>) -> Look {
+        let inode = stat.map(|stat| stat.st_ino).ok();
+        ((how, stat.map(|stat| self.note(&stat))), inode)
     }
 
     fn note(&mut self, stat: &Stat) -> Seen {
@@ -400,11 +415,10 @@ impl Caller {
             (stat.st_ctime, stat.st_ctime_nsec as i64),
         ];
         let before = self.times.insert(stat.st_ino, now);
-        let today = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let moment = |nth: usize| {
             let (secs, nanos) = now[nth];
             match before {
-                _ if secs.abs_diff(today as i64) > 86_400 => Moment::Set(secs, nanos),
+                _ if is_far(secs) => Moment::Set(secs, nanos),
                 Some(before) if before[nth] == now[nth] => Moment::Same,
                 _ => Moment::Changed,
             }
@@ -594,7 +608,8 @@ fn digest(path: &Path) -> std::io::Result<u64> {
     Ok(hash.digest())
 }
 
-fn xattrs(path: &Path) -> std::io::Result<BTreeMap<Vec<u8>, (usize, u64)>> {
+/// Extended attributes, with lengths and hashes of their values.
+pub(crate) fn xattrs(path: &Path) -> std::io::Result<BTreeMap<Vec<u8>, (usize, u64)>> {
     let mut list = vec![0; 1 << 16];
     let len = sys::llistxattr(path, &mut list[..])?;
     let mut found = BTreeMap::new();
