@@ -308,12 +308,12 @@ fn on_names(op: u16, a: u16, b: u16, c: u16, d: u16) -> Call {
         63..66 => Call::Rmdir { path: path(a) },
         66..73 => {
             let (no, exchange) = (RenameFlags::NOREPLACE, RenameFlags::EXCHANGE);
-            let none = RenameFlags::empty();
-            Call::Rename {
-                from: path(a),
-                to: path(b),
-                flags: pick(&[none, none, no, exchange, no | exchange], c),
-            }
+            // Over a directory that is not empty, ext4 changes times for nothing.
+            let white = RenameFlags::WHITEOUT | no;
+            let flags = [no, exchange, white, no | exchange, white | exchange];
+            let flags =
+                if c.is_multiple_of(2) { RenameFlags::empty() } else { pick(&flags, c / 2) };
+            Call::Rename { from: path(a), to: path(b), flags }
         }
         73..77 => Call::Chmod { at: at(a), mode: mode(b) },
         77..81 => Call::Chown { at: at(a), uid: owner(b), gid: owner(c) },
