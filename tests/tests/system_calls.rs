@@ -134,7 +134,7 @@ fn renames(root: &Path) -> Result<()> {
         ("over what must not be there", rename("a", "b", RenameFlags::NOREPLACE), Errno::EXIST),
         ("exchanged with nothing", rename("a", "none", exchange), Errno::NOENT),
         ("both flags", rename("a", "b", exchange | RenameFlags::NOREPLACE), Errno::INVAL),
-        ("leaving a whiteout", rename("a", "w", RenameFlags::WHITEOUT), Errno::INVAL),
+        ("exchange and whiteout", rename("a", "b", exchange | RenameFlags::WHITEOUT), Errno::INVAL),
         ("into itself", rename("d", "d/sub/x", plain), Errno::INVAL),
         ("exchanged with its own child", rename("d", "d/sub", exchange), Errno::INVAL),
         ("over its own parent", rename("d/sub", "d", plain), Errno::NOTEMPTY),
