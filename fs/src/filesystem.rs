@@ -296,6 +296,9 @@ impl Filesystem {
 
     /// `None`: there is no such name.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> FsResult<Option<Attr>> {
+        if name == b"." {
+            return self.lookup_handle(parent).await;
+        }
         loop {
             let moves = self.moves();
             let attr = match self.meta.lookup(parent, name).await {
@@ -307,6 +310,22 @@ impl Filesystem {
                 self.lifetimes.named(attr.ino);
                 return Ok(Some(attr));
             }
+        }
+    }
+
+    /// The name `.`, by which the kernel finds again what a file handle names: an inode of any kind
+    /// that still has a name.
+    async fn lookup_handle(&self, ino: Ino) -> FsResult<Option<Attr>> {
+        // Before the look: nothing keeps the last name from going in between.
+        self.lifetimes.named(ino);
+        let found = self.getattr(ino).await;
+        if matches!(&found, Ok(attr) if attr.nlink > 0) {
+            return found.map(Some);
+        }
+        self.forget(ino, 1);
+        match found {
+            Ok(_) | Err(FsError::Meta(MetaError::NotFound)) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 

@@ -79,8 +79,8 @@ const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
     // Access lists, which the kernel caches and obeys; inheriting them, and so the umask, is ours.
     .union(InitFlags::FUSE_POSIX_ACL)
     .union(InitFlags::FUSE_DONT_MASK)
-    // Inodes cannot be opened by number once they are forgotten.
-    .union(InitFlags::FUSE_NO_EXPORT_SUPPORT);
+    // File handles: inodes can be found by their number when the kernel has forgotten them.
+    .union(InitFlags::FUSE_EXPORT_SUPPORT);
 
 /// Linux's fallocate(2) flags.
 const FALLOC_KEEP_SIZE: i32 = 1;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use tests::checks;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::direct::{Aligned, BLOCK, Queue};
+use tests::handles::Handle;
 
 /// A check in a directory of its own.
 type Check = fn(&Path) -> Result<()>;
@@ -46,6 +47,62 @@ fn system_calls_answer_as_they_should() -> Result<()> {
     }
     let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
     checks::run(&demo, &CHECKS, |check, _, directory| check(directory))?;
+    demo.stop(Stop::Umount)
+}
+
+/// Files are found by their handles: wherever they were moved, when the kernel has forgotten them, and in
+/// later mounts; and none is found that is gone.
+#[test]
+fn file_handles_are_good_as_long_as_their_files() -> Result<()> {
+    if !can_mount() || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
+    fs::create_dir_all(demo.file("a/b"))?;
+    fs::write(demo.file("a/b/file"), "content")?;
+    symlink("target", demo.file("a/link"))?;
+    fs::write(demo.file("gone"), "")?;
+    let handle = |name: &str| Handle::of(&demo.file(name));
+    let (file, directory, link) = (handle("a/b/file")?, handle("a/b")?, handle("a/link")?);
+    let (root, gone) = (handle("")?, handle("gone")?);
+    let parent = fs::metadata(demo.file("a"))?.ino();
+    fs::write(demo.file("open"), "still there")?;
+    let (held, held_handle) = (File::open(demo.file("open"))?, handle("open")?);
+    fs::remove_file(demo.file("open"))?;
+    let all_found = |mount: &File| -> Result<()> {
+        let mut text = String::new();
+        file.open(mount, libc::O_RDONLY)?.read_to_string(&mut text)?;
+        ensure!(text == "content", "the file holds {text:?}");
+        let inside = directory.open(mount, libc::O_RDONLY | libc::O_DIRECTORY)?;
+        let above = rustix::fs::statat(&inside, "..", AtFlags::empty())?;
+        ensure!(above.st_ino == parent, "the directory above");
+        ensure!(rustix::fs::statat(&inside, "file", AtFlags::empty()).is_ok(), "the entry");
+        let target = rustix::fs::readlinkat(link.open(mount, libc::O_PATH)?, "", Vec::new())?;
+        ensure!(target.as_bytes() == b"target", "the link points to {target:?}");
+        ensure!(root.open(mount, libc::O_RDONLY)?.metadata()?.ino() == 1, "the root");
+        Ok(())
+    };
+    let is_stale = |handle: &Handle, mount: &File| {
+        let answer = handle.open(mount, libc::O_RDONLY);
+        ensure!(answer.as_ref().err().and_then(std::io::Error::raw_os_error) == Some(libc::ESTALE));
+        Ok(())
+    };
+    let mount = File::open(demo.path())?;
+    all_found(&mount)?;
+    held_handle.open(&mount, libc::O_RDONLY)?;
+    drop(held);
+    fs::rename(demo.file("a/b"), demo.file("a/moved"))?;
+    fs::remove_file(demo.file("gone"))?;
+    demo.drop_caches()?;
+    all_found(&mount)?;
+    is_stale(&gone, &mount)?;
+    is_stale(&held_handle, &mount)?;
+    drop(mount);
+    demo.remount()?;
+    let mount = File::open(demo.path())?;
+    all_found(&mount)?;
+    is_stale(&gone, &mount)?;
+    drop(mount);
     demo.stop(Stop::Umount)
 }
 
