@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -212,7 +212,8 @@ impl Demo {
             // The demo formats, and writes the cluster file with the daemons' addresses.
             let mut demo = Process::start_ready(&mut self.demo_command(), "ready", &self.log())?;
             self.daemons = (0..self.setup.disks).map(|n| self.find(n)).collect::<Result<_>>()?;
-            process::run(&mut umount(&self.path()), PATIENCE)?;
+            let path = self.path();
+            until_unused(|| umount(&path))?;
             demo.wait(PATIENCE)?;
         }
         for number in 0..self.daemons.len() {
@@ -239,20 +240,25 @@ impl Demo {
 
     /// Ends the mount in good order: everything flushed, the process gone with exit code 0.
     pub fn stop(&mut self, how: Stop) -> Result<()> {
-        let mut mount = self.mount.take().expect("mounted");
+        let path = self.path();
+        let mount = self.mount.as_mut().expect("mounted");
         match how {
-            Stop::Umount => drop(process::run(&mut umount(&self.path()), PATIENCE)?),
+            Stop::Umount => until_unused(|| umount(&path))?,
             Stop::Interrupt => mount.signal(Signal::SIGINT)?,
             Stop::Terminate => mount.signal(Signal::SIGTERM)?,
             Stop::AshlarUmount => {
-                let mut command = Command::new(binaries::ashlar());
-                process::run(command.arg("umount").arg(self.path()), PATIENCE)?;
+                until_unused(|| {
+                    let mut command = Command::new(binaries::ashlar());
+                    command.arg("umount").arg(&path);
+                    command
+                })?;
                 ensure!(!mount.runs(), "`ashlar umount` returned before the mount had ended");
             }
         }
         let status = mount.wait(PATIENCE).with_context(|| format!("{how:?}: {}", mount.said()))?;
         ensure!(status.success(), "{how:?}: the mount ended with {status}:\n{}", mount.said());
-        ensure!(!is_mounted(&self.path()), "{how:?}: still mounted after the process has ended");
+        self.mount = None;
+        ensure!(!is_mounted(&path), "{how:?}: still mounted after the process has ended");
         if self.setup.mode == Mode::Served { Ok(()) } else { self.end_daemons() }
     }
 
@@ -431,6 +437,20 @@ fn umount(path: &Path) -> Command {
     }
     command.arg(path);
     command
+}
+
+/// Runs a command that unmounts what the test does not use any more. Whoever looks at all mounts of the
+/// machine, as df does, is in this one too for a moment.
+fn until_unused(command: impl Fn() -> Command) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = process::output(&mut command(), PATIENCE)?;
+        if answer.status.success() {
+            return Ok(());
+        }
+        let why = String::from_utf8_lossy(&answer.stderr);
+        ensure!(why.contains("busy") && Instant::now() < end, "{:?}: {why}", command());
+    }
 }
 
 /// Takes a mount away that nobody serves any more.
