@@ -627,7 +627,11 @@ impl Filesystem {
     /// removexattr(2).
     pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> FsResult<()> {
         check_namespace(name)?;
-        Ok(self.meta.removexattr(ino, name).await?)
+        match self.meta.removexattr(ino, name).await {
+            // A list that is not there is as good as removed, as on other filesystems.
+            Err(MetaError::NoAttribute) if name == ACCESS_LIST || name == DEFAULT_LIST => Ok(()),
+            removed => Ok(removed?),
+        }
     }
 
     // The volume.

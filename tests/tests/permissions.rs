@@ -24,7 +24,7 @@ umask 022
 /// What is checked, how, and what is printed.
 type Check = (&'static str, &'static str, &'static str);
 
-const ACCESS_LISTS: [Check; 10] = [
+const ACCESS_LISTS: [Check; 11] = [
     (
         "a named user may what the list grants, nobody else may",
         "echo x > f; chmod 600 f; may as 10:10 cat f; setfacl -m u:10:r f; may as 10:10 cat f;
@@ -63,6 +63,12 @@ const ACCESS_LISTS: [Check; 10] = [
         "umask 027; touch f; mkdir d; mkfifo p; mode f d p; umask 0; touch g; mkdir e; mode g e;
          mkdir m; setfacl -d -m u::rwx,g::rwx,o::rwx m; umask 077; touch m/f; mkdir m/d; mode m/f m/d",
         "640 750 640 666 777 666 777",
+    ),
+    (
+        "a list that is not there may be removed",
+        "touch f; mkdir d; may setfattr -x system.posix_acl_access f; may setfattr -x user.none f;
+         may setfattr -x system.posix_acl_default d; may setfattr -n system.posix_acl_access -v 0x02000000 f",
+        "yes no yes yes",
     ),
     (
         "a default list goes with setfacl -k",
