@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use proto::cluster::Cluster;
-use proto::observe::{init_logs, sentence};
+use proto::observe::{init_logs_without, sentence};
 
 mod daemons;
 mod demo;
@@ -125,7 +125,7 @@ fn with_logs(
     run: impl FnOnce() -> Result<ExitCode>,
 ) -> Result<ExitCode> {
     let from_env = std::env::var_os("RUST_LOG").is_some();
-    init_logs(log.or((!from_env).then_some(default)))?;
+    init_logs_without(log.or((!from_env).then_some(default)), Some(crate::fuse::NOISE))?;
     run()
 }
 

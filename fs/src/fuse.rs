@@ -82,6 +82,11 @@ const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
     // File handles: inodes can be found by their number when the kernel has forgotten them.
     .union(InitFlags::FUSE_EXPORT_SUPPORT);
 
+/// Whose log says nothing of use: when a signal comes in the midst of a request, the kernel asks to
+/// interrupt it; fuser answers that it cannot, mostly when the request has ended already, and calls
+/// it an error that nobody waits for that answer. Some programs live on signals.
+pub(crate) const NOISE: &str = "fuser::reply";
+
 /// Linux's fallocate(2) flags.
 const FALLOC_KEEP_SIZE: i32 = 1;
 const FALLOC_PUNCH_HOLE: i32 = 2;

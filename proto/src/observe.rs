@@ -48,10 +48,20 @@ pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Logs go to stderr. The level is `filter`, else RUST_LOG, else `info`.
 pub fn init_logs(filter: Option<&str>) -> Result<(), ObserveError> {
+    init_logs_without(filter, None)
+}
+
+/// The same, with nothing from `target` unless the filter names its library.
+pub fn init_logs_without(filter: Option<&str>, target: Option<&str>) -> Result<(), ObserveError> {
     let from_env = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let filter = filter.or(from_env.as_deref()).unwrap_or("info");
-    let parsed = EnvFilter::try_new(filter)
+    let mut parsed = EnvFilter::try_new(filter)
         .map_err(|e| ObserveError::Filter { filter: filter.to_owned(), why: e.to_string() })?;
+    let library = target.and_then(|target| target.split("::").next()).unwrap_or_default();
+    if let Some(target) = target.filter(|_| !filter.contains(library)) {
+        let off = format!("{target}=off").parse().expect("a target is a directive");
+        parsed = parsed.add_directive(off);
+    }
     // A second subscriber in one process (the embedded mode) is the first one.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(parsed)

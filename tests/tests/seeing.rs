@@ -102,6 +102,28 @@ fn a_daemon_serves_metrics_and_says_once_what_it_is() -> Result<()> {
     Ok(())
 }
 
+/// Some programs live on signals, and many of those come in the midst of a request.
+const SIGNALLED: &str = "import os, signal
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+for _ in range(1000):
+    with open('f', 'wb', 0) as f: f.write(b'x' * 70000)
+    os.rename('f', 'g'); os.unlink('g')
+signal.setitimer(signal.ITIMER_REAL, 0)
+";
+
+#[test]
+fn signals_to_a_program_are_nothing_to_log() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
+    run(Command::new("python3").args(["-c", SIGNALLED]).current_dir(demo.path()), PATIENCE)?;
+    let said = demo.said();
+    ensure!(!said.contains("ERROR") && !said.contains("WARN"), "logged:\n{said}");
+    demo.stop(Stop::Umount)
+}
+
 /// A loopback address that nobody listens on now.
 fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
