@@ -318,11 +318,14 @@ impl History {
         let some = *outcome != Outcome::Number(0);
         let keeping = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
         let synced = match &step.call {
-            Call::Sync { .. } => answered,
-            Call::Write { slot, .. } => answered && some && self.synced[*slot],
+            Call::Sync { .. } => true,
+            // Pipes and devices are the kernel's: nobody hears of it.
+            Call::Write { slot, .. } => {
+                some && self.synced[*slot] && answer.kind() == Some(FileType::RegularFile)
+            }
             _ => false,
         };
-        if synced {
+        if synced && answered {
             self.change(file, Possible::settled)?;
             self.names_are_durable();
             return Ok(true);

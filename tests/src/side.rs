@@ -80,6 +80,14 @@ pub struct Answer {
     pub inodes: Vec<Option<u64>>,
 }
 
+impl Answer {
+    /// What kind of file the call named first.
+    pub(crate) fn kind(&self) -> Option<FileType> {
+        let (_, seen) = self.seen.first()?;
+        seen.as_ref().ok().map(|seen| FileType::from_raw_mode(seen.mode))
+    }
+}
+
 /// A file of the whole tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
