@@ -6,12 +6,18 @@
 //! times) is each place's own. All else is as the first mount was asked for.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::attach::Detached;
 use crate::control;
 use crate::mount::MountOptions;
 use crate::mountpoint::MountEntry;
 use crate::utab;
+
+/// How long another process may take to mount a volume that it has opened.
+const WAIT_FOR_FIRST: Duration = Duration::from_secs(30);
+/// How often to look.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a mounted volume cannot be shown at a second place.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +59,20 @@ pub enum SecondError {
     },
 }
 
-/// A place where process `pid` shows this volume: the one that shows most of it.
-pub fn first(volume: &str, pid: u32) -> Option<MountEntry> {
-    let places = control::places(volume, pid);
-    places.into_iter().min_by_key(|place| place.root.components().count())
+/// Where another process shows this volume of the metadata in `dir`: the place that shows most of it.
+/// One that has the volume open, and does not show it yet, is waited for. `None`: none has, or that
+/// takes too long.
+pub async fn first(dir: &Path, volume: &str) -> Option<MountEntry> {
+    let deadline = Instant::now() + WAIT_FOR_FIRST;
+    loop {
+        let by = meta::lock_holder(dir, volume).ok()??;
+        let places = control::places(volume, by.pid).into_iter();
+        let found = places.min_by_key(|place| place.root.components().count());
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Shows what is mounted at `first` at `at` as well: with these options, and of its directory that

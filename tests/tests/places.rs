@@ -129,6 +129,28 @@ fn a_mounted_volume_appears_at_a_second_place() -> Result<()> {
 }
 
 #[test]
+fn two_mounts_at_once_are_one_volume_at_two_places() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    let places = Places::new(&site, &["second"])?;
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let options = format!("metrics={free}");
+    for round in 0..5 {
+        // As at boot: whoever is second finds the volume and the address taken, and nothing to be
+        // seen yet.
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| places.mount("second", &options));
+            site.mount(&options).and(other.join().expect("it does not panic"))
+        })?;
+        fs::write(site.file("file"), content(round, 1 << 20))?;
+        let seen = fs::read(places.path("second").join("file"))?;
+        ensure!(seen == content(round, 1 << 20), "round {round}: two volumes");
+        places.umount("mnt")?;
+        places.umount("second")?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_second_place_that_cannot_be_is_refused_in_one_sentence() -> Result<()> {
     let Some(site) = Site::embedded()? else { return Ok(()) };
     let places = Places::new(&site, &["second", "third"])?;

@@ -9,8 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use proto::cluster::Cluster;
-use proto::observe::serve_metrics;
+use proto::observe::{ObserveError, serve_metrics};
 
 use super::options::Options;
 use super::size::Size;
@@ -18,7 +17,7 @@ use super::{ClusterFile, block_on, needed_directories, sentence, with_logs};
 use crate::control::Caller;
 use crate::data::DataSettings;
 use crate::mount::{Mount, MountPlan};
-use crate::mountpoint::{self, MountEntry};
+use crate::mountpoint;
 use crate::second;
 
 /// First words of the line by which a background mount tells that it is mounted, or why not.
@@ -26,6 +25,8 @@ const MOUNTED: &str = "mounted";
 const FAILED: &str = "failed ";
 /// How long a mount may take to hear what has changed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between the metrics' address and the volume, a mount takes nothing else.
+const NEXT: Duration = Duration::from_millis(500);
 /// Set in a process that serves a mount in the background.
 const BACKGROUND: &str = "ASHLAR_BACKGROUND";
 /// Memory for either purpose.
@@ -101,7 +102,7 @@ pub(super) struct Request {
     cluster: ClusterFile,
     options: Options,
     foreground: bool,
-    /// A volume that is mounted may be shown here as well.
+    /// A volume that is mounted may be shown here as well; only root can do that.
     second: bool,
 }
 
@@ -183,10 +184,6 @@ fn mount(request: Request) -> Result<ExitCode> {
     let needed = needed_directories(&cluster);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
     let mountpoint = mountpoint::check(&mountpoint, &needed, options.nonempty)?;
-    if second && let Some(first) = mounted_before(&cluster, &volume)? {
-        second::show(&first, &mountpoint, &options.mount)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let background = std::env::var_os(BACKGROUND).is_some();
     if !foreground && !background {
         return in_background(&cluster.meta.join(format!("{volume}.messages")));
@@ -202,29 +199,46 @@ fn mount(request: Request) -> Result<ExitCode> {
     };
     let plan = MountPlan { volume, cluster, mountpoint, options: options.mount, data };
     block_on(async {
-        if let Some(address) = options.metrics {
-            serve_metrics(address)?;
-        }
         log_start(&plan);
         let at = plan.mountpoint.clone();
-        let mount = Mount::start(plan).await?;
+        let second = second && nix::unistd::geteuid().is_root();
+        let mount = start_or_show(plan, options.metrics, second).await?;
         println!("{MOUNTED} on {}", at.display());
+        let Some(mount) = mount else { return Ok(()) };
         if background {
             let null = File::options().write(true).open("/dev/null").context("/dev/null")?;
             nix::unistd::dup2_stdout(&null).context("letting go of stdout")?;
         }
-        Ok(mount.run().await?)
+        anyhow::Ok(mount.run().await?)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where this volume is mounted already. Only root can show it at a second place.
-fn mounted_before(cluster: &Cluster, volume: &str) -> Result<Option<MountEntry>> {
-    if !nix::unistd::geteuid().is_root() {
-        return Ok(None);
+/// Mounts it, to be served; or shows it here, if another process has mounted it and that will do.
+async fn start_or_show(
+    plan: MountPlan,
+    metrics: Option<SocketAddr>,
+    second: bool,
+) -> Result<Option<Mount>> {
+    let MountPlan { volume, mountpoint, options, .. } = plan.clone();
+    let dir = plan.cluster.meta.clone();
+    let start = async || {
+        metrics.map_or(Ok(()), serve_metrics)?;
+        anyhow::Ok(Mount::start(plan).await?)
+    };
+    let why = match start().await {
+        Err(why) if second => why,
+        started => return started.map(Some),
+    };
+    if why.is::<ObserveError>() {
+        // Who has got that address takes the volume next.
+        tokio::time::sleep(NEXT).await;
     }
-    let holder = meta::lock_holder(&cluster.meta, volume)?;
-    Ok(holder.and_then(|holder| second::first(volume, holder.pid)))
+    match second::first(&dir, &volume).await {
+        Some(first) => second::show(&first, &mountpoint, &options)?,
+        None => return Err(why),
+    }
+    Ok(None)
 }
 
 /// The one line that says which program runs with which settings.
