@@ -261,6 +261,20 @@ impl Step {
     }
 }
 
+/// As programs replace a file: another is written, and renamed over it. By root.
+pub fn replacing() -> Vec<Step> {
+    let name = |name: &[u8]| Text(name.to_vec());
+    let kind = rustix::fs::FileType::RegularFile;
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let calls = [
+        Call::Mknod { path: name(b"d"), kind, mode: 0o644 },
+        Call::Open { slot: 0, path: name(b"e"), flags, mode: 0o600 },
+        Call::Write { slot: 0, offset: Some(0), len: 5000, byte: 77 },
+        Call::Rename { from: name(b"e"), to: name(b"d"), flags: RenameFlags::empty() },
+    ];
+    calls.map(|call| Step { who: 0, umask: 0o022, call }).to_vec()
+}
+
 fn on_data(op: u16, a: u16, b: u16, c: u16, d: u16, e: u16) -> Call {
     let slot = usize::from(a) % SLOTS;
     let some = |offset: u16| (!offset.is_multiple_of(3)).then(|| size(offset / 3));

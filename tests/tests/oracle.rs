@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use tests::binaries::ashlar;
-use tests::calls::{Raw, Step};
+use tests::calls::{Raw, Step, replacing};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::pair::{Ext4, PAIRS, Pair, Progress};
 use tests::process::{PATIENCE, run};
@@ -51,6 +51,8 @@ enum Event {
 enum Between {
     /// fsync(2) of a directory: all names are durable, and what was written need not be.
     SyncNames,
+    /// The same after a file was replaced by a new one that was not synced.
+    SyncReplaced,
     /// Nothing for so many milliseconds.
     Rest(u64),
 }
@@ -73,7 +75,11 @@ struct Case {
 }
 
 fn kills() -> impl Strategy<Value = Event> {
-    let between = prop_oneof![Just(Between::SyncNames), (0..LONGEST_REST).prop_map(Between::Rest)];
+    let between = prop_oneof![
+        Just(Between::SyncNames),
+        Just(Between::SyncReplaced),
+        (0..LONGEST_REST).prop_map(Between::Rest),
+    ];
     let between = proptest::option::weighted(0.7, (any::<Index>(), between));
     let during = proptest::option::of(0..LONGEST_CALL);
     (any::<bool>(), between, during)
@@ -182,6 +188,12 @@ impl Both<'_> {
                 match kill.between {
                     None => {}
                     Some((_, Between::SyncNames)) => Pair::sync_names(pairs)?,
+                    Some((_, Between::SyncReplaced)) => {
+                        for pair in pairs.iter_mut() {
+                            pair.run(&replacing(), 0, &progress).context("replacing a file")?;
+                        }
+                        Pair::sync_names(pairs)?;
+                    }
                     Some((_, Between::Rest(millis))) => {
                         std::thread::sleep(Duration::from_millis(millis));
                     }
