@@ -35,7 +35,7 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
 };
 use futures::FutureExt;
-use meta::{Attr, Caller, DirEntry, Ino, Kind, NAME_MAX, NewNode, RenameMode, Time};
+use meta::{Attr, Caller, DirEntry, Ino, Kind, MetaError, NAME_MAX, NewNode, RenameMode, Time};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -841,7 +841,14 @@ impl fuser::Filesystem for Door {
         };
         let (fs, asker) = (self.fs.clone(), asker(req));
         let (name, value) = (owned(name), value.to_vec());
-        let work = async move { fs.setxattr(asker, Ino(ino.0), &name, &value, must).await };
+        let work = async move {
+            if flags == XATTR_CREATE | XATTR_REPLACE {
+                // New and there before: no attribute is both.
+                let found = fs.getxattr(Ino(ino.0), &name).await;
+                return found.and(Err(MetaError::Exists.into()));
+            }
+            fs.setxattr(asker, Ino(ino.0), &name, &value, must).await
+        };
         self.answer(Op::Setxattr, work, move |result| reply_empty(reply, result));
     }
 

@@ -132,6 +132,8 @@ fn attributes(root: &Path) -> Result<()> {
     refused(vec![
         ("made twice", set("user.a", b"", create), Errno::EXIST),
         ("replaced where none is", set("user.b", b"", replace), Errno::NODATA),
+        ("there and new", set("user.a", b"", create | replace), Errno::EXIST),
+        ("new and there", set("user.b", b"", create | replace), Errno::NODATA),
         ("a name of 256", set(&format!("user.{}", "n".repeat(251)), b"", any), Errno::RANGE),
         ("64 KiB and one", set("user.c", &vec![1; 65_537], any), Errno::TOOBIG),
         ("no name of its own", set("user.", b"", any), Errno::INVAL),
