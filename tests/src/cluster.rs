@@ -429,7 +429,7 @@ impl Drop for Demo {
 }
 
 /// The command that unmounts: root's, or the one that FUSE gives to everybody.
-fn umount(path: &Path) -> Command {
+pub fn umount(path: &Path) -> Command {
     let mut command = Command::new("umount");
     if !nix::unistd::geteuid().is_root() {
         command = Command::new("fusermount3");
@@ -441,7 +441,7 @@ fn umount(path: &Path) -> Command {
 
 /// Runs a command that unmounts what the test does not use any more. Whoever looks at all mounts of the
 /// machine, as df does, is in this one too for a moment.
-fn until_unused(command: impl Fn() -> Command) -> Result<()> {
+pub fn until_unused(command: impl Fn() -> Command) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
         let answer = process::output(&mut command(), PATIENCE)?;

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::binaries::{ashlar, storaged};
-use crate::cluster::{can_mount, is_mounted};
+use crate::cluster::{can_mount, is_mounted, umount, until_unused};
 use crate::process::{PATIENCE, Process, output, run, wait_until};
 
 /// What a umount by force may take.
@@ -174,7 +174,7 @@ impl Site {
 
     /// Unmounts by umount(8).
     pub fn umount(&self) -> Result<()> {
-        run(Command::new("umount").arg(self.point()), PATIENCE)?;
+        until_unused(|| umount(&self.point()))?;
         ensure!(!is_mounted(&self.point()), "umount returned, and it is still mounted");
         Ok(())
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::binaries::{ashlar, storaged};
-use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted};
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted, umount, until_unused};
 use tests::process::{PATIENCE, bounded, output, run, wait_until};
 use tests::seed::content;
 use tests::site::{Site, VOLUME, is_gone, is_read_only, refused};
@@ -55,7 +55,7 @@ impl<'a> Places<'a> {
 
     fn umount(&self, name: &str) -> Result<()> {
         let since = Instant::now();
-        run(Command::new("umount").arg(self.path(name)), PATIENCE)?;
+        until_unused(|| umount(&self.path(name)))?;
         ensure!(!is_mounted(&self.path(name)), "{name} is still mounted");
         ensure!(since.elapsed() < AT_ONCE, "leaving {name} took {:?}", since.elapsed());
         Ok(())
