@@ -22,6 +22,8 @@ use crate::process::{PATIENCE, Process, output, run, wait_until};
 pub const FORCED: Duration = Duration::from_secs(30);
 /// The volume of every test.
 pub const VOLUME: &str = "photos";
+/// The cluster's file, beside the disks.
+pub const CLUSTER: &str = "cluster.toml";
 const HELPERS: [&str; 2] = ["/sbin/mount.fuse.ashlar", "/sbin/umount.fuse.ashlar"];
 
 /// The helpers in /sbin, as long as this lives; one test at a time.
@@ -53,6 +55,45 @@ impl Drop for Helpers {
             }
         }
     }
+}
+
+/// Makes six disks in `home`, a cluster's file of them, and the volume. `run_by` says how a program of
+/// ours is run, `place` where a disk is to be found: a line of that file.
+pub fn format(
+    home: &Path,
+    run_by: impl Fn(&Path) -> Command,
+    mut place: impl FnMut(usize, &Path) -> Result<String>,
+) -> Result<()> {
+    let mut file = String::new();
+    let mut cluster = "--new-cluster".to_owned();
+    for number in 0..6 {
+        let disk = home.join(format!("disk{number}"));
+        let mut init = run_by(&storaged());
+        init.args(["disk", "init"]).arg(&disk).args(cluster.split(' '));
+        init.args(["--capacity", "1GiB", "--block-file", "16MiB", "--json"]);
+        let ids: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
+        let id = |key: &str| ids[key].as_str().map(str::to_owned).context("an id");
+        if number == 0 {
+            file = format!("cluster = \"{}\"\nmeta = \"meta\"\n", id("cluster")?);
+            cluster = format!("--cluster {}", id("cluster")?);
+        }
+        file += &format!("[[slot]]\ndisk = \"{}\"\n{}\n", id("disk")?, place(number, &disk)?);
+    }
+    fs::write(home.join(CLUSTER), file)?;
+    let mut format = run_by(&ashlar());
+    format.args(["format", VOLUME, "--cluster"]).arg(home.join(CLUSTER));
+    run(&mut format, PATIENCE).map(drop)
+}
+
+/// The place of a disk that the mount opens itself: beside the file.
+pub fn embedded(number: usize) -> String {
+    format!("path = \"disk{number}\"")
+}
+
+/// The process that serves a mount, by what `ashlar status --json` has said.
+pub fn pid_in(status: &str) -> Result<Pid> {
+    let status: serde_json::Value = serde_json::from_str(status)?;
+    Ok(Pid::from_raw(i32::try_from(status["mount"]["pid"].as_i64().context("pid")?)?))
 }
 
 /// Six disks, a volume on them, a mount point, and the helpers. All is taken away when it is dropped.
@@ -92,29 +133,15 @@ impl Site {
     }
 
     fn format(&mut self, served: bool) -> Result<()> {
-        let mut file = String::new();
-        let mut cluster = "--new-cluster".to_owned();
-        for number in 0..6 {
-            let disk = self.outside(&format!("disk{number}"));
-            let mut init = Command::new(storaged());
-            init.args(["disk", "init"]).arg(&disk).args(cluster.split(' '));
-            init.args(["--capacity", "1GiB", "--block-file", "16MiB", "--json"]);
-            let ids: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
-            let id = |key: &str| ids[key].as_str().map(str::to_owned).context("an id");
-            if number == 0 {
-                file = format!("cluster = \"{}\"\nmeta = \"meta\"\n", id("cluster")?);
-                cluster = format!("--cluster {}", id("cluster")?);
-            }
-            let place = match served {
-                true => format!("address = \"{}\"", self.serve(number, &disk)?),
-                false => format!("path = \"disk{number}\""),
-            };
-            file += &format!("[[slot]]\ndisk = \"{}\"\n{place}\n", id("disk")?);
-        }
-        fs::write(self.cluster(), file)?;
-        let mut format = Command::new(ashlar());
-        format.args(["format", VOLUME, "--cluster"]).arg(self.cluster());
-        run(&mut format, PATIENCE).map(drop)
+        let home = self.home.path().to_owned();
+        format(
+            &home,
+            |program| Command::new(program),
+            |number, disk| match served {
+                true => Ok(format!("address = \"{}\"", self.serve(number, disk)?)),
+                false => Ok(embedded(number)),
+            },
+        )
     }
 
     fn serve(&mut self, number: usize, disk: &Path) -> Result<String> {
@@ -138,7 +165,7 @@ impl Site {
 
     /// The cluster's file.
     pub fn cluster(&self) -> PathBuf {
-        self.outside("cluster.toml")
+        self.outside(CLUSTER)
     }
 
     /// The mount point.
@@ -153,9 +180,14 @@ impl Site {
 
     /// `mount -t fuse.ashlar` with these options after the one that names the cluster.
     pub fn mount_command(&self, options: &str) -> Command {
+        self.mount_at(&self.point(), options)
+    }
+
+    /// The same at another place.
+    pub fn mount_at(&self, at: &Path, options: &str) -> Command {
         let mut command = Command::new("mount");
         let options = format!("cluster={},{options}", self.cluster().display());
-        command.args(["-t", "fuse.ashlar", VOLUME]).arg(self.point()).args(["-o", &options]);
+        command.args(["-t", "fuse.ashlar", VOLUME]).arg(at).args(["-o", &options]);
         command
     }
 
@@ -193,8 +225,7 @@ impl Site {
     pub fn pid(&self) -> Result<Pid> {
         let mut status = Command::new(ashlar());
         let said = run(status.arg("status").arg(self.point()).arg("--json"), PATIENCE)?;
-        let status: serde_json::Value = serde_json::from_str(&said)?;
-        Ok(Pid::from_raw(i32::try_from(status["mount"]["pid"].as_i64().context("pid")?)?))
+        pid_in(&said)
     }
 
     /// kill -9 of the process that serves it; the dead mount is taken away.

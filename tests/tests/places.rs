@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::binaries::{ashlar, storaged};
+use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted, umount, until_unused};
 use tests::process::{PATIENCE, bounded, output, run, wait_until};
 use tests::seed::content;
-use tests::site::{Site, VOLUME, is_gone, is_read_only, refused};
+use tests::site::{
+    CLUSTER, Site, VOLUME, embedded, format, is_gone, is_read_only, pid_in, refused,
+};
 
 /// Leaving one of several places takes a system call: nothing is waited for.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -41,10 +43,7 @@ impl<'a> Places<'a> {
     }
 
     fn mount_command(&self, name: &str, options: &str) -> Command {
-        let mut command = Command::new("mount");
-        let options = format!("cluster={},{options}", self.site.cluster().display());
-        command.args(["-t", "fuse.ashlar", VOLUME]).arg(self.path(name)).args(["-o", &options]);
-        command
+        self.site.mount_at(&self.path(name), options)
     }
 
     fn mount(&self, name: &str, options: &str) -> Result<()> {
@@ -293,38 +292,21 @@ impl Mine {
     fn format() -> Result<Self> {
         let mine = Self { home: tempfile::Builder::new().prefix("ashlar-user-").tempdir()? };
         chown(mine.home.path(), Some(Self::USER), Some(Self::USER))?;
-        let mut file = String::new();
-        let mut cluster = "--new-cluster".to_owned();
-        for number in 0..4 {
-            let mut init = Self::as_user(&storaged());
-            init.args(["disk", "init"]).arg(mine.path(&format!("disk{number}")));
-            init.args(cluster.split(' ')).args(["--capacity", "1GiB", "--json"]);
-            let ids: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
-            let id = |key: &str| ids[key].as_str().map(str::to_owned).context("an id");
-            if number == 0 {
-                file = format!("cluster = \"{}\"\nmeta = \"meta\"\n", id("cluster")?);
-                cluster = format!("--cluster {}", id("cluster")?);
-            }
-            file += &format!("[[slot]]\ndisk = \"{}\"\npath = \"disk{number}\"\n", id("disk")?);
-        }
-        fs::write(mine.path("cluster.toml"), file)?;
+        format(mine.home.path(), Self::as_user, |number, _| Ok(embedded(number)))?;
         fs::create_dir(mine.path("mnt"))?;
         chown(mine.path("mnt"), Some(Self::USER), Some(Self::USER))?;
-        mine.ashlar(&["format", VOLUME, "--scheme", "ec(2,1)"])?;
         Ok(mine)
     }
 
     /// A command of ours, by that user, with the cluster's file.
     fn ashlar(&self, words: &[&str]) -> Result<String> {
         let mut command = Self::as_user(&ashlar());
-        command.args(words).env("ASHLAR_CLUSTER", self.path("cluster.toml"));
+        command.args(words).env("ASHLAR_CLUSTER", self.path(CLUSTER));
         run(command.current_dir(self.home.path()), PATIENCE)
     }
 
     fn pid(&self) -> Result<Pid> {
-        let status = self.ashlar(&["status", "mnt", "--json"])?;
-        let status: serde_json::Value = serde_json::from_str(&status)?;
-        Ok(Pid::from_raw(i32::try_from(status["mount"]["pid"].as_i64().context("pid")?)?))
+        pid_in(&self.ashlar(&["status", "mnt", "--json"])?)
     }
 }
 
