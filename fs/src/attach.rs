@@ -151,13 +151,13 @@ impl Detached {
         // What is not said is as with any new mount, and not as where it was copied.
         let atime = options.atime.or(Some(Atime::Relative));
         let flags = flags(&MountOptions { atime, ..options.clone() });
-        let (unseen, to) = (at.to_owned(), at);
+        let unseen = at.to_owned();
         let changed = self.out_of_sight(at, move || {
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
             mount(None::<&str>, &unseen, None::<&str>, flags, None::<&str>)?;
             Self::copy(&unseen, Path::new(""))
         })?;
-        changed.attach(to, None)
+        changed.attach(at, None)
     }
 
     /// A mount of a directory in it. The kernel copies trees only out of mounts that are somewhere

@@ -324,15 +324,7 @@ mod tests {
 
     #[test]
     fn mounts_that_had_the_same_number_have_different_names() {
-        let mount = |source: &str| MountEntry {
-            id: 1,
-            root: "/".into(),
-            device: "0:1048575".to_owned(),
-            path: "/mnt".into(),
-            kind: "fuse.ashlar".to_owned(),
-            source: source.to_owned(),
-            options: String::new(),
-        };
+        let mount = |source: &str| MountEntry::example(source, "/", "/mnt");
         let _ending = UnixListener::bind_addr(&address(&mount("photos")).unwrap()).unwrap();
         let longest = "x".repeat(64);
         let _new = UnixListener::bind_addr(&address(&mount(&longest)).unwrap()).unwrap();

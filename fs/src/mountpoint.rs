@@ -115,6 +115,22 @@ pub struct MountEntry {
     pub options: String,
 }
 
+#[cfg(test)]
+impl MountEntry {
+    /// A volume's mount that is nowhere.
+    pub(crate) fn example(source: &str, root: &str, path: &str) -> Self {
+        Self {
+            id: 1,
+            device: "0:1048575".to_owned(),
+            root: root.into(),
+            path: path.into(),
+            kind: TYPE.to_owned(),
+            source: source.to_owned(),
+            options: String::new(),
+        }
+    }
+}
+
 impl MountEntry {
     /// Is the filesystem read-only, so that no mount of it can be written to?
     pub fn is_read_only(&self) -> bool {

@@ -85,15 +85,7 @@ mod tests {
 
     #[test]
     fn a_line_is_as_mount_writes_it() {
-        let mount = |root: &str, path: &str| MountEntry {
-            id: 1,
-            device: "0:50".to_owned(),
-            root: root.into(),
-            path: path.into(),
-            kind: "fuse.ashlar".to_owned(),
-            source: "photos".to_owned(),
-            options: String::new(),
-        };
+        let mount = |root, path| MountEntry::example("photos", root, path);
         let text = line(&mount("/", "/mnt/my photos"));
         assert_eq!(text, b"SRC=photos TARGET=/mnt/my\\040photos ROOT=/ ");
         let text = line(&mount("/2024", "/mnt"));

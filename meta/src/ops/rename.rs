@@ -25,9 +25,10 @@ pub(crate) fn rename(
         None => None,
     };
     match (mode, &target) {
+        (RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }, Some(_)) => {
+            return Err(MetaError::Exists);
+        }
         (RenameMode::Exchange, None) => return Err(MetaError::NotFound),
-        (RenameMode::Exchange, _) => {}
-        (mode, Some(_)) if !mode.replaces() => return Err(MetaError::Exists),
         _ => {}
     }
     refuse_loops(
