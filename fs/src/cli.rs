@@ -16,6 +16,7 @@ mod demo;
 mod format;
 mod fsck;
 mod helper;
+mod manual;
 mod mount;
 mod options;
 mod size;
@@ -24,7 +25,7 @@ mod umount;
 
 /// A filesystem that keeps every byte erasure-coded across many disks.
 #[derive(Parser)]
-#[command(name = "ashlar", version, max_term_width = 100)]
+#[command(name = "ashlar", version = proto::VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
     /// [default: $RUST_LOG, or info]
@@ -43,6 +44,8 @@ enum Command {
     Umount(umount::Args),
     Fsck(fsck::Args),
     InstallHelper(helper::InstallArgs),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
     /// The storage daemon, as `storaged` (the demo starts it with --daemons)
     #[command(hide = true, disable_help_flag = true)]
     Storaged {
@@ -107,6 +110,8 @@ pub fn main() -> ExitCode {
         Command::Umount(args) => with_logs(log, "warn", || umount::run(&args)),
         Command::Fsck(args) => with_logs(log, "error", || fsck::run(args)),
         Command::InstallHelper(args) => helper::install(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::write_pages(&args),
     };
     exit_code(result, ExitCode::FAILURE)
 }

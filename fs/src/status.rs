@@ -86,7 +86,7 @@ impl Status {
 
     /// Of disks alone.
     pub fn of_disks(disks: Vec<SlotStatus>) -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), mount: None, disks }
+        Self { version: proto::VERSION.to_owned(), mount: None, disks }
     }
 
     /// Indented JSON.

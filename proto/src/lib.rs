@@ -10,9 +10,10 @@
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
 //! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
 //!   our own types.
-//! * [`observe`], [`allocator`], [`buffer`]: logs, metrics and memory, alike in every binary.
+//! * [`observe`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the word to systemd, and
+//!   memory, alike in every binary.
 //!
-//! Nothing here does I/O except [`client`], [`link`] and [`observe`].
+//! Nothing here does I/O except [`client`], [`link`], [`observe`] and [`systemd`].
 
 pub mod allocator;
 pub mod buffer;
@@ -26,6 +27,10 @@ pub mod link;
 pub mod observe;
 pub mod part_store;
 pub mod scheme;
+pub mod systemd;
+
+/// What `--version`, logs and status say of a program: its version, and the commit it was built from.
+pub const VERSION: &str = env!("ASHLAR_VERSION");
 
 /// Code generated from the contracts in `proto/*.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, unreachable_pub)]

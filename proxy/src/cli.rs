@@ -20,7 +20,7 @@ use crate::service::{ServeError, serve};
 
 /// Keeps erasure-coded blobs on the slots of an Ashlar cluster.
 #[derive(Debug, Parser)]
-#[command(name = "proxyd", version)]
+#[command(name = "proxyd", version = proto::VERSION)]
 pub struct Cli {
     /// What is logged, as in info or proxy=debug.
     #[arg(long, global = true, value_name = "FILTER")]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use proto::id::{BlobId, ClusterId, SlotId};
 use proto::observe::{init_logs, sentence};
 
@@ -16,7 +16,7 @@ use crate::daemon::{self, RunConfig};
 
 /// Keeps parts of blobs on the disks of this machine.
 #[derive(Debug, Parser)]
-#[command(name = "storaged", version, propagate_version = true)]
+#[command(name = "storaged", version = proto::VERSION, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -194,6 +194,11 @@ impl FromStr for Size {
     }
 }
 
+/// What the program understands, for its manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The whole program. Call it outside of any tokio runtime; the first argument is the program's
 /// name. An error is one sentence on stderr and exit code 1; wrong usage is exit code 2.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -259,7 +264,6 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use proto::id::{ClusterId, DiskId};
 use proto::observe::serve_metrics;
+use proto::systemd;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -81,11 +82,12 @@ pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
         serve_metrics(address)?;
     }
     let paths = config.disk.clone();
-    let opened = tokio::task::spawn_blocking(move || open_all(&paths)).await??;
+    let opened = systemd::starting(tokio::task::spawn_blocking(move || open_all(&paths))).await??;
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), %listen, cluster = %opened.cluster,
+        version = proto::VERSION, %listen, cluster = %opened.cluster,
         disks = opened.disks.len(), metrics = ?config.metrics, "storaged is ready"
     );
+    systemd::ready();
     let disks: Vec<Arc<Disk>> = opened.disks.values().cloned().collect();
     let service = Service::new(opened.cluster, opened.disks, opened.broken);
     let served = service.serve(listener, stop).await;
@@ -107,6 +109,7 @@ fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping");
+        systemd::stopping();
         stop.cancel();
     });
     Ok(())

@@ -180,7 +180,7 @@ impl Service {
             ..Default::default()
         });
         wire::StatusReply {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: proto::VERSION.to_owned(),
             cluster: Bytes::copy_from_slice(self.cluster.as_bytes()),
             disks: open.chain(broken).collect(),
         }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::options::Options;
 use super::{exit_code, mount, umount, with_logs};
@@ -35,7 +35,7 @@ pub(super) enum Helper {
 
 /// Mounts a volume for mount(8); run by: mount -t fuse.ashlar VOLUME DIRECTORY -o OPTIONS
 #[derive(Parser)]
-#[command(name = MOUNT, version, after_help = mount::OPTIONS)]
+#[command(name = MOUNT, version = proto::VERSION, after_help = mount::OPTIONS)]
 struct MountArgs {
     /// Name of the volume
     volume: String,
@@ -57,7 +57,7 @@ struct MountArgs {
 
 /// Unmounts a volume for umount(8); run by: umount DIRECTORY
 #[derive(Parser)]
-#[command(name = UMOUNT, version, after_help = "Example:\n  umount /mnt/photos")]
+#[command(name = UMOUNT, version = proto::VERSION, after_help = "Example:\n  umount /mnt/photos")]
 struct UmountArgs {
     #[command(flatten)]
     umount: umount::Args,
@@ -77,6 +77,11 @@ struct Ignored {
     /// The type with which it was called
     #[arg(short = 't', value_name = "TYPE")]
     kind: Option<String>,
+}
+
+/// What both helpers understand, for their manual pages.
+pub(super) fn commands() -> [clap::Command; 2] {
+    [MountArgs::command(), UmountArgs::command()]
 }
 
 impl Helper {
@@ -179,8 +184,6 @@ fn replace(link: &Path, program: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

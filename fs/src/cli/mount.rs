@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use proto::observe::{ObserveError, serve_metrics};
+use proto::systemd;
 
 use super::options::Options;
 use super::size::Size;
@@ -202,7 +203,8 @@ fn mount(request: Request) -> Result<ExitCode> {
         log_start(&plan);
         let at = plan.mountpoint.clone();
         let second = second && nix::unistd::geteuid().is_root();
-        let mount = start_or_show(plan, options.metrics, second).await?;
+        let mount = systemd::starting(start_or_show(plan, options.metrics, second)).await?;
+        systemd::ready();
         println!("{MOUNTED} on {}", at.display());
         let Some(mount) = mount else { return Ok(()) };
         if background {
@@ -245,7 +247,7 @@ async fn start_or_show(
 pub(super) fn log_start(plan: &MountPlan) {
     let MountPlan { volume, cluster, mountpoint, options, data } = plan;
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = proto::VERSION,
         volume,
         mountpoint = %mountpoint.display(),
         disks = cluster.slots.len(),
