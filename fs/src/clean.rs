@@ -2,45 +2,43 @@
 //!
 //! Metadata counts the live bytes of every blob. Those with none are garbage: once that is durable
 //! they are deleted, and their records go when every slot has confirmed it. Those with few are
-//! emptied: their summary says whose bytes they held, metadata says which of these still lie there,
-//! and those move to a new blob. What moved meanwhile is left alone by [`meta::MetaStore::relocate`].
+//! emptied ([`crate::evacuate`]), the emptiest first.
 //!
-//! Bounded: a blob is emptied when it is less than a quarter alive, so that a byte is moved for
-//! every three that come free; only when the store is nearly full are fuller ones emptied too, the
-//! emptiest first. Nothing is scanned while little is wasted.
+//! One task does it. While room is plenty it takes its time, and a blob is emptied when it is less
+//! than a quarter alive, so that a byte is moved for every three that come free; nothing is scanned
+//! while little is wasted. When room is scarce, or a blob waits for some, it does nothing else until
+//! there is enough, and whatever takes more room than its live bytes would is worth emptying: small
+//! blobs, which are kept as whole copies, are packed into full ones too. Nobody waits for the task
+//! itself: [`crate::space`] tells those who wait of each piece of room that came free, and of the
+//! cleaner's finding nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use meta::{BlobRecord, Extent, Ino, MetaStore, NewBlob, Place, Relocation};
-use parking_lot::Mutex;
+use futures::{StreamExt, stream};
+use meta::BlobRecord;
 use proto::id::BlobId;
 use proto::limits::{MAX_BLOBS_PER_REQUEST, TARGET_BLOB};
 use tokio::time::Instant;
 
 use crate::data::{Data, DataError};
-use crate::pack::Packer;
-use crate::summary::{self, TRAILER_LEN};
+use crate::evacuate::Mover;
+use crate::victims::{Candidates, Worth};
 
-/// Blobs less alive than this many percent are emptied; the second when space is short.
-const LIVE_PERCENT: (u64, u64) = (25, 90);
 /// Waste that is not worth looking for victims, in bytes.
 const TOLERATED: u64 = 16 << 20;
-/// New waste that is worth another look when space is short, in bytes.
+/// New waste that is worth another look when the last one has found nothing, in bytes.
 const STEP: u64 = 1 << 20;
 /// Least bytes of a blob that live ones are moved to where the store is full.
-const LEAST: u32 = 128 << 10;
-/// Most victims of one round.
-const VICTIMS: usize = 64;
-/// Records and extents asked for at once.
-const PAGE: usize = 1024;
-/// A first read of a blob's end: summaries are mostly shorter.
-const TAIL: u32 = 4096;
-/// Live ranges this close are read at once, in bytes.
-const GAP: u32 = 64 << 10;
+const LEAST: u32 = 16 << 10;
+/// Most victims of one round, and live bytes from which on it takes no more.
+const VICTIMS: usize = 1024;
+const ROUND: u64 = 2 * TARGET_BLOB as u64;
+/// Blobs with clones that are emptied after one look at all extents.
+const STUCK: usize = 256;
+/// Victims that are read at once.
+const READS: usize = 4;
 /// Victims that cannot be read after which a round ends: each may take seconds to fail.
 const UNREADABLE: usize = 4;
 /// How long a victim that could not be read is left alone.
@@ -53,21 +51,22 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Deleting in the background rests for so many times as long as it took: a page of
 /// [`MAX_BLOBS_PER_REQUEST`] small blobs is 30 ms of CPU on all disks together.
 const SLOWLY: u32 = 9;
-/// How long freed space may take to be seen.
-const SEEN_AFTER: Duration = Duration::from_secs(3);
 
 /// What the cleaner remembers.
 #[derive(Default)]
-pub(crate) struct Cleaning {
-    /// Percentage and waste of the last scan that found all there was to find: without more waste
-    /// there is nothing new.
-    scanned: Option<(u64, u64)>,
-    /// Victims that stayed alive: clones refer to them, of which their summary does not know.
-    stuck: BTreeSet<BlobId>,
+struct Cleaning {
+    candidates: Candidates,
+    /// Waste, and number of blobs, when the last scan found all there was to find, and for whom.
+    /// Without more of either there is nothing new.
+    scanned: Option<(Worth, u64, u64)>,
+    /// Live bytes of victims that stayed alive: clones refer to them, of which their summary does
+    /// not know.
+    stuck: BTreeMap<BlobId, u64>,
     /// Victims that could not be read, and when.
     unreadable: BTreeMap<BlobId, Instant>,
-    /// Garbage that was deleted where slots are up: others have not confirmed.
-    told: HashSet<BlobId>,
+    /// Garbage that was deleted where slots are up, with the room it took: others have not
+    /// confirmed.
+    told: HashMap<BlobId, u64>,
     /// Since when these are remembered.
     told_since: Option<Instant>,
 }
@@ -93,131 +92,105 @@ impl Cleaning {
     }
 
     /// Is there no use in trying to empty it?
-    fn leaves(&self, id: &BlobId) -> bool {
-        self.stuck.contains(id) || self.unreadable.contains_key(id)
-    }
-}
-
-/// A run of live bytes.
-struct Live {
-    ino: Ino,
-    offset: u64,
-    from: Place,
-    len: u32,
-}
-
-/// When blobs were last deleted.
-#[derive(Default)]
-pub(crate) struct Freed(Mutex<Option<Instant>>);
-
-impl Freed {
-    fn note(&self) {
-        *self.0.lock() = Some(Instant::now());
-    }
-
-    /// May the store have more room than it says?
-    pub(crate) fn is_recent(&self) -> bool {
-        self.0.lock().is_some_and(|at| at.elapsed() < SEEN_AFTER)
+    fn leaves(&self, record: &BlobRecord) -> bool {
+        self.stuck.get(&record.id) == Some(&record.live) || self.unreadable.contains_key(&record.id)
     }
 }
 
 impl Data {
     /// Looks for garbage, and for half-dead blobs, until stopped.
     pub(crate) async fn run_cleaner(self: Arc<Self>) {
+        let mut cleaning = Cleaning::default();
         let mut pause = self.settings.garbage_interval;
         // Before much is written: what does not fit must not be accepted.
         self.learn_space().await;
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
+                () = self.space.wanted.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
-            self.learn_space().await;
-            let eager = self.room.is_scarce();
-            let cleaned = async {
-                self.collect_garbage_slowly(eager).await?;
-                self.clean(eager).await
-            };
-            pause = match cleaned.await {
+            pause = match self.clean(&mut cleaning).await {
                 Ok(()) => self.settings.garbage_interval,
                 Err(error) => {
                     tracing::warn!(%error, "cleaning was interrupted and is tried again");
+                    // Who waits must know that there is nothing to wait for at present.
+                    self.space.note_exhausted(true);
                     (2 * pause).min(16 * self.settings.garbage_interval)
                 }
             };
         }
     }
 
-    pub(crate) async fn learn_space(&self) {
-        self.room.learn(self.blobs.space(self.volume.scheme).await);
-    }
-
-    /// Space is short: gets back what can be had at once, and asks how much there is.
-    pub(crate) async fn make_space(&self) {
-        let made = async {
-            self.meta.sync().await?;
-            self.collect_garbage().await?;
-            self.learn_space().await;
-            if self.room.is_short(0) || self.room.is_refused() {
-                let cleaned = self.clean(true).await;
+    /// Cleans while room is scarce and some is gained; else a little, at leisure.
+    async fn clean(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
+        self.learn_space().await;
+        if !self.space.is_scarce() {
+            self.collect_garbage_slowly(cleaning).await?;
+        }
+        cleaning.forgive();
+        while self.space.is_scarce() && !self.stopping.is_cancelled() {
+            let mut gained = self.free_now(cleaning).await?;
+            if !self.space.is_plenty() {
+                gained |= self.gain(cleaning).await?;
                 self.learn_space().await;
-                cleaned?;
             }
-            Ok::<_, DataError>(())
-        };
-        if let Err(error) = made.await {
-            tracing::warn!(%error, "no space could be got back");
+            let plenty = self.space.is_plenty();
+            self.space.note_exhausted(!gained && !plenty);
+            if !gained || plenty {
+                return Ok(());
+            }
         }
+        self.clean_at_leisure(cleaning).await
     }
 
-    /// Deletes what is garbage now.
-    pub(crate) async fn collect_garbage(&self) -> Result<(), DataError> {
-        self.delete_pages(&mut *self.cleaning.lock().await).await
-    }
-
-    async fn delete_pages(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
-        let mut after = None;
-        while let Some(last) = self.delete_page(cleaning, after).await? {
-            after = Some(last);
-        }
-        Ok(())
-    }
-
-    /// The same, leaving time for others, unless `eager` or stopping.
-    async fn collect_garbage_slowly(&self, eager: bool) -> Result<(), DataError> {
+    /// Deletes what is garbage, leaving time for others, until there is none or room is scarce.
+    async fn collect_garbage_slowly(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
         let mut after = None;
         loop {
             let began = Instant::now();
-            let deleted = self.delete_page(&mut *self.cleaning.lock().await, after).await;
-            let Some(last) = deleted? else { return Ok(()) };
+            let Some(last) = self.delete_page(cleaning, after).await?.0 else { return Ok(()) };
             after = Some(last);
-            if !eager {
-                tokio::select! {
-                    () = self.stopping.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(SLOWLY * began.elapsed()) => {}
-                }
+            tokio::select! {
+                () = self.stopping.cancelled() => return Ok(()),
+                () = self.space.wanted.notified() => return Ok(()),
+                () = tokio::time::sleep(SLOWLY * began.elapsed()) => {}
             }
         }
     }
 
-    /// Deletes one page of garbage, and answers its last blob; `None` when there is no more.
+    /// Deletes what is garbage by now, at once. Was any?
+    async fn free_now(&self, cleaning: &mut Cleaning) -> Result<bool, DataError> {
+        self.meta.sync().await?;
+        let (mut after, mut any) = (None, false);
+        loop {
+            let (last, deleted) = self.delete_page(cleaning, after).await?;
+            any |= deleted;
+            if last.is_none() {
+                return Ok(any);
+            }
+            after = last;
+        }
+    }
+
+    /// Deletes one page of garbage. Answers its last blob, `None` when there is no more, and whether
+    /// room came free.
     async fn delete_page(
         &self,
         cleaning: &mut Cleaning,
         after: Option<BlobId>,
-    ) -> Result<Option<BlobId>, DataError> {
+    ) -> Result<(Option<BlobId>, bool), DataError> {
         if after.is_none() {
             cleaning.ask_again();
         }
         let page = self.meta.garbage(after, MAX_BLOBS_PER_REQUEST).await?;
         let last = page.last().copied();
-        let ids: Vec<_> = page.into_iter().filter(|id| !cleaning.told.contains(id)).collect();
+        let ids: Vec<_> = page.into_iter().filter(|id| !cleaning.told.contains_key(id)).collect();
         if ids.is_empty() {
-            return Ok(last);
+            return Ok((last, false));
         }
         ids.iter().for_each(|id| self.cache.forget(id));
-        let unconfirmed: HashSet<BlobId> = self.blobs.delete(&ids).await.into_iter().collect();
-        self.freed.note();
+        let unconfirmed: BTreeSet<BlobId> = self.blobs.delete(&ids).await.into_iter().collect();
         let confirmed: Vec<_> =
             ids.iter().filter(|id| !unconfirmed.contains(id)).copied().collect();
         if !confirmed.is_empty() {
@@ -226,61 +199,148 @@ impl Data {
         }
         // Some slot is away. What lies behind is deleted on the others all the same.
         let room = TOLD.saturating_sub(cleaning.told.len());
-        cleaning.told.extend(unconfirmed.into_iter().take(room));
-        Ok(last)
+        cleaning.told.extend(unconfirmed.iter().take(room).map(|id| (*id, self.space.cost(id))));
+        self.space.note_deleted(cleaning.told.values().sum());
+        // Not reckoned but asked: room that is counted twice would be the cleaner's own.
+        self.learn_space().await;
+        Ok((last, !confirmed.is_empty()))
     }
 
-    /// Empties half-dead blobs, one round.
-    pub(crate) async fn clean(&self, eager: bool) -> Result<(), DataError> {
+    /// Empties half-dead blobs, one round, when enough is wasted for that.
+    async fn clean_at_leisure(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
         let usage = self.meta.usage().await?;
         let waste = usage.dead_bytes;
-        let mut cleaning = self.cleaning.lock().await;
-        let (percent, tolerated, step) = if eager {
-            (LIVE_PERCENT.1, 0, STEP)
-        } else {
-            (LIVE_PERCENT.0, TOLERATED.max(usage.blob_bytes / 8), TOLERATED)
-        };
-        cleaning.forgive();
         // Waste that was deleted since may have been what was found.
-        cleaning.scanned = cleaning.scanned.map(|(percent, at)| (percent, at.min(waste)));
-        let known = cleaning.scanned.is_some_and(|(p, at)| percent <= p && waste < at + step);
-        if waste <= tolerated || known {
+        if let Some((_, at, _)) = &mut cleaning.scanned {
+            *at = waste.min(*at);
+        }
+        let known = matches!(cleaning.scanned, Some((_, at, _)) if waste < at + TOLERATED);
+        if waste <= TOLERATED.max(usage.blob_bytes / 8) || known {
             return Ok(());
         }
-        // Where too few slots have room for a part of a full blob, there may be room for smaller ones.
-        let mut target = TARGET_BLOB;
-        let emptied = loop {
-            let victims = victims(&*self.meta, percent, &cleaning).await?;
-            match self.empty(&victims, target, eager, &mut cleaning).await {
-                Err(DataError::NoSpace) if eager && target > LEAST => target /= 2,
-                emptied => break emptied.map(|all| all && victims.len() < VICTIMS),
-            }
-        };
-        if eager {
-            self.free_now(&mut cleaning).await?;
-        }
-        let all = emptied?;
-        cleaning.scanned = all.then_some((percent, waste));
+        let (victims, whole) = self.victims(Worth::Quarter, cleaning).await?;
+        let (all, _) = self.empty(&victims, TARGET_BLOB, cleaning).await?;
+        let done = all && whole;
+        cleaning.scanned = done.then_some((Worth::Quarter, waste, usage.blobs));
         Ok(())
     }
 
-    /// Moves what is live of the victims to blobs of `target` bytes; were all of them done? An `eager`
-    /// round needs no more room than a blob or two: what is empty is deleted before more is moved,
-    /// until room is plenty.
+    /// Room is scarce: empties what takes more room than it needs, one round. Was room gained?
+    async fn gain(&self, cleaning: &mut Cleaning) -> Result<bool, DataError> {
+        let usage = self.meta.usage().await?;
+        if let Some((Worth::Anything, waste, blobs)) = cleaning.scanned
+            && usage.dead_bytes < waste + STEP
+            && usage.blobs <= blobs
+        {
+            return Ok(false);
+        }
+        let (victims, whole) = self.victims(Worth::Anything, cleaning).await?;
+        // Where too few slots have room for a part of a full blob, there may be room for smaller
+        // ones.
+        let mut target = TARGET_BLOB;
+        let emptied = loop {
+            match self.empty(&victims, target, cleaning).await {
+                Err(DataError::NoSpace) if target > LEAST => target /= 2,
+                emptied => break emptied,
+            }
+        };
+        self.free_now(cleaning).await?;
+        let (all, mut gained) = emptied?;
+        if all && whole && !gained {
+            gained = self.empty_stuck(cleaning).await?;
+        }
+        let nothing = all && whole && !gained;
+        cleaning.scanned = nothing.then_some((Worth::Anything, usage.dead_bytes, usage.blobs));
+        Ok(gained)
+    }
+
+    /// The last resort: empties blobs that clones refer to. Which these are costs a look at every
+    /// extent there is. Was room gained?
+    async fn empty_stuck(&self, cleaning: &mut Cleaning) -> Result<bool, DataError> {
+        let mut worthy = Vec::new();
+        for id in std::mem::take(&mut cleaning.stuck).into_keys() {
+            let record = self.meta.blob(id).await?;
+            worthy.extend(record.filter(|record| self.is_worth(record, Worth::Anything)));
+        }
+        worthy.sort_unstable_by_key(|record| self.alive(record, Worth::Anything));
+        let most = if worthy.is_empty() { 0 } else { STUCK };
+        let ids: BTreeSet<BlobId> = worthy.iter().take(most).map(|record| record.id).collect();
+        cleaning.stuck = worthy.iter().skip(most).map(|record| (record.id, record.live)).collect();
+        if ids.is_empty() {
+            return Ok(false);
+        }
+        let mut mover = Mover::new(self, TARGET_BLOB);
+        let (mut emptied, mut freed) = (Vec::new(), 0);
+        for (id, live) in self.live_of_all(&ids).await? {
+            let Ok(pieces) = self.bytes_of(id, live).await else { continue };
+            for (live, bytes) in &pieces {
+                mover.take(live, bytes).await?;
+            }
+            emptied.push(id);
+            if mover.sent > freed {
+                freed = mover.sent;
+                self.free_now(cleaning).await?;
+            }
+        }
+        mover.send().await?;
+        let gained = self.gained_by(&emptied, cleaning).await? > mover.sent;
+        self.free_now(cleaning).await?;
+        Ok(gained)
+    }
+
+    /// The emptiest blobs, and whether these are all.
+    async fn victims(
+        &self,
+        worth: Worth,
+        cleaning: &mut Cleaning,
+    ) -> Result<(Vec<BlobRecord>, bool), DataError> {
+        let mut candidates = std::mem::take(&mut cleaning.candidates);
+        if !candidates.are_good_for(worth) {
+            candidates = self.candidates(worth, |record| cleaning.leaves(record)).await?;
+        }
+        let (mut victims, mut live) = (Vec::new(), 0);
+        while victims.len() < VICTIMS
+            && live < ROUND
+            && let Some(id) = candidates.next()
+        {
+            // The list is a little old: metadata says what has become of it.
+            let record = self.meta.blob(id).await?;
+            let worthy = |r: &BlobRecord| self.is_worth(r, worth) && !cleaning.leaves(r);
+            if let Some(record) = record.filter(worthy) {
+                live += record.live;
+                victims.push(record);
+            }
+        }
+        let whole = candidates.is_whole();
+        cleaning.candidates = candidates;
+        Ok((victims, whole))
+    }
+
+    /// Moves what is live of the victims to blobs of `target` bytes; were all of them done, and was
+    /// room gained? While room is scarce it needs no more than a blob or two: what is empty is
+    /// deleted before more is moved, until there is enough.
     async fn empty(
         &self,
         victims: &[BlobRecord],
         target: u32,
-        eager: bool,
         cleaning: &mut Cleaning,
-    ) -> Result<bool, DataError> {
+    ) -> Result<(bool, bool), DataError> {
+        let eager = self.space.is_scarce();
         let mut unreadable = 0;
         let mut mover = Mover::new(self, target);
-        let mut freed = 0;
-        for victim in victims {
-            let pieces = match self.live_bytes(victim.id).await {
+        let (mut emptied, mut freed) = (Vec::new(), 0);
+        let read = |victim: &BlobRecord| {
+            let victim = *victim;
+            async move { (victim, self.live_bytes(victim.id).await) }
+        };
+        let mut read = stream::iter(victims).map(read).buffered(READS);
+        while let Some((victim, pieces)) = read.next().await {
+            let pieces = match pieces {
                 Ok(pieces) => pieces,
                 Err(error) => {
+                    if !self.is_live(victim.id).await? {
+                        continue;
+                    }
                     tracing::warn!(blob = %victim.id, %error, "a half-dead blob is left alone");
                     cleaning.unreadable.insert(victim.id, Instant::now());
                     unreadable += 1;
@@ -290,13 +350,10 @@ impl Data {
                     break;
                 }
             };
-            let found: u64 = pieces.iter().map(|(live, _)| u64::from(live.len)).sum();
             for (live, bytes) in &pieces {
                 mover.take(live, bytes).await?;
             }
-            if found < victim.live {
-                cleaning.stuck.insert(victim.id);
-            }
+            emptied.push(victim.id);
             if target < TARGET_BLOB {
                 // Each victim that is empty is the room for the next.
                 mover.send().await?;
@@ -304,185 +361,36 @@ impl Data {
             if eager && mover.sent > freed {
                 freed = mover.sent;
                 self.free_now(cleaning).await?;
-                self.learn_space().await;
-                if !self.room.is_scarce() {
-                    mover.send().await?;
-                    return Ok(false);
+                if self.space.is_plenty() {
+                    break;
                 }
             }
         }
+        let all = unreadable == 0 && read.next().await.is_none();
         mover.send().await?;
-        Ok(unreadable == 0)
+        Ok((all, self.gained_by(&emptied, cleaning).await? > mover.sent))
     }
 
-    /// Deletes what is garbage by now, at once.
-    async fn free_now(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
-        self.meta.sync().await?;
-        self.delete_pages(cleaning).await
-    }
-
-    /// What is live of a blob, with its bytes.
-    async fn live_bytes(&self, id: BlobId) -> Result<Vec<(Live, Bytes)>, DataError> {
-        let mut live = self.live_ranges(id).await?.into_iter().peekable();
-        let mut pieces = Vec::new();
-        while let Some(first) = live.next() {
-            let start = first.from.offset;
-            let mut end = start + first.len;
-            let mut run = vec![first];
-            while let Some(next) = live.next_if(|next| next.from.offset <= end.saturating_add(GAP))
-            {
-                end = end.max(next.from.offset + next.len);
-                run.push(next);
-            }
-            let bytes = self.blobs.get(id, start..end).await?;
-            pieces.extend(run.into_iter().map(|live| {
-                let at = (live.from.offset - start) as usize;
-                let bytes = bytes.slice(at..at + live.len as usize);
-                (live, bytes)
-            }));
-        }
-        Ok(pieces)
-    }
-
-    async fn live_ranges(&self, id: BlobId) -> Result<Vec<Live>, DataError> {
-        let tail_at = id.len().saturating_sub(TAIL);
-        let mut tail = self.blobs.get(id, tail_at..id.len()).await?;
-        let bad =
-            |error: summary::BadSummary| DataError::Unavailable(format!("blob {id}: {error}"));
-        let len =
-            summary::claimed_len(&tail[tail.len().saturating_sub(TRAILER_LEN)..]).map_err(bad)?;
-        if len > tail.len() {
-            let at = (id.len() as usize).checked_sub(len).ok_or(summary::BadSummary::Length);
-            tail = self.blobs.get(id, at.map_err(bad)? as u32..id.len()).await?;
-        }
-        let entries = summary::decode(&tail[tail.len() - len..], id.len()).map_err(bad)?;
-        let mut live = Vec::new();
-        for entry in entries {
-            let range = entry.offset..entry.offset + u64::from(entry.len);
-            self.live_of(id, entry.ino, range, &mut live).await?;
-        }
-        live.sort_unstable_by_key(|live| live.from.offset);
-        Ok(live)
-    }
-
-    /// Which bytes of a file's range still lie in the blob.
-    async fn live_of(
+    /// Room of blobs that were emptied. Who is alive still is so by clones.
+    async fn gained_by(
         &self,
-        id: BlobId,
-        ino: Ino,
-        mut range: Range<u64>,
-        live: &mut Vec<Live>,
-    ) -> Result<(), DataError> {
-        while range.start < range.end {
-            let page = match self.meta.extents(ino, range.clone(), PAGE).await {
-                Err(meta::MetaError::NotFound) => return Ok(()),
-                page => page?,
-            };
-            for extent in &page {
-                live.extend(clip(extent, &range, id, ino));
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => range.start = last.offset + last.len,
-                _ => return Ok(()),
+        emptied: &[BlobId],
+        cleaning: &mut Cleaning,
+    ) -> Result<u64, DataError> {
+        let mut gained = 0;
+        for id in emptied {
+            match self.meta.blob(*id).await? {
+                Some(record) if record.live > 0 => {
+                    cleaning.stuck.insert(*id, record.live);
+                }
+                _ => gained += self.space.cost(id),
             }
         }
-        Ok(())
-    }
-}
-
-/// The bytes of an extent that lie in the range and in the blob.
-fn clip(extent: &Extent, range: &Range<u64>, id: BlobId, ino: Ino) -> Option<Live> {
-    let place = extent.place.filter(|place| place.blob == id)?;
-    let start = extent.offset.max(range.start);
-    let end = (extent.offset + extent.len).min(range.end);
-    let from = Place { blob: id, offset: place.offset + (start - extent.offset) as u32 };
-    (start < end).then(|| Live { ino, offset: start, from, len: (end - start) as u32 })
-}
-
-/// The emptiest blobs below `percent`, at most [`VICTIMS`].
-async fn victims(
-    meta: &dyn MetaStore,
-    percent: u64,
-    cleaning: &Cleaning,
-) -> Result<Vec<BlobRecord>, DataError> {
-    let mut found: Vec<BlobRecord> = Vec::new();
-    let mut after = None;
-    loop {
-        let page = meta.blobs(after, PAGE).await?;
-        let fits = |record: &&BlobRecord| {
-            let len = u64::from(record.id.len());
-            record.live > 0 && record.live * 100 < len * percent && !cleaning.leaves(&record.id)
-        };
-        found.extend(page.iter().filter(fits));
-        found.sort_by_key(|record| record.live * 1000 / u64::from(record.id.len()));
-        found.truncate(VICTIMS);
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.id),
-            _ => return Ok(found),
-        }
-    }
-}
-
-/// Moves live bytes to new blobs.
-struct Mover<'a> {
-    data: &'a Data,
-    packer: Packer,
-    /// `to.blob` is not known yet while the blob fills: it is set when it is sent.
-    moves: Vec<Relocation>,
-    /// Bytes of each blob.
-    target: u32,
-    /// Blobs that were sent.
-    sent: u64,
-}
-
-impl<'a> Mover<'a> {
-    fn new(data: &'a Data, target: u32) -> Self {
-        Self { data, packer: Packer::of(target), moves: Vec::new(), target, sent: 0 }
+        Ok(gained)
     }
 
-    async fn take(&mut self, live: &Live, bytes: &Bytes) -> Result<(), DataError> {
-        let mut done = 0u32;
-        while done < live.len {
-            let offset = live.offset + u64::from(done);
-            let len = self.packer.fits(offset, (live.len - done).into()) as u32;
-            if len == 0 {
-                self.send().await?;
-                continue;
-            }
-            let from = Place { blob: live.from.blob, offset: live.from.offset + done };
-            let data = bytes.slice(done as usize..(done + len) as usize);
-            let to =
-                Place { blob: live.from.blob, offset: self.packer.push(live.ino, offset, data) };
-            self.moves.push(Relocation { ino: live.ino, offset, len: len.into(), from, to });
-            done += len;
-        }
-        Ok(())
-    }
-
-    /// Puts the blob and tells metadata.
-    async fn send(&mut self) -> Result<(), DataError> {
-        if self.packer.is_empty() {
-            return Ok(());
-        }
-        let data = self.data;
-        let packer = std::mem::replace(&mut self.packer, Packer::of(self.target));
-        let mut moves = std::mem::take(&mut self.moves);
-        let id = data.next_blob(packer.blob_len());
-        let stored = data.put(id, packer.assemble(&data.pool)).await?;
-        moves.iter_mut().for_each(|relocation| relocation.to.blob = id);
-        let new = NewBlob { id, degraded: stored.degraded };
-        if let Err(error) = data.meta.relocate(&[new], &moves).await {
-            data.abandon(id).await;
-            return Err(error.into());
-        }
-        for ino in moves.iter().map(|relocation| relocation.ino).collect::<BTreeSet<_>>() {
-            if let Some(handle) = data.handles.get(ino) {
-                // Sizes did not change, but asking again costs little.
-                handle.state.lock().layout_changed(None);
-            }
-        }
-        data.status.lock().bytes_cleaned += packer.data_len() as u64;
-        self.sent += 1;
-        Ok(())
+    /// Does metadata still count on the blob? What was deleted since it was listed is no loss.
+    async fn is_live(&self, id: BlobId) -> Result<bool, DataError> {
+        Ok(self.meta.blob(id).await?.is_some_and(|record| record.live > 0))
     }
 }

@@ -48,6 +48,7 @@ impl Data {
         let handle = self.handles.open(ino);
         let _order = handle.order.lock().await;
         let attr = self.meta.truncate(ino, size).await?;
+        self.note_stored().await;
         self.cut(&handle, size..u64::MAX, &attr);
         Ok(attr)
     }
@@ -57,19 +58,19 @@ impl Data {
     /// # Errors
     /// Metadata's.
     pub async fn fallocate(
-        &self,
+        self: &Arc<Self>,
         ino: Ino,
         range: Range<u64>,
         grow: bool,
     ) -> Result<Attr, DataError> {
         checked(&range)?;
-        if self.room.is_short(range.end - range.start) {
-            return Err(self.room.why_short());
-        }
+        let _promising = self.promising.lock().await;
+        self.admit(self.holes_in(ino, range.clone()).await?).await?;
         let handle = self.handles.open(ino);
         let _order = handle.order.lock().await;
         self.tell_size(&handle).await?;
         let attr = self.meta.allocate(ino, range, grow).await?;
+        self.note_stored().await;
         self.cut(&handle, 0..0, &attr);
         Ok(attr)
     }
@@ -86,7 +87,15 @@ impl Data {
     ///
     /// # Errors
     /// Metadata's.
-    pub async fn zero(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, DataError> {
+    pub async fn zero(
+        self: &Arc<Self>,
+        ino: Ino,
+        range: Range<u64>,
+        grow: bool,
+    ) -> Result<Attr, DataError> {
+        checked(&range)?;
+        let _promising = self.promising.lock().await;
+        self.admit(self.holes_in(ino, range.clone()).await?).await?;
         self.clear(ino, range, true, grow).await
     }
 
@@ -102,6 +111,7 @@ impl Data {
         let _order = handle.order.lock().await;
         self.tell_size(&handle).await?;
         let attr = self.meta.clear_range(ino, range.clone(), allocate, grow).await?;
+        self.note_stored().await;
         self.cut(&handle, range, &attr);
         Ok(attr)
     }
@@ -125,6 +135,11 @@ impl Data {
         let source = self.handles.open(from);
         let handle = self.handles.open(to);
         self.settle(&Scope::One(&source)).await?;
+        let _promising = self.promising.lock().await;
+        // A clone counts as the copy that it is to whoever asked for one: all of it can be
+        // overwritten.
+        let more = self.promised_in(from, range.clone()).await?;
+        self.admit(more.saturating_sub(self.promised_in(to, target.clone()).await?)).await?;
         let (_first, _second);
         if from == to {
             _first = source.order.lock().await;
@@ -135,6 +150,7 @@ impl Data {
         }
         self.tell_size(&handle).await?;
         let attr = self.meta.clone_range(from, range, to, to_offset).await?;
+        self.note_stored().await;
         self.cut(&handle, target, &attr);
         Ok(attr)
     }

@@ -34,17 +34,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admit::FULL_PATIENCE;
 use crate::cache::Cache;
-use crate::clean::{Cleaning, Freed};
 use crate::dirty::Unstored;
 use crate::flush::{Queue, RETRY, Scope};
 use crate::handle::{Handle, Handles, State};
 use crate::room::Room;
-
-/// How often the store is asked for room while a writer waits for what was deleted to be counted.
-const SPACE_POLL: Duration = Duration::from_millis(200);
-/// How long a writer, or a flush, that meets a full store tries to get room back.
-const FULL_PATIENCE: Duration = Duration::from_secs(3);
+use crate::space::StoreRoom;
 
 /// Bounds of a mount's data plane.
 #[derive(Clone, Debug)]
@@ -91,6 +87,11 @@ pub struct Data {
     pub(crate) handles: Handles,
     pub(crate) queue: Queue,
     pub(crate) room: Room,
+    pub(crate) space: StoreRoom,
+    /// Held by who promises room to a range, from the look whether there is any.
+    pub(crate) promising: tokio::sync::Mutex<()>,
+    /// Unlinked files whose bytes are about to be given up.
+    pub(crate) dying: AtomicU64,
     pub(crate) pool: Arc<Pool>,
     pub(crate) cache: Cache,
     /// There are dirty bytes that the flusher has not been told of.
@@ -99,8 +100,6 @@ pub struct Data {
     pub(crate) failures: AtomicU64,
     pub(crate) leaked: AtomicBool,
     pub(crate) status: Mutex<Counters>,
-    pub(crate) cleaning: tokio::sync::Mutex<Cleaning>,
-    pub(crate) freed: Freed,
     pub(crate) stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -201,22 +200,23 @@ impl Data {
     ) -> Arc<Self> {
         let (volume, session) = (meta.volume(), meta.session());
         let data = Arc::new(Self {
-            volume,
             session,
             sequence: AtomicU64::new(1),
             handles: Handles::new(),
             queue: Queue::default(),
             room: Room::new(settings.dirty_bytes),
+            space: StoreRoom::new(volume.scheme),
+            promising: tokio::sync::Mutex::default(),
+            dying: AtomicU64::new(0),
             pool: Pool::new(TARGET_BLOB as usize, settings.puts_in_flight + 1),
             cache: Cache::new(settings.cache_bytes),
             armed: AtomicBool::new(false),
             failures: AtomicU64::new(0),
             leaked: AtomicBool::new(false),
             status: Mutex::default(),
-            cleaning: tokio::sync::Mutex::default(),
-            freed: Freed::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            volume,
             meta,
             blobs,
             settings,
@@ -237,8 +237,10 @@ impl Data {
         f: impl FnOnce(&mut Unstored) -> R,
     ) -> R {
         let (memory, dirty) = (state.unstored.memory(), state.unstored.dirty_len());
+        let unstored = state.unstored.unstored_len();
         let result = f(&mut state.unstored);
         let now = (state.unstored.memory(), state.unstored.dirty_len());
+        self.space.note_unstored(unstored, state.unstored.unstored_len());
         let (before, after) = self.room.account((memory, now.0), reserved, (dirty, now.1));
         if now.1 > 0 && !state.queued {
             state.queued = true;
@@ -270,14 +272,23 @@ impl Data {
         if len == 0 {
             return Ok(TryWrite::Done);
         }
-        if self.room.is_short(len) || !self.room.reserve(len) {
-            return Ok(TryWrite::Full);
+        Ok(match self.space.fits(len) && self.take_in(ino, offset, data, now) {
+            true => TryWrite::Done,
+            false => TryWrite::Full,
+        })
+    }
+
+    /// Takes bytes that are promised room in the store into memory, if that has room.
+    fn take_in(&self, ino: Ino, offset: u64, data: &[u8], now: Time) -> bool {
+        let len = data.len() as u64;
+        if !self.room.reserve(len) {
+            return false;
         }
         let handle = self.handles.open(ino);
         let mut state = handle.state.lock();
         self.change(&handle, &mut state, len, |unstored| unstored.write(offset, data));
         state.mtime = Some(now);
-        Ok(TryWrite::Done)
+        true
     }
 
     /// Writes; waits for room.
@@ -309,7 +320,8 @@ impl Data {
         now: Time,
     ) -> Result<(), DataError> {
         let deadline = Instant::now() + self.settings.stall_limit;
-        let mut full = None;
+        let range = offset..offset + data.len() as u64;
+        let (mut admitted, mut refused) = (false, None);
         loop {
             let freed = self.room.freed.notified();
             tokio::pin!(freed);
@@ -320,36 +332,38 @@ impl Data {
             if self.try_write(ino, offset, data, now)? == TryWrite::Done {
                 return Ok(());
             }
-            if self.room.is_short(data.len() as u64) || self.room.is_refused() {
-                if !self.regain_space(data.len() as u64, &mut full).await {
-                    return Err(self.room.why_short());
+            if !self.space.fits(data.len() as u64) {
+                if !admitted {
+                    self.admit_write(ino, &range).await?;
+                    admitted = true;
                 }
-                continue;
+                if self.take_in(ino, offset, data, now) {
+                    return Ok(());
+                }
             }
             self.queue.kick.notify_one();
-            if tokio::time::timeout_at(deadline, freed).await.is_err() {
-                let why = self.status.lock().last_error.clone();
-                let why = why.map_or_else(|| "the store is slow".to_owned(), |e| e.to_string());
-                let stalled = self.settings.stall_limit;
-                return Err(DataError::Unavailable(format!("no room for {stalled:?}: {why}")));
+            let mut until = deadline;
+            if self.space.is_refused() {
+                until = *refused.get_or_insert(Instant::now() + FULL_PATIENCE);
+            } else {
+                refused = None;
+            }
+            if tokio::time::timeout_at(until, freed).await.is_err() {
+                return Err(self.why_stalled());
             }
         }
     }
 
-    /// The store has no room: gets some back from what is dead. Is it worth trying again? What was
-    /// just deleted takes the store a moment to count as room, but no longer than [`FULL_PATIENCE`] after
-    /// the first refusal, which `full` remembers.
-    pub(crate) async fn regain_space(&self, len: u64, full: &mut Option<Instant>) -> bool {
-        let first = full.is_none();
-        let since = *full.get_or_insert_with(Instant::now);
-        self.make_space().await;
-        let short = self.room.is_short(len) || self.room.is_refused();
-        let patient = since.elapsed() < FULL_PATIENCE;
-        if short && patient && self.freed.is_recent() {
-            tokio::time::sleep(SPACE_POLL).await;
-            return true;
+    /// Why a writer waited in vain for memory.
+    fn why_stalled(&self) -> DataError {
+        match self.status.lock().last_error.clone() {
+            Some(DataError::NoSpace) => self.space.why_short(),
+            why => {
+                let why = why.map_or_else(|| "the store is slow".to_owned(), |e| e.to_string());
+                let stalled = self.settings.stall_limit;
+                DataError::Unavailable(format!("no room for {stalled:?}: {why}"))
+            }
         }
-        !short && (first || patient)
     }
 
     /// What metadata does not know yet of a file; `None` when it knows all.
@@ -432,7 +446,7 @@ impl Data {
             cache_bytes: cache.bytes,
             cache_hits: cache.hits,
             cache_misses: cache.misses,
-            available: self.room.available(),
+            available: self.space.available(),
             last_error: counters.last_error.as_ref().map(ToString::to_string),
         }
     }

@@ -236,13 +236,17 @@ impl Filesystem {
 
     // Bounded by the orphans there are.
     fn reap_later(&self, ino: Ino) {
+        self.data.dying.fetch_add(1, Ordering::Relaxed);
         self.dead.lock().push(ino);
         self.dead_wake.notify_one();
     }
 
     async fn reap_forever(self: Arc<Self>) {
         match self.meta.orphans().await {
-            Ok(orphans) => self.dead.lock().extend(orphans),
+            Ok(orphans) => {
+                self.data.dying.fetch_add(orphans.len() as u64, Ordering::Relaxed);
+                self.dead.lock().extend(orphans);
+            }
             Err(e) => tracing::error!("orphans of earlier mounts stay for now: {e}"),
         }
         while !self.is_stopped() {
@@ -260,7 +264,9 @@ impl Filesystem {
                 tracing::error!("unlinked files stay for now: {e}");
                 self.dead.lock().extend(batch);
                 tokio::time::sleep(REAP_AGAIN).await;
+                continue;
             }
+            self.data.dying.fetch_sub(batch.len() as u64, Ordering::Relaxed);
         }
     }
 
@@ -636,15 +642,15 @@ impl Filesystem {
 
     // The volume.
 
-    /// statfs(2): room after redundancy, without what is written and waits to be stored.
+    /// statfs(2): what may be promised in all, after redundancy, and what of that a writer may still
+    /// write. Room that is kept back for overwrites is neither.
     pub async fn statfs(&self) -> FsResult<Room> {
-        let space = self.blobs.space(self.meta.volume().scheme).await;
+        self.data.learn_space().await;
         let usage = self.meta.usage().await?;
-        let free = space.available.saturating_sub(self.data.status().dirty_bytes);
         let block = u64::from(BLOCK);
         Ok(Room {
-            blocks: space.capacity / block,
-            free: free / block,
+            blocks: self.data.space.limit().unwrap_or(0) / block,
+            free: self.data.space.available().unwrap_or(0) / block,
             inodes: usage.inodes + FREE_INODES,
             free_inodes: FREE_INODES,
         })

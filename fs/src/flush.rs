@@ -23,6 +23,7 @@ use proxy::Stored;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::admit::FULL_PATIENCE;
 use crate::data::{Data, DataError};
 use crate::handle::{Handle, State};
 use crate::pack::Packer;
@@ -244,7 +245,7 @@ impl Data {
             }
             Err(error) => {
                 if error == DataError::NoSpace {
-                    self.room.refuse();
+                    self.space.refuse();
                 }
                 let blob = flight.id;
                 tracing::warn!(%blob, %error, "a blob is not stored; its bytes are tried again");
@@ -273,7 +274,6 @@ impl Data {
     pub(crate) async fn put(&self, id: BlobId, bytes: Bytes) -> Result<Stored, DataError> {
         match self.blobs.put(id, bytes).await {
             Ok(stored) => {
-                self.room.spent(id.len().into());
                 let mut status = self.status.lock();
                 status.blobs_put += 1;
                 status.bytes_put += u64::from(id.len());
@@ -296,7 +296,9 @@ impl Data {
 
     /// The two steps, in this order. Answers which times were told to metadata, per file.
     async fn store(&self, flight: &Flight) -> Result<Vec<Option<Time>>, DataError> {
+        let room = self.room_to_put(&flight.id).await?;
         let stored = self.put(flight.id, flight.bytes.clone()).await?;
+        drop(room);
         let mut orders = Vec::with_capacity(flight.files.len());
         for handle in &flight.files {
             orders.push(handle.order.lock().await);
@@ -324,6 +326,7 @@ impl Data {
             self.abandon(flight.id).await;
             return Err(error.into());
         }
+        self.note_stored().await;
         self.queue.commits.fetch_add(1, SeqCst);
         Ok(times)
     }
@@ -357,10 +360,14 @@ impl Data {
         for round in 0..ROUNDS {
             let failures = self.failures.load(Relaxed);
             let others = scope.flights(&self.queue);
-            let mut full = None;
+            let refused_until = Instant::now() + FULL_PATIENCE;
             loop {
                 match self.pass(scope).await {
-                    Err(DataError::NoSpace) if self.regain_space(0, &mut full).await => {}
+                    // The store may count what was deleted a little later than we do.
+                    Err(DataError::NoSpace) if Instant::now() < refused_until => {
+                        tokio::time::sleep(RETRY.0).await;
+                        self.learn_space().await;
+                    }
                     passed => break passed?,
                 }
             }

@@ -12,6 +12,7 @@
 //!   and the command line, [`cli`].
 
 mod access;
+mod admit;
 pub mod asker;
 mod attach;
 mod buffer;
@@ -24,6 +25,7 @@ pub mod data;
 mod dirty;
 pub mod embedded;
 mod errno;
+mod evacuate;
 pub mod filesystem;
 #[cfg(test)]
 mod filesystem_tests;
@@ -38,6 +40,7 @@ mod pack;
 mod read;
 mod room;
 pub mod second;
+mod space;
 mod stale;
 pub mod status;
 mod summary;
@@ -46,3 +49,4 @@ mod synced;
 #[cfg(test)]
 mod testing;
 mod utab;
+mod victims;

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use meta::{LocalMeta, MetaSettings, MetaStore, MountedBy, VolumeError};
 use proto::cluster::Cluster;
 use proto::scheme::Scheme;
-use proxy::BlobStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -268,8 +267,9 @@ impl Mount {
 
     /// Room for data: in all and still free, in bytes after redundancy.
     pub async fn room(&self) -> (u64, u64) {
-        let space = self.store.blobs.space(self.scheme()).await;
-        (space.capacity, space.available)
+        let data = &self.filesystem.data;
+        data.learn_space().await;
+        (data.space.limit().unwrap_or(0), data.space.available().unwrap_or(0))
     }
 }
 

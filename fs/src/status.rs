@@ -52,6 +52,9 @@ pub struct MountStatus {
     pub cache_hits: u64,
     /// Blocks that had to be fetched.
     pub cache_misses: u64,
+    /// Why nothing can be written at present, whatever room there is.
+    #[serde(default)]
+    pub no_writes: Option<String>,
     /// Why storing failed, if it does at present.
     pub last_error: Option<String>,
 }
@@ -61,15 +64,15 @@ impl Status {
     pub(crate) async fn of(fs: &Filesystem) -> FsResult<Self> {
         let volume = fs.meta.volume();
         let usage = fs.meta.usage().await?;
-        let space = fs.blobs.space(volume.scheme).await;
+        fs.data.learn_space().await;
         let data = fs.data.status();
         let mount = MountStatus {
             volume: volume.name,
             scheme: volume.scheme.to_string(),
             session: fs.meta.session().0,
             pid: std::process::id(),
-            capacity: space.capacity,
-            available: space.available.saturating_sub(data.dirty_bytes),
+            capacity: fs.data.space.limit().unwrap_or(0),
+            available: data.available.unwrap_or(0),
             inodes: usage.inodes,
             live_bytes: usage.live_bytes,
             blobs: usage.blobs,
@@ -79,6 +82,7 @@ impl Status {
             cache_bytes: data.cache_bytes,
             cache_hits: data.cache_hits,
             cache_misses: data.cache_misses,
+            no_writes: fs.data.space.why_cut_off(),
             last_error: data.last_error,
         };
         Ok(Self { mount: Some(mount), ..Self::of_disks(fs.blobs.slots().await) })
@@ -171,6 +175,9 @@ impl fmt::Display for MountStatus {
         let looked = self.cache_hits + self.cache_misses;
         let hits = percent(self.cache_hits, looked);
         line(f, "cache", format!("{}, hits {hits}", bytes(self.cache_bytes)))?;
+        if let Some(why) = &self.no_writes {
+            line(f, "writes", format!("none: {why}"))?;
+        }
         if let Some(error) = &self.last_error {
             line(f, "storing", format!("fails: {error}"))?;
         }

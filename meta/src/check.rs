@@ -98,6 +98,7 @@ struct Walk {
     inodes: BTreeMap<Ino, Inode>,
     seen: HashMap<Ino, Seen>,
     live: HashMap<BlobId, u64>,
+    allocated: u64,
     blobs: HashMap<BlobId, BlobRecord>,
     garbage: HashSet<BlobId>,
 }
@@ -186,6 +187,8 @@ impl Walk {
                     self.report.problem(format!("{at} reaches beyond blob {}", place.blob));
                 }
                 *self.live.entry(place.blob).or_default() += this.len;
+            } else {
+                self.allocated += this.len;
             }
         })
     }
@@ -343,11 +346,20 @@ impl Walk {
 
     fn judge_counters(&mut self, txn: &mut Txn<'_>) -> Result<(), MetaError> {
         let counters = txn.counters()?;
-        let Usage { inodes, live_bytes, blob_bytes, dead_bytes, blobs, degraded_blobs } =
-            counters.usage;
+        let Usage {
+            inodes,
+            live_bytes,
+            blob_bytes,
+            dead_bytes,
+            blobs,
+            degraded_blobs,
+            allocated_bytes,
+            disk_bytes,
+        } = counters.usage;
         let all = self.blobs.values();
         let bytes = all.clone().map(|r| u64::from(r.id.len())).sum();
         let dead = all.clone().map(BlobRecord::dead).sum();
+        let on_disks = all.clone().map(|r| r.id.disk_bytes()).sum();
         let degraded = all.filter(|r| r.degraded).count() as u64;
         let report = &mut self.report;
         report.expect("number of inodes", inodes, self.inodes.len() as u64);
@@ -356,6 +368,8 @@ impl Walk {
         report.expect("number of bytes in blobs", blob_bytes, bytes);
         report.expect("number of dead bytes", dead_bytes, dead);
         report.expect("number of degraded blobs", degraded_blobs, degraded);
+        report.expect("number of allocated bytes", allocated_bytes, self.allocated);
+        report.expect("number of bytes on disks", disk_bytes, on_disks);
         if self.inodes.last_key_value().is_some_and(|(last, _)| last.0 >= counters.next_ino) {
             report.problem("the next inode number is in use".to_owned());
         }

@@ -4,6 +4,7 @@
 //! [`MetaStore::sync`], [`MetaStore::close_session`], and back-pressure when far too much is
 //! unsynced.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -326,6 +327,19 @@ impl MetaStore for LocalMeta {
         limit: usize,
     ) -> Result<Vec<BlobRecord>, MetaError> {
         self.read(|txn| blobs::list(txn, after, limit))
+    }
+
+    async fn extents_in_blobs(
+        &self,
+        blobs: &BTreeSet<BlobId>,
+        after: Option<(Ino, u64)>,
+        limit: usize,
+    ) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError> {
+        self.read(|txn| blobs::extents_in(txn, blobs, after, limit))
+    }
+
+    async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError> {
+        self.read(|txn| txn.blob(&id))
     }
 
     async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError> {

@@ -8,6 +8,7 @@
 //! implementation never waits except in [`MetaStore::sync`], so its futures are ready when first
 //! polled.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -288,6 +289,10 @@ pub struct Usage {
     pub blobs: u64,
     /// Blobs whose parts share fail domains.
     pub degraded_blobs: u64,
+    /// Bytes of extents that are allocated zeros: promised to whoever writes them.
+    pub allocated_bytes: u64,
+    /// Bytes of disk that all blobs take, live or not, with all their parts and headers.
+    pub disk_bytes: u64,
 }
 
 /// An opened volume, as a filesystem uses it. Whoever calls has checked that its user may: that
@@ -420,6 +425,16 @@ pub trait MetaStore: Send + Sync + 'static {
         after: Option<BlobId>,
         limit: usize,
     ) -> Result<Vec<BlobRecord>, MetaError>;
+    /// Extents of any file that lie in `blobs`, among the next `limit` of the volume after the one
+    /// that ends at `after`; and where to go on. Clones make it necessary: a blob does not know them.
+    async fn extents_in_blobs(
+        &self,
+        blobs: &BTreeSet<BlobId>,
+        after: Option<(Ino, u64)>,
+        limit: usize,
+    ) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError>;
+    /// What is known of one blob; `None`: nothing, or no more.
+    async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError>;
     /// Records garbage that metadata never knew: blobs an earlier session put and never committed.
     async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError>;
     /// The cleaner's commit: moves what still lies where it was read. The new blobs are accounted.

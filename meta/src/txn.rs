@@ -299,6 +299,17 @@ impl<'a> Txn<'a> {
             .ok_or_else(|| damaged("the size of what a file stores"))?;
         old.iter().for_each(|e| self.account(e, -1));
         after.iter().for_each(|e| self.account(e, 1));
+        let zeros = |list: &[Extent]| -> u64 {
+            list.iter().filter(|e| e.place.is_none()).map(|e| e.len).sum()
+        };
+        let (before, now) = (zeros(&old), zeros(&after));
+        if before != now {
+            let mut counters = self.counters()?;
+            counters.usage.allocated_bytes = (counters.usage.allocated_bytes + now)
+                .checked_sub(before)
+                .ok_or_else(|| damaged("the count of allocated bytes"))?;
+            self.set_counters(counters);
+        }
         Ok(())
     }
 
@@ -332,6 +343,7 @@ impl<'a> Txn<'a> {
         usage.blobs = usage.blobs.saturating_sub(1);
         usage.dead_bytes = usage.dead_bytes.saturating_sub(record.dead());
         usage.blob_bytes = usage.blob_bytes.saturating_sub(id.len().into());
+        usage.disk_bytes = usage.disk_bytes.saturating_sub(id.disk_bytes());
         usage.degraded_blobs = usage.degraded_blobs.saturating_sub(record.degraded.into());
         self.set_counters(counters);
         Ok(())
@@ -353,6 +365,7 @@ impl<'a> Txn<'a> {
             (None, Some(new)) => {
                 usage.blobs += 1;
                 usage.blob_bytes += u64::from(id.len());
+                usage.disk_bytes += id.disk_bytes();
                 usage.dead_bytes += u64::from(id.len());
                 usage.degraded_blobs += u64::from(new.degraded);
                 BlobRecord { id, live: 0, degraded: new.degraded }

@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher as _};
 use std::io::{self, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -23,13 +24,14 @@ use crate::engine::direct::DirectFile;
 use crate::engine::log::Log;
 use crate::engine::memory::MemoryKv;
 use crate::engine::redb::{RedbKv, RedbSettings, file_opener};
-use crate::engine::{Batch, Kv, Value};
+use crate::engine::{Batch, Direction, Kv, Value};
 use crate::inode::Inode;
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::volume::VolumeRecord;
 use crate::local::{LocalMeta, Seams, volume_record, wall_clock};
 use crate::store::{Attr, Kind, MetaError, ROOT, Usage, VolumeInfo};
+use crate::txn::damaged as wrong;
 
 /// Longest name of a volume, in bytes.
 const NAME_MAX: usize = 64;
@@ -162,9 +164,11 @@ pub fn open(
     let lock = Lock::take(dir, name, &by)?;
     let log = file(dir, name, "log");
     let kv = start(&path, Some(&log), settings).map_err(|e| damaged(name, &e))?;
-    let record = volume_record(&kv).map_err(|e| damaged(name, &e))?;
-    let record = VolumeRecord::decode(record.as_deref().unwrap_or_default())
-        .map_err(|e| damaged(name, &e))?;
+    let value = volume_record(&kv).map_err(|e| damaged(name, &e))?.unwrap_or_default();
+    let record = VolumeRecord::decode(&value).map_err(|e| damaged(name, &e))?;
+    if VolumeRecord::is_outdated(&value) {
+        complete_counters(&kv, &record).map_err(|e| damaged(name, &e))?;
+    }
     let opening = LocalMeta::open(Arc::new(kv), record, Seams::default(), Some(lock));
     wait_for(opening).map(Arc::new).map_err(|e| damaged(name, &e))
 }
@@ -267,6 +271,36 @@ pub(crate) fn initialise(
         ]))
     })?;
     Ok(record)
+}
+
+/// Counts what version 2 did not, once, and makes the volume one of this version.
+pub(crate) fn complete_counters(kv: &dyn Kv, record: &VolumeRecord) -> Result<(), MetaError> {
+    kv.transact(&mut |view| {
+        let old = view.get(&key::counters::key())?.unwrap_or_default();
+        let mut counters = Counters::decode_shorter(&old).ok_or_else(|| wrong("the counters"))?;
+        let usage = &mut counters.usage;
+        let mut stored = 0;
+        let inodes = key::inode::all()..key::inode::all().after_prefix();
+        let _ = view.scan(inodes, Direction::Forward, &mut |key, value| {
+            let inode = key::inode::parse(key).and_then(|ino| Inode::decode(ino, value));
+            stored += inode.ok_or_else(|| wrong("an inode"))?.attr.stored;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        // Whatever is stored is either bytes of a blob or allocated zeros.
+        usage.allocated_bytes = stored.saturating_sub(usage.live_bytes);
+        usage.disk_bytes = 0;
+        let blobs = key::blob::all()..key::blob::all().after_prefix();
+        let _ = view.scan(blobs, Direction::Forward, &mut |key, _| {
+            let id = key::blob::parse(key).ok_or_else(|| wrong("a blob's record"))?;
+            usage.disk_bytes += id.disk_bytes();
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let put = |value: &[u8]| Some(Value::from(value));
+        Ok(Batch::from([
+            (key::volume::key(), put(&record.encode())),
+            (key::counters::key(), put(&counters.encode())),
+        ]))
+    })
 }
 
 fn start(path: &Path, log: Option<&Path>, settings: MetaSettings) -> Result<RedbKv, MetaError> {

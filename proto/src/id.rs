@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::limits::{MAX_BLOB, MAX_PARTS};
+use crate::limits::{MAX_BLOB, MAX_PARTS, footprint};
 use crate::scheme::Scheme;
 
 macro_rules! number_id {
@@ -264,6 +264,11 @@ impl BlobId {
     /// Bytes of each of its parts. A function of the id alone.
     pub fn part_len(&self) -> u32 {
         self.scheme.part_len(self.len)
+    }
+
+    /// Bytes of disk that all its parts take, headers included.
+    pub fn disk_bytes(&self) -> u64 {
+        footprint(self.part_len()) * self.scheme.parts() as u64
     }
 
     /// The encoding in the table above.

@@ -10,6 +10,8 @@ pub const MAX_BLOB: u32 = 8 << 20;
 pub const TARGET_BLOB: u32 = 4 << 20;
 /// Largest part, in bytes: a whole blob, as `copies(n)` keeps it, rounded up to its padding.
 pub const MAX_PART: u32 = MAX_BLOB + DISK_BLOCK as u32;
+/// Bytes of a record's header on disk, without the checksum table behind it.
+pub const RECORD_HEADER: usize = 92;
 /// Most parts a blob may be cut into (k + m); a set of parts is a 32-bit mask.
 pub const MAX_PARTS: usize = 32;
 /// Most slots in one group.
@@ -20,3 +22,17 @@ pub const MAX_BLOBS_PER_REQUEST: usize = 1024;
 pub const MAX_LIST: u32 = 4096;
 /// Largest gRPC message either side accepts, in bytes: a part with its address, checks and framing.
 pub const MAX_MESSAGE: usize = MAX_PART as usize + (64 << 10);
+
+/// Where a payload of so many bytes starts within its record on disk: behind header and checksum
+/// table if that saves a disk block, else in the next one.
+pub fn payload_offset(payload_len: u32) -> usize {
+    let blocks = payload_len.div_ceil(CHECK_BLOCK) as usize;
+    let (head, len) = (RECORD_HEADER + 4 * blocks, payload_len as usize);
+    let at_once = (head + len).div_ceil(DISK_BLOCK) <= len.div_ceil(DISK_BLOCK);
+    if payload_len < CHECK_BLOCK && at_once { head } else { DISK_BLOCK }
+}
+
+/// Bytes of disk that a record with a payload of so many bytes takes.
+pub fn footprint(payload_len: u32) -> u64 {
+    (payload_offset(payload_len) + payload_len as usize).next_multiple_of(DISK_BLOCK) as u64
+}

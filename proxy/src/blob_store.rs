@@ -62,9 +62,19 @@ pub struct Space {
     pub capacity: u64,
     /// What may still be written.
     pub available: u64,
-    /// Too few fail domains take writes for a blob to be put, whatever room they have: disks are
-    /// away, or fail.
-    pub cut_off: bool,
+    /// What chance may leave unused of all there is, as it spreads parts unevenly.
+    pub uneven: u64,
+    /// Fail domains that take writes.
+    pub takers: usize,
+    /// Fail domains that must take writes for a blob to be put, whatever room they have.
+    pub needed: usize,
+}
+
+impl Space {
+    /// Can no blob be put, because disks are away, or fail?
+    pub fn is_cut_off(&self) -> bool {
+        self.takers < self.needed
+    }
 }
 
 /// One slot as the proxy sees it.

@@ -457,7 +457,7 @@ impl BlobStore for Proxy {
         };
         let all = space::space(scheme, &per_domain(&|_| true));
         let in_use = per_domain(&|slot| !self.slots[slot].takes_no_writes());
-        Space { capacity: all.capacity, ..space::space(scheme, &in_use) }
+        Space { capacity: all.capacity, uneven: all.uneven, ..space::space(scheme, &in_use) }
     }
 
     async fn slots(&self) -> Vec<SlotStatus> {

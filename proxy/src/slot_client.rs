@@ -17,6 +17,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
+use proto::limits::footprint;
 use proto::part_store::{Fill, Held, PartError, PartStore};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
@@ -217,10 +218,11 @@ impl SlotClient {
     /// Stores one part.
     pub(crate) async fn put(&self, ask: Ask, key: PartKey, data: Checked) -> Result<(), PartError> {
         let len = data.data().len();
+        let record = footprint(len as u32);
         let bytes = Some((&self.to_slot, len));
         let result = self.call(ask, bytes, &self.writes, self.store.put(key, data)).await;
         match &result {
-            Ok(()) => drop(self.stored_since.fetch_add(len as u64, Ordering::Relaxed)),
+            Ok(()) => drop(self.stored_since.fetch_add(record, Ordering::Relaxed)),
             Err(PartError::Full) => self.refresh_fill(),
             Err(_) => {}
         }

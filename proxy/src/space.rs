@@ -10,16 +10,13 @@ use proto::scheme::Scheme;
 use crate::blob_store::Space;
 use crate::quorum::room;
 
-/// Of what a slot says is available, one in so many bytes goes to the records' own headers.
-const HEADERS: u64 = 256;
 /// A large part, in bytes: chance spreads so many bytes at a time.
 const LARGE_PART: u64 = 1 << 20;
 
-/// What can be counted on of what is available: without headers, and without what chance leaves
-/// unused. It spreads n parts evenly but for the square root of n or so.
-fn dependable(available: u64) -> u64 {
-    let skew = (available.saturating_mul(LARGE_PART)).isqrt() / 2;
-    available.saturating_sub(available / HEADERS + skew)
+/// What chance leaves unused of a domain. It spreads n parts evenly but for the square root of n or
+/// so.
+fn skew(capacity: u64) -> u64 {
+    capacity.saturating_mul(LARGE_PART).isqrt() / 2
 }
 
 /// Room for blobs of `scheme`, given the sums of the fill of each fail domain's slots.
@@ -28,12 +25,15 @@ fn dependable(available: u64) -> u64 {
 /// them would hold more parts than may be lost, there is no room.
 pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
     let capacities = domains.iter().map(|fill| fill.capacity).collect();
-    let available = domains.iter().map(|fill| dependable(fill.available));
-    let cut_off = domains.len() * room(scheme) < scheme.parts();
+    let available = domains.iter().map(|fill| fill.available);
+    let skews = domains.iter().map(|fill| skew(fill.capacity)).collect();
+    let (takers, needed) = (domains.len(), scheme.parts().div_ceil(room(scheme)));
     Space {
         capacity: user_bytes(scheme, capacities),
-        available: if cut_off { 0 } else { user_bytes(scheme, available.collect()) },
-        cut_off,
+        available: if takers < needed { 0 } else { user_bytes(scheme, available.collect()) },
+        uneven: user_bytes(scheme, skews),
+        takers,
+        needed,
     }
 }
 
@@ -85,8 +85,8 @@ mod tests {
         for (scheme, least) in [("ec(4,2)", 3), ("ec(8,3)", 4), ("copies(1)", 1), ("copies(3)", 2)]
         {
             let (enough, too_few) = (of(scheme, least), of(scheme, least - 1));
-            assert!(enough.available > 0 && !enough.cut_off, "{scheme}: {enough:?}");
-            assert!(too_few.available == 0 && too_few.cut_off, "{scheme}: {too_few:?}");
+            assert!(enough.available > 0 && !enough.is_cut_off(), "{scheme}: {enough:?}");
+            assert!(too_few.available == 0 && too_few.is_cut_off(), "{scheme}: {too_few:?}");
         }
     }
 

@@ -37,7 +37,8 @@
 use bytes::Bytes;
 use proto::checksum::{Checked, block_count};
 use proto::id::{BLOB_ID_LEN, BlobId, DiskId, Generation, GroupId, PartKey, SlotId};
-use proto::limits::{CHECK_BLOCK, DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_PART};
+use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_PART, RECORD_HEADER};
+pub(crate) use proto::limits::{footprint, payload_offset};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -69,7 +70,7 @@ struct Header {
 }
 
 // The layout is a promise to disks already written: changing it must not compile.
-const _: () = assert!(size_of::<Header>() == 92);
+const _: () = assert!(size_of::<Header>() == RECORD_HEADER);
 const _: () = assert!(std::mem::offset_of!(Header, sequence) == 32);
 const _: () = assert!(std::mem::offset_of!(Header, blob) == 56);
 const _: () = assert!(std::mem::offset_of!(Header, header_crc) == 88);
@@ -162,19 +163,7 @@ pub(crate) enum BadRecord {
     Meaning,
 }
 
-/// Where the payload starts within its record.
-pub(crate) fn payload_offset(payload_len: u32) -> usize {
-    let (head, len) = (HEADER + 4 * block_count(payload_len), payload_len as usize);
-    let at_once = (head + len).div_ceil(DISK_BLOCK) <= len.div_ceil(DISK_BLOCK);
-    if payload_len < CHECK_BLOCK && at_once { head } else { DISK_BLOCK }
-}
-
-/// Bytes that a record takes on disk.
-pub(crate) fn footprint(payload_len: u32) -> u64 {
-    (payload_offset(payload_len) + payload_len as usize).next_multiple_of(DISK_BLOCK) as u64
-}
-
-/// The same in blocks.
+/// Blocks that a record takes on disk.
 pub(crate) fn footprint_blocks(payload_len: u32) -> u32 {
     (footprint(payload_len) / DISK_BLOCK as u64) as u32
 }

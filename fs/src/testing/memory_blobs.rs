@@ -35,6 +35,18 @@ pub(crate) struct Inner {
     random: u64,
 }
 
+/// Room that a blob takes in a volume of ec(4,2): its parts with their headers, after redundancy.
+fn takes(id: &BlobId) -> u64 {
+    id.disk_bytes() / 6 * 4
+}
+
+impl Inner {
+    /// Room that all blobs take.
+    pub(crate) fn takes(&self) -> u64 {
+        self.blobs.keys().map(takes).sum()
+    }
+}
+
 pub(crate) struct MemoryBlobs {
     pub(crate) inner: Mutex<Inner>,
     resumed: Notify,
@@ -84,8 +96,7 @@ impl BlobStore for MemoryBlobs {
             inner.failing_puts -= 1;
             return Err(unavailable());
         }
-        let used: u64 = inner.blobs.values().map(|bytes| bytes.len() as u64).sum();
-        if inner.capacity.is_some_and(|capacity| used + data.len() as u64 > capacity) {
+        if inner.capacity.is_some_and(|capacity| inner.takes() + takes(&id) > capacity) {
             return Err(BlobError::Full);
         }
         inner.random = inner.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -134,9 +145,14 @@ impl BlobStore for MemoryBlobs {
 
     async fn space(&self, _: Scheme) -> Space {
         let inner = self.inner.lock();
-        let used: u64 = inner.blobs.values().map(|bytes| bytes.len() as u64).sum();
         let capacity = inner.capacity.unwrap_or(1 << 40);
-        Space { capacity, available: capacity.saturating_sub(used), cut_off: false }
+        Space {
+            capacity,
+            available: capacity.saturating_sub(inner.takes()),
+            uneven: 0,
+            takers: 6,
+            needed: 3,
+        }
     }
 
     async fn slots(&self) -> Vec<SlotStatus> {

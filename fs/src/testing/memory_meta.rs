@@ -1,9 +1,9 @@
 //! Metadata of files without names, in memory, with a durable copy that a crash falls back to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::ops::{Bound, Range};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use async_trait::async_trait;
 use meta::*;
@@ -30,6 +30,8 @@ pub(crate) struct MemoryMeta {
     state: Mutex<State>,
     durable: Mutex<State>,
     pub(crate) relocations_fail: AtomicBool,
+    /// Records of blobs that were listed.
+    pub(crate) listed: AtomicU64,
 }
 
 impl State {
@@ -100,6 +102,7 @@ impl MemoryMeta {
             state: Mutex::new(state.clone()),
             durable: Mutex::new(state),
             relocations_fail: AtomicBool::new(false),
+            listed: AtomicU64::new(0),
         }
     }
 
@@ -159,6 +162,11 @@ impl MetaStore for MemoryMeta {
             },
             blobs: state.blobs.len() as u64,
             degraded_blobs: 0,
+            allocated_bytes: {
+                let extents = state.files.values().flat_map(|file| file.extents.values());
+                extents.filter(|extent| extent.place.is_none()).map(|extent| extent.len).sum()
+            },
+            disk_bytes: state.blobs.keys().map(BlobId::disk_bytes).sum(),
         })
     }
     async fn lookup(&self, _: Ino, _: &[u8]) -> Result<Attr, MetaError> {
@@ -273,6 +281,18 @@ impl MetaStore for MemoryMeta {
     }
     async fn allocate(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, MetaError> {
         let mut state = self.state.lock();
+        let there = state.touching(ino, &range)?;
+        let mut at = range.start;
+        for extent in there {
+            if at < extent.offset {
+                let len = extent.offset - at;
+                state.put(ino, Extent { offset: at, len, place: None });
+            }
+            at = extent.offset + extent.len;
+        }
+        if at < range.end {
+            state.put(ino, Extent { offset: at, len: range.end - at, place: None });
+        }
         let file = state.file(ino)?;
         file.size = file.size.max(if grow { range.end } else { 0 });
         state.attr(ino)
@@ -328,8 +348,29 @@ impl MetaStore for MemoryMeta {
             live: *live as u64,
             degraded: false,
         };
-        let later = state.blobs.iter().filter(|(id, _)| after.is_none_or(|after| **id > after));
-        Ok(later.take(limit).map(record).collect())
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = state.blobs.range((from, Bound::Unbounded));
+        let page: Vec<_> = later.take(limit).map(record).collect();
+        self.listed.fetch_add(page.len() as u64, Relaxed);
+        Ok(page)
+    }
+    async fn extents_in_blobs(
+        &self,
+        blobs: &BTreeSet<BlobId>,
+        _: Option<(Ino, u64)>,
+        _: usize,
+    ) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError> {
+        let state = self.state.lock();
+        let mut found = Vec::new();
+        for (ino, file) in &state.files {
+            let within = |e: &&Extent| e.place.is_some_and(|place| blobs.contains(&place.blob));
+            found.extend(file.extents.values().filter(within).map(|extent| (*ino, *extent)));
+        }
+        Ok((found, None))
+    }
+    async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError> {
+        let live = self.state.lock().blobs.get(&id).copied();
+        Ok(live.map(|live| BlobRecord { id, live: live as u64, degraded: false }))
     }
     async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError> {
         let mut state = self.state.lock();

@@ -97,7 +97,7 @@ async fn space_of_what_was_deleted_or_overwritten_comes_back() {
 }
 
 /// Eight files of 8 MiB, cut so that every blob keeps a few live pages: none is garbage.
-async fn half_dead() -> World {
+pub(super) async fn half_dead() -> World {
     let world = World::new(small());
     for ino in 2..10 {
         world.meta.create_file(Ino(ino));
@@ -130,13 +130,13 @@ async fn let_it_clean(world: &World) {
 async fn a_store_with_less_room_than_a_blob_is_emptied_of_what_is_dead() {
     let world = half_dead().await;
     // Others have taken what was free.
-    let full = world.blobs.used() + (300 << 10);
+    let full = world.blobs.inner.lock().takes() + (300 << 10);
     world.blobs.inner.lock().capacity = Some(full);
     world.data.learn_space().await;
     world.meta.create_file(Ino(20));
     world.write(Ino(20), 0, &Random(20).bytes(32 << 20)).await;
     world.data.sync_all().await.unwrap();
-    assert!(world.blobs.used() <= full);
+    assert!(world.blobs.inner.lock().takes() <= full);
     assert!(world.read(Ino(20), 0, 32 << 20).await == Random(20).bytes(32 << 20));
     assert!(world.read(Ino(9), 0, 8192).await == Random(9).bytes(8192));
 }

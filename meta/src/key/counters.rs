@@ -13,6 +13,8 @@
 //! 40      8     blobs
 //! 48      8     degraded blobs
 //! 56      8     dead bytes
+//! 64      8     allocated bytes
+//! 72      8     disk bytes
 //! ```
 
 use zerocopy::little_endian::U64;
@@ -41,15 +43,23 @@ pub(crate) struct Counters {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Table([U64; 8]);
+struct Table([U64; 10]);
 
-const _: () = assert!(size_of::<Table>() == 64);
+const _: () = assert!(size_of::<Table>() == 80);
 
 impl Counters {
     /// The encoding in the table above.
-    pub(crate) fn encode(&self) -> [u8; 64] {
-        let Usage { inodes, live_bytes, blob_bytes, dead_bytes, blobs, degraded_blobs } =
-            self.usage;
+    pub(crate) fn encode(&self) -> [u8; 80] {
+        let Usage {
+            inodes,
+            live_bytes,
+            blob_bytes,
+            dead_bytes,
+            blobs,
+            degraded_blobs,
+            allocated_bytes,
+            disk_bytes,
+        } = self.usage;
         let numbers = [
             self.next_ino,
             self.next_session,
@@ -59,6 +69,8 @@ impl Counters {
             blobs,
             degraded_blobs,
             dead_bytes,
+            allocated_bytes,
+            disk_bytes,
         ];
         zerocopy::transmute!(Table(numbers.map(U64::new)))
     }
@@ -74,9 +86,27 @@ impl Counters {
             blobs,
             degraded_blobs,
             dead_bytes,
+            allocated_bytes,
+            disk_bytes,
         ] = Table::read_from_bytes(value).ok()?.0.map(U64::get);
-        let usage = Usage { inodes, live_bytes, blob_bytes, dead_bytes, blobs, degraded_blobs };
+        let usage = Usage {
+            inodes,
+            live_bytes,
+            blob_bytes,
+            dead_bytes,
+            blobs,
+            degraded_blobs,
+            allocated_bytes,
+            disk_bytes,
+        };
         Some(Self { next_ino, next_session, usage })
+    }
+
+    /// Those of version 2, which ended with the dead bytes.
+    pub(crate) fn decode_shorter(value: &[u8]) -> Option<Self> {
+        let mut whole = [0; 80];
+        whole[..64].copy_from_slice(<&[u8; 64]>::try_from(value).ok()?);
+        Self::decode(&whole)
     }
 }
 
@@ -86,10 +116,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn they_are_read_back(n: [u64; 8]) {
+        fn they_are_read_back(n: [u64; 10]) {
             let usage = Usage {
                 inodes: n[2], live_bytes: n[3], blob_bytes: n[4], blobs: n[5], degraded_blobs: n[6],
-                dead_bytes: n[7],
+                dead_bytes: n[7], allocated_bytes: n[8], disk_bytes: n[9],
             };
             let counters = Counters { next_ino: n[0], next_session: n[1], usage };
             proptest::prop_assert_eq!(Counters::decode(&counters.encode()), Some(counters));
@@ -105,6 +135,8 @@ mod tests {
             blobs: 6,
             degraded_blobs: 7,
             dead_bytes: 8,
+            allocated_bytes: 9,
+            disk_bytes: 10,
         };
         let bytes = Counters { next_ino: 1, next_session: 2, usage }.encode();
         for (index, number) in bytes.chunks(8).enumerate() {

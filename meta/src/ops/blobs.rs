@@ -1,12 +1,13 @@
 //! Records of blobs: which there are, which are garbage.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use proto::id::BlobId;
 
 use crate::engine::View;
 use crate::key;
-use crate::store::{BlobRecord, MetaError, NewBlob};
+use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob};
 use crate::txn::{Txn, damaged};
 
 /// Blobs marked as garbage in a view (of what is durable), as long as `wanted` says so, at most
@@ -64,4 +65,28 @@ pub(crate) fn list(
 /// Records garbage that metadata never knew. What it knows is left as it is.
 pub(crate) fn adopt(txn: &mut Txn<'_>, ids: &[BlobId]) {
     ids.iter().for_each(|id| txn.add_blob(NewBlob { id: *id, degraded: false }));
+}
+
+/// Of the next `limit` extents after the one that ends at `after`, those that lie in the blobs, and
+/// the last that was looked at, unless it was the volume's last.
+pub(crate) fn extents_in(
+    txn: &Txn<'_>,
+    blobs: &BTreeSet<BlobId>,
+    after: Option<(Ino, u64)>,
+    limit: usize,
+) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError> {
+    let start =
+        after.map_or(key::extent::all(), |(ino, end)| key::extent::key(ino, end).successor());
+    let (mut found, mut seen, mut last) = (Vec::new(), 0, None);
+    let _ = txn.scan(start..key::extent::all().after_prefix(), &mut |key, value| {
+        let (ino, end) = key::extent::parse(key).ok_or_else(|| damaged("an extent"))?;
+        let extent = key::extent::decode(end, value).ok_or_else(|| damaged("an extent"))?;
+        if extent.place.is_some_and(|place| blobs.contains(&place.blob)) {
+            found.push((ino, extent));
+        }
+        seen += 1;
+        last = Some((ino, end));
+        Ok(if seen < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok((found, last.filter(|_| seen >= limit)))
 }

@@ -1,0 +1,198 @@
+//! Who may write, allocate or store how much: the data plane's side of [`crate::space`].
+//!
+//! New bytes are refused at write(2), fallocate(2) or copy_file_range(2) when they cannot be promised.
+//! What was promised is never refused while the cleaner finds anything to gain: its blob waits.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use meta::{Ino, MetaError};
+use proto::id::BlobId;
+use tokio::time::{Instant, timeout};
+
+use crate::data::{Data, DataError};
+use crate::flush::Scope;
+use crate::space::Taken;
+
+/// How often one who waits looks by himself.
+const POLL: Duration = Duration::from_millis(50);
+/// How long bytes that there is no room for are waited with, in case some comes back.
+pub(crate) const FULL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a blob waits for the cleaner at most.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+/// Extents asked for at once.
+const PAGE: usize = 1024;
+
+impl Data {
+    /// Asks the store and metadata how much room there is.
+    pub(crate) async fn learn_space(&self) {
+        let space = self.blobs.space(self.volume.scheme).await;
+        if let Ok(usage) = self.meta.usage().await {
+            self.space.learn(space, &usage);
+        }
+    }
+
+    /// Metadata has changed what is promised.
+    pub(crate) async fn note_stored(&self) {
+        if let Ok(usage) = self.meta.usage().await {
+            self.space.note_stored(&usage);
+        }
+    }
+
+    /// Room for a write that cannot be promised at a glance: bytes that replace others need none.
+    pub(crate) async fn admit_write(
+        self: &Arc<Self>,
+        ino: Ino,
+        range: &Range<u64>,
+    ) -> Result<(), DataError> {
+        // Memory first: bytes that land meanwhile are in metadata by then.
+        let unstored = self.unstored_in(ino, range);
+        let mut new = 0;
+        let mut count = |hole: Range<u64>| {
+            let known =
+                |run: &Range<u64>| run.end.min(hole.end).saturating_sub(run.start.max(hole.start));
+            new += hole.end - hole.start - unstored.iter().map(known).sum::<u64>();
+        };
+        match self.each_hole(ino, range.clone(), &mut count).await {
+            Ok(()) => self.admit(new).await,
+            // An unlinked file's bytes go nowhere.
+            Err(DataError::Meta(MetaError::NotFound)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Room for new bytes. Everything is stored first, so that the account is exact, and what was
+    /// just deleted gets a moment to be counted.
+    pub(crate) async fn admit(self: &Arc<Self>, new: u64) -> Result<(), DataError> {
+        if new == 0 && !self.space.is_cut_off() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + FULL_PATIENCE;
+        for step in 0.. {
+            self.learn_space().await;
+            if self.space.fits(new) {
+                return Ok(());
+            }
+            if self.space.is_cut_off() {
+                break;
+            }
+            match step {
+                0 if self.space.unstored() > 0 => {
+                    // Whether that succeeds shows in the account.
+                    let _ = timeout(FULL_PATIENCE, self.settle(&Scope::All)).await;
+                }
+                0 | 1 => tokio::time::sleep(POLL).await,
+                _ if self.dying.load(Relaxed) > 0 && Instant::now() < deadline => {
+                    tokio::time::sleep(POLL).await;
+                }
+                _ => break,
+            }
+        }
+        Err(self.space.why_short())
+    }
+
+    /// Bytes of a range that metadata has no extent for.
+    pub(crate) async fn holes_in(&self, ino: Ino, range: Range<u64>) -> Result<u64, DataError> {
+        let mut holes = 0;
+        self.each_hole(ino, range, &mut |hole| holes += hole.end - hole.start).await?;
+        Ok(holes)
+    }
+
+    /// Bytes of a range that are stored, or allocated.
+    pub(crate) async fn promised_in(&self, ino: Ino, range: Range<u64>) -> Result<u64, DataError> {
+        let mut promised = 0;
+        self.each_part(ino, range, &mut |part| promised += part.end - part.start).await?;
+        Ok(promised)
+    }
+
+    async fn each_hole(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        visit: &mut (dyn FnMut(Range<u64>) + Send),
+    ) -> Result<(), DataError> {
+        let (mut at, end) = (range.start, range.end);
+        self.each_part(ino, range, &mut |part| {
+            if at < part.start {
+                visit(at..part.start);
+            }
+            at = part.end;
+        })
+        .await?;
+        if at < end {
+            visit(at..end);
+        }
+        Ok(())
+    }
+
+    /// What of a range extents cover, in order.
+    async fn each_part(
+        &self,
+        ino: Ino,
+        mut range: Range<u64>,
+        visit: &mut (dyn FnMut(Range<u64>) + Send),
+    ) -> Result<(), DataError> {
+        while range.start < range.end {
+            let page = self.meta.extents(ino, range.clone(), PAGE).await?;
+            for extent in &page {
+                let end = (extent.offset + extent.len).min(range.end);
+                visit(extent.offset.max(range.start)..end);
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => range.start = last.offset + last.len,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn unstored_in(&self, ino: Ino, range: &Range<u64>) -> Vec<Range<u64>> {
+        let mut runs = Vec::new();
+        let Some(handle) = self.handles.get(ino) else { return runs };
+        let state = handle.state.lock();
+        let mut at = range.start;
+        while at < range.end
+            && let Some(run) = state.unstored.next_run(at..range.end)
+        {
+            at = run.end;
+            runs.push(run);
+        }
+        runs
+    }
+
+    /// Free room for a blob that is about to be put. Waits while the cleaner gets anywhere.
+    ///
+    /// # Errors
+    /// [`DataError::NoSpace`]: there is none, and none to be gained.
+    pub(crate) async fn room_to_put(&self, id: &BlobId) -> Result<Taken<'_>, DataError> {
+        let cost = self.space.cost(id);
+        let deadline = Instant::now() + STORE_PATIENCE;
+        let mut in_vain: Option<Instant> = None;
+        let mut waiting = None;
+        loop {
+            let freed = self.space.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if let Some(taken) = self.space.take(cost) {
+                return Ok(taken);
+            }
+            waiting.get_or_insert_with(|| self.space.wait());
+            let now = Instant::now();
+            if !self.space.is_exhausted() {
+                in_vain = None;
+            } else if now - *in_vain.get_or_insert(now) >= FULL_PATIENCE {
+                break;
+            }
+            if now >= deadline || self.stopping.is_cancelled() {
+                break;
+            }
+            if timeout(POLL, freed).await.is_err() {
+                self.space.wanted.notify_one();
+            }
+        }
+        self.space.refuse();
+        Err(self.space.why_short())
+    }
+}

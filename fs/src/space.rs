@@ -1,0 +1,302 @@
+//! Room in the store: what of it is promised, what is free, and what is kept back.
+//!
+//! The store is a log: an overwrite takes new room before the old bytes' room comes back by cleaning.
+//! So there are two accounts, both in bytes of user data after redundancy.
+//!
+//! **Promised** is what files have: bytes stored (each as often as files refer to it, so a clone
+//! counts as the copy that its user sees), allocated zeros, and bytes written that are not stored
+//! yet. New bytes are taken while that stays below the *limit*; bytes that replace promised ones are
+//! always taken. What df says is this account.
+//!
+//! **Free** is what the store can take at this moment. It is less than what is not promised, by dead
+//! bytes and by how small blobs are kept; the cleaner turns those into free room, and who needs more
+//! than there is waits for it.
+//!
+//! ```text
+//! 0                                 limit                      potential
+//! |-- promised ---|-- available -----|-- kept back -------------|
+//! ```
+//!
+//! The potential is what all blobs of the volume take and what is free. What is kept back, one
+//! sixteenth and what chance leaves uneven among disks, is nobody's to promise: it is where
+//! overwrites go before they are cleaned after, so that the cleaner moves a bounded number of bytes
+//! for each that it gains.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use meta::Usage;
+use parking_lot::Mutex;
+use proto::id::BlobId;
+use proto::limits::TARGET_BLOB;
+use proto::scheme::Scheme;
+use proxy::Space;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::data::DataError;
+
+/// Share of the potential that is kept back, and the least, in bytes.
+const KEPT_SHARE: u64 = 16;
+const KEPT_LEAST: u64 = 6 * TARGET_BLOB as u64;
+/// Share of what is promised that goes to headers and summaries, even of blobs that are full.
+const OVERHEAD_SHARE: u64 = 64;
+/// What is kept free for the cleaner itself, at most, in bytes.
+const CLEANERS: u64 = 2 * TARGET_BLOB as u64;
+/// Free room from which on the cleaner need not hurry on any volume, in bytes.
+const PLENTY: u64 = 256 << 20;
+/// Metadata and the store are asked one after the other: what is under way between them is missed
+/// by both. The highest answer of so long a time counts.
+const SAMPLES: Duration = Duration::from_secs(5);
+
+/// The two accounts.
+pub(crate) struct StoreRoom {
+    scheme: Scheme,
+    /// Most bytes that may be promised; `u64::MAX` before the store was heard.
+    limit: AtomicU64,
+    /// What is promised of it, as metadata knows.
+    stored: AtomicU64,
+    /// What is written and not stored.
+    unstored: AtomicU64,
+    free: AtomicU64,
+    kept: AtomicU64,
+    /// Cost of puts that the store has not counted yet.
+    taken: AtomicU64,
+    /// Garbage whose record only waits for slots that are away.
+    deleted: AtomicU64,
+    potential: Mutex<Option<(u64, Instant)>>,
+    /// Those who wait for free room.
+    waiting: AtomicU64,
+    refused: AtomicBool,
+    exhausted: AtomicBool,
+    cut_off: AtomicBool,
+    why_cut_off: Mutex<Option<String>>,
+    /// Told when there is more free room, or the cleaner has found none.
+    pub(crate) freed: Notify,
+    /// Tells the cleaner that somebody waits.
+    pub(crate) wanted: Notify,
+}
+
+/// Free room that a put has taken.
+pub(crate) struct Taken<'a> {
+    room: &'a StoreRoom,
+    cost: u64,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.room.taken.fetch_sub(self.cost, Relaxed);
+    }
+}
+
+/// One who waits for free room.
+pub(crate) struct Waiting<'a>(&'a StoreRoom);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl StoreRoom {
+    /// Of a volume of this scheme; nothing is known yet.
+    pub(crate) fn new(scheme: Scheme) -> Self {
+        Self {
+            scheme,
+            limit: AtomicU64::new(u64::MAX),
+            stored: AtomicU64::new(0),
+            unstored: AtomicU64::new(0),
+            free: AtomicU64::new(u64::MAX),
+            kept: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            deleted: AtomicU64::new(0),
+            potential: Mutex::default(),
+            waiting: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
+            exhausted: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
+            why_cut_off: Mutex::default(),
+            freed: Notify::new(),
+            wanted: Notify::new(),
+        }
+    }
+
+    fn user_bytes(&self, on_disks: u64) -> u64 {
+        on_disks / self.scheme.parts() as u64 * self.scheme.data_parts() as u64
+    }
+
+    /// Room that a blob takes: a small one, kept as whole copies with a header each, takes several
+    /// times its length.
+    pub(crate) fn cost(&self, id: &BlobId) -> u64 {
+        self.user_bytes(id.disk_bytes())
+    }
+
+    /// What the store and metadata say now.
+    pub(crate) fn learn(&self, space: Space, usage: &Usage) {
+        self.note_stored(usage);
+        self.note_cut_off(space);
+        if space.capacity == 0 {
+            return;
+        }
+        let ours = self.user_bytes(usage.disk_bytes).saturating_sub(self.deleted.load(Relaxed));
+        let potential = self.sample((space.available + ours).min(space.capacity));
+        let kept = (potential / KEPT_SHARE).max(KEPT_LEAST) + space.uneven;
+        let kept = kept.min(potential / 4);
+        let limit = potential - kept;
+        self.kept.store(kept, Relaxed);
+        self.limit.store(limit - limit / OVERHEAD_SHARE, Relaxed);
+        let free = space.available.saturating_sub(self.taken.load(Relaxed));
+        let before = self.free.swap(free, Relaxed);
+        if free > before {
+            self.refused.store(false, Relaxed);
+            self.freed.notify_waiters();
+        }
+    }
+
+    fn note_cut_off(&self, space: Space) {
+        let (takers, needed) = (space.takers, space.needed);
+        let why = format!(
+            "too few disks take writes: {needed} are needed that can fail independently, {takers} do"
+        );
+        *self.why_cut_off.lock() = space.is_cut_off().then_some(why);
+        self.cut_off.store(space.is_cut_off(), Relaxed);
+    }
+
+    fn sample(&self, potential: u64) -> u64 {
+        let mut highest = self.potential.lock();
+        match *highest {
+            Some((of, at)) if of > potential && at.elapsed() < SAMPLES => of,
+            _ => highest.insert((potential, Instant::now())).0,
+        }
+    }
+
+    /// What metadata says is promised.
+    pub(crate) fn note_stored(&self, usage: &Usage) {
+        self.stored.store(usage.live_bytes + usage.allocated_bytes, Relaxed);
+    }
+
+    /// Bytes that wait to be stored were so many and are so many now.
+    pub(crate) fn note_unstored(&self, before: u64, after: u64) {
+        self.unstored.fetch_add(after.wrapping_sub(before), Relaxed);
+    }
+
+    /// Bytes that wait to be stored.
+    pub(crate) fn unstored(&self) -> u64 {
+        self.unstored.load(Relaxed)
+    }
+
+    /// May so many new bytes be promised?
+    pub(crate) fn fits(&self, len: u64) -> bool {
+        let promised = self.stored.load(Relaxed) + self.unstored.load(Relaxed);
+        promised + len <= self.limit.load(Relaxed) && !self.cut_off.load(Relaxed)
+    }
+
+    /// Do too few disks take writes?
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Relaxed)
+    }
+
+    /// Why nothing can be written, if so few disks take writes.
+    pub(crate) fn why_cut_off(&self) -> Option<String> {
+        self.why_cut_off.lock().clone()
+    }
+
+    /// Why there is no room: the store is full, or its disks are out of reach.
+    pub(crate) fn why_short(&self) -> DataError {
+        self.why_cut_off().map_or(DataError::NoSpace, DataError::Unavailable)
+    }
+
+    /// All that may be promised; `None` when the store has not been heard.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        let limit = self.limit.load(Relaxed);
+        (limit != u64::MAX).then_some(limit)
+    }
+
+    /// What a writer may still write.
+    pub(crate) fn available(&self) -> Option<u64> {
+        let promised = self.stored.load(Relaxed) + self.unstored.load(Relaxed);
+        let available = self.limit()?.saturating_sub(promised);
+        Some(if self.is_cut_off() { 0 } else { available })
+    }
+
+    // Free room.
+
+    /// Free room that only the cleaner takes.
+    fn cleaners(&self) -> u64 {
+        CLEANERS.min(self.kept.load(Relaxed) / 6)
+    }
+
+    /// Free room for a blob that holds written bytes, if there is enough.
+    pub(crate) fn take(&self, cost: u64) -> Option<Taken<'_>> {
+        let spared = self.cleaners();
+        let take = |free: u64| match free {
+            u64::MAX => Some(free),
+            _ => (free >= cost + spared).then(|| free - cost),
+        };
+        self.free.fetch_update(Relaxed, Relaxed, take).ok()?;
+        self.taken.fetch_add(cost, Relaxed);
+        Some(Taken { room: self, cost })
+    }
+
+    /// The cleaner has put a blob.
+    pub(crate) fn spent(&self, cost: u64) {
+        let take = |free: u64| (free != u64::MAX).then(|| free.saturating_sub(cost));
+        // Nothing known yet is no error.
+        let _ = self.free.fetch_update(Relaxed, Relaxed, take);
+    }
+
+    /// Garbage that slots have yet to confirm takes so much by the records.
+    pub(crate) fn note_deleted(&self, cost: u64) {
+        self.deleted.store(cost, Relaxed);
+    }
+
+    /// Waits in the sight of the cleaner.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Relaxed);
+        self.wanted.notify_one();
+        Waiting(self)
+    }
+
+    /// Free room below which the cleaner hurries: enough for a blob beside what is the cleaner's own,
+    /// and little of what is kept back, so that much of that may be dead before it is cleaned.
+    fn low(&self) -> u64 {
+        let kept = self.kept.load(Relaxed);
+        let blob = u64::from(TARGET_BLOB) * 5 / 4;
+        (kept / 4).min(PLENTY).max(self.cleaners() + blob).min(kept / 2)
+    }
+
+    /// Is it time to clean blobs that are worth less?
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.free.load(Relaxed) < self.low() || self.waiting.load(Relaxed) > 0
+    }
+
+    /// Is there so much free room that the cleaner may rest?
+    pub(crate) fn is_plenty(&self) -> bool {
+        self.free.load(Relaxed) >= self.low() + self.low() / 2
+    }
+
+    /// The store refused a blob because it is full.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Relaxed);
+        self.spent(u64::MAX - 1);
+        self.wanted.notify_one();
+    }
+
+    /// Did the store refuse the last blob?
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// The cleaner has (not) found anything to gain.
+    pub(crate) fn note_exhausted(&self, exhausted: bool) {
+        self.exhausted.store(exhausted, Relaxed);
+        if exhausted {
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// Has the cleaner found nothing to gain?
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.exhausted.load(Relaxed)
+    }
+}
