@@ -134,8 +134,7 @@ fn with_logs(
     run()
 }
 
-/// Threads that may wait for local disks. Each that ever read keeps buffers of its own, and tokio's
-/// usual bound of 512 was reached by sixteen readers: 2.4 GiB.
+/// Threads for what blocks and is no disk's own business: little, such as opening disks and mounting.
 const BLOCKING_THREADS: usize = 8;
 
 /// Runs a command's future to its end.

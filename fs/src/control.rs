@@ -19,6 +19,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -103,8 +104,12 @@ impl Desk {
             }
         };
         async move {
-            while let Some(Ok((stream, _))) = closed.run_until_cancelled(listener.accept()).await {
-                attend(stream);
+            while let Some(accepted) = closed.run_until_cancelled(listener.accept()).await {
+                match accepted {
+                    Ok((stream, _)) => attend(stream),
+                    // For want of file descriptors, say: who calls waits until there are some.
+                    Err(_) => tokio::time::sleep(TRY_AGAIN).await,
+                }
             }
             // Who has called before the end is heard.
             let Ok(listener) = listener.into_std() else { return };
@@ -298,12 +303,30 @@ impl Caller {
                 Some("stored") => Ended::Stored,
                 Some(words) => Ended::Failed(words.trim_start_matches("failed ").to_owned()),
             };
-            // The end of the connection is the end of the process.
-            return match self.hear(deadline) {
-                Err(e) if is_timeout(&e) => None,
-                _ => Some(ended),
-            };
+            return self.gone(deadline).then_some(ended);
         }
+    }
+
+    /// Waits for the end of the process: that of its connection, unless a thread of it waits for a disk
+    /// that hangs, which no kernel interrupts.
+    fn gone(&mut self, deadline: Instant) -> bool {
+        loop {
+            match self.hear(deadline.min(Instant::now() + TRY_AGAIN)) {
+                Err(e) if is_timeout(&e) && !runs(self.pid) => return true,
+                Err(e) if is_timeout(&e) && Instant::now() < deadline => {}
+                Err(e) if is_timeout(&e) => return false,
+                _ => return true,
+            }
+        }
+    }
+}
+
+/// A process that only waits for its parent to notice its end has ended, and so has one of which only
+/// threads are left that the kernel does not let go of.
+pub(crate) fn runs(pid: u32) -> bool {
+    match std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")) {
+        Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+        Err(_) => false,
     }
 }
 

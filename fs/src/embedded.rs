@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::join_all;
 use proto::cluster::{Cluster, Place};
 use proto::id::DiskId;
 use proxy::{BadSlots, Proxy, ProxySettings, SlotConfig};
@@ -73,9 +74,8 @@ impl Store {
     /// Brings the disks to rest: the next start has nothing to replay.
     pub async fn close(self) {
         drop(self.blobs);
-        for disk in self.disks {
-            disk.close().await;
-        }
+        // One that hangs does not hold up the others.
+        join_all(self.disks.iter().map(|disk| disk.close())).await;
     }
 }
 

@@ -23,7 +23,7 @@ use crate::id::{BlobId, PartKey, PartSet, SessionId, VolumeId};
 use crate::limits::MAX_MESSAGE;
 use crate::link::client::Link;
 use crate::link::frame::Kind;
-use crate::part_store::{Fill, FillLevel, Held, PartError, PartStore};
+use crate::part_store::{Fill, FillLevel, HANGS, Held, PartError, PartStore};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
 
@@ -192,6 +192,9 @@ impl PartStore for RemoteSlot {
             .ok_or_else(|| {
                 PartError::WrongAddress(format!("no disk {} there", self.address.disk))
             })?;
+        if disk.state.starts_with(HANGS) {
+            return Err(PartError::Unreachable(disk.state.clone()));
+        }
         if disk.state != "ok" {
             return Err(PartError::Io(disk.state.clone()));
         }

@@ -93,6 +93,9 @@ impl FillLevel {
     }
 }
 
+/// First word of the state of a disk that does not answer.
+pub const HANGS: &str = "hangs";
+
 /// Room on a slot's disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fill {

@@ -11,6 +11,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::buffer::Aligned;
@@ -18,6 +19,7 @@ use proto::checksum::{Checked, Mismatch};
 use proto::id::DiskId;
 use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 
+use crate::calls::Calls;
 use crate::io::aligned::PooledBuf;
 use crate::io::direct::DirectFile;
 use crate::record::{Entry, Place, footprint_blocks, parse, payload_offset};
@@ -53,9 +55,15 @@ pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
 
 impl BlockFile {
     /// A new, empty, preallocated file. Nothing stays behind when there is no room.
-    pub(crate) fn create(disk: &Path, number: u32, len: u64) -> io::Result<Self> {
+    pub(crate) fn create(
+        disk: &Path,
+        number: u32,
+        len: u64,
+        calls: &Arc<Calls>,
+    ) -> io::Result<Self> {
         let path = path(disk, number);
-        let io = DirectFile::open(&path, true)?;
+        let _call = calls.begin();
+        let io = DirectFile::open(&path, true, calls.clone())?;
         let ready = io.preallocate(len).and_then(|()| sync_directory(&directory(disk)));
         if let Err(e) = ready {
             std::fs::remove_file(&path)?;
@@ -65,8 +73,8 @@ impl BlockFile {
     }
 
     /// Opens an existing file.
-    pub(crate) fn open(disk: &Path, number: u32) -> io::Result<Self> {
-        Ok(Self { number, io: DirectFile::open(&path(disk, number), false)? })
+    pub(crate) fn open(disk: &Path, number: u32, calls: &Arc<Calls>) -> io::Result<Self> {
+        Ok(Self { number, io: DirectFile::open(&path(disk, number), false, calls.clone())? })
     }
 
     /// Takes the file away. Open handles go on reading it.

@@ -231,9 +231,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Disk(DiskCommand::Info(disks)) => admin::info(&disks),
         Command::Disk(DiskCommand::Verify(disks)) => admin::verify(&disks),
         Command::Disk(DiskCommand::RebuildIndex(disks)) => admin::rebuild_index(&disks),
-        Command::Status(args) => runtime()?.block_on(admin::status(&args)),
+        Command::Status(args) => block_on(admin::status(&args)),
         Command::Parts(PartsCommand::Ls(disks)) => admin::parts_ls(&disks),
-        Command::Parts(PartsCommand::Stat(args)) => runtime()?.block_on(admin::part_stat(&args)),
+        Command::Parts(PartsCommand::Stat(args)) => block_on(admin::part_stat(&args)),
         Command::Parts(PartsCommand::Get(args)) => admin::part_get(&args),
     }
 }
@@ -246,19 +246,24 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         None => flags,
     };
     init_logs(config.log.as_deref())?;
-    runtime()?.block_on(daemon::run(config))?;
+    block_on(daemon::run(config))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Threads that may wait for disks. Each that ever read keeps buffers of its own.
+/// Threads for what blocks and is no disk's own business: little, such as opening disks.
 const BLOCKING_THREADS: usize = 8;
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+/// Runs a command's future to its end.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("storaged")
-        .build()
+        .build()?;
+    let result = runtime.block_on(work);
+    // What a disk still owes an answer must not keep the process.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(test)]

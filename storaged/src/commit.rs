@@ -298,7 +298,7 @@ impl Owner {
     pub(crate) fn roll(&mut self) -> Result<bool, PartError> {
         let number = self.shared.take_file_number();
         let len = u64::from(self.ledger.space.file_blocks()) * BLOCK;
-        let file = match BlockFile::create(&self.shared.dir, number, len) {
+        let file = match BlockFile::create(&self.shared.dir, number, len, &self.shared.calls) {
             Ok(file) => Arc::new(file),
             Err(e) if is_no_space(&e) => {
                 tracing::warn!(disk = %self.shared.disk, "the filesystem has no room for a block file");
@@ -511,10 +511,12 @@ impl Owner {
         if doomed.is_empty() {
             return;
         }
+        let call = self.shared.calls.begin();
         let removed = doomed
             .iter()
             .try_for_each(|number| BlockFile::remove(&self.shared.dir, *number))
             .and_then(|()| sync_directory(&directory(&self.shared.dir)));
+        drop(call);
         if let Err(e) = removed {
             drop(self.fail("removing a block file", &e));
             return;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use futures::future::join_all;
 use proto::id::{ClusterId, DiskId};
 use proto::observe::serve_metrics;
 use proto::systemd;
@@ -91,9 +92,8 @@ pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
     let disks: Vec<Arc<Disk>> = opened.disks.values().cloned().collect();
     let service = Service::new(opened.cluster, opened.disks, opened.broken);
     let served = service.serve(listener, stop).await;
-    for disk in disks {
-        disk.close().await;
-    }
+    // One that hangs does not hold up the others.
+    join_all(disks.iter().map(|disk| disk.close())).await;
     tracing::info!("stopped");
     Ok(served?)
 }

@@ -1,7 +1,10 @@
 //! One disk: its handle for everyone, and how it is opened.
 //!
 //! Writes go through the queue to the owner's thread ([`crate::commit`]); reads go past it
-//! ([`crate::read`]). What both share is [`Shared`].
+//! ([`crate::read`]), on threads of their own ([`crate::readers`]). What both share is [`Shared`].
+//!
+//! Whatever may wait for the device does so on a thread that belongs to this disk alone, the closing
+//! of its files included: a disk that hangs holds up nobody but who asked it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -12,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use nix::fcntl::Flock;
@@ -22,28 +25,32 @@ use proto::id::{
     BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, PartSet, SessionId, SlotId, VolumeId,
 };
 use proto::limits::MAX_LIST;
-use proto::part_store::{Fill, Held, PartError, PartStore};
-use tokio::sync::Semaphore;
+use proto::part_store::{Fill, HANGS, Held, PartError, PartStore};
+use tokio::sync::oneshot;
 
 use crate::block_file::BlockFile;
+use crate::calls::Calls;
 use crate::error::{DiskError, DiskProblem};
 use crate::fill::Space;
 use crate::index::Index;
 use crate::metrics::DiskMetrics;
 use crate::open;
 use crate::queue::{Ask, Queue};
+use crate::readers::Readers;
 use crate::record::{Place, decode_slot};
 use crate::slot::LocalSlot;
 use crate::superblock::{Superblock, lock};
 
-/// Reads of one disk that are on their way at once.
-const READERS: usize = 16;
 /// Records whose checksum tables are kept in memory, of each disk.
 const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Damaged parts that are counted.
 const MAX_DAMAGED: usize = 10_000;
-/// How long the end of a disk waits for I/O that hangs.
-const CLOSING: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(10) };
+/// How long the end of a disk waits for what may only be slow.
+const CLOSING: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
+/// How long it waits for a disk that is known to hang.
+const CLOSING_HUNG: Duration = Duration::from_millis(500);
+/// How often it looks whether that is known.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Slots that one disk may have.
 const MAX_DISK_SLOTS: usize = 1024;
 
@@ -70,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) disk: DiskId,
     pub(crate) queue: Queue,
     pub(crate) index: Arc<Index>,
+    pub(crate) calls: Arc<Calls>,
     pub(crate) files: RwLock<HashMap<u32, Arc<BlockFile>>>,
     pub(crate) slots: RwLock<BTreeMap<SlotId, (GroupId, Generation)>>,
     pub(crate) tables: Mutex<LruCache<Place, Arc<[u32]>>>,
@@ -143,6 +151,7 @@ impl Shared {
             dir: dir.to_owned(),
             disk,
             queue: Queue::new(),
+            calls: index.calls.clone(),
             index,
             files: RwLock::default(),
             slots: RwLock::default(),
@@ -166,10 +175,8 @@ impl Shared {
 pub struct Disk {
     shared: Arc<Shared>,
     superblock: Superblock,
-    readers: Arc<Semaphore>,
+    readers: Readers,
     owner: Mutex<Option<OwnersThread>>,
-    // Last: the disk is ours until everything else is gone, the owner's thread too.
-    _lock: Arc<Flock<File>>,
 }
 
 /// The owner's thread; its end closes the channel.
@@ -181,7 +188,7 @@ struct OwnersThread {
 /// What a disk tells of itself.
 #[derive(Clone, Debug)]
 pub struct DiskState {
-    /// `ok`, or `read-only: WHY`.
+    /// `ok`, `read-only: WHY`, or `hangs: SINCE WHEN`.
     pub state: String,
     /// How full it is.
     pub fill: Fill,
@@ -209,9 +216,8 @@ impl Disk {
             .map_err(|problem| DiskError::new(dir, problem))?;
         let shared = owner.shared.clone();
         shared.publish(&owner.ledger.space);
-        let lock = Arc::new(lock);
         let (sender, receiver) = channel();
-        let end = OwnersEnd { shared: shared.clone(), _lock: lock.clone(), _sender: sender };
+        let end = OwnersEnd { shared: shared.clone(), _lock: lock, _sender: sender };
         let thread = std::thread::Builder::new()
             .name("disk".to_owned())
             .spawn(move || {
@@ -220,11 +226,10 @@ impl Disk {
             })
             .map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?;
         Ok(Arc::new(Self {
+            readers: Readers::default(),
             shared,
             superblock,
-            readers: Arc::new(Semaphore::new(READERS)),
             owner: Mutex::new(Some(OwnersThread { thread, end: receiver })),
-            _lock: lock,
         }))
     }
 
@@ -256,24 +261,39 @@ impl Disk {
     /// How it is.
     pub fn state(&self) -> DiskState {
         let (fill, parts) = *self.shared.view.lock();
-        let state = match self.shared.read_only() {
-            Some(why) => format!("read-only: {why}"),
-            None => "ok".to_owned(),
+        let state = match (self.hangs(), self.shared.read_only()) {
+            (Some(why), _) => why,
+            (None, Some(why)) => format!("read-only: {why}"),
+            (None, None) => "ok".to_owned(),
         };
         let damaged = self.shared.damaged.lock().len() as u64;
         DiskState { state, fill, parts, damaged }
     }
 
+    /// In words: how long it has not answered, if that is too long.
+    pub(crate) fn hangs(&self) -> Option<String> {
+        let since = self.shared.calls.hanging()?;
+        Some(format!("{HANGS}: no answer for {} s", since.as_secs()))
+    }
+
     /// Takes no more requests, writes the last checkpoint, and returns when that is done, or when it
     /// hangs for too long.
     pub async fn close(&self) {
+        self.refuse();
+        let Some(owner) = self.owner.lock().take() else { return };
+        let (tell, told) = oneshot::channel();
+        let shared = self.shared.clone();
+        // Waiting blocks. Without a thread for that, nobody waits.
+        let _waiting = std::thread::Builder::new().name("disk-close".to_owned()).spawn(move || {
+            owner.wait(&shared);
+            let _ = tell.send(());
+        });
+        let _ = told.await;
+    }
+
+    fn refuse(&self) {
+        self.readers.close();
         self.shared.queue.close();
-        let owner = self.owner.lock().take();
-        if let Some(owner) = owner {
-            let shared = self.shared.clone();
-            // Waiting blocks; a panic in the owner has been reported by itself.
-            let _ = tokio::task::spawn_blocking(move || owner.wait(&shared)).await;
-        }
     }
 
     /// Is this the slot's group, and does the caller know its newest generation? A newer one than
@@ -335,20 +355,13 @@ impl Disk {
         self.blocking(move |shared| shared.read(slot, key, range)).await
     }
 
-    /// Runs a read on a thread that may block; few of a disk at once.
+    /// Runs a read on one of the disk's threads.
     async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Shared) -> Result<T, PartError> + Send + 'static,
     ) -> Result<T, PartError> {
-        let closed = || PartError::Io("the disk is closed".to_owned());
-        let permit = self.readers.clone().acquire_owned().await.map_err(|_| closed())?;
         let shared = self.shared.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let result = read(&shared);
-            drop(permit);
-            result
-        });
-        task.await.map_err(|_| closed())?
+        self.readers.run(move || read(&shared)).await
     }
 
     /// Which parts of the blob are here.
@@ -396,10 +409,13 @@ impl Disk {
     }
 }
 
-/// When the owner's thread ends, even by a panic, nobody is left waiting for it.
+/// When the owner's thread ends, even by a panic, nobody is left waiting for it, and nothing of the
+/// disk is open any more: what is left of it can be dropped anywhere.
 struct OwnersEnd {
     shared: Arc<Shared>,
-    _lock: Arc<Flock<File>>,
+    // Then: the disk is ours until everything is closed.
+    _lock: Flock<File>,
+    // Last: it tells of the end.
     _sender: Sender<()>,
 }
 
@@ -407,21 +423,32 @@ impl Drop for OwnersEnd {
     fn drop(&mut self) {
         self.shared.set_read_only("the disk is closed");
         self.shared.queue.abandon();
+        self.shared.index.close();
+        let files = std::mem::take(&mut *self.shared.files.write());
+        drop(files);
     }
 }
 
 impl OwnersThread {
     /// Waits for its end, within bounds. A thread that hangs keeps the disk's lock.
     fn wait(self, shared: &Shared) {
-        match self.end.recv_timeout(CLOSING) {
-            Err(RecvTimeoutError::Timeout) => tracing::error!(
-                disk = %shared.disk, waiting = shared.queue.waiting(),
-                changes = shared.index.pending(),
-                "the disk hangs: given up after {CLOSING:?} with requests waiting and changes not in \
-                 the index; the next start reads them from the log"
-            ),
-            // A panic in the owner has been reported by itself.
-            _ => drop(self.thread.join()),
+        let began = Instant::now();
+        loop {
+            match self.end.recv_timeout(LOOK_AGAIN) {
+                Err(RecvTimeoutError::Timeout) => {}
+                // A panic in the owner has been reported by itself.
+                _ => return drop(self.thread.join()),
+            }
+            let waited = began.elapsed();
+            let hangs = shared.calls.hanging().is_some();
+            if waited >= CLOSING || hangs && waited >= CLOSING_HUNG {
+                return tracing::error!(
+                    disk = %shared.disk, waiting = shared.queue.waiting(),
+                    changes = shared.index.pending(),
+                    "the disk hangs: given up after {waited:.1?} with requests waiting and changes not \
+                     in the index; the next start reads them from the log"
+                );
+            }
         }
     }
 }
@@ -432,7 +459,7 @@ pub(crate) fn index_error(e: redb::Error) -> PartError {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.shared.queue.close();
+        self.refuse();
         if let Some(owner) = self.owner.get_mut().take() {
             owner.wait(&self.shared);
         }

@@ -332,3 +332,33 @@ async fn a_sync_that_hangs_does_not_hold_up_the_end_and_keeps_the_disk_locked() 
         assert_eq!(get(&store, key).await.unwrap(), content(key));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_says_so_until_it_answers_and_others_do_not_wait_for_it() {
+    let dirs = [fresh(), fresh()];
+    let [(disk, store), (_other, beside)] = dirs.each_ref().map(open);
+    let (first, second) = (key(1, 100_000), key(2, 5000));
+    put(&store, first).await.unwrap();
+    put(&beside, first).await.unwrap();
+    let fault = Fault::hang(dirs[0].path(), Call::Read);
+    let reading: Vec<_> = (0..100)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { get(&store, first).await })
+        })
+        .collect();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !matches!(store.fill().await, Err(PartError::Unreachable(why)) if why.starts_with("hangs"))
+    {
+        assert!(std::time::Instant::now() < deadline, "{:?}", disk.state());
+        assert_eq!(get(&beside, first).await.unwrap(), content(first));
+        tokio::task::yield_now().await;
+    }
+    assert!(disk.state().state.starts_with("hangs"), "{:?}", disk.state());
+    put(&store, second).await.unwrap();
+    drop(fault);
+    for read in reading {
+        assert_eq!(read.await.unwrap().unwrap(), content(first));
+    }
+    assert_eq!(disk.state().state, "ok");
+}

@@ -21,6 +21,8 @@
 //!   block files alone can never bring a deleted part back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,11 +32,13 @@ use proto::id::{
     BLOB_ID_LEN, BlobId, DiskId, Generation, GroupId, PartIndex, PartKey, PartSet, SessionId,
     SlotId, VolumeId,
 };
+use redb::backends::FileBackend;
 use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    TableError, WriteTransaction,
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, TableError, WriteTransaction,
 };
 
+use crate::calls::Calls;
 use crate::fill::{FileState, Space, Stage};
 use crate::record::Place;
 
@@ -171,8 +175,48 @@ pub(crate) type IndexResult<T> = Result<T, redb::Error>;
 
 /// The index of one disk.
 pub(crate) struct Index {
-    db: Database,
+    /// `None`: closed.
+    db: RwLock<Option<Database>>,
+    pub(crate) calls: Arc<Calls>,
     layers: RwLock<Layers>,
+}
+
+/// The index's file. Nobody else has it: the disk is locked.
+#[derive(Debug)]
+struct IndexFile {
+    file: FileBackend,
+    calls: Arc<Calls>,
+}
+
+impl StorageBackend for IndexFile {
+    fn len(&self) -> io::Result<u64> {
+        let _call = self.calls.begin();
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let _call = self.calls.begin();
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let _call = self.calls.begin();
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let _call = self.calls.begin();
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let _call = self.calls.begin();
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
 }
 
 /// What the last checkpoint left.
@@ -198,14 +242,32 @@ pub(crate) struct Checkpoint {
 impl Index {
     /// Opens or creates the file.
     pub(crate) fn open(path: &Path, cache: usize) -> IndexResult<Self> {
-        let db = Database::builder().set_cache_size(cache).create(path)?;
+        let calls = Arc::new(Calls::default());
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = IndexFile { file: FileBackend::new(file)?, calls: calls.clone() };
+        let db = Database::builder().set_cache_size(cache).create_with_backend(file)?;
         let stored = Arc::new(Stored::open(&db)?);
-        Ok(Self { db, layers: RwLock::new(Layers { stored, ..Layers::default() }) })
+        let layers = RwLock::new(Layers { stored, ..Layers::default() });
+        Ok(Self { db: RwLock::new(Some(db)), calls, layers })
+    }
+
+    /// Closes the file, which writes to it. What asks for it afterwards fails.
+    pub(crate) fn close(&self) {
+        let db = self.db.write().take();
+        drop(db);
+    }
+
+    fn with_db<T>(&self, work: impl FnOnce(&Database) -> IndexResult<T>) -> IndexResult<T> {
+        match &*self.db.read() {
+            Some(db) => work(db),
+            None => Err(redb::Error::DatabaseClosed),
+        }
     }
 
     /// What the last checkpoint says; `None` if there is none or it is not this disk's.
     pub(crate) fn saved(&self, disk: DiskId) -> IndexResult<Option<Saved>> {
-        let txn = self.db.begin_read()?;
+        let txn = self.with_db(|db| Ok(db.begin_read()?))?;
         let meta = match txn.open_table(META) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(None),
             other => other?,
@@ -368,7 +430,7 @@ impl Index {
     pub(crate) fn tombs_in(&self, file: u32) -> IndexResult<Vec<(SlotId, BlobId)>> {
         let layers = self.layers.read();
         let mut tombs: BTreeMap<BlobBytes, Option<Tomb>> = BTreeMap::new();
-        match self.db.begin_read()?.open_table(TOMBS) {
+        match self.with_db(|db| Ok(db.begin_read()?))?.open_table(TOMBS) {
             Err(TableError::TableDoesNotExist(_)) => {}
             table => {
                 for row in table?.iter()? {
@@ -512,7 +574,7 @@ impl Index {
     ) -> IndexResult<Vec<(SlotId, PartKey, Place)>> {
         let layers = self.layers.read();
         let mut dead: BTreeMap<DeadBytes, bool> = BTreeMap::new();
-        match self.db.begin_read()?.open_table(DEAD) {
+        match self.with_db(|db| Ok(db.begin_read()?))?.open_table(DEAD) {
             Err(TableError::TableDoesNotExist(_)) => {}
             table => {
                 for row in table?.iter()? {
@@ -559,14 +621,16 @@ impl Index {
 
     /// Writes a checkpoint, durably. Changes nothing that readers see.
     pub(crate) fn write(&self, checkpoint: &Checkpoint) -> IndexResult<()> {
-        let mut txn = self.db.begin_write()?;
-        // After a crash the index opens at once instead of being read through.
-        txn.set_quick_repair(true);
-        checkpoint.fill(&txn)?;
-        txn.commit()?;
-        let stored = Arc::new(Stored::open(&self.db)?);
-        self.layers.write().stored = stored;
-        Ok(())
+        self.with_db(|db| {
+            let mut txn = db.begin_write()?;
+            // After a crash the index opens at once instead of being read through.
+            txn.set_quick_repair(true);
+            checkpoint.fill(&txn)?;
+            txn.commit()?;
+            let stored = Arc::new(Stored::open(db)?);
+            self.layers.write().stored = stored;
+            Ok(())
+        })
     }
 
     /// The frozen layer is in redb.

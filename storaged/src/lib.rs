@@ -7,6 +7,7 @@
 //! * [`superblock`]: who a disk is. `block_file`, `record`: how bytes lie on it.
 //! * `queue`, `batch`, `ahead`, `commit`: from a request to one write and one sync; `compact`: space
 //!   back.
+//! * `read`, `readers`: from a request to verified bytes. `calls`: which of all these do not return.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
 //! * `recovery` (pure) and `open`: after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses; [`service`] serves the same over
@@ -18,6 +19,7 @@ mod admin;
 mod ahead;
 mod batch;
 mod block_file;
+mod calls;
 pub mod cli;
 mod commit;
 mod compact;
@@ -36,6 +38,7 @@ pub mod metrics;
 mod open;
 mod queue;
 mod read;
+mod readers;
 mod record;
 mod recovery;
 pub mod service;

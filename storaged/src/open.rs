@@ -112,7 +112,7 @@ impl<'a> Recovery<'a> {
         let index = Arc::new(index);
         let shared = Shared::new(dir, superblock.disk, index.clone());
         for number in files {
-            let file = Arc::new(BlockFile::open(dir, *number)?);
+            let file = Arc::new(BlockFile::open(dir, *number, &shared.calls)?);
             shared.files.write().insert(*number, file);
         }
         shared.reserve_numbers(files.last().copied().unwrap_or(0));

@@ -18,6 +18,7 @@ use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
 use proto::rpc::storaged::storaged_server::{Storaged, StoragedServer};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -31,6 +32,8 @@ use crate::queue::Ask;
 const MAX_STREAMS: u32 = 1024;
 /// A silent connection is asked for a sign of life this often, and dropped after as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Longest that a request waits for its disk: whoever sent it has given it up long before.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long requests under way may take to finish once the daemon is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -102,6 +105,10 @@ impl Service {
         &self,
         request: wire::PutRequest,
     ) -> Result<wire::PutReply, PartError> {
+        within(self.put_now(request)).await
+    }
+
+    async fn put_now(&self, request: wire::PutRequest) -> Result<wire::PutReply, PartError> {
         let wire::PutRequest { to, blob, part, data, checks } = request;
         let key = part_from_wire(&blob, part)?;
         let (disk, slot) = self.slot(to.as_ref()).await?;
@@ -114,6 +121,10 @@ impl Service {
         &self,
         request: wire::GetRequest,
     ) -> Result<wire::GetReply, PartError> {
+        within(self.get_now(request)).await
+    }
+
+    async fn get_now(&self, request: wire::GetRequest) -> Result<wire::GetReply, PartError> {
         let wire::GetRequest { to, blob, part, offset, len } = request;
         let key = part_from_wire(&blob, part)?;
         let end = offset
@@ -187,6 +198,13 @@ impl Service {
     }
 }
 
+/// Bounds the wait for a disk. What was asked of it may still be done.
+async fn within<T>(work: impl Future<Output = Result<T, PartError>>) -> Result<T, PartError> {
+    timeout(ANSWER, work).await.unwrap_or_else(|_| {
+        Err(PartError::Io(format!("the disk has not answered within {ANSWER:?}")))
+    })
+}
+
 type Reply<T> = Result<Response<T>, Status>;
 
 fn reply<T>(result: Result<T, PartError>) -> Reply<T> {
@@ -211,19 +229,19 @@ impl Storaged for Service {
             let held = disk.held(slot, blob).await?;
             Ok(wire::HeldReply { parts: held.parts.0, deleted: held.deleted })
         };
-        reply(held.await)
+        reply(within(held).await)
     }
 
     async fn delete(&self, request: Request<wire::BlobsRequest>) -> Reply<wire::BlobsReply> {
-        reply(self.change(request.into_inner(), Ask::Delete).await)
+        reply(within(self.change(request.into_inner(), Ask::Delete)).await)
     }
 
     async fn forget(&self, request: Request<wire::BlobsRequest>) -> Reply<wire::BlobsReply> {
-        reply(self.change(request.into_inner(), Ask::Forget).await)
+        reply(within(self.change(request.into_inner(), Ask::Forget)).await)
     }
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
-        reply(self.list_blobs(request.into_inner()).await)
+        reply(within(self.list_blobs(request.into_inner())).await)
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Reply<wire::StatusReply> {

@@ -97,6 +97,9 @@ impl PartStore for LocalSlot {
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {
+        if let Some(why) = self.disk.hangs() {
+            return Err(PartError::Unreachable(why));
+        }
         let state = self.disk.state();
         if state.state == "ok" { Ok(state.fill) } else { Err(PartError::Io(state.state)) }
     }

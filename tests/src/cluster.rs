@@ -454,7 +454,7 @@ pub fn until_unused(command: impl Fn() -> Command) -> Result<()> {
 }
 
 /// Takes a mount away that nobody serves any more.
-fn detach(path: &Path) {
+pub(crate) fn detach(path: &Path) {
     for _ in 0..4 {
         if !is_mounted(path) {
             return;
@@ -467,7 +467,7 @@ fn detach(path: &Path) {
 }
 
 /// Tells the kernel that nobody will answer any more, so that whoever waits gets an error.
-fn abort(path: &Path) {
+pub(crate) fn abort(path: &Path) {
     if let Some(device) = device(path) {
         let minor = device.rsplit(':').next().unwrap_or_default().to_owned();
         let control = Path::new("/sys/fs/fuse/connections");
@@ -515,7 +515,7 @@ fn device(path: &Path) -> Option<String> {
 }
 
 /// Whether a process has ended; one that only waits for its parent to notice has.
-fn is_gone(pid: Pid) -> bool {
+pub(crate) fn is_gone(pid: Pid) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
         Err(_) => true,

@@ -13,6 +13,7 @@ pub mod checks;
 pub mod cluster;
 pub mod direct;
 pub mod handles;
+pub mod hanging;
 pub mod load;
 pub mod mapped;
 pub mod moments;

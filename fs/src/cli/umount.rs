@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::options::Options;
-use crate::control::{Caller, Ended};
+use crate::control::{Caller, Ended, runs};
 use crate::mountpoint::{self, MountPointError, Unmount};
 use crate::utab;
 
@@ -137,13 +137,5 @@ fn ended_well(ended: Ended, pid: u32) -> Result<ExitCode> {
         }
         Ended::Failed(why) => bail!("{why}"),
         Ended::Died => bail!("unmounted, but process {pid} died before it had stored everything"),
-    }
-}
-
-/// A process that only waits for its parent to notice its end has ended.
-fn runs(pid: u32) -> bool {
-    match std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")) {
-        Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
-        Err(_) => false,
     }
 }

@@ -1,13 +1,14 @@
 //! A file that is read and written past the page cache.
 //!
 //! Offsets, lengths and addresses are multiples of 4 KiB throughout. Where the filesystem refuses
-//! `O_DIRECT` (tmpfs), the same calls go through the page cache, and one warning says so.
+//! `O_DIRECT` (tmpfs), the same calls go through the page cache, and one warning says so. Each call
+//! counts among those of its disk for as long as it takes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -16,6 +17,7 @@ use nix::sys::uio::pwritev;
 
 #[cfg(test)]
 use super::faults::{self, Call};
+use crate::calls::Calls;
 
 /// Most buffers in one vectored write (the kernel's IOV_MAX).
 pub(crate) const MAX_BUFFERS: usize = 1024;
@@ -24,13 +26,14 @@ pub(crate) const MAX_BUFFERS: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct DirectFile {
     file: File,
+    calls: Arc<Calls>,
     #[cfg(test)]
     path: std::path::PathBuf,
 }
 
 impl DirectFile {
     /// Opens an existing file, or creates one that must not exist yet.
-    pub(crate) fn open(path: &Path, create: bool) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, create: bool, calls: Arc<Calls>) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(create).mode(0o600);
         let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
@@ -38,7 +41,7 @@ impl DirectFile {
         let direct = direct
             .and_then(|file| faults::check(path, Call::OpenDirect, 0..u64::MAX).map(|()| file));
         match direct {
-            Ok(file) => return Ok(Self::new(file, path)),
+            Ok(file) => return Ok(Self::new(file, path, calls)),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
             Err(e) => return Err(e),
         }
@@ -48,17 +51,17 @@ impl DirectFile {
         });
         // The kernel may have created the file before it refused the flag.
         let file = options.create_new(false).create(create).truncate(false).open(path)?;
-        Ok(Self::new(file, path))
+        Ok(Self::new(file, path, calls))
     }
 
     #[cfg(test)]
-    fn new(file: File, path: &Path) -> Self {
-        Self { file, path: path.to_owned() }
+    fn new(file: File, path: &Path, calls: Arc<Calls>) -> Self {
+        Self { file, calls, path: path.to_owned() }
     }
 
     #[cfg(not(test))]
-    fn new(file: File, _: &Path) -> Self {
-        Self { file }
+    fn new(file: File, _: &Path, calls: Arc<Calls>) -> Self {
+        Self { file, calls }
     }
 
     /// The fault that a test has put here.
@@ -69,11 +72,13 @@ impl DirectFile {
 
     /// Bytes of the file.
     pub(crate) fn len(&self) -> io::Result<u64> {
+        let _call = self.calls.begin();
         Ok(self.file.metadata()?.len())
     }
 
     /// Sets aside `len` bytes of disk space for the file.
     pub(crate) fn preallocate(&self, len: u64) -> io::Result<()> {
+        let _call = self.calls.begin();
         #[cfg(test)]
         self.fault(Call::Preallocate, 0, len)?;
         match fallocate(&self.file, FallocateFlags::empty(), 0, to_off(len)) {
@@ -84,6 +89,7 @@ impl DirectFile {
 
     /// Fills `buf` from `offset`.
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let _call = self.calls.begin();
         #[cfg(test)]
         self.fault(Call::Read, offset, buf.len() as u64)?;
         self.file.read_exact_at(buf, offset)
@@ -95,6 +101,7 @@ impl DirectFile {
         mut offset: u64,
         mut buffers: &mut [IoSlice<'_>],
     ) -> io::Result<()> {
+        let _call = self.calls.begin();
         #[cfg(test)]
         self.fault(Call::Write, offset, buffers.iter().map(|b| b.len() as u64).sum())?;
         while !buffers.is_empty() {
@@ -113,6 +120,7 @@ impl DirectFile {
 
     /// Returns once everything written before is on stable storage.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        let _call = self.calls.begin();
         #[cfg(test)]
         self.fault(Call::Sync, 0, u64::MAX)?;
         self.file.sync_data()
@@ -120,6 +128,7 @@ impl DirectFile {
 
     /// Gives the space of a range back; it reads as zeros. `false` where that is not possible.
     pub(crate) fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
+        let _call = self.calls.begin();
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         match fallocate(&self.file, flags, to_off(offset), to_off(len)) {
             Ok(()) => Ok(true),
@@ -130,6 +139,7 @@ impl DirectFile {
 
     /// Cuts the file off at `len`.
     pub(crate) fn truncate(&self, len: u64) -> io::Result<()> {
+        let _call = self.calls.begin();
         self.file.set_len(len)
     }
 }
