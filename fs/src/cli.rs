@@ -139,6 +139,8 @@ const BLOCKING_THREADS: usize = 8;
 
 /// Runs a command's future to its end.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    // A disk has a file open for each of its block files.
+    proto::guests::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

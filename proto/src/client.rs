@@ -31,12 +31,8 @@ use crate::rpc::storaged::storaged_client::StoragedClient;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection without a sign of life is asked for one this often, and given up after as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// HTTP/2 frames as large as a part: the default of 16 KiB costs a third more CPU.
-pub const MAX_FRAME: u32 = 1 << 20;
-/// Bytes in flight per request before the receiver must have read some.
-pub const STREAM_WINDOW: u32 = 8 << 20;
-/// The same for all requests of a connection together.
-pub const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Bytes of answers that may be under way on a connection for gRPC: they are small.
+const WINDOW: u32 = 1 << 20;
 
 /// An address that cannot be connected to, ever.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +59,8 @@ impl Daemon {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME);
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
         let client = StoragedClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -119,7 +114,7 @@ impl PartStore for RemoteSlot {
         let blob = blob_to_wire(key.blob);
         let part = key.part.get() as u32;
         let request = wire::PutRequest { to: self.to(), blob, part, data: Bytes::new(), checks };
-        self.daemon.link.call(Kind::Put, &request, payload).await?;
+        self.daemon.link.call(Kind::Put, &request, payload, 0).await?;
         Ok(())
     }
 
@@ -131,10 +126,11 @@ impl PartStore for RemoteSlot {
             offset: range.start,
             len: range.end - range.start,
         };
-        let (message, data) = self.daemon.link.call(Kind::Get, &request, Bytes::new()).await?;
+        let wide = widen(range.clone(), key.blob.part_len());
+        let answer = self.daemon.link.call(Kind::Get, &request, Bytes::new(), wide.len());
+        let (message, data) = answer.await?;
         let reply = wire::GetReply::decode(message).map_err(|e| nonsense(&e.to_string()))?;
         let checks = reply.checks;
-        let wide = widen(range.clone(), key.blob.part_len());
         if data.len() != wide.len() {
             return Err(nonsense("wrong number of bytes"));
         }

@@ -10,10 +10,12 @@
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
 //! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
 //!   our own types.
-//! * [`observe`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the word to systemd, and
-//!   memory, alike in every binary.
+//! * [`guests`], [`gather`]: what a server stands of those who connect to it.
+//! * [`observe`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the word to
+//!   systemd, and memory, alike in every binary.
 //!
-//! Nothing here does I/O except [`client`], [`link`], [`observe`] and [`systemd`].
+//! Nothing here does I/O except [`client`], [`link`], the servers' side of connections, [`observe`] and
+//! [`systemd`].
 
 pub mod allocator;
 pub mod buffer;
@@ -21,9 +23,12 @@ pub mod checksum;
 pub mod client;
 pub mod cluster;
 pub mod convert;
+pub mod gather;
+pub mod guests;
 pub mod id;
 pub mod limits;
 pub mod link;
+pub mod metrics_server;
 pub mod observe;
 pub mod part_store;
 pub mod scheme;

@@ -1,17 +1,10 @@
-//! Seeing what a program does: logs to stderr and metrics over HTTP, alike in every binary.
+//! Seeing what a program does: logs to stderr, alike in every binary; for metrics see
+//! [`crate::metrics_server`].
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing_subscriber::EnvFilter;
-
-/// Seconds, as histogram bounds: from 10 us, a cached metadata operation, to the 10 s that no wait
-/// may exceed.
-const BUCKETS: [f64; 19] = [
-    10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1,
-    0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
 
 /// Why logs or metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -69,17 +62,4 @@ pub fn init_logs_without(filter: Option<&str>, target: Option<&str>) -> Result<(
         .with_ansi(std::io::stderr().is_terminal())
         .try_init();
     Ok(())
-}
-
-/// Serves Prometheus metrics of this process at `http://ADDRESS/metrics`. Must be called within a
-/// tokio runtime.
-pub fn serve_metrics(address: SocketAddr) -> Result<(), ObserveError> {
-    let failed = |why: String| ObserveError::Metrics { address, why };
-    // The exporter binds in the background: find out here whether it can.
-    std::net::TcpListener::bind(address).map_err(|e| failed(e.to_string()))?;
-    PrometheusBuilder::new()
-        .with_http_listener(address)
-        .set_buckets(&BUCKETS)
-        .and_then(PrometheusBuilder::install)
-        .map_err(|e| failed(e.to_string()))
 }

@@ -157,7 +157,7 @@ impl Run {
     async fn run(self) -> anyhow::Result<()> {
         // Before the proxy: it counts on the recorder that is there when it is made.
         if let Some(address) = self.metrics {
-            proto::observe::serve_metrics(address)?;
+            proto::metrics_server::serve_metrics(address)?;
         }
         let proxy = self.cluster.connect().await?;
         let address = self.listen;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use futures::future::join_all;
 use proto::id::{ClusterId, DiskId};
-use proto::observe::serve_metrics;
+use proto::metrics_server::serve_metrics;
 use proto::systemd;
 use serde::Deserialize;
 use tokio::net::TcpListener;

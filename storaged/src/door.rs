@@ -1,7 +1,8 @@
 //! The daemon's one address: tells links from gRPC by the first byte of a connection.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use proto::guests::{Guest, GuestStream, Guests, room_for};
 use proto::link::PREFACE;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -11,10 +12,8 @@ use tokio_util::task::TaskTracker;
 use crate::link;
 use crate::service::Service;
 
-/// How long a new connection may say nothing.
-const FIRST_BYTE: Duration = Duration::from_secs(10);
-/// How long to wait when no connection can be accepted, for want of file descriptors say.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Most connections: a proxy has two for each disk here.
+const CONNECTIONS: usize = 2048;
 /// Connections that wait to be taken over by gRPC.
 pub(crate) const WAITING: usize = 64;
 
@@ -23,25 +22,18 @@ pub(crate) const WAITING: usize = 64;
 pub(crate) async fn accept(
     listener: TcpListener,
     service: Service,
-    grpc: mpsc::Sender<std::io::Result<TcpStream>>,
+    grpc: mpsc::Sender<std::io::Result<GuestStream>>,
     stop: CancellationToken,
 ) {
     let connections = TaskTracker::new();
+    let guests = Guests::new(room_for(CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (stream, guest) = tokio::select! {
+            accepted = guests.accept(&listener) => accepted,
             () = stop.cancelled() => break,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                let (service, grpc, stop) = (service.clone(), grpc.clone(), stop.clone());
-                connections.spawn(serve(stream, service, grpc, stop));
-            }
-            Err(e) => {
-                tracing::warn!("no connection can be accepted: {e}");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
+        let (service, grpc, stop) = (service.clone(), grpc.clone(), stop.clone());
+        connections.spawn(serve(stream, Arc::new(guest), service, grpc, stop));
     }
     drop(listener);
     connections.close();
@@ -50,24 +42,28 @@ pub(crate) async fn accept(
 
 async fn serve(
     stream: TcpStream,
+    guest: Arc<Guest>,
     service: Service,
-    grpc: mpsc::Sender<std::io::Result<TcpStream>>,
+    grpc: mpsc::Sender<std::io::Result<GuestStream>>,
     stop: CancellationToken,
 ) {
     let speaks_link = tokio::select! {
-        speaks_link = tokio::time::timeout(FIRST_BYTE, is_link(&stream)) => speaks_link,
+        speaks_link = is_link(&stream) => speaks_link,
+        () = guest.leave() => return tracing::debug!("a connection said nothing"),
         () = stop.cancelled() => return,
     };
     match speaks_link {
-        Ok(Ok(true)) => {
-            if let Err(e) = link::serve(stream, service, stop).await {
+        Ok(true) => {
+            if let Err(e) = link::serve(stream, &guest, service, stop).await {
                 tracing::debug!("a link ended: {e}");
             }
         }
         // A gRPC server that has stopped takes no more: the connection is closed.
-        Ok(Ok(false)) => drop(grpc.send(stream.set_nodelay(true).map(|()| stream)).await),
-        Ok(Err(e)) => tracing::debug!("a connection ended before it said anything: {e}"),
-        Err(_) => tracing::debug!("a connection said nothing"),
+        Ok(false) => {
+            let stream = stream.set_nodelay(true).map(|()| GuestStream::new(stream, guest));
+            drop(grpc.send(stream).await);
+        }
+        Err(e) => tracing::debug!("a connection ended before it said anything: {e}"),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The daemon's end of a link ([`proto::link`]): puts and gets, as many at once as fit in a budget.
 //!
-//! A part is received into a buffer that direct I/O takes as it is. What one connection may have
-//! under way, received or on its way out, is bounded by [`BUDGET`]; waiting for room in it is the
-//! back-pressure that reaches the sender.
+//! A part is received into a buffer that direct I/O takes as it is. What one connection may have under
+//! way, received or on its way out, is bounded by [`BUDGET`], and what all together may have of one
+//! disk by the disk's share of the daemon's memory ([`Service::budget`]); waiting for room is the
+//! back-pressure that reaches the sender. Only who names a disk of this daemon gets a share at all, and
+//! not before the first [`FIRST`] bytes of a payload have arrived: announcing one costs nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -12,13 +14,14 @@ use bytes::Bytes;
 use prost::Message;
 use proto::checksum::widen;
 use proto::convert::{failure_from, part_from_wire};
+use proto::guests::{Guest, UnderWay};
 use proto::limits::DISK_BLOCK;
 use proto::link::frame::{self, Arrived, Kind};
-use proto::link::outgoing::Outgoing;
+use proto::link::outgoing::{Outgoing, Share};
 use proto::link::{PREFACE, prepare};
 use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
-use tokio::io::{AsyncReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,6 +35,8 @@ use crate::service::Service;
 const BUDGET: usize = 32 << 20;
 /// A silent client is asked for a sign of life this often.
 const SILENCE: Duration = Duration::from_secs(20);
+/// Bytes of a payload that arrive before room is made for all of it.
+const FIRST: usize = 16 << 10;
 /// Small frames are read many at a time; payloads longer than this past the buffer.
 const READ_BUFFER: usize = 4 << 10;
 
@@ -39,7 +44,8 @@ const READ_BUFFER: usize = 4 << 10;
 struct Caller {
     id: u32,
     outgoing: Arc<Outgoing>,
-    share: OwnedSemaphorePermit,
+    share: Option<Share>,
+    _under_way: Option<UnderWay>,
 }
 
 impl Caller {
@@ -48,11 +54,11 @@ impl Caller {
         let _gone = match result {
             Ok((message, payload)) => {
                 let head = frame::encode(self.id, Kind::Done, &message, payload.len());
-                self.outgoing.send(head, payload, Some(self.share))
+                self.outgoing.send(head, payload, self.share)
             }
             Err(error) => {
                 let head = frame::encode(self.id, Kind::Failed, &failure_from(&error), 0);
-                self.outgoing.send(head, Bytes::new(), Some(self.share))
+                self.outgoing.send(head, Bytes::new(), self.share)
             }
         };
     }
@@ -65,6 +71,7 @@ impl Caller {
 /// What the connection says, and for bytes that are no frames.
 pub(crate) async fn serve(
     stream: TcpStream,
+    guest: &Arc<Guest>,
     service: Service,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -72,16 +79,19 @@ pub(crate) async fn serve(
     let (read, write) = stream.into_split();
     let mut input = BufReader::with_capacity(READ_BUFFER, read);
     let mut preface = [0; PREFACE.len()];
-    input.read_exact(&mut preface).await?;
+    frame::fill(&mut input, &mut preface).await?;
     if preface != PREFACE {
         return Err(nonsense("another version of the link"));
     }
     let outgoing = Arc::new(Outgoing::new(write));
     let under_way = TaskTracker::new();
-    let receiving = receive(&mut input, &service, &outgoing, &under_way);
+    let receiver =
+        Receiver { guest, service: &service, outgoing: &outgoing, under_way: &under_way };
+    let receiving = receiver.receive(&mut input);
     tokio::select! {
         result = receiving => result?,
         error = outgoing.drain() => return Err(error),
+        () = guest.leave() => return Err(nonsense("others need the connection more")),
         () = stop.cancelled() => {}
     }
     under_way.close();
@@ -95,61 +105,116 @@ fn nonsense(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// Takes requests until there are no more, each a task of its own.
-async fn receive(
-    input: &mut BufReader<OwnedReadHalf>,
-    service: &Service,
-    outgoing: &Arc<Outgoing>,
-    under_way: &TaskTracker,
-) -> io::Result<()> {
-    let budget = Arc::new(Semaphore::new(BUDGET / DISK_BLOCK));
-    while let Some(Arrived { id, kind, message, payload }) = frame::read(input).await? {
-        let request = match kind {
-            Kind::Put => Asked::Put(wire::PutRequest::decode(message).map_err(damaged)),
-            Kind::Get => Asked::Get(wire::GetRequest::decode(message).map_err(damaged)),
-            Kind::Done | Kind::Failed => return Err(nonsense("the client sent an answer")),
-        };
-        let blocks = payload.max(request.answer_len()).div_ceil(DISK_BLOCK).max(1);
-        let share = budget.clone().acquire_many_owned(blocks as u32).await;
-        let share = share.map_err(|_| nonsense("the budget is never closed"))?;
-        let payload = receive_payload(input, payload).await?;
-        let caller = Caller { id, outgoing: outgoing.clone(), share };
-        let service = service.clone();
-        match request {
-            Asked::Put(request) => under_way.spawn(async move {
-                caller.answer(put(&service, request, payload).await);
-            }),
-            Asked::Get(request) => under_way.spawn(async move {
-                caller.answer(get(&service, request).await);
-            }),
-        };
-    }
-    Ok(())
+/// One connection, as far as it is received from.
+struct Receiver<'a> {
+    guest: &'a Arc<Guest>,
+    service: &'a Service,
+    outgoing: &'a Arc<Outgoing>,
+    under_way: &'a TaskTracker,
 }
 
-/// A request, or why its message is none.
+impl Receiver<'_> {
+    /// Takes requests until there are no more, each a task of its own.
+    async fn receive(&self, input: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
+        let own = Arc::new(Semaphore::new(BUDGET / DISK_BLOCK));
+        while let Some(Arrived { id, kind, message, payload }) = frame::read(input).await? {
+            let outgoing = self.outgoing.clone();
+            let mut caller = Caller { id, outgoing, share: None, _under_way: None };
+            let (request, disks) = match self.parse(kind, message)? {
+                Ok(parsed) => parsed,
+                Err(why) => {
+                    frame::skip(input, payload).await?;
+                    // Who does not listen to refusals does not pile them up.
+                    caller.share = Some([share_of(&own, 1).await?, share_of(&own, 1).await?]);
+                    caller.answer(Err::<(wire::PutReply, _), _>(why));
+                    continue;
+                }
+            };
+            let first = receive_first(input, payload).await?;
+            let blocks = payload.max(request.answer_len()).div_ceil(DISK_BLOCK).max(1);
+            caller.share = Some([share_of(&own, blocks).await?, share_of(&disks, blocks).await?]);
+            let payload = receive_rest(input, first, payload).await?;
+            caller._under_way = Some(self.guest.begin());
+            let service = self.service.clone();
+            match request {
+                Asked::Put(request) => self.under_way.spawn(async move {
+                    caller.answer(put(&service, request, payload).await);
+                }),
+                Asked::Get(request) => self.under_way.spawn(async move {
+                    caller.answer(get(&service, request).await);
+                }),
+            };
+        }
+        Ok(())
+    }
+
+    /// What is asked, and what it takes its share of; or why it cannot be asked here.
+    #[allow(clippy::type_complexity)]
+    fn parse(
+        &self,
+        kind: Kind,
+        message: Bytes,
+    ) -> io::Result<Result<(Asked, Arc<Semaphore>), PartError>> {
+        let asked = match kind {
+            Kind::Put => wire::PutRequest::decode(message).map(Asked::Put),
+            Kind::Get => wire::GetRequest::decode(message).map(Asked::Get),
+            Kind::Done | Kind::Failed => return Err(nonsense("the client sent an answer")),
+        };
+        Ok(asked.map_err(damaged).and_then(|asked| {
+            let budget = self.service.budget(asked.to())?;
+            Ok((asked, budget))
+        }))
+    }
+}
+
+async fn share_of(budget: &Arc<Semaphore>, blocks: usize) -> io::Result<OwnedSemaphorePermit> {
+    let share = budget.clone().acquire_many_owned(blocks as u32).await;
+    share.map_err(|_| nonsense("the budget is never closed"))
+}
+
+/// A request.
 enum Asked {
-    Put(Result<wire::PutRequest, PartError>),
-    Get(Result<wire::GetRequest, PartError>),
+    Put(wire::PutRequest),
+    Get(wire::GetRequest),
 }
 
 impl Asked {
+    fn to(&self) -> Option<&wire::Address> {
+        match self {
+            Self::Put(request) => request.to.as_ref(),
+            Self::Get(request) => request.to.as_ref(),
+        }
+    }
+
     /// Bytes of payload that it will be answered with; 0 when it will be refused.
     fn answer_len(&self) -> usize {
-        let Self::Get(Ok(request)) = self else { return 0 };
+        let Self::Get(request) = self else { return 0 };
         let Ok(key) = part_from_wire(&request.blob, request.part) else { return 0 };
         let end = request.offset.saturating_add(request.len);
         widen(request.offset..end, key.blob.part_len()).len()
     }
 }
 
-/// Reads a payload into a buffer that direct I/O takes.
-async fn receive_payload(input: &mut BufReader<OwnedReadHalf>, len: usize) -> io::Result<Bytes> {
+/// The first bytes of a payload: a sign that the rest will come, too.
+async fn receive_first(input: &mut BufReader<OwnedReadHalf>, len: usize) -> io::Result<Vec<u8>> {
+    let mut first = vec![0; len.min(FIRST)];
+    frame::fill(input, &mut first).await?;
+    Ok(first)
+}
+
+/// Reads the rest of a payload, into a buffer that direct I/O takes.
+async fn receive_rest(
+    input: &mut BufReader<OwnedReadHalf>,
+    first: Vec<u8>,
+    len: usize,
+) -> io::Result<Bytes> {
     if len == 0 {
         return Ok(Bytes::new());
     }
     let mut buffer = PooledBuf::at_least(len);
-    input.read_exact(&mut buffer.as_mut()[..len]).await?;
+    let payload = &mut buffer.as_mut()[..len];
+    payload[..first.len()].copy_from_slice(&first);
+    frame::fill(input, &mut payload[first.len()..]).await?;
     Ok(Bytes::from_owner(buffer).slice(..len))
 }
 
@@ -159,10 +224,9 @@ fn damaged(error: prost::DecodeError) -> PartError {
 
 async fn put(
     service: &Service,
-    request: Result<wire::PutRequest, PartError>,
+    request: wire::PutRequest,
     payload: Bytes,
 ) -> Result<(wire::PutReply, Bytes), PartError> {
-    let request = request?;
     if !request.data.is_empty() {
         return Err(PartError::Invalid("a put with data in its message".to_owned()));
     }
@@ -172,9 +236,9 @@ async fn put(
 
 async fn get(
     service: &Service,
-    request: Result<wire::GetRequest, PartError>,
+    request: wire::GetRequest,
 ) -> Result<(wire::GetReply, Bytes), PartError> {
-    let mut reply = service.get_part(request?).await?;
+    let mut reply = service.get_part(request).await?;
     let data = std::mem::take(&mut reply.data);
     Ok((reply, data))
 }

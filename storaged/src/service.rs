@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::checksum::Checked;
-use proto::client::{CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW};
 use proto::convert::{
     Address, blob_from_wire, blob_to_wire, blobs_from_wire, part_from_wire, payload_from_wire,
     status_from,
 };
+use proto::gather::Gather;
 use proto::id::{BlobId, ClusterId, DiskId, SessionId, SlotId, VolumeId};
-use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST, MAX_MESSAGE};
+use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_LIST, MAX_MESSAGE};
 use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
 use proto::rpc::storaged::storaged_server::{Storaged, StoragedServer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -28,8 +29,21 @@ use crate::disk::Disk;
 use crate::door;
 use crate::queue::Ask;
 
-/// Requests that one connection may have under way.
-const MAX_STREAMS: u32 = 1024;
+/// Requests that one connection for gRPC may have under way.
+const MAX_STREAMS: u32 = 64;
+/// Bytes that may lie unread in a connection for gRPC; what is large comes by a link.
+const WINDOW: u32 = 128 << 10;
+/// Longest frame of gRPC: a request that fits is whole at once.
+const MAX_FRAME: u32 = 64 << 10;
+/// Bytes of headers of one request.
+const MAX_HEADERS: u32 = 8 << 10;
+/// Large messages that arrive by gRPC at once, of all connections.
+const LARGE_MESSAGES: usize = 4;
+/// Bytes of payload that may be under way between this daemon and everybody, in equal shares for its
+/// disks, so that one that hangs does not use up what the others need.
+const DAEMON_BYTES: usize = 256 << 20;
+/// Least and most of a disk's share.
+const DISK_BYTES: (usize, usize) = (16 << 20, 64 << 20);
 /// A silent connection is asked for a sign of life this often, and dropped after as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Longest that a request waits for its disk: whoever sent it has given it up long before.
@@ -40,10 +54,16 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What one daemon serves.
 #[derive(Clone)]
 pub struct Service {
-    disks: Arc<BTreeMap<DiskId, Arc<Disk>>>,
+    disks: Arc<BTreeMap<DiskId, Served>>,
     /// Disks that were asked for and could not be opened: path and reason.
     broken: Arc<Vec<(String, String)>>,
     cluster: ClusterId,
+}
+
+/// A disk, and its share of what may be under way, in blocks.
+struct Served {
+    disk: Arc<Disk>,
+    budget: Arc<Semaphore>,
 }
 
 impl Service {
@@ -53,6 +73,11 @@ impl Service {
         disks: BTreeMap<DiskId, Arc<Disk>>,
         broken: Vec<(String, String)>,
     ) -> Self {
+        let share = (DAEMON_BYTES / disks.len().max(1)).clamp(DISK_BYTES.0, DISK_BYTES.1);
+        let served = |(id, disk)| {
+            (id, Served { disk, budget: Arc::new(Semaphore::new(share / DISK_BLOCK)) })
+        };
+        let disks = disks.into_iter().map(served).collect();
         Self { disks: Arc::new(disks), broken: Arc::new(broken), cluster }
     }
 
@@ -68,9 +93,11 @@ impl Service {
         let (grpc, incoming) = tokio::sync::mpsc::channel(door::WAITING);
         let accepting = door::accept(listener, self, grpc, stop.clone());
         let serving = Server::builder()
+            .layer(Gather::new(LARGE_MESSAGES))
             .max_frame_size(MAX_FRAME)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .http2_max_header_list_size(MAX_HEADERS)
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
@@ -85,20 +112,29 @@ impl Service {
         }
     }
 
+    /// What a request to this address takes its share of.
+    pub(crate) fn budget(&self, to: Option<&wire::Address>) -> Result<Arc<Semaphore>, PartError> {
+        Ok(self.served(&Address::from_wire(to)?)?.budget.clone())
+    }
+
     /// The disk, if the address is right and its generation not stale.
     async fn slot(&self, to: Option<&wire::Address>) -> Result<(&Arc<Disk>, SlotId), PartError> {
         let to = Address::from_wire(to)?;
+        let disk = &self.served(&to)?.disk;
+        disk.check_slot(to.slot, to.group, to.generation).await?;
+        Ok((disk, to.slot))
+    }
+
+    fn served(&self, to: &Address) -> Result<&Served, PartError> {
         if to.cluster != self.cluster {
             return Err(PartError::WrongAddress(format!(
                 "this daemon serves cluster {}, not {}",
                 self.cluster, to.cluster
             )));
         }
-        let disk = self.disks.get(&to.disk).ok_or_else(|| {
+        self.disks.get(&to.disk).ok_or_else(|| {
             PartError::WrongAddress(format!("this daemon does not serve disk {}", to.disk))
-        })?;
-        disk.check_slot(to.slot, to.group, to.generation).await?;
-        Ok((disk, to.slot))
+        })
     }
 
     pub(crate) async fn put_part(
@@ -171,7 +207,7 @@ impl Service {
     }
 
     fn state(&self) -> wire::StatusReply {
-        let open = self.disks.values().map(|disk| {
+        let open = self.disks.values().map(|Served { disk, .. }| {
             let state = disk.state();
             wire::DiskStatus {
                 disk: Bytes::copy_from_slice(disk.id().as_bytes()),

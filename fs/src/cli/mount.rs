@@ -9,7 +9,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use proto::observe::{ObserveError, serve_metrics};
+use proto::metrics_server::serve_metrics;
+use proto::observe::ObserveError;
 use proto::systemd;
 
 use super::options::Options;

@@ -3,7 +3,8 @@
 //!
 //! A request that was sent and not answered when the connection breaks fails as
 //! [`PartError::Unreachable`]: it may have been done. Dropping a request's future forgets its answer.
-//! Bounding the wait is the caller's.
+//! Bounding the wait is the caller's. Memory is set aside only for payloads that were asked for, and
+//! somebody waits for.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -50,12 +51,18 @@ impl Link {
         Self { address: address.to_owned(), connect_timeout, current }
     }
 
-    /// Sends a request and waits for its answer: the message and the payload.
+    /// Sends a request and waits for its answer: the message and the payload, of `largest` bytes at most.
     ///
     /// # Errors
     /// What the daemon answered, or [`PartError::Unreachable`].
-    pub async fn call(&self, kind: Kind, message: &impl Message, payload: Bytes) -> Answer {
-        self.connection().await?.call(kind, message, payload).await
+    pub async fn call(
+        &self,
+        kind: Kind,
+        message: &impl Message,
+        payload: Bytes,
+        largest: usize,
+    ) -> Answer {
+        self.connection().await?.call(kind, message, payload, largest).await
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, PartError> {
@@ -80,30 +87,41 @@ fn unreachable(why: &str) -> PartError {
 }
 
 /// The requests that wait for answers; `Err` once the connection is closed, with the reason.
-struct Waiting(Mutex<Result<HashMap<u32, oneshot::Sender<Answer>>, String>>);
+struct Waiting(Mutex<Result<HashMap<u32, Waiter>, String>>);
+
+/// Who waits for an answer, and how long its payload may be.
+struct Waiter {
+    sender: oneshot::Sender<Answer>,
+    largest: usize,
+}
 
 impl Waiting {
     fn is_open(&self) -> bool {
         self.0.lock().is_ok()
     }
 
-    fn enter(&self, id: u32) -> Result<oneshot::Receiver<Answer>, PartError> {
+    fn enter(&self, id: u32, largest: usize) -> Result<oneshot::Receiver<Answer>, PartError> {
         let (sender, receiver) = oneshot::channel();
         match &mut *self.0.lock() {
-            Ok(waiting) => waiting.insert(id, sender),
+            Ok(waiting) => waiting.insert(id, Waiter { sender, largest }),
             Err(why) => return Err(unreachable(why)),
         };
         Ok(receiver)
     }
 
-    fn take(&self, id: u32) -> Option<oneshot::Sender<Answer>> {
+    fn take(&self, id: u32) -> Option<Waiter> {
         self.0.lock().as_mut().ok()?.remove(&id)
+    }
+
+    /// How long the payload of the answer may be; `None`: nobody waits for it.
+    fn largest(&self, id: u32) -> Option<usize> {
+        Some(self.0.lock().as_ref().ok()?.get(&id)?.largest)
     }
 
     /// Everybody who waits learns why there will be no answer.
     fn close(&self, why: &str) {
         let waiting = std::mem::replace(&mut *self.0.lock(), Err(why.to_owned()));
-        for (_, sender) in waiting.into_iter().flatten() {
+        for (_, Waiter { sender, .. }) in waiting.into_iter().flatten() {
             // Gone already: then nobody needs it.
             let _ = sender.send(Err(unreachable(why)));
         }
@@ -152,9 +170,15 @@ impl Connection {
         Ok(Self { outgoing, waiting, next: AtomicU32::new(0), _tasks: tasks })
     }
 
-    async fn call(&self, kind: Kind, message: &impl Message, payload: Bytes) -> Answer {
+    async fn call(
+        &self,
+        kind: Kind,
+        message: &impl Message,
+        payload: Bytes,
+        largest: usize,
+    ) -> Answer {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let answer = self.waiting.enter(id)?;
+        let answer = self.waiting.enter(id, largest)?;
         let _entered = Entered(&self.waiting, id);
         let head = frame::encode(id, kind, message, payload.len());
         if let Err(e) = self.outgoing.send(head, payload, None) {
@@ -168,9 +192,9 @@ impl Connection {
 async fn receive(stream: OwnedReadHalf, waiting: Arc<Waiting>) {
     let mut input = BufReader::with_capacity(READ_BUFFER, stream);
     let why = loop {
-        match answer(&mut input).await {
+        match answer(&mut input, &waiting).await {
             Ok(Some((id, answer))) => {
-                if let Some(sender) = waiting.take(id) {
+                if let Some(Waiter { sender, .. }) = waiting.take(id) {
                     // Gone in this moment: nobody needs it.
                     let _ = sender.send(answer);
                 }
@@ -182,17 +206,34 @@ async fn receive(stream: OwnedReadHalf, waiting: Arc<Waiting>) {
     waiting.close(&why);
 }
 
-async fn answer(input: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<(u32, Answer)>> {
+async fn answer(
+    input: &mut BufReader<OwnedReadHalf>,
+    waiting: &Waiting,
+) -> io::Result<Option<(u32, Answer)>> {
+    let nonsense = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     let Some(arrived) = frame::read(input).await? else { return Ok(None) };
-    let payload = frame::read_payload(input, arrived.payload).await?;
+    let payload = match waiting.largest(arrived.id) {
+        Some(largest) if arrived.payload > largest => {
+            return nonsense("the daemon sends more than it was asked for");
+        }
+        Some(_) if arrived.payload > 0 => {
+            let mut payload = BytesMut::zeroed(arrived.payload);
+            frame::fill(input, &mut payload).await?;
+            payload.freeze()
+        }
+        Some(_) => Bytes::new(),
+        // Whoever asked has gone.
+        None => {
+            frame::skip(input, arrived.payload).await?;
+            Bytes::new()
+        }
+    };
     let answer = match arrived.kind {
         Kind::Done => Ok((arrived.message, payload)),
         Kind::Failed => Err(PartFailure::decode(arrived.message)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
             .map(error_from_failure)?),
-        Kind::Put | Kind::Get => {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the daemon sent a request"));
-        }
+        Kind::Put | Kind::Get => return nonsense("the daemon sent a request"),
     };
     Ok(Some((arrived.id, answer)))
 }

@@ -5,28 +5,34 @@
 //! | 0 | 4 | request number |
 //! | 4 | 1 | kind: 1 put, 2 get, 3 done, 4 failed |
 //! | 5 | 3 | zero |
-//! | 8 | 4 | length of the message, at most 64 KiB |
+//! | 8 | 4 | length of the message, at most 16 KiB |
 //! | 12 | 4 | length of the payload, at most that of the largest part |
 //! | 16 | 4 | CRC-32C of bytes 0 to 15 and the message |
 //!
 //! The payload has checksums of its own, in the message. So nothing that a frame says is believed
 //! unchecked: a request number or a blob id that changed on the way does not put bytes where they
-//! do not belong.
+//! do not belong. A frame that has begun to arrive does so within [`ARRIVAL`], or it is the last.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
 
 use crate::limits::{CHECK_BLOCK, MAX_PART};
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 20;
 /// Largest message, in bytes: an address, a blob id and 129 checksums take less than 1 KiB.
-const MAX_MESSAGE: u32 = 64 << 10;
+const MAX_MESSAGE: u32 = 16 << 10;
 /// Largest payload, in bytes: a part, widened to whole check blocks.
 const MAX_PAYLOAD: u32 = MAX_PART.next_multiple_of(CHECK_BLOCK);
+
+/// How long the head of a frame may take to arrive, and its payload once there is room for it. Requests
+/// are given up much sooner.
+pub const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +101,15 @@ pub async fn read(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Arr
     if first == 0 {
         return Ok(None);
     }
+    in_time(rest(input, header, first)).await.map(Some)
+}
+
+/// The rest of header and message, when the first bytes of the header are there.
+async fn rest(
+    input: &mut (impl AsyncRead + Unpin),
+    mut header: [u8; HEADER_LEN],
+    first: usize,
+) -> io::Result<Arrived> {
     input.read_exact(&mut header[first..]).await?;
     let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
     let (len, payload) = (number(8), number(12));
@@ -107,26 +122,45 @@ pub async fn read(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Arr
     if checksum(&header, &message) != number(16) {
         return Err(nonsense("wrong checksum"));
     }
-    Ok(Some(Arrived { id: number(0), kind, message: message.freeze(), payload: payload as usize }))
+    Ok(Arrived { id: number(0), kind, message: message.freeze(), payload: payload as usize })
 }
 
-/// Reads a payload into memory of its own.
+/// Fills `buffer` with the next bytes of a payload.
 ///
 /// # Errors
-/// When the connection ends first.
-pub async fn read_payload(input: &mut (impl AsyncRead + Unpin), len: usize) -> io::Result<Bytes> {
-    let mut payload = BytesMut::with_capacity(len);
-    let mut limited = input.take(len as u64);
-    while payload.len() < len {
-        if limited.read_buf(&mut payload).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+/// When the connection ends first, or they take too long.
+pub async fn fill(input: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Result<()> {
+    in_time(input.read_exact(buffer)).await.map(drop)
+}
+
+/// Passes over the next bytes.
+///
+/// # Errors
+/// When the connection ends first, or they take too long.
+pub async fn skip(input: &mut (impl AsyncBufRead + Unpin), len: usize) -> io::Result<()> {
+    let mut left = input.take(len as u64);
+    in_time(tokio::io::copy_buf(&mut left, &mut tokio::io::sink())).await?;
+    match left.limit() {
+        0 => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
-    Ok(payload.freeze())
+}
+
+/// Bounds the wait for bytes that were announced.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`].
+pub async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(ARRIVAL, work).await.unwrap_or_else(|_| {
+        let why = format!("what was announced has not arrived within {ARRIVAL:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
     use crate::rpc::storaged::GetRequest;
 
@@ -143,9 +177,41 @@ mod tests {
         let frame = read(&mut input).await.unwrap().unwrap();
         assert_eq!((frame.id, frame.kind, frame.payload), (7, Kind::Get, 3));
         assert_eq!(GetRequest::decode(frame.message).unwrap(), request());
-        assert_eq!(read_payload(&mut input, 3).await.unwrap(), "abc");
+        let mut payload = [0; 2];
+        fill(&mut input, &mut payload).await.unwrap();
+        skip(&mut input, 1).await.unwrap();
+        assert_eq!(&payload, b"ab");
         assert_eq!(read(&mut input).await.unwrap().unwrap().id, 8);
         assert!(read(&mut input).await.unwrap().is_none(), "the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_announced_and_does_not_come_is_given_up() {
+        let whole = encode(7, Kind::Get, &request(), 100).to_vec();
+        for (what, begun) in [("a byte", 1), ("a header", HEADER_LEN), ("a head", whole.len())] {
+            // A peer that stays connected, and sends a byte now and then.
+            let (mut peer, mut input) = tokio::io::duplex(1 << 10);
+            let bytes = whole[..begun].to_vec();
+            let sending = async move {
+                peer.write_all(&bytes).await.unwrap();
+                loop {
+                    tokio::time::sleep(ARRIVAL / 4).await;
+                    if peer.write_all(&[0]).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let began = tokio::time::Instant::now();
+            let reading = async {
+                let arrived = read(&mut input).await?.expect("it has begun");
+                fill(&mut input, &mut vec![0; arrived.payload]).await
+            };
+            let error = tokio::select! {
+                result = reading => result.unwrap_err(),
+                () = sending => unreachable!("the other side is there"),
+            };
+            assert!(began.elapsed() <= 2 * ARRIVAL, "{what}: {error} after {:?}", began.elapsed());
+        }
     }
 
     #[tokio::test]

@@ -6,14 +6,22 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::timeout;
 
 /// Most buffers given to the kernel in one call.
 const GATHER: usize = 64;
+
+/// A peer that takes no byte for so long is given up.
+const STALLED: Duration = Duration::from_secs(20);
+
+/// A sender's share of what may be under way: of its connection, and of what it asked.
+pub type Share = [OwnedSemaphorePermit; 2];
 
 #[derive(Default)]
 struct Queue {
@@ -26,7 +34,7 @@ struct Queue {
 struct Piece {
     bytes: Bytes,
     /// The sender's share of what may be under way, given back when the bytes are out.
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Option<Share>,
 }
 
 /// The sending half of a connection.
@@ -50,12 +58,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// When the connection is broken; nothing of the frame arrives whole then.
-    pub fn send(
-        &self,
-        head: Bytes,
-        payload: Bytes,
-        share: Option<OwnedSemaphorePermit>,
-    ) -> io::Result<()> {
+    pub fn send(&self, head: Bytes, payload: Bytes, share: Option<Share>) -> io::Result<()> {
         let mut queue = self.queue.lock();
         if queue.broken {
             return Err(ErrorKind::BrokenPipe.into());
@@ -107,8 +110,11 @@ impl Outgoing {
         loop {
             // Before the first wait: whoever drained before may have left something.
             while self.has_left() {
-                if let Err(e) = self.stream.writable().await {
-                    self.queue.lock().broken = true;
+                let writable = timeout(STALLED, self.stream.writable()).await;
+                if let Err(e) = writable.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
+                    let mut queue = self.queue.lock();
+                    queue.broken = true;
+                    queue.pieces.clear();
                     self.done.notify_one();
                     return e;
                 }

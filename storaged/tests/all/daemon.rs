@@ -27,14 +27,22 @@ fn finish(args: &[&str]) -> (bool, String) {
 }
 
 /// A daemon that is killed when the test ends.
-struct Running {
-    child: Child,
-    address: String,
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) address: String,
 }
 
 impl Running {
-    fn start(disks: &[&Path]) -> Self {
-        let mut command = storaged(&["run", "--listen", "127.0.0.1:0"]);
+    pub(crate) fn start(disks: &[&Path]) -> Self {
+        Self::run(storaged(&["run", "--listen", "127.0.0.1:0"]), disks, |_| {})
+    }
+
+    /// The same by this command, with an eye on what it logs once it is ready.
+    pub(crate) fn run(
+        mut command: Command,
+        disks: &[&Path],
+        watch: impl Fn(String) + Send + 'static,
+    ) -> Self {
         for disk in disks {
             command.arg("--disk").arg(disk);
         }
@@ -44,7 +52,7 @@ impl Running {
         let ready = ready.expect("the daemon starts").unwrap();
         let address = ready.split("listen=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
         // Keep the pipe open, or its next log line would kill the daemon.
-        std::thread::spawn(move || lines.for_each(drop));
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(watch));
         Self { child, address }
     }
 
@@ -69,7 +77,7 @@ fn ids(dir: &Path) -> (ClusterId, DiskId) {
     (superblock.cluster, superblock.disk)
 }
 
-fn address(dir: &Path) -> Address {
+pub(crate) fn address(dir: &Path) -> Address {
     let (cluster, disk) = ids(dir);
     Address { cluster, disk, slot: SlotId(0), group: GroupId(0), generation: Generation(5) }
 }

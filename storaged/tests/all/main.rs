@@ -9,6 +9,7 @@ mod daemon;
 mod model;
 mod rot;
 mod space;
+mod strangers;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,0 +1,103 @@
+//! The address at which a process shows its metrics: a few connections at once, each for one request
+//! and a short time.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::guests::{Guest, Guests};
+use crate::observe::ObserveError;
+
+/// Connections at once.
+const CONNECTIONS: usize = 32;
+/// From a connection to the end of its answer.
+const WHOLE: Duration = Duration::from_secs(10);
+/// How often histograms are brought up to date.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Seconds, as histogram bounds: from 10 us, a cached metadata operation, to the 10 s that no wait
+/// may exceed.
+const BUCKETS: [f64; 19] = [
+    10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Serves Prometheus metrics of this process at `http://ADDRESS/metrics`. Must be called within a
+/// tokio runtime.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub fn serve_metrics(address: SocketAddr) -> Result<(), ObserveError> {
+    let failed = |why: String| ObserveError::Metrics { address, why };
+    let listener = std::net::TcpListener::bind(address).map_err(|e| failed(e.to_string()))?;
+    listener.set_nonblocking(true).map_err(|e| failed(e.to_string()))?;
+    let listener = TcpListener::from_std(listener).map_err(|e| failed(e.to_string()))?;
+    let metrics = PrometheusBuilder::new()
+        .set_buckets(&BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|e| failed(e.to_string()))?;
+    tokio::spawn(accept(listener, metrics));
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, metrics: PrometheusHandle) {
+    let guests = Guests::new(CONNECTIONS);
+    let mut upkeep = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            (stream, guest) = guests.accept(&listener) => {
+                let guest = Arc::new(guest);
+                tokio::spawn(attend(TokioIo::new(stream), guest, metrics.clone()));
+            }
+            _ = upkeep.tick() => metrics.run_upkeep(),
+        }
+    }
+}
+
+async fn attend(
+    stream: TokioIo<tokio::net::TcpStream>,
+    guest: Arc<Guest>,
+    metrics: PrometheusHandle,
+) {
+    let answer = |request: Request<Incoming>| {
+        let under_way = guest.begin();
+        let answer = answer(&request, &metrics);
+        async move {
+            drop(under_way);
+            Ok::<_, Infallible>(answer)
+        }
+    };
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(WHOLE)
+        .keep_alive(false)
+        .serve_connection(stream, service_fn(answer));
+    tokio::select! {
+        // Whatever went wrong, the connection is closed.
+        _ = timeout(WHOLE, serving) => {}
+        () = guest.leave() => {}
+    }
+}
+
+fn answer(request: &Request<Incoming>, metrics: &PrometheusHandle) -> Response<Full<Bytes>> {
+    let (status, body) = match request.uri().path() {
+        "/metrics" | "/" => (StatusCode::OK, metrics.render()),
+        _ => (StatusCode::NOT_FOUND, "see /metrics\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = http::HeaderValue::from_static("text/plain; version=0.0.4");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
+}
