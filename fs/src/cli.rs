@@ -6,11 +6,14 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use proto::cluster::Cluster;
-use proto::observe::{init_logs_without, sentence};
+use proto::cluster::{Cluster, DEFAULT_FILE};
+use proto::observe::init_logs;
+use proto::program;
 
+mod background;
+mod cluster;
 mod daemons;
 mod demo;
 mod format;
@@ -19,7 +22,7 @@ mod helper;
 mod manual;
 mod mount;
 mod options;
-mod size;
+mod remount;
 mod status;
 mod umount;
 
@@ -28,7 +31,7 @@ mod umount;
 #[command(name = "ashlar", version = proto::VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
-    /// [default: $RUST_LOG, or info]
+    /// [default: $RUST_LOG, or info for mount and demo --background, error for fsck, warn for the others]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -38,6 +41,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Cluster(cluster::Args),
     Format(format::Args),
     Mount(mount::Args),
     Status(status::Args),
@@ -62,13 +66,10 @@ struct ClusterFile {
         long = "cluster",
         value_name = "FILE",
         env = "ASHLAR_CLUSTER",
-        default_value = DEFAULT_CLUSTER
+        default_value = DEFAULT_FILE
     )]
     path: PathBuf,
 }
-
-/// Where the cluster's file is, unless told otherwise.
-const DEFAULT_CLUSTER: &str = "/etc/ashlar/cluster.toml";
 
 impl ClusterFile {
     fn new(path: PathBuf) -> Self {
@@ -77,19 +78,18 @@ impl ClusterFile {
 
     /// Reads and validates it.
     fn read(&self) -> Result<Cluster> {
-        match read_cluster(&self.path) {
-            Err(e) if self.path == Path::new(DEFAULT_CLUSTER) && !self.path.exists() => Err(e
-                .context(
-                    "no cluster is named (with --cluster FILE, -o cluster=FILE or $ASHLAR_CLUSTER)",
-                )),
-            read => read,
-        }
+        Ok(Cluster::read(&self.path)?)
+    }
+
+    /// Has somebody said which?
+    fn is_named(&self) -> bool {
+        self.path != Path::new(DEFAULT_FILE)
     }
 }
 
 impl Default for ClusterFile {
     fn default() -> Self {
-        Self::new(std::env::var_os("ASHLAR_CLUSTER").map_or(DEFAULT_CLUSTER.into(), PathBuf::from))
+        Self::new(std::env::var_os("ASHLAR_CLUSTER").map_or(DEFAULT_FILE.into(), PathBuf::from))
     }
 }
 
@@ -99,11 +99,15 @@ pub fn main() -> ExitCode {
     if let Some(helper) = helper::Helper::by_name(std::env::args_os().next().as_deref()) {
         return helper.run();
     }
-    let Cli { log, command } = Cli::parse();
+    let Cli { log, command } = match program::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let log = log.as_deref();
     let result = match command {
         Command::Storaged { args } => return daemons::run_storaged(args),
-        Command::Demo(args) => with_logs(log, "warn", || demo::run(args)),
+        Command::Demo(args) => with_logs(log, args.log(), || demo::run(args)),
+        Command::Cluster(args) => with_logs(log, "warn", || cluster::run(args)),
         Command::Format(args) => with_logs(log, "warn", || format::run(args)),
         Command::Mount(args) => mount::run(args, log),
         Command::Status(args) => with_logs(log, "warn", || status::run(&args)),
@@ -117,10 +121,7 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(result: Result<ExitCode>, failure: ExitCode) -> ExitCode {
-    result.unwrap_or_else(|e| {
-        eprintln!("ashlar: {}", sentence(e.as_ref()));
-        failure
-    })
+    program::exit_code("ashlar", result, failure)
 }
 
 /// Interactive commands are quiet unless something is wrong: `default` says from where on.
@@ -129,8 +130,7 @@ fn with_logs(
     default: &str,
     run: impl FnOnce() -> Result<ExitCode>,
 ) -> Result<ExitCode> {
-    let from_env = std::env::var_os("RUST_LOG").is_some();
-    init_logs_without(log.or((!from_env).then_some(default)), Some(crate::fuse::NOISE))?;
+    init_logs(log, default, Some(crate::fuse::NOISE))?;
     run()
 }
 
@@ -152,13 +152,22 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     result
 }
 
-/// Reads and validates a cluster file.
-fn read_cluster(path: &Path) -> Result<Cluster> {
-    let named = || format!("cluster file {}", path.display());
-    let text = std::fs::read_to_string(path).with_context(named)?;
-    let absolute = std::path::absolute(path).with_context(named)?;
-    let base = absolute.parent().unwrap_or(Path::new("/"));
-    Cluster::parse(&text, base).with_context(named)
+/// Is there such a volume? If not, which are?
+fn check_volume(cluster: &Cluster, volume: &str) -> Result<()> {
+    let dir = cluster.meta.display();
+    let there = match meta::volumes(&cluster.meta) {
+        Err(_) if !cluster.meta.exists() => Vec::new(),
+        there => there?,
+    };
+    if there.iter().any(|there| there == volume) {
+        return Ok(());
+    }
+    match there.is_empty() {
+        true => {
+            bail!("there is no volume {volume} in {dir}, nor any other (ashlar format makes one)")
+        }
+        false => bail!("there is no volume {volume} in {dir}, only: {}", there.join(", ")),
+    }
 }
 
 /// Directories that a mount of the cluster's volumes must keep off.
@@ -182,6 +191,6 @@ mod tests {
     fn an_error_is_one_sentence_without_repetition() {
         let inner = anyhow::anyhow!("no\n  such  disk");
         let error = inner.context("disk 3: no\n  such  disk").context("mounting");
-        assert_eq!(sentence(error.as_ref()), "mounting: disk 3: no such disk");
+        assert_eq!(program::sentence(error.as_ref()), "mounting: disk 3: no such disk");
     }
 }

@@ -10,6 +10,8 @@
 //! |---|---|
 //! | `store`: store and sync everything, and go on | `stored`, or `failed WHY` |
 //! | `remounted WORDS`: its options are these now, as the kernel shows them | `done` |
+//! | `settings`: what it was started with, that a remount cannot change | its `-o` words |
+//! | `log FILTER`: log by this filter from now on | `done`, or `failed WHY` |
 //! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use proto::observe::change_filter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,6 +35,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Rules;
 use crate::filesystem::Filesystem;
+use crate::fuse::NOISE;
 use crate::mountpoint::{self, MountEntry};
 use crate::synced::Synced;
 
@@ -41,6 +45,8 @@ const TRY_TO_STORE: Duration = Duration::from_secs(8);
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// A name is taken until the last mount of the volume has noticed that the kernel let go of it.
 const WAIT_FOR_NAME: Duration = Duration::from_secs(2);
+/// Wait between two calls of one who does not answer.
+const CALL_AGAIN: Duration = Duration::from_millis(10);
 /// How long callers may take to be told of the end.
 const TELLING: Duration = Duration::from_secs(1);
 
@@ -66,6 +72,7 @@ impl Desk {
     /// Opens the desk of this mount.
     pub(crate) async fn open(
         mount: &MountEntry,
+        settings: String,
         filesystem: Arc<Filesystem>,
         synced: Arc<Synced>,
     ) -> io::Result<Self> {
@@ -85,7 +92,7 @@ impl Desk {
         let callers = TaskTracker::new();
         let mut desk = Self { closed, given_up, ended, callers, serving: None };
         let (closed, given_up) = (desk.closed.clone(), desk.given_up.clone());
-        let answering = Answering { fs: filesystem, synced, closed, given_up };
+        let answering = Answering { fs: filesystem, synced, settings, closed, given_up };
         desk.serving = Some(tokio::spawn(desk.serve(listener, answering)));
         Ok(desk)
     }
@@ -148,6 +155,7 @@ impl Desk {
 struct Answering {
     fs: Arc<Filesystem>,
     synced: Arc<Synced>,
+    settings: String,
     closed: CancellationToken,
     given_up: CancellationToken,
 }
@@ -185,9 +193,14 @@ impl Answering {
             "mounted" if !self.closed.is_cancelled() => return "elsewhere".to_owned(),
             "mounted" => {}
             "quit" => self.given_up.cancel(),
-            other => match other.strip_prefix("remounted ") {
-                Some(words) => self.remounted(words).await,
-                None => return format!("failed there is no request {other}"),
+            "settings" => return self.settings.clone(),
+            other => match other.split_once(' ') {
+                Some(("remounted", words)) => self.remounted(words).await,
+                Some(("log", filter)) => match change_filter(Some(filter), "info", Some(NOISE)) {
+                    Ok(()) => {}
+                    Err(e) => return format!("failed {}", one_line(&e.to_string())),
+                },
+                _ => return format!("failed there is no request {other}"),
             },
         }
         "done".to_owned()
@@ -231,6 +244,8 @@ pub(crate) struct Caller {
     stream: BufReader<UnixStream>,
     /// The process.
     pub(crate) pid: u32,
+    /// How it has ended, once it has said so.
+    ended: Option<Ended>,
 }
 
 impl Caller {
@@ -241,7 +256,19 @@ impl Caller {
         // Names are anybody's: only root and ourselves are believed.
         let believed = [0, nix::unistd::geteuid().as_raw()].contains(&peer.uid());
         let pid = u32::try_from(peer.pid()).ok()?;
-        believed.then(|| Self { stream: BufReader::new(stream), pid })
+        believed.then(|| Self { stream: BufReader::new(stream), pid, ended: None })
+    }
+
+    /// The same, for a mount that may not have opened its desk yet: the kernel shows it a moment before.
+    pub(crate) fn call_patiently(mount: &MountEntry, patience: Duration) -> Option<Self> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let caller = Self::call(mount);
+            if caller.is_some() || Instant::now() >= deadline || mountpoint::is_dead(&mount.path) {
+                return caller;
+            }
+            std::thread::sleep(CALL_AGAIN);
+        }
     }
 
     /// The next line, if it comes in time; empty at the end.
@@ -276,6 +303,25 @@ impl Caller {
         self.hear(Instant::now() + patience).map(drop)
     }
 
+    /// What it was started with, as `-o` words.
+    pub(crate) fn settings(&mut self, patience: Duration) -> io::Result<String> {
+        self.say("settings")?;
+        self.hear(Instant::now() + patience)
+    }
+
+    /// Has it log by another filter.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn log(&mut self, filter: &str, patience: Duration) -> Result<(), String> {
+        let asked = self.say(&format!("log {filter}"));
+        match asked.and_then(|()| self.hear(Instant::now() + patience)).as_deref() {
+            Ok("done") => Ok(()),
+            Ok(words) => Err(words.trim_start_matches("failed ").to_owned()),
+            Err(_) => Err(format!("process {} does not answer", self.pid)),
+        }
+    }
+
     /// Asks whether the kernel still has the mount, out of our sight: [`Caller::end`] hears it.
     pub(crate) fn ask_elsewhere(&mut self) {
         let _ = self.say("mounted");
@@ -291,19 +337,24 @@ impl Caller {
     pub(crate) fn end(&mut self, patience: Duration) -> Option<Ended> {
         let deadline = Instant::now() + patience;
         loop {
+            if let Some(ended) = self.ended.clone() {
+                return self.gone(deadline).then_some(ended);
+            }
             let line = match self.hear(deadline) {
                 Ok(line) => line,
                 Err(e) if is_timeout(&e) => return None,
-                Err(_) => return Some(Ended::Died),
+                Err(_) => String::new(),
             };
-            let ended = match line.strip_prefix("ended ") {
+            match line.strip_prefix("ended ") {
                 _ if line.is_empty() => return Some(Ended::Died),
                 _ if line == "elsewhere" => return Some(Ended::Elsewhere),
-                None => continue,
-                Some("stored") => Ended::Stored,
-                Some(words) => Ended::Failed(words.trim_start_matches("failed ").to_owned()),
-            };
-            return self.gone(deadline).then_some(ended);
+                None => {}
+                Some("stored") => self.ended = Some(Ended::Stored),
+                Some(words) => {
+                    let why = words.trim_start_matches("failed ").to_owned();
+                    self.ended = Some(Ended::Failed(why));
+                }
+            }
         }
     }
 
@@ -353,5 +404,17 @@ mod tests {
         let _new = UnixListener::bind_addr(&address(&mount(&longest)).unwrap()).unwrap();
         assert!(Caller::call(&mount(&longest)).is_some());
         assert!(Caller::call(&mount("letters")).is_none());
+    }
+
+    #[test]
+    fn what_a_process_said_of_its_end_counts_however_long_it_takes_to_end() {
+        let mount = MountEntry::example("slow", "/", "/mnt");
+        let desk = UnixListener::bind_addr(&address(&mount).unwrap()).unwrap();
+        let mut caller = Caller::call(&mount).unwrap();
+        let (mut process, _) = desk.accept().unwrap();
+        process.write_all(b"ended stored\n").unwrap();
+        assert_eq!(caller.end(Duration::from_millis(50)), None, "it has not ended yet");
+        drop(process);
+        assert_eq!(caller.end(Duration::from_secs(10)), Some(Ended::Stored));
     }
 }

@@ -129,7 +129,7 @@ impl Told {
         if errno == nix::errno::Errno::EIO {
             let second = crate::filesystem::now().secs as u64;
             if self.last_log.swap(second, Ordering::Relaxed) != second {
-                tracing::error!("{op:?}: {error}");
+                tracing::error!("{}: {error}", op.name());
             }
         }
     }

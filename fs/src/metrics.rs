@@ -21,6 +21,15 @@ macro_rules! ops {
         pub(crate) enum Op { $($op),* }
 
         const OPS: &[(Op, &str)] = &[$((Op::$op, $name)),*];
+
+        impl Op {
+            /// As metrics and logs call it.
+            pub(crate) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$op => $name),*
+                }
+            }
+        }
     };
 }
 

@@ -1,9 +1,10 @@
 //! The life of a mount: open the volume and its disks, start the layers, hand them to the kernel,
 //! wait for the end, bring everything to rest.
 //!
-//! However it ends (umount, Ctrl-C, SIGTERM), every byte is stored and synced before the process
-//! exits; only then is the volume's lock given back.
+//! However it ends (umount, or a signal that [`proto::signals`] takes for an end), every byte is stored
+//! and synced before the process exits; only then is the volume's lock given back.
 
+use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -12,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use meta::{LocalMeta, MetaSettings, MetaStore, MountedBy, VolumeError};
 use proto::cluster::Cluster;
+use proto::listen::Listen;
 use proto::scheme::Scheme;
-use tokio::signal::unix::{SignalKind, signal};
+use proto::size::Size;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::access::Rules;
 use crate::attach;
@@ -95,6 +98,35 @@ impl MountOptions {
     }
 }
 
+impl fmt::Display for MountOptions {
+    /// What was chosen, as the words behind `-o`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let either = |chosen: Option<bool>, yes, no| chosen.map(|set| if set { yes } else { no });
+        let alone = |set: bool, word| set.then_some(word);
+        let words = [
+            Some(if self.read_only { "ro" } else { "rw" }),
+            either(self.nosuid, "nosuid", "suid"),
+            either(self.nodev, "nodev", "dev"),
+            alone(self.noexec, "noexec"),
+            self.atime.map(|atime| match atime {
+                Atime::Never => "noatime",
+                Atime::Relative => "relatime",
+                Atime::Strict => "strictatime",
+            }),
+            alone(self.nodiratime, "nodiratime"),
+            alone(self.lazytime, "lazytime"),
+            alone(self.sync, "sync"),
+            alone(self.dirsync, "dirsync"),
+            alone(self.allow_other == Some(true), "allow_other"),
+        ];
+        f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(","))?;
+        match &self.subdirectory {
+            Some(path) => write!(f, ",subdir={}", path.display()),
+            None => Ok(()),
+        }
+    }
+}
+
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -112,6 +144,18 @@ pub struct MountPlan {
     pub options: MountOptions,
     /// Ours.
     pub data: DataSettings,
+    /// Where metrics are served.
+    pub metrics: Option<Listen>,
+}
+
+impl MountPlan {
+    /// What no remount changes, as the words behind `-o`.
+    fn settings(&self) -> String {
+        let DataSettings { cache_bytes, dirty_bytes, .. } = &self.data;
+        let (cache, dirty) = (Size(*cache_bytes), Size(*dirty_bytes));
+        let metrics = self.metrics.as_ref().map(|address| format!(",metrics={address}"));
+        format!("cache-size={cache},dirty-size={dirty}{}", metrics.unwrap_or_default())
+    }
 }
 
 /// Why a mount could not be made, or did not end well.
@@ -150,9 +194,9 @@ pub enum MountError {
     /// At the end, something could not be stored.
     #[error("unmounted, but not everything could be stored: {0}")]
     Unstored(#[source] FsError),
-    /// Signals cannot be waited for.
-    #[error("waiting for signals: {0}")]
-    Signals(io::Error),
+    /// A signal came first.
+    #[error("told to end before {} was mounted", .0.display())]
+    Stopped(PathBuf),
 }
 
 /// A volume that is mounted.
@@ -162,15 +206,18 @@ pub struct Mount {
     meta: Arc<LocalMeta>,
     store: Store,
     ended: oneshot::Receiver<()>,
+    /// Cancelled when it shall end.
+    stop: CancellationToken,
     /// The mount itself: another one may be made at the same place.
     entry: Option<MountEntry>,
     desk: Option<Desk>,
 }
 
 impl Mount {
-    /// Mounts. When this returns, the mount point works.
-    pub async fn start(plan: MountPlan) -> Result<Self, MountError> {
-        let meta = open_volume(&plan).await?;
+    /// Mounts. When this returns, the mount point works. It ends when `stop` is cancelled.
+    pub async fn start(plan: MountPlan, stop: CancellationToken) -> Result<Self, MountError> {
+        let opened = stop.run_until_cancelled(open_volume(&plan)).await;
+        let meta = opened.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())))?;
         let store = Store::open(&plan.cluster).await?;
         let settings = plan.data.clone();
         let shared: Arc<dyn MetaStore> = meta.clone();
@@ -178,7 +225,7 @@ impl Mount {
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
         match serve(&plan, &filesystem).await {
             Ok((ended, entry, desk)) => {
-                Ok(Self { plan, filesystem, meta, store, ended, entry, desk })
+                Ok(Self { plan, filesystem, meta, store, ended, stop, entry, desk })
             }
             Err(why) => {
                 // Nothing was written; the session of the volume still has to end well.
@@ -190,15 +237,12 @@ impl Mount {
         }
     }
 
-    /// Waits until somebody unmounts it, or SIGINT or SIGTERM asks for the end, and ends it.
+    /// Waits until somebody unmounts it, or tells it to end, and ends it.
     pub async fn run(mut self) -> Result<(), MountError> {
-        let mut interrupt = stop_signal(SignalKind::interrupt())?;
-        let mut terminate = stop_signal(SignalKind::terminate())?;
         tokio::select! {
             biased;
             _ = &mut self.ended => {}
-            _ = interrupt.recv() => self.take_down().await,
-            _ = terminate.recv() => self.take_down().await,
+            () = self.stop.cancelled() => self.take_down().await,
         }
         self.finish().await
     }
@@ -303,7 +347,7 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
     entry.iter().for_each(utab::add);
     tokio::spawn(observe(filesystem.clone()));
     let desk = match &entry {
-        Some(entry) => Desk::open(entry, filesystem.clone(), synced).await,
+        Some(entry) => Desk::open(entry, plan.settings(), filesystem.clone(), synced).await,
         None => Err(io::Error::other("the mount is not to be seen here")),
     };
     let desk = desk.inspect_err(|e| tracing::warn!("umount will not be told how it ends: {e}"));
@@ -343,10 +387,6 @@ async fn given_up(desk: Option<&Desk>) {
         Some(desk) => desk.given_up().await,
         None => std::future::pending().await,
     }
-}
-
-fn stop_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MountError> {
-    signal(kind).map_err(MountError::Signals)
 }
 
 /// Opens the volume. Its last mount may be gone from the kernel and still be storing what it had:

@@ -12,9 +12,10 @@
 //! domain = "host-a"               # what fails together; default: the disk itself
 //! ```
 //!
-//! [`Cluster::parse`] reads and validates it; nothing else believes the text.
+//! [`Cluster::read`] reads and validates it; nothing else believes the text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,35 @@ pub struct Cluster {
 
 fn first_generation() -> Generation {
     Generation(1)
+}
+
+/// Where a cluster's file is, unless told otherwise.
+pub const DEFAULT_FILE: &str = "/etc/ashlar/cluster.toml";
+
+/// A cluster file that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is not where it is looked for when nobody names one.
+    #[error(
+        "no cluster is named (with --cluster FILE, -o cluster=FILE or $ASHLAR_CLUSTER), and {DEFAULT_FILE} is not there"
+    )]
+    Unnamed,
+    /// It cannot be read.
+    #[error("cluster file {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It makes no sense.
+    #[error("cluster file {}: {source}", path.display())]
+    Bad {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BadCluster,
+    },
 }
 
 /// One slot of the group.
@@ -163,6 +193,18 @@ pub struct TooNarrow {
 }
 
 impl Cluster {
+    /// Reads and validates a cluster's file.
+    pub fn read(path: &Path) -> Result<Self, Unreadable> {
+        let unread = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound if path == Path::new(DEFAULT_FILE) => Unreadable::Unnamed,
+            _ => Unreadable::File { path: path.to_owned(), source },
+        };
+        let text = std::fs::read_to_string(path).map_err(unread)?;
+        let absolute = std::path::absolute(path).map_err(unread)?;
+        let base = absolute.parent().unwrap_or(Path::new("/"));
+        Self::parse(&text, base).map_err(|source| Unreadable::Bad { path: path.to_owned(), source })
+    }
+
     /// Reads and validates the text of a cluster file. Relative paths are taken relative to `base`.
     pub fn parse(text: &str, base: &Path) -> Result<Self, BadCluster> {
         let mut cluster: Self =

@@ -11,11 +11,12 @@
 //! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
 //!   our own types.
 //! * [`guests`], [`gather`]: what a server stands of those who connect to it.
-//! * [`observe`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the word to
-//!   systemd, and memory, alike in every binary.
+//! * [`program`], [`signals`], [`size`], [`listen`]: what people type and are told, and how a program ends.
+//! * [`observe`], [`log_file`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the
+//!   word to systemd, and memory. All of these alike in every binary.
 //!
-//! Nothing here does I/O except [`client`], [`link`], the servers' side of connections, [`observe`] and
-//! [`systemd`].
+//! Nothing here does I/O except [`client`], [`link`], the servers' side of connections,
+//! [`cluster::Cluster::read`] and those of the last two lines.
 
 pub mod allocator;
 pub mod buffer;
@@ -28,10 +29,15 @@ pub mod guests;
 pub mod id;
 pub mod limits;
 pub mod link;
+pub mod listen;
+pub mod log_file;
 pub mod metrics_server;
 pub mod observe;
 pub mod part_store;
+pub mod program;
 pub mod scheme;
+pub mod signals;
+pub mod size;
 pub mod systemd;
 
 /// What `--version`, logs and status say of a program: its version, and the commit it was built from.

@@ -2,7 +2,6 @@
 //! and a short time.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::guests::{Guest, Guests};
+use crate::listen::Listen;
 use crate::observe::ObserveError;
 
 /// Connections at once.
@@ -38,9 +38,10 @@ const BUCKETS: [f64; 19] = [
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub fn serve_metrics(address: SocketAddr) -> Result<(), ObserveError> {
-    let failed = |why: String| ObserveError::Metrics { address, why };
-    let listener = std::net::TcpListener::bind(address).map_err(|e| failed(e.to_string()))?;
+pub fn serve_metrics(address: &Listen) -> Result<(), ObserveError> {
+    let failed = |why: String| ObserveError::Metrics { address: address.clone(), why };
+    let bound = std::net::TcpListener::bind(address.addresses());
+    let listener = bound.map_err(|e| failed(e.to_string()))?;
     listener.set_nonblocking(true).map_err(|e| failed(e.to_string()))?;
     let listener = TcpListener::from_std(listener).map_err(|e| failed(e.to_string()))?;
     let metrics = PrometheusBuilder::new()

@@ -2,9 +2,12 @@
 //! [`crate::metrics_server`].
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+
+use crate::listen::Listen;
+use crate::log_file::Stderr;
 
 /// Why logs or metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -21,45 +24,74 @@ pub enum ObserveError {
     #[error("metrics on {address}: {why}")]
     Metrics {
         /// Where.
-        address: SocketAddr,
+        address: Listen,
         /// Why not.
         why: String,
     },
 }
 
-/// An error and its causes as one line. Some errors say their cause themselves: not twice.
-pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    for cause in std::iter::successors(error.source(), |error| error.source()) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+/// What was asked for; without that RUST_LOG, without that what the command says.
+struct Wanted<'a> {
+    filter: Option<&'a str>,
+    default: &'a str,
+    quiet: Option<&'a str>,
 }
 
-/// Logs go to stderr. The level is `filter`, else RUST_LOG, else `info`.
-pub fn init_logs(filter: Option<&str>) -> Result<(), ObserveError> {
-    init_logs_without(filter, None)
+impl Wanted<'_> {
+    fn parse(&self) -> Result<EnvFilter, ObserveError> {
+        let from_env = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
+        let filter = self.filter.or(from_env.as_deref()).unwrap_or(self.default);
+        let parsed = EnvFilter::try_new(filter)
+            .map_err(|e| ObserveError::Filter { filter: filter.to_owned(), why: e.to_string() })?;
+        let library = self.quiet.and_then(|target| target.split("::").next()).unwrap_or_default();
+        Ok(match self.quiet.filter(|_| !filter.contains(library)) {
+            Some(target) => {
+                let off = format!("{target}=off").parse().expect("a target is a directive");
+                parsed.add_directive(off)
+            }
+            None => parsed,
+        })
+    }
 }
 
-/// The same, with nothing from `target` unless the filter names its library.
-pub fn init_logs_without(filter: Option<&str>, target: Option<&str>) -> Result<(), ObserveError> {
-    let from_env = std::env::var(EnvFilter::DEFAULT_ENV).ok();
-    let filter = filter.or(from_env.as_deref()).unwrap_or("info");
-    let mut parsed = EnvFilter::try_new(filter)
-        .map_err(|e| ObserveError::Filter { filter: filter.to_owned(), why: e.to_string() })?;
-    let library = target.and_then(|target| target.split("::").next()).unwrap_or_default();
-    if let Some(target) = target.filter(|_| !filter.contains(library)) {
-        let off = format!("{target}=off").parse().expect("a target is a directive");
-        parsed = parsed.add_directive(off);
-    }
-    // A second subscriber in one process (the embedded mode) is the first one.
-    let _ = tracing_subscriber::fmt()
+type Change = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// How the filter of this process is changed, once it has one.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+/// Logs go to stderr. The level is `filter`, else RUST_LOG, else `default`; with nothing from the
+/// target `quiet` unless the filter names its library.
+pub fn init_logs(
+    filter: Option<&str>,
+    default: &str,
+    quiet: Option<&str>,
+) -> Result<(), ObserveError> {
+    let parsed = Wanted { filter, default, quiet }.parse()?;
+    let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .try_init();
+        // Or it would tell stderr that stderr is closed, and panic.
+        .log_internal_errors(false)
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    // A second subscriber in one process (the embedded mode) is the first one.
+    if builder.try_init().is_ok() {
+        let change = move |filter| handle.reload(filter).expect("the subscriber is there for ever");
+        CHANGE.get_or_init(|| Box::new(change));
+    }
+    Ok(())
+}
+
+/// Logs by another filter from now on, chosen as [`init_logs`] does.
+pub fn change_filter(
+    filter: Option<&str>,
+    default: &str,
+    quiet: Option<&str>,
+) -> Result<(), ObserveError> {
+    let parsed = Wanted { filter, default, quiet }.parse()?;
+    if let Some(change) = CHANGE.get() {
+        change(parsed);
+    }
     Ok(())
 }

@@ -1,17 +1,22 @@
 //! The command line of `proxyd`: serves blobs over gRPC, and handles single blobs for debugging.
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::ffi::OsString;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand};
-use proto::cluster::Cluster;
+use proto::cluster::{Cluster, DEFAULT_FILE};
 use proto::id::{BlobId, SessionId, VolumeId};
 use proto::limits::MAX_BLOB;
+use proto::listen::Listen;
+use proto::observe::init_logs;
+use proto::program::{self, complain};
+use proto::signals::{self, Hangup};
 use tokio::net::TcpListener;
 
 use crate::blob_store::BlobStore;
@@ -22,7 +27,8 @@ use crate::service::{ServeError, serve};
 #[derive(Debug, Parser)]
 #[command(name = "proxyd", version = proto::VERSION)]
 pub struct Cli {
-    /// What is logged, as in info or proxy=debug.
+    /// What to log: error, warn, info, debug, or a filter such as proxy=debug
+    /// [default: $RUST_LOG, or info for run and error for blob]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -31,7 +37,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve blobs over gRPC until stopped.
+    /// Serve blobs over gRPC until told to stop (SIGTERM or Ctrl-C). SIGHUP changes nothing.
     #[command(after_help = "Example: proxyd run --cluster cluster.toml --listen 127.0.0.1:7412")]
     Run(Run),
     /// Put, get and inspect single blobs.
@@ -43,18 +49,24 @@ enum Command {
 struct Run {
     #[command(flatten)]
     cluster: ClusterFile,
-    /// Where to listen.
-    #[arg(long, value_name = "HOST:PORT")]
-    listen: SocketAddr,
+    /// Where to listen, as in 10.0.0.1:7412; :7412 is every address of the machine, for a network
+    /// that you trust: whoever reaches it can read and delete.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7412")]
+    listen: Listen,
     /// Where to serve Prometheus metrics.
     #[arg(long, value_name = "HOST:PORT")]
-    metrics: Option<SocketAddr>,
+    metrics: Option<Listen>,
 }
 
 #[derive(Debug, Args)]
 struct ClusterFile {
     /// The file that lists the cluster's slots.
-    #[arg(long = "cluster", value_name = "FILE", env = "ASHLAR_CLUSTER")]
+    #[arg(
+        long = "cluster",
+        value_name = "FILE",
+        env = "ASHLAR_CLUSTER",
+        default_value = DEFAULT_FILE
+    )]
     path: PathBuf,
 }
 
@@ -125,59 +137,64 @@ fn parse_range(text: &str) -> Result<Range<u32>, String> {
     range.ok_or_else(|| "expected START..END with START below END, as in 0..100".to_owned())
 }
 
+/// The whole program; the first argument is its name. An error is one sentence on stderr and exit
+/// code 1; wrong usage is exit code 2.
+pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match program::parse::<Cli>(args) {
+        Ok(cli) => program::exit_code("proxyd", cli.run(), ExitCode::FAILURE),
+        Err(code) => code,
+    }
+}
+
 impl Cli {
     /// Does what the command line says.
-    pub async fn run(self) -> anyhow::Result<()> {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Runtime::new().context("starting threads")?;
+        let log = self.log.as_deref();
         match self.command {
             Command::Run(run) => {
-                proto::observe::init_logs(self.log.as_deref())?;
-                run.run().await
+                init_logs(log, "info", None)?;
+                runtime.block_on(run.run())?;
             }
             Command::Blob(blob) => {
                 // People are told by the command itself: they want no log beside it.
-                proto::observe::init_logs(self.log.as_deref().or(Some("error")))?;
-                blob.run().await
+                init_logs(log, "error", None)?;
+                runtime.block_on(blob.run())?;
             }
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
 impl ClusterFile {
     async fn connect(&self) -> anyhow::Result<Arc<Proxy>> {
-        let text = tokio::fs::read_to_string(&self.path).await;
-        let text = text.with_context(|| self.path.display().to_string())?;
-        let base = self.path.parent().unwrap_or(Path::new(""));
-        let cluster =
-            Cluster::parse(&text, base).with_context(|| self.path.display().to_string())?;
+        let cluster = Cluster::read(&self.path)?;
         Ok(Proxy::from_cluster(&cluster, ProxySettings::default())?)
     }
 }
 
 impl Run {
     async fn run(self) -> anyhow::Result<()> {
+        // It has no settings that could change.
+        let reload = || tracing::info!("reloaded, by SIGHUP");
+        let stop = signals::take("proxyd", Hangup::Reloads(Box::new(reload)))?;
         // Before the proxy: it counts on the recorder that is there when it is made.
-        if let Some(address) = self.metrics {
+        if let Some(address) = &self.metrics {
             proto::metrics_server::serve_metrics(address)?;
         }
         let proxy = self.cluster.connect().await?;
         let address = self.listen;
-        let listener = TcpListener::bind(address).await;
+        if address.is_everywhere() {
+            tracing::warn!(
+                "listening on {address}: whoever reaches this machine there can read and delete"
+            );
+        }
+        let listener = TcpListener::bind(address.addresses()).await;
         let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
         tracing::info!(address = %listener.local_addr()?, "serving");
-        serve(proxy, listener, stopped()).await?;
+        serve(proxy, listener, async move { stop.cancelled().await }).await?;
         tracing::info!("stopped");
         Ok(())
-    }
-}
-
-/// Done once the process is asked to end.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened for");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be listened for");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 
@@ -189,25 +206,27 @@ impl Blob {
                 let (given, len) = (data.len(), id.len());
                 ensure!(given == len as usize, "{given} bytes given, but {id} has {len}");
                 let stored = cluster.connect().await?.put(id, data).await?;
-                println!("{}", if stored.degraded { "stored, degraded" } else { "stored" });
+                program::say(if stored.degraded { "stored, degraded" } else { "stored" })?;
             }
             Self::Get { id, range, cluster } => {
                 let range = range.unwrap_or(0..id.len());
                 let data = cluster.connect().await?.get(id, range).await?;
-                std::io::stdout().write_all(&data).context("standard output")?;
+                program::write(&data)?;
             }
-            Self::Stat { id, cluster } => stat(&*cluster.connect().await?, id).await,
+            Self::Stat { id, cluster } => stat(&*cluster.connect().await?, id).await?,
             Self::Rm { ids, cluster } => {
                 let left = cluster.connect().await?.delete(&ids).await;
                 for id in &left {
-                    eprintln!("not every slot has confirmed: {id}");
+                    complain("proxyd", format!("not every slot has confirmed: {id}"));
                 }
                 ensure!(left.is_empty(), "{} of {} not deleted everywhere", left.len(), ids.len());
             }
             Self::Ls { volume, session, cluster } => {
                 let proxy = cluster.connect().await?;
                 for id in proxy.list(VolumeId(volume), SessionId(session)).await?.blobs {
-                    println!("{id}");
+                    if !program::say(id)? {
+                        break;
+                    }
                 }
             }
         }
@@ -235,8 +254,8 @@ fn read_blob(file: Option<&Path>) -> anyhow::Result<Bytes> {
     Ok(data.into())
 }
 
-async fn stat(proxy: &Proxy, id: BlobId) {
-    println!("{:>4}  {:<8}  {:<24}  parts", "slot", "role", "domain");
+async fn stat(proxy: &Proxy, id: BlobId) -> Result<(), program::Unsaid> {
+    program::say(format!("{:>4}  {:<8}  {:<24}  parts", "slot", "role", "domain"))?;
     for slot in proxy.stat(id).await {
         let holds = match slot.held {
             Ok(held) if held.deleted => "deleted".to_owned(),
@@ -248,8 +267,9 @@ async fn stat(proxy: &Proxy, id: BlobId) {
             Err(why) => why.to_string(),
         };
         let role = if slot.main { "main" } else { "handoff" };
-        println!("{:>4}  {role:<8}  {:<24}  {holds}", slot.slot, slot.domain);
+        program::say(format!("{:>4}  {role:<8}  {:<24}  {holds}", slot.slot, slot.domain))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Errors travel as a status whose details are an encoded [`BlobFailure`].
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use proto::gather::Gather;
 use proto::guests::{GuestStream, Guests, room_for};
 use proto::id::BlobId;
 use proto::limits::MAX_MESSAGE;
+use proto::listen::Listen;
 use proto::part_store::PartError;
 use proto::rpc::proxyd as wire;
 use proto::rpc::proxyd::blob_failure::Kind;
@@ -75,7 +75,7 @@ pub enum ServeError {
     #[error("listening on {address}")]
     Listen {
         /// Where.
-        address: SocketAddr,
+        address: Listen,
         /// Why not.
         source: std::io::Error,
     },

@@ -1,6 +1,6 @@
 //! The admin commands: what an operator asks of disks, and how it is printed.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::client::Daemon;
 use proto::id::{ClusterId, DiskId, PartKey};
-use proto::observe::sentence;
+use proto::program::{self, complain, sentence};
 use serde_json::{Value, json};
 
 use crate::block_file;
@@ -22,11 +22,13 @@ use crate::superblock::{InitOptions, Superblock, init_disk, lock};
 /// How long a daemon may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// One line: JSON, or words.
-fn print(json: bool, value: &Value, words: impl FnOnce() -> String) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let line = if json { value.to_string() } else { words() };
-    writeln!(out, "{line}").context("writing to standard output")
+/// One line: JSON, or words. Answers whether anybody may still read.
+fn print(
+    json: bool,
+    value: &Value,
+    words: impl FnOnce() -> String,
+) -> Result<bool, program::Unsaid> {
+    program::say(if json { value.to_string() } else { words() })
 }
 
 /// A size as people read it.
@@ -61,7 +63,7 @@ fn each(
         match one(dir) {
             Ok(fine) => good &= fine,
             Err(e) => {
-                eprintln!("storaged: {}", sentence(e.as_ref()));
+                complain("storaged", sentence(e.as_ref()));
                 good = false;
             }
         }
@@ -138,7 +140,8 @@ pub(crate) fn verify(disks: &Disks) -> anyhow::Result<ExitCode> {
                     bytes += data.data().len() as u64;
                 }
                 Err(e) => {
-                    bar.suspend(|| eprintln!("{}: slot {slot}, part {key}: {e}", dir.display()));
+                    let what = format!("{}: slot {slot}, part {key}: {e}", dir.display());
+                    bar.suspend(|| complain("storaged", what));
                     bad.push(key.to_string());
                 }
             }
@@ -225,7 +228,7 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn parts_ls(disks: &Disks) -> anyhow::Result<ExitCode> {
     each(disks, |dir| {
         let disk = open(dir, false)?;
-        let mut printed = Ok(());
+        let mut printed = Ok(true);
         disk.each_part(|slot, key| {
             let len = key.blob.part_len();
             let value = json!({
@@ -234,7 +237,7 @@ pub(crate) fn parts_ls(disks: &Disks) -> anyhow::Result<ExitCode> {
             printed = print(disks.json, &value, || {
                 format!("slot {slot}  {}  part {}  {len} bytes", key.blob, key.part)
             });
-            printed.is_ok()
+            matches!(printed, Ok(true))
         })
         .with_context(|| dir.display().to_string())?;
         printed?;
@@ -263,6 +266,6 @@ pub(crate) fn part_get(args: &PartArgs) -> anyhow::Result<ExitCode> {
     let data = open(&args.dir, false)?
         .read_part(args.slot, key)
         .with_context(|| format!("{}: part {key}", args.dir.display()))?;
-    std::io::stdout().write_all(data.data()).context("writing to standard output")?;
+    program::write(data.data())?;
     Ok(ExitCode::SUCCESS)
 }

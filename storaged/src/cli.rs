@@ -2,29 +2,37 @@
 //! parsing, so nothing behind sees a string.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use proto::id::{BlobId, ClusterId, SlotId};
-use proto::observe::{init_logs, sentence};
+use proto::listen::Listen;
+use proto::observe::init_logs;
+use proto::program;
+use proto::size::Size;
 
 use crate::admin;
 use crate::daemon::{self, RunConfig};
+use crate::superblock::Superblock;
 
 /// Keeps parts of blobs on the disks of this machine.
 #[derive(Debug, Parser)]
 #[command(name = "storaged", version = proto::VERSION, propagate_version = true)]
 struct Cli {
+    /// What to log: error, warn, info, debug, or a filter such as storaged=debug
+    /// [default: $RUST_LOG, or info for run and warn for the others]
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve disks until told to stop (SIGTERM or SIGINT)
+    /// Serve disks until told to stop (SIGTERM or Ctrl-C)
+    ///
+    /// Logs to stderr. SIGHUP has the key log of the configuration file read again, and nothing else.
     #[command(
         after_help = "Example:\n  storaged run --disk /srv/disk0 --disk /srv/disk1 --listen 10.0.0.1:7411"
     )]
@@ -46,25 +54,23 @@ struct RunArgs {
     /// Directory of a disk; repeat for each
     #[arg(long = "disk", value_name = "DIR")]
     disks: Vec<PathBuf>,
-    /// Address to serve on [default: 127.0.0.1:7411]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
+    /// Address to serve on, as in 10.0.0.1:7411; :7411 is every address of the machine, for a network
+    /// that you trust: whoever reaches it can read and delete [default: 127.0.0.1:7411]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<Listen>,
     /// Address to serve Prometheus metrics on
-    #[arg(long, value_name = "ADDR")]
-    metrics: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<Listen>,
     /// TOML file with the keys disk (a list), listen, metrics and log; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, or a filter such as storaged=debug
-    #[arg(long, value_name = "LEVEL")]
-    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum DiskCommand {
     /// Make an empty directory a disk of a cluster
     #[command(
-        after_help = "Examples:\n  storaged disk init /srv/disk0 --new-cluster\n  storaged disk init /srv/disk1 --cluster 5ad0c2f0-0000-4000-8000-000000000000 --capacity 500GiB"
+        after_help = "Examples:\n  storaged disk init /srv/disk0 --new-cluster\n  storaged disk init /srv/disk1 --cluster /srv/disk0\n  storaged disk init /srv/disk1 --cluster 5ad0c2f0-0000-4000-8000-000000000000 --capacity 500GiB"
     )]
     Init(InitArgs),
     /// One line for each disk
@@ -115,8 +121,8 @@ pub(crate) struct InitArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Belongs {
-    /// Cluster to join: the id that the first disk's init printed
-    #[arg(long, value_name = "UUID")]
+    /// Cluster to join: the id that the first disk's init printed, or the directory of a disk of it
+    #[arg(long, value_name = "UUID|DIR", value_parser = cluster)]
     pub(crate) cluster: Option<ClusterId>,
     /// Begin a new cluster
     #[arg(long)]
@@ -171,27 +177,14 @@ fn slot(text: &str) -> Result<SlotId, std::num::ParseIntError> {
     text.parse().map(SlotId)
 }
 
-/// A size in bytes, written with a binary unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size(pub(crate) u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match &text[digits.len()..] {
-            "" | "B" => 0,
-            "KiB" => 10,
-            "MiB" => 20,
-            "GiB" => 30,
-            "TiB" => 40,
-            unit => return Err(format!("unknown unit {unit:?}: use KiB, MiB, GiB or TiB")),
-        };
-        let number: u64 =
-            digits.parse().map_err(|_| format!("{digits:?} is not a whole number"))?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(|| format!("{text} is too large"))
+/// A cluster's id, or that of a disk.
+fn cluster(text: &str) -> Result<ClusterId, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
     }
+    let of_disk = Superblock::read(Path::new(text));
+    let neither = |e| format!("neither a cluster's id nor the directory of a disk of it: {e}");
+    of_disk.map(|superblock| superblock.cluster).map_err(neither)
 }
 
 /// What the program understands, for its manual pages and completions.
@@ -202,28 +195,17 @@ pub fn command() -> clap::Command {
 /// The whole program. Call it outside of any tokio runtime; the first argument is the program's
 /// name. An error is one sentence on stderr and exit code 1; wrong usage is exit code 2.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(e) => {
-            // To a closed pipe, for all one can do about it.
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
-    };
-    match dispatch(cli.command) {
-        Ok(code) => code,
-        Err(e) => {
-            eprintln!("storaged: {}", sentence(e.as_ref()));
-            ExitCode::FAILURE
-        }
+    match program::parse::<Cli>(args) {
+        Ok(cli) => program::exit_code("storaged", dispatch(cli), ExitCode::FAILURE),
+        Err(code) => code,
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+fn dispatch(Cli { log, command }: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Run(args) = command {
-        return run(args);
+        return run(args, log);
     }
-    init_logs(Some("warn"))?;
+    init_logs(log.as_deref(), "warn", None)?;
     match command {
         Command::Run(_) => unreachable!("taken above"),
         Command::Disk(DiskCommand::Init(args)) => admin::init(&args),
@@ -238,15 +220,16 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { disks, listen, metrics, config, log } = args;
+fn run(args: RunArgs, log: Option<String>) -> anyhow::Result<ExitCode> {
+    let RunArgs { disks, listen, metrics, config: file } = args;
     let flags = RunConfig { disk: disks, listen, metrics, log };
-    let config = match config {
-        Some(path) => flags.or(RunConfig::read(&path)?),
-        None => flags,
+    let config = match &file {
+        Some(path) => flags.clone().or(RunConfig::read(path)?),
+        None => flags.clone(),
     };
-    init_logs(config.log.as_deref())?;
-    block_on(daemon::run(config))?;
+    init_logs(config.log.as_deref(), daemon::LOG, None)?;
+    let reload = move || daemon::reload(&flags, file.as_deref());
+    block_on(daemon::run(config, reload))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -275,20 +258,5 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("4KiB", Some(4096)),
-            ("1GiB", Some(1 << 30)),
-            ("16777216TiB", None),
-            ("1GB", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            assert_eq!(text.parse::<Size>().ok().map(|size| size.0), expected, "{text:?}");
-        }
     }
 }

@@ -1,19 +1,21 @@
 //! `storaged run`: opens the disks, serves them, and stops cleanly.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use futures::future::join_all;
 use proto::id::{ClusterId, DiskId};
+use proto::listen::Listen;
+use proto::log_file;
 use proto::metrics_server::serve_metrics;
+use proto::observe::change_filter;
+use proto::program::sentence;
+use proto::signals::{self, Hangup};
 use proto::systemd;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use crate::disk::{Disk, DiskOptions};
 use crate::error::{DiskError, DiskProblem};
@@ -22,6 +24,8 @@ use crate::superblock::Superblock;
 
 /// Where a daemon listens that was not told.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7411";
+/// What it logs that was not told.
+pub(crate) const LOG: &str = "info";
 
 /// What a daemon serves, and where. The configuration file has the same keys.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -30,9 +34,9 @@ pub struct RunConfig {
     /// Directories of the disks.
     pub disk: Vec<PathBuf>,
     /// Address to serve on.
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Listen>,
     /// Address to serve metrics on.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<Listen>,
     /// What to log.
     pub log: Option<String>,
 }
@@ -63,8 +67,11 @@ struct Opened {
     broken: Vec<(String, String)>,
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
+/// Serves until it is told to end; `reload` is what SIGHUP means.
+pub(crate) async fn run(
+    config: RunConfig,
+    reload: impl FnMut() + Send + 'static,
+) -> anyhow::Result<()> {
     if config.disk.is_empty() {
         bail!("no disks: give at least one --disk DIR");
     }
@@ -72,21 +79,26 @@ pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
         Some(address) => address,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
     };
-    let stop = CancellationToken::new();
     // Before disks are opened, which may take long: whoever says stop then means it, too.
-    stop_on_signals(stop.clone())?;
+    let stop = signals::take("storaged", Hangup::Reloads(Box::new(reload)))?;
     // Before that as well, so that nothing is opened in vain.
-    let listener =
-        TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+    let listener = TcpListener::bind(listen.addresses()).await;
+    let listener = listener.with_context(|| format!("listening on {listen}"))?;
+    if listen.is_everywhere() {
+        tracing::warn!(
+            "listening on {listen}: whoever reaches this machine there can read and delete"
+        );
+    }
     let listen = listener.local_addr()?;
-    if let Some(address) = config.metrics {
+    if let Some(address) = &config.metrics {
         serve_metrics(address)?;
     }
     let paths = config.disk.clone();
     let opened = systemd::starting(tokio::task::spawn_blocking(move || open_all(&paths))).await??;
+    let metrics = config.metrics.map_or("none".to_owned(), |address| address.to_string());
     tracing::info!(
         version = proto::VERSION, %listen, cluster = %opened.cluster,
-        disks = opened.disks.len(), metrics = ?config.metrics, "storaged is ready"
+        disks = opened.disks.len(), metrics, "storaged is ready"
     );
     systemd::ready();
     let disks: Vec<Arc<Disk>> = opened.disks.values().cloned().collect();
@@ -98,21 +110,20 @@ pub(crate) async fn run(config: RunConfig) -> anyhow::Result<()> {
     Ok(served?)
 }
 
-/// Both signals mean the same: finish what is under way and leave.
-fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Ends with the runtime; there is nothing to wait for in it.
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-        systemd::stopping();
-        stop.cancel();
-    });
-    Ok(())
+/// Reads again what can change while it serves: how much is logged, and where that goes.
+pub(crate) fn reload(flags: &RunConfig, file: Option<&Path>) {
+    let read = || {
+        let config = match file {
+            Some(path) => flags.clone().or(RunConfig::read(path)?),
+            None => flags.clone(),
+        };
+        log_file::reopen().context("the log")?;
+        anyhow::Ok(change_filter(config.log.as_deref(), LOG, None)?)
+    };
+    match read() {
+        Ok(()) => tracing::info!("reloaded, by SIGHUP"),
+        Err(e) => tracing::error!("not reloaded: {}", sentence(e.as_ref())),
+    }
 }
 
 /// Opens all disks at once. One that fails does not stop the others, a mistake in what was asked

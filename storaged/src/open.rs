@@ -218,7 +218,8 @@ impl<'a> Recovery<'a> {
         } else {
             let payload = file.payload(found)?;
             if payload.verify().is_err() {
-                tracing::error!(disk = %self.shared.disk, ?place, "a record has rotted: what it said is lost");
+                let Place { file, block } = place;
+                tracing::error!(disk = %self.shared.disk, file, block, "a record has rotted: what it said is lost");
                 return Ok(());
             }
             match found.entry.what {

@@ -19,6 +19,11 @@ pub fn storaged() -> PathBuf {
     directory().join("storaged")
 }
 
+/// The proxy as a daemon, and as a tool.
+pub fn proxyd() -> PathBuf {
+    directory().join("proxyd")
+}
+
 /// The folder with the programs. `ASHLAR_BIN_DIR` names one that is up to date already (set by
 /// `tools/test`, which builds everything at once); otherwise cargo brings it up to date, once per
 /// test process.
@@ -37,7 +42,7 @@ fn build() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(workspace())
-        .args(["build", "--quiet", "--bins", "-p", "fs", "-p", "storaged"]);
+        .args(["build", "--quiet", "--bins", "-p", "fs", "-p", "storaged", "-p", "proxy"]);
     cargo.arg("--target-dir").arg(profile.parent().expect("a profile lies in a target directory"));
     if profile.ends_with("release") {
         cargo.arg("--release");

@@ -255,10 +255,29 @@ impl Demo {
                 ensure!(!mount.runs(), "`ashlar umount` returned before the mount had ended");
             }
         }
-        let status = mount.wait(PATIENCE).with_context(|| format!("{how:?}: {}", mount.said()))?;
-        ensure!(status.success(), "{how:?}: the mount ended with {status}:\n{}", mount.said());
+        self.ended(&format!("{how:?}"))
+    }
+
+    /// Sends the process that serves the mount these signals, one upon the other, which it must take for
+    /// its end, as [`Demo::stop`] has it.
+    pub fn signal_and_wait(&mut self, signals: &[Signal]) -> Result<()> {
+        let mount = self.mount.as_mut().expect("mounted");
+        for signal in signals {
+            if mount.runs() {
+                mount.signal(*signal)?;
+            }
+        }
+        self.ended(&format!("{signals:?}"))
+    }
+
+    /// The mount was told to end, and has to.
+    fn ended(&mut self, how: &str) -> Result<()> {
+        let path = self.path();
+        let mount = self.mount.as_mut().expect("mounted");
+        let status = mount.wait(PATIENCE).with_context(|| format!("{how}: {}", mount.said()))?;
+        ensure!(status.success(), "{how}: the mount ended with {status}:\n{}", mount.said());
         self.mount = None;
-        ensure!(!is_mounted(&path), "{how:?}: still mounted after the process has ended");
+        ensure!(!is_mounted(&path), "{how}: still mounted after the process has ended");
         if self.setup.mode == Mode::Served { Ok(()) } else { self.end_daemons() }
     }
 

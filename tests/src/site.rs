@@ -144,6 +144,14 @@ impl Site {
         )
     }
 
+    /// The file of another cluster, which has a volume of the same name.
+    pub fn another_cluster(&self) -> Result<String> {
+        let home = self.outside("other");
+        fs::create_dir(&home)?;
+        format(&home, |program| Command::new(program), |number, _| Ok(embedded(number)))?;
+        Ok(home.join(CLUSTER).display().to_string())
+    }
+
     fn serve(&mut self, number: usize, disk: &Path) -> Result<String> {
         let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let mut command = Command::new(storaged());

@@ -6,10 +6,10 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use tests::binaries::{ashlar, storaged};
+use tests::binaries::{ashlar, proxyd, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted};
 use tests::process::{PATIENCE, output};
 use tests::seed::content;
@@ -87,12 +87,41 @@ fn wrong_flags_of_both_programs() -> Result<()> {
         row("scheme of another world", ashlar(), &["demo", "/m", "--scheme", "raid5"], &["raid5"]),
         row("storaged: no command", storaged(), &[], &["usage"]),
         row("storaged: no disk", storaged(), &["run", "--listen", "127.0.0.1:0"], &["disk"]),
+        row("no size of ours", ashlar(), &["demo", "/m", "--size", "1.5G"], &["10GiB"]),
+        row("too small a size", ashlar(), &["demo", "/m", "--size", "1M"], &["at least 512MiB"]),
+        row(
+            "status of nothing",
+            ashlar(),
+            &["status", "--cluster", "/nonexistent/c"],
+            &["/nonexistent/c"],
+        ),
+        row("no daemon there", ashlar(), &["cluster", "file", "127.0.0.1"], &["127.0.0.1"]),
+        row("no log filter", ashlar(), &["status", "/m", "--log", "a=b=c"], &["a=b=c"]),
         row(
             "storaged: bad address",
             storaged(),
             &["run", "--disk", "/d", "--listen", "here"],
-            &["here"],
+            &["10.0.0.1:7411"],
         ),
+        row(
+            "storaged: no such host",
+            storaged(),
+            &["run", "--disk", "/d", "--listen", "no-such-host.invalid:7411"],
+            &["no-such-host.invalid"],
+        ),
+        row(
+            "storaged: a cluster by no disk",
+            storaged(),
+            &["disk", "init", "/nonexistent/d", "--cluster", "/nonexistent/e"],
+            &["/nonexistent/e"],
+        ),
+        row(
+            "proxyd: no cluster",
+            proxyd(),
+            &["blob", "ls", "1", "1"],
+            &["/etc/ashlar/cluster.toml"],
+        ),
+        row("proxyd: no command", proxyd(), &[], &["usage"]),
         row(
             "storaged: cluster twice",
             storaged(),
@@ -144,7 +173,7 @@ fn mount_points_that_cannot_be() -> Result<()> {
     fs::create_dir(busy.outside("second"))?;
     let second = busy.outside("second").display().to_string();
     refuse(vec![
-        demo("missing", &at("none"), &dir, &["none"]),
+        demo("one that cannot be made", &at("file/none"), &dir, &["file/none"]),
         demo("a file", &at("file"), &dir, &["not a directory"]),
         demo("not empty", &at("full"), &dir, &["not empty"]),
         demo("a mount already", &busy_point, &dir, &["mount"]),
@@ -471,4 +500,167 @@ fn mounted_twice_is_refused(cluster: &str, scratch: &Path) -> Result<()> {
     let fsck = output(Command::new(ashlar()).args(["fsck", "v", "--cluster", cluster]), PATIENCE)?;
     ensure!(fsck.status.success(), "fsck: {}", String::from_utf8_lossy(&fsck.stderr));
     checked
+}
+
+/// Commands that print, and end well. Each is to be run more than once.
+fn that_print(six: &Six) -> Result<Vec<Vec<String>>> {
+    let good = six.good()?;
+    let disk = six.at("d0").display().to_string();
+    let mut format = Command::new(ashlar());
+    tests::process::run(format.args(["format", "v", "--cluster", &good]), PATIENCE)?;
+    let program = |path: PathBuf| path.display().to_string();
+    let (ashlar, storaged, proxyd) = (program(ashlar()), program(storaged()), program(proxyd()));
+    let lines = [
+        format!("{ashlar} --help"),
+        format!("{ashlar} help mount"),
+        format!("{ashlar} --version"),
+        format!("{ashlar} status --cluster {good}"),
+        format!("{ashlar} status --json --cluster {good}"),
+        format!("{ashlar} fsck v --cluster {good}"),
+        format!("{ashlar} fsck v --json --cluster {good}"),
+        format!("{ashlar} cluster file {disk}"),
+        format!("{storaged} --help"),
+        format!("{storaged} disk list {disk}"),
+        format!("{storaged} disk info {disk}"),
+        format!("{storaged} disk verify {disk}"),
+        format!("{proxyd} --help"),
+        format!("{proxyd} blob --help"),
+    ];
+    Ok(lines.iter().map(|line| line.split(' ').map(str::to_owned).collect()).collect())
+}
+
+fn command(words: &[String]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null());
+    command
+}
+
+/// A pipe that nobody reads.
+fn closed_pipe() -> Result<Stdio> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    Ok(writer.into())
+}
+
+fn full_disk() -> Result<Stdio> {
+    Ok(File::options().write(true).open("/dev/full")?.into())
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_error_and_one_that_cannot_be_written_is() -> Result<()> {
+    let six = Six::init()?;
+    let mut wrong = Vec::new();
+    for words in that_print(&six)? {
+        let shown = words.join(" ");
+        let unread = command(&words).stdout(closed_pipe()?).output()?;
+        let said = String::from_utf8_lossy(&unread.stderr);
+        if !unread.status.success() || !said.is_empty() {
+            wrong.push(format!("{shown} | nobody: {}, {said}", unread.status));
+        }
+        let unsaid = command(&words).stdout(full_disk()?).output()?;
+        let said = String::from_utf8_lossy(&unsaid.stderr);
+        let one = said.lines().count() == 1 && said.contains("standard output");
+        if unsaid.status.code() != Some(1) || !one {
+            wrong.push(format!("{shown} > /dev/full: {}, {said}", unsaid.status));
+        }
+        // What is wrong is told to nobody then, and is no less wrong.
+        let missing = [&words[..1], &["--no-such-flag".to_owned()]].concat();
+        for stderr in [closed_pipe()?, full_disk()?] {
+            let status = command(&missing).stderr(stderr).status()?;
+            if status.code() != Some(2) {
+                wrong.push(format!("{} without stderr: {status}", missing.join(" ")));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn errors_and_logs_that_nobody_reads_end_nothing() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let none = scratch.path().join("none").display().to_string();
+    for stderr in [closed_pipe()?, full_disk()?] {
+        let mut fsck = Command::new(ashlar());
+        let status = fsck.args(["fsck", "v", "--cluster", &none]).stderr(stderr).status()?;
+        ensure!(status.code() == Some(1), "ashlar without stderr ended with {status}");
+    }
+    let disk = scratch.path().join("disk");
+    init(&disk, None)?;
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    for stderr in [closed_pipe()?, full_disk()?] {
+        let mut run = Command::new(storaged());
+        run.args(["run", "--listen", &address, "--log", "debug", "--disk"]).arg(&disk);
+        let mut daemon = run.stdin(Stdio::null()).stderr(stderr).spawn()?;
+        let asked = tests::process::wait_until("the daemon to answer", PATIENCE, || {
+            let mut status = Command::new(storaged());
+            output(status.args(["status", "--address", &address]), PATIENCE)
+                .is_ok_and(|answer| answer.status.success())
+        });
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        let status = daemon.wait()?;
+        asked?;
+        ensure!(status.success(), "a daemon without stderr ended with {status}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_demo_that_cannot_be_made_leaves_nothing_and_one_that_was_interrupted_goes_on() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let scratch = tempfile::tempdir()?;
+    let at = |name: &str| scratch.path().join(name);
+    let demo = |size: &str| {
+        let mut command = Command::new(ashlar());
+        command.arg("demo").arg(at("a/mnt")).arg("--dir").arg(at("b/demo"));
+        command.args(["--background", "--size", size]);
+        command
+    };
+    for (size, names) in [("1MiB", &["too small"]), ("100TiB", &["free"])] {
+        refuse(vec![Row { what: "a size that cannot be", command: demo(size), names }])?;
+        ensure!(!at("a").exists() && !at("b/demo").exists(), "{size} has left something behind");
+    }
+    // Killed while it formatted: the disks are not whole.
+    fs::create_dir_all(at("b/demo/formatting/disks/0"))?;
+    let umount =
+        || tests::process::run(Command::new(ashlar()).arg("umount").arg(at("a/mnt")), PATIENCE);
+    tests::process::run(&mut demo("1GiB"), PATIENCE)?;
+    ensure!(
+        is_mounted(&at("a/mnt")) && !at("b/demo/formatting").exists(),
+        "not mounted, or not whole"
+    );
+    fs::write(at("a/mnt/kept"), "kept")?;
+    umount()?;
+    // Killed while it put the whole in place.
+    fs::create_dir(at("b/demo/formatting"))?;
+    for part in ["meta", "cluster.toml"] {
+        fs::rename(at("b/demo").join(part), at("b/demo/formatting").join(part))?;
+    }
+    tests::process::run(&mut demo("1GiB"), PATIENCE)?;
+    let kept = fs::read_to_string(at("a/mnt/kept"));
+    umount()?;
+    ensure!(kept? == "kept", "another volume");
+    let another = |size: &str, more: &[&str]| {
+        let mut command = demo(size);
+        command.args(more);
+        command
+    };
+    refuse(vec![
+        Row { what: "another size", command: another("2GiB", &[]), names: &["128MiB"] },
+        Row {
+            what: "other disks",
+            command: another("1GiB", &["--disks", "9"]),
+            names: &["8 disks"],
+        },
+        Row {
+            what: "another scheme",
+            command: another("1GiB", &["--scheme", "ec(3,2)"]),
+            names: &["ec(4,2)"],
+        },
+    ])?;
+    ensure!(!is_mounted(&at("a/mnt")), "a refused demo is mounted");
+    Ok(())
 }

@@ -381,3 +381,62 @@ fn force_frees_who_waits_for_a_mount_that_hangs() -> Result<()> {
     site.mount("")?;
     site.umount()
 }
+
+#[test]
+fn a_remount_does_what_it_is_asked_for_or_refuses_it() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    site.mount("cache-size=32MiB,metrics=127.0.0.1:0")?;
+    let other = site.another_cluster()?;
+    let with = |options: &str| {
+        let mut command = Command::new("mount");
+        command.args(["-o", &format!("remount,{options}")]).arg(site.point());
+        command
+    };
+    let ours = |volume: &str, more: &[&str]| {
+        let mut command = Command::new(ashlar());
+        command.args(["mount", volume]).arg(site.point()).args(["-o", "remount,ro"]).args(more);
+        command
+    };
+    let cluster = site.cluster().display().to_string();
+    for (mut command, names) in [
+        (ours("letters", &[]), "photos"),
+        (ours(VOLUME, &["--cluster", "/nonexistent/file"]), "/nonexistent/file"),
+        (ours(VOLUME, &["--cluster", &other]), "other"),
+        (ours(VOLUME, &["--cache-size", "1GiB"]), "32MiB"),
+        (ours(VOLUME, &["--metrics", "127.0.0.1:9"]), "metrics"),
+        (with("ro,cluster=/nonexistent/file"), "/nonexistent/file"),
+        (with("ro,dirty-size=100MiB"), "dirty-size"),
+        (with("ro,subdir=/elsewhere"), "/elsewhere"),
+        (with("ro,log=a=b=c"), "a=b=c"),
+    ] {
+        let said = refused(command.env_remove("ASHLAR_CLUSTER"), PATIENCE)?;
+        ensure!(said.lines().count() == 1 && said.contains(names), "{command:?} says: {said}");
+        ensure!(site.shown()?[0] == "rw", "{command:?} was refused, and done all the same");
+    }
+    // What is as it was is nothing to refuse, however it is written.
+    site.remount(&format!("rw,cluster={cluster},cache-size=32768K,metrics=127.0.0.1:0"))?;
+    run(&mut ours(VOLUME, &["--cluster", &cluster, "--cache-size", "32MiB"]), PATIENCE)?;
+    ensure!(site.shown()?[0] == "ro", "{:?}", site.shown()?);
+    site.umount()
+}
+
+#[test]
+fn an_unmount_a_moment_after_the_mount_waits_for_everything() -> Result<()> {
+    let Some(site) = Site::embedded()? else { return Ok(()) };
+    for round in 0..10 {
+        let mut mount = Command::new(ashlar());
+        mount.args(["mount", VOLUME]).arg(site.point()).arg("--cluster").arg(site.cluster());
+        let mut mount = mount.spawn()?;
+        wait_until("the kernel to show the mount", PATIENCE, || is_mounted(&site.point()))?;
+        let mut umount = Command::new(ashlar());
+        let said = output(umount.arg("umount").arg(site.point()), PATIENCE)?;
+        let words = String::from_utf8_lossy(&said.stderr).into_owned();
+        mount.wait()?;
+        ensure!(said.status.success() && words.is_empty(), "round {round}: {words}");
+        ensure!(!is_mounted(&site.point()), "round {round}: still mounted");
+        let mut fsck = Command::new(ashlar());
+        // Nobody has it any more.
+        run(fsck.args(["fsck", VOLUME, "--cluster"]).arg(site.cluster()), PATIENCE)?;
+    }
+    Ok(())
+}

@@ -63,6 +63,7 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
     let said = demo.said();
     let starts = said.lines().filter(|line| line.contains("starting") && line.contains("version"));
     ensure!(starts.count() == 1, "no single start line in:\n{said}");
+    ensure!(said.contains("options=rw") && !said.contains("Some("), "not for people:\n{said}");
     demo.stop(Stop::Umount)
 }
 

@@ -19,9 +19,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 use proto::client::Daemon;
 use proto::cluster::{Cluster, Slot};
+use proto::log_file;
+use proto::program::complain;
 
 /// Set for a daemon that shall not outlive the process with this pid.
 const PARENT: &str = "ASHLAR_DEMO_PID";
+/// Set for a daemon whose stderr is this file, which must not grow for ever.
+const LOG: &str = "ASHLAR_DEMO_LOG";
 /// How long a daemon may take to open its disk, or to let go of it.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look whether it has.
@@ -35,6 +39,11 @@ pub(super) fn run_storaged(args: Vec<OsString>) -> ExitCode {
         if set_pdeathsig(Signal::SIGTERM).is_err() || getppid() != Pid::from_raw(parent) {
             return ExitCode::FAILURE;
         }
+    }
+    if let Some(log) = std::env::var_os(LOG)
+        && let Err(e) = log_file::keep(Path::new(&log))
+    {
+        complain("storaged", format!("{}: {e}", Path::new(&log).display()));
     }
     storaged::cli::main_with([OsString::from("ashlar storaged")].into_iter().chain(args))
 }
@@ -68,12 +77,16 @@ impl Daemons {
     }
 
     fn spawn(&self, index: usize, slot: &Slot, disk: &Path) -> Result<Child> {
-        let log = File::create(self.log(index)).context("daemon's log")?;
+        let path = self.log(index);
+        // What the last one said is of no use, and would be taken for this one's words.
+        let _ = std::fs::remove_file(&path);
+        let log = log_file::open(&path).with_context(|| path.display().to_string())?;
         let child = Command::new(std::env::current_exe().context("finding this program")?)
             .args(["storaged", "run", "--disk"])
             .arg(disk)
             .args(["--listen", slot.address.as_deref().expect("served slots have addresses")])
             .env(PARENT, std::process::id().to_string())
+            .env(LOG, &path)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("daemon's log")?)
             .stderr(log)
@@ -117,13 +130,6 @@ impl Daemons {
             }
         }
     }
-
-    /// The command that starts one daemon again by hand.
-    pub(super) fn by_hand(slot: &Slot, disk: &Path) -> String {
-        let program = std::env::current_exe().unwrap_or_else(|_| "ashlar".into());
-        let address = slot.address.as_deref().unwrap_or_default();
-        format!("{} storaged run --disk {} --listen {address}", program.display(), disk.display())
-    }
 }
 
 impl Drop for Daemons {
@@ -138,7 +144,8 @@ impl Drop for Daemons {
                 std::thread::sleep(LOOK_AGAIN);
             }
             if matches!(child.try_wait(), Ok(None)) {
-                eprintln!("ashlar: the daemon of disk {index} does not end: killing it");
+                let what = format!("the daemon of disk {index} does not end: killing it");
+                complain("ashlar", what);
                 let _ = child.kill();
                 let _ = child.wait();
             }

@@ -3,69 +3,85 @@
 //! ```text
 //! DIR/disks/0 .. N-1   the disks
 //! DIR/meta/            the volume's metadata
-//! DIR/cluster.toml     the disks by path; written last, so that a half-formatted demo is known
+//! DIR/cluster.toml     the disks by path
+//! DIR/formatting/      the same three, while they are made: see `make`
 //! DIR/daemons.toml     the same disks by the fixed ports of their daemons, once --daemons was used
 //! DIR/daemons/N.pid    process of the daemon of disk N, while it runs; N.log what it says
+//! DIR/demo.log         what a demo in the background says
 //! ```
 
+use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::statvfs::statvfs;
-use proto::cluster::{Cluster, Slot};
-use proto::id::{ClusterId, Generation, SlotId};
+use proto::cluster::Cluster;
+use proto::program::say;
 use proto::scheme::Scheme;
-use storaged::InitOptions;
+use proto::signals::{self, Hangup};
+use proto::size::Size;
 
 use super::daemons::{Daemons, free_ports};
-use super::size::Size;
-use super::{block_on, format, needed_directories, read_cluster};
+use super::{background, block_on, needed_directories};
 use crate::data::DataSettings;
 use crate::mount::{Mount, MountOptions, MountPlan};
 use crate::mountpoint;
 use crate::status::bytes;
 
-/// The volume of a demo.
-const VOLUME: &str = "demo";
-/// Disks, unless told otherwise.
-const DISKS: usize = 8;
-/// Smallest and largest block file of a demo's disk: a small disk needs several.
-const BLOCK_FILE: (u64, u64) = (16 << 20, 256 << 20);
-/// Block files that a disk should at least have room for.
-const BLOCK_FILES: u64 = 16;
+mod make;
 
+/// The volume of a demo.
+pub(super) const VOLUME: &str = "demo";
 /// Try it: a directory on a few small disks, mounted with one command
 ///
 /// The first run formats the disks, which are directories; later runs mount the same volume with
-/// everything in it. Runs until Ctrl-C or umount, which both store everything first.
+/// everything in it. Runs until Ctrl-C, the terminal's end or umount, which all store everything first.
+/// With --background it returns when the volume is mounted; `ashlar umount MOUNTPOINT` ends it.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  ashlar demo /mnt/ashlar\n  ashlar demo /mnt/ashlar --daemons --dir /srv/demo --disks 6 --scheme 'ec(3,2)'"
+    after_help = "Examples:\n  ashlar demo ~/ashlar\n  ashlar demo ~/ashlar --background\n  ashlar demo /mnt/ashlar --daemons --dir /srv/demo --disks 6 --scheme 'ec(3,2)'"
 )]
 pub(super) struct Args {
-    /// An empty directory
+    /// An empty directory; made if it is not there
     mountpoint: PathBuf,
     /// Where the disks and metadata lie [default: ~/.local/share/ashlar/demo]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Return when it is mounted; a process in the background serves it, and logs to DIR/demo.log
+    #[arg(long)]
+    background: bool,
     /// Number of disks to format [default: 8]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
-    disks: Option<u16>,
+    pub(super) disks: Option<u16>,
     /// How data are protected: ec(K,M), any M of K+M disks may be lost, or copies(N)
     /// [default: ec(4,2)]
     #[arg(long)]
-    scheme: Option<Scheme>,
+    pub(super) scheme: Option<Scheme>,
     /// Room of all disks together [default: 80 % of what is free]
     #[arg(long)]
-    size: Option<Size>,
+    pub(super) size: Option<Size>,
     /// One storage daemon per disk, reached by gRPC, instead of everything in one process
     #[arg(long)]
     daemons: bool,
 }
 
+impl Args {
+    /// What is logged unless told otherwise: at a terminal, what is wrong.
+    pub(super) fn log(&self) -> &'static str {
+        if self.background { "info" } else { "warn" }
+    }
+}
+
 pub(super) fn run(args: Args) -> Result<ExitCode> {
+    match background::is_here() {
+        true => background::run(|| start(&args)),
+        false => start(&args),
+    }
+}
+
+fn start(args: &Args) -> Result<ExitCode> {
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
         None => default_dir()?,
@@ -73,14 +89,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     let dir = std::path::absolute(&dir).with_context(|| dir.display().to_string())?;
     let planned: Vec<PathBuf> = [dir.join("disks"), dir.join("meta")].into();
     let planned: Vec<&Path> = planned.iter().map(PathBuf::as_path).collect();
+    let made = Made::directory(&args.mountpoint)?;
     let mountpoint = mountpoint::check(&args.mountpoint, &planned, false)?;
-    let file = dir.join("cluster.toml");
-    if file.exists() {
-        check_same(&args, &read_cluster(&file)?, &dir)?;
-    } else {
-        init(&args, &dir)?;
-    }
-    let local = read_cluster(&file)?;
+    let local = make::find_or_make(args, &dir)?;
     let needed = needed_directories(&local);
     mountpoint::check(
         &mountpoint,
@@ -93,56 +104,145 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         let (at, pid) = (holder.mountpoint.display(), holder.pid);
         bail!("the demo in {} is mounted at {at} by process {pid} already", dir.display());
     }
-    block_on(serve(&args, &dir, local, mountpoint))?;
+    let log = dir.join("demo.log");
+    if background::is_here() {
+        background::settle(&log)?;
+    } else if args.background {
+        let started = background::start(&log)?;
+        made.keep();
+        return Ok(started);
+    }
+    block_on(serve(args, &dir, local, mountpoint, made))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(args: &Args, dir: &Path, local: Cluster, mountpoint: PathBuf) -> Result<()> {
+async fn serve(
+    args: &Args,
+    dir: &Path,
+    local: Cluster,
+    mountpoint: PathBuf,
+    made: Made,
+) -> Result<()> {
+    let hangup = match background::is_here() {
+        true => Hangup::Reloads(Box::new(background::reload)),
+        false => Hangup::Ends,
+    };
+    let stop = signals::take("ashlar", hangup).context("waiting for signals")?;
     let disks: Vec<PathBuf> = local.slots.iter().filter_map(|slot| slot.path.clone()).collect();
     let (cluster, daemons) = if args.daemons {
         let cluster = served_cluster(dir, &local)?;
-        let daemons = Daemons::start(dir, &cluster, &disks).await?;
+        let starting = Daemons::start(dir, &cluster, &disks);
+        let started = stop.run_until_cancelled(starting).await;
+        let daemons = started.context("told to end before all daemons ran")??;
         (cluster, Some(daemons))
     } else {
         (local, None)
     };
-    let hint = Daemons::by_hand(&cluster.slots[0], &disks[0]);
-    let all = disks.len();
     let plan = MountPlan {
         volume: VOLUME.to_owned(),
         cluster,
         mountpoint: mountpoint.clone(),
         options: MountOptions::default(),
         data: DataSettings::default(),
+        metrics: None,
     };
     super::mount::log_start(&plan);
-    let mount = Mount::start(plan).await?;
+    let mount = Mount::start(plan, stop.clone()).await?;
+    made.keep();
     let scheme = mount.scheme();
-    let (capacity, available) = mount.room().await;
-    let at = mountpoint.display();
-    println!("ready: {at} is mounted");
-    println!(
-        "  data      {} ({all} disks), metadata in {}",
-        dir.join("disks").display(),
-        dir.join("meta").display()
-    );
-    println!("  safety    {scheme}: any {} of the {all} disks may be lost", scheme.parity_parts());
-    println!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity));
-    println!("  try       cp -a /usr/include {at}/ && ashlar status {at}");
-    if args.daemons {
-        let pids = dir.join("daemons");
-        println!(
-            "  lose two  kill -9 $(cat {0}/2.pid) $(cat {0}/5.pid), and go on",
-            pids.display()
-        );
-        println!("  get back  {hint}   # disk 0, likewise the others");
-    } else {
-        println!("  next      the same with one daemon per disk: ashlar demo {at} --daemons");
+    if let Some(asked) = args.scheme.filter(|asked| *asked != scheme) {
+        stop.cancel();
+        mount.run().await?;
+        let dir = dir.display();
+        bail!("the demo in {dir} has {scheme}, not {asked}: choose another --dir, or remove it");
     }
-    println!("  end       Ctrl-C, or: umount {at}");
+    say(told(args, dir, disks.len(), &mountpoint, &mount).await)?;
+    if background::is_here() {
+        background::succeed()?;
+    }
     let ended = mount.run().await;
     drop(daemons);
     Ok(ended?)
+}
+
+/// What there is to know of a demo that is mounted.
+async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> String {
+    let scheme = mount.scheme();
+    let (capacity, available) = mount.room().await;
+    let (dir, at) = (dir.display(), at.display());
+    let mut lines = vec![
+        format!("ready: {at} is mounted"),
+        format!("  data      {dir}/disks ({all} disks), metadata in {dir}/meta"),
+        format!(
+            "  safety    {scheme}: any {} of the {all} disks may be lost",
+            scheme.parity_parts()
+        ),
+        format!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity)),
+        format!("  try       cp -a /usr/include {at}/ && ashlar status {at}"),
+    ];
+    let again = format!("ashlar demo {at}{}", Again(args));
+    if args.daemons {
+        let lose = scheme.parity_parts().min(2);
+        let number = |n: usize| all * (n + 1) / (lose + 1);
+        let pids = (0..lose).map(|n| format!(" $(cat {dir}/daemons/{}.pid)", number(n)));
+        lines.push(format!("  lose {lose}    kill -9{}, and go on", pids.collect::<String>()));
+        lines.push(format!("  get back  ashlar umount {at} && {again}"));
+    } else {
+        lines.push(format!(
+            "  next      ashlar umount {at} && {again} --daemons   # one daemon per disk"
+        ));
+    }
+    let or = if background::is_here() { "" } else { "Ctrl-C, or: " };
+    lines.push(format!("  end       {or}ashlar umount {at}"));
+    lines.join("\n")
+}
+
+/// The options that it takes to start this demo again.
+struct Again<'a>(&'a Args);
+
+impl fmt::Display for Again<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(dir) = &self.0.dir {
+            write!(f, " --dir {}", dir.display())?;
+        }
+        let words = [(self.0.daemons, " --daemons"), (self.0.background, " --background")];
+        words.into_iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
+    }
+}
+
+/// Directories that were made for a mount which may not come to be: then they are taken away again.
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes the directory, and those above it, if it is not there.
+    fn directory(path: &Path) -> Result<Self> {
+        let failed = |e: io::Error| format!("mount point {} cannot be made: {e}", path.display());
+        let mut made = Self(Vec::new());
+        let missing = |path: &&Path| {
+            fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        };
+        let path = std::path::absolute(path).map_err(|e| anyhow::anyhow!(failed(e)))?;
+        let all: Vec<&Path> = path.ancestors().take_while(missing).collect();
+        for path in all.into_iter().rev() {
+            fs::create_dir(path).map_err(|e| anyhow::anyhow!(failed(e)))?;
+            made.0.push(path.to_owned());
+        }
+        Ok(made)
+    }
+
+    /// It has come to be.
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            // If somebody uses it by now, it stays.
+            let _ = fs::remove_dir(path);
+        }
+    }
 }
 
 fn default_dir() -> Result<PathBuf> {
@@ -151,65 +251,11 @@ fn default_dir() -> Result<PathBuf> {
     Ok(data.context("no $HOME to keep the demo in: give --dir")?.join("ashlar/demo"))
 }
 
-/// A formatted demo is what it is: asked for another one, it says so.
-fn check_same(args: &Args, cluster: &Cluster, dir: &Path) -> Result<()> {
-    let have = cluster.slots.len();
-    match args.disks {
-        Some(asked) if usize::from(asked) != have => {
-            let dir = dir.display();
-            bail!(
-                "the demo in {dir} has {have} disks, not {asked}: choose another --dir, or remove it"
-            )
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Formats the disks and the volume.
-fn init(args: &Args, dir: &Path) -> Result<()> {
-    let count = args.disks.map_or(DISKS, usize::from);
-    let scheme = args.scheme.map_or_else(|| Scheme::erasure(4, 2), Ok)?;
-    if scheme.parts() > count {
-        bail!("{scheme} needs {} disks, and --disks says {count}", scheme.parts());
-    }
-    if dir.join("disks").exists() || dir.join("meta").exists() {
-        let dir = dir.display();
-        bail!("{dir} has disks but no cluster.toml, so formatting was interrupted: remove {dir}");
-    }
-    let named = |path: &Path| path.display().to_string();
-    fs::create_dir_all(dir.join("disks")).with_context(|| named(dir))?;
-    let total = match args.size {
-        Some(Size(size)) => size,
-        None => {
-            let free = statvfs(dir).with_context(|| named(dir))?;
-            free.blocks_available() * free.fragment_size() / 10 * 8
-        }
-    };
-    let capacity = total / count as u64;
-    let block_file = (capacity / BLOCK_FILES).next_power_of_two().clamp(BLOCK_FILE.0, BLOCK_FILE.1);
-    let id = ClusterId::random();
-    let mut cluster = Cluster {
-        cluster: id,
-        generation: Generation(1),
-        meta: dir.join("meta"),
-        slots: Vec::new(),
-    };
-    for number in 0..count {
-        let path = dir.join("disks").join(number.to_string());
-        let options = InitOptions { capacity: Some(capacity), block_file };
-        let disk = storaged::init_disk(&path, id, options).with_context(|| named(&path))?;
-        let (slot, domain) = (SlotId(0), String::new());
-        cluster.slots.push(Slot { disk, address: None, path: Some(path), slot, domain });
-    }
-    format::create(&cluster, VOLUME, scheme)?;
-    write_cluster(&dir.join("cluster.toml"), &cluster)
-}
-
 /// The same disks, served by daemons. Their ports are chosen once and remembered.
 fn served_cluster(dir: &Path, local: &Cluster) -> Result<Cluster> {
     let file = dir.join("daemons.toml");
     if file.exists() {
-        let served = read_cluster(&file)?;
+        let served = Cluster::read(&file)?;
         let same = served.cluster == local.cluster
             && served.slots.len() == local.slots.len()
             && served.slots.iter().zip(&local.slots).all(|(a, b)| a.disk == b.disk);
@@ -222,17 +268,6 @@ fn served_cluster(dir: &Path, local: &Cluster) -> Result<Cluster> {
         slot.path = None;
         slot.address = Some(format!("127.0.0.1:{port}"));
     }
-    write_cluster(&file, &served)?;
+    make::write_cluster(&file, &served)?;
     Ok(served)
-}
-
-/// Whole or not at all.
-fn write_cluster(file: &Path, cluster: &Cluster) -> Result<()> {
-    let new = file.with_extension("toml.new");
-    let write = || {
-        fs::write(&new, cluster.to_toml())?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, file)
-    };
-    write().with_context(|| file.display().to_string())
 }

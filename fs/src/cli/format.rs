@@ -7,6 +7,7 @@ use meta::VolumeInfo;
 use proto::client::Daemon;
 use proto::cluster::{Cluster, Place};
 use proto::id::VolumeId;
+use proto::program::say;
 use proto::scheme::Scheme;
 
 use super::{ClusterFile, block_on};
@@ -36,11 +37,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         check_disks(&cluster).await?;
         create(&cluster, &volume, scheme)
     })?;
-    println!("volume {volume} is formatted with {scheme}");
-    println!(
-        "mount it with: ashlar mount {volume} MOUNTPOINT --cluster {}",
-        args.cluster.path.display()
-    );
+    let file = args.cluster.path.display();
+    say(format!(
+        "volume {volume} is formatted with {scheme}\n\
+         mount it with: ashlar mount {volume} MOUNTPOINT --cluster {file}"
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,10 +15,11 @@ use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use meta::{BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy};
 use proto::id::{BlobId, PartSet, SessionId};
+use proto::program::say;
 use proxy::{BlobStore, Proxy, SlotHolds};
 use serde::Serialize;
 
-use super::{ClusterFile, block_on};
+use super::{ClusterFile, block_on, check_volume};
 use crate::embedded::Store;
 
 /// Blobs looked at at once.
@@ -71,6 +72,7 @@ impl Findings {
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let cluster = args.cluster.read()?;
+    check_volume(&cluster, &args.volume)?;
     let findings = block_on(async {
         let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(fsck)") };
         let meta = meta::open(&cluster.meta, &args.volume, by, MetaSettings::default())?;
@@ -82,33 +84,35 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         closed.context("closing the metadata")?;
         Ok(findings)
     })?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings).expect("findings are plain data"));
-    } else {
-        tell(&args.volume, &findings);
-    }
+    say(match args.json {
+        true => serde_json::to_string_pretty(&findings).expect("findings are plain data"),
+        false => told(&args.volume, &findings),
+    })?;
     Ok(if findings.problem_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn tell(volume: &str, findings: &Findings) {
+fn told(volume: &str, findings: &Findings) -> String {
     let Findings { inodes, entries, extents, blobs, .. } = findings;
-    for problem in &findings.problems {
-        println!("{problem}");
-    }
+    let mut lines = findings.problems.clone();
     if findings.problem_count > findings.problems.len() as u64 {
-        println!("... and {} more", findings.problem_count - findings.problems.len() as u64);
+        lines.push(format!(
+            "... and {} more",
+            findings.problem_count - findings.problems.len() as u64
+        ));
     }
-    println!("{inodes} inodes, {entries} entries, {extents} extents, {blobs} blobs");
+    lines.push(format!("{inodes} inodes, {entries} entries, {extents} extents, {blobs} blobs"));
     if findings.to_sweep > 0 {
-        println!("{} blobs of a crashed mount will be swept by the next one", findings.to_sweep);
+        let swept = findings.to_sweep;
+        lines.push(format!("{swept} blobs of a crashed mount will be swept by the next one"));
     }
     if findings.leaked > 0 {
-        println!("{} blobs take room that nothing refers to", findings.leaked);
+        lines.push(format!("{} blobs take room that nothing refers to", findings.leaked));
     }
-    match findings.problem_count {
-        0 => println!("{volume} is in order"),
-        n => println!("{volume} has {n} problems"),
-    }
+    lines.push(match findings.problem_count {
+        0 => format!("{volume} is in order"),
+        n => format!("{volume} has {n} problems"),
+    });
+    lines.join("\n")
 }
 
 async fn check(meta: &LocalMeta, blobs: &Proxy) -> Result<Findings> {

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
 
+use proto::program::{self, say};
+
 use super::options::Options;
 use super::{exit_code, mount, umount, with_logs};
 
@@ -97,14 +99,20 @@ impl Helper {
     /// Does what it was called for.
     pub(super) fn run(self) -> ExitCode {
         let result = match self {
-            Self::Mount => run_mount(MountArgs::parse()),
-            Self::Umount => {
-                let args = UmountArgs::parse().umount;
-                with_logs(None, "warn", || umount::run(&args))
-            }
+            Self::Mount => parse().map(run_mount),
+            Self::Umount => parse()
+                .map(|args: UmountArgs| with_logs(None, "warn", || umount::run(&args.umount))),
+        };
+        let result = match result {
+            Ok(result) => result,
+            Err(code) => return code,
         };
         exit_code(result, ExitCode::from(FAILURE))
     }
+}
+
+fn parse<C: Parser>() -> Result<C, ExitCode> {
+    program::parse(std::env::args_os())
 }
 
 fn run_mount(args: MountArgs) -> Result<ExitCode> {
@@ -149,10 +157,10 @@ pub(super) fn install(args: &InstallArgs) -> Result<ExitCode> {
             false => replace(&link, &program),
         };
         done.with_context(|| link.display().to_string())?;
-        match args.uninstall {
-            true => println!("{} is gone", link.display()),
-            false => println!("{} -> {}", link.display(), program.display()),
-        }
+        say(match args.uninstall {
+            true => format!("{} is gone", link.display()),
+            false => format!("{} -> {}", link.display(), program.display()),
+        })?;
     }
     Ok(ExitCode::SUCCESS)
 }

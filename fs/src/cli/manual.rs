@@ -2,7 +2,6 @@
 //! lines as they are. They cover all three programs, as one package has them.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -61,11 +60,8 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
-    // A reader that has seen enough is no failure.
-    match io::stdout().write_all(&script) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e).context("standard output"),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    proto::program::write(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes `ashlar.1`, `ashlar-mount.1`, ..., `storaged.8` and so on.

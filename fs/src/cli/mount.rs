@@ -1,36 +1,30 @@
 //! `ashlar mount`: one volume of a cluster, in the background unless told otherwise.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
+use proto::listen::Listen;
 use proto::metrics_server::serve_metrics;
 use proto::observe::ObserveError;
+use proto::program::say;
+use proto::signals::{self, Hangup};
+use proto::size::Size;
 use proto::systemd;
+use tokio_util::sync::CancellationToken;
 
 use super::options::Options;
-use super::size::Size;
-use super::{ClusterFile, block_on, needed_directories, sentence, with_logs};
-use crate::control::Caller;
+use super::{
+    ClusterFile, background, block_on, check_volume, needed_directories, remount, with_logs,
+};
 use crate::data::DataSettings;
 use crate::mount::{Mount, MountPlan};
 use crate::mountpoint;
 use crate::second;
 
-/// First words of the line by which a background mount tells that it is mounted, or why not.
-const MOUNTED: &str = "mounted";
-const FAILED: &str = "failed ";
-/// How long a mount may take to hear what has changed.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Between the metrics' address and the volume, a mount takes nothing else.
 const NEXT: Duration = Duration::from_millis(500);
-/// Set in a process that serves a mount in the background.
-const BACKGROUND: &str = "ASHLAR_BACKGROUND";
 /// Memory for either purpose.
 const MEMORY: u64 = 64 << 20;
 /// Less than this for what is not yet stored would make every write wait.
@@ -39,8 +33,9 @@ const LEAST_DIRTY: u64 = 8 << 20;
 /// Mount a volume
 ///
 /// Returns when the volume is mounted; a process in the background serves it, and logs to
-/// VOLUME.messages next to the metadata. End it with `ashlar umount MOUNTPOINT`. With
-/// `ashlar install-helper`, mount(8), fstab and systemd mount volumes too.
+/// VOLUME.messages next to the metadata (up to 4 MiB, and the 4 MiB before in VOLUME.messages.1). SIGHUP
+/// has it open that file anew. End it with `ashlar umount MOUNTPOINT`. With `ashlar install-helper`,
+/// mount(8), fstab and systemd mount volumes too.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  ashlar mount photos /mnt/photos --cluster /etc/ashlar/cluster.toml -o noexec",
@@ -56,7 +51,7 @@ pub(super) struct Args {
     /// Options of the mount, separated by commas (listed by --help)
     #[arg(short = 'o', value_name = "OPTS")]
     pub(super) options: Vec<String>,
-    /// Stay in the foreground and log to stderr
+    /// Stay in the foreground and log to stderr; ends, with everything stored, when its terminal goes
     #[arg(long, short = 'f')]
     pub(super) foreground: bool,
     /// Memory for reading again [default: 64MiB]
@@ -66,8 +61,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE")]
     pub(super) dirty_size: Option<Size>,
     /// Serve Prometheus metrics at http://ADDR/metrics
-    #[arg(long, value_name = "ADDR")]
-    pub(super) metrics: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) metrics: Option<Listen>,
 }
 
 /// What may stand behind `-o`.
@@ -83,7 +78,7 @@ Options behind -o:
   lazytime                     times may be stored later
   allow_other                  other users may enter [default: root's mounts only]
   subdir=/DIR                  mount this directory of the volume (root only)
-  remount                      change the mount that is there: with ro, rw and the others above
+  remount                      change the mount that is there: with ro, rw and the others above, and log
   nonempty                     the mount point may have something in it, which is hidden then
   cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR
                                as the options of `ashlar mount` with these names
@@ -99,10 +94,10 @@ Examples:
 
 /// Everything that decides how a volume is mounted, from wherever it was said.
 pub(super) struct Request {
-    volume: String,
-    mountpoint: PathBuf,
-    cluster: ClusterFile,
-    options: Options,
+    pub(super) volume: String,
+    pub(super) mountpoint: PathBuf,
+    pub(super) cluster: ClusterFile,
+    pub(super) options: Options,
     foreground: bool,
     /// A volume that is mounted may be shown here as well; only root can do that.
     second: bool,
@@ -112,7 +107,7 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     let text = args.options.join(",");
     let mut options: Options = text.parse()?;
     if options.remount {
-        // What is not named stays as it is. For its helper, mount(8) has seen to that.
+        // What is not named stays as it is. For our helper, mount(8) has seen to that.
         let entry = mountpoint::volume_at(&mountpoint::canonical(&args.mountpoint)?)?;
         options = format!("{},{text}", entry.options).parse()?;
     }
@@ -137,97 +132,72 @@ pub(super) fn run_request(request: Request) -> Result<ExitCode> {
     let log = request.options.log.clone();
     let log = log.as_deref();
     if request.options.remount {
-        return with_logs(log, "warn", || remount(&request));
+        return with_logs(log, "warn", || remount::run(&request));
     }
-    if std::env::var_os(BACKGROUND).is_none() {
-        return with_logs(log, "info", || mount(request));
+    match background::is_here() {
+        true => background::run(|| with_logs(log, "info", || mount(request))),
+        false => with_logs(log, "info", || mount(request)),
     }
-    detach().context("letting go of the terminal")?;
-    let mounted = with_logs(log, "info", || mount(request));
-    if let Err(e) = &mounted {
-        // Whoever waits for this process does not read its log. Once mounted, nobody waits.
-        println!("{FAILED}{}", sentence(e.as_ref()));
-    }
-    mounted
-}
-
-/// Cuts a background process off from who started it: whatever that had open must end with it, and
-/// not with the mount.
-fn detach() -> Result<()> {
-    nix::unistd::setsid()?;
-    let inherited: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&fd| fd > 2)
-        .collect();
-    for fd in inherited {
-        // The listing had one of its own, which is closed by now.
-        let _ = nix::unistd::close(fd);
-    }
-    Ok(())
-}
-
-fn remount(request: &Request) -> Result<ExitCode> {
-    let at = mountpoint::canonical(&request.mountpoint)?;
-    mountpoint::remount(&at, &request.options.mount)?;
-    let entry = mountpoint::volume_at(&at)?;
-    // One who cannot be told is dead, or hangs.
-    if let Some(mut caller) = Caller::call(&entry) {
-        caller.remounted(&entry.options, PATIENCE).context("telling the process that serves it")?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn mount(request: Request) -> Result<ExitCode> {
     let Request { volume, mountpoint, cluster, options, foreground, second } = request;
     let cluster = options.cluster.map_or(cluster, ClusterFile::new).read()?;
-    if !meta::volumes(&cluster.meta)?.contains(&volume) {
-        bail!("there is no volume {volume} in {}", cluster.meta.display());
-    }
+    check_volume(&cluster, &volume)?;
     let needed = needed_directories(&cluster);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
     let mountpoint = mountpoint::check(&mountpoint, &needed, options.nonempty)?;
-    let background = std::env::var_os(BACKGROUND).is_some();
-    if !foreground && !background {
-        return in_background(&cluster.meta.join(format!("{volume}.messages")));
-    }
+    let log = cluster.meta.join(format!("{volume}.messages"));
+    let background = background::is_here();
     if background {
-        // All paths are absolute by now, and no other filesystem shall be in use because of us.
-        std::env::set_current_dir("/").context("/")?;
+        background::settle(&log)?;
+    } else if !foreground {
+        return background::start(&log);
     }
     let data = DataSettings {
         cache_bytes: options.cache_size.map_or(MEMORY, |size| size.0),
-        dirty_bytes: options.dirty_size.map_or(MEMORY, |size| size.0).max(LEAST_DIRTY),
+        dirty_bytes: options.dirty_size.map_or(MEMORY, |size| at_least(size).0),
         ..DataSettings::default()
     };
-    let plan = MountPlan { volume, cluster, mountpoint, options: options.mount, data };
+    let (options, metrics) = (options.mount, options.metrics);
+    let plan = MountPlan { volume, cluster, mountpoint, options, data, metrics };
     block_on(async {
+        let hangup = match background {
+            true => Hangup::Reloads(Box::new(background::reload)),
+            false => Hangup::of_terminal(background::reload),
+        };
+        let stop = signals::take("ashlar", hangup).context("waiting for signals")?;
         log_start(&plan);
         let at = plan.mountpoint.clone();
         let second = second && nix::unistd::geteuid().is_root();
-        let mount = systemd::starting(start_or_show(plan, options.metrics, second)).await?;
+        let mount = systemd::starting(start_or_show(plan, second, stop)).await?;
         systemd::ready();
-        println!("{MOUNTED} on {}", at.display());
-        let Some(mount) = mount else { return Ok(()) };
-        if background {
-            let null = File::options().write(true).open("/dev/null").context("/dev/null")?;
-            nix::unistd::dup2_stdout(&null).context("letting go of stdout")?;
+        match background {
+            true => background::succeed()?,
+            false => drop(say(format!("mounted on {}", at.display()))?),
         }
+        let Some(mount) = mount else { return Ok(()) };
         anyhow::Ok(mount.run().await?)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The memory for what is not yet stored that this stands for.
+pub(super) fn at_least(dirty: Size) -> Size {
+    Size(dirty.0.max(LEAST_DIRTY))
+}
+
 /// Mounts it, to be served; or shows it here, if another process has mounted it and that will do.
 async fn start_or_show(
     plan: MountPlan,
-    metrics: Option<SocketAddr>,
     second: bool,
+    stop: CancellationToken,
 ) -> Result<Option<Mount>> {
-    let MountPlan { volume, mountpoint, options, .. } = plan.clone();
+    let MountPlan { volume, mountpoint, options, metrics, .. } = plan.clone();
     let dir = plan.cluster.meta.clone();
     let start = async || {
-        metrics.map_or(Ok(()), serve_metrics)?;
-        anyhow::Ok(Mount::start(plan).await?)
+        metrics.as_ref().map_or(Ok(()), serve_metrics)?;
+        anyhow::Ok(Mount::start(plan, stop).await?)
     };
     let why = match start().await {
         Err(why) if second => why,
@@ -246,46 +216,15 @@ async fn start_or_show(
 
 /// The one line that says which program runs with which settings.
 pub(super) fn log_start(plan: &MountPlan) {
-    let MountPlan { volume, cluster, mountpoint, options, data } = plan;
+    let MountPlan { volume, cluster, mountpoint, options, data, .. } = plan;
     tracing::info!(
         version = proto::VERSION,
         volume,
         mountpoint = %mountpoint.display(),
         disks = cluster.slots.len(),
-        ?options,
+        %options,
         dirty_bytes = data.dirty_bytes,
         cache_bytes = data.cache_bytes,
         "starting"
     );
-}
-
-/// Starts this command again as a process of its own, and waits for its word.
-fn in_background(log_file: &Path) -> Result<ExitCode> {
-    let named = || format!("log file {}", log_file.display());
-    let log = File::options().create(true).append(true).open(log_file).with_context(named)?;
-    let mut words = std::env::args_os();
-    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
-    if let Some(name) = words.next() {
-        // The mount helper is known by its name.
-        command.arg0(name);
-    }
-    let mut child = command
-        .args(words)
-        .env(BACKGROUND, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .context("starting the background process")?;
-    let mut line = String::new();
-    let out = child.stdout.take().expect("stdout is piped");
-    BufReader::new(out).read_line(&mut line).context("waiting for the background process")?;
-    if line.starts_with(MOUNTED) {
-        return Ok(ExitCode::SUCCESS);
-    }
-    child.wait().context("waiting for the background process")?;
-    match line.trim_end().strip_prefix(FAILED) {
-        Some(why) => Err(anyhow!("{why}")),
-        None => bail!("the background process ended without a word: see {}", log_file.display()),
-    }
 }

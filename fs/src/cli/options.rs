@@ -3,11 +3,12 @@
 //! A word is obeyed, or it is one that concerns mount(8) and not the filesystem; any other is an
 //! error with its name. A value with commas in it stands in double quotes.
 
-use std::net::SocketAddr;
 use std::path::{Component, PathBuf};
 use std::str::FromStr;
 
-use super::size::Size;
+use proto::listen::Listen;
+use proto::size::Size;
+
 use crate::mount::{Atime, MountOptions};
 
 /// What `-o` may say.
@@ -28,7 +29,7 @@ pub(super) struct Options {
     /// Memory for what is not yet stored.
     pub(super) dirty_size: Option<Size>,
     /// Where metrics are served.
-    pub(super) metrics: Option<SocketAddr>,
+    pub(super) metrics: Option<Listen>,
 }
 
 /// A word that is no option of ours, or not in this form.

@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use proxy::BlobStore;
 
-use super::{block_on, read_cluster};
+use proto::cluster::Cluster;
+use proto::program::say;
+
+use super::block_on;
 use crate::embedded::Store;
 use crate::filesystem::STATUS_XATTR;
 use crate::mountpoint;
@@ -22,11 +25,12 @@ const LARGEST: usize = 64 << 10;
 /// Show the state of a mount, or of a cluster's disks
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json"
+    after_help = "Examples:\n  ashlar status\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json"
 )]
 pub(super) struct Args {
     /// Where a volume is mounted
-    #[arg(required_unless_present = "cluster", conflicts_with = "cluster")]
+    /// [default: the one volume that is mounted]
+    #[arg(conflicts_with = "cluster")]
     mountpoint: Option<PathBuf>,
     /// Ask the cluster's disks instead of a mount
     #[arg(long, value_name = "FILE")]
@@ -40,10 +44,28 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let status = match (&args.mountpoint, &args.cluster) {
         (Some(path), _) => of_mount(&mountpoint::canonical(path)?)?,
         (None, Some(file)) => of_cluster(file)?,
-        (None, None) => bail!("give a mount point or --cluster FILE"),
+        (None, None) => of_mount(&only_mount()?)?,
     };
-    println!("{}", if args.json { status.to_json() } else { status.to_string() });
+    say(if args.json { status.to_json() } else { status.to_string() })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the one volume is mounted that is.
+fn only_mount() -> Result<PathBuf> {
+    let mut places: Vec<_> = mountpoint::volumes();
+    // Of one that is mounted at several places any will do.
+    places.sort_by(|a, b| (&a.device, &a.source).cmp(&(&b.device, &b.source)));
+    places.dedup_by(|a, b| (&a.device, &a.source) == (&b.device, &b.source));
+    match &places[..] {
+        [only] => Ok(only.path.clone()),
+        [] => bail!(
+            "no volume is mounted here: give --cluster FILE to ask the cluster's disks, or mount one"
+        ),
+        many => {
+            let names: Vec<_> = many.iter().map(|place| place.path.display().to_string()).collect();
+            bail!("{} volumes are mounted, give one of: {}", many.len(), names.join(", "))
+        }
+    }
 }
 
 /// Asks the process that serves a mount, through an extended attribute of the root directory.
@@ -60,7 +82,7 @@ pub(super) fn of_mount(path: &Path) -> Result<Status> {
 }
 
 fn of_cluster(file: &Path) -> Result<Status> {
-    let cluster = read_cluster(file)?;
+    let cluster = Cluster::read(file)?;
     block_on(async {
         let store = Store::open(&cluster).await?;
         tokio::time::sleep(LISTEN).await;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use proto::program::complain;
 
 use super::options::Options;
 use crate::control::{Caller, Ended, runs};
@@ -18,6 +19,8 @@ use crate::utab;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a mount that is forced may go on storing, before it gives up what it cannot store.
 const FORCE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a mount may be there before its process can be asked.
+const BEGINNING: Duration = Duration::from_secs(10);
 /// Giving up takes no time, unless the process hangs.
 const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 /// The kernel lets go of a mount at once, unless it is where we do not see it.
@@ -50,7 +53,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let at = mountpoint::canonical(&args.mountpoint)?;
     let entry = mountpoint::volume_at(&at)?;
-    let Some(mut caller) = Caller::call(&entry) else {
+    let called = match args.force {
+        true => Caller::call(&entry),
+        false => Caller::call_patiently(&entry, BEGINNING),
+    };
+    let Some(mut caller) = called else {
         return unserved(&at, args);
     };
     let only = mountpoint::places(&entry).len() < 2;
@@ -97,11 +104,13 @@ fn unserved(at: &Path, args: &Args) -> Result<ExitCode> {
     if !args.force && !mountpoint::is_dead(at) {
         let how = if args.lazy { Unmount::Lazy } else { Unmount::Unused };
         mountpoint::unmount(at, how)?;
-        eprintln!("ashlar: unmounted; its process cannot be asked whether everything is stored");
-        return Ok(ExitCode::SUCCESS);
+        bail!(
+            "{} is unmounted, but its process cannot be asked whether everything is stored: the next mount waits for it",
+            at.display()
+        );
     }
     mountpoint::unmount(at, if args.force { Unmount::ForceLazy } else { Unmount::Lazy })?;
-    eprintln!("ashlar: the process that served this mount had ended before");
+    complain("ashlar", "the process that served this mount had ended before");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,8 +139,11 @@ fn ended_well(ended: Ended, pid: u32) -> Result<ExitCode> {
     match ended {
         Ended::Stored => Ok(ExitCode::SUCCESS),
         Ended::Elsewhere => {
-            eprintln!(
-                "ashlar: unmounted here; process {pid} goes on, as the volume is mounted in another mount namespace (of a container?)"
+            complain(
+                "ashlar",
+                format!(
+                    "unmounted here; process {pid} goes on, as the volume is mounted in another mount namespace (of a container?)"
+                ),
             );
             Ok(ExitCode::SUCCESS)
         }

@@ -1,0 +1,191 @@
+//! The disks, the volume and the cluster's file of a demo: all there, or nothing.
+//!
+//! They are made in `DIR/formatting`. Its `cluster.toml` comes last, and says that all is whole; from
+//! then on it is moved to `DIR`, again last. So whatever an interruption leaves, the next run goes on:
+//! without that file it begins anew, with it only what was not moved yet is moved.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::statvfs;
+use proto::cluster::{Cluster, Slot};
+use proto::id::{ClusterId, Generation, SlotId};
+use proto::scheme::Scheme;
+use proto::size::Size;
+use storaged::InitOptions;
+use storaged::superblock::Superblock;
+
+use super::{Args, VOLUME};
+use crate::cli::format;
+
+/// Disks, unless told otherwise.
+const DISKS: usize = 8;
+/// Smallest and largest block file of a demo's disk: a small disk needs several.
+const BLOCK_FILE: (u64, u64) = (16 << 20, 256 << 20);
+/// Block files that a disk should at least have room for.
+const BLOCK_FILES: u64 = 16;
+/// Fewest block files that a disk can have.
+const FEWEST: u64 = 4;
+/// What is moved, and the file that comes last.
+const PARTS: [&str; 3] = ["disks", "meta", LAST];
+const LAST: &str = "cluster.toml";
+
+/// The demo in this directory; a new one, if there is none.
+pub(super) fn find_or_make(args: &Args, dir: &Path) -> Result<Cluster> {
+    let made = make(args, dir);
+    if made.is_err() {
+        // If it was made just now, and nothing is in it.
+        let _ = fs::remove_dir(dir);
+    }
+    made?;
+    let cluster = Cluster::read(&dir.join(LAST))?;
+    check_same(args, &cluster, dir)?;
+    Ok(cluster)
+}
+
+fn make(args: &Args, dir: &Path) -> Result<()> {
+    let named = || dir.display().to_string();
+    let plan = Plan::of(args)?;
+    fs::create_dir_all(dir).with_context(named)?;
+    let lock = Flock::lock(File::open(dir).with_context(named)?, FlockArg::LockExclusive);
+    let _lock = lock.map_err(|(_, e)| e).with_context(named)?;
+    if dir.join(LAST).exists() {
+        return Ok(());
+    }
+    let staged = dir.join("formatting");
+    if !staged.join(LAST).exists() {
+        remove(&staged)?;
+        refuse_halves(dir)?;
+        if let Err(e) = plan.make(dir, &staged) {
+            remove(&staged)?;
+            return Err(e);
+        }
+    }
+    for part in PARTS {
+        match fs::rename(staged.join(part), dir.join(part)) {
+            // It was moved before the interruption.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && dir.join(part).exists() => {}
+            moved => moved.with_context(|| dir.join(part).display().to_string())?,
+        }
+    }
+    fs::remove_dir(&staged).with_context(|| staged.display().to_string())
+}
+
+/// What no run of this program leaves: somebody has taken the file away that belongs to these.
+fn refuse_halves(dir: &Path) -> Result<()> {
+    match PARTS.iter().any(|part| dir.join(part).exists()) {
+        true => {
+            let dir = dir.display();
+            bail!("{dir} has disks but no cluster.toml: choose another --dir, or remove {dir}")
+        }
+        false => Ok(()),
+    }
+}
+
+fn remove(staged: &Path) -> Result<()> {
+    match fs::remove_dir_all(staged) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(|| staged.display().to_string()),
+    }
+}
+
+/// What was asked for, and can be.
+struct Plan {
+    disks: usize,
+    scheme: Scheme,
+    /// Of all disks together; `None`: by what is free.
+    size: Option<u64>,
+}
+
+impl Plan {
+    fn of(args: &Args) -> Result<Self> {
+        let disks = args.disks.map_or(DISKS, usize::from);
+        let scheme = args.scheme.map_or_else(|| Scheme::erasure(4, 2), Ok)?;
+        if scheme.parts() > disks {
+            bail!("{scheme} needs {} disks, and --disks says {disks}", scheme.parts());
+        }
+        let least = disks as u64 * FEWEST * BLOCK_FILE.0;
+        match args.size {
+            Some(size) if size.0 < least => {
+                bail!("--size {size} is too small for {disks} disks: at least {}", Size(least))
+            }
+            size => Ok(Self { disks, scheme, size: size.map(|size| size.0) }),
+        }
+    }
+
+    /// Formats the disks and the volume.
+    fn make(&self, dir: &Path, staged: &Path) -> Result<()> {
+        let named = |path: &Path| path.display().to_string();
+        fs::create_dir_all(staged.join("disks")).with_context(|| named(staged))?;
+        let total = match self.size {
+            Some(size) => size,
+            None => {
+                let free = statvfs(staged).with_context(|| named(staged))?;
+                free.blocks_available() * free.fragment_size() / 10 * 8
+            }
+        };
+        let capacity = capacity(total, self.disks);
+        let block_file =
+            (capacity / BLOCK_FILES).next_power_of_two().clamp(BLOCK_FILE.0, BLOCK_FILE.1);
+        let id = ClusterId::random();
+        let (generation, meta) = (Generation(1), staged.join("meta"));
+        let mut cluster = Cluster { cluster: id, generation, meta, slots: Vec::new() };
+        for number in 0..self.disks {
+            let (now, path) = (disk(staged, number), disk(dir, number));
+            let options = InitOptions { capacity: Some(capacity), block_file };
+            let disk = storaged::init_disk(&now, id, options).with_context(|| named(&path))?;
+            let (slot, domain) = (SlotId(0), String::new());
+            cluster.slots.push(Slot { disk, address: None, path: Some(path), slot, domain });
+        }
+        format::create(&cluster, VOLUME, self.scheme)?;
+        cluster.meta = dir.join("meta");
+        write_cluster(&staged.join(LAST), &cluster)
+    }
+}
+
+fn disk(dir: &Path, number: usize) -> PathBuf {
+    dir.join("disks").join(number.to_string())
+}
+
+fn capacity(total: u64, disks: usize) -> u64 {
+    total / disks as u64
+}
+
+/// A formatted demo is what it is: asked for another one, it says so.
+fn check_same(args: &Args, cluster: &Cluster, dir: &Path) -> Result<()> {
+    let have = cluster.slots.len();
+    let other = |have: String, asked: String| {
+        let dir = dir.display();
+        bail!("the demo in {dir} has {have}, not {asked}: choose another --dir, or remove it")
+    };
+    if let Some(asked) = args.disks.filter(|&asked| usize::from(asked) != have) {
+        return other(format!("{have} disks"), asked.to_string());
+    }
+    // One that cannot be read is for the mount to judge.
+    let disks =
+        cluster.slots.iter().filter_map(|slot| Superblock::read(slot.path.as_deref()?).ok());
+    let capacities: Vec<u64> = disks.map(|disk| disk.capacity).collect();
+    if let Some(asked) = args.size
+        && let Some(&found) = capacities.iter().find(|&&found| found != capacity(asked.0, have))
+    {
+        return other(
+            format!("disks of {}", Size(found)),
+            format!("{} each", Size(capacity(asked.0, have))),
+        );
+    }
+    Ok(())
+}
+
+/// Whole or not at all.
+pub(super) fn write_cluster(file: &Path, cluster: &Cluster) -> Result<()> {
+    let new = file.with_extension("toml.new");
+    let write = || {
+        fs::write(&new, cluster.to_toml())?;
+        fs::File::open(&new)?.sync_all()?;
+        fs::rename(&new, file)
+    };
+    write().with_context(|| file.display().to_string())
+}

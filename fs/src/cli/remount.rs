@@ -1,0 +1,105 @@
+//! `-o remount`: changes the mount that is there.
+//!
+//! What is asked for is done, or refused before anything is changed: the kernel's options and the log's
+//! filter can change, and all else must be as it is. mount(8) repeats what fstab says, so what is
+//! said again is fine.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use proto::size::Size;
+
+use super::mount::{Request, at_least};
+use super::options::Options;
+use super::{ClusterFile, check_volume};
+use crate::control::Caller;
+use crate::mountpoint::{self, MountEntry};
+
+/// How long a mount may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) fn run(request: &Request) -> Result<ExitCode> {
+    let at = mountpoint::canonical(&request.mountpoint)?;
+    let entry = mountpoint::volume_at(&at)?;
+    let mut caller = Caller::call_patiently(&entry, PATIENCE);
+    check(request, &entry, caller.as_mut()).with_context(|| at.display().to_string())?;
+    if let (Some(filter), Some(caller)) = (&request.options.log, &mut caller) {
+        // First, as it can be refused.
+        caller.log(filter, PATIENCE).map_err(|why| anyhow!("{why}"))?;
+    }
+    mountpoint::remount(&at, &request.options.mount)?;
+    let entry = mountpoint::volume_at(&at)?;
+    let Some(mut caller) = caller else {
+        bail!("remounted, but the process that serves {} cannot be told", at.display());
+    };
+    caller.remounted(&entry.options, PATIENCE).context("telling the process that serves it")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Is all that cannot change as it is?
+fn check(request: &Request, entry: &MountEntry, caller: Option<&mut Caller>) -> Result<()> {
+    let Request { volume, options, .. } = request;
+    if *volume != entry.source {
+        bail!("volume {} is mounted there, not {volume}", entry.source);
+    }
+    if let Some(part) = options.mount.subdirectory.as_ref().filter(|part| **part != entry.root) {
+        bail!("its directory {} is mounted there, not {}", entry.root.display(), part.display());
+    }
+    let shown: Options = entry.options.parse()?;
+    if options.mount.allow_other == Some(true) && shown.mount.allow_other.is_none() {
+        bail!("allow_other cannot change while it is mounted: unmount it, and mount it with that");
+    }
+    let pid = caller.as_ref().map(|caller| caller.pid);
+    check_cluster(request, pid)?;
+    check_settings(options, caller)
+}
+
+/// Is it a volume of the cluster that is named?
+fn check_cluster(request: &Request, pid: Option<u32>) -> Result<()> {
+    let named = request.options.cluster.clone().map(ClusterFile::new);
+    let file = named.as_ref().unwrap_or(&request.cluster);
+    if !file.is_named() {
+        return Ok(());
+    }
+    let cluster = file.read()?;
+    check_volume(&cluster, &request.volume)?;
+    let holder = meta::lock_holder(&cluster.meta, &request.volume)?.map(|holder| holder.pid);
+    match pid {
+        Some(pid) if holder != Some(pid) => {
+            let (volume, file) = (&request.volume, file.path.display());
+            bail!("what is mounted there is not the volume {volume} of the cluster in {file}")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has it the memory and metrics that are asked for?
+fn check_settings(options: &Options, caller: Option<&mut Caller>) -> Result<()> {
+    let text = |size: Option<Size>| size.map(|size| size.to_string());
+    let asked = |options: &Options| {
+        let metrics = options.metrics.as_ref().map(ToString::to_string);
+        [
+            ("cache-size", text(options.cache_size)),
+            ("dirty-size", text(options.dirty_size.map(at_least))),
+            ("metrics", metrics),
+        ]
+    };
+    let wanted = asked(options);
+    if wanted.iter().all(|(_, wanted)| wanted.is_none()) {
+        return Ok(());
+    }
+    let caller = caller.context("the process that serves it cannot be asked")?;
+    let words = caller.settings(PATIENCE).context("asking the process that serves it")?;
+    let have = asked(&words.parse::<Options>().context("what it says of itself")?);
+    for ((name, wanted), (_, have)) in wanted.into_iter().zip(have) {
+        if let Some(wanted) = wanted.filter(|wanted| Some(wanted) != have.as_ref()) {
+            let have = have.unwrap_or("none".to_owned());
+            bail!(
+                "{name} is {have} and cannot become {wanted} while it is mounted: unmount it, and mount it with that"
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! How every program of ours speaks and ends: what it has to say goes to stdout, what is wrong is one
+//! sentence on stderr, and the exit code is 1 for "no" and 2 for a command line that makes no sense.
+//!
+//! Invariants:
+//! * Nobody who reads is no error: `ashlar status | head -1` ends quietly, with the exit code that
+//!   it would have had. What cannot be written for another reason (a full disk) is an error.
+//! * Words on stderr that cannot be written are lost, and nothing else is.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Wrong usage.
+const USAGE: u8 = 2;
+
+/// What was to be said could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("writing to standard output: {0}")]
+pub struct Unsaid(#[from] io::Error);
+
+/// Says a line, or several, on stdout. Answers whether anybody may still read: one who has much to
+/// say stops when nobody does.
+pub fn say(text: impl Display) -> Result<bool, Unsaid> {
+    write(format!("{text}\n").as_bytes())
+}
+
+/// Writes bytes to stdout as they are.
+pub fn write(bytes: &[u8]) -> Result<bool, Unsaid> {
+    let mut out = io::stdout().lock();
+    // Not at exit, where an error would be lost.
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Unsaid(e)),
+    }
+}
+
+/// Says a line on stderr, under the program's name.
+pub fn complain(program: &str, text: impl Display) {
+    // One write, so that lines of several processes do not mix. There is nobody else to tell.
+    let _ = io::stderr().lock().write_all(format!("{program}: {text}\n").as_bytes());
+}
+
+/// Reads the command line. What asks for help or makes no sense is answered here: then the program
+/// ends with this code.
+pub fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, ExitCode> {
+    C::try_parse_from(args).map_err(|e| {
+        let name = C::command().get_name().to_owned();
+        if e.use_stderr() {
+            // To a closed pipe, for all one can do about it.
+            let _ = e.print();
+            return ExitCode::from(USAGE);
+        }
+        let text = e.render().to_string();
+        exit_code(&name, write(text.as_bytes()).map(|_| ExitCode::SUCCESS), ExitCode::FAILURE)
+    })
+}
+
+/// The program's end: why it did not do what it was asked for is one sentence.
+pub fn exit_code<E>(program: &str, result: Result<ExitCode, E>, failure: ExitCode) -> ExitCode
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    result.unwrap_or_else(|e| {
+        complain(program, sentence(&*e.into()));
+        failure
+    })
+}
+
+/// An error and its causes as one line. Some errors say their cause themselves: not twice.
+pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |error| error.source()) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
