@@ -1,0 +1,127 @@
+//! `ashlar cluster`: the file that describes a cluster, made of what daemons and disks say, so that nobody
+//! has to copy ids.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use proto::client::Daemon;
+use proto::cluster::{Cluster, Slot};
+use proto::id::{ClusterId, DiskId, Generation, SlotId};
+use proto::program::say;
+use proto::rpc::storaged::{DiskStatus, StatusReply};
+use storaged::superblock::Superblock;
+
+use super::block_on;
+
+/// How long a daemon may take to be there, which may have been started just now.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Write the file that describes a cluster
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Print a cluster file with all disks that these daemons serve, or with these disks
+    ///
+    /// Waits for daemons that are starting. Disks in directories are opened by the mount itself, without
+    /// a daemon. By this file every disk fails alone; with --by-host those of one host fail together.
+    #[command(
+        after_help = "Examples:\n  ashlar cluster file /srv/disk0 /srv/disk1 /srv/disk2 > cluster.toml\n  ashlar cluster file 10.0.0.1:7411 10.0.0.2:7411 --by-host > cluster.toml"
+    )]
+    File(FileArgs),
+}
+
+#[derive(clap::Args)]
+struct FileArgs {
+    /// Where a daemon listens, as the machine that mounts reaches it, or the directory of a disk
+    #[arg(required = true, value_name = "HOST:PORT|DIR")]
+    places: Vec<String>,
+    /// Directory of the volumes' metadata, on the machine that mounts; relative to the file
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ashlar")]
+    meta: PathBuf,
+    /// Disks of one host fail together
+    #[arg(long)]
+    by_host: bool,
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    let Command::File(args) = args.command;
+    let cluster = block_on(cluster(&args))?;
+    // What this prints must be a file that can be read.
+    let text = cluster.to_toml();
+    Cluster::parse(&text, Path::new("/"))?;
+    say(text.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn cluster(args: &FileArgs) -> Result<Cluster> {
+    let mut cluster = None;
+    let mut slots: Vec<Slot> = Vec::new();
+    for place in &args.places {
+        let (id, found) = match place.rsplit_once(':') {
+            _ if Path::new(place).is_dir() => in_directory(place)?,
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                served(place, args.by_host).await?
+            }
+            _ => bail!("{place} is neither HOST:PORT, as 10.0.0.1:7411, nor a directory"),
+        };
+        let first = *cluster.get_or_insert(id);
+        if first != id {
+            bail!("{place} is of cluster {id}, and what comes before it of {first}");
+        }
+        for slot in found {
+            if slots.iter().any(|other| other.disk == slot.disk) {
+                bail!("{place} has disk {}, which comes before it already", slot.disk);
+            }
+            slots.push(slot);
+        }
+    }
+    let cluster = cluster.context("no disks")?;
+    Ok(Cluster { cluster, generation: Generation(1), meta: args.meta.clone(), slots })
+}
+
+fn in_directory(place: &str) -> Result<(ClusterId, Vec<Slot>)> {
+    let path = std::path::absolute(place).with_context(|| place.to_owned())?;
+    let Superblock { cluster, disk, .. } = Superblock::read(&path)?;
+    let (slot, domain) = (SlotId(0), String::new());
+    Ok((cluster, vec![Slot { disk, address: None, path: Some(path), slot, domain }]))
+}
+
+async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> {
+    let status = ask(address).await.with_context(|| format!("storaged at {address}"))?;
+    let cluster = ClusterId::from_slice(&status.cluster)
+        .with_context(|| format!("storaged at {address} names no cluster"))?;
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let domain = if by_host { host } else { "" };
+    let slot = |served: &DiskStatus| {
+        let disk = DiskId::from_slice(&served.disk).filter(|_| served.state == "ok");
+        let Some(disk) = disk else {
+            bail!("storaged at {address}: its disk {} is {}", served.path, served.state);
+        };
+        let (address, domain) = (Some(address.to_owned()), domain.to_owned());
+        Ok(Slot { disk, address, path: None, slot: SlotId(0), domain })
+    };
+    Ok((cluster, status.disks.iter().map(slot).collect::<Result<_>>()?))
+}
+
+async fn ask(address: &str) -> Result<StatusReply> {
+    let daemon = Daemon::new(address)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match tokio::time::timeout(ANSWER, daemon.status()).await {
+            Ok(Ok(status)) => return Ok(status),
+            Ok(Err(_)) if Instant::now() < deadline => tokio::time::sleep(LOOK_AGAIN).await,
+            Ok(Err(e)) => return Err(e.into()),
+            Err(_) => bail!("no answer within {ANSWER:?}"),
+        }
+    }
+}
