@@ -63,7 +63,7 @@ fn refused(row: &Row, answer: &Output) -> Result<()> {
 }
 
 #[test]
-fn wrong_flags_of_both_programs() -> Result<()> {
+fn wrong_flags_of_the_mount() -> Result<()> {
     refuse(vec![
         row("no command", ashlar(), &[], &["usage"]),
         row("unknown command", ashlar(), &["mnt"], &["mnt"]),
@@ -85,8 +85,6 @@ fn wrong_flags_of_both_programs() -> Result<()> {
             &["ec(40,300)", "at most"],
         ),
         row("scheme of another world", ashlar(), &["demo", "/m", "--scheme", "raid5"], &["raid5"]),
-        row("storaged: no command", storaged(), &[], &["usage"]),
-        row("storaged: no disk", storaged(), &["run", "--listen", "127.0.0.1:0"], &["disk"]),
         row("no size of ours", ashlar(), &["demo", "/m", "--size", "1.5G"], &["10GiB"]),
         row("too small a size", ashlar(), &["demo", "/m", "--size", "1M"], &["at least 512MiB"]),
         row(
@@ -97,6 +95,14 @@ fn wrong_flags_of_both_programs() -> Result<()> {
         ),
         row("no daemon there", ashlar(), &["cluster", "file", "127.0.0.1"], &["127.0.0.1"]),
         row("no log filter", ashlar(), &["status", "/m", "--log", "a=b=c"], &["a=b=c"]),
+    ])
+}
+
+#[test]
+fn wrong_flags_of_the_daemons() -> Result<()> {
+    refuse(vec![
+        row("storaged: no command", storaged(), &[], &["usage"]),
+        row("storaged: no disk", storaged(), &["run", "--listen", "127.0.0.1:0"], &["disk"]),
         row(
             "storaged: bad address",
             storaged(),
