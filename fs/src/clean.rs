@@ -59,8 +59,8 @@ struct Cleaning {
     /// Waste, and number of blobs, when the last scan found all there was to find, and for whom.
     /// Without more of either there is nothing new.
     scanned: Option<(Worth, u64, u64)>,
-    /// Live bytes of victims that stayed alive: clones refer to them, of which their summary does
-    /// not know.
+    /// Victims that clones refer to, of which their summary does not know, with their live bytes
+    /// when that was seen.
     stuck: BTreeMap<BlobId, u64>,
     /// Victims that could not be read, and when.
     unreadable: BTreeMap<BlobId, Instant>,
@@ -93,7 +93,7 @@ impl Cleaning {
 
     /// Is there no use in trying to empty it?
     fn leaves(&self, record: &BlobRecord) -> bool {
-        self.stuck.get(&record.id) == Some(&record.live) || self.unreadable.contains_key(&record.id)
+        self.stuck.contains_key(&record.id) || self.unreadable.contains_key(&record.id)
     }
 }
 
@@ -234,6 +234,12 @@ impl Data {
         {
             return Ok(false);
         }
+        let wasted = |(id, live): (&BlobId, &u64)| self.space.cost(id).saturating_sub(*live);
+        if cleaning.stuck.iter().map(wasted).sum::<u64>() > self.space.kept() / 2
+            && self.empty_stuck(cleaning).await?
+        {
+            return Ok(true);
+        }
         let (victims, whole) = self.victims(Worth::Anything, cleaning).await?;
         // Where too few slots have room for a part of a full blob, there may be room for smaller
         // ones.
@@ -254,8 +260,8 @@ impl Data {
         Ok(gained)
     }
 
-    /// The last resort: empties blobs that clones refer to. Which these are costs a look at every
-    /// extent there is. Was room gained?
+    /// Empties blobs that clones refer to. Who these are costs a look at every extent there is, so it
+    /// is done when much is to be gained, or nothing else. Was room gained?
     async fn empty_stuck(&self, cleaning: &mut Cleaning) -> Result<bool, DataError> {
         let mut worthy = Vec::new();
         for id in std::mem::take(&mut cleaning.stuck).into_keys() {
@@ -263,9 +269,9 @@ impl Data {
             worthy.extend(record.filter(|record| self.is_worth(record, Worth::Anything)));
         }
         worthy.sort_unstable_by_key(|record| self.alive(record, Worth::Anything));
-        let most = if worthy.is_empty() { 0 } else { STUCK };
-        let ids: BTreeSet<BlobId> = worthy.iter().take(most).map(|record| record.id).collect();
-        cleaning.stuck = worthy.iter().skip(most).map(|record| (record.id, record.live)).collect();
+        let rest = worthy.split_off(worthy.len().min(STUCK));
+        cleaning.stuck = rest.iter().map(|record| (record.id, record.live)).collect();
+        let ids: BTreeSet<BlobId> = worthy.iter().map(|record| record.id).collect();
         if ids.is_empty() {
             return Ok(false);
         }
@@ -338,7 +344,7 @@ impl Data {
             let pieces = match pieces {
                 Ok(pieces) => pieces,
                 Err(error) => {
-                    if !self.is_live(victim.id).await? {
+                    if self.live_record(victim.id).await?.is_none() {
                         continue;
                     }
                     tracing::warn!(blob = %victim.id, %error, "a half-dead blob is left alone");
@@ -350,6 +356,13 @@ impl Data {
                     break;
                 }
             };
+            // After its ranges: what is overwritten meanwhile only lowers the count.
+            let Some(record) = self.live_record(victim.id).await? else { continue };
+            if pieces.iter().map(|(live, _)| live.bytes()).sum::<u64>() < record.live {
+                // It would stay, and what was moved be there twice.
+                cleaning.stuck.insert(victim.id, record.live);
+                continue;
+            }
             for (live, bytes) in &pieces {
                 mover.take(live, bytes).await?;
             }
@@ -389,8 +402,9 @@ impl Data {
         Ok(gained)
     }
 
-    /// Does metadata still count on the blob? What was deleted since it was listed is no loss.
-    async fn is_live(&self, id: BlobId) -> Result<bool, DataError> {
-        Ok(self.meta.blob(id).await?.is_some_and(|record| record.live > 0))
+    /// The record of a blob that metadata still counts on: what was deleted since it was listed is no
+    /// loss.
+    async fn live_record(&self, id: BlobId) -> Result<Option<BlobRecord>, DataError> {
+        Ok(self.meta.blob(id).await?.filter(|record| record.live > 0))
     }
 }

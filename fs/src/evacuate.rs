@@ -29,6 +29,13 @@ pub(crate) struct Live {
     len: u32,
 }
 
+impl Live {
+    /// How many.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.len.into()
+    }
+}
+
 impl Data {
     /// What is live of a blob, with its bytes.
     pub(crate) async fn live_bytes(&self, id: BlobId) -> Result<Vec<(Live, Bytes)>, DataError> {

@@ -221,6 +221,11 @@ impl StoreRoom {
 
     // Free room.
 
+    /// What is kept back.
+    pub(crate) fn kept(&self) -> u64 {
+        self.kept.load(Relaxed)
+    }
+
     /// Free room that only the cleaner takes.
     fn cleaners(&self) -> u64 {
         CLEANERS.min(self.kept.load(Relaxed) / 6)

@@ -277,6 +277,30 @@ async fn one_scan_of_all_records_serves_many_victims() {
     assert!(listed < 64 * emptied + 4 * BLOBS, "{listed} records were read for {emptied} victims");
 }
 
+#[tokio::test(start_paused = true)]
+async fn clones_that_are_overwritten_page_by_page_keep_no_room_for_ever() {
+    let volume = Volume::new().await;
+    let (first, second) = (volume.create("first").await, volume.create("second").await);
+    let len = volume.available().await / 2 / MIB * MIB;
+    for at in (0..len).step_by(MIB as usize) {
+        volume.write(first, at, vec![4; MIB as usize]).await.unwrap();
+    }
+    volume.data.clone_range(first, 0..len, second, 0).await.unwrap();
+    let mut random = Random(0x5eed);
+    for step in 0..4 * len / PAGE {
+        let at = random.below(len / PAGE) * PAGE;
+        for file in [first, second] {
+            let written = volume.write(file, at, vec![step as u8; PAGE as usize]).await;
+            written.unwrap_or_else(|error| panic!("at {at}, step {step}: {error}"));
+        }
+    }
+    volume.data.sync_all().await.unwrap();
+    let (one, two) =
+        (volume.data.read(first, 0..len).await, volume.data.read(second, 0..len).await);
+    assert!(one.unwrap() == two.unwrap());
+    assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
+}
+
 /// What is logged, as text.
 #[derive(Clone, Default)]
 struct Log(Arc<parking_lot::Mutex<Vec<u8>>>);
