@@ -1,0 +1,284 @@
+//! Promise: what is stored or allocated can be overwritten on a full volume, in any pieces, for ever;
+//! what df says is what a writer gets.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc::ENOSPC;
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::process::{PATIENCE, shell, wait_until};
+use tests::seed::{Seed, content, first_difference};
+
+const PAGE: u64 = 4096;
+const MIB: u64 = 1 << 20;
+/// What df may be wrong by.
+const TOLERANCE: u64 = 4 * MIB;
+/// For one system call on a full volume, on a busy machine.
+const CALL: Duration = Duration::from_secs(60);
+
+fn small(mode: Mode) -> Result<Demo> {
+    Demo::start(Setup { size: "640MiB", ..Setup::new(mode) })
+}
+
+/// Writes one file until the volume is full; its length.
+fn fill(file: &File) -> Result<u64> {
+    let mut at = 0;
+    loop {
+        match file.write_all_at(&content(at, MIB as usize), at) {
+            Ok(()) => at += MIB,
+            Err(error) => {
+                ensure!(error.raw_os_error() == Some(ENOSPC), "a full volume said: {error}");
+                file.set_len(at)?;
+                file.sync_all().context("fsync of what was written before the volume was full")?;
+                return Ok(at);
+            }
+        }
+    }
+}
+
+#[test]
+fn df_says_what_a_writer_gets() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = small(Mode::Embedded)?;
+    for round in 0..2 {
+        let said = demo.available()?;
+        let file = File::create_new(demo.file("big"))?;
+        let got = fill(&file)?;
+        println!("round {round}: df said {said}, {got} could be written");
+        ensure!(said.abs_diff(got) <= TOLERANCE + said / 100, "df said {said}, {got} were written");
+        let left = demo.available()?;
+        ensure!(left < MIB + said / 100, "df says {left} bytes are left on a full volume");
+        // A copy by copy_file_range moves no byte, and is a copy all the same.
+        let copied = fs::copy(demo.file("big"), demo.file("copy"));
+        let why = copied.as_ref().err().and_then(std::io::Error::raw_os_error);
+        ensure!(why == Some(ENOSPC), "a copy of all there is: {copied:?}");
+        drop(file);
+        fs::remove_file(demo.file("big"))?;
+        fs::remove_file(demo.file("copy"))?;
+        wait_until("df to show what was deleted", PATIENCE, || {
+            demo.available().is_ok_and(|now| now.abs_diff(said) <= said / 100)
+        })?;
+    }
+    demo.stop(Stop::Umount)
+}
+
+#[test]
+fn a_full_volume_is_overwritten_again_and_again_embedded() -> Result<()> {
+    a_full_volume_is_overwritten_again_and_again(Mode::Embedded, 4)
+}
+
+#[test]
+fn a_full_volume_is_overwritten_again_and_again_with_daemons() -> Result<()> {
+    a_full_volume_is_overwritten_again_and_again(Mode::Daemons, 2)
+}
+
+/// In 4 KiB pieces, some of them synced one by one, and in 1 MiB pieces, `times` the volume's size each.
+fn a_full_volume_is_overwritten_again_and_again(mode: Mode, times: u64) -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("overwriting a full volume");
+    let mut demo = small(mode)?;
+    let file = File::create_new(demo.file("database"))?;
+    let len = fill(&file)?;
+    let mut stamps: Vec<(u64, usize)> = Vec::new();
+    for piece in [PAGE, MIB] {
+        let pieces = len / piece;
+        stamps = vec![(u64::MAX, 0); usize::try_from(pieces)?];
+        let began = Instant::now();
+        let mut longest = Duration::ZERO;
+        for step in 0..times * pieces {
+            let index = if step < pieces { step } else { seed.below(pieces) };
+            let started = Instant::now();
+            file.write_all_at(&content(step, piece as usize), index * piece)
+                .with_context(|| format!("piece {index} of {piece} bytes, step {step}"))?;
+            longest = longest.max(started.elapsed());
+            stamps[index as usize] = (step, piece as usize);
+            if step % 997 == 0 {
+                file.sync_data().with_context(|| format!("fdatasync at step {step}"))?;
+            }
+            if step % 50_000 == 0 {
+                demo.goes_on();
+            }
+        }
+        let rate = times * len / MIB / began.elapsed().as_secs().max(1);
+        println!("{mode:?}: pieces of {piece}: {rate} MiB/s, the longest write took {longest:?}");
+        ensure!(longest < CALL, "a write took {longest:?}");
+    }
+    file.sync_all()?;
+    drop(file);
+    demo.remount()?;
+    demo.goes_on();
+    let bytes = fs::read(demo.file("database"))?;
+    let mut at = 0;
+    for (index, (stamp, piece)) in stamps.into_iter().enumerate() {
+        let wrong = first_difference(stamp, 0, &bytes[at..at + piece]);
+        ensure!(wrong.is_none(), "piece {index} is not that of step {stamp}");
+        at += piece;
+    }
+    // Small synced writes are kept as whole copies, four times the room of their bytes.
+    let file = File::options().write(true).open(demo.file("database"))?;
+    for step in 0..2000 {
+        let at = seed.below(len / PAGE) * PAGE;
+        file.write_all_at(&content(step, PAGE as usize), at)?;
+        file.sync_data().with_context(|| format!("small synced write {step}"))?;
+    }
+    drop(file);
+    demo.stop(Stop::Umount)?;
+    demo.fsck()
+}
+
+#[test]
+fn what_fallocate_promised_is_there_on_a_full_volume_and_after_a_crash() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = small(Mode::Embedded)?;
+    let said = demo.available()?;
+    let len = (said / 2 / MIB * MIB) as i64;
+    let promised = File::create_new(demo.file("promised"))?;
+    fallocate(&promised, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len)?;
+    let left = demo.available()?;
+    ensure!(left.abs_diff(said - len as u64) < TOLERANCE, "df: {said}, then {left} less {len}");
+    let other = File::create_new(demo.file("other"))?;
+    let more = fallocate(&other, FallocateFlags::empty(), 0, len + 64 * MIB as i64);
+    ensure!(more == Err(nix::errno::Errno::ENOSPC), "more than there is was promised: {more:?}");
+    fill(&other)?;
+    promised.sync_all()?;
+    drop((promised, other));
+    demo.kill_mount()?;
+    demo.mount()?;
+    let left = demo.available()?;
+    ensure!(left < TOLERANCE, "df says {left} are left after the crash");
+    let promised = File::options().write(true).open(demo.file("promised"))?;
+    for at in (0..len as u64).step_by(MIB as usize) {
+        promised
+            .write_all_at(&content(at, MIB as usize), at)
+            .with_context(|| format!("writing what was promised at {at}"))?;
+    }
+    promised.sync_all()?;
+    promised.set_len(0)?;
+    wait_until("df to show what was given up", PATIENCE, || {
+        demo.available().is_ok_and(|now| now + TOLERANCE > len as u64)
+    })?;
+    drop(promised);
+    demo.stop(Stop::Umount)?;
+    demo.fsck()
+}
+
+#[test]
+fn a_store_without_enough_disks_says_so_in_its_status() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = small(Mode::Served)?;
+    for number in 0..6 {
+        demo.kill_daemon(number)?;
+    }
+    let mut said = String::new();
+    wait_until("status to say why nothing can be written", PATIENCE, || {
+        let status =
+            Command::new(tests::binaries::ashlar()).arg("status").arg(demo.path()).output();
+        said = status.map(|s| String::from_utf8_lossy(&s.stdout).into_owned()).unwrap_or_default();
+        said.lines().any(|line| line.starts_with("writes") && line.contains("3 are needed"))
+    })
+    .with_context(|| said.clone())?;
+    ensure!(demo.available()? == 0, "df says that something can be written");
+    for number in 0..6 {
+        demo.restart_daemon(number)?;
+    }
+    demo.all_up(PATIENCE)?;
+    demo.stop(Stop::Umount)
+}
+
+/// Where Debian keeps PostgreSQL's programs.
+fn postgres() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut all: Vec<PathBuf> = versions.flatten().map(|e| e.path().join("bin")).collect();
+    all.retain(|bin| bin.join("initdb").exists() && bin.join("pgbench").exists());
+    all.sort();
+    all.pop()
+}
+
+/// A server on a full volume must refuse what grows and go on: its log is recycled in place.
+#[test]
+fn postgresql_on_a_full_volume_refuses_and_goes_on() -> Result<()> {
+    let Some(bin) = postgres().filter(|_| can_mount() && nix::unistd::geteuid().is_root()) else {
+        eprintln!("NOT TESTED: PostgreSQL is not installed, or this is not root");
+        return Ok(());
+    };
+    let mut demo = Demo::start(Setup { size: "1536MiB", ..Setup::new(Mode::Embedded) })?;
+    let bin = bin.display();
+    let data = demo.file("pg");
+    fs::create_dir(&data)?;
+    fs::set_permissions(
+        demo.directory().parent().context("a home")?,
+        fs::Permissions::from_mode(0o755),
+    )?;
+    let sockets = demo.outside("sockets");
+    fs::create_dir(&sockets)?;
+    let (data, sockets) = (data.display(), sockets.display());
+    let as_postgres = |line: &str, bound| {
+        let command = format!("runuser -u postgres -- bash -euo pipefail -c {}", quoted(line));
+        shell(Path::new("/"), &command, bound)
+    };
+    shell(Path::new("/"), &format!("chown postgres {data} {sockets}"), PATIENCE)?;
+    let log = format!("{sockets}/log");
+    as_postgres(&format!("{bin}/initdb -D {data} >/dev/null"), 3 * PATIENCE)?;
+    let options =
+        format!("-k {sockets} -c listen_addresses= -c max_wal_size=64MB -c min_wal_size=48MB");
+    as_postgres(
+        &format!("{bin}/pg_ctl -D {data} -l {log} -w -t 120 -o '{options}' start"),
+        3 * PATIENCE,
+    )?;
+    let ended = (|| {
+        let sql = |line: &str| {
+            as_postgres(
+                &format!("{bin}/psql -h {sockets} -d postgres -Atc \"{line}\""),
+                2 * PATIENCE,
+            )
+        };
+        as_postgres(&format!("{bin}/pgbench -h {sockets} -i -s 2 -q postgres"), 3 * PATIENCE)?;
+        let work = format!("{bin}/pgbench -h {sockets} -c 2 -T 5 -n postgres");
+        as_postgres(&work, 2 * PATIENCE)?;
+        sql("CHECKPOINT")?;
+        let ballast = File::create_new(demo.file("ballast"))?;
+        fill(&ballast)?;
+        sql("CREATE TABLE grows (t text)").ok();
+        let insert =
+            "INSERT INTO grows SELECT repeat(md5(n::text), 60) FROM generate_series(1, 200000) n";
+        let refused = sql(insert);
+        let why = refused.err().map(|e| format!("{e:#}")).unwrap_or_default();
+        ensure!(why.contains("No space left on device"), "a table grew on a full volume: {why}");
+        // What overwrites goes on: the log's recycled files, and rows in place.
+        for round in 0..3 {
+            sql("UPDATE pgbench_branches SET bbalance = bbalance + 1")
+                .with_context(|| format!("an update after the refusal, round {round}"))?;
+            sql("CHECKPOINT")?;
+        }
+        let rows = sql("SELECT count(*) FROM pgbench_accounts")?;
+        ensure!(rows.trim() == "200000", "{rows} accounts");
+        drop(ballast);
+        fs::remove_file(demo.file("ballast"))?;
+        wait_until("room", PATIENCE, || demo.available().is_ok_and(|now| now > 100 * MIB))?;
+        as_postgres(&work, 2 * PATIENCE).map(drop)
+    })();
+    let stopped =
+        as_postgres(&format!("{bin}/pg_ctl -D {data} -m fast -w -t 120 stop"), 3 * PATIENCE);
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    ended.with_context(|| said.clone())?;
+    stopped?;
+    ensure!(!said.contains("PANIC"), "the server panicked:\n{said}");
+    demo.stop(Stop::Umount)
+}
+
+fn quoted(line: &str) -> String {
+    format!("'{}'", line.replace('\'', "'\\''"))
+}
