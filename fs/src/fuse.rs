@@ -68,8 +68,9 @@ const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)
     .union(InitFlags::FUSE_MAX_PAGES)
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
+    // Always, and not as the kernel guesses (READDIRPLUS_AUTO): programs that list a directory to its
+    // end before they look at the first entry (find, du, rm, chmod) would then ask entry by entry.
     .union(InitFlags::FUSE_DO_READDIRPLUS)
-    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_ASYNC_DIO)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_NO_OPEN_SUPPORT)

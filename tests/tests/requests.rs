@@ -100,6 +100,16 @@ fn a_listing_asks_for_many_entries_at_once() -> Result<()> {
     // ls asks for each entry's access list; the kernel keeps the answer.
     ensure!(of(&first, "getxattr") <= 1000 + SLACK, "{first:?}");
     ensure!(again.values().sum::<u64>() <= SLACK, "listed again: {again:?}");
+    mount.demo.remount()?;
+    // As find, du, rm and chmod do: the whole list first, and then each entry.
+    let walk = || {
+        let names = fs::read_dir(&directory)?.collect::<Result<Vec<_>, _>>()?;
+        names.iter().try_for_each(|name| fs::symlink_metadata(name.path()).map(drop))?;
+        Ok(())
+    };
+    let walked = mount.asked(walk)?;
+    println!("a list of 1000 entries, then each: {walked:?}");
+    ensure!(walked.values().sum::<u64>() <= 100 + SLACK, "walked: {walked:?}");
     mount.demo.stop(Stop::Umount)
 }
 
