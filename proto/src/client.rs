@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::checksum::{Checked, widen};
 use crate::convert::{Address, blob_from_wire, blob_to_wire, error_from};
-use crate::id::{BlobId, PartKey, PartSet, SessionId, VolumeId};
+use crate::id::{BlobId, ClusterId, Generation, PartKey, PartSet, SessionId, VolumeId};
 use crate::limits::MAX_MESSAGE;
 use crate::link::client::Link;
 use crate::link::frame::Kind;
@@ -89,6 +89,36 @@ pub struct RemoteSlot {
 impl RemoteSlot {
     fn client(&self) -> StoragedClient<Channel> {
         self.daemon.client.clone()
+    }
+
+    /// What the daemon says of the disk, once it is sure to be the right one.
+    async fn disk(&self) -> Result<wire::DiskStatus, PartError> {
+        let status = self.daemon.status().await?;
+        let Address { cluster, disk, slot, group, generation } = self.address;
+        if status.cluster[..] != cluster.as_bytes()[..] {
+            let found = ClusterId::from_slice(&status.cluster)
+                .map_or_else(|| "no cluster".to_owned(), |found| format!("cluster {found}"));
+            let why = format!("the daemon there serves {found}, not {cluster}");
+            return Err(PartError::WrongAddress(why));
+        }
+        let is_it = |found: &wire::DiskStatus| found.disk[..] == disk.as_bytes()[..];
+        let Some(found) = status.disks.iter().find(|found| is_it(found)) else {
+            // One that the daemon could not open may be it.
+            return Err(match status.disks.iter().find(|found| found.disk.is_empty()) {
+                Some(out) => PartError::Unreachable(format!("{}: {}", out.path, out.state)),
+                None => PartError::WrongAddress(format!("the daemon there has no disk {disk}")),
+            });
+        };
+        match found.slots.iter().find(|known| known.slot == slot.0) {
+            Some(known) if known.group != group.0 => Err(PartError::WrongAddress(format!(
+                "slot {slot} belongs to group {}, not to group {group}",
+                known.group
+            ))),
+            Some(known) if known.generation > generation.0 => {
+                Err(PartError::StaleGeneration(Generation(known.generation)))
+            }
+            _ => Ok(found.clone()),
+        }
     }
 
     fn to(&self) -> Option<wire::Address> {
@@ -179,20 +209,18 @@ impl PartStore for RemoteSlot {
         entries.iter().map(|e| Ok((blob_from_wire(&e.blob)?, PartSet(e.parts)))).collect()
     }
 
+    async fn has_served(&self) -> Result<bool, PartError> {
+        let disk = self.disk().await?;
+        Ok(disk.slots.iter().any(|slot| slot.slot == self.address.slot.0))
+    }
+
     async fn fill(&self) -> Result<Fill, PartError> {
-        let status = self.daemon.status().await?;
-        let disk = status
-            .disks
-            .iter()
-            .find(|disk| disk.disk[..] == self.address.disk.as_bytes()[..])
-            .ok_or_else(|| {
-                PartError::WrongAddress(format!("no disk {} there", self.address.disk))
-            })?;
+        let disk = self.disk().await?;
         if disk.state.starts_with(HANGS) {
-            return Err(PartError::Unreachable(disk.state.clone()));
+            return Err(PartError::Unreachable(disk.state));
         }
         if disk.state != "ok" {
-            return Err(PartError::Io(disk.state.clone()));
+            return Err(PartError::Io(disk.state));
         }
         let level =
             FillLevel::from_word(&disk.fill).ok_or_else(|| nonsense("unknown fill level"))?;

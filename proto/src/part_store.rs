@@ -48,8 +48,15 @@ pub trait PartStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<(BlobId, PartSet)>, PartError>;
 
-    /// How full the slot's disk is.
+    /// How full the slot's disk is. Only the right disk answers, of the right cluster, whose slot is not
+    /// another group's and knows no newer generation. Changes nothing.
+    ///
+    /// # Errors
+    /// [`PartError::WrongAddress`] and [`PartError::StaleGeneration`] as for every request.
     async fn fill(&self) -> Result<Fill, PartError>;
+
+    /// Has the slot ever served its group? One that has, and does not know, has lost what it held.
+    async fn has_served(&self) -> Result<bool, PartError>;
 }
 
 /// What a slot holds of one blob.

@@ -5,7 +5,9 @@
 //! still in flight then is dropped.
 //!
 //! Every wait is bounded: a call without an answer is reported slow after the port's patience, and
-//! failed after [`SLOT_TIMEOUT`]; the machine is told when the deadline of the whole has passed.
+//! failed after [`SLOT_TIMEOUT`], unless so many are silent that this would fail the whole: then it is
+//! waited for until there is just time left to do without it. The machine is told when the deadline of
+//! the whole has passed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -19,6 +21,13 @@ use tokio::time::{Instant, sleep_until};
 pub(crate) const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait of a whole request: a slot that times out and its stand-in that does so too.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_millis(4500);
+
+/// What is left of a request's time when it stops waiting for more slots than can be lost, and how long
+/// it tries each of the others then.
+const LAST_TRY: Duration = Duration::from_secs(1);
+const LAST_WAIT: Duration = Duration::from_millis(250);
+/// So long a request waits for one answer at most.
+pub(crate) const LONGEST_WAIT: Duration = REQUEST_TIMEOUT.saturating_sub(LAST_TRY);
 
 /// Decides; does no I/O and reads no clock.
 pub(crate) trait Machine {
@@ -34,6 +43,9 @@ pub(crate) trait Machine {
     /// The call takes longer than it should. It may still answer, and if it does not this is
     /// asked again.
     fn slow(&mut self, call: Self::Call);
+    /// Can the call, which is late where others were not, fail beside what has failed without more fail
+    /// domains being gone than the scheme can lose?
+    fn can_lose(&self, call: Self::Call) -> bool;
     /// The deadline has passed: the machine must settle.
     fn timed_out(&mut self);
     /// Is the outcome known?
@@ -61,6 +73,9 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, dea
     let mut running = FuturesUnordered::new();
     let mut waiting: Vec<Waiting<M::Call>> = Vec::new();
     let mut sent = 0;
+    // A request that has not the time to wait for both waits for the first.
+    let short = deadline - Instant::now() < SLOT_TIMEOUT + LAST_TRY;
+    let last_try = if short { deadline } else { deadline - LAST_TRY };
     let alarm = sleep_until(deadline);
     tokio::pin!(alarm);
     loop {
@@ -70,7 +85,8 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, dea
             let answer = port.send(call);
             running.push(async move { (number, call, answer.await) });
             let (now, patience) = (Instant::now(), port.patience(call));
-            let (slow_at, fails_at) = (now + patience, now + SLOT_TIMEOUT);
+            let slow_at = now + patience;
+            let fails_at = (now + SLOT_TIMEOUT).min(last_try.max(now + LAST_WAIT));
             waiting.push(Waiting { number, call, slow_at, patience, fails_at });
         }
         if machine.settled() {
@@ -87,18 +103,27 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, dea
                 waiting.retain(|w| w.number != number);
                 machine.replied(call, reply);
             }
-            () = alarm.as_mut() => ring(machine, &mut waiting, deadline),
+            () = alarm.as_mut() => ring(machine, &mut waiting, last_try, deadline),
         }
     }
 }
 
 /// Tells the machine whose time is up.
-fn ring<M: Machine>(machine: &mut M, waiting: &mut Vec<Waiting<M::Call>>, deadline: Instant) {
+fn ring<M: Machine>(
+    machine: &mut M,
+    waiting: &mut Vec<Waiting<M::Call>>,
+    last_try: Instant,
+    deadline: Instant,
+) {
     let now = Instant::now();
     if now >= deadline {
         return machine.timed_out();
     }
     waiting.retain_mut(|w| {
+        if now >= w.fails_at && now < last_try && !machine.can_lose(w.call) {
+            // It is the machine that is slow, more likely than so many disks.
+            w.fails_at = last_try;
+        }
         if now >= w.fails_at {
             let why = format!("no answer within {SLOT_TIMEOUT:?}");
             machine.replied(w.call, Err(PartError::Unreachable(why)));

@@ -116,6 +116,8 @@ pub(crate) struct Get<'a> {
     heard: SlotSet,
     dead: SlotSet,
     slow: SlotSet,
+    /// Some slot has answered.
+    answered: bool,
     reasons: Vec<(usize, PartError)>,
     outcome: Option<GetOutcome>,
 }
@@ -148,6 +150,7 @@ impl<'a> Get<'a> {
             heard: SlotSet::EMPTY,
             dead: down,
             slow: SlotSet::EMPTY,
+            answered: false,
             reasons: Vec::new(),
             outcome: None,
         };
@@ -416,6 +419,7 @@ impl Machine for Get<'_> {
 
     fn replied(&mut self, call: GetCall, reply: Result<GetReply, PartError>) {
         self.flights.retain(|flight| flight.call != call);
+        self.answered |= !matches!(reply, Err(PartError::Unreachable(_)));
         if self.outcome.is_some() {
             return;
         }
@@ -442,6 +446,12 @@ impl Machine for Get<'_> {
             flight.slow = true;
         }
         self.advance();
+    }
+
+    fn can_lose(&self, call: GetCall) -> bool {
+        let lost = self.group.domains_of(self.dead.union(SlotSet::only(call.slot())));
+        // Late is relative: somebody must have been sooner.
+        self.answered && lost <= self.scheme.parity_parts()
     }
 
     fn timed_out(&mut self) {

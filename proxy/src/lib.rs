@@ -7,7 +7,8 @@
 //! * `put`, `get` (state machines, no I/O): what to ask next, when to stop, what to answer,
 //! * `driver`: all the waiting,
 //! * [`codec`]: parts from bytes and back; `maps`: short intervals of lost ones,
-//! * `slot_client`: one slot: health, latency, back-pressure,
+//! * `health` (pure): which slots are out of use, all of them judged together,
+//! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
 //! * `space` (pure): how much more fits,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod codec;
 mod driver;
 mod get;
+mod health;
 #[cfg(test)]
 mod machine_tests;
 mod maps;
@@ -29,4 +31,4 @@ mod slot_client;
 mod space;
 
 pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
-pub use proxy::{BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};
+pub use proxy::{Answer, BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};

@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::future::join_all;
+use parking_lot::Mutex;
 use proto::checksum::Checked;
 use proto::client::{BadAddress, Daemon};
 use proto::cluster::{Cluster, Place};
@@ -27,12 +28,16 @@ use crate::blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored
 use crate::codec;
 use crate::driver::{Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
 use crate::quorum::{SlotSet, could_hide};
 use crate::slot_client::{Ask, SlotClient};
 use crate::space;
+
+/// How often a roll that nobody answers is called again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One slot of the group.
 pub struct SlotConfig {
@@ -70,6 +75,10 @@ pub enum BadSlots {
     Address(#[from] BadAddress),
 }
 
+/// What a slot said when it was asked how it is: that it is the right one, or why it cannot be used; none
+/// if it has not said anything yet.
+pub type Answer = Option<Result<(), PartError>>;
+
 /// What one slot holds of one blob, for people.
 pub struct SlotHolds {
     /// The slot's number.
@@ -86,6 +95,7 @@ pub struct SlotHolds {
 pub struct Proxy {
     slots: Vec<Arc<SlotClient>>,
     group: Group,
+    health: Arc<Mutex<Health>>,
     metrics: Metrics,
     /// One per slot; they end with the proxy.
     _watchers: JoinSet<()>,
@@ -98,16 +108,20 @@ impl Proxy {
     /// With no slots, or more than [`proto::limits::MAX_SLOTS`].
     pub fn new(slots: Vec<SlotConfig>, settings: ProxySettings) -> Arc<Self> {
         let group = Group::new(slots.iter().map(|slot| (slot.disk, slot.domain.as_str())));
-        let client = |slot: SlotConfig| {
+        let domains = (0..slots.len()).map(|slot| group.domain(slot)).collect();
+        let health = Arc::new(Mutex::new(Health::new(domains)));
+        let in_flight = settings.slot_bytes_in_flight;
+        let client = |(index, slot): (usize, SlotConfig)| {
             let SlotConfig { disk, place, domain, store } = slot;
-            Arc::new(SlotClient::new(disk, place, domain, store, settings.slot_bytes_in_flight))
+            let health = (health.clone(), index);
+            Arc::new(SlotClient::new(disk, place, domain, store, health, in_flight))
         };
-        let slots: Vec<_> = slots.into_iter().map(client).collect();
+        let slots: Vec<_> = slots.into_iter().enumerate().map(client).collect();
         let mut watchers = JoinSet::new();
         for slot in &slots {
             watchers.spawn(slot.clone().watch());
         }
-        Arc::new(Self { slots, group, metrics: Metrics::new(), _watchers: watchers })
+        Arc::new(Self { slots, group, health, metrics: Metrics::new(), _watchers: watchers })
     }
 
     /// Serves a cluster whose slots are behind daemons. Connections are made on first use. Must be
@@ -130,6 +144,35 @@ impl Proxy {
             slots.push(SlotConfig { disk: slot.disk, place, domain: slot.domain(), store });
         }
         Ok(Self::new(slots, settings))
+    }
+
+    /// What each slot says of itself: when all have been asked and one of them is there, else after
+    /// `bound`.
+    pub async fn roll_call(&self, bound: Duration) -> Vec<Answer> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answers = join_all(self.slots.iter().map(|slot| slot.answer(left))).await;
+            let away =
+                |answer: &Answer| matches!(answer, None | Some(Err(PartError::Unreachable(_))));
+            if !answers.iter().all(away) || left.is_zero() {
+                return answers;
+            }
+            // They may be about to come, as at boot.
+            tokio::time::sleep(LOOK_AGAIN.min(left)).await;
+        }
+    }
+
+    /// Lets every slot that is up know its group at this generation, so that it refuses older ones from
+    /// now on. Answers for each of them whether it had ever served the group before.
+    pub async fn enlist(&self) -> Vec<Option<bool>> {
+        join_all(self.slots.iter().map(|slot| async move {
+            let before = slot.has_served().await.ok()?;
+            // Whatever it holds: what counts is that it was addressed.
+            slot.list(Ask::IfUp, VolumeId(0), SessionId(0), None, 1).await.ok()?;
+            Some(before)
+        }))
+        .await
     }
 
     /// Where each part of a blob is, slot by slot.
@@ -171,6 +214,7 @@ impl Proxy {
     /// Puts, and once more over the slots that are down when it cannot be done without them.
     async fn put_parts(&self, id: BlobId, parts: Vec<Checked>) -> Result<Stored, BlobError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
+        self.health.lock().can_lose(id.scheme().parity_parts());
         let down = self.slots_that(SlotClient::takes_no_writes);
         let mut port = PutPort { slots: &self.slots, ask: Ask::IfUp, id, parts };
         let result = self.put_without(down, &port, deadline).await;
@@ -191,7 +235,6 @@ impl Proxy {
         let mut put = Put::new(&self.group, self.group.place(id), id.scheme(), down);
         drive(&mut put, port, deadline).await;
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
-        put.slow_slots().iter().for_each(|slot| self.slots[slot].strike());
         self.metrics.retries.increment(put.reasons().len() as u64);
         match put.outcome().expect("a driven machine has settled") {
             PutOutcome::Stored { degraded } => {
@@ -208,6 +251,7 @@ impl Proxy {
     /// Gets, and once more with the slots that are down when it cannot be done without them.
     async fn get_range(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
+        self.health.lock().can_lose(id.scheme().parity_parts());
         let down = self.slots_that(SlotClient::is_down);
         let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
         let result = self.get_without(down, &port, range.clone(), deadline).await;

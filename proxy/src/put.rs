@@ -137,6 +137,11 @@ impl<'a> Put<'a> {
         self.tries.iter().find(home).map(|t| t.slot.into())
     }
 
+    /// How many parts have a home.
+    fn homes(&self) -> usize {
+        (0..self.scheme.parts()).filter(|part| self.home(*part).is_some()).count()
+    }
+
     /// How many parts the domain is home to, or may become home to by an answer yet to come.
     fn promised(&self, domain: usize) -> usize {
         let mut parts = 0u32;
@@ -285,17 +290,22 @@ impl Machine for Put<'_> {
         if self.outcome.is_some() || !waiting {
             return;
         }
-        let homes = (0..self.scheme.parts()).filter(|part| self.home(*part).is_some()).count();
         let budget = self.slow.contains(call.slot) || self.slow.len() < self.scheme.parity_parts();
         let mut unusable = self.dead.union(self.slow).union(self.full);
         unusable.insert(call.slot);
         // Slow is worth a handoff, not worth doubling up.
-        let worthwhile = budget && homes >= self.scheme.data_parts();
+        let worthwhile = budget && self.homes() >= self.scheme.data_parts();
         if let (true, Some((0, slot))) = (worthwhile, self.candidate(call.part.get(), unusable)) {
             self.slow.insert(call.slot);
             self.set_state(call, TryState::Slow);
             self.send(call.part.get(), slot);
         }
+    }
+
+    fn can_lose(&self, call: PutCall) -> bool {
+        let lost = self.group.domains_of(self.dead.union(SlotSet::only(call.slot)));
+        // Late, too, is relative.
+        self.homes() >= self.scheme.data_parts() && lost <= self.scheme.parity_parts()
     }
 
     fn timed_out(&mut self) {

@@ -1,11 +1,11 @@
 //! One slot as the proxy knows it: is it up, how fast does it answer, how full is it, and how many
 //! bytes are on their way to and from it.
 //!
-//! A slot that cannot be reached is *down*: requests fail at once, without waiting, while
-//! [`SlotClient::watch`] asks it again and again until it answers. A request that cannot do without
-//! it asks [`Ask::Anyway`], and an answer ends its being down as the watcher's would. A slot that answers the watcher
-//! but hangs on real requests stays down for a while longer each time; one whose writes fail is
-//! still read.
+//! A slot that is *down* fails requests at once, without waiting, while [`SlotClient::watch`] asks it
+//! again and again until it answers as the right disk, of the right cluster, group and generation. A
+//! request that cannot do without it asks [`Ask::Anyway`], and an answer ends its being down as the
+//! watcher's would. When it is down is decided by [`crate::health`], for all slots of the group together;
+//! one whose writes fail is still read.
 
 use std::future::Future;
 use std::ops::Range;
@@ -19,21 +19,21 @@ use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
 use proto::limits::footprint;
 use proto::part_store::{Fill, Held, PartError, PartStore};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::driver::SLOT_TIMEOUT;
+use crate::health::{Change, Health, Kind};
 
 /// How often a slot that is up is asked how full it is.
 const POLL: Duration = Duration::from_secs(1);
 /// However often there is reason to ask, a slot is left in peace for so long.
 const REST: Duration = Duration::from_millis(20);
-/// First and longest pause between two attempts to reach a slot that is down.
+/// First and longest pause between two attempts to reach a slot that does not answer.
 const RETRY: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
-/// So many requests in a row that it let hang, and the slot is down.
-const STRIKES: u32 = 2;
-/// Longest time that a slot stays down although it answers the watcher.
-const LONGEST_HOLD: Duration = Duration::from_secs(8);
+/// How long one attempt may take while the slot is down, and how long while it may just be slow.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+const LONGEST_SIGN: Duration = Duration::from_secs(6);
 
 /// No write is called slow before this: a sync on a busy disk may take as long.
 const WRITE_FLOOR: Duration = Duration::from_millis(500);
@@ -83,32 +83,13 @@ fn transfer(len: usize) -> Duration {
     Duration::from_micros(len as u64 * 1_000_000 / SLOWEST_TRANSFER)
 }
 
-#[derive(Debug, Default)]
-struct Health {
-    /// Why it is down; `None`: up.
-    down: Option<String>,
-    /// Why it takes no writes, although it is up.
-    read_only: Option<String>,
-    /// It stays so until then, even when it answers.
-    hold_until: Option<Instant>,
-    /// The next hold.
-    hold: Duration,
-    strikes: u32,
-}
-
-impl Health {
-    fn hold_longer(&mut self) {
-        self.hold = (self.hold * 2).clamp(RETRY.end, LONGEST_HOLD);
-        self.hold_until = Some(Instant::now() + self.hold);
-    }
-}
-
 /// What the watcher last heard.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LastFill {
-    /// The slot was asked at least once, with whatever result.
-    pub(crate) asked: bool,
-    pub(crate) fill: Option<Fill>,
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    /// Its last answer; `None`: it was never asked to the end.
+    answer: Option<Result<(), PartError>>,
+    /// How full it was when it last told.
+    fill: Option<Fill>,
 }
 
 /// Is a slot asked that is known to be down?
@@ -126,18 +107,19 @@ pub(crate) struct SlotClient {
     pub(crate) place: String,
     pub(crate) domain: String,
     store: Arc<dyn PartStore>,
+    /// Of the whole group, in which this slot has `index`.
+    health: Arc<Mutex<Health>>,
+    index: usize,
     /// Most bytes in flight each way.
     in_flight: u32,
     to_slot: Semaphore,
     from_slot: Semaphore,
     reads: Latency,
     writes: Latency,
-    /// The same as `health.down.is_some()`, to be read without a lock.
+    /// What `health` says, to be read without a lock.
     is_down: AtomicBool,
-    /// The same as `health.read_only.is_some()`.
     is_read_only: AtomicBool,
-    health: Mutex<Health>,
-    fill: watch::Sender<LastFill>,
+    heard: watch::Sender<Heard>,
     /// Bytes of parts stored that the last fill may not know of.
     stored_since: AtomicU64,
     /// It is time for the watcher to ask.
@@ -150,6 +132,7 @@ impl SlotClient {
         place: String,
         domain: String,
         store: Arc<dyn PartStore>,
+        (health, index): (Arc<Mutex<Health>>, usize),
         in_flight: u32,
     ) -> Self {
         Self {
@@ -157,6 +140,8 @@ impl SlotClient {
             place,
             domain,
             store,
+            health,
+            index,
             in_flight,
             to_slot: Semaphore::new(in_flight as usize),
             from_slot: Semaphore::new(in_flight as usize),
@@ -164,8 +149,7 @@ impl SlotClient {
             writes: Latency::default(),
             is_down: AtomicBool::new(false),
             is_read_only: AtomicBool::new(false),
-            health: Mutex::default(),
-            fill: watch::Sender::new(LastFill::default()),
+            heard: watch::Sender::new(Heard::default()),
             stored_since: AtomicU64::new(0),
             kick: Notify::new(),
         }
@@ -181,19 +165,31 @@ impl SlotClient {
         self.is_down() || self.is_read_only.load(Ordering::Relaxed)
     }
 
-    /// `up`, or what is wrong.
+    /// `up`, which means that it answers as what it should be; or what is wrong.
     pub(crate) fn state(&self) -> String {
         let health = self.health.lock();
-        let why = health.down.as_ref().or(health.read_only.as_ref());
-        why.cloned().unwrap_or_else(|| "up".to_owned())
+        if let Some(why) = health.trouble(self.index) {
+            return why.to_owned();
+        }
+        if let Some(silence) = health.is_silent(self.index, Instant::now()) {
+            return format!("slow: no sign of life for {} s", silence.as_secs());
+        }
+        let heard = self.heard.borrow();
+        if heard.answer.is_some() { "up".to_owned() } else { "not heard from yet".to_owned() }
+    }
+
+    /// Waits, no longer than `bound`, until it was asked once; then its last answer.
+    pub(crate) async fn answer(&self, bound: Duration) -> Option<Result<(), PartError>> {
+        let mut heard = self.heard.subscribe();
+        let answer = timeout(bound, heard.wait_for(|heard| heard.answer.is_some())).await;
+        answer.ok()?.ok()?.answer.clone()
     }
 
     /// How full it is: what it last said, and what was stored since. Waits, bounded, if it was
     /// never asked.
     pub(crate) async fn fill(&self) -> Option<Fill> {
-        let mut fill = self.fill.subscribe();
-        let heard = timeout(POLL, fill.wait_for(|last| last.asked)).await;
-        let mut fill = heard.ok().and_then(Result::ok).and_then(|last| last.fill)?;
+        self.answer(POLL).await;
+        let mut fill = self.heard.borrow().fill?;
         let since = self.stored_since.load(Ordering::Relaxed).min(fill.available);
         fill.used += since;
         fill.available -= since;
@@ -220,7 +216,7 @@ impl SlotClient {
         let len = data.data().len();
         let record = footprint(len as u32);
         let bytes = Some((&self.to_slot, len));
-        let result = self.call(ask, bytes, &self.writes, self.store.put(key, data)).await;
+        let result = self.call(ask, bytes, Kind::Write, self.store.put(key, data)).await;
         match &result {
             Ok(()) => drop(self.stored_since.fetch_add(record, Ordering::Relaxed)),
             Err(PartError::Full) => self.refresh_fill(),
@@ -238,7 +234,7 @@ impl SlotClient {
     ) -> Result<Bytes, PartError> {
         let len = range.len();
         let room = Some((&self.from_slot, len));
-        let bytes = self.call(ask, room, &self.reads, self.store.get(key, range)).await?;
+        let bytes = self.call(ask, room, Kind::Read, self.store.get(key, range)).await?;
         if bytes.len() == len {
             return Ok(bytes);
         }
@@ -247,17 +243,25 @@ impl SlotClient {
 
     /// What it holds of the blob.
     pub(crate) async fn held(&self, ask: Ask, blob: BlobId) -> Result<Held, PartError> {
-        self.within(self.call(ask, None, &self.reads, self.store.held(blob))).await
+        self.within(self.call(ask, None, Kind::Read, self.store.held(blob))).await
+    }
+
+    /// Whether it has ever served its group.
+    pub(crate) async fn has_served(&self) -> Result<bool, PartError> {
+        match self.answer(Duration::ZERO).await {
+            Some(Ok(())) if !self.is_down() => self.within(self.store.has_served()).await,
+            _ => Err(PartError::Unreachable(self.state())),
+        }
     }
 
     /// Deletes blobs.
     pub(crate) async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.within(self.call(Ask::IfUp, None, &self.writes, self.store.delete(blobs))).await
+        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.delete(blobs))).await
     }
 
     /// Forgets deleted blobs.
     pub(crate) async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.within(self.call(Ask::IfUp, None, &self.writes, self.store.forget(blobs))).await
+        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.forget(blobs))).await
     }
 
     /// One page of a listing.
@@ -270,7 +274,7 @@ impl SlotClient {
         limit: u32,
     ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
         let page = self.store.list(volume, session, after, limit);
-        self.within(self.call(ask, None, &self.reads, page)).await
+        self.within(self.call(ask, None, Kind::Read, page)).await
     }
 
     /// Bounds the wait, for calls that no driver watches.
@@ -287,156 +291,181 @@ impl SlotClient {
         &self,
         ask: Ask,
         bytes: Option<(&Semaphore, usize)>,
-        latency: &Latency,
+        kind: Kind,
         call: impl Future<Output = Result<T, PartError>>,
     ) -> Result<T, PartError> {
         if ask == Ask::IfUp && self.is_down() {
             return Err(PartError::Unreachable(self.state()));
         }
-        let mut flight = Flight { slot: self, start: Instant::now(), answered: false, _room: None };
+        let mut _room = None;
         if let Some((semaphore, len)) = bytes {
             let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.in_flight);
             let room = semaphore.acquire_many(len).await;
-            flight._room = Some(room.expect("the semaphore is never closed"));
+            _room = Some(room.expect("the semaphore is never closed"));
         }
+        let flight = Flight::start(self, kind);
         let result = call.await;
-        flight.answered = true;
-        self.judge(result.as_ref().err(), latency, flight.start.elapsed());
+        let took = flight.answered(result.as_ref().err());
+        match (&result, kind) {
+            (Ok(_), Kind::Read) => self.reads.record(took),
+            (Ok(_), Kind::Write) => self.writes.record(took),
+            _ => {}
+        }
+        if result.is_ok() && self.is_down() {
+            self.alive();
+        }
         result
     }
 
-    /// Learns from an answer.
-    fn judge(&self, error: Option<&PartError>, latency: &Latency, took: Duration) {
-        match error {
-            Some(PartError::Unreachable(why)) => self.down(why, false),
+    /// What an error says of the slot.
+    fn blame(&self, health: &mut Health, why: &PartError, kind: Kind) -> Option<Change> {
+        let now = Instant::now();
+        match why {
+            PartError::Unreachable(why) => health.refused(self.index, why, now),
+            PartError::WrongAddress(_) | PartError::StaleGeneration(_) => {
+                health.refused(self.index, &why.to_string(), now)
+            }
             // A rotten sector fails one read, and a disk that takes no writes may still be read.
-            Some(PartError::Io(why)) if std::ptr::eq(latency, &self.writes) => {
-                self.stop_writes(why);
-            }
-            Some(why @ (PartError::WrongAddress(_) | PartError::StaleGeneration(_))) => {
-                self.down(&why.to_string(), true);
-            }
-            Some(_) => {}
-            None => {
-                latency.record(took);
-                let mut health = self.health.lock();
-                // Reads prove nothing about writes, which are what hangs or fails first.
-                if std::ptr::eq(latency, &self.writes) && health.down.is_none() {
-                    health.strikes = 0;
-                    health.hold = Duration::ZERO;
-                }
-                let was_down = health.down.is_some();
-                drop(health);
-                if was_down {
-                    self.up();
-                }
-            }
+            PartError::Io(why) if kind != Kind::Read => health.stop_writes(self.index, why, now),
+            // Whoever answers so when asked how it is, is no slot.
+            _ if kind == Kind::Probe => health.refused(self.index, &why.to_string(), now),
+            _ => None,
         }
     }
 
-    /// Takes the slot out of use: until the watcher reaches it, or (`hold`) for longer each time.
-    fn down(&self, why: &str, hold: bool) {
+    /// It answers as it should.
+    fn alive(&self) {
+        self.change(|health| health.alive(self.index, Instant::now()));
+    }
+
+    /// Lets the group's health learn of an event, and tells what that has changed.
+    fn change(&self, event: impl FnOnce(&mut Health) -> Option<Change>) {
         let mut health = self.health.lock();
-        if health.down.is_some() {
-            return;
+        let change = event(&mut health);
+        let was_down = self.is_down.swap(health.is_down(self.index), Ordering::Relaxed);
+        self.is_read_only.store(health.is_read_only(self.index), Ordering::Relaxed);
+        if !was_down && self.is_down() {
+            self.kick.notify_one();
         }
-        tracing::warn!(disk = %self.disk, place = %self.place, why, "slot is down");
-        if hold {
-            health.hold_longer();
-        }
-        health.down = Some(why.to_owned());
-        self.is_down.store(true, Ordering::Relaxed);
         drop(health);
-        self.kick.notify_one();
-    }
-
-    /// Sends it no writes, for longer each time.
-    fn stop_writes(&self, why: &str) {
-        let mut health = self.health.lock();
-        if health.read_only.is_none() {
-            tracing::warn!(disk = %self.disk, place = %self.place, why, "slot takes no writes");
-            health.hold_longer();
-            health.read_only = Some(why.to_owned());
-            self.is_read_only.store(true, Ordering::Relaxed);
+        let (disk, place) = (self.disk, self.place.as_str());
+        match change {
+            Some(Change::Down { why, untold: 0 }) => {
+                tracing::warn!(%disk, %place, why, "slot is down");
+            }
+            Some(Change::Down { why, untold }) => {
+                tracing::warn!(%disk, %place, why, short_outages_before = untold, "slot is down");
+            }
+            Some(Change::ReadOnly { why }) => {
+                tracing::warn!(%disk, %place, why, "slot takes no writes");
+            }
+            Some(Change::Up { after }) => {
+                tracing::warn!(%disk, %place, "slot is up again after {:.1} s", after.as_secs_f32());
+            }
+            None => {}
         }
     }
 
-    /// Puts it back into use, unless it is on hold.
-    fn up(&self) {
-        let mut health = self.health.lock();
-        let trouble = health.down.is_some() || health.read_only.is_some();
-        if !trouble || health.hold_until.is_some_and(|until| Instant::now() < until) {
-            return;
-        }
-        tracing::info!(disk = %self.disk, place = %self.place, "slot is up");
-        let hold = health.hold;
-        // Back on probation: the next request that hangs is one too many.
-        let strikes = if hold.is_zero() { 0 } else { STRIKES - 1 };
-        *health = Health { hold, strikes, ..Health::default() };
-        self.is_down.store(false, Ordering::Relaxed);
-        self.is_read_only.store(false, Ordering::Relaxed);
-    }
-
-    /// It let a request hang.
-    pub(crate) fn strike(&self) {
-        let mut health = self.health.lock();
-        health.strikes += 1;
-        if health.strikes >= STRIKES {
-            drop(health);
-            self.down("requests hang", true);
-        }
-    }
-
-    /// Asks the slot how full it is: now and then while it is up, more often while it is down.
-    /// Ends only by being dropped.
+    /// Asks the slot how it is: now and then while it answers, more often while it does not. Ends only
+    /// by being dropped.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut retry = RETRY.start;
         loop {
-            // What is stored while it answers counts until the next answer, which surely knows of it.
-            let known = self.stored_since.load(Ordering::Relaxed);
-            let answer = timeout(POLL, self.store.fill()).await.unwrap_or_else(|_| {
-                Err(PartError::Unreachable(format!("no sign of life within {POLL:?}")))
-            });
-            match answer {
-                Ok(fill) => {
-                    self.stored_since.fetch_sub(known, Ordering::Relaxed);
-                    self.fill.send_replace(LastFill { asked: true, fill: Some(fill) });
-                    self.up();
-                }
-                Err(why) => {
-                    self.fill.send_modify(|last| last.asked = true);
-                    self.judge(Some(&why), &self.writes, Duration::ZERO);
-                }
-            }
-            if self.is_down() {
-                tokio::time::sleep(retry).await;
-                retry = (retry * 2).min(RETRY.end);
-            } else {
+            let good = self.probe().await;
+            if good {
                 retry = RETRY.start;
                 tokio::time::sleep(REST).await;
                 // Either way it is time to ask.
                 let _ = timeout(POLL - REST, self.kick.notified()).await;
+            } else {
+                self.change(|health| health.remind(self.index, Instant::now()));
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(RETRY.end);
             }
         }
     }
+
+    /// Asks once; true when it answers as what it should be, and may be used.
+    async fn probe(&self) -> bool {
+        // What is stored while it answers counts until the next answer, which surely knows of it.
+        let known = self.stored_since.load(Ordering::Relaxed);
+        let flight = Flight::start(self, Kind::Probe);
+        let mut fill = self.store.fill();
+        let mut waited = Duration::ZERO;
+        let answer = loop {
+            if let Ok(answer) = timeout(SIGN_OF_LIFE, &mut fill).await {
+                break answer;
+            }
+            waited += SIGN_OF_LIFE;
+            let sent = flight.start;
+            self.change(|health| health.judge(self.index, Kind::Probe, sent, Instant::now()));
+            self.heard.send_modify(|heard| {
+                let silent = || PartError::Unreachable(format!("no answer within {waited:?}"));
+                heard.answer.get_or_insert_with(|| Err(silent()));
+            });
+            // A late answer is one; but from who is down, a new question is answered sooner.
+            if self.is_down() || waited >= LONGEST_SIGN {
+                return false;
+            }
+        };
+        flight.answered(answer.as_ref().err());
+        let (fill, answer) = match answer {
+            Ok(fill) => (Some(fill), Ok(())),
+            Err(why) => (None, Err(why)),
+        };
+        if fill.is_some() {
+            self.stored_since.fetch_sub(known, Ordering::Relaxed);
+            self.alive();
+        }
+        let good = answer.is_ok() && !self.is_down();
+        self.heard.send_modify(|heard| {
+            heard.answer = Some(answer);
+            heard.fill = fill.or(heard.fill);
+        });
+        good
+    }
 }
 
-/// A request on its way. Dropped before its answer, it may tell against the slot.
+/// A request on its way. Dropped before its answer, it tells against the slot.
 struct Flight<'a> {
     slot: &'a SlotClient,
+    kind: Kind,
     start: Instant,
     answered: bool,
-    _room: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Flight<'a> {
+    fn start(slot: &'a SlotClient, kind: Kind) -> Self {
+        let start = Instant::now();
+        slot.health.lock().sent(slot.index, kind, start);
+        Self { slot, kind, start, answered: false }
+    }
+
+    /// It was answered, perhaps with an error; how long that took.
+    fn answered(mut self, error: Option<&PartError>) -> Duration {
+        self.answered = true;
+        let (slot, kind, now) = (self.slot, self.kind, Instant::now());
+        let (start, took) = (self.start, now - self.start);
+        let Some(why) = error else {
+            slot.health.lock().answered(slot.index, kind, took, now);
+            return took;
+        };
+        slot.change(|health| {
+            match why {
+                PartError::Unreachable(_) => health.lost(slot.index, kind, start, now),
+                _ => health.answered(slot.index, kind, took, now),
+            }
+            slot.blame(health, why, kind)
+        });
+        took
+    }
 }
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        // Merely hedged requests are abandoned sooner.
-        if self.start.elapsed() >= SLOT_TIMEOUT {
-            self.slot.strike();
+        if !self.answered {
+            let (slot, kind, sent) = (self.slot, self.kind, self.start);
+            slot.change(|health| health.gave_up(slot.index, kind, sent, Instant::now()));
         }
     }
 }

@@ -296,6 +296,12 @@ impl Disk {
         self.shared.queue.close();
     }
 
+    /// The slots that were ever addressed: the group of each, and the newest generation it was
+    /// addressed under.
+    pub(crate) fn slots(&self) -> BTreeMap<SlotId, (GroupId, Generation)> {
+        self.shared.slots.read().clone()
+    }
+
     /// Is this the slot's group, and does the caller know its newest generation? A newer one than
     /// the slot's is remembered, durably, before anything is done under it.
     pub(crate) async fn check_slot(
@@ -311,14 +317,10 @@ impl Disk {
             }
             slots.get(&slot).copied()
         };
-        match known {
-            Some((own, _)) if own != group => Err(PartError::WrongAddress(format!(
-                "slot {slot} belongs to group {own}, not to group {group}"
-            ))),
-            Some((_, newest)) if generation < newest => Err(PartError::StaleGeneration(newest)),
-            Some((_, newest)) if generation == newest => Ok(()),
-            _ => self.shared.queue.ask(slot, Ask::Slot(group, generation)).await,
+        if fits(slot, known, group, generation)? == Some(generation) {
+            return Ok(());
         }
+        self.shared.queue.ask(slot, Ask::Slot(group, generation)).await
     }
 
     /// Stores a part whose checks were computed here or have been verified.
@@ -406,6 +408,22 @@ impl Disk {
     /// Bytes of a part, verified. Blocks.
     pub fn read_part(&self, slot: SlotId, key: PartKey) -> Result<Checked, PartError> {
         self.shared.read(slot, key, 0..key.blob.part_len())
+    }
+}
+
+/// Whether a slot that is known as this may be addressed so; the newest generation that it knows.
+pub(crate) fn fits(
+    slot: SlotId,
+    known: Option<(GroupId, Generation)>,
+    group: GroupId,
+    generation: Generation,
+) -> Result<Option<Generation>, PartError> {
+    match known {
+        Some((own, _)) if own != group => Err(PartError::WrongAddress(format!(
+            "slot {slot} belongs to group {own}, not to group {group}"
+        ))),
+        Some((_, newest)) if generation < newest => Err(PartError::StaleGeneration(newest)),
+        known => Ok(known.map(|(_, newest)| newest)),
     }
 }
 

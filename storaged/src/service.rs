@@ -12,7 +12,7 @@ use proto::convert::{
     status_from,
 };
 use proto::gather::Gather;
-use proto::id::{BlobId, ClusterId, DiskId, SessionId, SlotId, VolumeId};
+use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, SessionId, SlotId, VolumeId};
 use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_LIST, MAX_MESSAGE};
 use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
@@ -219,6 +219,7 @@ impl Service {
                 parts: state.parts,
                 available: state.fill.available,
                 damaged: state.damaged,
+                slots: disk.slots().into_iter().map(slot_status).collect(),
             }
         });
         let broken = self.broken.iter().map(|(path, why)| wire::DiskStatus {
@@ -232,6 +233,10 @@ impl Service {
             disks: open.chain(broken).collect(),
         }
     }
+}
+
+fn slot_status((slot, (group, generation)): (SlotId, (GroupId, Generation))) -> wire::SlotStatus {
+    wire::SlotStatus { slot: slot.0, group: group.0, generation: generation.0 }
 }
 
 /// Bounds the wait for a disk. What was asked of it may still be done.

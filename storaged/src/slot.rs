@@ -10,7 +10,7 @@ use proto::id::{BlobId, Generation, GroupId, PartKey, PartSet, SessionId, SlotId
 use proto::limits::MAX_BLOBS_PER_REQUEST;
 use proto::part_store::{Fill, Held, PartError, PartStore};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, fits};
 use crate::queue::Ask;
 
 /// One slot, with what the caller knows of its group.
@@ -96,7 +96,13 @@ impl PartStore for LocalSlot {
         self.disk.list(self.slot, volume, session, after, limit).await
     }
 
+    async fn has_served(&self) -> Result<bool, PartError> {
+        Ok(self.disk.slots().contains_key(&self.slot))
+    }
+
     async fn fill(&self) -> Result<Fill, PartError> {
+        let known = self.disk.slots().get(&self.slot).copied();
+        fits(self.slot, known, self.group, self.generation)?;
         if let Some(why) = self.disk.hangs() {
             return Err(PartError::Unreachable(why));
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::libc::EIO;
+use nix::sys::signal::{Signal, kill};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::load::{Load, Seen};
 use tests::process::{PATIENCE, bounded, wait_until};
@@ -15,6 +16,8 @@ use tests::seed::{Seed, content, first_difference};
 
 /// What the loss of two disks may cost any single system call.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Longer than any one answer is waited for while others are there.
+const STANDSTILL: Duration = Duration::from_millis(2500);
 /// After this a daemon that is back must be in use again.
 const NOTICED: Duration = Duration::from_secs(10);
 /// After this an operation that cannot succeed must have failed.
@@ -88,6 +91,29 @@ fn a_mount_starts_and_serves_everything_with_two_disks_down() -> Result<()> {
             ensure!(took <= LONGEST_WAIT, "{one} and {two} down: {name:?} took {took:?}");
         }
     }
+    demo.stop(Stop::Umount)
+}
+
+/// As when the machine is busy with something else: all disks stand still at once, and are not lost.
+#[test]
+fn a_machine_that_stands_still_for_a_while_loses_no_disk() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("standing still");
+    let mut demo = Demo::start(Setup::new(Mode::Daemons))?;
+    let mut load = Load::start(&demo.path(), 3, 2, 60, &mut seed);
+    load.progress(200)?;
+    for _ in 0..3 {
+        let all = (0..8).map(|number| demo.daemon_pid(number));
+        all.clone().try_for_each(|pid| kill(pid, Signal::SIGSTOP))?;
+        std::thread::sleep(STANDSTILL);
+        all.clone().try_for_each(|pid| kill(pid, Signal::SIGCONT))?;
+        load.progress(200)?;
+    }
+    unharmed(&load.stop(PATIENCE)?)?;
+    let said = demo.said();
+    ensure!(!said.contains("slot is down"), "a disk was given up:\n{said}");
     demo.stop(Stop::Umount)
 }
 

@@ -169,6 +169,10 @@ impl PartStore for MemorySlot {
         Ok(rest.take(limit as usize).map(|b| (b, self.parts_of(b))).collect())
     }
 
+    async fn has_served(&self) -> Result<bool, PartError> {
+        Ok(*self.mood.lock() != Mood::Empty)
+    }
+
     async fn fill(&self) -> Result<Fill, PartError> {
         let mood = *self.mood.lock();
         match mood {
