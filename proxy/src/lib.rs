@@ -9,7 +9,7 @@
 //! * [`codec`]: parts from bytes and back; `maps`: short intervals of lost ones,
 //! * `health` (pure): which slots are out of use, all of them judged together,
 //! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
-//! * `space` (pure): how much more fits,
+//! * `space` (pure): how much more fits; `safety` (pure): how many losses that survives,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
 mod blob_store;
@@ -26,9 +26,11 @@ pub mod placement;
 mod proxy;
 mod put;
 mod quorum;
+mod safety;
 pub mod service;
 mod slot_client;
 mod space;
 
 pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 pub use proxy::{Answer, BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};
+pub use safety::{Losses, Safety};

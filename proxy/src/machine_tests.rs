@@ -6,16 +6,19 @@
 //! and is never said to be absent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use proto::id::{BlobId, DiskId, PartIndex, PartSet, SessionId, VolumeId};
 use proto::part_store::{Held, PartError};
+use proto::scheme::Scheme;
 
 use crate::driver::Machine;
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
 use crate::quorum::{SlotSet, room};
+use crate::safety::Safety;
 
 /// Decides what happens next.
 enum Chooser {
@@ -156,11 +159,15 @@ impl World {
     }
 
     fn get(&mut self, id: BlobId, chooser: &mut Chooser) -> GetOutcome {
-        let (group, down) =
-            (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
         let start = chooser.pick(id.len() as usize) as u32;
         let end = start + 1 + chooser.pick((id.len() - start) as usize) as u32;
-        let mut get = Get::new(&group, group.place(id), id, start..end, down);
+        self.get_range(id, start..end, chooser)
+    }
+
+    fn get_range(&mut self, id: BlobId, range: Range<u32>, chooser: &mut Chooser) -> GetOutcome {
+        let (group, down) =
+            (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
+        let mut get = Get::new(&group, group.place(id), id, range, down);
         self.run(&mut get, chooser, GetCall::slot, |world, call| match world.moods[call.slot()] {
             Mood::Good | Mood::Full => Some(world.answer(call)),
             Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
@@ -329,6 +336,81 @@ fn mixed_moods_and_domains_of_several_slots() {
             other => panic!("{context}: {other:?}"),
         }
     }
+}
+
+/// Every set of lost domains, and every set of lost disks, of so many: what is promised holds for each
+/// of them, and for some set of one more it does not.
+#[test]
+fn what_is_promised_of_losses_is_what_puts_and_gets_do() {
+    let shapes: [&[usize]; 9] = [
+        &[1; 3],
+        &[1; 4],
+        &[1; 6],
+        &[1; 8],
+        &[2, 2, 2],
+        &[1, 2, 3],
+        &[4, 1, 1, 1],
+        &[1, 1, 2, 2, 3],
+        &[2, 2, 2, 1, 1, 1],
+    ];
+    let schemes = ["ec(4,2)", "ec(2,1)", "ec(3,3)", "copies(1)", "copies(2)", "copies(3)"];
+    for (shape, text) in shapes.iter().flat_map(|shape| schemes.map(|scheme| (*shape, scheme))) {
+        let scheme: Scheme = text.parse().unwrap();
+        if shape.len() < scheme.parts() {
+            continue;
+        }
+        let names: Vec<String> = (0..shape.len()).map(|n| format!("domain{n}")).collect();
+        let map = names.iter().zip(shape).flat_map(|(name, n)| vec![name.as_str(); *n]);
+        let safety = Safety::new(scheme, map);
+        let slots = shape.iter().sum();
+        let domain = |slot: usize| World::new(shape).group.domain(slot);
+        let of_domains: Vec<SlotSet> = (0..1u64 << shape.len())
+            .map(|lost| SlotSet::that_are(slots, |slot| lost >> domain(slot) & 1 == 1))
+            .collect();
+        let of_disks: Vec<SlotSet> = (0..1u64 << slots).map(SlotSet).collect();
+        for (what, sets, losses) in
+            [("domains", of_domains, safety.of_domains), ("disks", of_disks, safety.of_disks)]
+        {
+            let count = |set: &SlotSet| match what {
+                "domains" => World::new(shape).group.domains_of(*set),
+                _ => set.len(),
+            };
+            let survived = |survives: &dyn Fn(SlotSet) -> bool| {
+                let fatal = sets.iter().filter(|set| !survives(**set)).map(count).min();
+                fatal.expect("nothing survives the loss of everything") - 1
+            };
+            let context = format!("{text} on {shape:?}, {what}");
+            assert_eq!(
+                survived(&|lost| writes_survive(shape, text, lost)),
+                losses.writes,
+                "{context}"
+            );
+            assert_eq!(
+                survived(&|lost| reads_survive(shape, text, lost)),
+                losses.reads,
+                "{context}"
+            );
+        }
+    }
+}
+
+fn writes_survive(shape: &[usize], scheme: &str, lost: SlotSet) -> bool {
+    let mut world = World::new(shape);
+    lost.iter().for_each(|slot| world.moods[slot] = Mood::Down);
+    let outcome = world.put(blob(lost.0 + 1, scheme), &mut Chooser::Seeded(lost.0));
+    matches!(outcome, PutOutcome::Stored { .. })
+}
+
+/// Of a few blobs: some of them have a part on each disk.
+fn reads_survive(shape: &[usize], scheme: &str, lost: SlotSet) -> bool {
+    (1..24).all(|sequence| {
+        let mut world = World::new(shape);
+        let mut chooser = Chooser::Seeded(sequence);
+        let id = blob(sequence, scheme);
+        assert_eq!(world.put(id, &mut chooser), PutOutcome::Stored { degraded: false });
+        lost.iter().for_each(|slot| world.moods[slot] = Mood::Down);
+        world.get_range(id, 0..id.len(), &mut chooser) == GetOutcome::Data
+    })
 }
 
 #[test]
