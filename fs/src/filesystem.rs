@@ -159,6 +159,8 @@ pub struct Filesystem {
     stopped: AtomicBool,
     pub(crate) accesses: Accesses,
     on_change: OnceLock<OnChange>,
+    /// What there was to warn of when it was mounted.
+    warnings: OnceLock<Vec<String>>,
 }
 
 /// Told of an inode whose attributes changed as a side effect, without being part of an answer.
@@ -188,6 +190,7 @@ impl Filesystem {
             stopped: AtomicBool::new(false),
             accesses: Accesses::new(),
             on_change: OnceLock::new(),
+            warnings: OnceLock::new(),
         });
         tokio::spawn(filesystem.clone().reap_forever());
         tokio::spawn(filesystem.clone().tell_forever());
@@ -207,6 +210,16 @@ impl Filesystem {
             return Ok(self.meta.sync().await?);
         }
         Ok(self.meta.close_session().await?)
+    }
+
+    /// What its status shall warn of from the start. Once only.
+    pub fn warn_of(&self, warnings: Vec<String>) {
+        assert!(self.warnings.set(warnings).is_ok(), "one who warns");
+    }
+
+    /// What there was to warn of when it was mounted.
+    pub(crate) fn warnings(&self) -> &[String] {
+        self.warnings.get().map_or(&[], Vec::as_slice)
     }
 
     /// Who caches attributes wants to know when they change behind its back. Once only.

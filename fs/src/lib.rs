@@ -8,7 +8,7 @@
 //!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
 //!   range (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
 //! * A mount's life: [`mount`], `attach` (the kernel's side), [`mountpoint`], `synced` (`-o sync`),
-//!   `control` and `utab` (how umount finds it and talks to it), [`second`] (the same volume at another place), [`embedded`] (disks opened in this process, or daemons), [`status`], `metrics`;
+//!   `control` and `utab` (how umount finds it and talks to it), [`second`] (the same volume at another place), [`embedded`] (disks opened in this process, or daemons), [`roll_call`] (is the cluster file right?), [`status`], `metrics`;
 //!   and the command line, [`cli`].
 
 mod access;
@@ -38,6 +38,7 @@ pub mod mount;
 pub mod mountpoint;
 mod pack;
 mod read;
+pub mod roll_call;
 mod room;
 pub mod second;
 mod space;

@@ -16,6 +16,7 @@ use proto::cluster::Cluster;
 use proto::listen::Listen;
 use proto::scheme::Scheme;
 use proto::size::Size;
+use proxy::Safety;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,7 @@ use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
 use crate::metrics;
 use crate::mountpoint::{self, MountEntry, MountPointError, Unmount};
+use crate::roll_call::{self, RollCallError, Warnings};
 use crate::synced::Synced;
 use crate::utab;
 
@@ -167,6 +169,9 @@ pub enum MountError {
     /// Its disks.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// Its cluster file.
+    #[error(transparent)]
+    RollCall(#[from] RollCallError),
     /// The mount point.
     #[error(transparent)]
     MountPoint(#[from] MountPointError),
@@ -205,6 +210,7 @@ pub struct Mount {
     filesystem: Arc<Filesystem>,
     meta: Arc<LocalMeta>,
     store: Store,
+    warnings: Warnings,
     ended: oneshot::Receiver<()>,
     /// Cancelled when it shall end.
     stop: CancellationToken,
@@ -218,14 +224,23 @@ impl Mount {
     pub async fn start(plan: MountPlan, stop: CancellationToken) -> Result<Self, MountError> {
         let opened = stop.run_until_cancelled(open_volume(&plan)).await;
         let meta = opened.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())))?;
-        let store = Store::open(&plan.cluster).await?;
+        let (store, warnings) = match open_store(&plan, &meta).await {
+            Ok(opened) => opened,
+            Err(why) => {
+                // Nothing was written: there will be nothing to sweep. The reason is what counts.
+                let _ = meta.close_session().await;
+                return Err(why);
+            }
+        };
+        warnings.all().for_each(|warning| tracing::warn!("{warning}"));
         let settings = plan.data.clone();
         let shared: Arc<dyn MetaStore> = meta.clone();
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
+        filesystem.warn_of(warnings.lasting.clone());
         match serve(&plan, &filesystem).await {
             Ok((ended, entry, desk)) => {
-                Ok(Self { plan, filesystem, meta, store, ended, stop, entry, desk })
+                Ok(Self { plan, filesystem, meta, store, warnings, ended, stop, entry, desk })
             }
             Err(why) => {
                 // Nothing was written; the session of the volume still has to end well.
@@ -304,6 +319,16 @@ impl Mount {
         Ok(())
     }
 
+    /// What whoever mounts should know: disks that are away, or are not what they were.
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.warnings.all()
+    }
+
+    /// What losses it survives with all disks there.
+    pub fn safety(&self) -> Safety {
+        Safety::of(self.scheme(), &self.plan.cluster)
+    }
+
     /// How the volume's data are protected.
     pub fn scheme(&self) -> Scheme {
         self.meta.volume().scheme
@@ -314,6 +339,21 @@ impl Mount {
         let data = &self.filesystem.data;
         data.learn_space().await;
         (data.space.limit().unwrap_or(0), data.space.available().unwrap_or(0))
+    }
+}
+
+/// Opens the disks of a volume, once the cluster file can be right, and asks them whether it is.
+async fn open_store(plan: &MountPlan, meta: &LocalMeta) -> Result<(Store, Warnings), MountError> {
+    let known = meta.members().await.map_err(RollCallError::from)?;
+    roll_call::check_file(&meta.volume(), known.as_ref(), &plan.cluster)
+        .map_err(RollCallError::from)?;
+    let store = Store::open(&plan.cluster).await?;
+    match roll_call::call(meta, &plan.cluster, &store.blobs, Some(meta.session())).await {
+        Ok(warnings) => Ok((store, warnings)),
+        Err(why) => {
+            store.close().await;
+            Err(why.into())
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
-use proxy::SlotStatus;
+use proxy::{Safety, SlotStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::filesystem::{Filesystem, FsResult};
@@ -57,6 +57,12 @@ pub struct MountStatus {
     pub no_writes: Option<String>,
     /// Why storing failed, if it does at present.
     pub last_error: Option<String>,
+    /// What losses reads and writes survive with all disks up.
+    #[serde(default)]
+    pub safety: String,
+    /// What there is to beware of.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl Status {
@@ -66,6 +72,8 @@ impl Status {
         let usage = fs.meta.usage().await?;
         fs.data.learn_space().await;
         let data = fs.data.status();
+        let disks = fs.blobs.slots().await;
+        let safety = Safety::new(volume.scheme, disks.iter().map(|slot| slot.domain.as_str()));
         let mount = MountStatus {
             volume: volume.name,
             scheme: volume.scheme.to_string(),
@@ -84,8 +92,13 @@ impl Status {
             cache_misses: data.cache_misses,
             no_writes: fs.data.space.why_cut_off(),
             last_error: data.last_error,
+            safety: match fs.warnings() {
+                [] => safety.to_string(),
+                _ => format!("of new data: {safety}; of older data: see the warnings"),
+            },
+            warnings: safety.warning().into_iter().chain(fs.warnings().iter().cloned()).collect(),
         };
-        Ok(Self { mount: Some(mount), ..Self::of_disks(fs.blobs.slots().await) })
+        Ok(Self { mount: Some(mount), ..Self::of_disks(disks) })
     }
 
     /// Of disks alone.
@@ -161,13 +174,14 @@ impl fmt::Display for MountStatus {
             writeln!(f, "{name:<12}{value}")
         };
         line(f, "volume", format!("{} ({})", self.volume, self.scheme))?;
+        line(f, "safety", self.safety.clone())?;
         line(f, "mounted by", format!("process {}, session {}", self.pid, self.session))?;
         let (free, all) = (bytes(self.available), bytes(self.capacity));
         line(f, "room", format!("{free} of {all} free, after redundancy"))?;
         line(f, "files", format!("{} inodes, {} of data", self.inodes, bytes(self.live_bytes)))?;
         let blobs = format!("{} with {}", self.blobs, bytes(self.blob_bytes));
         let degraded = match self.degraded_blobs {
-            0 => "every part on its own disk".to_owned(),
+            0 => "stored with every part on a disk of its own".to_owned(),
             n => format!("{n} of them with parts that share a disk"),
         };
         line(f, "blobs", format!("{blobs}, {degraded}"))?;
@@ -180,6 +194,9 @@ impl fmt::Display for MountStatus {
         }
         if let Some(error) = &self.last_error {
             line(f, "storing", format!("fails: {error}"))?;
+        }
+        for warning in &self.warnings {
+            line(f, "warning", warning.clone())?;
         }
         Ok(())
     }

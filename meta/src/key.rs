@@ -7,6 +7,7 @@
 //! | tag | file           | key                    | value                                  |
 //! |-----|----------------|------------------------|----------------------------------------|
 //! | `V` | [`volume`]     |                        | what the volume is                     |
+//! | `M` | [`members`]    |                        | the slots that it has used             |
 //! | `C` | [`counters`]   |                        | counters, next inode number            |
 //! | `S` | [`session`]    | session                | empty: the session was not closed      |
 //! | `I` | [`inode`]      | inode                  | its attributes                         |
@@ -24,6 +25,7 @@ pub(crate) mod dentry;
 pub(crate) mod extent;
 pub(crate) mod garbage;
 pub(crate) mod inode;
+pub(crate) mod members;
 pub(crate) mod orphan;
 pub(crate) mod session;
 pub(crate) mod symlink;

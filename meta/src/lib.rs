@@ -23,6 +23,7 @@ mod extent;
 mod inode;
 mod key;
 mod local;
+mod members;
 mod name;
 mod ops;
 mod perm;
@@ -35,6 +36,7 @@ mod xattr;
 
 pub use check::Report;
 pub use local::LocalMeta;
+pub use members::{Difference, Member, Members};
 pub use store::*;
 pub use volume::{
     MemoryVolume, MetaSettings, MountedBy, VolumeError, format, in_memory, lock_holder, open,

@@ -15,6 +15,7 @@ use proto::id::{BlobId, SessionId};
 use crate::engine::Kv;
 use crate::key;
 use crate::key::volume::VolumeRecord;
+use crate::members::Members;
 use crate::name::{self, Hasher};
 use crate::ops::{Step, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
 use crate::store::{
@@ -74,6 +75,34 @@ impl LocalMeta {
         meta.session = meta.write(sessions::open)?;
         meta.kv.sync().await?;
         Ok(meta)
+    }
+
+    /// The slots that the volume has used, those that no blob needs left out. `None`: nobody has noted
+    /// any yet, or what is noted cannot be read.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn members(&self) -> Result<Option<Members>, MetaError> {
+        let value = self.read(|txn| txn.get(&key::members::key()))?;
+        let Some(mut members) = value.as_deref().and_then(key::members::decode) else {
+            return Ok(None);
+        };
+        let oldest = self.blobs(None, 1).await?;
+        members.forget(oldest.first().map(|blob| blob.id.session()));
+        Ok(Some(members))
+    }
+
+    /// Notes the slots that the volume uses, durably.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn note_members(&self, members: &Members) -> Result<(), MetaError> {
+        let value = key::members::encode(members);
+        self.write(|txn| {
+            txn.put(key::members::key(), &value);
+            Ok(())
+        })?;
+        self.kv.sync().await
     }
 
     fn context(&self) -> Context {

@@ -166,6 +166,13 @@ pub fn open(
     let kv = start(&path, Some(&log), settings).map_err(|e| damaged(name, &e))?;
     let value = volume_record(&kv).map_err(|e| damaged(name, &e))?.unwrap_or_default();
     let record = VolumeRecord::decode(&value).map_err(|e| damaged(name, &e))?;
+    if record.info.name != name {
+        let owner = &record.info.name;
+        let reason = format!(
+            "its file holds the metadata of volume {owner}, under another name: call it {owner}.redb again"
+        );
+        return Err(damaged(name, &reason));
+    }
     if VolumeRecord::is_outdated(&value) {
         complete_counters(&kv, &record).map_err(|e| damaged(name, &e))?;
     }

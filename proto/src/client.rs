@@ -23,7 +23,7 @@ use crate::id::{BlobId, ClusterId, Generation, PartKey, PartSet, SessionId, Volu
 use crate::limits::MAX_MESSAGE;
 use crate::link::client::Link;
 use crate::link::frame::Kind;
-use crate::part_store::{Fill, FillLevel, HANGS, Held, PartError, PartStore};
+use crate::part_store::{Fill, FillLevel, Held, PartError, PartStore};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
 
@@ -216,11 +216,10 @@ impl PartStore for RemoteSlot {
 
     async fn fill(&self) -> Result<Fill, PartError> {
         let disk = self.disk().await?;
-        if disk.state.starts_with(HANGS) {
-            return Err(PartError::Unreachable(disk.state));
-        }
         if disk.state != "ok" {
-            return Err(PartError::Io(disk.state));
+            let readable = disk.state.starts_with("read-only");
+            let error = if readable { PartError::Io } else { PartError::Unreachable };
+            return Err(error(disk.state));
         }
         let level =
             FillLevel::from_word(&disk.fill).ok_or_else(|| nonsense("unknown fill level"))?;

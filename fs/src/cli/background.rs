@@ -4,7 +4,7 @@
 //! ```text
 //! the command                     the process in the background
 //!   | starts it; stdout is a pipe  | a session of its own, nothing inherited; stderr is its log
-//!   | prints what is relayed  <--- | say()
+//!   | prints what is relayed  <--- | say(), warn()
 //!   | ends, exit code 0       <--- | succeed(): from now on nobody ends it but by a signal or umount
 //!   | ends, the error's words <--- | fail()
 //! ```
@@ -30,6 +30,7 @@ const WAITS: &str = "ASHLAR_BACKGROUND";
 const WORD: char = '\u{1}';
 const MOUNTED: &str = "mounted";
 const FAILED: &str = "failed ";
+const WARNING: &str = "warning: ";
 
 /// Is this one?
 pub(super) fn is_here() -> bool {
@@ -59,6 +60,7 @@ pub(super) fn start(log: &Path) -> Result<ExitCode> {
         let line = line.context("waiting for the background process")?;
         match line.strip_prefix(WORD) {
             Some(MOUNTED) => return Ok(ExitCode::SUCCESS),
+            Some(warning) if warning.starts_with(WARNING) => eprintln!("ashlar: {warning}"),
             Some(failed) => {
                 child.wait().context("waiting for the background process")?;
                 return Err(anyhow!("{}", failed.trim_start_matches(FAILED)));
@@ -104,6 +106,16 @@ fn cut_off() -> Result<()> {
 pub(super) fn settle(log: &Path) -> Result<()> {
     std::env::set_current_dir("/").context("/")?;
     log_file::keep(log).with_context(|| format!("log file {}", log.display()))
+}
+
+/// Warns whoever waits, or who reads stderr.
+pub(super) fn warn(text: &str) {
+    if is_here() {
+        // One who did not wait has ended us before.
+        let _ = program::say(format!("{WORD}{WARNING}{text}"));
+    } else {
+        eprintln!("ashlar: {WARNING}{text}");
+    }
 }
 
 /// Tells who waits that it is mounted.

@@ -55,7 +55,7 @@ pub(super) struct Args {
     /// Number of disks to format [default: 8]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(super) disks: Option<u16>,
-    /// How data are protected: ec(K,M), any M of K+M disks may be lost, or copies(N)
+    /// How data are protected: ec(K,M), readable with any M disks lost, or copies(N)
     /// [default: ec(4,2)]
     #[arg(long)]
     pub(super) scheme: Option<Scheme>,
@@ -169,17 +169,17 @@ async fn serve(
 async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> String {
     let scheme = mount.scheme();
     let (capacity, available) = mount.room().await;
+    let safety = mount.safety();
     let (dir, at) = (dir.display(), at.display());
     let mut lines = vec![
         format!("ready: {at} is mounted"),
         format!("  data      {dir}/disks ({all} disks), metadata in {dir}/meta"),
-        format!(
-            "  safety    {scheme}: any {} of the {all} disks may be lost",
-            scheme.parity_parts()
-        ),
+        format!("  safety    {scheme}: {safety}"),
         format!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity)),
         format!("  try       cp -a /usr/include {at}/ && ashlar status {at}"),
     ];
+    let warnings = safety.warning().into_iter().chain(mount.warnings().cloned());
+    lines.extend(warnings.map(|warning| format!("  warning   {warning}")));
     let again = format!("ashlar demo {at}{}", Again(args));
     if args.daemons {
         let lose = scheme.parity_parts().min(2);

@@ -4,14 +4,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use meta::VolumeInfo;
-use proto::client::Daemon;
-use proto::cluster::{Cluster, Place};
+use proto::cluster::Cluster;
 use proto::id::VolumeId;
+use proto::part_store::PartError;
 use proto::program::say;
 use proto::scheme::Scheme;
+use proxy::Safety;
 
 use super::{ClusterFile, block_on};
 use crate::embedded::Store;
+use crate::roll_call::{self, WrongFile};
 
 /// Create a volume in a cluster
 ///
@@ -25,7 +27,7 @@ pub(super) struct Args {
     volume: String,
     #[command(flatten)]
     cluster: ClusterFile,
-    /// How data are protected: ec(K,M), any M of K+M disks may be lost, or copies(N)
+    /// How data are protected: ec(K,M), readable with any M disks lost, or copies(N)
     #[arg(long, default_value = "ec(4,2)")]
     scheme: Scheme,
 }
@@ -38,8 +40,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         create(&cluster, &volume, scheme)
     })?;
     let file = args.cluster.path.display();
+    let safety = Safety::of(scheme, &cluster);
+    if let Some(warning) = safety.warning() {
+        eprintln!("ashlar: warning: {warning}");
+    }
     say(format!(
-        "volume {volume} is formatted with {scheme}\n\
+        "volume {volume} is formatted with {scheme}: {safety}\n\
          mount it with: ashlar mount {volume} MOUNTPOINT --cluster {file}"
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -66,19 +72,20 @@ fn new_id() -> VolumeId {
 
 /// Are all disks there, and are they those that the cluster file says?
 async fn check_disks(cluster: &Cluster) -> Result<()> {
-    for (index, slot) in cluster.slots.iter().enumerate() {
-        let Place::Remote(address) = slot.place() else { continue };
-        let status = Daemon::new(address)?
-            .status()
-            .await
-            .with_context(|| format!("slot {index}: storaged at {address}"))?;
-        let id = &slot.disk.as_bytes()[..];
-        if !status.disks.iter().any(|disk| disk.disk[..] == *id) {
-            bail!("slot {index}: storaged at {address} has no disk {}", slot.disk);
+    let store = Store::open(cluster).await?;
+    let answers = store.blobs.roll_call(roll_call::BOUND).await;
+    store.close().await;
+    for (index, (slot, answer)) in cluster.slots.iter().zip(answers).enumerate() {
+        let named = roll_call::named(index, slot);
+        match answer {
+            Some(Ok(())) => {}
+            Some(Err(PartError::StaleGeneration(known))) => {
+                let (file, who) = (cluster.generation, named);
+                return Err(WrongFile::Old { file, who, known }.into());
+            }
+            Some(Err(why)) => bail!("{named}: {why}"),
+            None => bail!("{named} does not answer"),
         }
-    }
-    if cluster.slots.iter().all(|slot| slot.path.is_some()) {
-        Store::open(cluster).await?.close().await;
     }
     Ok(())
 }

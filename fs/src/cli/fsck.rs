@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use meta::{BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy};
+use proto::cluster::Cluster;
 use proto::id::{BlobId, PartSet, SessionId};
 use proto::program::say;
 use proxy::{BlobStore, Proxy, SlotHolds};
@@ -21,6 +22,7 @@ use serde::Serialize;
 
 use super::{ClusterFile, block_on, check_volume};
 use crate::embedded::Store;
+use crate::roll_call;
 
 /// Blobs looked at at once.
 const AT_ONCE: usize = 16;
@@ -59,6 +61,8 @@ struct Findings {
     /// Problems in all, of which the first are told.
     problem_count: u64,
     problems: Vec<String>,
+    /// How the cluster file and the disks differ from what the volume was stored by.
+    warnings: Vec<String>,
 }
 
 impl Findings {
@@ -76,10 +80,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     let findings = block_on(async {
         let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(fsck)") };
         let meta = meta::open(&cluster.meta, &args.volume, by, MetaSettings::default())?;
-        let store = Store::open(&cluster).await?;
-        let checked = check(&meta, &store.blobs).await;
+        let checked = with_disks(&meta, &cluster).await;
         let closed = meta.close_session().await;
-        store.close().await;
         let findings = checked?;
         closed.context("closing the metadata")?;
         Ok(findings)
@@ -89,6 +91,23 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         false => told(&args.volume, &findings),
     })?;
     Ok(if findings.problem_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Checks it on the disks of a cluster file that can be right.
+async fn with_disks(meta: &LocalMeta, cluster: &Cluster) -> Result<Findings> {
+    let known = meta.members().await.context("the list of the volume's disks")?;
+    roll_call::check_file(&meta.volume(), known.as_ref(), cluster)?;
+    let store = Store::open(cluster).await?;
+    let checked = match roll_call::call(meta, cluster, &store.blobs, None).await {
+        Ok(warnings) => {
+            let warnings: Vec<String> = warnings.all().cloned().collect();
+            warnings.iter().for_each(|warning| eprintln!("ashlar: warning: {warning}"));
+            check(meta, &store.blobs).await.map(|found| Findings { warnings, ..found })
+        }
+        Err(wrong) => Err(wrong.into()),
+    };
+    store.close().await;
+    checked
 }
 
 fn told(volume: &str, findings: &Findings) -> String {

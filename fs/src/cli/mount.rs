@@ -172,6 +172,7 @@ fn mount(request: Request) -> Result<ExitCode> {
         let second = second && nix::unistd::geteuid().is_root();
         let mount = systemd::starting(start_or_show(plan, second, stop)).await?;
         systemd::ready();
+        mount.iter().flat_map(Mount::warnings).for_each(|warning| background::warn(warning));
         match background {
             true => background::succeed()?,
             false => drop(say(format!("mounted on {}", at.display()))?),

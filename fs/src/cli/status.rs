@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use proxy::BlobStore;
@@ -14,15 +13,16 @@ use super::block_on;
 use crate::embedded::Store;
 use crate::filesystem::STATUS_XATTR;
 use crate::mountpoint;
+use crate::roll_call;
 use crate::status::Status;
-
-/// Enough to hear from every daemon that answers at all.
-const LISTEN: Duration = Duration::from_millis(1500);
 
 /// Most that an extended attribute can hold.
 const LARGEST: usize = 64 << 10;
 
 /// Show the state of a mount, or of a cluster's disks
+///
+/// A disk is up when it answers as the right one: of this cluster, disk, group and generation. Exits
+/// with 1 when a cluster has no disk that is up.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ashlar status\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json"
@@ -47,7 +47,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (None, None) => of_mount(&only_mount()?)?,
     };
     say(if args.json { status.to_json() } else { status.to_string() })?;
-    Ok(ExitCode::SUCCESS)
+    let up = status.disks.iter().any(|disk| disk.state == "up");
+    let nothing = status.mount.is_none() && !up;
+    Ok(if nothing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Where the one volume is mounted that is.
@@ -85,7 +87,7 @@ fn of_cluster(file: &Path) -> Result<Status> {
     let cluster = Cluster::read(file)?;
     block_on(async {
         let store = Store::open(&cluster).await?;
-        tokio::time::sleep(LISTEN).await;
+        store.blobs.roll_call(roll_call::BOUND).await;
         let status = Status::of_disks(store.blobs.slots().await);
         store.close().await;
         Ok(status)

@@ -1,0 +1,345 @@
+//! The roll call: is a cluster file what the volume was stored by, and are its disks where it says?
+//!
+//! Three know something: the volume's metadata which cluster it belongs to and which disks its blobs
+//! are on ([`meta::Members`]), each disk who it is and which generation of the group it knows, the file
+//! all the rest. Where they differ so that nothing could work, the file is refused; where some can, it
+//! goes on with a warning. A disk that does not answer is no difference: it may come.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use meta::{LocalMeta, Members, MetaError, MetaStore, VolumeInfo};
+use proto::cluster::{Cluster, Place, Slot, TooNarrow};
+use proto::id::{ClusterId, Generation, SessionId};
+use proto::part_store::PartError;
+use proto::scheme::Scheme;
+use proxy::{Answer, Proxy};
+
+/// How long disks are waited for: who is there answers sooner, even on a busy machine.
+pub(crate) const BOUND: Duration = Duration::from_millis(2500);
+/// Ids that one sentence names.
+const NAMED: usize = 3;
+
+/// Why a cluster file cannot be what the volume was stored by.
+#[derive(Debug, thiserror::Error)]
+pub enum WrongFile {
+    /// It is another cluster's.
+    #[error(
+        "volume {volume} belongs to cluster {expected}, and the cluster file describes cluster {found}"
+    )]
+    Cluster {
+        /// The volume.
+        volume: String,
+        /// Its cluster.
+        expected: ClusterId,
+        /// The file's.
+        found: ClusterId,
+    },
+    /// It has been replaced by another.
+    #[error(
+        "the cluster file is of generation {file}, and {who} knows generation {known}: use the newer file"
+    )]
+    Old {
+        /// The file's generation.
+        file: Generation,
+        /// Who knows better.
+        who: String,
+        /// What it knows.
+        known: Generation,
+    },
+    /// The volume's scheme does not fit on it.
+    #[error(
+        "volume {volume} is stored with {}, which needs {} fail domains, and the cluster file has {}: list every disk that it was stored on, lost ones too",
+        .why.scheme, .why.needed, .why.have
+    )]
+    Narrow {
+        /// The volume.
+        volume: String,
+        /// How many domains are missing.
+        why: TooNarrow,
+    },
+    /// It lists other disks.
+    #[error(
+        "of {domains} fail domains that volume {volume} is stored on, the cluster file lists the disks of only {left}, too few to read it: list all that it was stored on, lost ones too"
+    )]
+    Strangers {
+        /// The volume.
+        volume: String,
+        /// All of them.
+        domains: usize,
+        /// Those that are whole in the file.
+        left: usize,
+    },
+    /// What was spread out would fail together.
+    #[error(
+        "the cluster file makes one fail domain of {joined} that volume {volume} was stored by, and {scheme} survives the loss of {most} parts only: keep their names apart"
+    )]
+    Joined {
+        /// The volume.
+        volume: String,
+        /// Its scheme.
+        scheme: Scheme,
+        /// So many domains have become one.
+        joined: usize,
+        /// So many may fail together.
+        most: usize,
+    },
+    /// Too few disks are where it says.
+    #[error("the cluster file is wrong about {wrong} of its {all} disks: {first}")]
+    Places {
+        /// Slots that are not what the file says.
+        wrong: usize,
+        /// All of them.
+        all: usize,
+        /// What is wrong with the first.
+        first: String,
+    },
+}
+
+/// What there is to beware of after a roll call.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings {
+    /// What stays so: the volume was stored on other disks than these.
+    pub lasting: Vec<String>,
+    /// What may be otherwise in a moment: disks that do not answer.
+    pub passing: Vec<String>,
+}
+
+impl Warnings {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &String> {
+        self.lasting.iter().chain(&self.passing)
+    }
+}
+
+/// Why a roll call came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RollCallError {
+    /// The file is wrong.
+    #[error(transparent)]
+    File(#[from] WrongFile),
+    /// What the volume was stored on cannot be read or noted.
+    #[error("the list of the volume's disks: {0}")]
+    Meta(#[from] MetaError),
+}
+
+/// What the file says, held against what the volume knows; answers with warnings.
+///
+/// # Errors
+/// When nothing could work, or what is stored would be in danger.
+pub fn check_file(
+    volume: &VolumeInfo,
+    known: Option<&Members>,
+    cluster: &Cluster,
+) -> Result<Vec<String>, WrongFile> {
+    let name = || volume.name.clone();
+    if volume.cluster != cluster.cluster {
+        let (expected, found) = (volume.cluster, cluster.cluster);
+        return Err(WrongFile::Cluster { volume: name(), expected, found });
+    }
+    let file = cluster.generation;
+    if let Some(known) = known.map(|members| members.generation)
+        && known > file
+    {
+        return Err(WrongFile::Old { file, who: format!("volume {}", volume.name), known });
+    }
+    cluster.check_scheme(volume.scheme).map_err(|why| WrongFile::Narrow { volume: name(), why })?;
+    let Some(known) = known else { return Ok(Vec::new()) };
+    let difference = known.difference(cluster);
+    let mut warnings = Vec::new();
+    if difference.changed && known.generation == file {
+        warnings.push(format!(
+            "the slots of the cluster file have changed, and its generation is still {file}: raise it, so \
+             that nobody goes on with the old file"
+        ));
+    }
+    let left = difference.domains - difference.gone_domains;
+    if difference.gone_domains > 0 && left < volume.scheme.data_parts() {
+        return Err(WrongFile::Strangers { volume: name(), domains: difference.domains, left });
+    }
+    let (scheme, joined) = (volume.scheme, difference.joined);
+    let most = scheme.parity_parts().max(1);
+    if joined > most {
+        return Err(WrongFile::Joined { volume: name(), scheme, joined, most });
+    }
+    if !difference.gone.is_empty() {
+        let (gone, spare) = (difference.gone.len(), scheme.parity_parts());
+        let ids = some_of(difference.gone.iter().map(ToString::to_string));
+        let what = match spare.checked_sub(difference.gone_domains) {
+            Some(0) => "older data cannot lose another disk".to_owned(),
+            Some(more) => format!("older data can lose only {more} more"),
+            None => "some of the older data cannot be read (ashlar fsck tells which)".to_owned(),
+        };
+        warnings.push(format!(
+            "{gone} disks that hold parts of this volume are not in the cluster file ({ids}): {what}; \
+             list them again if they are only away"
+        ));
+    }
+    if let Some((disk, old, new)) = difference.moved.first() {
+        warnings.push(format!(
+            "{} disks are in other fail domains than when data were stored (disk {disk} was in {old}, is in \
+             {new}): older data are slower to find, with up to {joined} parts in one domain",
+            difference.moved.len()
+        ));
+    }
+    Ok(warnings)
+}
+
+/// What the disks say, held against the file; answers with warnings.
+///
+/// # Errors
+/// When the file is old, or wrong about so many disks that nothing could be read.
+pub fn check_answers(
+    scheme: Scheme,
+    cluster: &Cluster,
+    answers: &[Answer],
+) -> Result<Vec<String>, WrongFile> {
+    let (mut warnings, mut away, mut right) = (Vec::new(), Vec::new(), 0);
+    let mut possible = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (index, (slot, answer)) in cluster.slots.iter().zip(answers).enumerate() {
+        match answer {
+            Some(Err(PartError::StaleGeneration(known))) => {
+                let (file, who) = (cluster.generation, named(index, slot));
+                return Err(WrongFile::Old { file, who, known: *known });
+            }
+            Some(Err(
+                why @ (PartError::WrongAddress(_) | PartError::Invalid(_) | PartError::Corrupt(_)),
+            )) => {
+                wrong.push(format!("{}: {why}", named(index, slot)));
+                continue;
+            }
+            // A disk that takes no writes is still the right one.
+            Some(Ok(()) | Err(PartError::Io(_))) => right += 1,
+            Some(Err(why)) => away.push(format!("{}: {why}", named(index, slot))),
+            None => away.push(format!("{}: no answer yet", named(index, slot))),
+        }
+        possible.insert(slot.domain());
+    }
+    let all = cluster.slots.len();
+    let hopeless = possible.len() < scheme.data_parts();
+    if let Some(first) = wrong.first().filter(|_| hopeless) {
+        return Err(WrongFile::Places { wrong: wrong.len(), all, first: first.clone() });
+    }
+    for wrong in wrong {
+        warnings.push(format!("not the disk that the cluster file says: {wrong}"));
+    }
+    if right == 0 {
+        warnings.push(format!(
+            "0 of {all} disks answer after {BOUND:?}: data can be read and stored when the disks come ({})",
+            some_of(away.into_iter())
+        ));
+    } else if !away.is_empty() {
+        let up = all - away.len();
+        warnings.push(format!("{up} of {all} disks answer; {}", some_of(away.into_iter())));
+    }
+    Ok(warnings)
+}
+
+/// Calls the roll of a volume that was opened, and lets each disk that is there know the group; answers
+/// with warnings. What the volume is stored on from now on is noted when it is `mounted`.
+///
+/// # Errors
+/// When the file is refused.
+pub async fn call(
+    meta: &LocalMeta,
+    cluster: &Cluster,
+    blobs: &Proxy,
+    mounted: Option<SessionId>,
+) -> Result<Warnings, RollCallError> {
+    let volume = meta.volume();
+    let known = meta.members().await?;
+    let mut lasting = check_file(&volume, known.as_ref(), cluster)?;
+    let answers = blobs.roll_call(BOUND).await;
+    let passing = check_answers(volume.scheme, cluster, &answers)?;
+    let mut members = known.clone().unwrap_or_else(|| Members::of(cluster, meta.session()));
+    if let Some(session) = mounted {
+        members.follow(cluster, session);
+    }
+    for (index, (slot, served)) in cluster.slots.iter().zip(blobs.enlist().await).enumerate() {
+        if served == Some(false) && members.has_met(slot.disk, slot.slot) {
+            lasting.push(format!(
+                "{} has lost what it held: it was emptied since this volume used it",
+                named(index, slot)
+            ));
+        }
+        if served.is_some() {
+            members.meet(slot.disk, slot.slot);
+        }
+    }
+    if mounted.is_some() && known.as_ref() != Some(&members) {
+        meta.note_members(&members).await?;
+    }
+    Ok(Warnings { lasting, passing })
+}
+
+/// A slot as people find it.
+pub(crate) fn named(index: usize, slot: &Slot) -> String {
+    match slot.place() {
+        Place::Remote(address) => format!("slot {index} ({address})"),
+        Place::Local(path) => format!("slot {index} ({})", path.display()),
+    }
+}
+
+/// The first few, and how many more.
+fn some_of(all: impl ExactSizeIterator<Item = String>) -> String {
+    let more = all.len().saturating_sub(NAMED);
+    let mut text = all.take(NAMED).collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        text += &format!("; and {more} more");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn cluster(slots: usize) -> Cluster {
+        let mut text = String::from(
+            "cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\ngeneration = 3\nmeta = \"m\"\n",
+        );
+        for n in 0..slots {
+            text += &format!("[[slot]]\ndisk = \"0b6c0000-0000-4000-8000-0000000000{n:02}\"\n");
+            text += &format!("address = \"10.0.0.1:{}\"\n", 7000 + n);
+        }
+        Cluster::parse(&text, Path::new("/")).unwrap()
+    }
+
+    #[test]
+    fn answers_decide_what_is_refused_and_what_is_warned_of() {
+        let away = || Some(Err(PartError::Unreachable("connection refused".to_owned())));
+        let wrong = || Some(Err(PartError::WrongAddress("no disk d there".to_owned())));
+        let stale = || Some(Err(PartError::StaleGeneration(Generation(7))));
+        let (right, read_only) = (|| Some(Ok(())), || Some(Err(PartError::Io("red".to_owned()))));
+        type Case<'a> = (&'a [(&'a dyn Fn() -> Answer, usize)], Result<&'a [&'a str], &'a str>);
+        let cases: [Case<'_>; 10] = [
+            (&[(&right, 6)], Ok(&[])),
+            (&[(&right, 5), (&read_only, 1)], Ok(&[])),
+            (&[(&right, 4), (&away, 2)], Ok(&["4 of 6 disks answer; slot 4 (10.0.0.1:7004)"])),
+            (&[(&away, 6)], Ok(&["0 of 6 disks answer after 2.5s"])),
+            (&[(&|| None, 6)], Ok(&["0 of 6 disks answer"])),
+            (&[(&right, 4), (&wrong, 2)], Ok(&["no disk d", "no disk d"])),
+            (&[(&right, 3), (&wrong, 3)], Err("wrong about 3 of its 6 disks")),
+            (&[(&wrong, 1), (&away, 5)], Ok(&["no disk d", "0 of 6 disks answer"])),
+            (&[(&wrong, 6)], Err("wrong about 6 of its 6 disks")),
+            (&[(&right, 5), (&stale, 1)], Err("slot 5 (10.0.0.1:7005) knows generation 7")),
+        ];
+        for (answers, expected) in cases {
+            let answers: Vec<Answer> =
+                answers.iter().flat_map(|(answer, n)| (0..*n).map(|_| answer())).collect();
+            let said = check_answers("ec(4,2)".parse().unwrap(), &cluster(6), &answers);
+            match (&said, expected) {
+                (Ok(warnings), Ok(parts)) => {
+                    assert_eq!(warnings.len(), parts.len(), "{answers:?}: {warnings:?}");
+                    let all = warnings.iter().zip(parts).all(|(text, part)| text.contains(part));
+                    assert!(all, "{answers:?}: {warnings:?}");
+                }
+                (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{why}"),
+                _ => panic!("{answers:?}: {said:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `M`: the slots that the volume's blobs are on, by the cluster files that it was mounted with.
+//!
+//! ```text
+//! offset  size  field                                      (little-endian)
+//! 0       4     version     1
+//! 4       8     generation  of the cluster file that it was mounted with last
+//! 12      -     members, one after another:
+//! 0       16    disk
+//! 16      4     slot
+//! 20      8     since       first session that used it
+//! 28      8     until       first session that did not any more, or used it otherwise; 0: in use
+//! 36      1     met         1: it has answered as what it should be
+//! 37      2     length of the name of its fail domain
+//! 39      -     that name
+//! ```
+
+use proto::id::{DiskId, Generation, SessionId, SlotId};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Key;
+use crate::members::{Member, Members};
+
+const TAG: u8 = b'M';
+const VERSION: u32 = 1;
+
+/// Key of the record.
+pub(crate) fn key() -> Key {
+    Key::tag(TAG)
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Head {
+    version: U32,
+    generation: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Entry {
+    disk: [u8; 16],
+    slot: U32,
+    since: U64,
+    until: U64,
+    met: u8,
+    domain_len: U16,
+}
+
+const _: () = assert!(size_of::<Head>() == 12 && size_of::<Entry>() == 39);
+
+/// The encoding in the table above.
+pub(crate) fn encode(members: &Members) -> Vec<u8> {
+    let generation = U64::new(members.generation.0);
+    let mut bytes = Head { version: U32::new(VERSION), generation }.as_bytes().to_vec();
+    for member in &members.slots {
+        // A name longer than this names the same domain by its beginning.
+        let domain = &member.domain.as_bytes()[..member.domain.len().min(usize::from(u16::MAX))];
+        let entry = Entry {
+            disk: *member.disk.as_bytes(),
+            slot: U32::new(member.slot.0),
+            since: U64::new(member.since.0),
+            until: U64::new(member.until.map_or(0, |session| session.0)),
+            met: member.met.into(),
+            domain_len: U16::new(domain.len() as u16),
+        };
+        bytes.extend_from_slice(entry.as_bytes());
+        bytes.extend_from_slice(domain);
+    }
+    bytes
+}
+
+/// What the bytes say; `None` if they make no sense, or are another version's.
+pub(crate) fn decode(value: &[u8]) -> Option<Members> {
+    let (head, mut rest) = Head::read_from_prefix(value).ok()?;
+    if head.version.get() != VERSION {
+        return None;
+    }
+    let mut slots = Vec::new();
+    while !rest.is_empty() {
+        let (entry, behind) = Entry::read_from_prefix(rest).ok()?;
+        let (domain, behind) = behind.split_at_checked(entry.domain_len.get().into())?;
+        rest = behind;
+        slots.push(Member {
+            disk: DiskId::from_slice(&entry.disk)?,
+            slot: SlotId(entry.slot.get()),
+            domain: String::from_utf8_lossy(domain).into_owned(),
+            since: SessionId(entry.since.get()),
+            until: (entry.until.get() > 0).then(|| SessionId(entry.until.get())),
+            met: entry.met == 1,
+        });
+    }
+    Some(Members { generation: Generation(head.generation.get()), slots })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_read_back_and_nothing_less_is() {
+        let member = |n: u8, until| Member {
+            disk: DiskId::from_slice(&[n; 16]).unwrap(),
+            slot: SlotId(n.into()),
+            domain: "host-".repeat(n.into()),
+            since: SessionId(1),
+            until,
+            met: n == 2,
+        };
+        let slots = vec![member(1, None), member(2, Some(SessionId(9))), member(3, None)];
+        let members = Members { generation: Generation(7), slots };
+        let bytes = encode(&members);
+        assert_eq!(decode(&bytes), Some(members));
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(decode(b""), None);
+        let mut newer = bytes.clone();
+        newer[0] = 2;
+        assert_eq!(decode(&newer), None);
+    }
+}

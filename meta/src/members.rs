@@ -1,0 +1,210 @@
+//! Where a volume's blobs are: the slots it has used, and since and until when. Pure.
+//!
+//! A cluster file says which slots there *are*. Whether that is the whole of what a volume was stored on
+//! only the volume itself can tell, so it keeps this list beside its metadata. Blobs carry the session
+//! that made them: a slot that is not in the file any more matters as long as there is a blob of a
+//! session that used it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::cluster::{Cluster, Slot};
+use proto::id::{DiskId, Generation, SessionId, SlotId};
+
+/// One slot that the volume uses or has used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The disk it is on.
+    pub disk: DiskId,
+    /// Its number there.
+    pub slot: SlotId,
+    /// The fail domain that it was in.
+    pub domain: String,
+    /// First session that used it so.
+    pub since: SessionId,
+    /// First session that did not any more; `None`: it is in use.
+    pub until: Option<SessionId>,
+    /// It has answered as what it should be.
+    pub met: bool,
+}
+
+/// All of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// Of the cluster file that the volume was mounted with last.
+    pub generation: Generation,
+    /// In no particular order; a slot that changed its domain is there more than once.
+    pub slots: Vec<Member>,
+}
+
+/// How a cluster file differs from what a volume's blobs were stored by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Fail domains, by their names then, that blobs have parts in.
+    pub domains: usize,
+    /// Disks with parts that are not in the file, in order.
+    pub gone: Vec<DiskId>,
+    /// Fail domains that those were in: a blob may have a part in each.
+    pub gone_domains: usize,
+    /// Disks that are in another fail domain than then, with both names.
+    pub moved: Vec<(DiskId, String, String)>,
+    /// Most fail domains of then that are one domain of the file.
+    pub joined: usize,
+    /// The list of slots is not the one of the last mount.
+    pub changed: bool,
+}
+
+impl Members {
+    /// Those of a cluster file, used from `session` on.
+    pub fn of(cluster: &Cluster, session: SessionId) -> Self {
+        let member = |slot: &Slot| Member {
+            disk: slot.disk,
+            slot: slot.slot,
+            domain: slot.domain(),
+            since: session,
+            until: None,
+            met: false,
+        };
+        let slots = cluster.slots.iter().map(member).collect();
+        Self { generation: cluster.generation, slots }
+    }
+
+    /// Forgets those that no blob has a part on: `oldest` made the oldest that there is.
+    pub fn forget(&mut self, oldest: Option<SessionId>) {
+        self.slots.retain(|member| {
+            oldest.is_some_and(|oldest| member.until.is_none_or(|until| oldest < until))
+        });
+    }
+
+    /// What the file says otherwise.
+    pub fn difference(&self, cluster: &Cluster) -> Difference {
+        let file: BTreeMap<(DiskId, SlotId), String> =
+            cluster.slots.iter().map(|slot| ((slot.disk, slot.slot), slot.domain())).collect();
+        let (mut domains, mut gone, mut gone_domains) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut moved = Vec::new();
+        let mut joined: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for member in &self.slots {
+            domains.insert(member.domain.as_str());
+            let Some(now) = file.get(&(member.disk, member.slot)) else {
+                gone.insert(member.disk);
+                gone_domains.insert(member.domain.as_str());
+                continue;
+            };
+            joined.entry(now).or_default().insert(&member.domain);
+            if *now != member.domain {
+                moved.push((member.disk, member.domain.clone(), now.clone()));
+            }
+        }
+        let used: BTreeMap<(DiskId, SlotId), String> = self
+            .slots
+            .iter()
+            .filter(|member| member.until.is_none())
+            .map(|member| ((member.disk, member.slot), member.domain.clone()))
+            .collect();
+        Difference {
+            domains: domains.len(),
+            gone: gone.into_iter().collect(),
+            gone_domains: gone_domains.len(),
+            moved,
+            joined: joined.values().map(BTreeSet::len).max().unwrap_or(0),
+            changed: !used.is_empty() && used != file,
+        }
+    }
+
+    /// From `session` on the file is what counts; what was otherwise before is remembered.
+    pub fn follow(&mut self, cluster: &Cluster, session: SessionId) {
+        let Self { generation, slots } = Self::of(cluster, session);
+        self.generation = generation;
+        let same = |a: &Member, b: &Member| {
+            a.until.is_none() && (a.disk, a.slot, &a.domain) == (b.disk, b.slot, &b.domain)
+        };
+        for member in self.slots.iter_mut().filter(|member| member.until.is_none()) {
+            if !slots.iter().any(|new| same(member, new)) {
+                member.until = Some(session);
+            }
+        }
+        let new = slots.into_iter().filter(|new| !self.slots.iter().any(|old| same(old, new)));
+        let new: Vec<Member> = new.collect();
+        self.slots.extend(new);
+    }
+
+    /// The slot has answered as what it should be.
+    pub fn meet(&mut self, disk: DiskId, slot: SlotId) {
+        let this = |member: &&mut Member| {
+            member.until.is_none() && (member.disk, member.slot) == (disk, slot)
+        };
+        self.slots.iter_mut().filter(this).for_each(|member| member.met = true);
+    }
+
+    /// Has the slot ever answered as what it should be?
+    pub fn has_met(&self, disk: DiskId, slot: SlotId) -> bool {
+        self.slots.iter().any(|member| member.met && (member.disk, member.slot) == (disk, slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// A cluster of disks, each with its domain.
+    fn cluster(slots: &[(u8, &str)]) -> Cluster {
+        let mut text =
+            String::from("cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\nmeta = \"meta\"\n");
+        for (disk, domain) in slots {
+            text += &format!("[[slot]]\ndisk = \"0b6c0000-0000-4000-8000-0000000000{disk:02}\"\n");
+            text += &format!("path = \"d{disk}\"\ndomain = \"{domain}\"\n");
+        }
+        Cluster::parse(&text, Path::new("/")).unwrap()
+    }
+
+    fn id(disk: u8) -> DiskId {
+        format!("0b6c0000-0000-4000-8000-0000000000{disk:02}").parse().unwrap()
+    }
+
+    #[test]
+    fn the_order_of_slots_is_no_difference() {
+        let members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
+        let other = members.difference(&cluster(&[(3, "c"), (1, "a"), (2, "b")]));
+        assert_eq!(other, Difference { domains: 3, joined: 1, ..Difference::default() });
+    }
+
+    #[test]
+    fn disks_that_go_are_missed_until_no_blob_is_older() {
+        let mut members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
+        let new = cluster(&[(1, "a"), (2, "b"), (4, "c")]);
+        members.follow(&new, SessionId(5));
+        for oldest in [1, 4] {
+            members.forget(Some(SessionId(oldest)));
+            let difference = members.difference(&new);
+            assert_eq!((difference.gone, difference.gone_domains), (vec![id(3)], 1));
+            assert!(!difference.changed);
+        }
+        let mut empty = members.clone();
+        empty.forget(None);
+        assert_eq!(empty.difference(&cluster(&[(7, "z")])), Difference::default());
+        members.forget(Some(SessionId(5)));
+        assert_eq!(members.difference(&new).gone, []);
+    }
+
+    #[test]
+    fn domains_that_are_joined_are_counted_and_so_again_at_the_next_mount() {
+        let mut members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
+        let new = cluster(&[(1, "a"), (2, "a"), (3, "c")]);
+        for changed in [true, false] {
+            let difference = members.difference(&new);
+            assert_eq!(difference.moved, [(id(2), "b".to_owned(), "a".to_owned())]);
+            assert_eq!((difference.joined, difference.changed), (2, changed));
+            members.follow(&new, SessionId(2));
+        }
+    }
+
+    #[test]
+    fn a_slot_is_met_once_for_all() {
+        let file = cluster(&[(1, "a"), (2, "b")]);
+        let mut members = Members::of(&file, SessionId(1));
+        members.meet(id(2), SlotId(0));
+        members.follow(&file, SessionId(2));
+        assert!(members.has_met(id(2), SlotId(0)) && !members.has_met(id(1), SlotId(0)));
+    }
+}

@@ -1,0 +1,445 @@
+//! Promise: a cluster file that is wrong or old is refused in a sentence where nothing could work with it,
+//! and warned of where some can; what counts as up answers as the right disk; and nobody is told that
+//! more may be lost than may.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::binaries::{ashlar, storaged};
+use tests::cluster::{can_mount, is_mounted, until_unused};
+use tests::process::{PATIENCE, Process, output, run, wait_until};
+use tests::seed::{content, first_difference};
+
+/// Until a change shows in the status of a mount.
+const NOTICED: Duration = Duration::from_secs(30);
+const FILES: u64 = 12;
+
+/// One slot of a cluster file.
+#[derive(Clone, Debug)]
+struct Slot {
+    disk: String,
+    place: String,
+    domain: Option<String>,
+}
+
+/// Disks in a directory of their own, with daemons or without.
+struct Site {
+    scratch: tempfile::TempDir,
+    cluster: String,
+    slots: Vec<Slot>,
+    daemons: Vec<Process>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let mount = self.at("mnt");
+        if is_mounted(&mount) {
+            let asked = output(Command::new(ashlar()).args(["umount", "-f"]).arg(&mount), PATIENCE);
+            eprintln!("the test left its mount behind: {asked:?}");
+        }
+    }
+}
+
+impl Site {
+    fn new(disks: usize) -> Result<Self> {
+        let scratch = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
+        fs::create_dir(scratch.path().join("mnt"))?;
+        let mut site =
+            Self { scratch, cluster: String::new(), slots: Vec::new(), daemons: Vec::new() };
+        for number in 0..disks {
+            let slot = site.init(&format!("d{number}"))?;
+            site.slots.push(slot);
+        }
+        Ok(site)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// Makes a new disk of the cluster, or of a new one.
+    fn init(&mut self, name: &str) -> Result<Slot> {
+        let mut command = Command::new(storaged());
+        command.args(["disk", "init"]).arg(self.at(name));
+        command.args(["--capacity", "256MiB", "--block-file", "16MiB", "--json"]);
+        match self.cluster.as_str() {
+            "" => command.arg("--new-cluster"),
+            cluster => command.args(["--cluster", cluster]),
+        };
+        let said: Value = serde_json::from_str(&run(&mut command, PATIENCE)?)?;
+        let word = |key: &str| said[key].as_str().map(str::to_owned).context("an id");
+        self.cluster = word("cluster")?;
+        let place = format!("path = {:?}", self.at(name).display().to_string());
+        Ok(Slot { disk: word("disk")?, place, domain: None })
+    }
+
+    /// A daemon for each disk, at an address of its own, from now on in the file instead of its path.
+    fn serve(&mut self) -> Result<()> {
+        for number in 0..self.slots.len() {
+            let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+            self.slots[number].place = format!("address = {listen:?}");
+            let daemon = self.daemon(number)?;
+            self.daemons.push(daemon);
+        }
+        Ok(())
+    }
+
+    fn address(&self, number: usize) -> &str {
+        self.slots[number].place.split('"').nth(1).expect("an address in quotes")
+    }
+
+    fn daemon(&self, number: usize) -> Result<Process> {
+        let address = self.address(number).to_owned();
+        let mut command = Command::new(storaged());
+        command.args(["run", "--listen", &address, "--disk"]).arg(self.at(&format!("d{number}")));
+        let mut daemon = Process::start(&mut command, &self.at(&format!("daemon-{number}.log")))?;
+        wait_until("a daemon to listen", PATIENCE, || {
+            !daemon.runs() || TcpStream::connect(&address).is_ok()
+        })?;
+        ensure!(daemon.runs(), "daemon {number}: {}", daemon.said());
+        Ok(daemon)
+    }
+
+    /// Writes a cluster file of these slots.
+    fn file(&self, name: &str, generation: u64, slots: &[Slot]) -> Result<PathBuf> {
+        self.file_of(name, &self.cluster, generation, slots)
+    }
+
+    fn file_of(&self, name: &str, id: &str, generation: u64, slots: &[Slot]) -> Result<PathBuf> {
+        let mut text = format!("cluster = {id:?}\ngeneration = {generation}\nmeta = \"meta\"\n");
+        for Slot { disk, place, domain } in slots {
+            text += &format!("[[slot]]\ndisk = {disk:?}\n{place}\n");
+            if let Some(domain) = domain {
+                text += &format!("domain = {domain:?}\n");
+            }
+        }
+        let path = self.at(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    fn ashlar(&self, words: &[&str], file: &Path) -> Result<Output> {
+        output(Command::new(ashlar()).args(words).arg("--cluster").arg(file), PATIENCE)
+    }
+
+    fn format(&self, file: &Path, scheme: &str) -> Result<Output> {
+        self.ashlar(&["format", "v", "--scheme", scheme], file)
+    }
+
+    /// Mounts; what was said, which must be nothing but warnings.
+    fn mount(&self, volume: &str, file: &Path) -> Result<String> {
+        let point = self.at("mnt").display().to_string();
+        let answer = self.ashlar(&["mount", volume, &point], file)?;
+        let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+        ensure!(answer.status.success(), "mount: {said}");
+        ensure!(is_mounted(&self.at("mnt")), "mount returned, and nothing is mounted");
+        ensure!(said.lines().all(|line| line.contains("warning: ")), "mount said {said:?}");
+        Ok(said)
+    }
+
+    fn umount(&self) -> Result<()> {
+        until_unused(|| {
+            let mut command = Command::new(ashlar());
+            command.arg("umount").arg(self.at("mnt"));
+            command
+        })
+    }
+
+    /// The status of the mount, as JSON and as text.
+    fn status(&self) -> Result<(Value, String)> {
+        let ask = |json: &[&str]| {
+            run(Command::new(ashlar()).arg("status").args(json).arg(self.at("mnt")), PATIENCE)
+        };
+        Ok((serde_json::from_str(&ask(&["--json"])?)?, ask(&[])?))
+    }
+
+    fn write(&self) -> Result<()> {
+        for number in 0..FILES {
+            let path = self.at("mnt").join(format!("file-{number}"));
+            fs::write(&path, content(number + 1, 300_000))?;
+            fs::File::open(&path)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// How many files can be read; none of them wrong.
+    fn readable(&self) -> Result<u64> {
+        let mut good = 0;
+        for number in 0..FILES {
+            let Ok(bytes) = fs::read(self.at("mnt").join(format!("file-{number}"))) else {
+                continue;
+            };
+            ensure!(bytes.len() == 300_000, "file {number} has {} bytes", bytes.len());
+            ensure!(first_difference(number + 1, 0, &bytes).is_none(), "file {number} is wrong");
+            good += 1;
+        }
+        Ok(good)
+    }
+
+    /// Mount and fsck must refuse the file with one sentence that has the word.
+    fn refused(&self, what: &str, volume: &str, file: &Path, word: &str) -> Result<()> {
+        let point = self.at("mnt").display().to_string();
+        for words in [&["mount", volume, point.as_str()][..], &["fsck", volume]] {
+            let answer = self.ashlar(words, file)?;
+            let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+            ensure!(!answer.status.success(), "{what}: {} was taken: {said:?}", words[0]);
+            ensure!(!is_mounted(&self.at("mnt")), "{what}: it is mounted");
+            ensure!(said.lines().count() == 1, "{what}: not one sentence:\n{said}");
+            ensure!(said.contains(word), "{what}: {said:?} does not say {word:?}");
+        }
+        Ok(())
+    }
+}
+
+fn in_domains(slots: &[Slot], domain: impl Fn(usize) -> String) -> Vec<Slot> {
+    let named = slots.iter().enumerate();
+    named.map(|(n, slot)| Slot { domain: Some(domain(n)), ..slot.clone() }).collect()
+}
+
+#[test]
+fn a_file_that_is_not_what_the_volume_was_stored_by_is_refused() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(8)?;
+    let slots = in_domains(&site.slots, |n| format!("host-{n}"));
+    let good = site.file("good", 3, &slots)?;
+    ensure!(site.format(&good, "ec(4,2)")?.status.success(), "format");
+    site.mount("v", &good)?;
+    site.write()?;
+    site.umount()?;
+
+    let others: Vec<Slot> =
+        (0..8).map(|n| site.init(&format!("other{n}"))).collect::<Result<_>>()?;
+    let joined = in_domains(&slots, |n| format!("host-{}", n.max(2)));
+    let new_id = "5ad0c2f0-0000-4000-8000-000000000000";
+    fs::copy(site.at("meta/v.redb"), site.at("meta/w.redb"))?;
+    let cases = [
+        ("another cluster's id", "v", site.file_of("f0", new_id, 3, &slots)?, "cluster"),
+        ("an older generation", "v", site.file("f1", 2, &slots)?, "generation"),
+        ("five of eight slots", "v", site.file("f2", 3, &slots[..5])?, "6 fail domains"),
+        ("the same of a newer generation", "v", site.file("f3", 4, &slots[..5])?, "fail domains"),
+        ("three domains made one", "v", site.file("f4", 4, &joined)?, "fail domain"),
+        ("other disks", "v", site.file("f5", 4, &others)?, "only 0"),
+        ("another volume's metadata", "w", good.clone(), "v.redb"),
+    ];
+    for (what, volume, file, word) in cases {
+        site.refused(what, volume, &file, word)?;
+    }
+    fs::remove_file(site.at("meta/w.redb"))?;
+    ensure!(site.mount("v", &good)?.is_empty(), "the right file is warned of");
+    ensure!(site.readable()? == FILES, "files are unreadable after the refusals");
+    site.umount()
+}
+
+#[test]
+fn a_file_that_some_can_be_read_by_is_taken_with_a_warning() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(8)?;
+    let slots = in_domains(&site.slots, |n| format!("host-{n}"));
+    let good = site.file("good", 1, &slots)?;
+    ensure!(site.format(&good, "ec(4,2)")?.status.success(), "format");
+    site.mount("v", &good)?;
+    site.write()?;
+    site.umount()?;
+    // The order of slots means nothing.
+    let turned: Vec<Slot> = slots.iter().rev().cloned().collect();
+    ensure!(site.mount("v", &site.file("turned", 1, &turned)?)?.is_empty(), "warned of an order");
+    ensure!(site.readable()? == FILES, "another order of slots costs files");
+    site.umount()?;
+    // Two domains made one, without a new generation: both are said, again at the next mount.
+    let joined = in_domains(&slots, |n| format!("host-{}", n.max(1)));
+    let file = site.file("joined", 1, &joined)?;
+    let said = site.mount("v", &file)?;
+    ensure!(said.contains("raise it") && said.contains("other fail domains"), "{said}");
+    ensure!(site.readable()? == FILES, "joined domains cost files");
+    site.umount()?;
+    let said = site.mount("v", &file)?;
+    ensure!(!said.contains("raise it") && said.contains("other fail domains"), "{said}");
+    site.umount()?;
+    site.mount("v", &site.file("good", 2, &slots)?)?;
+    site.umount()?;
+    // Three of eight replaced by empty ones: what is left can be read, and nobody says that all is well.
+    let mut replaced = slots.clone();
+    for number in [1, 3, 6] {
+        let slot = site.init(&format!("new{number}"))?;
+        replaced[number] = Slot { domain: replaced[number].domain.clone(), ..slot };
+    }
+    let file = site.file("replaced", 3, &replaced)?;
+    let said = site.mount("v", &file)?;
+    ensure!(said.contains("3 disks that hold parts") && said.contains("cannot be read"), "{said}");
+    let (json, text) = site.status()?;
+    ensure!(json["mount"]["warnings"].to_string().contains("3 disks that hold parts"), "{json}");
+    ensure!(text.contains("3 disks that hold parts"), "{text}");
+    let readable = site.readable()?;
+    println!("{readable} of {FILES} files can be read without three of eight disks");
+    ensure!(readable > 0, "nothing can be read");
+    site.umount()?;
+    let fsck = site.ashlar(&["fsck", "v"], &file)?;
+    let said = String::from_utf8_lossy(&fsck.stderr).into_owned();
+    ensure!(!fsck.status.success() && said.contains("3 disks that hold parts"), "fsck: {said}");
+    Ok(())
+}
+
+#[test]
+fn an_emptied_disk_is_missed() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::new(6)?;
+    let file = site.file("good", 1, &site.slots)?;
+    ensure!(site.format(&file, "ec(4,2)")?.status.success(), "format");
+    site.mount("v", &file)?;
+    site.write()?;
+    site.umount()?;
+    // Its superblock is all that somebody has left of it.
+    for block in fs::read_dir(site.at("d2/blocks"))? {
+        fs::remove_file(block?.path())?;
+    }
+    fs::remove_file(site.at("d2/index.redb"))?;
+    let said = site.mount("v", &file)?;
+    ensure!(said.contains("slot 2") && said.contains("lost what it held"), "{said}");
+    ensure!(site.status()?.1.contains("lost what it held"), "status does not say so");
+    ensure!(site.readable()? == FILES, "one disk emptied costs files");
+    site.umount()
+}
+
+#[test]
+fn addresses_that_are_not_what_the_file_says() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(6)?;
+    site.serve()?;
+    let slots = site.slots.clone();
+    let good = site.file("good", 1, &slots)?;
+    ensure!(site.format(&good, "ec(4,2)")?.status.success(), "format");
+    site.mount("v", &good)?;
+    site.write()?;
+    site.umount()?;
+    let place = |n: usize, of: usize| Slot { place: slots[of].place.clone(), ..slots[n].clone() };
+    // Every address is another disk's.
+    let turned: Vec<Slot> = (0..6).map(|n| place(n, (n + 1) % 6)).collect();
+    let file = site.file("turned", 1, &turned)?;
+    site.refused("addresses turned", "v", &file, "6 of its 6 disks")?;
+    let refused = site.ashlar(&["format", "w"], &file)?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("has no disk"), "format: {said}");
+    let status = site.ashlar(&["status"], &file)?;
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    ensure!(said.contains("0 of 6 disks up") && !status.status.success(), "status: {said}");
+    // One address is another disk's, and one is somebody else's altogether.
+    let stranger = TcpListener::bind("127.0.0.1:0")?;
+    let address = stranger.local_addr()?.to_string();
+    std::thread::spawn(move || {
+        // Answers as a web server would; ends with the test's process.
+        for stream in stranger.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut &stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let mut two = slots.clone();
+    two[4] = place(4, 0);
+    two[5].place = format!("address = {address:?}");
+    let said = site.mount("v", &site.file("two", 1, &two)?)?;
+    ensure!(said.contains("slot 4") && said.contains("has no disk"), "{said}");
+    ensure!(said.contains("slot 5"), "{said}");
+    ensure!(site.readable()? == FILES, "two wrong addresses cost files");
+    let (_, text) = site.status()?;
+    ensure!(text.contains("4 of 6 disks up") && text.contains("has no disk"), "{text}");
+    site.umount()
+}
+
+#[test]
+fn a_mount_at_boot_waits_for_its_disks_and_a_stale_one_says_so() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(6)?;
+    site.serve()?;
+    let good = site.file("good", 1, &site.slots)?;
+    ensure!(site.format(&good, "ec(4,2)")?.status.success(), "format");
+    site.mount("v", &good)?;
+    site.write()?;
+    site.umount()?;
+    site.daemons.clear();
+    let said = site.mount("v", &good)?;
+    ensure!(said.contains("0 of 6 disks answer after 2.5s"), "{said}");
+    ensure!(site.readable()? == 0, "read without disks");
+    for number in 0..6 {
+        let daemon = site.daemon(number)?;
+        site.daemons.push(daemon);
+    }
+    wait_until("all files to be readable again", NOTICED, || {
+        site.readable().is_ok_and(|readable| readable == FILES)
+    })?;
+    let (_, text) = site.status()?;
+    ensure!(!text.contains("0 of 6 disks answer"), "an old warning: {text}");
+    // The cluster goes on to a new generation, with another volume.
+    let newer = site.file("newer", 2, &site.slots)?;
+    let point = site.at("second").display().to_string();
+    fs::create_dir(&point)?;
+    ensure!(site.ashlar(&["format", "w"], &newer)?.status.success(), "format w");
+    ensure!(site.ashlar(&["mount", "w", &point], &newer)?.status.success(), "mount w");
+    let noticed = wait_until("status to say that the generation is old", NOTICED, || {
+        site.status().is_ok_and(|(_, text)| {
+            text.contains("0 of 6 disks up") && text.contains("generation 2")
+        })
+    });
+    until_unused(|| {
+        let mut command = Command::new(ashlar());
+        command.args(["umount", &point]);
+        command
+    })?;
+    noticed?;
+    site.umount()?;
+    site.refused("a generation that the disks know to be old", "v", &good, "generation 2")?;
+    ensure!(!site.mount("v", &newer)?.contains("answer"), "the newer file is warned of");
+    ensure!(site.readable()? == FILES, "files are lost");
+    site.umount()
+}
+
+#[test]
+fn what_is_said_of_safety_is_what_holds() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(3)?;
+    site.serve()?;
+    let file = site.file("good", 1, &site.slots)?;
+    let formatted = site.format(&file, "ec(2,1)")?;
+    let (said, warned) = (
+        String::from_utf8_lossy(&formatted.stdout).into_owned(),
+        String::from_utf8_lossy(&formatted.stderr).into_owned(),
+    );
+    ensure!(
+        said.contains("reads go on with any 1 of the 3 disks lost, writes with none"),
+        "{said}"
+    );
+    ensure!(warned.contains("writes stop with the first disk"), "{warned}");
+    site.mount("v", &file)?;
+    site.write()?;
+    ensure!(site.status()?.1.contains("writes with none"), "status does not say so");
+    site.daemons.remove(1);
+    site.umount()?;
+    site.mount("v", &file)?;
+    ensure!(site.readable()? == FILES, "one of three lost costs files");
+    let more = fs::write(site.at("mnt/more"), content(99, 100_000));
+    let more = more.and_then(|()| fs::File::open(site.at("mnt/more"))?.sync_all());
+    ensure!(more.is_err(), "one of three lost, and a write was taken");
+    site.daemons.clear();
+    for number in 0..3 {
+        let daemon = site.daemon(number)?;
+        site.daemons.push(daemon);
+    }
+    wait_until("everything to be stored", NOTICED, || {
+        fs::File::open(site.at("mnt/more")).is_ok_and(|file| file.sync_all().is_ok())
+    })?;
+    site.umount()
+}
