@@ -627,7 +627,7 @@ fn a_demo_that_cannot_be_made_leaves_nothing_and_one_that_was_interrupted_goes_o
     };
     for (size, names) in [("1MiB", &["too small"]), ("100TiB", &["free"])] {
         refuse(vec![Row { what: "a size that cannot be", command: demo(size), names }])?;
-        ensure!(!at("a").exists() && !at("b/demo").exists(), "{size} has left something behind");
+        ensure!(!at("a").exists() && !at("b").exists(), "{size} has left something behind");
     }
     // Killed while it formatted: the disks are not whole.
     fs::create_dir_all(at("b/demo/formatting/disks/0"))?;

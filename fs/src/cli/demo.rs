@@ -89,7 +89,7 @@ fn start(args: &Args) -> Result<ExitCode> {
     let dir = std::path::absolute(&dir).with_context(|| dir.display().to_string())?;
     let planned: Vec<PathBuf> = [dir.join("disks"), dir.join("meta")].into();
     let planned: Vec<&Path> = planned.iter().map(PathBuf::as_path).collect();
-    let made = Made::directory(&args.mountpoint)?;
+    let made = Made::directory(&args.mountpoint).context("mount point")?;
     let mountpoint = mountpoint::check(&args.mountpoint, &planned, false)?;
     let local = make::find_or_make(args, &dir)?;
     let needed = needed_directories(&local);
@@ -185,7 +185,9 @@ async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> 
         let lose = scheme.parity_parts().min(2);
         let number = |n: usize| all * (n + 1) / (lose + 1);
         let pids = (0..lose).map(|n| format!(" $(cat {dir}/daemons/{}.pid)", number(n)));
-        lines.push(format!("  lose {lose}    kill -9{}, and go on", pids.collect::<String>()));
+        if lose > 0 {
+            lines.push(format!("  lose {lose}    kill -9{}, and go on", pids.collect::<String>()));
+        }
         lines.push(format!("  get back  ashlar umount {at} && {again}"));
     } else {
         lines.push(format!(
@@ -210,13 +212,13 @@ impl fmt::Display for Again<'_> {
     }
 }
 
-/// Directories that were made for a mount which may not come to be: then they are taken away again.
+/// Directories that were made for a demo which may not come to be: then they are taken away again.
 struct Made(Vec<PathBuf>);
 
 impl Made {
     /// Makes the directory, and those above it, if it is not there.
     fn directory(path: &Path) -> Result<Self> {
-        let failed = |e: io::Error| format!("mount point {} cannot be made: {e}", path.display());
+        let failed = |e: io::Error| format!("{} cannot be made: {e}", path.display());
         let mut made = Self(Vec::new());
         let missing = |path: &&Path| {
             fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)

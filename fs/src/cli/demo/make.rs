@@ -18,7 +18,7 @@ use proto::size::Size;
 use storaged::InitOptions;
 use storaged::superblock::Superblock;
 
-use super::{Args, VOLUME};
+use super::{Args, Made, VOLUME};
 use crate::cli::format;
 
 /// Disks, unless told otherwise.
@@ -35,12 +35,9 @@ const LAST: &str = "cluster.toml";
 
 /// The demo in this directory; a new one, if there is none.
 pub(super) fn find_or_make(args: &Args, dir: &Path) -> Result<Cluster> {
-    let made = make(args, dir);
-    if made.is_err() {
-        // If it was made just now, and nothing is in it.
-        let _ = fs::remove_dir(dir);
-    }
-    made?;
+    let made = Made::directory(dir)?;
+    make(args, dir)?;
+    made.keep();
     let cluster = Cluster::read(&dir.join(LAST))?;
     check_same(args, &cluster, dir)?;
     Ok(cluster)
@@ -49,7 +46,6 @@ pub(super) fn find_or_make(args: &Args, dir: &Path) -> Result<Cluster> {
 fn make(args: &Args, dir: &Path) -> Result<()> {
     let named = || dir.display().to_string();
     let plan = Plan::of(args)?;
-    fs::create_dir_all(dir).with_context(named)?;
     let lock = Flock::lock(File::open(dir).with_context(named)?, FlockArg::LockExclusive);
     let _lock = lock.map_err(|(_, e)| e).with_context(named)?;
     if dir.join(LAST).exists() {
