@@ -11,6 +11,9 @@
 //!   `control` and `utab` (how umount finds it and talks to it), [`second`] (the same volume at another place), [`embedded`] (disks opened in this process, or daemons), [`roll_call`] (is the cluster file right?), [`status`], `metrics`;
 //!   and the command line, [`cli`].
 
+// What people are told goes through `proto::program`, which a closed pipe does not make panic.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 mod access;
 mod admit;
 pub mod asker;

@@ -12,6 +12,9 @@
 //! * `space` (pure): how much more fits; `safety` (pure): how many losses that survives,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
+// What people are told goes through `proto::program`, which a closed pipe does not make panic.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 mod blob_store;
 pub mod cli;
 pub mod codec;

@@ -13,6 +13,8 @@
 //! * [`Disk`] and its slots: what a proxy in the same process uses; [`service`] serves the same over
 //!   gRPC; [`cli`] is the program.
 
+// What people are told goes through `proto::program`, which a closed pipe does not make panic.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
 mod admin;

@@ -60,7 +60,7 @@ pub(super) fn start(log: &Path) -> Result<ExitCode> {
         let line = line.context("waiting for the background process")?;
         match line.strip_prefix(WORD) {
             Some(MOUNTED) => return Ok(ExitCode::SUCCESS),
-            Some(warning) if warning.starts_with(WARNING) => eprintln!("ashlar: {warning}"),
+            Some(warning) if warning.starts_with(WARNING) => program::complain("ashlar", warning),
             Some(failed) => {
                 child.wait().context("waiting for the background process")?;
                 return Err(anyhow!("{}", failed.trim_start_matches(FAILED)));
@@ -114,7 +114,7 @@ pub(super) fn warn(text: &str) {
         // One who did not wait has ended us before.
         let _ = program::say(format!("{WORD}{WARNING}{text}"));
     } else {
-        eprintln!("ashlar: {WARNING}{text}");
+        program::complain("ashlar", format!("{WARNING}{text}"));
     }
 }
 

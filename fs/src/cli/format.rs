@@ -7,7 +7,7 @@ use meta::VolumeInfo;
 use proto::cluster::Cluster;
 use proto::id::VolumeId;
 use proto::part_store::PartError;
-use proto::program::say;
+use proto::program::{complain, say};
 use proto::scheme::Scheme;
 use proxy::Safety;
 
@@ -42,7 +42,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     let file = args.cluster.path.display();
     let safety = Safety::of(scheme, &cluster);
     if let Some(warning) = safety.warning() {
-        eprintln!("ashlar: warning: {warning}");
+        complain("ashlar", format!("warning: {warning}"));
     }
     say(format!(
         "volume {volume} is formatted with {scheme}: {safety}\n\

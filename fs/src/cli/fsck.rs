@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use meta::{BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy};
 use proto::cluster::Cluster;
 use proto::id::{BlobId, PartSet, SessionId};
-use proto::program::say;
+use proto::program::{complain, say};
 use proxy::{BlobStore, Proxy, SlotHolds};
 use serde::Serialize;
 
@@ -101,7 +101,7 @@ async fn with_disks(meta: &LocalMeta, cluster: &Cluster) -> Result<Findings> {
     let checked = match roll_call::call(meta, cluster, &store.blobs, None).await {
         Ok(warnings) => {
             let warnings: Vec<String> = warnings.all().cloned().collect();
-            warnings.iter().for_each(|warning| eprintln!("ashlar: warning: {warning}"));
+            warnings.iter().for_each(|warning| complain("ashlar", format!("warning: {warning}")));
             check(meta, &store.blobs).await.map(|found| Findings { warnings, ..found })
         }
         Err(wrong) => Err(wrong.into()),
