@@ -25,6 +25,7 @@ pub mod client;
 pub mod cluster;
 pub mod convert;
 pub mod gather;
+pub mod guard;
 pub mod guests;
 pub mod id;
 pub mod limits;

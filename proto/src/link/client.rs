@@ -25,6 +25,7 @@ use super::frame::{self, Kind};
 use super::outgoing::Outgoing;
 use super::{PREFACE, prepare};
 use crate::convert::error_from_failure;
+use crate::guard::caught_in;
 use crate::part_store::PartError;
 use crate::rpc::storaged::PartFailure;
 
@@ -164,8 +165,8 @@ impl Connection {
         tasks.spawn(receive(read, waiting.clone()));
         let (draining, lost) = (outgoing.clone(), waiting.clone());
         tasks.spawn(async move {
-            let why = draining.drain().await;
-            lost.close(&why.to_string());
+            let why = caught_in("writing requests", draining.drain()).await;
+            lost.close(&why.map_or_else(|panicked| panicked.to_string(), |e| e.to_string()));
         });
         Ok(Self { outgoing, waiting, next: AtomicU32::new(0), _tasks: tasks })
     }
@@ -188,22 +189,27 @@ impl Connection {
     }
 }
 
-/// Hands answers to those who wait, until the connection ends.
+/// Hands answers to those who wait, until the connection ends, of which they are told.
 async fn receive(stream: OwnedReadHalf, waiting: Arc<Waiting>) {
+    let why = caught_in("reading answers", hand_out(stream, &waiting)).await;
+    waiting.close(&why.unwrap_or_else(|panicked| panicked.to_string()));
+}
+
+/// Answers why the connection has ended.
+async fn hand_out(stream: OwnedReadHalf, waiting: &Waiting) -> String {
     let mut input = BufReader::with_capacity(READ_BUFFER, stream);
-    let why = loop {
-        match answer(&mut input, &waiting).await {
+    loop {
+        match answer(&mut input, waiting).await {
             Ok(Some((id, answer))) => {
                 if let Some(Waiter { sender, .. }) = waiting.take(id) {
                     // Gone in this moment: nobody needs it.
                     let _ = sender.send(answer);
                 }
             }
-            Ok(None) => break "the daemon closed the connection".to_owned(),
-            Err(e) => break e.to_string(),
+            Ok(None) => return "the daemon closed the connection".to_owned(),
+            Err(e) => return e.to_string(),
         }
-    };
-    waiting.close(&why);
+    }
 }
 
 async fn answer(
