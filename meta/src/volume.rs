@@ -4,6 +4,9 @@
 //! synced since they were last written there (nothing, once it was unmounted), and `NAME.lock` is locked (flock) by whoever has it open and says who that is. The lock ends with its process, so a
 //! lock file that was left over means nothing. A volume is formatted under another name first and
 //! appears whole.
+//!
+//! All of them are their owner's alone: they hold names, attributes, and who has mounted what where,
+//! which the modes of a volume's directories may keep from others.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -13,12 +16,15 @@ use std::hash::{BuildHasher, Hasher as _};
 use std::io::{self, Read as _, Write as _};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
+
+use proto::guard::caught;
 
 use crate::engine::direct::DirectFile;
 use crate::engine::log::Log;
@@ -40,6 +46,11 @@ const LOCK_TRIES: usize = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(5);
 /// Cache of the engine while a volume is formatted, in bytes.
 const FORMAT_CACHE: usize = 1 << 20;
+/// Modes of what is made: nothing for others.
+const PRIVATE_FILE: u32 = 0o600;
+const PRIVATE_DIRECTORY: u32 = 0o700;
+/// Endings of a volume's files; of the last, the program that mounts in the background is the author.
+const FILES: [&str; 4] = ["redb", "log", "lock", "messages"];
 
 /// Who has a volume open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +134,9 @@ pub enum VolumeError {
 pub fn format(dir: &Path, info: &VolumeInfo, root: (u32, u32, u32)) -> Result<(), VolumeError> {
     check_name(&info.name)?;
     let name = &info.name;
-    fs::create_dir_all(dir).map_err(io_error("creating", dir))?;
+    let mut directories = fs::DirBuilder::new();
+    directories.recursive(true).mode(PRIVATE_DIRECTORY);
+    directories.create(dir).map_err(io_error("creating metadata directory", dir))?;
     let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(formatting)") };
     let _lock = Lock::take(dir, name, &by)?;
     let (path, new) = (file(dir, name, "redb"), file(dir, name, "redb.new"));
@@ -132,8 +145,11 @@ pub fn format(dir: &Path, info: &VolumeInfo, root: (u32, u32, u32)) -> Result<()
     }
     // Left over from a format that did not come to its end.
     let _ = fs::remove_file(&new);
-    let database = redb::Database::create(&new).map_err(|e| damaged(name, &e))?;
-    drop(database);
+    let mut empty = OpenOptions::new();
+    empty.read(true).write(true).create_new(true).mode(PRIVATE_FILE);
+    let empty = empty.open(&new).map_err(io_error("creating", &new))?;
+    let database = redb::Database::builder().create_file(empty);
+    drop(database.map_err(|e| damaged(name, &e))?);
     let settings = MetaSettings { cache_bytes: FORMAT_CACHE, ..MetaSettings::default() };
     let kv = start(&new, None, settings).map_err(|e| damaged(name, &e))?;
     initialise(&kv, info, root).and_then(|_| wait_for(kv.sync())).map_err(|e| damaged(name, &e))?;
@@ -162,8 +178,17 @@ pub fn open(
         return Err(VolumeError::NotFound { name: name.to_owned(), dir: dir.to_owned() });
     }
     let lock = Lock::take(dir, name, &by)?;
+    close_to_others(dir, name);
     let log = file(dir, name, "log");
-    let kv = start(&path, Some(&log), settings).map_err(|e| damaged(name, &e))?;
+    let opened = caught("opening the metadata", || {
+        let kv = start(&path, Some(&log), settings).map_err(|e| damaged(name, &e))?;
+        open_locked(name, kv, lock)
+    });
+    opened.unwrap_or_else(|panicked| Err(damaged(name, &panicked)))
+}
+
+/// Opens what its engine has, once nobody else can.
+fn open_locked(name: &str, kv: RedbKv, lock: Lock) -> Result<Arc<LocalMeta>, VolumeError> {
     let value = volume_record(&kv).map_err(|e| damaged(name, &e))?.unwrap_or_default();
     let record = VolumeRecord::decode(&value).map_err(|e| damaged(name, &e))?;
     if record.info.name != name {
@@ -336,6 +361,19 @@ fn file(dir: &Path, name: &str, suffix: &str) -> PathBuf {
     dir.join(format!("{name}.{suffix}"))
 }
 
+/// Files that were made when others could read them are so no longer.
+fn close_to_others(dir: &Path, name: &str) {
+    for path in FILES.map(|suffix| file(dir, name, suffix)) {
+        let Ok(found) = fs::metadata(&path) else { continue };
+        if found.mode() & 0o077 == 0 {
+            continue;
+        }
+        if let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(PRIVATE_FILE)) {
+            tracing::warn!(path = %path.display(), %error, "others may read what is in a volume");
+        }
+    }
+}
+
 fn damaged(name: &str, reason: &dyn std::fmt::Display) -> VolumeError {
     VolumeError::Damaged { name: name.to_owned(), reason: reason.to_string() }
 }
@@ -358,6 +396,7 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(PRIVATE_FILE)
             .open(&path)
             .map_err(io_error("opening", &path))?;
         for attempt in 1.. {

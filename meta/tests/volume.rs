@@ -168,3 +168,27 @@ async fn work(meta: &LocalMeta, thread: u64) {
         }
     }
 }
+
+/// Names and attributes are in these files: nobody but their owner reads them.
+#[tokio::test]
+async fn what_a_volume_is_kept_in_is_closed_to_others() {
+    use std::fs::{Permissions, metadata, set_permissions, write};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let above = tempfile::tempdir().unwrap();
+    let dir = above.path().join("made/here");
+    meta::format(&dir, &info("v"), (0, 0, 0o755)).unwrap();
+    let mode = |name: &str| metadata(dir.join(name)).unwrap().mode() & 0o7777;
+    assert_eq!([mode(""), mode("..")], [0o700, 0o700]);
+    open(&dir, "v").unwrap().close_session().await.unwrap();
+    let files = ["v.redb", "v.log", "v.lock"];
+    assert_eq!(files.map(mode), [0o600; 3]);
+    // As earlier versions left them.
+    write(dir.join("v.messages"), "unlinked a-name").unwrap();
+    write(dir.join("other"), "").unwrap();
+    for name in ["v.redb", "v.log", "v.lock", "v.messages", "other"] {
+        set_permissions(dir.join(name), Permissions::from_mode(0o644)).unwrap();
+    }
+    open(&dir, "v").unwrap().close_session().await.unwrap();
+    assert_eq!(files.map(mode), [0o600; 3]);
+    assert_eq!([mode("v.messages"), mode("other")], [0o600, 0o644]);
+}

@@ -54,13 +54,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 /// Creates the volume's metadata.
 pub(super) fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<()> {
     cluster.check_scheme(scheme)?;
-    let dir = &cluster.meta;
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("metadata directory {}", dir.display()))?;
     let info =
         VolumeInfo { name: volume.to_owned(), id: new_id(), cluster: cluster.cluster, scheme };
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    Ok(meta::format(dir, &info, (uid, gid, 0o755))?)
+    Ok(meta::format(&cluster.meta, &info, (uid, gid, 0o755))?)
 }
 
 /// A number that no volume of the cluster has: drawn by lot, as metadata of the others may lie on
