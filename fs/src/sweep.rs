@@ -3,11 +3,14 @@
 //! In the background, after a mount: nothing waits for it. Blobs that metadata does not know become
 //! garbage; once every slot has been heard, the session is forgotten. Slots that are away now may
 //! hold parts of further ones: they are asked later, at the latest after the next mount.
+//!
+//! A session may have made many millions of blobs. What slots list and what metadata knows are both in
+//! order of id, so they are walked side by side, a page of each in memory.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meta::BlobRecord;
 use proto::id::{BlobId, SessionId};
 use proto::limits::MAX_BLOBS_PER_REQUEST;
 
@@ -54,36 +57,70 @@ impl Data {
     }
 
     async fn sweep_session(&self, session: SessionId) -> Result<bool, DataError> {
-        // The store first: a dead session commits nothing any more, so whatever it has and metadata
-        // does not know will never be known.
-        let stored = self.blobs.list(self.volume.id, session).await?;
-        let known = self.known_blobs(session).await?;
-        let unknown = stored.blobs.into_iter().filter(|id| !known.contains(&id.sequence()));
-        let unknown: Vec<BlobId> = unknown.collect();
-        for batch in unknown.chunks(MAX_BLOBS_PER_REQUEST) {
-            self.meta.adopt_garbage(batch).await?;
+        // A dead session commits nothing any more, so whatever the store has and metadata does not
+        // know will never be known.
+        let mut known = Known::new(self, session);
+        let (mut after, mut whole, mut blobs) = (None, true, 0);
+        loop {
+            let page = self.blobs.list(self.volume.id, session, after).await?;
+            whole &= page.whole;
+            let Some(last) = page.blobs.last() else { break };
+            after = Some(*last);
+            let mut unknown = Vec::new();
+            for id in page.blobs {
+                if !known.has(id).await? {
+                    unknown.push(id);
+                }
+            }
+            for batch in unknown.chunks(MAX_BLOBS_PER_REQUEST) {
+                self.meta.adopt_garbage(batch).await?;
+            }
+            blobs += unknown.len();
         }
-        let (blobs, whole) = (unknown.len(), stored.whole);
         tracing::info!(%session, blobs, whole, "swept a dead session");
         if whole {
             self.meta.forget_session(session).await?;
         }
         Ok(whole)
     }
+}
 
-    /// Sequences of the session's blobs that metadata knows. Sequences start at 1.
-    async fn known_blobs(&self, session: SessionId) -> Result<HashSet<u64>, DataError> {
-        let mut known = HashSet::new();
-        let mut after = BlobId::new(self.volume.id, session, 0, 1, self.volume.scheme);
+/// The blobs of a session that metadata knows, as they are asked for: in rising order, like both lists.
+struct Known<'a> {
+    data: &'a Data,
+    session: SessionId,
+    /// Those that were fetched and lie before us.
+    page: std::vec::IntoIter<BlobRecord>,
+    last: Option<BlobId>,
+    ended: bool,
+}
+
+impl<'a> Known<'a> {
+    fn new(data: &'a Data, session: SessionId) -> Self {
+        // Sequences start at 1.
+        let last = BlobId::new(data.volume.id, session, 0, 1, data.volume.scheme);
+        Self { data, session, page: Vec::new().into_iter(), last, ended: false }
+    }
+
+    /// Does metadata know this one? It comes after those that were asked for before.
+    async fn has(&mut self, id: BlobId) -> Result<bool, DataError> {
         loop {
-            let page = self.meta.blobs(after, PAGE).await?;
-            let ours = page.iter().take_while(|record| record.id.session() == session);
-            let before = known.len();
-            known.extend(ours.map(|record| record.id.sequence()));
-            if known.len() - before < PAGE {
-                return Ok(known);
+            while let Some(next) = self.page.as_slice().first() {
+                if next.id.sequence() >= id.sequence() {
+                    return Ok(next.id.sequence() == id.sequence());
+                }
+                self.page.next();
             }
-            after = page.last().map(|record| record.id);
+            if self.ended {
+                return Ok(false);
+            }
+            let mut page = self.data.meta.blobs(self.last, PAGE).await?;
+            self.last = page.last().map(|record| record.id);
+            self.ended = page.len() < PAGE;
+            let ours = page.partition_point(|record| record.id.session() <= self.session);
+            self.ended |= ours < page.len();
+            page.truncate(ours);
+            self.page = page.into_iter();
         }
     }
 }

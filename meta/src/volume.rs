@@ -50,7 +50,7 @@ const FORMAT_CACHE: usize = 1 << 20;
 const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_DIRECTORY: u32 = 0o700;
 /// Endings of a volume's files; of the last, the program that mounts in the background is the author.
-const FILES: [&str; 4] = ["redb", "log", "lock", "messages"];
+const FILES: [&str; 5] = ["redb", "log", "lock", "messages", "messages.1"];
 
 /// Who has a volume open.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -38,8 +38,8 @@ pub trait PartStore: Send + Sync + 'static {
     /// Every slot of the group has confirmed these deletes: they need not be remembered.
     async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError>;
 
-    /// Blobs of one session with parts here, in order of id, after `after`; at most `limit`. An
-    /// empty page is the end.
+    /// Blobs of one session with parts here, in order of id, after `after`; at most `limit`, which
+    /// is at most [`crate::limits::MAX_LIST`]. A page with fewer is the last.
     async fn list(
         &self,
         volume: VolumeId,

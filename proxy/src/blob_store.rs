@@ -26,11 +26,17 @@ pub trait BlobStore: Send + Sync + 'static {
     /// the caller asks again for them later. Confirmed ones are forgotten by the slots.
     async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId>;
 
-    /// Every blob of a session that some slot holds a part of.
+    /// Blobs of a session that some slot holds a part of, in order, after `after`: a page of them. An
+    /// empty page is the end.
     ///
     /// # Errors
     /// [`BlobError::Unavailable`] when so many slots are silent that a whole blob could be missed.
-    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Listing, BlobError>;
+    async fn list(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+    ) -> Result<Listing, BlobError>;
 
     /// Room for user data, after redundancy, for blobs of `scheme`. From what slots last said.
     async fn space(&self, scheme: Scheme) -> Space;
@@ -46,7 +52,7 @@ pub struct Stored {
     pub degraded: bool,
 }
 
-/// The blobs of a session.
+/// A page of the blobs of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Listing {
     /// All that can be read, in order, and more or less of those that cannot.

@@ -223,9 +223,15 @@ impl Blob {
             }
             Self::Ls { volume, session, cluster } => {
                 let proxy = cluster.connect().await?;
-                for id in proxy.list(VolumeId(volume), SessionId(session)).await?.blobs {
-                    if !program::say(id)? {
-                        break;
+                let (volume, session, mut after) = (VolumeId(volume), SessionId(session), None);
+                'pages: loop {
+                    let page = proxy.list(volume, session, after).await?.blobs;
+                    let Some(last) = page.last() else { break };
+                    after = Some(*last);
+                    for id in page {
+                        if !program::say(id)? {
+                            break 'pages;
+                        }
                     }
                 }
             }

@@ -17,6 +17,7 @@ use proto::checksum::Checked;
 use proto::client::{BadAddress, Daemon};
 use proto::cluster::{Cluster, Place};
 use proto::convert::Address;
+use proto::guard::keep_going;
 use proto::id::{BlobId, DiskId, PartIndex, PartKey, SessionId, VolumeId};
 use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST};
 use proto::part_store::{Held, PartError, PartStore};
@@ -119,7 +120,10 @@ impl Proxy {
         let slots: Vec<_> = slots.into_iter().enumerate().map(client).collect();
         let mut watchers = JoinSet::new();
         for slot in &slots {
-            watchers.spawn(slot.clone().watch());
+            let slot = slot.clone();
+            watchers.spawn(async move {
+                keep_going("watching a slot", || slot.clone().watch()).await;
+            });
         }
         Arc::new(Self { slots, group, health, metrics: Metrics::new(), _watchers: watchers })
     }
@@ -305,25 +309,21 @@ impl Proxy {
         schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent))
     }
 
+    /// One slot's next page of a session.
     async fn list_slot(
         &self,
         ask: Ask,
         slot: &SlotClient,
-        volume: VolumeId,
-        session: SessionId,
+        (volume, session): (VolumeId, SessionId),
+        after: Option<BlobId>,
     ) -> Result<Vec<BlobId>, PartError> {
-        let mut found: Vec<BlobId> = Vec::new();
-        loop {
-            let page = slot.list(ask, volume, session, found.last().copied(), MAX_LIST).await?;
-            let before = found.len();
-            found.extend(page.into_iter().map(|(blob, _)| blob));
-            if found.len() == before {
-                return Ok(found);
-            }
-            if !found[before.saturating_sub(1)..].is_sorted_by(|a, b| a < b) {
-                return Err(PartError::Corrupt("its listing is out of order".to_owned()));
-            }
+        let page = slot.list(ask, volume, session, after, MAX_LIST).await?;
+        let page: Vec<BlobId> = page.into_iter().map(|(blob, _)| blob).collect();
+        let goes_on = after.is_none_or(|after| page.first().is_none_or(|first| *first > after));
+        if !goes_on || !page.is_sorted_by(|a, b| a < b) {
+            return Err(PartError::Corrupt("its listing is out of order".to_owned()));
         }
+        Ok(page)
     }
 }
 
@@ -453,19 +453,29 @@ impl BlobStore for Proxy {
         unconfirmed
     }
 
-    async fn list(&self, volume: VolumeId, session: SessionId) -> Result<Listing, BlobError> {
+    /// Each slot's pages are in order, so what lies up to the last blob of every page that is not its
+    /// slot's last is whole: a page of a listing holds no more than a page of each slot does.
+    async fn list(
+        &self,
+        volume: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+    ) -> Result<Listing, BlobError> {
         let mut found = BTreeSet::new();
+        let mut reach: Option<BlobId> = None;
         let mut silent = SlotSet::first(self.slots.len());
         for ask in [Ask::IfUp, Ask::Anyway] {
             let down = self.slots_that(SlotClient::is_down);
             let listing = |slot: usize| async move {
-                (slot, self.list_slot(ask, &self.slots[slot], volume, session).await)
+                (slot, self.list_slot(ask, &self.slots[slot], (volume, session), after).await)
             };
             let mut reasons = Vec::new();
             for (slot, listing) in join_all(silent.iter().map(listing)).await {
                 match listing {
-                    Ok(blobs) => {
-                        found.extend(blobs);
+                    Ok(page) => {
+                        let last = page.last().filter(|_| page.len() == MAX_LIST as usize);
+                        reach = reach.into_iter().chain(last.copied()).min();
+                        found.extend(page);
                         silent = silent.minus(SlotSet::only(slot));
                     }
                     Err(why) => reasons.push((slot, why)),
@@ -483,7 +493,9 @@ impl BlobStore for Proxy {
                 return Err(BlobError::Unavailable { id, why });
             }
         }
-        Ok(Listing { blobs: found.into_iter().collect(), whole: silent.is_empty() })
+        let within = |id: &BlobId| reach.is_none_or(|reach| *id <= reach);
+        let blobs = found.into_iter().take_while(within).collect();
+        Ok(Listing { blobs, whole: silent.is_empty() })
     }
 
     async fn space(&self, scheme: Scheme) -> Space {

@@ -8,6 +8,7 @@ mod support;
 use std::time::Duration;
 
 use proto::id::{PartSet, SessionId, VolumeId};
+use proto::limits::MAX_LIST;
 use proxy::{BlobError, BlobStore, Stored};
 use support::{MemorySlot, Mood, blob, noise, proxy_over};
 use tokio::time::Instant;
@@ -322,8 +323,8 @@ async fn deletes_are_confirmed_by_all_or_asked_again() {
     for sequence in 0..3000 {
         ids.push(store(&proxy, sequence, 10, "copies(3)").await);
     }
-    assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap().blobs, ids);
-    assert_eq!(proxy.list(VolumeId(2), SessionId(7)).await.unwrap().blobs, []);
+    assert_eq!(proxy.list(VolumeId(1), SessionId(7), None).await.unwrap().blobs, ids);
+    assert_eq!(proxy.list(VolumeId(2), SessionId(7), None).await.unwrap().blobs, []);
     in_mood(&slots, &[4], Mood::Dead);
     assert_eq!(proxy.delete(&ids[..2]).await, &ids[..2]);
     assert_eq!(proxy.get(ids[0], 0..1).await, Err(BlobError::NotFound(ids[0])));
@@ -334,9 +335,34 @@ async fn deletes_are_confirmed_by_all_or_asked_again() {
     slots[4].set(Mood::Good);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(proxy.delete(&ids).await, []);
-    assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap().blobs, []);
+    assert_eq!(proxy.list(VolumeId(1), SessionId(7), None).await.unwrap().blobs, []);
     assert_eq!(proxy.get(ids[0], 0..1).await, Err(BlobError::NotFound(ids[0])));
     assert!(slots.iter().all(|slot| slot.forgot(ids[0])));
+}
+
+/// Slots whose pages end at different blobs, and some of them with pages that go on.
+#[tokio::test(start_paused = true)]
+async fn a_long_listing_comes_in_pages_that_hold_every_blob_once() {
+    let (proxy, slots) = proxy_over(8);
+    let mut ids = Vec::new();
+    for sequence in 0..20_000 {
+        ids.push(store(&proxy, sequence, 10, "copies(3)").await);
+    }
+    let (mut listed, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        if pages == 1 {
+            in_mood(&slots, &[2], Mood::Dead);
+        }
+        let page = proxy.list(VolumeId(1), SessionId(7), after).await.unwrap();
+        assert!(page.blobs.len() <= 8 * MAX_LIST as usize);
+        assert_eq!(page.whole, pages == 0, "a slot that goes away is missed in its pages");
+        let Some(last) = page.blobs.last() else { break };
+        after = Some(*last);
+        listed.extend(page.blobs);
+        pages += 1;
+    }
+    assert_eq!(listed, ids);
+    assert!(pages > 1, "all came at once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -345,7 +371,7 @@ async fn a_listing_that_could_miss_a_blob_is_refused() {
     let ids = [store(&proxy, 1, 10, "copies(3)").await, store(&proxy, 2, 90, "ec(4,2)").await];
     for chosen in sets_of(8, 3) {
         in_mood(&slots, &chosen, Mood::Dead);
-        let listed = proxy.list(VolumeId(1), SessionId(7)).await;
+        let listed = proxy.list(VolumeId(1), SessionId(7), None).await;
         match chosen.len() {
             away @ (0 | 1) => {
                 let listed = listed.unwrap();
@@ -435,7 +461,10 @@ async fn slots_that_are_back_are_used_at_once_by_what_needs_them() {
             match request {
                 "get" => assert_whole(&proxy, id).await,
                 "put" => drop(store(&proxy, 2, 300_000, "ec(4,2)").await),
-                _ => assert_eq!(proxy.list(VolumeId(1), SessionId(7)).await.unwrap().blobs, [id]),
+                _ => assert_eq!(
+                    proxy.list(VolumeId(1), SessionId(7), None).await.unwrap().blobs,
+                    [id]
+                ),
             }
             let took = start.elapsed();
             assert!(took < Duration::from_millis(20), "{request} after {mood:?}: {took:?}");
@@ -455,7 +484,7 @@ async fn slots_that_are_not_back_cost_one_wait_at_most() {
             let error = match request {
                 "get" => proxy.get(id, 0..id.len()).await.unwrap_err(),
                 "put" => proxy.put(blob(2, 9, "ec(4,2)"), noise(9, 2)).await.unwrap_err(),
-                _ => proxy.list(VolumeId(1), SessionId(7)).await.unwrap_err(),
+                _ => proxy.list(VolumeId(1), SessionId(7), None).await.unwrap_err(),
             };
             assert!(matches!(error, BlobError::Unavailable { .. }), "{request}: {error}");
             let took = start.elapsed();

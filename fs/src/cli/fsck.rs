@@ -217,19 +217,23 @@ async fn check_unknown(
     let volume = meta.volume().id;
     let dead = meta.dead_sessions().await.context("listing sessions")?;
     for session in (1..meta.session().0).map(SessionId) {
-        let listed = blobs.list(volume, session).await;
-        let listed = match listed {
-            Ok(listed) => listed.blobs,
-            Err(e) => {
-                findings.problem(format!("blobs of session {session} cannot be listed: {e}"));
-                continue;
+        let mut after = None;
+        loop {
+            let page = match blobs.list(volume, session, after).await {
+                Ok(page) => page.blobs,
+                Err(e) => {
+                    findings.problem(format!("blobs of session {session} cannot be listed: {e}"));
+                    break;
+                }
+            };
+            let Some(last) = page.last() else { break };
+            after = Some(*last);
+            let unknown = page.iter().filter(|id| !known.contains(id)).count() as u64;
+            if dead.contains(&session) {
+                findings.to_sweep += unknown;
+            } else {
+                findings.leaked += unknown;
             }
-        };
-        let unknown = listed.iter().filter(|id| !known.contains(id)).count() as u64;
-        if dead.contains(&session) {
-            findings.to_sweep += unknown;
-        } else {
-            findings.leaked += unknown;
         }
     }
     Ok(())

@@ -1,13 +1,14 @@
 //! A store of blobs in memory that can fail, stall, and be full.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::id::{BlobId, SessionId, VolumeId};
+use proto::limits::MAX_LIST;
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 use tokio::sync::Notify;
@@ -22,6 +23,10 @@ pub(crate) struct Inner {
     pub(crate) failing_percent: u64,
     pub(crate) stalled: bool,
     pub(crate) listing_fails: bool,
+    /// Blobs of each page that was listed.
+    pub(crate) listed: Vec<usize>,
+    /// Calls that panic: gets, puts, deletes.
+    pub(crate) panics: [usize; 3],
     /// What only slots hold that are away.
     pub(crate) unlisted: HashSet<BlobId>,
     pub(crate) deletes_unconfirmed: bool,
@@ -67,6 +72,14 @@ impl MemoryBlobs {
         self.inner.lock().blobs.values().map(|bytes| bytes.len() as u64).sum()
     }
 
+    fn panic_if_asked(&self, call: usize) {
+        let left = std::mem::take(&mut self.inner.lock().panics[call]);
+        if left > 0 {
+            self.inner.lock().panics[call] = left - 1;
+            panic!("the test says so");
+        }
+    }
+
     async fn wait(&self) {
         let delay = self.inner.lock().delay;
         if !delay.is_zero() {
@@ -89,6 +102,7 @@ impl BlobStore for MemoryBlobs {
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
         assert_eq!(data.len(), id.len() as usize);
         self.wait().await;
+        self.panic_if_asked(1);
         let unavailable = || BlobError::Unavailable { id, why: "the test says so".into() };
         let mut inner = self.inner.lock();
         inner.puts += 1;
@@ -112,6 +126,7 @@ impl BlobStore for MemoryBlobs {
 
     async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
         self.wait().await;
+        self.panic_if_asked(0);
         assert!(range.start < range.end && range.end <= id.len());
         let mut inner = self.inner.lock();
         inner.gets.push((id, range.clone()));
@@ -123,6 +138,7 @@ impl BlobStore for MemoryBlobs {
     }
 
     async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId> {
+        self.panic_if_asked(2);
         let mut inner = self.inner.lock();
         inner.deletes += ids.len();
         for id in ids {
@@ -132,14 +148,22 @@ impl BlobStore for MemoryBlobs {
         if inner.deletes_unconfirmed { ids.to_vec() } else { Vec::new() }
     }
 
-    async fn list(&self, _: VolumeId, session: SessionId) -> Result<Listing, BlobError> {
-        let inner = self.inner.lock();
+    async fn list(
+        &self,
+        _: VolumeId,
+        session: SessionId,
+        after: Option<BlobId>,
+    ) -> Result<Listing, BlobError> {
+        let mut inner = self.inner.lock();
         if inner.listing_fails {
             let id = BlobId::new(VolumeId(1), session, 1, 1, Scheme::copies(1).unwrap()).unwrap();
             return Err(BlobError::Unavailable { id, why: "the test says so".into() });
         }
-        let ours = inner.blobs.keys().filter(|id| id.session() == session);
-        let blobs = ours.filter(|id| !inner.unlisted.contains(id)).copied().collect();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = inner.blobs.range((from, Bound::Unbounded)).map(|(id, _)| id);
+        let ours = behind.filter(|id| id.session() == session && !inner.unlisted.contains(id));
+        let blobs: Vec<_> = ours.take(MAX_LIST as usize).copied().collect();
+        inner.listed.push(blobs.len());
         Ok(Listing { blobs, whole: inner.unlisted.is_empty() })
     }
 
