@@ -30,8 +30,8 @@ use crate::mount::{Atime, MountOptions};
 
 /// Reads are told to metadata so long after the first of them, unless there are very many.
 const TELL_READS: Duration = Duration::from_secs(10);
-/// Access times that are set in one transaction.
-const TELL_BATCH: usize = 1024;
+/// Access times that are set in one transaction: who sets a time waits for no more than these.
+const TELL_BATCH: usize = 128;
 /// With `relatime`, an access time as old as this is replaced by any read.
 const OLD: i64 = 24 * 3600;
 /// Session threads rarely meet in one shard.
@@ -165,7 +165,7 @@ impl Accesses {
     }
 
     /// Forgets reads of an inode, so that a time can be set: until the answer is dropped, nothing
-    /// is told.
+    /// is told. Waits for a batch that is being told, not for all there is.
     pub(crate) async fn forget(&self, ino: Ino) -> MutexGuard<'_, ()> {
         let telling = self.telling.lock().await;
         if self.shard(ino).lock().remove(&ino).is_some() {
@@ -185,14 +185,26 @@ impl Accesses {
         self.told.load(SeqCst)
     }
 
-    /// What there is to tell.
-    async fn tell(&self) -> Telling<'_> {
+    /// So many inodes have reads that metadata does not know of.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.noted.load(Relaxed)
+    }
+
+    /// Of which inodes there is something to tell, in order.
+    fn noted(&self) -> Vec<Ino> {
+        let noted =
+            |shard: &Mutex<HashMap<Ino, Reads>>| shard.lock().keys().copied().collect::<Vec<_>>();
+        let mut inos: Vec<_> = self.shards.iter().flat_map(noted).collect();
+        inos.sort_unstable();
+        inos
+    }
+
+    /// What there still is to tell of these.
+    async fn tell(&self, inos: &[Ino]) -> Telling<'_> {
         let guard = self.telling.lock().await;
-        let noted = |shard: &Mutex<HashMap<Ino, Reads>>| {
-            shard.lock().iter().map(|(&ino, &reads)| (ino, reads)).collect::<Vec<_>>()
-        };
-        let mut reads: Vec<_> = self.shards.iter().flat_map(noted).collect();
-        reads.sort_unstable_by_key(|&(ino, _)| ino);
+        let noted = |ino: &Ino| Some((*ino, *self.shard(*ino).lock().get(ino)?));
+        let reads = inos.iter().filter_map(noted).collect();
         Telling { accesses: self, reads, _guard: guard }
     }
 }
@@ -215,9 +227,6 @@ impl Telling<'_> {
                 shard.remove(ino);
                 self.accesses.noted.fetch_sub(1, Relaxed);
             }
-        }
-        if self.accesses.noted.load(Relaxed) > 0 {
-            self.accesses.some.notify_one();
         }
     }
 }
@@ -248,33 +257,36 @@ impl Filesystem {
 
     /// Tells metadata what was read so far. What it does not take stays noted.
     pub(crate) async fn tell_reads(&self) {
-        let telling = self.accesses.tell().await;
-        match self.tell(&telling).await {
-            Ok(()) => telling.done(),
-            Err(e) => {
-                tracing::warn!("access times stay in memory for now: {e}");
-                self.accesses.some.notify_one();
+        for batch in self.accesses.noted().chunks(TELL_BATCH) {
+            let telling = self.accesses.tell(batch).await;
+            match self.tell(&telling).await {
+                Ok(()) => telling.done(),
+                Err(e) => {
+                    tracing::warn!("access times stay in memory for now: {e}");
+                    break;
+                }
             }
+            tokio::task::yield_now().await;
+        }
+        if self.accesses.noted.load(Relaxed) > 0 {
+            self.accesses.some.notify_one();
         }
     }
 
     async fn tell(&self, telling: &Telling<'_>) -> FsResult<()> {
-        for batch in telling.reads.chunks(TELL_BATCH) {
-            let mut times = Vec::with_capacity(batch.len());
-            for &(ino, _) in batch {
-                let known = match self.meta.getattr(ino).await {
-                    Err(MetaError::NotFound) => continue,
-                    known => known?,
-                };
-                let atime = self.overlay(known).atime;
-                if atime != known.atime {
-                    times.push((ino, atime));
-                }
+        let mut times = Vec::with_capacity(telling.reads.len());
+        for &(ino, _) in &telling.reads {
+            let known = match self.meta.getattr(ino).await {
+                Err(MetaError::NotFound | MetaError::Damaged(_)) => continue,
+                known => known?,
+            };
+            let atime = self.overlay(known).atime;
+            if atime != known.atime {
+                times.push((ino, atime));
             }
-            if !times.is_empty() {
-                self.meta.accessed(&times).await?;
-            }
-            tokio::task::yield_now().await;
+        }
+        if !times.is_empty() {
+            self.meta.accessed(&times).await?;
         }
         Ok(())
     }
@@ -342,13 +354,14 @@ mod tests {
         let accesses = Accesses::new();
         accesses.note(Ino(7), Kind::File, at(20));
         accesses.note(Ino(8), Kind::File, at(20));
-        let telling = accesses.tell().await;
+        assert_eq!(accesses.noted(), [Ino(7), Ino(8)]);
+        let telling = accesses.tell(&[Ino(7), Ino(8)]).await;
         let both = Reads { first: at(20), last: at(20) };
         assert_eq!(telling.reads, [(Ino(7), both), (Ino(8), both)]);
         accesses.note(Ino(7), Kind::File, at(30));
         telling.done();
         let again = Reads { last: at(30), ..both };
-        assert_eq!(accesses.tell().await.reads, [(Ino(7), again)]);
+        assert_eq!(accesses.tell(&[Ino(7), Ino(8)]).await.reads, [(Ino(7), again)]);
         drop(accesses.forget(Ino(7)).await);
         assert_eq!(accesses.atime(&attr(10, 10, 10)), at(10));
         assert_eq!(accesses.noted.load(Relaxed), 0);

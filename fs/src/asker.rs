@@ -4,10 +4,13 @@
 //! groups, capabilities and user namespace, and a request carries none of them. What is left is what
 //! a change takes away: setuid and setgid bits go unless the caller has CAP_FSETID or, for some, is
 //! in the file's group. That is asked of /proc, and only when there is such a bit to lose.
+//!
+//! And whether who sets a file's times has it mapped: what it has stored there and the kernel has not
+//! sent yet was before these times.
 
 use std::fs;
 
-use meta::Attr;
+use meta::{Attr, Ino};
 
 /// Set user id on execution.
 const SETUID: u32 = 0o4000;
@@ -69,6 +72,27 @@ impl Asker {
     }
 }
 
+impl Asker {
+    /// Does its process have the file in its memory, to be written? Waits while that memory's map
+    /// changes, for which the process may be waiting for an answer of ours: on one session thread at
+    /// a time, or elsewhere.
+    pub(crate) fn maps(&self, ino: Ino) -> bool {
+        let maps = match self.thread {
+            0 => None,
+            thread => fs::read_to_string(format!("/proc/{thread}/maps")).ok(),
+        };
+        maps.is_some_and(|maps| maps.lines().any(|line| shares(line, ino)))
+    }
+}
+
+/// Is a line of `/proc/PID/maps` a writable, shared mapping of this inode?
+fn shares(line: &str, ino: Ino) -> bool {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let (access, at) = (words.next().unwrap_or_default(), words.nth(2).unwrap_or_default());
+    let shared = access.as_bytes().get(1) == Some(&b'w') && access.ends_with('s');
+    shared && at.parse() == Ok(ino.0)
+}
+
 /// What /proc knows of a thread. Without it, root is privileged and groups are one.
 struct Known {
     groups: Vec<u32>,
@@ -109,6 +133,19 @@ mod tests {
         let none = Known::parse("Groups:\t \nCapEff:\tffffffffffffffef\n").unwrap();
         assert_eq!((none.groups.len(), none.fsetid), (0, false));
         assert!(Known::parse("Groups:\t5\n").is_none());
+    }
+
+    #[test]
+    fn what_proc_says_of_a_mapping() {
+        let line = "7f1c9a200000-7f1c9a202000 rw-s 00000000 00:34 4711                 /mnt/a file";
+        assert!(shares(line, Ino(4711)));
+        assert!(!shares(line, Ino(471)));
+        assert!(!shares(&line.replace("rw-s", "rw-p"), Ino(4711)), "of its own");
+        assert!(!shares(&line.replace("rw-s", "r--s"), Ino(4711)), "only read");
+        assert!(!shares("7ffd0000-7ffd1000 rw-p 00000000 00:00 0", Ino(0)));
+        assert!(!shares("", Ino(0)));
+        let nobody = Asker { uid: 0, gid: 0, thread: 0 };
+        assert!(!nobody.maps(Ino(1)));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use proto::guard::caught_in;
 use proto::observe::change_filter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Rules;
+use crate::data::DataError;
 use crate::filesystem::Filesystem;
 use crate::fuse::NOISE;
 use crate::mountpoint::{self, MountEntry};
@@ -131,7 +133,8 @@ impl Desk {
     pub(crate) async fn close(&mut self) {
         self.closed.cancel();
         if let Some(serving) = self.serving.take() {
-            serving.await.expect("answering does not panic");
+            // What is left to do at the end is more than to answer.
+            serving.await.unwrap_or_else(|e| tracing::error!("the desk of the mount: {e}"));
         }
     }
 
@@ -175,7 +178,8 @@ impl Answering {
                 request = requests.next_line() => request,
             };
             let Ok(Some(request)) = request else { return };
-            let answer = self.answer(&request).await;
+            let answer = caught_in("answering umount or mount", self.answer(&request)).await;
+            let answer = answer.unwrap_or_else(|e| format!("failed {}", one_line(&e.to_string())));
             if answers.write_all(format!("{answer}\n").as_bytes()).await.is_err() {
                 return;
             }
@@ -217,6 +221,9 @@ impl Answering {
         loop {
             match self.fs.data.sync_all().await {
                 Ok(()) => return "stored".to_owned(),
+                Err(e @ DataError::Gone(_)) => {
+                    return format!("failed {}", one_line(&e.to_string()));
+                }
                 Err(_) if !self.fs.is_stopped() && Instant::now() < deadline => {
                     tokio::time::sleep(TRY_AGAIN).await;
                 }

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use meta::{FILE_MAX, Ino, MetaError, MetaStore, Time, VolumeInfo};
 use parking_lot::Mutex;
 use proto::buffer::Pool;
+use proto::guard::{self, keep_going};
 use proto::id::{BlobId, SessionId};
 use proto::limits::TARGET_BLOB;
 use proxy::{BlobError, BlobStore};
@@ -99,6 +100,8 @@ pub struct Data {
     /// How many flights failed.
     pub(crate) failures: AtomicU64,
     pub(crate) leaked: AtomicBool,
+    /// Why bytes of some file are gone, until somebody is told who stores all.
+    lost: Mutex<Option<DataError>>,
     pub(crate) status: Mutex<Counters>,
     pub(crate) stopping: CancellationToken,
     tasks: TaskTracker,
@@ -174,6 +177,9 @@ pub enum DataError {
     /// Metadata names a blob that the store proves not to have: bytes are lost.
     #[error("blob {0} is lost")]
     Lost(BlobId),
+    /// Bytes that were written, and not stored, are lost. Trying again is in vain.
+    #[error("{0}")]
+    Gone(String),
     /// Metadata refused.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -213,6 +219,7 @@ impl Data {
             armed: AtomicBool::new(false),
             failures: AtomicU64::new(0),
             leaked: AtomicBool::new(false),
+            lost: Mutex::default(),
             status: Mutex::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -221,10 +228,32 @@ impl Data {
             blobs,
             settings,
         });
-        data.tasks.spawn(Arc::clone(&data).run_flusher());
-        data.tasks.spawn(Arc::clone(&data).run_cleaner());
-        data.tasks.spawn(Arc::clone(&data).run_sweep());
+        data.keep_going("the flusher", Self::run_flusher);
+        data.keep_going("the cleaner", Self::run_cleaner);
+        data.keep_going("the sweep", Self::run_sweep);
         data
+    }
+
+    /// Runs a task that lives as long as the data plane.
+    fn keep_going<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        what: &'static str,
+        run: fn(Arc<Self>) -> F,
+    ) {
+        let data = Arc::clone(self);
+        let mut begun = false;
+        self.tasks.spawn(async move {
+            let again = keep_going(what, || {
+                // What panicked may have put a blob that nothing names, and not have sent what it was
+                // told of.
+                if std::mem::replace(&mut begun, true) {
+                    data.leaked.store(true, Relaxed);
+                    data.armed.store(true, Relaxed);
+                }
+                run(Arc::clone(&data))
+            });
+            again.await;
+        });
     }
 
     /// Changes what is not stored of a file, and keeps the books. `reserved` bytes of memory were
@@ -238,7 +267,13 @@ impl Data {
     ) -> R {
         let (memory, dirty) = (state.unstored.memory(), state.unstored.dirty_len());
         let unstored = state.unstored.unstored_len();
-        let result = f(&mut state.unstored);
+        let half_done = |state: &mut State| {
+            self.room.account((memory, 0), reserved, (dirty, 0));
+            self.space.note_unstored(unstored, 0);
+            let why = "what was written was lost in a fault of this program";
+            self.lose(handle, state, DataError::Gone(why.to_owned()));
+        };
+        let result = guard::or_else(state, |state| f(&mut state.unstored), half_done);
         let now = (state.unstored.memory(), state.unstored.dirty_len());
         self.space.note_unstored(unstored, state.unstored.unstored_len());
         let (before, after) = self.room.account((memory, now.0), reserved, (dirty, now.1));
@@ -254,10 +289,26 @@ impl Data {
         result
     }
 
+    /// Bytes of a file that can never be stored are let go, so that they keep no memory from others.
+    /// The file is lost until it is mounted again.
+    pub(crate) fn give_up(&self, handle: &Arc<Handle>, state: &mut State, why: &DataError) {
+        self.change(handle, state, 0, |unstored| unstored.cut(0..u64::MAX));
+        self.lose(handle, state, why.clone());
+    }
+
+    fn lose(&self, handle: &Handle, state: &mut State, why: DataError) {
+        let ino = handle.ino.0;
+        tracing::error!("what was written to inode {ino} and not stored is lost: {why}");
+        let told = format!("what was written to inode {ino} is lost: {why}");
+        self.lost.lock().get_or_insert(DataError::Gone(told));
+        state.lose(why);
+        self.queue.settle(handle, state);
+    }
+
     /// Writes, if that needs no waiting.
     ///
     /// # Errors
-    /// When the file would be too large.
+    /// When the file would be too large, or is lost.
     pub fn try_write(
         &self,
         ino: Ino,
@@ -272,23 +323,27 @@ impl Data {
         if len == 0 {
             return Ok(TryWrite::Done);
         }
-        Ok(match self.space.fits(len) && self.take_in(ino, offset, data, now) {
+        Ok(match self.space.fits(len) && self.take_in(ino, offset, data, now)? {
             true => TryWrite::Done,
             false => TryWrite::Full,
         })
     }
 
     /// Takes bytes that are promised room in the store into memory, if that has room.
-    fn take_in(&self, ino: Ino, offset: u64, data: &[u8], now: Time) -> bool {
+    fn take_in(&self, ino: Ino, offset: u64, data: &[u8], now: Time) -> Result<bool, DataError> {
         let len = data.len() as u64;
         if !self.room.reserve(len) {
-            return false;
+            return Ok(false);
         }
         let handle = self.handles.open(ino);
         let mut state = handle.state.lock();
+        if let Err(lost) = state.check() {
+            self.room.account((0, 0), len, (0, 0));
+            return Err(lost);
+        }
         self.change(&handle, &mut state, len, |unstored| unstored.write(offset, data));
         state.mtime = Some(now);
-        true
+        Ok(true)
     }
 
     /// Writes; waits for room.
@@ -337,7 +392,7 @@ impl Data {
                     self.admit_write(ino, &range).await?;
                     admitted = true;
                 }
-                if self.take_in(ino, offset, data, now) {
+                if self.take_in(ino, offset, data, now)? {
                     return Ok(());
                 }
             }
@@ -390,6 +445,16 @@ impl Data {
         }
     }
 
+    /// The kernel sends bytes that were stored in a mapping of the file.
+    pub fn note_mapped(&self, ino: Ino) {
+        self.handles.open(ino).state.lock().mapped = true;
+    }
+
+    /// Has it sent such bytes, not long ago?
+    pub fn is_mapped(&self, ino: Ino) -> bool {
+        self.handles.get(ino).is_some_and(|handle| handle.state.lock().mapped)
+    }
+
     /// Returns when what was written to the file before the call, and all metadata changed before
     /// it, are durable.
     ///
@@ -407,7 +472,10 @@ impl Data {
     /// Why not. The bytes stay in memory and are tried again.
     pub async fn flush_file(self: &Arc<Self>, ino: Ino) -> Result<(), DataError> {
         match self.handles.get(ino) {
-            Some(handle) => self.settle(&Scope::One(&handle)).await,
+            Some(handle) => {
+                self.settle(&Scope::One(&handle)).await?;
+                handle.state.lock().check()
+            }
             None => Ok(()),
         }
     }
@@ -415,10 +483,11 @@ impl Data {
     /// Like [`Data::fsync`], for all files.
     ///
     /// # Errors
-    /// Why some file's bytes are not durable.
+    /// Why some file's bytes are not durable. Those that never can be are told of once.
     pub async fn sync_all(self: &Arc<Self>) -> Result<(), DataError> {
         self.settle(&Scope::All).await?;
-        Ok(self.meta.sync().await?)
+        self.meta.sync().await?;
+        self.lost.lock().take().map_or(Ok(()), Err)
     }
 
     /// The inode is gone: nothing of it needs to be stored.

@@ -20,6 +20,7 @@ impl FsError {
             Self::IsDirectory => Errno::EISDIR,
             Self::Invalid(_) => Errno::EINVAL,
             Self::Stopped => Errno::ENOTCONN,
+            Self::Panicked(_) => Errno::EIO,
         }
     }
 }
@@ -40,7 +41,7 @@ fn meta_errno(error: &MetaError) -> Errno {
         MetaError::AttributeTooLarge => Errno::ENOSPC,
         MetaError::FileTooLarge => Errno::EFBIG,
         MetaError::NotSupported => Errno::EOPNOTSUPP,
-        MetaError::Engine(_) => Errno::EIO,
+        MetaError::Engine(_) | MetaError::Damaged(_) => Errno::EIO,
     }
 }
 
@@ -49,6 +50,6 @@ fn data_errno(error: &DataError) -> Errno {
         DataError::NoSpace => Errno::ENOSPC,
         DataError::Meta(e) => meta_errno(e),
         // Data we promised to keep is out of reach or gone: never ENOENT, never zeros.
-        DataError::Unavailable(_) | DataError::Lost(_) => Errno::EIO,
+        DataError::Unavailable(_) | DataError::Lost(_) | DataError::Gone(_) => Errno::EIO,
     }
 }

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use meta::{
@@ -16,6 +16,7 @@ use meta::{
     Unlinked,
 };
 use parking_lot::Mutex;
+use proto::guard::{Panicked, keep_going};
 use proxy::BlobStore;
 use tokio::sync::Notify;
 
@@ -76,6 +77,9 @@ pub enum FsError {
     /// ENOTCONN: the mount is being taken down.
     #[error("the mount has ended")]
     Stopped,
+    /// EIO: it was not done to its end.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 /// What an operation answers.
@@ -166,10 +170,9 @@ pub struct Filesystem {
 /// Told of an inode whose attributes changed as a side effect, without being part of an answer.
 pub type OnChange = Box<dyn Fn(Ino) + Send + Sync>;
 
-/// The time of day: the only clock of this layer.
+/// The time of day: the only clock of this layer, and metadata's.
 pub(crate) fn now() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+    meta::wall_clock()
 }
 
 impl Filesystem {
@@ -192,8 +195,13 @@ impl Filesystem {
             on_change: OnceLock::new(),
             warnings: OnceLock::new(),
         });
-        tokio::spawn(filesystem.clone().reap_forever());
-        tokio::spawn(filesystem.clone().tell_forever());
+        let (reaping, telling) = (filesystem.clone(), filesystem.clone());
+        tokio::spawn(async move {
+            keep_going("reaping unlinked files", || reaping.clone().reap_forever()).await;
+        });
+        tokio::spawn(async move {
+            keep_going("telling access times", || telling.clone().tell_forever()).await;
+        });
         filesystem
     }
 
@@ -413,7 +421,8 @@ impl Filesystem {
         loop {
             let moves = self.moves();
             let mut entries = self.meta.readdir(ino, cookie, limit).await?;
-            entries.iter_mut().for_each(|entry| entry.attr = self.overlay(entry.attr));
+            let whole = entries.iter_mut().filter(|entry| !entry.damaged);
+            whole.for_each(|entry| entry.attr = self.overlay(entry.attr));
             if self.moves() == moves {
                 return Ok(entries);
             }

@@ -38,6 +38,14 @@ async fn file(fs: &Filesystem, name: &[u8], mode: u32) -> Ino {
     fs.create(ROOT_USER, ROOT, name, mode, NewNode::File).await.unwrap().ino
 }
 
+/// Returns when files get a later time than before: the clock moves with the kernel's ticks.
+fn a_tick_later() {
+    let before = crate::filesystem::now();
+    while crate::filesystem::now() == before {
+        std::thread::yield_now();
+    }
+}
+
 async fn write(fs: &Filesystem, ino: Ino, data: &'static [u8]) {
     fs.write(ino, 0, Bytes::from_static(data), None).await.unwrap();
 }
@@ -215,6 +223,7 @@ async fn a_read_shows_at_once_and_comes_to_metadata_without_touching_ctime() {
     let (fs, meta) = mounted();
     let ino = file(&fs, b"f", 0o644).await;
     let before = fs.getattr(ino).await.unwrap();
+    a_tick_later();
     fs.was_read(ino);
     let read = fs.getattr(ino).await.unwrap();
     assert!(read.atime > before.atime);
@@ -237,7 +246,54 @@ async fn an_access_time_that_was_set_is_not_replaced_by_an_earlier_read() {
     // A write is no read, and the next read counts.
     write(&fs, ino, b"hello").await;
     assert_eq!(fs.getattr(ino).await.unwrap().atime, long_ago);
+    a_tick_later();
     fs.was_read(ino);
     let attr = fs.getattr(ino).await.unwrap();
     assert!(attr.atime > attr.mtime);
+}
+
+/// Very many reads wait to be told: who sets a time does not wait for all of them.
+#[tokio::test]
+async fn setting_a_time_waits_for_a_part_of_what_is_told_of_reads() {
+    let (fs, _) = mounted();
+    let ino = file(&fs, b"f", 0o644).await;
+    const READS: u64 = 65_000;
+    (1000..1000 + READS).for_each(|ino| fs.was_read(Ino(ino)));
+    let set = async {
+        let long_ago = SetTime::To(Time { secs: 1, nanos: 0 });
+        let change = Change { atime: Some(long_ago), mtime: Some(long_ago), ..Change::default() };
+        fs.setattr(ROOT_ASKS, ino, change).await.unwrap();
+        fs.accesses.waiting()
+    };
+    let ((), left) = tokio::join!(fs.tell_reads(), set);
+    assert!(left as u64 > READS - 1000, "{left} of {READS} were left when the time was set");
+    assert_eq!(fs.accesses.waiting(), 0, "all are told in the end");
+}
+
+/// A request that panics, at once or later, is answered, and so are others.
+#[tokio::test]
+async fn a_request_that_panics_is_answered_with_an_error() {
+    let (fs, _) = mounted();
+    let synced = Arc::new(crate::synced::Synced::new(false, false));
+    let (door, _ended) = crate::fuse::Door::new(fs, tokio::runtime::Handle::current(), synced);
+    let answers = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    for (number, panics) in [true, false, true, false].into_iter().enumerate() {
+        let (told, answers) = (Arc::new(tokio::sync::Notify::new()), answers.clone());
+        let tell = told.clone();
+        let work = async move {
+            if number >= 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            assert!(!panics, "request {number} panics");
+            Ok(())
+        };
+        door.answer(crate::metrics::Op::Getattr, work, move |result| {
+            answers.lock().push(result.map_err(|e| e.code()));
+            tell.notify_one();
+        });
+        let bound = std::time::Duration::from_secs(20);
+        tokio::time::timeout(bound, told.notified()).await.expect("it is answered");
+    }
+    let eio = Err(Errno::EIO as i32);
+    assert_eq!(*answers.lock(), [eio, Ok(()), eio, Ok(())]);
 }

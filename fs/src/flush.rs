@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use meta::{FileUpdate, Ino, NewBlob, Time};
+use meta::{FileUpdate, Ino, MetaError, NewBlob, Time};
 use parking_lot::Mutex;
 use proto::id::BlobId;
 use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
@@ -113,6 +113,9 @@ impl Scope<'_> {
     }
 }
 
+/// What metadata was told of one file's times, or why it does not take the file.
+type Told = Result<Option<Time>, MetaError>;
+
 /// How far a pass over files has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
@@ -124,21 +127,40 @@ impl Cursor {
     const START: Self = Self { ino: Ino(0), offset: 0 };
 }
 
-/// A blob on its way.
-struct Flight {
+/// Bytes that are on their way, or about to be. However they come to grief, they are dirty again, and
+/// nobody waits for them.
+struct Airborne {
     data: Arc<Data>,
     number: u64,
-    id: BlobId,
-    bytes: Bytes,
     /// In order of inode.
     files: Vec<Arc<Handle>>,
     ended: bool,
 }
 
-impl Flight {
+/// A blob on its way.
+struct Flight {
+    air: Airborne,
+    id: BlobId,
+    bytes: Bytes,
+}
+
+impl Airborne {
+    /// Before any range says it flies, so that nobody takes it for landed.
+    fn start(data: &Arc<Data>) -> Self {
+        let number = data.sequence.fetch_add(1, Relaxed);
+        data.queue.airborne.lock().insert(number);
+        Self { data: Arc::clone(data), number, files: Vec::new(), ended: false }
+    }
+
+    /// Nobody needs to wait for it.
+    fn end(&mut self) {
+        self.ended = true;
+        self.data.queue.airborne.lock().remove(&self.number);
+        self.data.queue.landed.notify_waiters();
+    }
+
     /// Its bytes are dirty again.
     fn give_back(&mut self, error: Option<&DataError>) {
-        self.ended = true;
         for handle in &self.files {
             let mut state = handle.state.lock();
             self.data.change(handle, &mut state, 0, |unstored| unstored.give_back(self.number));
@@ -147,14 +169,15 @@ impl Flight {
             }
         }
         self.data.failures.fetch_add(1, Relaxed);
-        self.data.queue.airborne.lock().remove(&self.number);
-        self.data.queue.landed.notify_waiters();
+        self.end();
     }
 }
 
-impl Drop for Flight {
+impl Drop for Airborne {
     fn drop(&mut self) {
         if !self.ended {
+            // Its blob may be stored, and nothing names it.
+            self.data.leaked.store(true, Relaxed);
             self.give_back(None);
         }
     }
@@ -171,11 +194,9 @@ impl Data {
     ) -> Option<Flight> {
         let start = *cursor;
         let mut wrapped = !wrap;
-        let number = self.sequence.fetch_add(1, Relaxed);
-        // Before any range says it flies, so that nobody takes it for landed.
-        self.queue.airborne.lock().insert(number);
+        let mut air = Airborne::start(self);
+        let number = air.number;
         let mut packer = Packer::new();
-        let mut files = Vec::new();
         loop {
             let Some(handle) = scope.next(&self.queue, cursor.ino) else {
                 if wrapped {
@@ -189,15 +210,16 @@ impl Data {
             }
             let from = if handle.ino == cursor.ino { cursor.offset } else { 0 };
             let before = packer.data_len();
-            let mut state = handle.state.lock();
             let ino = handle.ino;
+            air.files.push(Arc::clone(&handle));
+            let mut state = handle.state.lock();
             let stopped = self.change(&handle, &mut state, 0, |unstored| {
                 unstored.take(ino, number, from, &mut packer)
             });
             self.queue.settle(&handle, &mut state);
             drop(state);
-            if packer.data_len() > before {
-                files.push(handle);
+            if packer.data_len() == before {
+                air.files.pop();
             }
             *cursor = match stopped {
                 Some(offset) => Cursor { ino, offset },
@@ -208,38 +230,39 @@ impl Data {
             }
         }
         if packer.is_empty() {
-            self.queue.airborne.lock().remove(&number);
-            self.queue.landed.notify_waiters();
+            air.end();
             return None;
         }
-        files.sort_unstable_by_key(|handle: &Arc<Handle>| handle.ino);
-        files.dedup_by_key(|handle| handle.ino);
+        air.files.sort_unstable_by_key(|handle| handle.ino);
+        air.files.dedup_by_key(|handle| handle.ino);
         let id = self.blob_id(number, packer.blob_len());
         let bytes = packer.assemble(&self.pool);
-        Some(Flight { data: Arc::clone(self), number, id, bytes, files, ended: false })
+        Some(Flight { air, id, bytes })
     }
 
     /// Puts and commits one blob.
     async fn fly(self: &Arc<Self>, mut flight: Flight) -> Result<(), DataError> {
         match self.store(&flight).await {
             Ok(sent) => {
-                flight.ended = true;
-                for (handle, mtime) in flight.files.iter().zip(sent) {
+                let number = flight.air.number;
+                for (handle, mtime) in flight.air.files.iter().zip(sent) {
                     let mut state = handle.state.lock();
-                    let end = state
-                        .unstored
-                        .landed(flight.number, flight.id)
-                        .last()
-                        .map(|e| e.offset + e.len);
-                    state.landed(end.unwrap_or(0));
-                    self.change(handle, &mut state, 0, |unstored| unstored.settle(flight.number));
+                    let mtime = match mtime {
+                        Ok(mtime) => mtime,
+                        Err(why) => {
+                            self.give_up(handle, &mut state, &why.into());
+                            continue;
+                        }
+                    };
+                    let landed = state.unstored.landed(number, flight.id);
+                    state.landed(landed.last().map_or(0, |e| e.offset + e.len));
+                    self.change(handle, &mut state, 0, |unstored| unstored.settle(number));
                     state.error = None;
                     if mtime.is_some() && state.mtime == mtime {
                         state.mtime = None;
                     }
                 }
-                self.queue.airborne.lock().remove(&flight.number);
-                self.queue.landed.notify_waiters();
+                flight.air.end();
                 self.status.lock().last_error = None;
                 Ok(())
             }
@@ -250,7 +273,7 @@ impl Data {
                 let blob = flight.id;
                 tracing::warn!(%blob, %error, "a blob is not stored; its bytes are tried again");
                 self.status.lock().last_error = Some(error.clone());
-                flight.give_back(Some(&error));
+                flight.air.give_back(Some(&error));
                 self.room.freed.notify_waiters();
                 Err(error)
             }
@@ -294,25 +317,27 @@ impl Data {
         }
     }
 
-    /// The two steps, in this order. Answers which times were told to metadata, per file.
-    async fn store(&self, flight: &Flight) -> Result<Vec<Option<Time>>, DataError> {
+    /// The two steps, in this order. Answers which time was told to metadata of each file, or why it
+    /// takes nothing of that one.
+    async fn store(&self, flight: &Flight) -> Result<Vec<Told>, DataError> {
         let room = self.room_to_put(&flight.id).await?;
         let stored = self.put(flight.id, flight.bytes.clone()).await?;
         drop(room);
-        let mut orders = Vec::with_capacity(flight.files.len());
-        for handle in &flight.files {
+        let files = &flight.air.files;
+        let mut orders = Vec::with_capacity(files.len());
+        for handle in files {
             orders.push(handle.order.lock().await);
         }
-        let mut updates = Vec::with_capacity(flight.files.len());
-        let mut times = Vec::with_capacity(flight.files.len());
-        for handle in &flight.files {
+        let mut updates = Vec::with_capacity(files.len());
+        let mut times: Vec<Told> = Vec::with_capacity(files.len());
+        for handle in files {
             let state = handle.state.lock();
-            let extents = state.unstored.landed(flight.number, flight.id);
+            let extents = state.unstored.landed(flight.air.number, flight.id);
             let Some(last) = extents.last() else {
-                times.push(None);
+                times.push(Ok(None));
                 continue;
             };
-            times.push(state.mtime);
+            times.push(Ok(state.mtime));
             let size_at_least = Some(last.offset + last.len);
             updates.push(FileUpdate {
                 ino: handle.ino,
@@ -322,13 +347,44 @@ impl Data {
             });
         }
         let blob = NewBlob { id: flight.id, degraded: stored.degraded };
-        if let Err(error) = self.meta.commit(&[blob], &updates).await {
-            self.abandon(flight.id).await;
-            return Err(error.into());
+        let refused = match self.commit(blob, &updates).await {
+            Ok(refused) => refused,
+            Err(error) => {
+                self.abandon(flight.id).await;
+                return Err(error.into());
+            }
+        };
+        for (ino, why) in refused {
+            let at = files.iter().position(|handle| handle.ino == ino);
+            times[at.expect("an update is of a file of the flight")] = Err(why);
         }
         self.note_stored().await;
         self.queue.commits.fetch_add(1, SeqCst);
         Ok(times)
+    }
+
+    /// Commits what a blob holds of files. Where damage refuses one of them, the others go each by
+    /// itself; answers which were refused. Nothing else changes these files meanwhile.
+    async fn commit(
+        &self,
+        blob: NewBlob,
+        updates: &[FileUpdate],
+    ) -> Result<Vec<(Ino, MetaError)>, MetaError> {
+        match self.meta.commit(&[blob], updates).await {
+            Err(MetaError::Damaged(_)) => {}
+            committed => return committed.map(|()| Vec::new()),
+        }
+        let mut refused = Vec::new();
+        for update in updates {
+            match self.meta.commit(&[blob], std::slice::from_ref(update)).await {
+                Err(why @ MetaError::Damaged(_)) => refused.push((update.ino, why)),
+                committed => committed?,
+            }
+        }
+        if refused.len() == updates.len() {
+            self.abandon(blob.id).await;
+        }
+        Ok(refused)
     }
 
     /// Stores what is dirty in the scope now, in one pass; stops at the first failure.

@@ -4,7 +4,8 @@
 //! A session thread takes a request, builds the future of [`crate::filesystem`]'s function for it
 //! and polls it once. Nearly always it is ready (metadata and caches are in memory), and the answer
 //! is sent at once, without a task or another thread. Otherwise the future goes to the tokio
-//! runtime with its reply and the thread takes the next request: no thread waits for I/O.
+//! runtime with its reply and the thread takes the next request: no thread waits for I/O. A request
+//! that panics is answered with EIO, and its thread takes the next.
 //!
 //! This process is the volume's only one, so the kernel sees every change and may cache without end:
 //! attributes, names, missing names, pages, directories and symlinks. `open`, `opendir` and `flush`
@@ -27,7 +28,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
@@ -39,6 +40,8 @@ use fuser::{
 };
 use futures::FutureExt;
 use meta::{Attr, Caller, DirEntry, Ino, MetaError, NAME_MAX, NewNode};
+use parking_lot::Mutex;
+use proto::guard::{caught, caught_in};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -94,8 +97,9 @@ const XATTR_REPLACE: i32 = 2;
 /// Linux's lseek(2) directions.
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
-/// Most bytes of one copy_file_range(2): whole pages below 4 GiB.
-const MAX_COPY: u64 = (1 << 32) - BLOCK as u64;
+/// Most bytes that one system call moves, here as in the kernel: whole pages that an `int` can count,
+/// which is where programs keep the answer.
+const MAX_COPY: u64 = (1 << 31) - BLOCK as u64;
 /// Linux's open(2) flag of reads and writes past the page cache.
 const O_DIRECT: i32 = nix::libc::O_DIRECT;
 /// Linux's open(2) flag of reads that leave access times alone.
@@ -108,6 +112,9 @@ pub(crate) struct Door {
     told: Arc<Told>,
     stale: Stale,
     pages: Option<Pages>,
+    /// Held by the session thread that looks into a process: others have to be left for the answer
+    /// that this process may be waiting for.
+    looking: Mutex<()>,
     ended: Option<oneshot::Sender<()>>,
 }
 
@@ -147,11 +154,12 @@ impl Door {
         let (ended, end) = oneshot::channel();
         let (stale, pages) = crate::stale::channel();
         let (told, pages, ended) = (Arc::new(told), Some(pages), Some(ended));
-        (Self { fs, runtime, synced, told, stale, pages, ended }, end)
+        let looking = Mutex::new(());
+        (Self { fs, runtime, synced, told, stale, pages, looking, ended }, end)
     }
 
     /// Runs `work` to its end, here if it is ready at once, and hands the result to `reply`.
-    fn answer<T, F, R>(&self, op: Op, work: F, reply: R)
+    pub(crate) fn answer<T, F, R>(&self, op: Op, work: F, reply: R)
     where
         T: Send + 'static,
         F: Future<Output = FsResult<T>> + Send + 'static,
@@ -162,7 +170,10 @@ impl Door {
         let stopped = self.fs.is_stopped();
         let synced = self.synced.covers(op).then(|| self.fs.clone());
         let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-            let result = if stopped { Err(FsError::Stopped) } else { work.await };
+            let result = match stopped {
+                true => Err(FsError::Stopped),
+                false => caught_in("a request", work).await.unwrap_or_else(|e| Err(e.into())),
+            };
             let result = match (result, synced) {
                 (Ok(value), Some(fs)) => Box::pin(fs.fsyncdir()).await.map(|()| value),
                 (result, _) => result,
@@ -175,7 +186,10 @@ impl Door {
             told.metrics.answered(op, since);
         });
         let _entered = self.runtime.enter();
-        if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        let mut context = Context::from_waker(Waker::noop());
+        // Of a reply that could not be sent, fuser makes EIO.
+        let polled = caught("answering a request", || task.as_mut().poll(&mut context));
+        if polled.is_ok_and(|polled| polled.is_pending()) {
             self.runtime.spawn(task);
         }
     }
@@ -192,6 +206,22 @@ impl Door {
         let caller = Caller { umask, ..caller(req) };
         let (fs, name) = (self.fs.clone(), owned(name));
         async move { fs.create(caller, Ino(parent.0), &name, mode & 0o7777, node).await }
+    }
+
+    /// A file's times are about to be set. Has the kernel send what was stored in a mapping before, so
+    /// that it does not get a later time; answers where to wait for that. `None`: nothing was.
+    fn write_back(&self, ino: Ino, asker: Asker) -> Option<oneshot::Receiver<()>> {
+        let mapped_by = match self.looking.try_lock() {
+            Some(_) if self.fs.data.is_mapped(ino) || asker.maps(ino) => None,
+            Some(_) => return None,
+            None => Some(asker),
+        };
+        let (sender, written) = oneshot::channel();
+        self.stale.write_back(ino, mapped_by, move || {
+            // A request that is gone waits for nothing.
+            let _ = sender.send(());
+        });
+        Some(written)
     }
 
     /// Takes a write without copying it aside when it fits into the buffers. `None`: it must wait.
@@ -250,7 +280,8 @@ impl fuser::Filesystem for Door {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.forget(Ino(ino.0), nlookup);
+        // Nobody waits for an answer.
+        let _ = caught("a forget", || self.fs.forget(Ino(ino.0), nlookup));
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -287,7 +318,16 @@ impl fuser::Filesystem for Door {
             ctime: ctime.map(time_of),
         };
         let (fs, asker) = (self.fs.clone(), asker(req));
-        let work = async move { fs.setattr(asker, Ino(ino.0), change).await };
+        // Of a file that is being cut, the kernel sends nothing before we have answered.
+        let times_alone = change.mtime.is_some() && change.size.is_none();
+        let written = times_alone.then(|| self.write_back(Ino(ino.0), asker)).flatten();
+        let work = async move {
+            if let Some(written) = written {
+                // It is told, or the thread that would is gone.
+                let _ = written.await;
+            }
+            fs.setattr(asker, Ino(ino.0), change).await
+        };
         self.answer(Op::Setattr, work, move |result| reply_attr(reply, result));
     }
 
@@ -476,7 +516,11 @@ impl fuser::Filesystem for Door {
         let kill = kill.then(|| asker(req));
         self.told.metrics.written(data.len());
         // Not what comes from the cache itself: it waits for the answer.
-        let direct = flags.0 & O_DIRECT != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if mapped {
+            self.fs.data.note_mapped(ino);
+        }
+        let direct = flags.0 & O_DIRECT != 0 && !mapped;
         let stale = direct.then(|| self.stale.clone());
         let answer = move |result: Result<u32, Errno>| match (stale, result) {
             (Some(stale), Ok(len)) => {
@@ -485,7 +529,8 @@ impl fuser::Filesystem for Door {
             }
             (_, result) => reply_written(reply, result),
         };
-        let Some(result) = self.write_at_once(ino, offset, data, kill) else {
+        let written = caught("a write", || self.write_at_once(ino, offset, data, kill));
+        let Some(result) = written.unwrap_or_else(|panicked| Some(Err(panicked.into()))) else {
             let (fs, data) = (self.fs.clone(), Bytes::copy_from_slice(data));
             let work = async move { fs.write(ino, offset, data, kill).await.map(|()| len) };
             return self.answer(Op::Write, work, answer);
@@ -562,9 +607,11 @@ impl fuser::Filesystem for Door {
                 // The kernel counts an entry as a lookup, except for these two.
                 let dots = matches!(&entry.name[..], b"." | b"..");
                 let attr = if dots { entry.attr } else { fs.named_entry(entry) };
+                // What is not true is not to be believed: whoever wants more than the name asks.
+                let ttl = if entry.damaged { Duration::ZERO } else { TTL };
                 let name = OsStr::from_bytes(&entry.name);
                 let at = INodeNo(entry.attr.ino.0);
-                let full = reply.add(at, entry.cookie, name, &TTL, &file_attr(&attr), GENERATION);
+                let full = reply.add(at, entry.cookie, name, &ttl, &file_attr(&attr), GENERATION);
                 if full && !dots {
                     fs.forget(entry.attr.ino, 1);
                 }
@@ -635,7 +682,6 @@ impl fuser::Filesystem for Door {
         reply: ReplyWrite,
     ) {
         let (fs, asker) = (self.fs.clone(), asker(req));
-        // The answer has 32 bits.
         let len = len.min(MAX_COPY);
         let work = async move {
             let (from, to) = ((Ino(ino_in.0), offset_in), (Ino(ino_out.0), offset_out));

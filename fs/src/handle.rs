@@ -32,8 +32,12 @@ pub(crate) struct State {
     pub(crate) mtime: Option<Time>,
     /// In the flusher's queue.
     pub(crate) queued: bool,
+    /// The kernel has sent what was stored in a mapping: there may be more of it.
+    pub(crate) mapped: bool,
     /// Why its bytes could not be stored the last time.
     pub(crate) error: Option<DataError>,
+    /// Why bytes of it that were written are gone, and can never be stored.
+    lost: Option<DataError>,
     /// How it is being read.
     pub(crate) reader: Reader,
     /// Size in metadata, once asked.
@@ -51,6 +55,19 @@ pub(crate) struct Window {
 }
 
 impl State {
+    /// Bytes of the file are gone: whoever reads, writes or syncs it is told from now on.
+    pub(crate) fn lose(&mut self, why: DataError) {
+        self.unstored = Unstored::default();
+        self.mtime = None;
+        self.lost = Some(why);
+        self.layout_changed(None);
+    }
+
+    /// Why the file can be used no more, if it cannot.
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        self.lost.clone().map_or(Ok(()), Err)
+    }
+
     /// Metadata of the content changed: what was remembered of it no longer holds.
     pub(crate) fn layout_changed(&mut self, size: Option<u64>) {
         self.window = None;
@@ -104,7 +121,8 @@ impl State {
     }
 
     fn is_idle(&self) -> bool {
-        self.unstored.is_empty() && self.mtime.is_none() && self.error.is_none() && !self.queued
+        let stored = self.unstored.is_empty() && self.mtime.is_none() && !self.queued;
+        stored && self.error.is_none() && self.lost.is_none()
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use meta::{LocalMeta, MetaSettings, MetaStore, MountedBy, VolumeError};
 use proto::cluster::Cluster;
+use proto::guard::keep_going;
 use proto::listen::Listen;
 use proto::scheme::Scheme;
 use proto::size::Size;
@@ -292,7 +293,9 @@ impl Mount {
             }
             utab::remove(&entry);
         };
-        tokio::task::spawn_blocking(work).await.expect("unmounting does not panic");
+        // What is written is stored also where this goes wrong.
+        let unmounted = tokio::task::spawn_blocking(work).await;
+        unmounted.unwrap_or_else(|e| tracing::error!("unmounting: {e}"));
     }
 
     async fn finish(mut self) -> Result<(), MountError> {
@@ -379,13 +382,17 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
         fuse::Session::over(door, device, &options)?.serve()?;
         detached.attach(&at, options.subdirectory.as_deref())
     };
-    let attached = tokio::task::spawn_blocking(attach).await.expect("mounting does not panic");
+    let attached = tokio::task::spawn_blocking(attach).await;
+    let attached = attached.unwrap_or_else(|e| Err(io::Error::other(e)));
     attached
         .map_err(|why| MountError::Kernel { path: mountpoint.clone(), why: why.to_string() })?;
     let entry = mountpoint::mounted_at(&mountpoint);
     mountpoint::raise_read_ahead(&mountpoint, KERNEL_READ_AHEAD_KIB);
     entry.iter().for_each(utab::add);
-    tokio::spawn(observe(filesystem.clone()));
+    let observed = filesystem.clone();
+    tokio::spawn(async move {
+        keep_going("observing the mount", || observe(observed.clone())).await;
+    });
     let desk = match &entry {
         Some(entry) => Desk::open(entry, plan.settings(), filesystem.clone(), synced).await,
         None => Err(io::Error::other("the mount is not to be seen here")),
@@ -439,8 +446,11 @@ async fn open_volume(plan: &MountPlan) -> Result<Arc<LocalMeta>, MountError> {
         let opened = tokio::task::spawn_blocking(move || {
             meta::open(&dir, &name, by, MetaSettings::default())
         })
-        .await
-        .expect("opening a volume does not panic");
+        .await;
+        let opened = opened.unwrap_or_else(|e| {
+            let name = plan.volume.clone();
+            Err(VolumeError::Damaged { name, reason: e.to_string() })
+        });
         let (name, MountedBy { pid, mountpoint }) = match opened {
             Ok(meta) => return Ok(meta),
             Err(VolumeError::Mounted { name, by }) => (name, by),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use meta::Ino;
+use proto::guard::caught_in;
 use proto::id::BlobId;
 use proxy::BlobError;
 
@@ -220,7 +221,11 @@ impl Data {
         let handle = self.handles.open(ino);
         let mut replans = 0;
         loop {
-            let planned = plan(&mut handle.state.lock(), &range, self.settings.read_ahead);
+            let planned = {
+                let mut state = handle.state.lock();
+                state.check()?;
+                plan(&mut state, &range, self.settings.read_ahead)
+            };
             let (segments, sequential, ahead) = match planned {
                 Plan::Ready { segments, sequential, ahead } => (segments, sequential, ahead),
                 Plan::NeedsSize(changes) => {
@@ -358,7 +363,10 @@ impl Data {
         let data = Arc::clone(self);
         // Its own task: others may wait for it too, and every get is bounded.
         tokio::spawn(async move {
-            let fetched = data.blobs.get(fetch.blob, fetch.range.clone()).await;
+            let getting = data.blobs.get(fetch.blob, fetch.range.clone());
+            let fetched = caught_in("a read of a blob", getting).await.unwrap_or_else(|panicked| {
+                Err(BlobError::Unavailable { id: fetch.blob, why: panicked.to_string() })
+            });
             let fetched = fetched.and_then(|bytes| {
                 if bytes.len() == fetch.range.len() {
                     Ok(bytes)

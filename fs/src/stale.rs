@@ -5,18 +5,30 @@
 //! held until its pages are gone. A page that is just being read is waited for, and that read may be
 //! behind us in the queue: hence a thread of its own, which serves nothing else.
 //!
-//! Bounded by the direct writes that the kernel has under way.
+//! The other way round, pages may hold what we have not got: what was stored in a mapping is sent when
+//! the kernel comes to it. Where a file's times are set meanwhile, that would come later and replace
+//! them; so its pages go before (the kernel sends what is dirty of them first), if it is mapped at all.
+//!
+//! Bounded by the direct writes, and changes of times, that the kernel has under way.
 
 use std::ops::Range;
 use std::sync::mpsc;
 
 use meta::Ino;
 use parking_lot::Mutex;
+use proto::guard::caught;
 
-/// Bytes of a file were written past the cache; what to do when no page has old ones any more.
+use crate::asker::Asker;
+
+/// The whole of a file, as the kernel counts.
+const WHOLE: Range<u64> = 0..i64::MAX as u64;
+
+/// Pages of a file must go; what to do when they have.
 struct Written {
     ino: Ino,
     range: Range<u64>,
+    /// Only if this one has the file mapped.
+    mapped_by: Option<Asker>,
     then: Box<dyn FnOnce() + Send>,
 }
 
@@ -37,7 +49,21 @@ pub(crate) fn channel() -> (Stale, Pages) {
 impl Stale {
     /// Has the kernel forget the pages of a range, then does what is left to do.
     pub(crate) fn forget(&self, ino: Ino, range: Range<u64>, then: impl FnOnce() + Send + 'static) {
-        let written = Written { ino, range, then: Box::new(then) };
+        self.send(Written { ino, range, mapped_by: None, then: Box::new(then) });
+    }
+
+    /// Has the kernel send what was stored in a mapping of the file, then does what is left to do.
+    /// `mapped_by`: only if this one has it mapped; otherwise it is known to be.
+    pub(crate) fn write_back(
+        &self,
+        ino: Ino,
+        mapped_by: Option<Asker>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        self.send(Written { ino, range: WHOLE, mapped_by, then: Box::new(then) });
+    }
+
+    fn send(&self, written: Written) {
         if let Err(mpsc::SendError(written)) = self.0.send(written) {
             (written.then)();
         }
@@ -51,9 +77,15 @@ impl Pages {
         forget: impl Fn(Ino, Range<u64>) + Send + 'static,
     ) -> std::io::Result<()> {
         let serve = move || {
-            for Written { ino, range, then } in self.0.into_inner() {
-                forget(ino, range);
-                then();
+            for Written { ino, range, mapped_by, then } in self.0.into_inner() {
+                let forget = || {
+                    if mapped_by.is_none_or(|asker| asker.maps(ino)) {
+                        forget(ino, range);
+                    }
+                };
+                // Whoever waits is answered all the same, and so is the next.
+                let _ = caught("having pages forgotten", forget);
+                let _ = caught("answering a request", then);
             }
         };
         std::thread::Builder::new().name("stale".to_owned()).spawn(serve).map(drop)
@@ -82,6 +114,36 @@ mod tests {
         (0..3).for_each(|_| ended.recv().unwrap());
         let expected = ["forget 0", "then 0", "forget 1", "then 1", "forget 2", "then 2"];
         assert_eq!(*order.lock(), expected);
+    }
+
+    #[test]
+    fn a_panic_ends_one_answer_and_not_the_thread() {
+        let (stale, pages) = channel();
+        let (done, ended) = mpsc::channel();
+        for ino in 0..3 {
+            let done = done.clone();
+            stale.forget(Ino(ino), 0..1, move || {
+                assert!(ino != 1, "an answer panics");
+                done.send(ino).unwrap();
+            });
+        }
+        pages.serve(|ino, _| assert!(ino != Ino(0), "the kernel's side panics")).unwrap();
+        let within = std::time::Duration::from_secs(20);
+        assert_eq!([ended.recv_timeout(within), ended.recv_timeout(within)], [Ok(0), Ok(2)]);
+    }
+
+    #[test]
+    fn pages_stay_of_what_is_not_mapped() {
+        let (stale, pages) = channel();
+        let (done, ended) = mpsc::channel();
+        let nobody = Asker { uid: 0, gid: 0, thread: 0 };
+        for (ino, by) in [(1, Some(nobody)), (2, None)] {
+            let done = done.clone();
+            stale.write_back(Ino(ino), by, move || done.send(format!("then {ino}")).unwrap());
+        }
+        pages.serve(move |ino, _| done.send(format!("forget {}", ino.0)).unwrap()).unwrap();
+        let said: Vec<_> = (0..3).map(|_| ended.recv().unwrap()).collect();
+        assert_eq!(said, ["then 1", "forget 2", "then 2"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
+use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
 
 use crate::acl::{self, Acl};
@@ -62,22 +63,32 @@ impl LocalMeta {
     pub fn check(&self) -> Result<Report, MetaError> {
         self.read(|txn| {
             let mut walk = Walk::default();
-            walk.inodes(txn)?;
-            walk.entries(txn)?;
-            walk.extents(txn)?;
-            walk.blobs(txn)?;
-            walk.garbage(txn)?;
-            walk.orphans(txn)?;
-            walk.xattrs(txn)?;
-            walk.symlinks(txn)?;
+            let steps: [(&str, Step); 8] = [
+                ("inodes", Walk::inodes),
+                ("directory entries", Walk::entries),
+                ("extents", Walk::extents),
+                ("blobs", Walk::blobs),
+                ("garbage", Walk::garbage),
+                ("orphans", Walk::orphans),
+                ("extended attributes", Walk::xattrs),
+                ("symbolic links", Walk::symlinks),
+            ];
+            for (what, step) in steps {
+                let walked = caught("walking the metadata", || step(&mut walk, txn));
+                walk.seen_all(what, walked.unwrap_or_else(|panicked| Err(panicked.into())));
+            }
             walk.judge_inodes();
             walk.judge_paths();
             walk.judge_blobs();
-            walk.judge_counters(txn)?;
+            let judged = walk.judge_counters(txn);
+            walk.seen_all("counters", judged);
             Ok(walk.report)
         })
     }
 }
+
+/// A look at all records of one kind.
+type Step = fn(&mut Walk, &Txn<'_>) -> Result<(), MetaError>;
 
 /// What refers to an inode, as found.
 #[derive(Default)]
@@ -113,6 +124,13 @@ fn each(txn: &Txn<'_>, start: Key, mut visit: impl FnMut(&Key, &[u8])) -> Result
 }
 
 impl Walk {
+    /// Damage that hides further records is a problem like others: what can be seen is checked.
+    fn seen_all(&mut self, what: &str, walked: Result<(), MetaError>) {
+        if let Err(error) = walked {
+            self.report.problem(format!("not all {what} can be read: {error}"));
+        }
+    }
+
     fn inodes(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {
         each(txn, key::inode::all(), |key, value| {
             let inode = key::inode::parse(key).and_then(|ino| Inode::decode(ino, value));

@@ -118,7 +118,7 @@ fn edit(bucket: &[u8], name: &[u8], put_ino: impl Fn(&mut Vec<u8>)) -> Result<Ve
 
 /// What a bucket that makes no sense is answered with.
 pub(crate) fn damaged() -> MetaError {
-    MetaError::Engine("a directory entry is damaged".to_owned())
+    MetaError::Damaged("a directory entry is damaged".to_owned())
 }
 
 #[cfg(test)]

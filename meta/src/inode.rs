@@ -150,6 +150,9 @@ impl Inode {
     pub(crate) fn decode(ino: Ino, value: &[u8]) -> Option<Self> {
         let t = Table::read_from_bytes(value).ok()?;
         let time = |i: usize| Time { secs: t.secs[i].get(), nanos: t.nanos[i].get() };
+        if t.nanos.iter().any(|nanos| nanos.get() >= 1_000_000_000) {
+            return None;
+        }
         let attr = Attr {
             ino,
             kind: kind_of(t.kind)?,
@@ -185,7 +188,7 @@ mod tests {
         fn it_is_read_back(
             ino: u64, kind in 0u8..7, n: [u32; 6], times: [(i64, u32); 4], wide: [u64; 3], session: u64,
         ) {
-            let time = |i: usize| Time { secs: times[i].0, nanos: times[i].1 };
+            let time = |i: usize| Time { secs: times[i].0, nanos: times[i].1 % 1_000_000_000 };
             let attr = Attr {
                 ino: Ino(ino), kind: kind_of(kind).unwrap(), mode: n[0], nlink: n[1], uid: n[2],
                 gid: n[3], rdev: n[4], size: wide[0], stored: wide[1],
@@ -203,6 +206,7 @@ mod tests {
             if let Some(inode) = Inode::decode(Ino(5), &bytes) {
                 prop_assert_eq!(bytes.len(), LEN);
                 prop_assert!(bytes[0] < 7, "{:?}", inode);
+                prop_assert!(inode.attr.mtime.nanos < 1_000_000_000);
             }
         }
     }

@@ -35,7 +35,7 @@ mod volume;
 mod xattr;
 
 pub use check::Report;
-pub use local::LocalMeta;
+pub use local::{LocalMeta, wall_clock};
 pub use members::{Difference, Member, Members};
 pub use store::*;
 pub use volume::{

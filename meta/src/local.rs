@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use nix::time::ClockId;
+use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
 
-use crate::engine::Kv;
+use crate::engine::{Kv, View};
 use crate::key;
 use crate::key::volume::VolumeRecord;
 use crate::members::Members;
@@ -28,13 +29,12 @@ use crate::volume::Lock;
 /// Tells the time.
 pub(crate) type Clock = fn() -> Time;
 
-/// The time of this machine.
-pub(crate) fn wall_clock() -> Time {
-    let now = SystemTime::now();
-    match now.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time { secs: after.as_secs() as i64, nanos: after.subsec_nanos() },
-        Err(_) => Time::default(),
-    }
+/// The time of this machine that files get. The kernel's own filesystems take theirs from the same
+/// clock, which moves with its ticks: from a finer one, a file written here could be newer than
+/// one that was written elsewhere after it.
+pub fn wall_clock() -> Time {
+    let now = ClockId::CLOCK_REALTIME_COARSE.now().expect("the kernel has this clock");
+    Time { secs: now.tv_sec(), nanos: now.tv_nsec() as u32 }
 }
 
 /// What differs in tests.
@@ -120,11 +120,12 @@ impl LocalMeta {
         mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
     ) -> Result<R, MetaError> {
         let mut answer = None;
-        self.kv.transact(&mut |view| {
+        let mut run = |view: &dyn View| {
             let mut txn = Txn::new(view, self.context());
             answer = Some(body(&mut txn)?);
             txn.finish()
-        })?;
+        };
+        caught("a change of metadata", || self.kv.transact(&mut run))??;
         Ok(answer.expect("a transaction that succeeded has run"))
     }
 
@@ -134,11 +135,30 @@ impl LocalMeta {
         mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
     ) -> Result<R, MetaError> {
         let mut answer = None;
-        self.kv.read(&mut |view| {
+        let mut run = |view: &dyn View| {
             answer = Some(body(&mut Txn::new(view, self.context()))?);
             Ok(())
-        })?;
+        };
+        caught("a look at metadata", || self.kv.read(&mut run))??;
         Ok(answer.expect("a read that succeeded has run"))
+    }
+
+    /// Deletes orphans. A damaged one stays behind, alone.
+    fn reap_all(&self, mut inos: &[Ino]) -> Result<(), MetaError> {
+        loop {
+            match self.write(|txn| orphans::reap(txn, inos)) {
+                Ok(Step::More(done)) => inos = &inos[done..],
+                Ok(Step::Done(())) => return Ok(()),
+                Err(MetaError::Damaged(why)) if inos.len() == 1 => {
+                    tracing::error!("unlinked inode {} cannot be deleted: {why}", inos[0].0);
+                    return Ok(());
+                }
+                Err(MetaError::Damaged(_)) => {
+                    return inos.chunks(1).try_for_each(|one| self.reap_all(one));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Runs a long operation on a range, one transaction after another.
@@ -312,11 +332,8 @@ impl MetaStore for LocalMeta {
         self.read(|txn| orphans::of_others(txn, self.session))
     }
 
-    async fn reap(&self, mut inos: &[Ino]) -> Result<(), MetaError> {
-        while let Step::More(done) = self.write(|txn| orphans::reap(txn, inos))? {
-            inos = &inos[done..];
-        }
-        Ok(())
+    async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError> {
+        self.reap_all(inos)
     }
 
     async fn garbage(
@@ -328,10 +345,11 @@ impl MetaStore for LocalMeta {
         while found.len() < limit {
             // What is marked durably, less what has been forgotten since.
             let mut marked = Vec::new();
-            self.kv.read_durable(&mut |view| {
+            let mut look = |view: &dyn View| {
                 marked = blobs::garbage(view, after, limit)?;
                 Ok(())
-            })?;
+            };
+            caught("a look at garbage", || self.kv.read_durable(&mut look))??;
             let Some(last) = marked.last() else { break };
             after = Some(*last);
             self.read(|txn| {
@@ -398,7 +416,7 @@ impl MetaStore for LocalMeta {
 
     async fn close_session(&self) -> Result<(), MetaError> {
         let own = self.read(|txn| orphans::of_session(txn, self.session))?;
-        self.reap(&own).await?;
+        self.reap_all(&own)?;
         self.write(|txn| {
             sessions::forget(txn, self.session);
             Ok(())

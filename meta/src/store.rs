@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use async_trait::async_trait;
+use proto::guard::Panicked;
 use proto::id::{BlobId, SessionId};
 use proto::scheme::Scheme;
 
@@ -183,6 +184,8 @@ pub struct DirEntry {
     pub name: Vec<u8>,
     /// The inode it names, with its attributes.
     pub attr: Attr,
+    /// The inode cannot be read, or is gone: of the attributes, its number alone is true.
+    pub damaged: bool,
 }
 
 /// A run of a file's bytes and where they lie.
@@ -349,7 +352,8 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError>;
     /// chmod, chown and utimens, by the rules of which bits are cleared.
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, MetaError>;
-    /// Sets access times and nothing else, not even ctime. Inodes that are gone by now are skipped.
+    /// Sets access times and nothing else, not even ctime. Inodes that are gone by now, or damaged,
+    /// are skipped.
     async fn accessed(&self, reads: &[(Ino, Time)]) -> Result<(), MetaError>;
     /// Clears setuid and setgid (the latter when group-executable or the writer is an `outsider` to
     /// the group) and the file capability, as a write by an unprivileged caller must.
@@ -382,7 +386,8 @@ pub trait MetaStore: Send + Sync + 'static {
     ) -> Result<Vec<Extent>, MetaError>;
     /// One flush: blobs that are durable now, and the files their bytes belong to. What the new
     /// extents cover is replaced and taken off its blobs' live bytes; blobs left with none become
-    /// garbage.
+    /// garbage. All of it or nothing: where [`MetaError::Damaged`] refuses one file, the others can be
+    /// committed each by itself, with the same blob.
     async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError>;
     /// Sets the size; extents beyond it go. Changes mtime and ctime.
     async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError>;
@@ -412,14 +417,15 @@ pub trait MetaStore: Send + Sync + 'static {
     /// Orphans of dead sessions: nothing has them open. Those of this session are not among them;
     /// its filesystem knows them from [`Unlinked`] and reaps each when it is closed.
     async fn orphans(&self) -> Result<Vec<Ino>, MetaError>;
-    /// Deletes orphans with all they have. Inodes that are no orphans are left alone.
+    /// Deletes orphans with all they have. Inodes that are no orphans are left alone, and so are
+    /// damaged ones.
     async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError>;
     /// Blobs without live bytes whose records are durable, after `after`, in order, at most
     /// `limit`: safe to delete now.
     async fn garbage(&self, after: Option<BlobId>, limit: usize) -> Result<Vec<BlobId>, MetaError>;
     /// Every slot has confirmed that these are deleted: their records go.
     async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError>;
-    /// Records of blobs after `after`, in order, at most `limit`.
+    /// Records of blobs after `after`, in order, at most `limit`. A damaged one counts as alive.
     async fn blobs(
         &self,
         after: Option<BlobId>,
@@ -438,6 +444,7 @@ pub trait MetaStore: Send + Sync + 'static {
     /// Records garbage that metadata never knew: blobs an earlier session put and never committed.
     async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError>;
     /// The cleaner's commit: moves what still lies where it was read. The new blobs are accounted.
+    /// What is damaged stays where it is.
     async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError>;
     /// Sessions that ended without [`MetaStore::close_session`]: their blobs must be swept.
     async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError>;
@@ -495,7 +502,17 @@ pub enum MetaError {
     /// EOPNOTSUPP.
     #[error("not supported")]
     NotSupported,
-    /// EIO: the engine failed or its data make no sense.
+    /// EIO: the engine failed.
     #[error("metadata: {0}")]
     Engine(String),
+    /// EIO: what is recorded makes no sense, or could not even be looked at. It concerns what it was
+    /// recorded of; all else is as good as ever.
+    #[error("metadata: {0}")]
+    Damaged(String),
+}
+
+impl From<Panicked> for MetaError {
+    fn from(panicked: Panicked) -> Self {
+        Self::Damaged(panicked.to_string())
+    }
 }

@@ -286,6 +286,11 @@ impl<'a> Txn<'a> {
         })?;
         let mut after = Vec::with_capacity(old.len() + new.len());
         extent::replace(&old, range, new, &mut after);
+        let stored = |list: &[Extent]| list.iter().map(|e| e.len).sum::<u64>();
+        // The last thing that can go wrong: whoever gets an error finds nothing changed.
+        inode.attr.stored = (inode.attr.stored + stored(&after))
+            .checked_sub(stored(&old))
+            .ok_or_else(|| damaged("the size of what a file stores"))?;
         for gone in old.iter().filter(|e| !after.contains_end(e)) {
             self.remove(key::extent::key(ino, extent::end(gone)));
         }
@@ -293,10 +298,6 @@ impl<'a> Txn<'a> {
             let (value, used) = key::extent::encode(extent);
             self.put(key::extent::key(ino, extent::end(extent)), &value[..used]);
         }
-        let stored = |list: &[Extent]| list.iter().map(|e| e.len).sum::<u64>();
-        inode.attr.stored = (inode.attr.stored + stored(&after))
-            .checked_sub(stored(&old))
-            .ok_or_else(|| damaged("the size of what a file stores"))?;
         old.iter().for_each(|e| self.account(e, -1));
         after.iter().for_each(|e| self.account(e, 1));
         let zeros = |list: &[Extent]| -> u64 {
@@ -305,9 +306,9 @@ impl<'a> Txn<'a> {
         let (before, now) = (zeros(&old), zeros(&after));
         if before != now {
             let mut counters = self.counters()?;
-            counters.usage.allocated_bytes = (counters.usage.allocated_bytes + now)
-                .checked_sub(before)
-                .ok_or_else(|| damaged("the count of allocated bytes"))?;
+            let allocated = &mut counters.usage.allocated_bytes;
+            // A count that is wrong is no reason to refuse a change: `ashlar fsck` tells.
+            *allocated = (*allocated + now).saturating_sub(before);
             self.set_counters(counters);
         }
         Ok(())
@@ -335,7 +336,14 @@ impl<'a> Txn<'a> {
 
     /// Takes the record of a blob away, if it has no live byte.
     pub(crate) fn forget_blob(&mut self, id: &BlobId) -> Result<(), MetaError> {
-        let Some(record) = self.blob(id)?.filter(|record| record.live == 0) else { return Ok(()) };
+        let record = match self.blob(id) {
+            // It was deleted for its mark as garbage, so its record said that nothing of it is alive.
+            Err(MetaError::Damaged(_)) if self.get(&key::garbage::key(id))?.is_some() => {
+                Some(BlobRecord { id: *id, live: 0, degraded: false })
+            }
+            record => record?,
+        };
+        let Some(record) = record.filter(|record| record.live == 0) else { return Ok(()) };
         self.remove(key::blob::key(id));
         self.remove(key::garbage::key(id));
         let mut counters = self.counters()?;
@@ -351,14 +359,19 @@ impl<'a> Txn<'a> {
 
     /// Writes what a transaction did to one blob.
     fn settle(&mut self, id: BlobId, change: &BlobChange) -> Result<(), MetaError> {
-        let known = self.blob(&id)?;
+        let known = match self.blob(&id) {
+            Err(MetaError::Damaged(why)) if change.delta <= 0 => {
+                return self.uncounted(id, change.delta, &why);
+            }
+            known => known?,
+        };
         if change.delta == 0 && (known.is_some() || change.new.is_none()) {
             return Ok(());
         }
         let mut counters = self.counters()?;
         let usage = &mut counters.usage;
         let mut record = match (known, change.new) {
-            (Some(record), _) if record.live == 0 => {
+            (Some(record), _) if record.live == 0 && change.delta > 0 => {
                 return Err(MetaError::Engine(format!("blob {id} was given up as garbage")));
             }
             (Some(record), _) => record,
@@ -370,20 +383,34 @@ impl<'a> Txn<'a> {
                 usage.degraded_blobs += u64::from(new.degraded);
                 BlobRecord { id, live: 0, degraded: new.degraded }
             }
-            (None, None) => {
-                return Err(MetaError::Engine(format!("blob {id} has no record")));
+            (None, None) if change.delta <= 0 => {
+                return self.uncounted(id, change.delta, "it has no record");
             }
+            (None, None) => return Err(damaged(&format!("the record of blob {id}"))),
         };
-        let wrong = || damaged("the count of a blob's live bytes");
+        let Some(live) = record.live.checked_add_signed(change.delta) else {
+            return self.uncounted(id, change.delta, "it counts too few live bytes");
+        };
         usage.dead_bytes = usage.dead_bytes.saturating_sub(record.dead());
-        record.live = record.live.checked_add_signed(change.delta).ok_or_else(wrong)?;
-        usage.live_bytes = usage.live_bytes.checked_add_signed(change.delta).ok_or_else(wrong)?;
+        record.live = live;
+        usage.live_bytes = usage.live_bytes.saturating_add_signed(change.delta);
         usage.dead_bytes += record.dead();
         self.set_counters(counters);
         if record.live == 0 {
             self.put(key::garbage::key(&id), &[]);
         }
         self.put(key::blob::key(&id), &key::blob::encode(&record));
+        Ok(())
+    }
+
+    /// Fewer bytes of a blob are in use, and its record cannot say so. It is left as it is: the blob
+    /// takes room for nothing, until somebody mends it, and no byte is lost.
+    fn uncounted(&mut self, id: BlobId, delta: i64, why: &str) -> Result<(), MetaError> {
+        tracing::error!(blob = %id, "a blob's live bytes cannot be counted: {why}");
+        let mut counters = self.counters()?;
+        let live = &mut counters.usage.live_bytes;
+        *live = live.saturating_add_signed(delta);
+        self.set_counters(counters);
         Ok(())
     }
 }
@@ -415,5 +442,5 @@ fn decode_extent(key: &Key, value: &[u8]) -> Result<Extent, MetaError> {
 
 /// Data of the engine make no sense.
 pub(crate) fn damaged(what: &str) -> MetaError {
-    MetaError::Engine(format!("{what} is damaged"))
+    MetaError::Damaged(format!("{what} is damaged"))
 }

@@ -67,7 +67,7 @@ pub(crate) fn set(bucket: &[u8], name: &[u8], value: Option<&[u8]>) -> Result<Ve
 
 /// What a bucket that makes no sense is answered with.
 pub(crate) fn damaged() -> MetaError {
-    MetaError::Engine("an extended attribute is damaged".to_owned())
+    MetaError::Damaged("an extended attribute is damaged".to_owned())
 }
 
 #[cfg(test)]

@@ -287,6 +287,11 @@ fn copies(root: &Path) -> Result<()> {
     ensure!(copy(&a, 10, &b, 0, 5)? == 0, "nothing at the end");
     ensure!(copy(&a, 0, &a, 5, 5)? == 5, "side by side in one file");
     ensure!(fs::read(root.join("a"))? == b"0123401234");
+    let (large, taken) = (make(&root.join("large"))?, make(&root.join("taken"))?);
+    large.set_len(5 << 30)?;
+    let whole = copy(&large, 0, &taken, 0, 5 << 30)?;
+    ensure!(whole == 0x7fff_f000, "{whole} bytes at once: more than what an int holds, or less");
+    ensure!(taken.metadata()?.len() == 0x7fff_f000);
     let appending = File::options().append(true).open(root.join("b"))?;
     let writing = File::options().write(true).open(root.join("a"))?;
     let reading = File::open(root.join("b"))?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use meta::VolumeInfo;
 use proto::cluster::Cluster;
 use proto::id::VolumeId;

@@ -32,6 +32,8 @@ pub(crate) struct MemoryMeta {
     pub(crate) relocations_fail: AtomicBool,
     /// Records of blobs that were listed.
     pub(crate) listed: AtomicU64,
+    /// Files whose records make no sense to a commit.
+    damaged: Mutex<BTreeSet<Ino>>,
 }
 
 impl State {
@@ -103,11 +105,16 @@ impl MemoryMeta {
             durable: Mutex::new(state),
             relocations_fail: AtomicBool::new(false),
             listed: AtomicU64::new(0),
+            damaged: Mutex::default(),
         }
     }
 
     pub(crate) fn create_file(&self, ino: Ino) {
         self.state.lock().files.insert(ino, File::default());
+    }
+
+    pub(crate) fn damage(&self, ino: Ino) {
+        self.damaged.lock().insert(ino);
     }
 
     pub(crate) fn remove_file(&self, ino: Ino) {
@@ -241,8 +248,11 @@ impl MetaStore for MemoryMeta {
     }
     async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
         let mut state = self.state.lock();
+        if files.iter().any(|file| self.damaged.lock().contains(&file.ino)) {
+            return Err(MetaError::Damaged("the test says so".into()));
+        }
         for blob in blobs {
-            assert_eq!(state.blobs.insert(blob.id, 0), None);
+            state.blobs.entry(blob.id).or_insert(0);
         }
         for update in files {
             if state.files.contains_key(&update.ino) {

@@ -1,6 +1,7 @@
 //! Both stores in memory, with faults and crashes, and tests of the data plane over them.
 
 mod crash_tests;
+mod fault_tests;
 mod full_tests;
 mod local_tests;
 mod memory_blobs;

@@ -21,18 +21,23 @@
 //! * A commit that failed leaves both as they are; the file is opened again and the same tables are
 //!   tried first the next time. Until a commit has gone well, nothing is logged.
 //! * Each commit names a new epoch in redb; only records of the log under that epoch count.
+//! * A panic of redb, which bytes that it did not expect may cause, is an error of what was done: of a
+//!   read, or of a commit, after which the file is opened again. The flusher outlives it, and nobody
+//!   waits for what will not come. One in the midst of a change of `active` ends all further changes
+//!   and commits: half a transaction is never written.
 //! * Memory is bounded: with [`TABLES_MOST`] times `table_bytes` waiting, transactions wait for the
 //!   flusher, at most [`ROOM_WAIT`].
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockUpgradableReadGuard};
+use proto::guard::{self, caught};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 use tokio::sync::oneshot;
 
@@ -74,6 +79,8 @@ struct Shared {
     state: RwLock<State>,
     /// Bytes of `active`, readable without the lock.
     active_bytes: AtomicUsize,
+    /// A read failed: redb answers nothing more before the file is opened again.
+    unreadable: AtomicBool,
     queue: Mutex<Queue>,
     /// There is something in the queue.
     wanted: Condvar,
@@ -89,12 +96,16 @@ struct State {
     logged: Arc<Batch>,
     /// The file as of the last commit; `None` while it cannot be opened.
     reader: Option<Reader>,
+    /// `active` may hold half a transaction.
+    torn: bool,
 }
 
 #[derive(Default)]
 struct Queue {
     waiters: Vec<oneshot::Sender<Result<(), MetaError>>>,
     table_full: bool,
+    /// A read failed.
+    reopen: bool,
     stop: bool,
 }
 
@@ -113,8 +124,10 @@ impl RedbKv {
                 flushing: Arc::default(),
                 logged: Arc::default(),
                 reader: Some(reader),
+                torn: false,
             }),
             active_bytes: AtomicUsize::new(0),
+            unreadable: AtomicBool::new(false),
             queue: Mutex::default(),
             wanted: Condvar::new(),
             flushed: Condvar::new(),
@@ -128,6 +141,18 @@ impl RedbKv {
                 .map_err(|e| MetaError::Engine(format!("starting the flusher: {e}")))?
         };
         Ok(Self { shared, flusher: Some(flusher) })
+    }
+}
+
+#[cfg(test)]
+impl RedbKv {
+    /// Has a panic come in the midst of a change.
+    pub(crate) fn tear(&self) {
+        let torn = |active: &mut Batch| {
+            active.pop_first();
+            panic!("the test says so");
+        };
+        let _ = caught("a change", || self.shared.state.write().apply(torn));
     }
 }
 
@@ -146,12 +171,12 @@ impl Drop for RedbKv {
 #[async_trait]
 impl Kv for RedbKv {
     fn read(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
-        self.shared.state.read().with(|view| body(view))
+        self.shared.state.read().with(&self.shared, |view| body(view))
     }
 
     fn read_durable(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
         let state = self.shared.state.read();
-        let stored = Stored(&state.reader);
+        let stored = Stored { reader: &state.reader, shared: &self.shared };
         body(&Over { writes: &state.logged, below: &stored })
     }
 
@@ -159,14 +184,15 @@ impl Kv for RedbKv {
         let shared = &self.shared;
         shared.wait_for_room()?;
         let state = shared.state.upgradable_read();
-        let batch = state.with(|view| body(view))?;
+        state.check_whole()?;
+        let batch = state.with(shared, |view| body(view))?;
         if batch.is_empty() {
             return Ok(());
         }
         let bytes: usize =
             batch.values().map(|v| ENTRY_BYTES + v.as_ref().map_or(0, |v| v.len())).sum();
         let mut state = RwLockUpgradableReadGuard::upgrade(state);
-        state.active.extend(batch);
+        state.apply(|active| active.extend(batch));
         let before = shared.active_bytes.fetch_add(bytes, Ordering::Relaxed);
         drop(state);
         let full = shared.settings.table_bytes;
@@ -181,6 +207,7 @@ impl Kv for RedbKv {
         let answer = {
             let clean = {
                 let state = self.shared.state.read();
+                state.check_whole()?;
                 state.active.is_empty() && state.flushing.is_empty()
             };
             if clean {
@@ -196,9 +223,20 @@ impl Kv for RedbKv {
 }
 
 impl State {
+    /// Changes the newest table.
+    fn apply(&mut self, change: impl FnOnce(&mut Batch)) {
+        guard::or_else(self, |state| change(&mut state.active), |state| state.torn = true);
+    }
+
+    fn check_whole(&self) -> Result<(), MetaError> {
+        let why =
+            "a change of metadata was not finished, so nothing more can be changed: mount again";
+        if self.torn { Err(MetaError::Engine(why.to_owned())) } else { Ok(()) }
+    }
+
     /// Runs `body` on all four layers; empty ones need not be looked through.
-    fn with<R>(&self, body: impl FnOnce(&dyn View) -> R) -> R {
-        let stored = Stored(&self.reader);
+    fn with<R>(&self, shared: &Shared, body: impl FnOnce(&dyn View) -> R) -> R {
+        let stored = Stored { reader: &self.reader, shared };
         let logged = Over { writes: &self.logged, below: &stored };
         let stored: &dyn View = if self.logged.is_empty() { &stored } else { &logged };
         let flushing = Over { writes: &self.flushing, below: stored };
@@ -234,7 +272,8 @@ impl Shared {
             if commit {
                 committed = Instant::now();
             }
-            let result = self.flush(&mut file, commit);
+            let flushed = caught("the metadata flusher", || self.flush(&mut file, commit));
+            let result = flushed.unwrap_or_else(|panicked| Err(engine(&panicked)));
             if let Err(error) = &result {
                 tracing::error!(%error, "metadata could not be made durable, trying again");
             }
@@ -257,18 +296,23 @@ impl Shared {
     fn next_round(&self, committed: Instant) -> Round {
         let deadline = committed + self.settings.interval;
         let mut queue = self.queue.lock();
-        while queue.waiters.is_empty() && !queue.table_full && !queue.stop {
+        while queue.waiters.is_empty() && !queue.table_full && !queue.reopen && !queue.stop {
             if self.wanted.wait_until(&mut queue, deadline).timed_out() {
                 break;
             }
         }
         let full = std::mem::take(&mut queue.table_full);
+        queue.reopen = false;
         let commit = full || queue.stop || Instant::now() >= deadline;
         Round { waiters: std::mem::take(&mut queue.waiters), commit, stop: queue.stop }
     }
 
     /// Makes everything visible now durable: in redb, or (not `commit`) in the log if it has room.
     fn flush(&self, file: &mut File, commit: bool) -> Result<(), MetaError> {
+        self.state.read().check_whole()?;
+        if self.unreadable.swap(false, Ordering::Relaxed) {
+            self.reopen(file)?;
+        }
         if !self.state.read().flushing.is_empty() {
             self.write_out(file)?;
         }
@@ -291,7 +335,8 @@ impl Shared {
     fn log(&self, file: &mut File) -> bool {
         let Some(log) = &mut file.log else { return false };
         let batch = Arc::clone(&self.state.read().flushing);
-        match log.append(&batch) {
+        let appended = caught("writing the metadata log", || log.append(&batch));
+        match appended.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
             Ok(true) => {}
             Ok(false) => return false,
             Err(error) => {
@@ -312,7 +357,8 @@ impl Shared {
             let state = self.state.read();
             (Arc::clone(&state.logged), Arc::clone(&state.flushing))
         };
-        match file.commit(&[&logged, &flushing]) {
+        let committed = caught("writing metadata", || file.commit(&[&logged, &flushing]));
+        match committed.unwrap_or_else(|panicked| Err(engine(&panicked))) {
             Ok(reader) => {
                 let mut state = self.state.write();
                 let tables =
@@ -323,13 +369,31 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                // redb refuses everything after an I/O error until the file is opened anew, which
-                // needs all readers gone.
-                self.state.write().reader = None;
-                let reader = file.reopen();
-                self.state.write().reader = reader.ok();
+                // That it cannot be opened either is no news.
+                let _ = self.reopen(file);
                 Err(error)
             }
+        }
+    }
+
+    /// Opens the file anew: redb refuses everything after an I/O error until then. That needs all
+    /// readers gone.
+    fn reopen(&self, file: &mut File) -> Result<(), MetaError> {
+        let last = self.state.write().reader.take();
+        let reopened = caught("opening the metadata file", || {
+            drop(last);
+            file.reopen()
+        });
+        let reader = reopened.unwrap_or_else(|panicked| Err(engine(&panicked)))?;
+        self.state.write().reader = Some(reader);
+        Ok(())
+    }
+
+    /// A read failed: the flusher shall open the file again.
+    fn failed_to_read(&self) {
+        if !self.unreadable.swap(true, Ordering::Relaxed) {
+            self.queue.lock().reopen = true;
+            self.wanted.notify_all();
         }
     }
 }
@@ -441,33 +505,52 @@ fn failed<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> MetaError 
     move |error| MetaError::Engine(format!("{doing}: {}", error.into()))
 }
 
+/// What panicked was the engine, and not what is recorded of some inode.
+fn engine(panicked: &guard::Panicked) -> MetaError {
+    MetaError::Engine(panicked.to_string())
+}
+
 /// The file as of the last commit.
-struct Stored<'a>(&'a Option<Reader>);
+struct Stored<'a> {
+    reader: &'a Option<Reader>,
+    shared: &'a Shared,
+}
 
 impl Stored<'_> {
     fn table(&self) -> Result<&Reader, MetaError> {
-        self.0.as_ref().ok_or_else(|| {
+        self.reader.as_ref().ok_or_else(|| {
             MetaError::Engine("the metadata file cannot be opened after an I/O error".to_owned())
         })
+    }
+
+    /// A read failed, for good where its page makes no sense.
+    fn failed(&self, error: redb::StorageError) -> MetaError {
+        match error {
+            redb::StorageError::Corrupted(why) => MetaError::Damaged(format!("a page: {why}")),
+            error => {
+                self.shared.failed_to_read();
+                failed("reading metadata")(error)
+            }
+        }
     }
 }
 
 impl View for Stored<'_> {
     fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
-        let found = self.table()?.get(key.as_bytes()).map_err(failed("reading metadata"))?;
+        let found = self.table()?.get(key.as_bytes()).map_err(|e| self.failed(e))?;
         Ok(found.map(|value| Value::from(value.value())))
     }
 
     fn scan(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned {
         let (start, end) = (range.start.as_bytes(), range.end.as_bytes());
-        let mut range = self.table()?.range(start..end).map_err(failed("reading metadata"))?;
+        let mut range = self.table()?.range(start..end).map_err(|e| self.failed(e))?;
         loop {
             let next = match direction {
                 Direction::Forward => range.next(),
                 Direction::Backward => range.next_back(),
             };
             let Some(entry) = next else { return Ok(ControlFlow::Continue(())) };
-            let (key, value) = entry.map_err(failed("reading metadata"))?;
+            let (key, value) = entry.map_err(|e| self.failed(e))?;
             let key = Key::from_bytes(key.value())
                 .ok_or_else(|| MetaError::Engine("a key is too long".to_owned()))?;
             if visit(&key, value.value())?.is_break() {

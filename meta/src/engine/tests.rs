@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use proto::guard::caught;
 use redb::{Database, StorageBackend};
 
 use super::log::Log;
@@ -165,6 +166,8 @@ struct Disk {
     failing: AtomicBool,
     /// Only the log.
     log_failing: AtomicBool,
+    /// The next write or sync of the database panics, or the next read.
+    panicking: [AtomicBool; 2],
     /// Transactions that were acknowledged as durable.
     acknowledged: AtomicU64,
 }
@@ -173,6 +176,9 @@ struct Disk {
 type Image = [Vec<u8>; 2];
 const DATABASE: usize = 0;
 const LOG: usize = 1;
+/// Which operations panic.
+const WRITE: usize = 0;
+const READ: usize = 1;
 
 #[derive(Debug, Default)]
 struct DiskState {
@@ -203,6 +209,7 @@ impl Disk {
             moved: Condvar::new(),
             failing: AtomicBool::new(false),
             log_failing: AtomicBool::new(false),
+            panicking: Default::default(),
             acknowledged: AtomicU64::new(0),
         })
     }
@@ -228,6 +235,8 @@ impl Disk {
 
     /// Any subset of the writes since the last sync may have reached the medium.
     fn operation(&self, state: &mut DiskState, file: usize) -> io::Result<()> {
+        let panics = file == DATABASE && self.panicking[WRITE].swap(false, Ordering::SeqCst);
+        assert!(!panics, "the test says so");
         if let Some(left) = &mut state.fails_in {
             if *left == 0 && state.crashed.is_none() {
                 let acknowledged = self.acknowledged.load(Ordering::SeqCst);
@@ -280,7 +289,8 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.with(|_, state| {
+        self.with(|disk, state| {
+            assert!(!disk.panicking[READ].swap(false, Ordering::SeqCst), "the test says so");
             let start = offset as usize;
             let bytes = state.now[self.1].get(start..start + out.len());
             out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -388,6 +398,88 @@ fn a_failed_commit_loses_nothing_and_is_tried_again() {
     drop(kv);
     let again = Disk::new(disk.state.lock().durable.clone());
     with_view(&again.start(SETTINGS).unwrap(), |view| assert_is(view, &model, &mut dice));
+}
+
+#[test]
+fn a_panic_in_a_commit_fails_it_and_the_next_one_loses_nothing() {
+    let disk = Disk::new(Image::default());
+    // Without a log, so that each sync is a commit.
+    let (opened, settings) = (Arc::downgrade(&disk), SETTINGS);
+    let open = move || Database::builder().create_with_backend(Backend(opened.clone(), DATABASE));
+    let kv = RedbKv::start(Box::new(open), None, settings).unwrap();
+    let mut dice = Dice::new(11);
+    let mut model = Model::new();
+    for _ in 0..6 {
+        let batch = random_batch(&mut dice);
+        kv.transact(&mut |_| Ok(batch.clone())).unwrap();
+        apply(&mut model, &batch);
+        disk.panicking[WRITE].store(true, Ordering::SeqCst);
+        let (sender, synced) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| sender.send(block_on(kv.sync())).unwrap());
+            let synced = synced.recv_timeout(Duration::from_secs(60)).expect("nobody hangs");
+            assert!(matches!(synced, Err(MetaError::Engine(_))), "{synced:?}");
+        });
+        block_on(kv.sync()).unwrap();
+        with_view(&kv, |view| assert_is(view, &model, &mut dice));
+    }
+    drop(kv);
+    let again = Disk::new(disk.state.lock().durable.clone());
+    with_view(&again.start(SETTINGS).unwrap(), |view| assert_is(view, &model, &mut dice));
+}
+
+#[test]
+fn a_read_that_panics_or_fails_is_one_error() {
+    let disk = Disk::new(Image::default());
+    let settings = RedbSettings { interval: Duration::from_millis(1), ..SETTINGS };
+    let kv = disk.start(settings).unwrap();
+    kv.transact(&mut |_| Ok((0..50).map(|n| (key(n), Some(Value::from(&[7][..])))).collect()))
+        .unwrap();
+    block_on(kv.sync()).unwrap();
+    drop(kv);
+    let kv = disk.start(settings).unwrap();
+    let get = || {
+        let mut found = None;
+        let read = caught("a read", || {
+            kv.read(&mut |view| {
+                found = view.get(&key(7))?;
+                Ok(())
+            })
+        });
+        read.map_or_else(|panicked| Err(panicked.into()), |read| read).map(|()| found)
+    };
+    disk.panicking[READ].store(true, Ordering::SeqCst);
+    let first = get();
+    if disk.panicking[READ].load(Ordering::SeqCst) {
+        println!("the page was in the cache");
+        return;
+    }
+    assert!(matches!(first, Err(MetaError::Damaged(_))), "{first:?}");
+    let found = get();
+    assert_eq!(found.unwrap().as_deref(), Some(&[7][..]), "the next one is answered");
+    kv.transact(&mut |_| Ok(Batch::from([(key(7), None)]))).unwrap();
+    block_on(kv.sync()).unwrap();
+}
+
+#[test]
+fn half_a_change_ends_all_further_ones_and_is_never_written() {
+    let disk = Disk::new(Image::default());
+    let kv = disk.start(SETTINGS).unwrap();
+    let put = |n: u64| Batch::from([(key(n), Some(Value::from(&[1][..])))]);
+    kv.transact(&mut |_| Ok(put(1))).unwrap();
+    block_on(kv.sync()).unwrap();
+    kv.transact(&mut |_| Ok(put(2))).unwrap();
+    kv.tear();
+    for _ in 0..2 {
+        assert!(matches!(kv.transact(&mut |_| Ok(put(3))), Err(MetaError::Engine(_))));
+        assert!(matches!(block_on(kv.sync()), Err(MetaError::Engine(_))));
+    }
+    with_view(&kv, |view| assert!(view.get(&key(1)).unwrap().is_some(), "reads go on"));
+    drop(kv);
+    let again = Disk::new(disk.state.lock().now.clone());
+    with_view(&again.start(SETTINGS).unwrap(), |view| {
+        assert_eq!(listed(view, 0, 9, Direction::Forward, 9).len(), 1);
+    });
 }
 
 /// The writes of the n-th transaction of the crash test.

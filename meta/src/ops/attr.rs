@@ -39,7 +39,7 @@ pub(crate) fn accessed(txn: &mut Txn<'_>, reads: &[(Ino, Time)]) -> Result<(), M
                 inode.attr.atime = atime;
                 txn.put_inode(&inode);
             }
-            Err(MetaError::NotFound) => {}
+            Err(MetaError::NotFound | MetaError::Damaged(_)) => {}
             Err(e) => return Err(e),
         }
     }

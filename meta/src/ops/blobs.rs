@@ -8,7 +8,7 @@ use proto::id::BlobId;
 use crate::engine::View;
 use crate::key;
 use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob};
-use crate::txn::{Txn, damaged};
+use crate::txn::Txn;
 
 /// Blobs marked as garbage in a view (of what is durable), as long as `wanted` says so, at most
 /// `limit`.
@@ -26,7 +26,10 @@ pub(crate) fn garbage(
         start..key::garbage::all().after_prefix(),
         crate::engine::Direction::Forward,
         &mut |key, _| {
-            found.push(key::garbage::parse(key).ok_or_else(|| damaged("a blob's id"))?);
+            match key::garbage::parse(key) {
+                Some(id) => found.push(id),
+                None => tracing::error!("mark {key:?} of a blob as garbage is damaged"),
+            }
             Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         },
     )?;
@@ -43,7 +46,8 @@ pub(crate) fn forget(txn: &mut Txn<'_>, ids: &[BlobId]) -> Result<(), MetaError>
     ids.iter().try_for_each(|id| txn.forget_blob(id))
 }
 
-/// Records after `after`, in order.
+/// Records after `after`, in order. A damaged one stands for a blob that is wholly alive: it must be
+/// neither cleaned nor taken for unknown.
 pub(crate) fn list(
     txn: &Txn<'_>,
     after: Option<BlobId>,
@@ -55,8 +59,12 @@ pub(crate) fn list(
         return Ok(found);
     }
     let _ = txn.scan(start..key::blob::all().after_prefix(), &mut |key, value| {
-        let record = key::blob::parse(key).and_then(|id| key::blob::decode(id, value));
-        found.push(record.ok_or_else(|| damaged("a blob's record"))?);
+        let Some(id) = key::blob::parse(key) else {
+            tracing::error!("record {key:?} of a blob is damaged");
+            return Ok(ControlFlow::Continue(()));
+        };
+        let alive = BlobRecord { id, live: id.len().into(), degraded: false };
+        found.push(key::blob::decode(id, value).unwrap_or(alive));
         Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     Ok(found)
@@ -79,12 +87,19 @@ pub(crate) fn extents_in(
         after.map_or(key::extent::all(), |(ino, end)| key::extent::key(ino, end).successor());
     let (mut found, mut seen, mut last) = (Vec::new(), 0, None);
     let _ = txn.scan(start..key::extent::all().after_prefix(), &mut |key, value| {
-        let (ino, end) = key::extent::parse(key).ok_or_else(|| damaged("an extent"))?;
-        let extent = key::extent::decode(end, value).ok_or_else(|| damaged("an extent"))?;
-        if extent.place.is_some_and(|place| blobs.contains(&place.blob)) {
-            found.push((ino, extent));
-        }
         seen += 1;
+        // What is damaged is nobody's to move.
+        let Some((ino, end)) = key::extent::parse(key) else {
+            tracing::error!("extent {key:?} is damaged");
+            return Ok(ControlFlow::Continue(()));
+        };
+        match key::extent::decode(end, value) {
+            Some(extent) if extent.place.is_some_and(|place| blobs.contains(&place.blob)) => {
+                found.push((ino, extent));
+            }
+            Some(_) => {}
+            None => tracing::error!("extent {key:?} of inode {} is damaged", ino.0),
+        }
         last = Some((ino, end));
         Ok(if seen < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;

@@ -219,20 +219,33 @@ pub(crate) fn relocate(
 ) -> Result<(), MetaError> {
     blobs.iter().for_each(|blob| txn.add_blob(*blob));
     for one in moves {
-        let Some(mut inode) = txn.find_inode(one.ino)? else { continue };
-        let target = Extent { offset: one.offset, len: one.len, place: Some(one.to) };
-        check_extent(&target)?;
-        let range = one.offset..extent::end(&target);
-        for there in txn.extents_in(one.ino, &range, usize::MAX)? {
-            let Some(piece) = extent::clip(&there, &range) else { continue };
-            let by = piece.offset - one.offset;
-            if piece.place == Some(extent::forward(one.from, by)) {
-                let new = Extent { place: Some(extent::forward(one.to, by)), ..piece };
-                let range = piece.offset..extent::end(&piece);
-                txn.replace_extents(&mut inode, &range, &[new])?;
+        match relocate_one(txn, one) {
+            Err(MetaError::Damaged(why)) => {
+                tracing::error!("what inode {} has in a blob stays there: {why}", one.ino.0);
             }
+            moved => moved?,
         }
-        txn.put_inode(&inode);
+    }
+    Ok(())
+}
+
+/// What of it cannot be moved is as it was.
+fn relocate_one(txn: &mut Txn<'_>, one: &Relocation) -> Result<(), MetaError> {
+    let Some(mut inode) = txn.find_inode(one.ino)? else { return Ok(()) };
+    let target = Extent { offset: one.offset, len: one.len, place: Some(one.to) };
+    check_extent(&target)?;
+    let range = one.offset..extent::end(&target);
+    for there in txn.extents_in(one.ino, &range, usize::MAX)? {
+        let Some(piece) = extent::clip(&there, &range) else { continue };
+        let by = piece.offset - one.offset;
+        if piece.place == Some(extent::forward(one.from, by)) {
+            let new = Extent { place: Some(extent::forward(one.to, by)), ..piece };
+            let range = piece.offset..extent::end(&piece);
+            let replaced = txn.replace_extents(&mut inode, &range, &[new]);
+            // Also where only the first pieces could be replaced.
+            txn.put_inode(&inode);
+            replaced?;
+        }
     }
     Ok(())
 }

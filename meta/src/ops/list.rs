@@ -2,14 +2,15 @@
 //!
 //! The cookie of an entry is `hash << 8 | disc`, so a directory is listed in the order of its keys.
 //! A page starts behind the cookie it is given, whether that entry is still there or not: what is
-//! neither added nor removed in between is listed exactly once.
+//! neither added nor removed in between is listed exactly once. What is damaged of a directory costs
+//! the entries it hit: a name whose inode cannot be read is listed all the same.
 
 use std::ops::ControlFlow;
 
 use crate::dentry;
 use crate::key;
-use crate::store::{DirEntry, Ino, MetaError};
-use crate::txn::{Txn, damaged};
+use crate::store::{Attr, DirEntry, Ino, Kind, MetaError, Time};
+use crate::txn::Txn;
 
 /// Cookie of `.`.
 const ITSELF: u64 = 1;
@@ -28,14 +29,47 @@ pub(crate) fn readdir(
     let dots = [(ITSELF, &b"."[..], ino), (PARENT, b"..", dir.parent)];
     for (at, name, ino) in dots.into_iter().filter(|(at, ..)| cookie < *at).take(limit) {
         // The parent of a directory that lost its name may be gone.
-        let attr = txn.find_inode(ino)?.unwrap_or(dir).stat();
-        entries.push(DirEntry { cookie: at, name: name.to_vec(), attr });
+        let attr = attributes(txn, ino)?.unwrap_or(dir.stat());
+        entries.push(DirEntry { cookie: at, name: name.to_vec(), attr, damaged: false });
     }
     for (cookie, name, ino) in page(txn, ino, cookie, limit - entries.len())? {
-        let inode = txn.find_inode(ino)?.ok_or_else(|| damaged("a directory entry"))?;
-        entries.push(DirEntry { cookie, name, attr: inode.stat() });
+        let found = attributes(txn, ino)?;
+        let damaged = found.is_none();
+        let attr = found.unwrap_or_else(|| stand_in(ino));
+        entries.push(DirEntry { cookie, name, attr, damaged });
     }
     Ok(entries)
+}
+
+/// `None`: the inode is damaged, or not there.
+fn attributes(txn: &Txn<'_>, ino: Ino) -> Result<Option<Attr>, MetaError> {
+    match txn.find_inode(ino) {
+        Err(MetaError::Damaged(why)) => {
+            tracing::error!("inode {}: {why}", ino.0);
+            Ok(None)
+        }
+        found => Ok(found?.map(|inode| inode.stat())),
+    }
+}
+
+/// For what has a name and no attributes.
+fn stand_in(ino: Ino) -> Attr {
+    let never = Time::default();
+    Attr {
+        ino,
+        kind: Kind::File,
+        mode: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        stored: 0,
+        atime: never,
+        mtime: never,
+        ctime: never,
+        btime: never,
+    }
 }
 
 fn page(
@@ -50,9 +84,12 @@ fn page(
     }
     let range = key::dentry::key(dir, after >> 8)..key::dentry::of(dir).after_prefix();
     let _ = txn.scan(range, &mut |key, bucket| {
-        let (_, hash) = key::dentry::parse(key).ok_or_else(|| damaged("a directory entry"))?;
+        let hash = key::dentry::parse(key).map(|(_, hash)| hash);
         for entry in dentry::entries(bucket) {
-            let entry = entry.ok_or_else(dentry::damaged)?;
+            let (Some(entry), Some(hash)) = (entry, hash) else {
+                tracing::error!("directory {}: entry {key:?} is damaged and not listed", dir.0);
+                break;
+            };
             let cookie = hash << 8 | u64::from(entry.disc);
             if cookie > after {
                 found.push((cookie, entry.name.to_vec(), entry.ino));

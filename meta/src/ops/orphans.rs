@@ -9,7 +9,7 @@ use crate::extent;
 use crate::inode::Inode;
 use crate::key::{self, Key};
 use crate::store::{Ino, Kind, MetaError};
-use crate::txn::{Txn, damaged};
+use crate::txn::Txn;
 
 /// Orphans of all sessions but one.
 pub(crate) fn of_others(txn: &Txn<'_>, own: SessionId) -> Result<Vec<Ino>, MetaError> {
@@ -25,7 +25,10 @@ pub(crate) fn of_session(txn: &Txn<'_>, own: SessionId) -> Result<Vec<Ino>, Meta
 fn list(txn: &Txn<'_>, start: Key) -> Result<Vec<(SessionId, Ino)>, MetaError> {
     let mut found = Vec::new();
     let _ = txn.scan(start..start.after_prefix(), &mut |key, _| {
-        found.push(key::orphan::parse(key).ok_or_else(|| damaged("an orphan's key"))?);
+        match key::orphan::parse(key) {
+            Some(orphan) => found.push(orphan),
+            None => tracing::error!("orphan {key:?} is damaged"),
+        }
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)

@@ -6,7 +6,7 @@ use proto::id::SessionId;
 
 use crate::key;
 use crate::store::MetaError;
-use crate::txn::{Txn, damaged};
+use crate::txn::Txn;
 
 /// Opens a new session.
 pub(crate) fn open(txn: &mut Txn<'_>) -> Result<SessionId, MetaError> {
@@ -22,9 +22,10 @@ pub(crate) fn open(txn: &mut Txn<'_>) -> Result<SessionId, MetaError> {
 pub(crate) fn others(txn: &Txn<'_>, own: SessionId) -> Result<Vec<SessionId>, MetaError> {
     let mut found = Vec::new();
     let _ = txn.scan(key::session::all()..key::session::all().after_prefix(), &mut |key, _| {
-        let session = key::session::parse(key).ok_or_else(|| damaged("a session's key"))?;
-        if session != own {
-            found.push(session);
+        match key::session::parse(key) {
+            Some(session) if session == own => {}
+            Some(session) => found.push(session),
+            None => tracing::error!("session {key:?} is damaged"),
         }
         Ok(ControlFlow::Continue(()))
     })?;

@@ -4,7 +4,9 @@ use super::{ADMIN, blob, volume, wait};
 use crate::engine::{Batch, Kv, Value};
 use crate::key::{self, Key};
 use crate::name;
-use crate::store::{Extent, FileUpdate, Ino, MetaStore, NewBlob, NewNode, Place, ROOT};
+use crate::store::{
+    Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation, Time,
+};
 
 #[test]
 fn every_kind_of_damage_is_reported() {
@@ -78,4 +80,99 @@ fn every_kind_of_damage_is_reported() {
 fn changed(mut value: Vec<u8>, at: usize) -> Vec<u8> {
     value[at] = value[at].wrapping_add(1);
     value
+}
+
+/// What is damaged, and whether a commit to the file itself still goes.
+type Spoilt = (&'static str, fn(Ino) -> Key, Option<Vec<u8>>, bool);
+
+/// One record of one file makes no sense: all else is as good as ever, and the check names it.
+#[test]
+fn a_damaged_record_costs_its_own_file_and_nothing_else() {
+    let senseless = || Some(vec![9; 3]);
+    let cases: [Spoilt; 6] = [
+        ("its inode", key::inode::key, senseless(), false),
+        ("its inode is gone", key::inode::key, None, true),
+        ("its extents", |ino| key::extent::key(ino, 100), senseless(), false),
+        ("its blob's record", |_| key::blob::key(&blob(1, 4096)), senseless(), true),
+        ("its blob has no record", |_| key::blob::key(&blob(1, 4096)), None, true),
+        ("its attributes", |ino| key::xattr::key(ino, 7), senseless(), true),
+    ];
+    for (what, key, value, commits) in cases {
+        println!("{what}");
+        let (kv, record, meta) = volume(name::hash);
+        let new =
+            |name: &[u8]| wait(meta.create(ADMIN, ROOT, name, 0o644, NewNode::File)).unwrap().ino;
+        let [bad, good, gone] = [&b"bad"[..], b"good", b"gone"].map(new);
+        let place = |n| Some(Place { blob: blob(n, 4096), offset: 0 });
+        let update = |ino, n| {
+            let extents = vec![Extent { offset: 0, len: 100, place: place(n) }];
+            FileUpdate { ino, extents, size_at_least: Some(100), mtime: None }
+        };
+        let put = |n| NewBlob { id: blob(n, 4096), degraded: false };
+        wait(meta.commit(&[put(1)], &[update(bad, 1)])).unwrap();
+        wait(meta.commit(&[put(2)], &[update(good, 2)])).unwrap();
+        let value = value.as_deref().map(Value::from);
+        kv.transact(&mut |_| Ok(Batch::from([(key(bad), value.clone())]))).unwrap();
+        // Names: all of them are listed, and the others can be used and go.
+        let listed = wait(meta.readdir(ROOT, 0, 10)).unwrap();
+        let damaged = |name: &[u8]| listed.iter().find(|e| e.name == name).map(|e| e.damaged);
+        assert_eq!(damaged(b"good"), Some(false));
+        assert_eq!(damaged(b"bad"), Some(what.contains("inode")));
+        assert_eq!(listed.len(), 5);
+        assert_eq!(wait(meta.lookup(ROOT, b"good")).unwrap().ino, good);
+        wait(meta.unlink(ROOT, b"gone")).unwrap();
+        // Content: what is committed together is committed apart.
+        let both = [update(bad, 3), update(good, 3)];
+        let together = wait(meta.commit(&[put(3)], &both));
+        assert_eq!(together.is_ok(), commits, "{together:?}");
+        if !commits {
+            assert!(matches!(together, Err(MetaError::Damaged(_))), "{together:?}");
+            wait(meta.commit(&[put(3)], &both[1..])).unwrap();
+        }
+        assert_eq!(wait(meta.extents(good, 0..100, 9)).unwrap()[0].place, place(3));
+        // Housekeeping: each goes on for the others.
+        let read = Time { secs: 77, nanos: 0 };
+        wait(meta.accessed(&[(bad, read), (good, read)])).unwrap();
+        assert_eq!(wait(meta.getattr(good)).unwrap().atime, read);
+        let moved = |ino| Relocation {
+            ino,
+            offset: 0,
+            len: 100,
+            from: place(3).unwrap(),
+            to: place(4).unwrap(),
+        };
+        wait(meta.relocate(&[put(4)], &[moved(bad), moved(good)])).unwrap();
+        assert_eq!(wait(meta.extents(good, 0..100, 9)).unwrap()[0].place, place(4));
+        wait(meta.reap(&[bad, gone])).unwrap();
+        assert!(matches!(wait(meta.getattr(gone)), Err(MetaError::NotFound)));
+        let known = wait(meta.blobs(None, 10)).unwrap();
+        assert!(known.iter().any(|record| record.id == blob(2, 4096)));
+        wait(meta.sync()).unwrap();
+        let garbage = wait(meta.garbage(None, 10)).unwrap();
+        assert!(garbage.contains(&blob(2, 4096)));
+        wait(meta.forget_blobs(&garbage)).unwrap();
+        wait(meta.unlink(ROOT, b"good")).unwrap();
+        let report = meta.check().unwrap();
+        assert!(!report.is_clean(), "the check says nothing");
+        wait(meta.close_session()).unwrap();
+        assert_eq!(wait(super::crash(&kv, &record, name::hash).orphans()).unwrap(), []);
+    }
+}
+
+/// An orphan that cannot be deleted does not keep the others, nor the end of the session.
+#[test]
+fn a_damaged_orphan_stays_alone() {
+    let (kv, record, meta) = volume(name::hash);
+    let names = [&b"a"[..], b"b", b"c"];
+    let inos = names.map(|name| {
+        let ino = wait(meta.create(ADMIN, ROOT, name, 0o644, NewNode::File)).unwrap().ino;
+        wait(meta.unlink(ROOT, name)).unwrap();
+        ino
+    });
+    let senseless = Some(Value::from(&[9; 20][..]));
+    kv.transact(&mut |_| Ok(Batch::from([(key::inode::key(inos[1]), senseless.clone())]))).unwrap();
+    wait(meta.close_session()).unwrap();
+    let next = super::crash(&kv, &record, name::hash);
+    assert_eq!(wait(next.orphans()).unwrap(), [inos[1]]);
+    assert_eq!(wait(next.dead_sessions()).unwrap(), []);
 }

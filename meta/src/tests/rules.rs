@@ -278,6 +278,7 @@ fn a_commit_that_makes_no_sense_changes_nothing() {
     let before = stat(&meta, file);
     let good = file_update(file, 3, 0, 10);
     let engine = |e: &MetaError| matches!(e, MetaError::Engine(_));
+    let damaged = |e: &MetaError| matches!(e, MetaError::Damaged(_));
     let invalid = |e: &MetaError| matches!(e, MetaError::Invalid(_));
     let too_large = |e: &MetaError| *e == MetaError::FileTooLarge;
     let dir = |e: &MetaError| *e == MetaError::IsDirectory;
@@ -285,7 +286,7 @@ fn a_commit_that_makes_no_sense_changes_nothing() {
     endless.extents[0].offset = u64::MAX;
     type Judge<'a> = &'a dyn Fn(&MetaError) -> bool;
     let cases: [(&str, FileUpdate, Judge<'_>); 7] = [
-        ("an unknown blob", file_update(file, 77, 0, 10), &engine),
+        ("an unknown blob", file_update(file, 77, 0, 10), &damaged),
         ("a blob that is garbage", file_update(file, 1, 0, 10), &engine),
         ("beyond the blob", file_update(file, 3, 0, 5000), &invalid),
         ("no bytes", file_update(file, 3, 7, 0), &invalid),
