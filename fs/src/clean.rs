@@ -12,7 +12,7 @@
 //! itself: [`crate::space`] tells those who wait of each piece of room that came free, and of the
 //! cleaner's finding nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,11 +64,13 @@ struct Cleaning {
     stuck: BTreeMap<BlobId, u64>,
     /// Victims that could not be read, and when.
     unreadable: BTreeMap<BlobId, Instant>,
-    /// Garbage that was deleted where slots are up, with the room it took: others have not
-    /// confirmed.
-    told: HashMap<BlobId, u64>,
-    /// Since when these are remembered.
-    told_since: Option<Instant>,
+    /// Garbage that was deleted where slots are up: others have not confirmed.
+    told: HashSet<BlobId>,
+    /// Room that it took.
+    told_cost: u64,
+    /// Those of it that need not be asked for again yet, and since when they were not.
+    asked: HashSet<BlobId>,
+    asked_since: Option<Instant>,
 }
 
 impl Cleaning {
@@ -84,10 +86,10 @@ impl Cleaning {
     /// Slots that were away may be back: what they have not confirmed is asked again, the later the
     /// more it is.
     fn ask_again(&mut self) {
-        let patience = (ASK_EACH * self.told.len() as u32).min(ASK_AGAIN);
-        if self.told_since.is_none_or(|since| since.elapsed() >= patience) {
-            self.told.clear();
-            self.told_since = Some(Instant::now());
+        let patience = (ASK_EACH * self.asked.len() as u32).min(ASK_AGAIN);
+        if self.asked_since.is_none_or(|since| since.elapsed() >= patience) {
+            self.asked.clear();
+            self.asked_since = Some(Instant::now());
         }
     }
 
@@ -185,7 +187,7 @@ impl Data {
         }
         let page = self.meta.garbage(after, MAX_BLOBS_PER_REQUEST).await?;
         let last = page.last().copied();
-        let ids: Vec<_> = page.into_iter().filter(|id| !cleaning.told.contains_key(id)).collect();
+        let ids: Vec<_> = page.into_iter().filter(|id| !cleaning.asked.contains(id)).collect();
         if ids.is_empty() {
             return Ok((last, false));
         }
@@ -197,13 +199,24 @@ impl Data {
             self.meta.forget_blobs(&confirmed).await?;
             self.status.lock().blobs_deleted += confirmed.len() as u64;
         }
+        let mut gained = false;
+        for id in &confirmed {
+            let known = cleaning.told.remove(id);
+            cleaning.told_cost -= if known { self.space.cost(id) } else { 0 };
+            gained |= !known;
+        }
         // Some slot is away. What lies behind is deleted on the others all the same.
-        let room = TOLD.saturating_sub(cleaning.told.len());
-        cleaning.told.extend(unconfirmed.iter().take(room).map(|id| (*id, self.space.cost(id))));
-        self.space.note_deleted(cleaning.told.values().sum());
+        for id in unconfirmed.into_iter().take(TOLD.saturating_sub(cleaning.asked.len())) {
+            cleaning.asked.insert(id);
+            if cleaning.told.len() < TOLD && cleaning.told.insert(id) {
+                cleaning.told_cost += self.space.cost(&id);
+                gained = true;
+            }
+        }
+        self.space.note_deleted(cleaning.told_cost);
         // Not reckoned but asked: room that is counted twice would be the cleaner's own.
         self.learn_space().await;
-        Ok((last, !confirmed.is_empty()))
+        Ok((last, gained))
     }
 
     /// Empties half-dead blobs, one round, when enough is wasted for that.

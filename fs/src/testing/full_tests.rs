@@ -301,6 +301,29 @@ async fn clones_that_are_overwritten_page_by_page_keep_no_room_for_ever() {
     assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_full_volume_is_overwritten_while_a_slot_is_away() {
+    let volume = Volume::new().await;
+    let file = volume.create("a").await;
+    let len = volume.fill(file, MIB).await;
+    volume.data.sync_all().await.unwrap();
+    // What is deleted is gone where slots are up, but its records stay.
+    volume.blobs.inner.lock().deletes_unconfirmed = true;
+    let mut random = Random(0x5eed);
+    for step in 0..3 * len / MIB {
+        for piece in [MIB, PAGE] {
+            let at = random.below(len / piece) * piece;
+            let written = volume.write(file, at, vec![step as u8; piece as usize]).await;
+            written.unwrap_or_else(|error| panic!("at {at}, step {step}: {error}"));
+        }
+    }
+    volume.data.fsync(file).await.unwrap();
+    // Nor do these records make room that is not there.
+    assert_eq!(volume.write(file, len, vec![1; 2 << 20]).await, Err(DataError::NoSpace));
+    let left = volume.available().await;
+    assert!(left < 2 * MIB, "{left} bytes are left on a full volume");
+}
+
 /// What is logged, as text.
 #[derive(Clone, Default)]
 struct Log(Arc<parking_lot::Mutex<Vec<u8>>>);
