@@ -151,9 +151,9 @@ impl Rig {
         Ok(disks.iter().filter_map(|disk| disk["state"].as_str().map(str::to_owned)).collect())
     }
 
-    /// What `storaged status` says of the daemon with the disk that hangs, if there is one.
-    pub fn daemon_says(&self, bound: Duration) -> Result<Option<String>> {
-        self.daemons.first().map(|_| storaged_status(self.ports[0], bound)).transpose()
+    /// What `storaged status` says of the daemon with the disk that hangs.
+    pub fn daemon_says(&self, bound: Duration) -> Result<String> {
+        storaged_status(self.ports[0], bound)
     }
 
     /// Unmounts, by umount(8) or by a signal to its process, which must end within `bound`.

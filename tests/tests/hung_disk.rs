@@ -4,15 +4,23 @@
 //! The disk is a directory on a FUSE mount whose process is stopped. It has neighbours: in the process
 //! of the mount, or in the same daemon.
 
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::libc::O_DIRECT;
 use nix::sys::signal::Signal;
 use tests::cluster::can_mount;
+use tests::direct::{Aligned, BLOCK};
 use tests::hanging::Rig;
 use tests::load::{Load, Seen};
 use tests::process::{PATIENCE, bounded, wait_until};
-use tests::seed::Seed;
+use tests::seed::{Seed, content, first_difference};
 
 /// What a disk that hangs may cost any single call.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -37,9 +45,10 @@ fn hangs_and_comes_back(with_daemons: bool) -> Result<()> {
     }
     let mut seed = Seed::announced("hung disk");
     let mut rig = Rig::start(with_daemons)?;
-    // More readers than there were ever threads for all disks together.
-    let mut load = Load::start(&rig.path(), 3, 12, 60, &mut seed);
+    store_cold(&rig.path())?;
+    let mut load = Load::start(&rig.path(), 3, 2, 60, &mut seed);
     load.progress(500)?;
+    let cold = ColdReaders::start(&rig.path(), &mut seed);
     for round in 0..2 {
         println!("round {round}: the disk hangs, at {} operations", load.done());
         rig.hang()?;
@@ -51,8 +60,12 @@ fn hangs_and_comes_back(with_daemons: bool) -> Result<()> {
         };
         wait_until("status to say that it hangs", NOTICED, || one_is_down(&rig).unwrap_or(false))?;
         one_is_down(&rig)?;
-        if let Some(text) = rig.daemon_says(LONGEST_WAIT)? {
-            ensure!(text.contains("hangs") && text.matches("  ok  ").count() == 2, "{text}");
+        if with_daemons {
+            let one_hangs =
+                |text: &str| text.contains("hangs") && text.matches("  ok  ").count() == 2;
+            wait_until("the daemon to say that it hangs", NOTICED, || {
+                rig.daemon_says(LONGEST_WAIT).is_ok_and(|text| one_hangs(&text))
+            })?;
         }
         let path = rig.path();
         bounded("statfs", LONGEST_WAIT, move || nix::sys::statvfs::statvfs(&path))??;
@@ -63,6 +76,7 @@ fn hangs_and_comes_back(with_daemons: bool) -> Result<()> {
         })?;
         load.progress(300)?;
     }
+    cold.stop()?;
     unharmed(&load.stop(PATIENCE)?)?;
     rig.end_mount(None, ENDED)?;
     rig.mount()?;
@@ -87,10 +101,12 @@ fn can_be_ended(with_daemons: bool) -> Result<()> {
     }
     let mut seed = Seed::announced("ended while hung");
     let mut rig = Rig::start(with_daemons)?;
+    store_cold(&rig.path())?;
     for (by, known) in [(None, true), (Some(Signal::SIGTERM), true), (Some(Signal::SIGTERM), false)]
     {
-        let mut load = Load::start(&rig.path(), 2, 8, 40, &mut seed);
+        let mut load = Load::start(&rig.path(), 2, 2, 40, &mut seed);
         load.progress(200)?;
+        let cold = ColdReaders::start(&rig.path(), &mut seed);
         if known {
             rig.hang()?;
             load.progress(200)?;
@@ -98,6 +114,7 @@ fn can_be_ended(with_daemons: bool) -> Result<()> {
                 rig.states(LONGEST_WAIT).is_ok_and(|states| states[0].contains("hang"))
             })?;
         }
+        cold.stop()?;
         unharmed(&load.stop(PATIENCE)?)?;
         // Or in this very moment.
         rig.hang()?;
@@ -117,6 +134,70 @@ fn can_be_ended(with_daemons: bool) -> Result<()> {
     }
     rig.end_mount(None, ENDED)?;
     rig.answer()
+}
+
+/// Files with parts on every disk, far more than the mount keeps in memory, and their length.
+const COLD: (u64, usize) = (100, 512 << 10);
+/// Threads that read them: more than there are threads for a disk.
+const READERS: u64 = 16;
+
+fn cold(root: &Path, number: u64) -> PathBuf {
+    root.join(format!("cold-{number}"))
+}
+
+fn store_cold(root: &Path) -> Result<()> {
+    for number in 0..COLD.0 {
+        std::fs::write(cold(root, number), content(number, COLD.1))?;
+    }
+    Ok(nix::unistd::syncfs(File::open(root)?)?)
+}
+
+/// Threads that read past the page cache, each from anywhere.
+struct ColdReaders {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<(u64, Duration)>>>,
+}
+
+impl ColdReaders {
+    fn start(root: &Path, seed: &mut Seed) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = |_| {
+            let (root, stop, seed) = (root.to_owned(), stop.clone(), seed.fork());
+            std::thread::spawn(move || read_cold(&root, &stop, seed))
+        };
+        let threads = (0..READERS).map(reader).collect();
+        Self { stop, threads }
+    }
+
+    fn stop(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let join = move || self.threads.into_iter().map(JoinHandle::join).collect::<Vec<_>>();
+        let (mut done, mut slowest) = (0, Duration::ZERO);
+        for read in bounded("the end of the readers", PATIENCE, join)? {
+            let (more, wait) = read.map_err(|_| anyhow!("a reader panicked"))??;
+            (done, slowest) = (done + more, slowest.max(wait));
+        }
+        println!("{done} cold reads, the slowest {slowest:?}");
+        ensure!(done > 0 && slowest <= LONGEST_WAIT, "a cold read took {slowest:?}");
+        Ok(())
+    }
+}
+
+/// How many it has read, and the longest that one took.
+fn read_cold(root: &Path, stop: &AtomicBool, mut seed: Seed) -> Result<(u64, Duration)> {
+    let mut block = Box::new(Aligned([0; BLOCK]));
+    let (mut done, mut slowest) = (0, Duration::ZERO);
+    while !stop.load(Ordering::Relaxed) {
+        let (number, at) = (seed.below(COLD.0), seed.below((COLD.1 / BLOCK) as u64) * BLOCK as u64);
+        let began = Instant::now();
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(O_DIRECT).open(cold(root, number))?;
+        file.read_exact_at(&mut block.0, at).context("a cold read")?;
+        slowest = slowest.max(began.elapsed());
+        ensure!(first_difference(number, at, &block.0).is_none(), "file {number}, wrong at {at}");
+        done += 1;
+    }
+    Ok((done, slowest))
 }
 
 fn unharmed(seen: &Seen) -> Result<()> {
