@@ -14,10 +14,15 @@ int mount(const char *source, const char *target, const char *type, unsigned lon
 	int (*real)(const char *, const char *, const char *, unsigned long, const void *) = dlsym(RTLD_NEXT, "mount");
 	const char *device = getenv("ASHLAR_LTP_DEVICE"), *area = getenv("ASHLAR_LTP_AREA");
 
-	if (!source || !device || !area || strcmp(source, device))
+	if (!device || !area || flags & (MS_BIND | MS_MOVE))
 		return real(source, target, type, flags, data);
-	if (!(flags & MS_REMOUNT) && real(area, target, NULL, MS_BIND, NULL))
-		return -1;
+	/* Where a device was to be mounted anew, with whatever source, there is only a place to change. */
+	if (!(flags & MS_REMOUNT)) {
+		if (!source || strcmp(source, device))
+			return real(source, target, type, flags, data);
+		if (real(area, target, NULL, MS_BIND, NULL))
+			return -1;
+	}
 	if (!(flags & (OF_A_PLACE | MS_REMOUNT)))
 		return 0;
 	if (!real(NULL, target, NULL, MS_REMOUNT | MS_BIND | (flags & OF_A_PLACE), NULL))
