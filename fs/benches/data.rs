@@ -44,7 +44,12 @@ impl BlobStore for Blobs {
         ids.iter().for_each(|id| drop(blobs.remove(id)));
         Vec::new()
     }
-    async fn list(&self, _: VolumeId, _: SessionId) -> Result<Listing, BlobError> {
+    async fn list(
+        &self,
+        _: VolumeId,
+        _: SessionId,
+        _: Option<BlobId>,
+    ) -> Result<Listing, BlobError> {
         Ok(Listing::default())
     }
     async fn space(&self, _: Scheme) -> Space {

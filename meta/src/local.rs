@@ -20,8 +20,8 @@ use crate::members::Members;
 use crate::name::{self, Hasher};
 use crate::ops::{Step, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
 use crate::store::{
-    Attr, BlobRecord, Caller, DirEntry, Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob,
-    NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage, VolumeInfo,
+    Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, MetaError, MetaStore,
+    NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage, VolumeInfo,
 };
 use crate::txn::{Context, Txn, damaged};
 use crate::volume::Lock;
@@ -381,7 +381,7 @@ impl MetaStore for LocalMeta {
         blobs: &BTreeSet<BlobId>,
         after: Option<(Ino, u64)>,
         limit: usize,
-    ) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError> {
+    ) -> Result<ExtentPage, MetaError> {
         self.read(|txn| blobs::extents_in(txn, blobs, after, limit))
     }
 

@@ -298,6 +298,10 @@ pub struct Usage {
     pub disk_bytes: u64,
 }
 
+/// Extents with their files, and where the next page begins: behind the extent of this file that ends
+/// here; `None`: there is no next page.
+pub type ExtentPage = (Vec<(Ino, Extent)>, Option<(Ino, u64)>);
+
 /// An opened volume, as a filesystem uses it. Whoever calls has checked that its user may: that
 /// takes groups, capabilities and user namespaces, which only the system there knows.
 #[async_trait]
@@ -438,7 +442,7 @@ pub trait MetaStore: Send + Sync + 'static {
         blobs: &BTreeSet<BlobId>,
         after: Option<(Ino, u64)>,
         limit: usize,
-    ) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError>;
+    ) -> Result<ExtentPage, MetaError>;
     /// What is known of one blob; `None`: nothing, or no more.
     async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError>;
     /// Records garbage that metadata never knew: blobs an earlier session put and never committed.

@@ -89,10 +89,11 @@ mod tests {
         assert_eq!(panicked.to_string(), "a test panicked: on purpose");
         let mut half = vec![1];
         let changed = caught("a change", || {
-            or_else(&mut half, |half| half.drain(..).for_each(|_| panic!("now")), Vec::clear);
+            let fails = |half: &mut Vec<i32>| assert_eq!(half.pop(), None, "now");
+            or_else(&mut half, fails, |half| half.push(2));
         });
-        assert!(changed.is_err() && half.is_empty());
-        assert_eq!(or_else(&mut half, |half| half.len(), |_| ()), 0);
+        assert!(changed.is_err() && half == [2]);
+        assert_eq!(or_else(&mut half, |half| half.len(), |_| ()), 1);
     }
 
     #[tokio::test(start_paused = true)]

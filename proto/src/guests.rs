@@ -311,7 +311,7 @@ mod tests {
         tokio::time::advance(SWEEP).await;
         let make_room = || guests.book.lock().make_room();
         make_room();
-        let strangers = [&stranger, &late].map(|guest| has_to_leave(guest));
+        let strangers = [&stranger, &late].map(has_to_leave);
         assert!(strangers[0] != strangers[1] && !has_to_leave(&known), "one stranger");
         make_room();
         assert!(has_to_leave(&stranger) && has_to_leave(&late), "before who is known");

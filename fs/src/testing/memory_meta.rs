@@ -369,7 +369,7 @@ impl MetaStore for MemoryMeta {
         blobs: &BTreeSet<BlobId>,
         _: Option<(Ino, u64)>,
         _: usize,
-    ) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError> {
+    ) -> Result<ExtentPage, MetaError> {
         let state = self.state.lock();
         let mut found = Vec::new();
         for (ino, file) in &state.files {

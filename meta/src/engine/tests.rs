@@ -446,7 +446,7 @@ fn a_read_that_panics_or_fails_is_one_error() {
                 Ok(())
             })
         });
-        read.map_or_else(|panicked| Err(panicked.into()), |read| read).map(|()| found)
+        read.unwrap_or_else(|panicked| Err(panicked.into())).map(|()| found)
     };
     disk.panicking[READ].store(true, Ordering::SeqCst);
     let first = get();

@@ -7,7 +7,7 @@ use proto::id::BlobId;
 
 use crate::engine::View;
 use crate::key;
-use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob};
+use crate::store::{BlobRecord, ExtentPage, Ino, MetaError, NewBlob};
 use crate::txn::Txn;
 
 /// Blobs marked as garbage in a view (of what is durable), as long as `wanted` says so, at most
@@ -82,7 +82,7 @@ pub(crate) fn extents_in(
     blobs: &BTreeSet<BlobId>,
     after: Option<(Ino, u64)>,
     limit: usize,
-) -> Result<(Vec<(Ino, Extent)>, Option<(Ino, u64)>), MetaError> {
+) -> Result<ExtentPage, MetaError> {
     let start =
         after.map_or(key::extent::all(), |(ino, end)| key::extent::key(ino, end).successor());
     let (mut found, mut seen, mut last) = (Vec::new(), 0, None);
