@@ -278,17 +278,22 @@ impl Health {
         if silence < SILENCE.max(clock.typical * FAR_LONGER) {
             return false;
         }
-        let gone = SlotSet::that_are(self.slots.len(), |other| self.is_down(other));
-        let lost = self.domains_of(gone.union(SlotSet::only(slot)));
-        if self.parity.is_some_and(|parity| lost > parity) {
+        if self.is_one_too_many(slot) {
             return false;
         }
-        let others = (0..self.slots.len()).filter(|other| *other != slot && !gone.contains(*other));
+        let others = (0..self.slots.len()).filter(|other| *other != slot && !self.is_down(*other));
         let longest = clock.longest;
         let of = |other: usize| &self.slots[other].clocks[kind as usize];
         let witnesses = others.filter_map(|other| of(other).testifies(silence, longest, now));
         let (prompt, late): (Vec<bool>, Vec<bool>) = witnesses.partition(|prompt| *prompt);
         prompt.len() > late.len()
+    }
+
+    /// Would more be lost than can be, without this one too?
+    fn is_one_too_many(&self, slot: usize) -> bool {
+        let gone = SlotSet::that_are(self.slots.len(), |other| self.is_down(other));
+        let lost = self.domains_of(gone.union(SlotSet::only(slot)));
+        self.parity.is_some_and(|parity| lost > parity)
     }
 
     fn domains_of(&self, slots: SlotSet) -> usize {
@@ -302,6 +307,14 @@ impl Health {
             return self.remind(slot, now);
         }
         self.down(slot, why.to_owned(), None, now)
+    }
+
+    /// It said that its disk does not answer: where that would be one too many, the machine may be slow.
+    pub(crate) fn hangs(&mut self, slot: usize, why: &str, now: Instant) -> Option<Change> {
+        if !self.is_down(slot) && self.is_one_too_many(slot) {
+            return None;
+        }
+        self.refused(slot, why, now)
     }
 
     fn down(
@@ -483,6 +496,12 @@ mod tests {
             rounds += 1;
             assert!(rounds < 12, "a disk that never answers stays in use");
         }
+        // The same of those that say so themselves.
+        let mut world = World::new(8, 2);
+        for slot in 0..8 {
+            world.health.hangs(slot, "hangs: no answer for 5 s", world.now);
+        }
+        assert_eq!(world.down(), [0, 1]);
         // One that refuses is down at once, whatever the others are.
         let mut world = World::new(3, 1);
         for slot in 0..3 {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
 use proto::limits::footprint;
-use proto::part_store::{Fill, Held, PartError, PartStore};
+use proto::part_store::{Fill, HANGS, Held, PartError, PartStore};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
@@ -175,7 +175,11 @@ impl SlotClient {
             return format!("slow: no sign of life for {} s", silence.as_secs());
         }
         let heard = self.heard.borrow();
-        if heard.answer.is_some() { "up".to_owned() } else { "not heard from yet".to_owned() }
+        match &heard.answer {
+            Some(Err(PartError::Unreachable(why))) => why.clone(),
+            Some(_) => "up".to_owned(),
+            None => "not heard from yet".to_owned(),
+        }
     }
 
     /// Waits, no longer than `bound`, until it was asked once; then its last answer.
@@ -321,6 +325,9 @@ impl SlotClient {
     fn blame(&self, health: &mut Health, why: &PartError, kind: Kind) -> Option<Change> {
         let now = Instant::now();
         match why {
+            PartError::Unreachable(why) if why.starts_with(HANGS) => {
+                health.hangs(self.index, why, now)
+            }
             PartError::Unreachable(why) => health.refused(self.index, why, now),
             PartError::WrongAddress(_) | PartError::StaleGeneration(_) => {
                 health.refused(self.index, &why.to_string(), now)
