@@ -1,92 +1,134 @@
 //! From a cluster file to a place for blobs: opens the disks in this process, or connects to the
 //! daemons that serve them. Alone in naming `storaged`'s disks.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::future::join_all;
 use proto::cluster::{Cluster, Place};
-use proto::id::DiskId;
-use proxy::{BadSlots, Proxy, ProxySettings, SlotConfig};
-use storaged::{Disk, DiskError, DiskOptions};
+use proto::scheme::Scheme;
+use proxy::{BadSlots, BlobStore, Proxy, ProxySettings, SlotConfig};
+use storaged::bay::{BayPlan, BayState, Bays};
+
+use crate::outage::Outage;
 
 /// Why the slots of a cluster could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A disk cannot be opened.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The directory holds another disk of this cluster than its file says.
-    #[error("{path} holds disk {found}, and the cluster file says {expected}", path = path.display())]
-    OtherDisk {
-        /// The directory.
-        path: PathBuf,
-        /// What is there.
-        found: DiskId,
-        /// What should be.
-        expected: DiskId,
+    /// Another process has the disks.
+    #[error("{path}: {why}{}", and_more(*.more))]
+    InUse {
+        /// One of them.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+        /// How many more there are.
+        more: usize,
+    },
+    /// Not one disk of them can be opened.
+    #[error("no disk can be opened; {path}: {why}{}", and_more(*.more))]
+    NoDisk {
+        /// One of them.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+        /// How many more there are.
+        more: usize,
     },
     /// The proxy cannot be made of them.
     #[error(transparent)]
     Slots(#[from] BadSlots),
 }
 
+fn and_more(disks: usize) -> String {
+    if disks == 0 { String::new() } else { format!(" (and {disks} more)") }
+}
+
 /// The blobs of a cluster, and the disks that this process has opened for them.
 pub struct Store {
     /// Where blobs go.
     pub blobs: Arc<Proxy>,
-    disks: Vec<Arc<Disk>>,
+    bays: Option<Arc<Bays>>,
 }
 
 impl Store {
-    /// Opens every slot of the cluster. Must be called within a tokio runtime.
+    /// Opens every slot of the cluster. Must be called within a tokio runtime. Disks and daemons may
+    /// be away: they are slots that are down, and come back when they do.
     ///
     /// # Errors
-    /// Every local disk must open: an operator who lost one says so in the cluster file. Daemons
-    /// may be away: the proxy finds out.
+    /// When not one local disk can be opened, or others have got more of them.
     pub async fn open(cluster: &Cluster) -> Result<Self, OpenError> {
-        let mut slots = Vec::with_capacity(cluster.slots.len());
-        let mut disks = Vec::new();
-        for slot in &cluster.slots {
-            match slot.place() {
-                Place::Remote(_) => {}
-                Place::Local(path) => {
-                    let disk = open_disk(path, cluster, slot.disk).await?;
-                    slots.push(SlotConfig {
-                        disk: slot.disk,
-                        place: path.display().to_string(),
-                        domain: slot.domain(),
-                        store: disk.slot(slot.slot, cluster.group(), cluster.generation),
-                    });
-                    disks.push(disk);
-                }
-            }
+        let store = Self::open_any(cluster).await?;
+        let Some(bays) = &store.bays else { return Ok(store) };
+        if bays.count_in() > 0 {
+            return Ok(store);
         }
+        let (path, why, more) = first_out(bays, |_| true);
+        store.close().await;
+        Err(OpenError::NoDisk { path, why, more })
+    }
+
+    /// The same, also with no disk at all.
+    ///
+    /// # Errors
+    /// When others have got more of the disks than this process could open.
+    pub async fn open_any(cluster: &Cluster) -> Result<Self, OpenError> {
         let settings = ProxySettings::default();
-        let blobs = if disks.is_empty() {
-            Proxy::from_cluster(cluster, settings)?
-        } else {
-            Proxy::new(slots, settings)
+        let local: Option<Vec<BayPlan>> = cluster
+            .slots
+            .iter()
+            .map(|slot| match slot.place() {
+                Place::Local(path) => {
+                    Some(BayPlan { dir: path.to_owned(), disk: Some(slot.disk), seen: None })
+                }
+                Place::Remote(_) => None,
+            })
+            .collect();
+        let Some(local) = local else {
+            let blobs = Proxy::from_cluster(cluster, settings)?;
+            return Ok(Self { blobs, bays: None });
         };
-        Ok(Self { blobs, disks })
+        // What becomes of a disk is told by its slot.
+        let bays = Bays::open(cluster.cluster, local, |_, _| {}).await;
+        let in_use = |state: &BayState| matches!(state, BayState::Out { in_use: true, .. });
+        let taken = bays.all().iter().filter(|bay| in_use(&bay.state())).count();
+        if taken > bays.count_in() {
+            let (path, why, more) = first_out(&bays, in_use);
+            bays.close().await;
+            return Err(OpenError::InUse { path, why, more });
+        }
+        let slot = |(index, slot): (usize, &proto::cluster::Slot)| SlotConfig {
+            disk: slot.disk,
+            place: bays.all()[index].path().display().to_string(),
+            domain: slot.domain(),
+            store: bays.slot(index, slot.slot, cluster.group(), cluster.generation),
+        };
+        let slots = cluster.slots.iter().enumerate().map(slot).collect();
+        Ok(Self { blobs: Proxy::new(slots, settings), bays: Some(bays) })
+    }
+
+    /// What is away of the disks, for a volume of this scheme. Asks them, for a moment.
+    pub async fn outage(&self, scheme: Scheme) -> Option<Outage> {
+        let slots = self.blobs.slots().await;
+        Outage::of(&slots, scheme, self.blobs.space(scheme).await.is_cut_off())
     }
 
     /// Brings the disks to rest: the next start has nothing to replay.
     pub async fn close(self) {
         drop(self.blobs);
-        // One that hangs does not hold up the others.
-        join_all(self.disks.iter().map(|disk| disk.close())).await;
+        if let Some(bays) = self.bays {
+            bays.close().await;
+        }
     }
 }
 
-async fn open_disk(path: &Path, cluster: &Cluster, id: DiskId) -> Result<Arc<Disk>, OpenError> {
-    let options = DiskOptions { cluster: Some(cluster.cluster), ..DiskOptions::default() };
-    let dir = path.to_owned();
-    let opened = tokio::task::spawn_blocking(move || Disk::open(&dir, options)).await;
-    let disk = opened.expect("opening a disk does not panic")?;
-    if disk.id() != id {
-        let found = disk.id();
-        return Err(OpenError::OtherDisk { path: path.to_owned(), found, expected: id });
-    }
-    Ok(disk)
+/// The first of the disks that are out in a way, with the reason, and how many more there are.
+fn first_out(bays: &Bays, counts: impl Fn(&BayState) -> bool) -> (String, String, usize) {
+    let out = bays.all().iter().filter_map(|bay| match bay.state() {
+        BayState::Out { why, .. } if counts(&bay.state()) => {
+            Some((bay.path().display().to_string(), why))
+        }
+        _ => None,
+    });
+    let mut out = out.peekable();
+    let (path, why) = out.next().unwrap_or_default();
+    (path, why, out.count())
 }

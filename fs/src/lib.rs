@@ -39,6 +39,7 @@ mod lifetimes;
 mod metrics;
 pub mod mount;
 pub mod mountpoint;
+pub mod outage;
 mod pack;
 mod read;
 pub mod roll_call;

@@ -30,6 +30,7 @@ use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
 use crate::metrics;
 use crate::mountpoint::{self, MountEntry, MountPointError, Unmount};
+use crate::outage::Outage;
 use crate::roll_call::{self, RollCallError, Warnings};
 use crate::synced::Synced;
 use crate::utab;
@@ -335,6 +336,11 @@ impl Mount {
     /// How the volume's data are protected.
     pub fn scheme(&self) -> Scheme {
         self.meta.volume().scheme
+    }
+
+    /// What is away of its disks, if anything is. Asks them, for a moment.
+    pub async fn outage(&self) -> Option<Outage> {
+        self.store.outage(self.scheme()).await
     }
 
     /// Room for data: in all and still free, in bytes after redundancy.

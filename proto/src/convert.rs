@@ -123,22 +123,15 @@ pub fn failure_from(error: &PartError) -> PartFailure {
         PartError::WrongAddress(_) => Kind::WrongAddress,
         PartError::StaleGeneration(_) => Kind::StaleGeneration,
         PartError::Invalid(_) => Kind::Invalid,
-        // The server itself cannot be what is unreachable; say it as a failure of its disk.
-        PartError::Io(_) | PartError::Unreachable(_) => Kind::Io,
-    };
-    let message = match error {
-        PartError::Corrupt(why)
-        | PartError::WrongAddress(why)
-        | PartError::Invalid(why)
-        | PartError::Io(why)
-        | PartError::Unreachable(why) => why.clone(),
-        other => other.to_string(),
+        PartError::Io(_) => Kind::Io,
+        // Not the server, but the disk that it has not got.
+        PartError::Unreachable(_) => Kind::Out,
     };
     let generation = match error {
         PartError::StaleGeneration(newer) => newer.0,
         _ => 0,
     };
-    PartFailure { kind: kind.into(), message, generation }
+    PartFailure { kind: kind.into(), message: error.reason(), generation }
 }
 
 /// The error that a message carries.
@@ -153,7 +146,7 @@ pub fn error_from_failure(failure: PartFailure) -> PartError {
         Kind::StaleGeneration => PartError::StaleGeneration(Generation(failure.generation)),
         Kind::Invalid => PartError::Invalid(failure.message),
         Kind::Io => PartError::Io(failure.message),
-        Kind::Unspecified => PartError::Unreachable(failure.message),
+        Kind::Out | Kind::Unspecified => PartError::Unreachable(failure.message),
     }
 }
 
@@ -168,7 +161,8 @@ pub fn status_from(error: &PartError) -> Status {
         PartError::Corrupt(_) => Code::DataLoss,
         PartError::Full => Code::ResourceExhausted,
         PartError::Invalid(_) => Code::InvalidArgument,
-        PartError::Io(_) | PartError::Unreachable(_) => Code::Internal,
+        PartError::Io(_) => Code::Internal,
+        PartError::Unreachable(_) => Code::Unavailable,
     };
     let details = failure_from(error).encode_to_vec();
     Status::with_details(code, error.to_string(), details.into())
@@ -211,6 +205,7 @@ mod tests {
             PartError::StaleGeneration(Generation(9)),
             PartError::Invalid(text()),
             PartError::Io(text()),
+            PartError::Unreachable(text()),
         ] {
             assert_eq!(error_from(&status_from(&error)), error);
         }

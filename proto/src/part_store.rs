@@ -150,3 +150,17 @@ pub enum PartError {
     #[error("unreachable: {0}")]
     Unreachable(String),
 }
+
+impl PartError {
+    /// The reason without the kind, where there is one.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Corrupt(why)
+            | Self::WrongAddress(why)
+            | Self::Invalid(why)
+            | Self::Io(why)
+            | Self::Unreachable(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
+}

@@ -214,6 +214,10 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
                 0 => String::new(),
                 parts => format!("  {parts} damaged"),
             };
+            if d.fill.is_empty() {
+                lines.push(format!("{id}  {}  {}", d.path, d.state));
+                continue;
+            }
             lines.push(format!(
                 "{id}  {}  {}  {used} of {capacity} ({})  {} parts{damaged}",
                 d.path, d.state, d.fill, d.parts

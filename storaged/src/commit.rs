@@ -138,10 +138,6 @@ enum Decision {
     Refuse(PartError),
 }
 
-pub(crate) fn broken(e: impl std::fmt::Display) -> PartError {
-    PartError::Io(format!("index: {e}"))
-}
-
 impl Owner {
     /// Serves requests until the queue is closed, then leaves everything in redb.
     pub(crate) fn run(mut self) {
@@ -210,7 +206,7 @@ impl Owner {
                 Ok(Decision::Write(What::Slot, encode_slot(*group, *generation), Vec::new(), None))
             }
         };
-        let decision = decided.unwrap_or_else(|e| Decision::Refuse(broken(e)));
+        let decision = decided.unwrap_or_else(|e| Decision::Refuse(self.shared.index_failed(&e)));
         if let Decision::Write(what, payload, ..) = &decision {
             let new_data = matches!(what, What::Put(_));
             let bytes = footprint(payload.data().len() as u32);
@@ -334,7 +330,7 @@ impl Owner {
     /// Writes the records, makes them durable, and answers. `true` if all went well.
     pub(crate) fn commit(&mut self, records: Vec<Planned>) -> bool {
         let result = self.write(&records).and_then(|places| {
-            self.apply(&records, &places).map_err(|e| self.fail("index", &e))?;
+            self.apply(&records, &places).map_err(|e| self.shared.index_failed(&e))?;
             Ok(())
         });
         self.shared.publish(&self.ledger.space);
@@ -472,13 +468,18 @@ impl Owner {
 
     fn start_checkpoint(&mut self) {
         let (checkpoint, doomed) = self.freeze();
-        let index = self.ledger.index.clone();
+        let checkpoint = Arc::new(checkpoint);
+        let (index, written) = (self.ledger.index.clone(), checkpoint.clone());
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
-            .spawn(move || index.write(&checkpoint));
+            .spawn(move || index.write(&written));
         match thread {
             Ok(thread) => self.checkpoint = Some(RunningCheckpoint { thread, doomed }),
-            Err(e) => drop(self.fail("starting a thread", &e)),
+            // Then in this one.
+            Err(_) => match self.ledger.index.write(&checkpoint) {
+                Ok(()) => self.after_checkpoint(&doomed),
+                Err(e) => drop(self.shared.index_failed(&e)),
+            },
         }
     }
 
@@ -490,7 +491,7 @@ impl Owner {
         });
         match written {
             Ok(()) => self.after_checkpoint(&running.doomed),
-            Err(e) => drop(self.fail("checkpoint", &e)),
+            Err(e) => drop(self.shared.index_failed(&e)),
         }
     }
 
@@ -526,7 +527,7 @@ impl Owner {
             self.ledger.space.files.remove(number);
             let dead = self.doomed.remove(number).unwrap_or_default();
             if let Err(e) = self.ledger.bury(&dead) {
-                drop(self.fail("index", &e));
+                drop(self.shared.index_failed(&e));
             }
         }
         self.shared.publish(&self.ledger.space);

@@ -20,7 +20,7 @@ use proto::part_store::PartError;
 
 use crate::batch::Planned;
 use crate::block_file::{BlockFile, Found, Scan};
-use crate::commit::{Dead, Owner, broken};
+use crate::commit::{Dead, Owner};
 use crate::fill::Stage;
 use crate::index::IndexResult;
 use crate::record::{Place, What, decode_blobs, decode_slot, encode_blobs, encode_slot};
@@ -74,7 +74,7 @@ impl Owner {
     /// Gains space at once: takes doomed files away, or empties one. `false`: nothing to gain.
     pub(crate) fn reclaim(&mut self) -> Result<bool, PartError> {
         if !self.doomed.is_empty() {
-            self.checkpoint_now().map_err(broken)?;
+            self.checkpoint_now().map_err(|e| self.shared.index_failed(&e))?;
             return Ok(true);
         }
         if self.compaction.is_none() {
@@ -87,7 +87,7 @@ impl Owner {
         while self.compaction.is_some() {
             self.compaction_step()?;
         }
-        self.checkpoint_now().map_err(broken)?;
+        self.checkpoint_now().map_err(|e| self.shared.index_failed(&e))?;
         Ok(true)
     }
 
@@ -109,7 +109,9 @@ impl Owner {
         let (mut moved, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
         let mut done = true;
         for found in scan.by_ref() {
-            let records = self.still_needed(&file, &found, &mut work).map_err(broken)?;
+            let records = self
+                .still_needed(&file, &found, &mut work)
+                .map_err(|e| self.shared.index_failed(&e))?;
             bytes += records.iter().map(|r| u64::from(r.blocks()) * DISK_BLOCK as u64).sum::<u64>();
             moved.extend(records);
             work.next = found.end();
@@ -120,7 +122,7 @@ impl Owner {
             }
         }
         work.damaged |= scan.damaged;
-        moved.extend(self.remembered(&mut work, done).map_err(broken)?);
+        moved.extend(self.remembered(&mut work, done).map_err(|e| self.shared.index_failed(&e))?);
         self.move_records(moved)?;
         if done {
             self.mend(&mut work)?;
@@ -233,21 +235,24 @@ impl Owner {
             return Ok(());
         }
         let index = self.ledger.index.clone();
-        for (slot, key, place) in index.parts_in(work.file).map_err(broken)? {
+        for (slot, key, place) in
+            index.parts_in(work.file).map_err(|e| self.shared.index_failed(&e))?
+        {
             self.shared.note_damage(slot, key);
             let zeros = Checked::compute(Bytes::from(vec![0; key.blob.part_len() as usize]));
             self.move_records(vec![again(slot, What::Lost(key), zeros, Vec::new(), Some(place))])?;
         }
-        for (slot, blob) in index.tombs_in(work.file).map_err(broken)? {
+        for (slot, blob) in index.tombs_in(work.file).map_err(|e| self.shared.index_failed(&e))? {
             work.blobs.entry(slot).or_default().insert(blob);
         }
-        let mut records = self.remembered(work, true).map_err(broken)?;
+        let mut records = self.remembered(work, true).map_err(|e| self.shared.index_failed(&e))?;
         for (slot, (group, generation)) in &*self.shared.slots.read() {
             let payload = encode_slot(*group, *generation);
             records.push(again(*slot, What::Slot, payload, Vec::new(), None));
         }
         self.move_records(records)?;
-        work.dead = index.dead_in(|file| file == work.file).map_err(broken)?;
+        work.dead =
+            index.dead_in(|file| file == work.file).map_err(|e| self.shared.index_failed(&e))?;
         Ok(())
     }
 

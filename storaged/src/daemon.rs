@@ -1,11 +1,11 @@
 //! `storaged run`: opens the disks, serves them, and stops cleanly.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use futures::future::join_all;
 use proto::id::{ClusterId, DiskId};
 use proto::listen::Listen;
 use proto::log_file;
@@ -16,9 +16,11 @@ use proto::signals::{self, Hangup};
 use proto::systemd;
 use serde::Deserialize;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::unbounded_channel;
 
-use crate::disk::{Disk, DiskOptions};
+use crate::bay::{Bay, BayPlan, BayState, Bays};
 use crate::error::{DiskError, DiskProblem};
+use crate::late::all_but_late;
 use crate::service::Service;
 use crate::superblock::Superblock;
 
@@ -60,13 +62,6 @@ impl RunConfig {
     }
 }
 
-/// Opened disks, and those that could not be, with why.
-struct Opened {
-    cluster: ClusterId,
-    disks: BTreeMap<DiskId, Arc<Disk>>,
-    broken: Vec<(String, String)>,
-}
-
 /// Serves until it is told to end; `reload` is what SIGHUP means.
 pub(crate) async fn run(
     config: RunConfig,
@@ -93,19 +88,20 @@ pub(crate) async fn run(
     if let Some(address) = &config.metrics {
         serve_metrics(address)?;
     }
-    let paths = config.disk.clone();
-    let opened = systemd::starting(tokio::task::spawn_blocking(move || open_all(&paths))).await??;
+    let bays = tokio::select! {
+        opened = systemd::starting(open_all(&config.disk)) => opened?,
+        // What is being opened is left as a crash would leave it.
+        () = stop.cancelled() => return Ok(()),
+    };
     let metrics = config.metrics.map_or("none".to_owned(), |address| address.to_string());
+    let (disks, out) = (bays.count_in(), bays.all().len() - bays.count_in());
     tracing::info!(
-        version = proto::VERSION, %listen, cluster = %opened.cluster,
-        disks = opened.disks.len(), metrics, "storaged is ready"
+        version = proto::VERSION, %listen, cluster = %bays.cluster(),
+        disks, out, metrics, "storaged is ready"
     );
     systemd::ready();
-    let disks: Vec<Arc<Disk>> = opened.disks.values().cloned().collect();
-    let service = Service::new(opened.cluster, opened.disks, opened.broken);
-    let served = service.serve(listener, stop).await;
-    // One that hangs does not hold up the others.
-    join_all(disks.iter().map(|disk| disk.close())).await;
+    let served = Service::new(bays.clone()).serve(listener, stop).await;
+    bays.close().await;
     tracing::info!("stopped");
     Ok(served?)
 }
@@ -126,67 +122,110 @@ pub(crate) fn reload(flags: &RunConfig, file: Option<&Path>) {
     }
 }
 
-/// Opens all disks at once. One that fails does not stop the others, a mistake in what was asked
-/// for does.
-fn open_all(paths: &[PathBuf]) -> anyhow::Result<Opened> {
-    let cluster = check_asked(paths)?;
-    let options = DiskOptions { cluster: Some(cluster), ..DiskOptions::default() };
-    let results: Vec<Result<Arc<Disk>, DiskError>> = std::thread::scope(|scope| {
-        let opening: Vec<_> =
-            paths.iter().map(|path| scope.spawn(move || Disk::open(path, options))).collect();
-        opening.into_iter().map(|t| t.join().expect("opening a disk does not panic")).collect()
-    });
-    let (mut disks, mut broken, mut failed) = (BTreeMap::new(), Vec::new(), Vec::new());
-    for (path, result) in paths.iter().zip(results) {
-        match result {
-            Ok(disk) => {
-                tracing::info!(disk = %disk.id(), path = %path.display(), parts = disk.state().parts, "disk is open");
-                disks.insert(disk.id(), disk);
-            }
-            Err(e) => {
-                broken.push((path.display().to_string(), e.problem.to_string()));
-                failed.push(e);
-            }
-        }
+/// Opens all disks at once. One that cannot be opened is tried again later and does not stop the
+/// others; none at all, or a mistake in what was asked for, does.
+async fn open_all(paths: &[PathBuf]) -> anyhow::Result<Arc<Bays>> {
+    let survey = survey(paths).await;
+    let cluster = check_asked(&survey)?;
+    let plan = |(dir, superblock): &Surveyed| BayPlan {
+        dir: dir.clone(),
+        disk: None,
+        seen: superblock.as_ref().ok().map(|superblock| superblock.disk),
+    };
+    let bays = Bays::open(cluster, survey.iter().map(plan).collect(), log_change).await;
+    if bays.count_in() > 0 {
+        return Ok(bays);
     }
-    if disks.is_empty()
-        && let Some(e) = failed.pop()
-    {
-        match paths.len() {
-            1 => return Err(e.into()),
-            disks => bail!("none of the {disks} disks can be opened; the last: {e}"),
-        }
-    }
-    failed.iter().for_each(|e| tracing::error!("{e}"));
-    Ok(Opened { cluster, disks, broken })
+    bays.close().await;
+    let out = |bay: &Arc<Bay>| match bay.state() {
+        BayState::Out { why, .. } => Some(format!("{}: {why}", bay.path().display())),
+        _ => None,
+    };
+    Err(none_of(bays.all().len(), bays.all().iter().find_map(out).unwrap_or_default()))
 }
 
-/// The cluster of all disks that can be read; the same disk twice or two clusters are mistakes.
-fn check_asked(paths: &[PathBuf]) -> Result<ClusterId, DiskError> {
-    let mut known: BTreeMap<DiskId, &Path> = BTreeMap::new();
-    let mut cluster = None;
-    let mut failed = None;
-    for path in paths {
-        let superblock = match Superblock::read(path) {
-            Ok(superblock) => superblock,
-            Err(e) => {
-                failed = Some(e);
-                continue;
-            }
-        };
-        if let Some(other) = known.insert(superblock.disk, path) {
-            let problem = DiskProblem::Twice { disk: superblock.disk, other: other.to_owned() };
-            return Err(DiskError::new(path, problem));
-        }
-        let expected = *cluster.get_or_insert(superblock.cluster);
-        if expected != superblock.cluster {
-            let problem = DiskProblem::ForeignCluster { found: superblock.cluster, expected };
-            return Err(DiskError::new(path, problem));
+/// No disk can be had; one of the reasons is `why`.
+fn none_of(disks: usize, why: String) -> anyhow::Error {
+    match disks {
+        1 => anyhow::Error::msg(why),
+        _ => anyhow::anyhow!("none of the {disks} disks can be opened; {why}"),
+    }
+}
+
+/// A directory, and what its superblock says.
+type Surveyed = (PathBuf, Result<Superblock, DiskError>);
+
+/// Reads all superblocks at once. One that hangs is like one that cannot be read.
+async fn survey(paths: &[PathBuf]) -> Vec<Surveyed> {
+    let (sender, mut said) = unbounded_channel();
+    for (index, path) in paths.iter().enumerate() {
+        let (sender, path) = (sender.clone(), path.clone());
+        let spawned = std::thread::Builder::new()
+            .name("survey".to_owned())
+            .spawn(move || sender.send((index, Superblock::read(&path))));
+        spawned.map(drop).unwrap_or_else(|e| tracing::warn!("looking at the disks: {e}"));
+    }
+    drop(sender);
+    let mut found: BTreeMap<usize, _> =
+        all_but_late(paths.len(), &mut said).await.into_iter().collect();
+    let silent = |path: &Path| {
+        let hangs = std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer");
+        Err(DiskError::new(path, DiskProblem::Io(hangs)))
+    };
+    let one = |(index, path): (usize, &PathBuf)| {
+        (path.clone(), found.remove(&index).unwrap_or_else(|| silent(path)))
+    };
+    paths.iter().enumerate().map(one).collect()
+}
+
+/// The cluster of most of the disks that can be read. The same directory twice, or as many disks of
+/// one cluster as of another, are mistakes.
+fn check_asked(survey: &[Surveyed]) -> anyhow::Result<ClusterId> {
+    let mut clusters: BTreeMap<ClusterId, usize> = BTreeMap::new();
+    let mut directories: BTreeMap<(u64, u64), (&Path, DiskId)> = BTreeMap::new();
+    for (path, superblock) in survey {
+        let Ok(superblock) = superblock else { continue };
+        *clusters.entry(superblock.cluster).or_default() += 1;
+        let Ok(metadata) = std::fs::metadata(path) else { continue };
+        let identity = (metadata.dev(), metadata.ino());
+        if let Some((other, disk)) = directories.insert(identity, (path, superblock.disk)) {
+            let problem = DiskProblem::Twice { disk, other: other.to_owned() };
+            return Err(DiskError::new(path, problem).into());
         }
     }
-    match (cluster, failed) {
-        (Some(cluster), _) => Ok(cluster),
-        (None, Some(e)) => Err(e),
-        (None, None) => unreachable!("there is at least one disk"),
+    let most = clusters.values().max().copied().unwrap_or(0);
+    let mut largest = clusters.iter().filter(|(_, count)| **count == most).map(|(id, _)| *id);
+    match (largest.next(), largest.next()) {
+        (Some(cluster), None) => Ok(cluster),
+        (Some(expected), Some(_)) => {
+            let other = survey.iter().find_map(|(path, superblock)| {
+                let found = superblock.as_ref().ok()?.cluster;
+                (found != expected).then_some((path, found))
+            });
+            let (path, found) = other.expect("there is a disk of the other cluster");
+            Err(DiskError::new(path, DiskProblem::ForeignCluster { found, expected }).into())
+        }
+        (None, _) => {
+            let why = survey.iter().find_map(|(_, superblock)| superblock.as_ref().err());
+            Err(none_of(survey.len(), why.map(ToString::to_string).unwrap_or_default()))
+        }
+    }
+}
+
+/// Says what became of a disk.
+fn log_change(bay: &Bay, before: &BayState) {
+    let path = bay.path().display();
+    match (bay.state(), before) {
+        (BayState::In(disk), BayState::Out { .. }) => {
+            tracing::warn!(disk = %disk.id(), %path, "the disk is back, and in use");
+        }
+        (BayState::In(disk), _) => {
+            let parts = disk.state().parts;
+            tracing::info!(disk = %disk.id(), %path, parts, "disk is open");
+        }
+        (BayState::Out { why, .. }, _) => {
+            tracing::warn!(%path, "the disk is out, and the others go on without it: {why}");
+        }
+        (BayState::Opening, _) => {}
     }
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use nix::fcntl::Flock;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 use proto::checksum::Checked;
 use proto::id::{
     BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, PartSet, SessionId, SlotId, VolumeId,
@@ -28,6 +28,7 @@ use proto::limits::MAX_LIST;
 use proto::part_store::{Fill, HANGS, Held, PartError, PartStore};
 use tokio::sync::oneshot;
 
+use crate::bay::Bay;
 use crate::block_file::BlockFile;
 use crate::calls::Calls;
 use crate::error::{DiskError, DiskProblem};
@@ -59,6 +60,8 @@ const MAX_DISK_SLOTS: usize = 1024;
 pub struct DiskOptions {
     /// Refuse a disk of another cluster.
     pub cluster: Option<ClusterId>,
+    /// Refuse any other disk.
+    pub disk: Option<DiskId>,
     /// Memory for the index's cache, in bytes.
     pub memory: usize,
     /// Set the index aside and make it anew from the block files.
@@ -67,7 +70,7 @@ pub struct DiskOptions {
 
 impl Default for DiskOptions {
     fn default() -> Self {
-        Self { cluster: None, memory: 8 << 20, rebuild_index: false }
+        Self { cluster: None, disk: None, memory: 8 << 20, rebuild_index: false }
     }
 }
 
@@ -85,6 +88,8 @@ pub(crate) struct Shared {
     highest_file: AtomicU32,
     view: Mutex<(Fill, u64)>,
     read_only: RwLock<Option<String>>,
+    end: Mutex<End>,
+    ended: Condvar,
     damaged: Mutex<BTreeSet<(SlotId, PartKey)>>,
 }
 
@@ -97,6 +102,39 @@ impl Shared {
     /// From now on it takes none. The first reason stays.
     pub(crate) fn set_read_only(&self, why: &str) {
         self.read_only.write().get_or_insert_with(|| why.to_owned());
+    }
+
+    /// The index cannot be relied on any more, or the owner's thread is gone: the disk can only be
+    /// opened anew. The first reason stays.
+    pub(crate) fn lose(&self, why: String) {
+        let mut end = self.end.lock();
+        if end.lost.is_none() {
+            tracing::error!(disk = %self.disk, "the disk cannot go on: {why}");
+            self.set_read_only(&why);
+            end.lost = Some(why);
+            self.ended.notify_all();
+        }
+    }
+
+    /// Redb has failed, and will go on failing. What is wrong in its file would be met again, so the
+    /// next start makes it anew.
+    pub(crate) fn index_failed(&self, e: &redb::Error) -> PartError {
+        if self.end.lock().closed {
+            return PartError::Io("the disk is closed".to_owned());
+        }
+        if self.end.lock().lost.is_none()
+            && let Err(e) = open::set_aside(&open::index_path(&self.dir))
+        {
+            tracing::error!(disk = %self.disk, "the index stays: {e}");
+        }
+        self.lose(format!("the index is damaged: {e}"));
+        PartError::Io(format!("index: {e}"))
+    }
+
+    fn close(&self) {
+        self.end.lock().closed = true;
+        self.ended.notify_all();
+        self.queue.close();
     }
 
     /// The part cannot be read as it should be.
@@ -160,6 +198,8 @@ impl Shared {
             highest_file: AtomicU32::new(0),
             view: Mutex::new((Space::new(0, 1).fill(), 0)),
             read_only: RwLock::default(),
+            end: Mutex::default(),
+            ended: Condvar::new(),
             damaged: Mutex::default(),
         }
     }
@@ -168,6 +208,15 @@ impl Shared {
     pub(crate) fn reserve_numbers(&self, highest: u32) {
         self.highest_file.fetch_max(highest, Ordering::Relaxed);
     }
+}
+
+/// What ends the life of an open disk.
+#[derive(Default)]
+struct End {
+    /// Why it cannot go on.
+    lost: Option<String>,
+    /// It is not wanted any more.
+    closed: bool,
 }
 
 /// An open disk. Dropping it leaves everything in order on disk, and waits for that, but not for ever:
@@ -210,6 +259,10 @@ impl Disk {
             && expected != superblock.cluster
         {
             let problem = DiskProblem::ForeignCluster { found: superblock.cluster, expected };
+            return Err(DiskError::new(dir, problem));
+        }
+        if let Some(named) = options.disk.filter(|named| *named != superblock.disk) {
+            let problem = DiskProblem::OtherDisk { found: superblock.disk, named, home: None };
             return Err(DiskError::new(dir, problem));
         }
         let owner = open::recover(dir, &superblock, &options)
@@ -255,7 +308,17 @@ impl Disk {
         group: GroupId,
         generation: Generation,
     ) -> Arc<dyn PartStore> {
-        Arc::new(LocalSlot::new(self.clone(), slot, group, generation))
+        Arc::new(LocalSlot::new(Arc::new(Bay::of(self.clone())), slot, group, generation))
+    }
+
+    /// Waits until the disk cannot go on, and answers why: it has to be opened anew. `None`: it was
+    /// closed. Blocks.
+    pub(crate) fn until_lost(&self) -> Option<String> {
+        let mut end = self.shared.end.lock();
+        while end.lost.is_none() && !end.closed {
+            self.shared.ended.wait(&mut end);
+        }
+        end.lost.clone().filter(|_| !end.closed)
     }
 
     /// How it is.
@@ -293,7 +356,7 @@ impl Disk {
 
     fn refuse(&self) {
         self.readers.close();
-        self.shared.queue.close();
+        self.shared.close();
     }
 
     /// The slots that were ever addressed: the group of each, and the newest generation it was
@@ -369,8 +432,9 @@ impl Disk {
     /// Which parts of the blob are here.
     pub(crate) async fn held(&self, slot: SlotId, blob: BlobId) -> Result<Held, PartError> {
         self.blocking(move |shared| {
-            let deleted = shared.index.tomb(slot, blob).map_err(index_error)?.is_some();
-            let parts = shared.index.parts_of(slot, blob).map_err(index_error)?;
+            let failed = |e| shared.index_failed(&e);
+            let deleted = shared.index.tomb(slot, blob).map_err(failed)?.is_some();
+            let parts = shared.index.parts_of(slot, blob).map_err(failed)?;
             Ok(Held { parts: parts.into_iter().map(|(part, _)| part).collect(), deleted })
         })
         .await
@@ -392,7 +456,8 @@ impl Disk {
     ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
         let limit = limit.min(MAX_LIST) as usize;
         self.blocking(move |shared| {
-            shared.index.list(slot, volume, session, after, limit).map_err(index_error)
+            let page = shared.index.list(slot, volume, session, after, limit);
+            page.map_err(|e| shared.index_failed(&e))
         })
         .await
     }
@@ -402,7 +467,8 @@ impl Disk {
         &self,
         mut take: impl FnMut(SlotId, PartKey) -> bool,
     ) -> Result<(), PartError> {
-        self.shared.index.all_parts(|slot, key, _| take(slot, key)).map_err(index_error)
+        let all = self.shared.index.all_parts(|slot, key, _| take(slot, key));
+        all.map_err(|e| self.shared.index_failed(&e))
     }
 
     /// Bytes of a part, verified. Blocks.
@@ -439,6 +505,9 @@ struct OwnersEnd {
 
 impl Drop for OwnersEnd {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.lose("its thread ended in a panic".to_owned());
+        }
         self.shared.set_read_only("the disk is closed");
         self.shared.queue.abandon();
         self.shared.index.close();
@@ -469,10 +538,6 @@ impl OwnersThread {
             }
         }
     }
-}
-
-pub(crate) fn index_error(e: redb::Error) -> PartError {
-    PartError::Io(format!("index: {e}"))
 }
 
 impl Drop for Disk {

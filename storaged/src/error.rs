@@ -27,7 +27,7 @@ impl DiskError {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskProblem {
     /// No superblock.
-    #[error("not an ashlar disk (make it one with: storaged disk init DIR)")]
+    #[error("not an ashlar disk: there is no superblock (is its filesystem mounted?)")]
     NotADisk,
     /// A file, or something else that has no entries.
     #[error("not a directory: give the disk a directory of its own")]
@@ -63,6 +63,19 @@ pub enum DiskProblem {
         /// The one asked for.
         expected: ClusterId,
     },
+    /// It is not the one that belongs here.
+    #[error(
+        "it holds disk {found}, and {named} belongs here{}",
+        home.as_ref().map(|home| format!(" ({found} belongs in {})", home.display())).unwrap_or_default()
+    )]
+    OtherDisk {
+        /// What is here.
+        found: DiskId,
+        /// What should be.
+        named: DiskId,
+        /// Where that which is here should be, if it is known.
+        home: Option<PathBuf>,
+    },
     /// The same disk under two paths.
     #[error("disk {disk} is given twice, also as {}", other.display())]
     Twice {
@@ -95,6 +108,9 @@ pub enum DiskProblem {
     /// The index cannot be read or written.
     #[error("index: {0}")]
     Index(String),
+    /// A fault of this program, met while it was opened.
+    #[error("opening it ended in a panic: {0}")]
+    Panicked(String),
     /// The operating system said no.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -104,4 +120,10 @@ impl From<redb::Error> for DiskProblem {
     fn from(e: redb::Error) -> Self {
         Self::Index(e.to_string())
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }

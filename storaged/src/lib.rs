@@ -10,8 +10,8 @@
 //! * `read`, `readers`: from a request to verified bytes. `calls`: which of all these do not return.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
 //! * `recovery` (pure) and `open`: after a crash, or without an index.
-//! * [`Disk`] and its slots: what a proxy in the same process uses; [`service`] serves the same over
-//!   gRPC; [`cli`] is the program.
+//! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its
+//!   [`bay`]; [`service`] serves the same over gRPC; [`cli`] is the program.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -20,6 +20,7 @@
 mod admin;
 mod ahead;
 mod batch;
+pub mod bay;
 mod block_file;
 mod calls;
 pub mod cli;
@@ -34,6 +35,7 @@ mod fault_tests;
 mod fill;
 mod index;
 mod io;
+mod late;
 mod ledger;
 mod link;
 pub mod metrics;

@@ -87,7 +87,7 @@ fn usable(saved: &Saved, files: &[u32]) -> bool {
 }
 
 /// Keeps a damaged index for whoever wants to know why; one is enough.
-fn set_aside(path: &Path) -> std::io::Result<()> {
+pub(crate) fn set_aside(path: &Path) -> std::io::Result<()> {
     if path.exists() {
         std::fs::rename(path, path.with_extension("redb.damaged"))?;
     }
@@ -216,12 +216,15 @@ impl<'a> Recovery<'a> {
         if let What::Put(key) | What::Lost(key) = found.entry.what {
             self.ledger.replay_put(slot, key, place)?;
         } else {
-            let payload = file.payload(found)?;
-            if payload.verify().is_err() {
-                let Place { file, block } = place;
-                tracing::error!(disk = %self.shared.disk, file, block, "a record has rotted: what it said is lost");
-                return Ok(());
-            }
+            let payload = match file.payload(found) {
+                Ok(payload) if payload.verify().is_ok() => payload,
+                read => {
+                    let why = read.err().map_or("it has rotted".to_owned(), |e| e.to_string());
+                    let Place { file, block } = place;
+                    tracing::error!(disk = %self.shared.disk, file, block, "what a record said is lost: {why}");
+                    return Ok(());
+                }
+            };
             match found.entry.what {
                 What::Put(_) | What::Lost(_) => unreachable!("taken above"),
                 What::Delete => self.ledger.delete(slot, &decode_blobs(payload.data()), place)?,

@@ -13,7 +13,7 @@ use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 use proto::part_store::PartError;
 
 use crate::block_file::BlockFile;
-use crate::disk::{Shared, index_error};
+use crate::disk::Shared;
 use crate::record::{Entry, Place, What, footprint_blocks, parse, payload_offset};
 
 /// How often a part that moves under the reader is looked for again.
@@ -33,8 +33,9 @@ impl Shared {
     ) -> Result<Checked, PartError> {
         let mut tried = None;
         for _ in 0..ATTEMPTS {
-            let Some(place) = self.index.part(slot, key).map_err(index_error)? else {
-                let deleted = self.index.tomb(slot, key.blob).map_err(index_error)?.is_some();
+            let failed = |e| self.index_failed(&e);
+            let Some(place) = self.index.part(slot, key).map_err(failed)? else {
+                let deleted = self.index.tomb(slot, key.blob).map_err(failed)?.is_some();
                 return Err(if deleted { PartError::Deleted } else { PartError::NotFound });
             };
             match tried {

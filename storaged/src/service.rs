@@ -1,7 +1,6 @@
 //! What a daemon does with a request: checks what arrived, asks the disk, answers. It decides nothing
 //! itself. Puts and gets come by [`crate::link`] as well as by gRPC, the rest by gRPC.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use proto::convert::{
     status_from,
 };
 use proto::gather::Gather;
-use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, SessionId, SlotId, VolumeId};
+use proto::id::{BlobId, Generation, GroupId, SessionId, SlotId, VolumeId};
 use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_LIST, MAX_MESSAGE};
 use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::bay::{Bay, BayState, Bays};
 use crate::disk::Disk;
 use crate::door;
 use crate::queue::Ask;
@@ -54,31 +54,18 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What one daemon serves.
 #[derive(Clone)]
 pub struct Service {
-    disks: Arc<BTreeMap<DiskId, Served>>,
-    /// Disks that were asked for and could not be opened: path and reason.
-    broken: Arc<Vec<(String, String)>>,
-    cluster: ClusterId,
-}
-
-/// A disk, and its share of what may be under way, in blocks.
-struct Served {
-    disk: Arc<Disk>,
-    budget: Arc<Semaphore>,
+    bays: Arc<Bays>,
+    /// Of each bay, its share of what may be under way, in blocks.
+    budgets: Arc<[Arc<Semaphore>]>,
 }
 
 impl Service {
-    /// Of open disks of one cluster.
-    pub fn new(
-        cluster: ClusterId,
-        disks: BTreeMap<DiskId, Arc<Disk>>,
-        broken: Vec<(String, String)>,
-    ) -> Self {
-        let share = (DAEMON_BYTES / disks.len().max(1)).clamp(DISK_BYTES.0, DISK_BYTES.1);
-        let served = |(id, disk)| {
-            (id, Served { disk, budget: Arc::new(Semaphore::new(share / DISK_BLOCK)) })
-        };
-        let disks = disks.into_iter().map(served).collect();
-        Self { disks: Arc::new(disks), broken: Arc::new(broken), cluster }
+    /// Of the disks in these bays, and of those that come into them later.
+    pub fn new(bays: Arc<Bays>) -> Self {
+        let share = (DAEMON_BYTES / bays.all().len().max(1)).clamp(DISK_BYTES.0, DISK_BYTES.1);
+        let budget = |_| Arc::new(Semaphore::new(share / DISK_BLOCK));
+        let budgets = bays.all().iter().map(budget).collect();
+        Self { bays, budgets }
     }
 
     /// Serves until told to stop; then lets what is under way finish.
@@ -114,27 +101,28 @@ impl Service {
 
     /// What a request to this address takes its share of.
     pub(crate) fn budget(&self, to: Option<&wire::Address>) -> Result<Arc<Semaphore>, PartError> {
-        Ok(self.served(&Address::from_wire(to)?)?.budget.clone())
+        let (bay, _) = self.served(&Address::from_wire(to)?)?;
+        Ok(self.budgets[bay].clone())
     }
 
     /// The disk, if the address is right and its generation not stale.
-    async fn slot(&self, to: Option<&wire::Address>) -> Result<(&Arc<Disk>, SlotId), PartError> {
+    async fn slot(&self, to: Option<&wire::Address>) -> Result<(Arc<Disk>, SlotId), PartError> {
         let to = Address::from_wire(to)?;
-        let disk = &self.served(&to)?.disk;
+        let (_, disk) = self.served(&to)?;
         disk.check_slot(to.slot, to.group, to.generation).await?;
         Ok((disk, to.slot))
     }
 
-    fn served(&self, to: &Address) -> Result<&Served, PartError> {
-        if to.cluster != self.cluster {
+    /// The number of its bay, and the disk.
+    fn served(&self, to: &Address) -> Result<(usize, Arc<Disk>), PartError> {
+        let cluster = self.bays.cluster();
+        if to.cluster != cluster {
             return Err(PartError::WrongAddress(format!(
-                "this daemon serves cluster {}, not {}",
-                self.cluster, to.cluster
+                "this daemon serves cluster {cluster}, not {}",
+                to.cluster
             )));
         }
-        self.disks.get(&to.disk).ok_or_else(|| {
-            PartError::WrongAddress(format!("this daemon does not serve disk {}", to.disk))
-        })
+        self.bays.find(to.disk)
     }
 
     pub(crate) async fn put_part(
@@ -207,11 +195,25 @@ impl Service {
     }
 
     fn state(&self) -> wire::StatusReply {
-        let open = self.disks.values().map(|Served { disk, .. }| {
+        wire::StatusReply {
+            version: proto::VERSION.to_owned(),
+            cluster: Bytes::copy_from_slice(self.bays.cluster().as_bytes()),
+            disks: self.bays.all().iter().map(|bay| disk_status(bay)).collect(),
+        }
+    }
+}
+
+fn disk_status(bay: &Bay) -> wire::DiskStatus {
+    let id = bay.disk_id().map(|id| Bytes::copy_from_slice(id.as_bytes()));
+    let status = wire::DiskStatus {
+        disk: id.unwrap_or_default(),
+        path: bay.path().display().to_string(),
+        ..Default::default()
+    };
+    match bay.state() {
+        BayState::In(disk) => {
             let state = disk.state();
             wire::DiskStatus {
-                disk: Bytes::copy_from_slice(disk.id().as_bytes()),
-                path: disk.path().display().to_string(),
                 state: state.state,
                 fill: state.fill.level.as_str().to_owned(),
                 capacity: state.fill.capacity,
@@ -220,18 +222,11 @@ impl Service {
                 available: state.fill.available,
                 damaged: state.damaged,
                 slots: disk.slots().into_iter().map(slot_status).collect(),
+                ..status
             }
-        });
-        let broken = self.broken.iter().map(|(path, why)| wire::DiskStatus {
-            path: path.clone(),
-            state: format!("out: {why}"),
-            ..Default::default()
-        });
-        wire::StatusReply {
-            version: proto::VERSION.to_owned(),
-            cluster: Bytes::copy_from_slice(self.cluster.as_bytes()),
-            disks: open.chain(broken).collect(),
         }
+        BayState::Opening => wire::DiskStatus { state: "opening".to_owned(), ..status },
+        BayState::Out { why, .. } => wire::DiskStatus { state: format!("out: {why}"), ..status },
     }
 }
 

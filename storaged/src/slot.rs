@@ -10,12 +10,13 @@ use proto::id::{BlobId, Generation, GroupId, PartKey, PartSet, SessionId, SlotId
 use proto::limits::MAX_BLOBS_PER_REQUEST;
 use proto::part_store::{Fill, Held, PartError, PartStore};
 
+use crate::bay::Bay;
 use crate::disk::{Disk, fits};
 use crate::queue::Ask;
 
 /// One slot, with what the caller knows of its group.
 pub(crate) struct LocalSlot {
-    disk: Arc<Disk>,
+    bay: Arc<Bay>,
     slot: SlotId,
     group: GroupId,
     generation: Generation,
@@ -23,17 +24,15 @@ pub(crate) struct LocalSlot {
 
 impl LocalSlot {
     /// Checked with every request.
-    pub(crate) fn new(
-        disk: Arc<Disk>,
-        slot: SlotId,
-        group: GroupId,
-        generation: Generation,
-    ) -> Self {
-        Self { disk, slot, group, generation }
+    pub(crate) fn new(bay: Arc<Bay>, slot: SlotId, group: GroupId, generation: Generation) -> Self {
+        Self { bay, slot, group, generation }
     }
 
-    async fn check(&self) -> Result<(), PartError> {
-        self.disk.check_slot(self.slot, self.group, self.generation).await
+    /// The disk, if it is there and its slot is what the caller takes it for.
+    async fn check(&self) -> Result<Arc<Disk>, PartError> {
+        let disk = self.bay.disk()?;
+        disk.check_slot(self.slot, self.group, self.generation).await?;
+        Ok(disk)
     }
 
     async fn change(
@@ -41,9 +40,9 @@ impl LocalSlot {
         blobs: &[BlobId],
         ask: impl Fn(Vec<BlobId>) -> Ask,
     ) -> Result<(), PartError> {
-        self.check().await?;
+        let disk = self.check().await?;
         for blobs in blobs.chunks(MAX_BLOBS_PER_REQUEST) {
-            self.disk.change(self.slot, ask(blobs.to_vec())).await?;
+            disk.change(self.slot, ask(blobs.to_vec())).await?;
         }
         Ok(())
     }
@@ -54,16 +53,16 @@ impl LocalSlot {
         key: PartKey,
         range: Range<u32>,
     ) -> Result<Checked, PartError> {
-        self.check().await?;
-        self.disk.get(self.slot, key, range).await
+        let disk = self.check().await?;
+        disk.get(self.slot, key, range).await
     }
 }
 
 #[async_trait]
 impl PartStore for LocalSlot {
     async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
-        self.check().await?;
-        self.disk.put(self.slot, key, data).await
+        let disk = self.check().await?;
+        disk.put(self.slot, key, data).await
     }
 
     async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
@@ -73,8 +72,8 @@ impl PartStore for LocalSlot {
     }
 
     async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
-        self.check().await?;
-        self.disk.held(self.slot, blob).await
+        let disk = self.check().await?;
+        disk.held(self.slot, blob).await
     }
 
     async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
@@ -92,21 +91,22 @@ impl PartStore for LocalSlot {
         after: Option<BlobId>,
         limit: u32,
     ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
-        self.check().await?;
-        self.disk.list(self.slot, volume, session, after, limit).await
+        let disk = self.check().await?;
+        disk.list(self.slot, volume, session, after, limit).await
     }
 
     async fn has_served(&self) -> Result<bool, PartError> {
-        Ok(self.disk.slots().contains_key(&self.slot))
+        Ok(self.bay.disk()?.slots().contains_key(&self.slot))
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {
-        let known = self.disk.slots().get(&self.slot).copied();
+        let disk = self.bay.disk()?;
+        let known = disk.slots().get(&self.slot).copied();
         fits(self.slot, known, self.group, self.generation)?;
-        if let Some(why) = self.disk.hangs() {
+        if let Some(why) = disk.hangs() {
             return Err(PartError::Unreachable(why));
         }
-        let state = self.disk.state();
+        let state = disk.state();
         if state.state == "ok" { Ok(state.fill) } else { Err(PartError::Io(state.state)) }
     }
 }

@@ -139,11 +139,16 @@ impl Superblock {
     }
 
     fn read_file(file: &File) -> Result<Self, DiskProblem> {
-        let mut newer = None;
+        let (mut newer, mut unreadable) = (None, None);
         for copy in 0..u64::from(COPIES) {
             let mut bytes = [0; size_of::<OnDisk>()];
-            if file.read_exact_at(&mut bytes, copy * DISK_BLOCK as u64).is_err() {
-                continue;
+            match file.read_exact_at(&mut bytes, copy * DISK_BLOCK as u64) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => continue,
+                Err(e) => {
+                    unreadable = Some(e);
+                    continue;
+                }
             }
             match Self::decode(&bytes) {
                 Some(Ok(superblock)) => return Ok(superblock),
@@ -151,9 +156,10 @@ impl Superblock {
                 None => {}
             }
         }
-        Err(match newer {
-            Some(found) => DiskProblem::Format { found, known: VERSION },
-            None => DiskProblem::Damaged,
+        Err(match (newer, unreadable) {
+            (Some(found), _) => DiskProblem::Format { found, known: VERSION },
+            (None, Some(e)) => DiskProblem::Io(e),
+            (None, None) => DiskProblem::Damaged,
         })
     }
 }
@@ -172,6 +178,11 @@ pub(crate) fn lock(dir: &Path) -> Result<(Flock<File>, Superblock), DiskError> {
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(fail(DiskProblem::InUse)),
         Err((_, e)) => Err(fail(DiskProblem::Io(e.into()))),
     }
+}
+
+/// Has another process taken the disk?
+pub fn is_in_use(dir: &Path) -> bool {
+    matches!(lock(dir), Err(DiskError { problem: DiskProblem::InUse, .. }))
 }
 
 /// Makes an empty or missing directory a disk of the cluster, under a new id.

@@ -19,8 +19,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 use proto::client::Daemon;
 use proto::cluster::{Cluster, Slot};
+use proto::id::DiskId;
 use proto::log_file;
-use proto::program::complain;
+use proto::program::{complain, say};
 
 /// Set for a daemon that shall not outlive the process with this pid.
 const PARENT: &str = "ASHLAR_DEMO_PID";
@@ -66,14 +67,29 @@ impl Daemons {
             daemons.running.push((index, child));
         }
         let deadline = Instant::now() + PATIENCE;
+        let mut out = Vec::new();
         for (index, (slot, disk)) in cluster.slots.iter().zip(disks).enumerate() {
-            daemons.wait_for(index, slot, disk, deadline).await?;
+            if let Err(why) = daemons.wait_for(index, slot, disk, deadline).await {
+                out.push(format!("the daemon of {} does not start: {why:#}", disk.display()));
+                let ended = matches!(daemons.running[index].1.try_wait(), Ok(Some(_)));
+                if ended {
+                    let _ = std::fs::remove_file(daemons.pid_file(index));
+                }
+            }
         }
+        if out.len() == disks.len() {
+            bail!("{}", out.swap_remove(0));
+        }
+        out.iter().try_for_each(|why| say(why).map(drop))?;
         Ok(daemons)
     }
 
     fn log(&self, index: usize) -> PathBuf {
         self.dir.join(format!("{index}.log"))
+    }
+
+    fn pid_file(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("{index}.pid"))
     }
 
     fn spawn(&self, index: usize, slot: &Slot, disk: &Path) -> Result<Child> {
@@ -93,14 +109,14 @@ impl Daemons {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting the daemon of {}", disk.display()))?;
-        let pid = self.dir.join(format!("{index}.pid"));
+        let pid = self.pid_file(index);
         let write = || writeln!(File::create(&pid)?, "{}", child.id());
         write().with_context(|| pid.display().to_string())?;
         Ok(child)
     }
 
-    /// Waits until the daemon serves its disk. One that finds the disk in use is started again for a
-    /// while: the last demo's daemon may be on its way out.
+    /// Waits until the daemon serves its disk. One that finds the disk or its port in use is started
+    /// again for a while: the last demo's daemon may be on its way out.
     async fn wait_for(
         &mut self,
         index: usize,
@@ -113,15 +129,20 @@ impl Daemons {
             let ended = self.running[index].1.try_wait().context("waiting for a daemon")?;
             if ended.is_none() {
                 let status = Daemon::new(address)?.status().await;
-                let serves = |disk: &[u8]| disk == &slot.disk.as_bytes()[..];
-                if status.is_ok_and(|s| s.disks.iter().any(|d| serves(&d.disk))) {
-                    return Ok(());
+                let disks = status.map(|status| status.disks).unwrap_or_default();
+                let found = disks.first().and_then(|found| DiskId::from_slice(&found.disk));
+                match found {
+                    Some(found) if found == slot.disk => return Ok(()),
+                    Some(found) => bail!("it has disk {found}, and {} belongs there", slot.disk),
+                    None => {}
                 }
             }
-            if Instant::now() >= deadline {
+            let taken =
+                storaged::superblock::is_in_use(disk) || TcpListener::bind(address).is_err();
+            if Instant::now() >= deadline || ended.is_some() && !taken {
                 let text = std::fs::read_to_string(self.log(index)).unwrap_or_default();
-                let last = text.lines().last().unwrap_or("no word from it").to_owned();
-                bail!("the daemon of {} does not start: {last}", disk.display());
+                let last = text.lines().last().unwrap_or("no word from it");
+                bail!("{}", last.trim_start_matches("storaged: "));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
             if ended.is_some() {
@@ -134,12 +155,15 @@ impl Daemons {
 
 impl Drop for Daemons {
     fn drop(&mut self) {
-        for (_, child) in &self.running {
-            // One that was killed before is no error.
-            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        for (_, child) in &mut self.running {
+            // Of one that has ended the number may be another's by now.
+            if matches!(child.try_wait(), Ok(None)) {
+                let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+            }
         }
         let deadline = Instant::now() + PATIENCE;
-        for (index, child) in &mut self.running {
+        let pids: Vec<_> = self.running.iter().map(|(index, _)| self.pid_file(*index)).collect();
+        for ((index, child), pid) in self.running.iter_mut().zip(pids) {
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 std::thread::sleep(LOOK_AGAIN);
             }
@@ -149,7 +173,7 @@ impl Drop for Daemons {
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            let _ = std::fs::remove_file(self.dir.join(format!("{index}.pid")));
+            let _ = std::fs::remove_file(pid);
         }
     }
 }

@@ -171,13 +171,15 @@ async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> 
     let (capacity, available) = mount.room().await;
     let safety = mount.safety();
     let (dir, at) = (dir.display(), at.display());
-    let mut lines = vec![
+    let outage = mount.outage().await;
+    let mut lines: Vec<String> = outage.iter().map(ToString::to_string).collect();
+    lines.extend([
         format!("ready: {at} is mounted"),
         format!("  data      {dir}/disks ({all} disks), metadata in {dir}/meta"),
         format!("  safety    {scheme}: {safety}"),
         format!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity)),
         format!("  try       cp -a /usr/include {at}/ && ashlar status {at}"),
-    ];
+    ]);
     let warnings = safety.warning().into_iter().chain(mount.warnings().cloned());
     lines.extend(warnings.map(|warning| format!("  warning   {warning}")));
     let again = format!("ashlar demo {at}{}", Again(args));

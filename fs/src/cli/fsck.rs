@@ -58,6 +58,10 @@ struct Findings {
     to_sweep: u64,
     /// Blobs that only take room.
     leaked: u64,
+    /// Blobs of which parts are not found, which may lie on disks that are away; the others do.
+    unseen: u64,
+    /// Disks that could not be asked.
+    disks_away: usize,
     /// Problems in all, of which the first are told.
     problem_count: u64,
     problems: Vec<String>,
@@ -90,7 +94,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         true => serde_json::to_string_pretty(&findings).expect("findings are plain data"),
         false => told(&args.volume, &findings),
     })?;
-    Ok(if findings.problem_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let sure = findings.problem_count == 0 && findings.unseen == 0;
+    Ok(if sure { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Checks it on the disks of a cluster file that can be right.
@@ -102,7 +107,11 @@ async fn with_disks(meta: &LocalMeta, cluster: &Cluster) -> Result<Findings> {
         Ok(warnings) => {
             let warnings: Vec<String> = warnings.all().cloned().collect();
             warnings.iter().for_each(|warning| complain("ashlar", format!("warning: {warning}")));
-            check(meta, &store.blobs).await.map(|found| Findings { warnings, ..found })
+            let outage = store.outage(meta.volume().scheme).await;
+            outage.iter().for_each(|outage| complain("ashlar", outage));
+            let disks_away = outage.map_or(0, |outage| outage.away());
+            let checked = check(meta, &store.blobs).await;
+            checked.map(|found| Findings { warnings, disks_away, ..found })
         }
         Err(wrong) => Err(wrong.into()),
     };
@@ -127,9 +136,16 @@ fn told(volume: &str, findings: &Findings) -> String {
     if findings.leaked > 0 {
         lines.push(format!("{} blobs take room that nothing refers to", findings.leaked));
     }
-    lines.push(match findings.problem_count {
-        0 => format!("{volume} is in order"),
-        n => format!("{volume} has {n} problems"),
+    let (away, unseen) = (findings.disks_away, findings.unseen);
+    if unseen > 0 {
+        lines.push(format!(
+            "{unseen} blobs can be read, and have parts that may lie on the {away} disks that are away"
+        ));
+    }
+    lines.push(match (findings.problem_count, unseen) {
+        (0, 0) => format!("{volume} is in order"),
+        (0, _) => format!("{volume} is in order, as far as the disks that are up can tell"),
+        (n, _) => format!("{volume} has {n} problems"),
     });
     lines.join("\n")
 }
@@ -172,34 +188,50 @@ async fn check_known(
         while let Some((record, slots)) = looked.next().await {
             bar.inc(1);
             // Garbage may be half deleted.
-            if record.live > 0
-                && let Some(problem) = judge(record.id, &slots)
-            {
-                findings.problem(problem);
+            if record.live == 0 {
+                continue;
+            }
+            match judge(record.id, &slots) {
+                Verdict::Whole => {}
+                Verdict::Unseen => findings.unseen += 1,
+                Verdict::Problem(problem) => findings.problem(problem),
             }
         }
         known.extend(page.iter().map(|record| record.id));
     }
 }
 
+/// What the slots say of a blob.
+enum Verdict {
+    /// All its parts are there.
+    Whole,
+    /// It can be read, and the parts that are not found may lie on disks that are away.
+    Unseen,
+    /// What is wrong with it.
+    Problem(String),
+}
+
 /// What is wrong with a blob, by what the slots say of it.
-fn judge(id: BlobId, slots: &[SlotHolds]) -> Option<String> {
+fn judge(id: BlobId, slots: &[SlotHolds]) -> Verdict {
     let held = slots.iter().filter_map(|slot| slot.held.as_ref().ok());
     let found = held.clone().fold(PartSet::EMPTY, |all, held| all.union(held.parts));
     let scheme = id.scheme();
     let lost = PartSet::first(scheme.parts()).minus(found);
     if held.clone().any(|held| held.deleted) {
-        return Some(format!("blob {id} is in use, and a disk says that it was deleted"));
+        let problem = format!("blob {id} is in use, and a disk says that it was deleted");
+        return Verdict::Problem(problem);
     }
     if lost.is_empty() {
-        return None;
+        return Verdict::Whole;
     }
     let silent = slots.iter().filter(|slot| slot.held.is_err()).count();
     let parts: Vec<String> = lost.iter().map(|part| part.to_string()).collect();
     let which = format!("parts {} of {}", parts.join(", "), scheme.parts());
-    Some(match (found.len() >= scheme.data_parts(), silent) {
+    Verdict::Problem(match (found.len() >= scheme.data_parts(), silent) {
         (true, 0) => format!("blob {id} has lost {which}, and can be restored from the others"),
         (false, 0) => format!("blob {id} has lost {which}: its bytes are gone"),
+        // Each disk that is away may hold one of them.
+        (true, n) if lost.len() <= n => return Verdict::Unseen,
         (true, n) => format!("blob {id}: {which} not found, {n} disks do not answer"),
         (false, n) => {
             format!("blob {id} cannot be read: {which} not found, {n} disks do not answer")

@@ -21,6 +21,7 @@ use super::{
 use crate::data::DataSettings;
 use crate::mount::{Mount, MountPlan};
 use crate::mountpoint;
+use crate::outage::Outage;
 use crate::second;
 
 /// Between the metrics' address and the volume, a mount takes nothing else.
@@ -173,6 +174,8 @@ fn mount(request: Request) -> Result<ExitCode> {
         let mount = systemd::starting(start_or_show(plan, second, stop)).await?;
         systemd::ready();
         mount.iter().flat_map(Mount::warnings).for_each(|warning| background::warn(warning));
+        let outage = started_without(&mount).await.map(|outage| outage.to_string());
+        outage.iter().flat_map(|outage| outage.lines()).for_each(background::warn);
         match background {
             true => background::succeed()?,
             false => drop(say(format!("mounted on {}", at.display()))?),
@@ -186,6 +189,11 @@ fn mount(request: Request) -> Result<ExitCode> {
 /// The memory for what is not yet stored that this stands for.
 pub(super) fn at_least(dirty: Size) -> Size {
     Size(dirty.0.max(LEAST_DIRTY))
+}
+
+/// What is away of the disks of a mount that has begun.
+async fn started_without(mount: &Option<Mount>) -> Option<Outage> {
+    mount.as_ref()?.outage().await
 }
 
 /// Mounts it, to be served; or shows it here, if another process has mounted it and that will do.

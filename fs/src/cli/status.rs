@@ -86,7 +86,7 @@ pub(super) fn of_mount(path: &Path) -> Result<Status> {
 fn of_cluster(file: &Path) -> Result<Status> {
     let cluster = Cluster::read(file)?;
     block_on(async {
-        let store = Store::open(&cluster).await?;
+        let store = Store::open_any(&cluster).await?;
         store.blobs.roll_call(roll_call::BOUND).await;
         let status = Status::of_disks(store.blobs.slots().await);
         store.close().await;

@@ -1,0 +1,327 @@
+//! A bay: where a disk should be, with the disk in it or not.
+//!
+//! Every disk is opened by a thread of its own, so that one that hangs, is damaged or is not there
+//! keeps no other waiting. A disk that cannot be opened is *out*, with the reason, and its thread tries
+//! again from time to time until it is in; then its thread ends. A disk that cannot go on (its index
+//! turned out to be damaged) is out again, until it is opened anew.
+//!
+//! Invariants:
+//! * A disk is let in only where it belongs: it is of the cluster, it is the one that is named for its
+//!   bay, and no other bay has a disk of the same id. Nothing is written to any other.
+//! * What is asked of a bay without its disk fails at once, as unreachable.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
+use proto::part_store::{PartError, PartStore};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::disk::{Disk, DiskOptions};
+use crate::error::{DiskProblem, panic_text};
+use crate::late::all_but_late;
+use crate::slot::LocalSlot;
+use crate::superblock::Superblock;
+
+/// Pauses between attempts to open a disk that is out: the first, and the longest.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Whoever had the disk before may be on its way out: for so long it is not out.
+const LEAVING: Duration = Duration::from_secs(3);
+
+/// What is in a bay.
+#[derive(Clone)]
+pub enum BayState {
+    /// Not known yet: the disk is being opened.
+    Opening,
+    /// The disk.
+    In(Arc<Disk>),
+    /// No disk, and why.
+    Out {
+        /// The reason.
+        why: String,
+        /// Another process has it.
+        in_use: bool,
+    },
+}
+
+/// Where one disk should be.
+pub struct Bay {
+    dir: PathBuf,
+    /// The disk that belongs here; `None`: any of the cluster.
+    named: Option<DiskId>,
+    /// The disk whose superblock was seen here last.
+    seen: Mutex<Option<DiskId>>,
+    state: RwLock<BayState>,
+}
+
+impl Bay {
+    /// For the disk in this directory.
+    fn new(dir: PathBuf, named: Option<DiskId>, seen: Option<DiskId>) -> Self {
+        Self { dir, named, seen: Mutex::new(seen), state: RwLock::new(BayState::Opening) }
+    }
+
+    /// With a disk that is open.
+    pub(crate) fn of(disk: Arc<Disk>) -> Self {
+        let (dir, id) = (disk.path().to_owned(), Some(disk.id()));
+        Self { dir, named: id, seen: Mutex::new(id), state: RwLock::new(BayState::In(disk)) }
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The disk that is here or should be, as far as that is known.
+    pub fn disk_id(&self) -> Option<DiskId> {
+        self.named.or(*self.seen.lock())
+    }
+
+    /// What is in it.
+    pub fn state(&self) -> BayState {
+        self.state.read().clone()
+    }
+
+    /// The disk.
+    ///
+    /// # Errors
+    /// That the slots on it cannot be reached, and why.
+    pub(crate) fn disk(&self) -> Result<Arc<Disk>, PartError> {
+        match &*self.state.read() {
+            BayState::In(disk) => Ok(disk.clone()),
+            BayState::Opening => Err(PartError::Unreachable("out: it is being opened".to_owned())),
+            BayState::Out { why, .. } => Err(PartError::Unreachable(format!("out: {why}"))),
+        }
+    }
+}
+
+/// Told of every change of a bay, and of what was in it before.
+pub type Observer = fn(&Bay, &BayState);
+
+/// The bays of a machine, or of an embedded store.
+pub struct Bays {
+    cluster: ClusterId,
+    bays: Vec<Arc<Bay>>,
+    by_disk: RwLock<HashMap<DiskId, usize>>,
+    observer: Observer,
+    closed: Mutex<bool>,
+    closing: Condvar,
+}
+
+/// A bay to be.
+#[derive(Clone, Debug)]
+pub struct BayPlan {
+    /// The disk's directory.
+    pub dir: PathBuf,
+    /// The disk that belongs there; `None`: any of the cluster.
+    pub disk: Option<DiskId>,
+    /// The disk that was seen there a moment ago.
+    pub seen: Option<DiskId>,
+}
+
+impl Bays {
+    /// Opens all disks at once. Returns when each is in or out; one that takes much longer than the
+    /// others may still be on its way. Must be called within a tokio runtime.
+    pub async fn open(cluster: ClusterId, plans: Vec<BayPlan>, observer: Observer) -> Arc<Self> {
+        let bay = |plan: BayPlan| Arc::new(Bay::new(plan.dir, plan.disk, plan.seen));
+        let bays = Arc::new(Self {
+            cluster,
+            bays: plans.into_iter().map(bay).collect(),
+            by_disk: RwLock::default(),
+            observer,
+            closed: Mutex::new(false),
+            closing: Condvar::new(),
+        });
+        let (sender, mut settled) = unbounded_channel();
+        for bay in &bays.bays {
+            let settled = Some(sender.clone());
+            let keeper = Keeper { bays: bays.clone(), bay: bay.clone(), settled };
+            let spawned =
+                std::thread::Builder::new().name("bay".to_owned()).spawn(move || keeper.keep());
+            if let Err(e) = spawned {
+                let _settled = sender.send(());
+                bays.set(bay, BayState::Out { why: e.to_string(), in_use: false });
+            }
+        }
+        all_but_late(bays.bays.len(), &mut settled).await;
+        bays
+    }
+
+    /// All of them, in the order in which they were asked for.
+    pub fn all(&self) -> &[Arc<Bay>] {
+        &self.bays
+    }
+
+    /// The cluster that all disks belong to.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// How many have their disk.
+    pub fn count_in(&self) -> usize {
+        self.bays.iter().filter(|bay| matches!(bay.state(), BayState::In(_))).count()
+    }
+
+    /// The disk with this id, and the number of its bay.
+    ///
+    /// # Errors
+    /// [`PartError::WrongAddress`] if it cannot be here, [`PartError::Unreachable`] if it may be one of
+    /// those that are out.
+    pub(crate) fn find(&self, id: DiskId) -> Result<(usize, Arc<Disk>), PartError> {
+        if let Some(bay) = self.by_disk.read().get(&id) {
+            return Ok((*bay, self.bays[*bay].disk()?));
+        }
+        if let Some(bay) = self.bays.iter().position(|bay| bay.disk_id() == Some(id)) {
+            return Ok((bay, self.bays[bay].disk()?));
+        }
+        let unknown = self.bays.iter().filter(|bay| bay.disk_id().is_none());
+        let why = |bay: &Arc<Bay>| {
+            Some(format!("{} is {}", bay.dir.display(), bay.disk().err()?.reason()))
+        };
+        let unknown: Vec<String> = unknown.filter_map(why).collect();
+        if unknown.is_empty() {
+            let why = format!("this daemon does not serve disk {id}");
+            return Err(PartError::WrongAddress(why));
+        }
+        // Nobody can say which disks those are.
+        Err(PartError::Unreachable(format!("out, or not served here: {}", unknown.join("; "))))
+    }
+
+    /// One slot of the disk in the `nth` bay, for a proxy in this process that knows the group at this
+    /// generation.
+    pub fn slot(
+        &self,
+        nth: usize,
+        slot: SlotId,
+        group: GroupId,
+        generation: Generation,
+    ) -> Arc<dyn PartStore> {
+        Arc::new(LocalSlot::new(self.bays[nth].clone(), slot, group, generation))
+    }
+
+    /// Lets no more disks in, brings those that are in to rest, and returns when that is done, or when
+    /// it hangs for too long.
+    pub async fn close(&self) {
+        *self.closed.lock() = true;
+        self.closing.notify_all();
+        let disks = self.bays.iter().filter_map(|bay| bay.disk().ok());
+        let closing: Vec<_> = disks.map(|disk| async move { disk.close().await }).collect();
+        futures::future::join_all(closing).await;
+    }
+
+    fn set(&self, bay: &Arc<Bay>, state: BayState) {
+        if let BayState::In(disk) = &state {
+            let number = self.bays.iter().position(|other| Arc::ptr_eq(other, bay));
+            self.by_disk.write().insert(disk.id(), number.expect("it is one of them"));
+        }
+        let before = std::mem::replace(&mut *bay.state.write(), state);
+        (self.observer)(bay, &before);
+    }
+
+    /// Is the disk that was seen in the bay also in another one that nobody named a disk for?
+    fn check_twin(&self, bay: &Arc<Bay>, disk: DiskId) -> Result<(), DiskProblem> {
+        let twin = |other: &&Arc<Bay>| {
+            !Arc::ptr_eq(other, bay) && other.named.is_none() && *other.seen.lock() == Some(disk)
+        };
+        match self.bays.iter().find(twin) {
+            Some(other) if bay.named.is_none() => {
+                Err(DiskProblem::Twice { disk, other: other.dir.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn attempt(&self, bay: &Arc<Bay>) -> Result<Arc<Disk>, DiskProblem> {
+        let read = Superblock::read(&bay.dir);
+        *bay.seen.lock() = read.as_ref().ok().map(|superblock| superblock.disk);
+        let Superblock { cluster: found, disk: seen, .. } = read.map_err(|e| e.problem)?;
+        if found != self.cluster {
+            return Err(DiskProblem::ForeignCluster { found, expected: self.cluster });
+        }
+        self.check_twin(bay, seen)?;
+        if let Some(named) = bay.named.filter(|named| *named != seen) {
+            let home = self.bays.iter().find(|other| other.named == Some(seen));
+            let home = home.map(|other| other.dir.clone());
+            return Err(DiskProblem::OtherDisk { found: seen, named, home });
+        }
+        let options =
+            DiskOptions { cluster: Some(self.cluster), disk: Some(seen), ..Default::default() };
+        Disk::open(&bay.dir, options).map_err(|e| e.problem)
+    }
+}
+
+/// Opens the disk of one bay.
+struct Keeper {
+    bays: Arc<Bays>,
+    bay: Arc<Bay>,
+    /// Told once, when it is in or out for the first time.
+    settled: Option<UnboundedSender<()>>,
+}
+
+impl Keeper {
+    /// Keeps the disk in as long as anybody wants it.
+    fn keep(mut self) {
+        while let Some(disk) = self.until_in() {
+            let Some(why) = disk.until_lost() else { return };
+            let why = format!("{why}: it is being opened anew");
+            self.bays.set(&self.bay, BayState::Out { why, in_use: false });
+            drop(disk);
+            // Whoever was reading has to let go of it, and a fault that comes back has to wait.
+            let mut closed = self.bays.closed.lock();
+            if !*closed {
+                self.bays.closing.wait_for(&mut closed, AGAIN.0);
+            }
+        }
+    }
+
+    /// Tries until the disk is in. `None`: nobody wants it any more.
+    fn until_in(&mut self) -> Option<Arc<Disk>> {
+        let began = Instant::now();
+        let mut pause = AGAIN.0;
+        let opened = loop {
+            let bays = &self.bays;
+            let opened = catch_unwind(AssertUnwindSafe(|| bays.attempt(&self.bay)))
+                .unwrap_or_else(|panic| Err(DiskProblem::Panicked(panic_text(&*panic))));
+            // While this is held nobody closes what is in.
+            let mut closed = bays.closed.lock();
+            if *closed {
+                break None;
+            }
+            match opened {
+                Ok(disk) => {
+                    bays.set(&self.bay, BayState::In(disk.clone()));
+                    break Some(disk);
+                }
+                Err(DiskProblem::InUse) if began.elapsed() < LEAVING => {
+                    bays.closing.wait_for(&mut closed, AGAIN.0 / 10);
+                    continue;
+                }
+                Err(why) => self.stays_out(&why),
+            }
+            if let Some(settled) = self.settled.take() {
+                let _nobody_waits = settled.send(());
+            }
+            bays.closing.wait_for(&mut closed, pause);
+            if *closed {
+                break None;
+            }
+            pause = (pause * 2).min(AGAIN.1);
+        };
+        if let Some(settled) = self.settled.take() {
+            let _nobody_waits = settled.send(());
+        }
+        opened
+    }
+
+    fn stays_out(&self, problem: &DiskProblem) {
+        let in_use = matches!(problem, DiskProblem::InUse);
+        let why = problem.to_string();
+        let same = matches!(self.bay.state(), BayState::Out { why: before, .. } if before == why);
+        if !same {
+            self.bays.set(&self.bay, BayState::Out { why, in_use });
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Promise: a disk that is missing, damaged or another's at the start is a disk that is down: it is
+//! named with the reason, everything goes on without it, and it is in use again when it is back.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use tests::binaries::{ashlar, storaged};
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, umount, until_unused};
+use tests::process::{PATIENCE, Process, output, run, wait_until};
+use tests::seed::{content, first_difference};
+
+/// After this a disk that is back must be in use.
+const NOTICED: Duration = Duration::from_secs(60);
+/// What a start without some disks may take.
+const START: Duration = Duration::from_secs(25);
+
+/// Takes one disk out of a demo, and answers how it comes back.
+type Loss = fn(&Path) -> Result<()>;
+
+fn aside(disk: &Path) -> PathBuf {
+    disk.with_extension("aside")
+}
+
+fn move_away(disk: &Path) -> Result<()> {
+    Ok(fs::rename(disk, aside(disk))?)
+}
+
+/// The filesystem of the disk is not mounted: what is there is the mount point.
+fn unmount(disk: &Path) -> Result<()> {
+    move_away(disk)?;
+    Ok(fs::create_dir(disk)?)
+}
+
+fn cut_superblock(disk: &Path) -> Result<()> {
+    unmount(disk)?;
+    fs::create_dir(disk.join("blocks"))?;
+    let superblock = fs::read(aside(disk).join("superblock"))?;
+    Ok(fs::write(disk.join("superblock"), &superblock[..superblock.len() / 300])?)
+}
+
+fn file_instead(disk: &Path) -> Result<()> {
+    move_away(disk)?;
+    Ok(fs::write(disk, "")?)
+}
+
+fn foreign(disk: &Path) -> Result<()> {
+    move_away(disk)?;
+    let mut init = Command::new(storaged());
+    init.args(["disk", "init"]).arg(disk).arg("--new-cluster");
+    init.args(["--capacity", "64MiB", "--block-file", "16MiB"]);
+    run(&mut init, PATIENCE).map(drop)
+}
+
+/// What every loss is called, how it comes about, and what must be said of it.
+const LOSSES: [(&str, Loss, &str); 5] = [
+    ("moved away", move_away, "No such file"),
+    ("not mounted", unmount, "not an ashlar disk"),
+    ("cut", cut_superblock, "superblock"),
+    ("a file", file_instead, "Not a directory"),
+    ("foreign", foreign, "cluster"),
+];
+
+fn come_back(disk: &Path) -> Result<()> {
+    match fs::metadata(disk) {
+        Ok(there) if there.is_dir() => fs::remove_dir_all(disk)?,
+        Ok(_) => fs::remove_file(disk)?,
+        Err(_) => {}
+    }
+    Ok(fs::rename(aside(disk), disk)?)
+}
+
+fn write(path: &Path, stamp: u64) -> Result<()> {
+    fs::write(path, content(stamp, 3 << 20))?;
+    Ok(File::open(path)?.sync_all()?)
+}
+
+fn is_right(path: &Path, stamp: u64) -> Result<()> {
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    ensure!(bytes.len() == 3 << 20 && first_difference(stamp, 0, &bytes).is_none(), "wrong bytes");
+    Ok(())
+}
+
+/// States of the demo's disks, as `ashlar status` tells them.
+fn states(demo: &Demo) -> Result<Vec<String>> {
+    let status = demo.status()?;
+    let disks = status["disks"].as_array().context("disks")?;
+    Ok(disks.iter().map(|disk| disk["state"].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+#[test]
+fn an_embedded_volume_starts_without_two_disks_names_them_and_takes_them_in() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup { size: "4GiB", ..Setup::new(Mode::Embedded) })?;
+    write(&demo.file("before"), 1)?;
+    for (round, (what, lose, said)) in (2..).zip(LOSSES) {
+        demo.stop(Stop::Umount)?;
+        let gone = [round as usize % 8, (round as usize + 3) % 8];
+        gone.iter().try_for_each(|disk| lose(&demo.disk(*disk)))?;
+        let began = Instant::now();
+        demo.mount().with_context(|| what.to_owned())?;
+        ensure!(began.elapsed() < START, "{what}: started in {:?}", began.elapsed());
+        let words = demo.said();
+        ensure!(words.contains("6 of 8 disks are up: reads and writes go on"), "{what}: {words}");
+        let states = states(&demo)?;
+        for disk in gone {
+            let place = demo.disk(disk).display().to_string();
+            let line =
+                words.lines().rfind(|line| line.contains(&format!("disk {disk} at {place}")));
+            ensure!(line.is_some_and(|line| line.contains(said)), "{what}: {words}");
+            let state = &states[disk];
+            ensure!(state.starts_with("out: ") && state.contains(said), "{what}: {state}");
+            ensure!(!words.contains("disk init"), "{what}: dangerous advice: {words}");
+        }
+        let up = states.iter().filter(|state| *state == "up").count();
+        ensure!(up == 6, "{what}: {states:?}");
+        for stamp in 2..round {
+            is_right(&demo.file(format!("file-{stamp}")), stamp)?;
+        }
+        is_right(&demo.file("before"), 1)?;
+        write(&demo.file(format!("file-{round}")), round)?;
+        gone.iter().try_for_each(|disk| come_back(&demo.disk(*disk)))?;
+        demo.all_up(NOTICED).with_context(|| what.to_owned())?;
+    }
+    demo.remount()?;
+    for stamp in 2..7 {
+        is_right(&demo.file(format!("file-{stamp}")), stamp)?;
+    }
+    demo.stop(Stop::Umount)?;
+    demo.fsck()
+}
+
+#[test]
+fn swapped_disks_are_out_and_each_is_said_to_belong_elsewhere() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup { size: "4GiB", ..Setup::new(Mode::Embedded) })?;
+    write(&demo.file("before"), 1)?;
+    demo.stop(Stop::Umount)?;
+    let (one, two) = (demo.disk(1), demo.disk(5));
+    let swap = || {
+        fs::rename(&one, aside(&one))?;
+        fs::rename(&two, &one)?;
+        fs::rename(aside(&one), &two)
+    };
+    swap()?;
+    demo.mount()?;
+    let states = states(&demo)?;
+    let belongs = |state: &str, home: &Path| {
+        state.contains("it holds disk") && state.contains(&format!("belongs in {}", home.display()))
+    };
+    ensure!(belongs(&states[1], &two) && belongs(&states[5], &one), "{states:?}");
+    is_right(&demo.file("before"), 1)?;
+    write(&demo.file("after"), 2)?;
+    swap()?;
+    demo.all_up(NOTICED)?;
+    is_right(&demo.file("after"), 2)?;
+    demo.stop(Stop::Umount)?;
+    demo.fsck()
+}
+
+#[test]
+fn fsck_and_status_of_a_cluster_go_on_without_a_disk_and_a_new_volume_does_not() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup { size: "4GiB", ..Setup::new(Mode::Embedded) })?;
+    // Blobs enough for some to have a part on every disk.
+    (0..16).try_for_each(|stamp| write(&demo.file(format!("file-{stamp}")), stamp))?;
+    demo.stop(Stop::Umount)?;
+    unmount(&demo.disk(3))?;
+    let cluster = demo.directory().join("cluster.toml");
+    let ask = |arguments: &[&str]| {
+        let answer = output(
+            Command::new(ashlar()).args(arguments).arg("--cluster").arg(&cluster),
+            4 * PATIENCE,
+        )?;
+        let said = [answer.stdout, answer.stderr].concat();
+        anyhow::Ok((answer.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let (code, said) = ask(&["fsck", "demo"])?;
+    ensure!(code == Some(1) && said.contains("7 of 8 disks are up"), "{code:?}: {said}");
+    ensure!(said.contains("can be read") && !said.contains("problems"), "{said}");
+    let (code, said) = ask(&["status"])?;
+    ensure!(code == Some(0) && said.contains("7 of 8 disks up"), "{code:?}: {said}");
+    ensure!(said.contains("out: not an ashlar disk"), "{said}");
+    let (code, said) = ask(&["format", "another"])?;
+    ensure!(code == Some(1) && said.contains("not an ashlar disk"), "{code:?}: {said}");
+    (0..8).filter(|disk| *disk != 3).try_for_each(|disk| unmount(&demo.disk(disk)))?;
+    let (code, said) = ask(&["fsck", "demo"])?;
+    ensure!(code == Some(1) && said.contains("no disk can be opened"), "{code:?}: {said}");
+    let (code, said) = ask(&["status"])?;
+    ensure!(code == Some(0) && said.contains("0 of 8 disks up"), "{code:?}: {said}");
+    (0..8).try_for_each(|disk| come_back(&demo.disk(disk)))?;
+    demo.fsck()
+}
+
+#[test]
+fn a_demo_with_daemons_starts_without_a_disk() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup { size: "4GiB", ..Setup::new(Mode::Daemons) })?;
+    write(&demo.file("before"), 1)?;
+    demo.stop(Stop::Umount)?;
+    unmount(&demo.disk(3))?;
+    let mut command = Command::new(ashlar());
+    command.arg("demo").arg(demo.path()).arg("--daemons").arg("--dir").arg(demo.directory());
+    let log = demo.outside("degraded.log");
+    let began = Instant::now();
+    let mut mount = Process::start_ready(&mut command, "ready", &log)?;
+    ensure!(began.elapsed() < START, "started in {:?}", began.elapsed());
+    wait_until("the words on disks", PATIENCE, || mount.said().contains("7 of 8 disks are up"))?;
+    let said = mount.said();
+    ensure!(said.contains("not an ashlar disk") && !said.contains("disk init"), "{said}");
+    is_right(&demo.file("before"), 1)?;
+    write(&demo.file("after"), 2)?;
+    until_unused(|| umount(&demo.path()))?;
+    ensure!(mount.wait(PATIENCE)?.success(), "{}", mount.said());
+    come_back(&demo.disk(3))?;
+    demo.mount()?;
+    is_right(&demo.file("after"), 2)?;
+    demo.stop(Stop::Umount)
+}
+
+/// Makes disks of one cluster; answers it, and the id of each.
+fn disks(home: &Path, names: &[&str]) -> Result<(String, Vec<String>)> {
+    let mut cluster: Option<String> = None;
+    let mut ids = Vec::new();
+    for name in names {
+        let mut init = Command::new(storaged());
+        init.args(["disk", "init"]).arg(home.join(name));
+        match &cluster {
+            Some(cluster) => init.args(["--cluster", cluster]),
+            None => init.arg("--new-cluster"),
+        };
+        init.args(["--capacity", "64MiB", "--block-file", "16MiB", "--json"]);
+        let made: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
+        ids.push(made["disk"].as_str().context("disk")?.to_owned());
+        cluster = Some(made["cluster"].as_str().context("cluster")?.to_owned());
+    }
+    Ok((cluster.context("no disks")?, ids))
+}
+
+/// A daemon of these directories, and where it listens.
+fn serve(home: &Path, names: &[&str]) -> Result<(Process, String)> {
+    let mut command = Command::new(storaged());
+    command.args(["run", "--listen", "127.0.0.1:0"]);
+    for name in names {
+        command.arg("--disk").arg(home.join(name));
+    }
+    let log = home.join("log");
+    let _before = fs::remove_file(&log);
+    let daemon = Process::start(&mut command, &log)?;
+    let ready = || {
+        let said = fs::read_to_string(&log).ok()?;
+        said.lines().find(|line| line.contains("storaged is ready")).map(str::to_owned)
+    };
+    wait_until("the daemon to be ready", PATIENCE, || ready().is_some())?;
+    let ready = ready().context("ready")?;
+    let listen = ready.split("listen=").nth(1).context("listen")?;
+    Ok((daemon, listen.split(' ').next().context("listen")?.to_owned()))
+}
+
+/// State of each disk, by its directory's name.
+fn served_states(address: &str) -> Result<Vec<(String, String)>> {
+    let answer = output(
+        Command::new(storaged()).args(["status", "--json", "--address", address]),
+        PATIENCE,
+    )?;
+    let status: serde_json::Value = serde_json::from_slice(&answer.stdout)?;
+    let disks = status["disks"].as_array().context("disks")?;
+    let one = |disk: &serde_json::Value| {
+        let path = Path::new(disk["path"].as_str().unwrap_or_default());
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        (name, disk["state"].as_str().unwrap_or_default().to_owned())
+    };
+    Ok(disks.iter().map(one).collect())
+}
+
+#[test]
+fn a_daemon_starts_without_bad_disks_names_them_and_takes_them_in() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let home = home.path();
+    let names = ["d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7"];
+    let (cluster, _) = disks(home, &names)?;
+    for (disk, (_, lose, _)) in names.iter().zip(LOSSES) {
+        lose(&home.join(disk))?;
+    }
+    let (mut daemon, address) = serve(home, &names)?;
+    let states = served_states(&address)?;
+    for ((what, _, said), (name, state)) in LOSSES.iter().zip(&states) {
+        // One of these is good, but for a moment while it is opened.
+        ensure!(state.starts_with("out: ") && state.contains(said), "{what}: {name} is {state}");
+    }
+    ensure!(states[5..].iter().all(|(_, state)| state == "ok"), "{states:?}");
+    let log = fs::read_to_string(home.join("log"))?;
+    for name in &names[..5] {
+        let path = home.join(name).display().to_string();
+        let out = log.lines().filter(|line| line.contains(&path) && line.contains("out")).count();
+        ensure!(out == 1, "{out} lines on {name}:\n{log}");
+    }
+    ensure!(!log.contains("disk init"), "dangerous advice: {log}");
+    names[..5].iter().try_for_each(|name| come_back(&home.join(name)))?;
+    wait_until("all disks to be in", NOTICED, || {
+        served_states(&address).is_ok_and(|all| all.iter().all(|(_, state)| state == "ok"))
+    })?;
+    daemon.signal(Signal::SIGTERM)?;
+    ensure!(daemon.wait(PATIENCE)?.success(), "{}", daemon.said());
+
+    // The disks of another cluster are the fewer ones; a copy and its original cannot be told apart.
+    foreign(&home.join("d0"))?;
+    let copy = ["-a", "d1", "d2.copy"];
+    run(Command::new("cp").args(copy).current_dir(home), PATIENCE)?;
+    let (mut daemon, address) = serve(home, &["d0", "d1", "d2", "d3", "d2.copy"])?;
+    let states = served_states(&address)?;
+    ensure!(states[0].1.contains("belongs to cluster") && states[0].1.contains(&cluster));
+    ensure!(states[1].1.contains("given twice") && states[4].1.contains("given twice"));
+    ensure!(states[2].1 == "ok" && states[3].1 == "ok", "{states:?}");
+    daemon.signal(Signal::SIGTERM)?;
+    ensure!(daemon.wait(PATIENCE)?.success(), "{}", daemon.said());
+    Ok(())
+}
+
+#[test]
+fn a_daemon_without_one_good_disk_is_refused_in_a_sentence() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    fs::create_dir(home.path().join("one"))?;
+    let mut command = Command::new(storaged());
+    command.args(["run", "--listen", "127.0.0.1:0", "--disk"]).arg(home.path().join("one"));
+    command.arg("--disk").arg(home.path().join("two"));
+    let answer = output(&mut command, PATIENCE)?;
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    ensure!(answer.status.code() == Some(1), "{said}");
+    ensure!(
+        said.contains("none of the 2 disks can be opened") && said.lines().count() == 1,
+        "{said}"
+    );
+    Ok(())
+}
