@@ -94,9 +94,10 @@ fn a_mount_starts_and_serves_everything_with_two_disks_down() -> Result<()> {
     demo.stop(Stop::Umount)
 }
 
-/// As when the machine is busy with something else: all disks stand still at once, and are not lost.
+/// As when the machine is busy with something else: all disks stand still at once, and no more are
+/// given up than can be lost.
 #[test]
-fn a_machine_that_stands_still_for_a_while_loses_no_disk() -> Result<()> {
+fn a_machine_that_stands_still_for_a_while_loses_nothing() -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
@@ -112,7 +113,9 @@ fn a_machine_that_stands_still_for_a_while_loses_no_disk() -> Result<()> {
     load.progress(200)?;
     unharmed(&load.stop(PATIENCE)?)?;
     let said = demo.said();
-    ensure!(!said.contains("slot is down"), "a disk was given up:\n{said}");
+    // Those that answer last may be done without for a moment, but never more than can be lost.
+    let given_up = said.matches("slot is down").count();
+    ensure!(given_up <= 2, "{given_up} disks were given up:\n{said}");
     demo.stop(Stop::Umount)
 }
 
