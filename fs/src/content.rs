@@ -245,6 +245,11 @@ impl Data {
         Ok(unstored)
     }
 
+    /// Is any byte of the range in memory alone?
+    pub(crate) fn is_unstored(&self, ino: Ino, range: Range<u64>) -> bool {
+        self.next_unstored(ino, range).is_some()
+    }
+
     fn next_unstored(&self, ino: Ino, range: Range<u64>) -> Option<Range<u64>> {
         let handle = self.handles.get(ino)?;
         let state = handle.state.lock();

@@ -30,6 +30,8 @@ use crate::status::Status;
 pub(crate) const BLOCK: u32 = 4096;
 /// Inodes that statfs(2) says may still be created: only room for their data limits them.
 const FREE_INODES: u64 = 1 << 32;
+/// Longest range that copy_file_range(2) copies through memory, in bytes.
+const COPY_SMALL: u64 = 64 << 10;
 /// The setgid bit of a mode.
 const SETGID: u32 = 0o2000;
 /// Orphans that are reaped in one transaction.
@@ -582,6 +584,9 @@ impl Filesystem {
     }
 
     /// copy_file_range(2): a clone of the extents, no data move. Answers the bytes copied.
+    ///
+    /// Extents are of what is stored. To store each small file that was just written, so that its
+    /// copy can share them, would be a blob for each: those bytes are copied, and packed as all others.
     pub async fn copy_range(
         &self,
         asker: Asker,
@@ -598,6 +603,12 @@ impl Filesystem {
             return Err(FsError::Invalid("the ranges overlap"));
         }
         self.clear_privileges(asker, to.0).await?;
+        if len <= COPY_SMALL && self.data.is_unstored(from.0, from.1..from.1 + len) {
+            let bytes = self.data.read(from.0, from.1..from.1 + len).await?;
+            let copied = bytes.len() as u64;
+            self.data.write(to.0, to.1, bytes, now()).await?;
+            return Ok(copied);
+        }
         self.data.clone_range(from.0, from.1..from.1 + len, to.0, to.1).await?;
         Ok(len)
     }

@@ -209,6 +209,37 @@ async fn copy_file_range_is_cut_at_the_end_and_refuses_overlap() {
 }
 
 #[tokio::test]
+async fn copies_of_small_files_just_written_are_packed_with_all_others() {
+    let (fs, meta) = mounted();
+    let content = |n: u8| vec![n; 100 + usize::from(n)];
+    let mut copies = Vec::new();
+    for n in 100..150 {
+        let (a, b) = (file(&fs, &[b'a', n], 0o644).await, file(&fs, &[b'b', n], 0o644).await);
+        fs.write(a, 0, Bytes::from(content(n)), None).await.unwrap();
+        assert_eq!(
+            fs.copy_range(ROOT_ASKS, (a, 0), (b, 0), 4096).await.unwrap(),
+            content(n).len() as u64
+        );
+        copies.push((n, b));
+    }
+    assert_eq!(fs.data.status().blobs_put, 0, "each copy would store its source by itself");
+    fs.data.sync_all().await.unwrap();
+    assert_eq!(fs.data.status().blobs_put, 1);
+    // What is stored is shared.
+    let (n, b) = copies[7];
+    let c = file(&fs, b"c", 0o644).await;
+    fs.copy_range(ROOT_ASKS, (b, 0), (c, 0), 4096).await.unwrap();
+    assert_eq!(
+        meta.extents(b, 0..4096, 9).await.unwrap(),
+        meta.extents(c, 0..4096, 9).await.unwrap()
+    );
+    copies.push((n, c));
+    for (n, ino) in copies {
+        assert_eq!(&fs.read(ino, 0, 4096).await.unwrap()[..], content(n));
+    }
+}
+
+#[tokio::test]
 async fn the_end_stores_everything_and_refuses_what_comes_after() {
     let (fs, meta) = mounted();
     let ino = file(&fs, b"f", 0o644).await;

@@ -683,9 +683,15 @@ impl fuser::Filesystem for Door {
     ) {
         let (fs, asker) = (self.fs.clone(), asker(req));
         let len = len.min(MAX_COPY);
+        let synced = self.synced.covers(Op::CopyRange);
         let work = async move {
             let (from, to) = ((Ino(ino_in.0), offset_in), (Ino(ino_out.0), offset_out));
-            fs.copy_range(asker, from, to, len).await.map(|copied| copied as u32)
+            let copied = fs.copy_range(asker, from, to, len).await?;
+            if synced {
+                // Bytes that were copied are not stored with metadata.
+                fs.fsync(to.0).await?;
+            }
+            Ok(copied as u32)
         };
         self.answer(Op::CopyRange, work, move |result| reply_written(reply, result));
     }
