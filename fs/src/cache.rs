@@ -136,17 +136,14 @@ impl Cache {
         self.inner.lock().coming < self.limit / 2
     }
 
-    /// Bytes of the blob from `range.start` on, as many of the range as lie in one unit.
-    pub(crate) fn get(&self, blob: &BlobId, range: Range<u32>) -> Option<Bytes> {
+    /// The unit of the blob that holds the byte at `at`, with where it starts.
+    pub(crate) fn get(&self, blob: &BlobId, at: u32) -> Option<(u32, Bytes)> {
         let mut inner = self.inner.lock();
         let key = key(blob);
-        let span = inner.span(key, range.start)?.range.clone();
-        let unit = inner.units.get(&(key, span.start))?;
-        let from = range.start - span.start;
-        let to = range.end.min(span.end) - span.start;
-        let bytes = unit.slice(from as usize..to as usize);
+        let start = inner.span(key, at)?.range.start;
+        let bytes = inner.units.get(&(key, start))?.clone();
         inner.hits += 1;
-        Some(bytes)
+        Some((start, bytes))
     }
 
     /// A sequential reader has read `range`. Units that it has thereby come to the end of will hardly
@@ -178,12 +175,13 @@ impl Cache {
     }
 
     /// How much to fetch for a miss of `range`: when misses walk forward through the blob, more each
-    /// time, up to the end of the part.
+    /// time, up to `most` bytes and the end of the part.
     pub(crate) fn widen_walk(
         &self,
         blob: &BlobId,
         range: Range<u32>,
         part: Range<u32>,
+        most: u32,
     ) -> Range<u32> {
         let mut inner = self.inner.lock();
         inner.misses += 1;
@@ -191,7 +189,8 @@ impl Cache {
         let walking =
             last.filter(|(end, _)| (*end..end.saturating_add(STRIDE)).contains(&range.start));
         let width = walking.map_or(range.end - range.start, |(_, width)| {
-            width.saturating_mul(2).clamp(range.end - range.start, part.end - part.start)
+            let most = most.min(part.end - part.start).max(range.end - range.start);
+            width.saturating_mul(2).clamp(range.end - range.start, most)
         });
         let end = range.start.saturating_add(width).min(part.end).max(range.end);
         inner.walks.put(key(blob), (end, width));

@@ -18,12 +18,22 @@ use crate::filesystem::BLOCK;
 use crate::flush::Scope;
 use crate::handle::Handle;
 
-/// Extents asked for at once by a seek.
-const PAGE: usize = 256;
+/// Extents asked for at once by a seek: the edge is mostly near.
+const PAGE: usize = 16;
+/// So many looks at metadata go without letting others go in between.
+const LOOKS: usize = 64;
 
 /// Where the block of a byte starts.
 fn block_of(offset: u64) -> u64 {
     offset - offset % u64::from(BLOCK)
+}
+
+/// A file of very many extents is not looked through on the thread that asks, nor in one go.
+async fn let_others(looks: &mut usize) {
+    *looks += 1;
+    if *looks % LOOKS == 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn checked(range: &Range<u64>) -> Result<(), MetaError> {
@@ -206,6 +216,7 @@ impl Data {
             return Ok(None);
         }
         let mut block = block_of(offset);
+        let mut looks = 0;
         while let Some(data) = self.next_data(ino, block..size).await?
             && block_of(data.start) == block
         {
@@ -213,6 +224,7 @@ impl Data {
             if block >= size {
                 return Ok(Some(size));
             }
+            let_others(&mut looks).await;
         }
         Ok(Some(block.max(offset)))
     }
@@ -226,8 +238,10 @@ impl Data {
         let unstored = self.next_unstored(ino, range.clone());
         let limit = unstored.as_ref().map_or(range.end, |run| run.start);
         let mut at = range.start;
+        let mut looks = 0;
         while at < limit {
             let page = self.meta.extents(ino, at..limit, PAGE).await?;
+            let_others(&mut looks).await;
             let mut data: Option<Range<u64>> = None;
             for extent in page.iter().filter(|extent| extent.place.is_some()) {
                 let run = data.get_or_insert(extent.offset.max(at)..extent.offset);

@@ -31,15 +31,17 @@ use proto::guard::{self, keep_going};
 use proto::id::{BlobId, SessionId};
 use proto::limits::TARGET_BLOB;
 use proxy::{BlobError, BlobStore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admit::FULL_PATIENCE;
 use crate::cache::Cache;
-use crate::dirty::Unstored;
+use crate::dirty::{KEEPING, Unstored};
 use crate::flush::{Queue, RETRY, Scope};
 use crate::handle::{Handle, Handles, State};
+use crate::read::TURNS;
 use crate::room::Room;
 use crate::space::StoreRoom;
 
@@ -95,6 +97,8 @@ pub struct Data {
     pub(crate) dying: AtomicU64,
     pub(crate) pool: Arc<Pool>,
     pub(crate) cache: Cache,
+    /// Reads of fragmented files take turns.
+    pub(crate) turns: Semaphore,
     /// There are dirty bytes that the flusher has not been told of.
     pub(crate) armed: AtomicBool,
     /// How many flights failed.
@@ -216,6 +220,7 @@ impl Data {
             dying: AtomicU64::new(0),
             pool: Pool::new(TARGET_BLOB as usize, settings.puts_in_flight + 1),
             cache: Cache::new(settings.cache_bytes),
+            turns: Semaphore::new(TURNS),
             armed: AtomicBool::new(false),
             failures: AtomicU64::new(0),
             leaked: AtomicBool::new(false),
@@ -332,16 +337,17 @@ impl Data {
     /// Takes bytes that are promised room in the store into memory, if that has room.
     fn take_in(&self, ino: Ino, offset: u64, data: &[u8], now: Time) -> Result<bool, DataError> {
         let len = data.len() as u64;
-        if !self.room.reserve(len) {
+        let taken = len + KEEPING;
+        if !self.room.reserve(taken) {
             return Ok(false);
         }
         let handle = self.handles.open(ino);
         let mut state = handle.state.lock();
         if let Err(lost) = state.check() {
-            self.room.account((0, 0), len, (0, 0));
+            self.room.account((0, 0), taken, (0, 0));
             return Err(lost);
         }
-        self.change(&handle, &mut state, len, |unstored| unstored.write(offset, data));
+        self.change(&handle, &mut state, taken, |unstored| unstored.write(offset, data));
         state.mtime = Some(now);
         Ok(true)
     }

@@ -108,7 +108,8 @@ impl Model {
         let memory: usize = unstored.dirty.values().map(BytesMut::capacity).sum();
         let len: usize = unstored.dirty.values().map(BytesMut::len).sum();
         let flying: usize = unstored.flying.values().map(|f| f.data.len()).sum();
-        assert_eq!(unstored.memory(), (memory + flying) as u64);
+        let ranges = (unstored.dirty.len() + unstored.flying.len()) as u64;
+        assert_eq!(unstored.memory(), (memory + flying) as u64 + KEEPING * ranges);
         assert_eq!((unstored.dirty_len(), unstored.flying_len), (len as u64, flying as u64));
     }
 }
@@ -152,10 +153,24 @@ proptest! {
 fn small_writes_in_a_row_share_chunks_and_little_memory() {
     let mut unstored = Unstored::default();
     unstored.write(0, &[1; 4096]);
-    assert_eq!(unstored.memory(), 4096);
+    assert_eq!(unstored.memory(), 4096 + KEEPING);
     for page in 1..1024u64 {
         unstored.write(page * 4096, &[1; 4096]);
         assert!(unstored.memory() <= 2 * unstored.dirty_len() + CHUNK as u64);
     }
-    assert_eq!((unstored.dirty.len(), unstored.memory()), (4, 4 << 20));
+    assert_eq!((unstored.dirty.len(), unstored.memory()), (4, (4 << 20) + 4 * KEEPING));
+}
+
+#[test]
+fn tiny_writes_are_counted_with_what_it_takes_to_keep_them_and_a_large_one_over_them_is_one() {
+    let mut unstored = Unstored::default();
+    for n in 0..10_000 {
+        unstored.write(2 * n, &[1]);
+    }
+    assert!(unstored.memory() >= 10_000 * KEEPING, "{}", unstored.memory());
+    unstored.write(100, &[2; 15_000]);
+    assert_eq!(unstored.dirty.len(), 50 + 1 + (20_000 - 15_100) / 2);
+    assert_eq!(unstored.next_run(100..20_000), Some(100..15_100));
+    let Some((_, Found::Dirty(data))) = unstored.find(98..99) else { panic!("it is there") };
+    assert_eq!(data, [1]);
 }

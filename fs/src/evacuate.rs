@@ -14,6 +14,8 @@ use crate::data::{Data, DataError};
 use crate::pack::Packer;
 use crate::summary::{self, TRAILER_LEN};
 
+/// Ranges of a blob that are looked up without letting others go in between.
+const LOOKS: usize = 64;
 /// Extents asked for at once.
 const PAGE: usize = 1024;
 /// A first read of a blob's end: summaries are mostly shorter, and small blobs are read whole.
@@ -106,9 +108,13 @@ impl Data {
         }
         let entries = summary::decode(&tail[tail.len() - len..], id.len()).map_err(bad)?;
         let mut live = Vec::new();
-        for entry in entries {
+        for (nth, entry) in entries.into_iter().enumerate() {
             let range = entry.offset..entry.offset + u64::from(entry.len);
             self.live_of(id, entry.ino, range, &mut live).await?;
+            if nth % LOOKS == LOOKS - 1 {
+                // Metadata answer at once: others would wait for a blob of very many ranges.
+                tokio::task::yield_now().await;
+            }
         }
         live.sort_unstable_by_key(|live| live.from.offset);
         Ok(live)

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use meta::{Extent, Ino, Time};
 use parking_lot::Mutex;
 
 use crate::data::DataError;
 use crate::dirty::Unstored;
-use crate::read::Reader;
+use crate::plan::Readers;
 
 /// One file in use.
 pub(crate) struct Handle {
@@ -39,10 +40,12 @@ pub(crate) struct State {
     /// Why bytes of it that were written are gone, and can never be stored.
     lost: Option<DataError>,
     /// How it is being read.
-    pub(crate) reader: Reader,
+    pub(crate) readers: Readers,
+    /// The last long read of it took more than one slice.
+    pub(crate) fragmented: bool,
     /// Size in metadata, once asked.
     size: Option<u64>,
-    window: Option<Window>,
+    windows: Windows,
     changes: u64,
 }
 
@@ -52,6 +55,53 @@ pub(crate) struct Window {
     pub(crate) range: Range<u64>,
     /// All extents that touch it, in order.
     pub(crate) extents: Vec<Extent>,
+}
+
+/// Windows remembered per file: those of readers at several places.
+const WINDOWS: usize = 4;
+/// Extents of one remembered window, at most. Of what is more fragmented nothing is remembered: to
+/// look through it once more is as much work as to ask for it.
+pub(crate) const WINDOW_EXTENTS: usize = 256;
+/// Extents that may be remembered of all files, before all are forgotten.
+const REMEMBERED_MOST: usize = 1 << 17;
+
+/// Extents that all files of this process remember.
+static REMEMBERED: AtomicUsize = AtomicUsize::new(0);
+
+/// What is remembered of a file's extents. The window that was used last comes last.
+#[derive(Default)]
+struct Windows(Vec<Window>);
+
+impl Windows {
+    fn covering(&mut self, range: &Range<u64>) -> Option<&Window> {
+        let covers = |w: &Window| w.range.start <= range.start && range.end <= w.range.end;
+        let at = self.0.iter().rposition(covers)?;
+        self.0[at..].rotate_left(1);
+        self.0.last()
+    }
+
+    fn add(&mut self, window: Window) {
+        if window.extents.len() > WINDOW_EXTENTS {
+            return;
+        }
+        if self.0.len() == WINDOWS {
+            let oldest = self.0.remove(0);
+            REMEMBERED.fetch_sub(oldest.extents.len(), Relaxed);
+        }
+        REMEMBERED.fetch_add(window.extents.len(), Relaxed);
+        self.0.push(window);
+    }
+
+    fn clear(&mut self) {
+        let extents = self.0.drain(..).map(|window| window.extents.len()).sum();
+        REMEMBERED.fetch_sub(extents, Relaxed);
+    }
+}
+
+impl Drop for Windows {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 impl State {
@@ -70,7 +120,7 @@ impl State {
 
     /// Metadata of the content changed: what was remembered of it no longer holds.
     pub(crate) fn layout_changed(&mut self, size: Option<u64>) {
-        self.window = None;
+        self.windows.clear();
         self.size = size;
         self.changes += 1;
     }
@@ -98,26 +148,16 @@ impl State {
         }
     }
 
-    /// Keeps what metadata said, asked at `changes`. A window that goes on where the remembered one
-    /// ends is added to it, so that a read of many extents finds them all.
-    pub(crate) fn learn_window(&mut self, mut window: Window, goes_on: bool, changes: u64) {
-        if self.changes != changes {
-            return;
-        }
-        match &mut self.window {
-            Some(known) if goes_on && known.range.end == window.range.start => {
-                known.range.end = window.range.end;
-                let last = known.extents.last().map(|extent| extent.offset);
-                window.extents.retain(|extent| Some(extent.offset) > last);
-                known.extents.append(&mut window.extents);
-            }
-            known => *known = Some(window),
+    /// Keeps what metadata said, asked at `changes`.
+    pub(crate) fn learn_window(&mut self, window: Window, changes: u64) {
+        if self.changes == changes {
+            self.windows.add(window);
         }
     }
 
-    /// The remembered extents, if they cover `at`.
-    pub(crate) fn window(&self, at: u64) -> Option<&Window> {
-        self.window.as_ref().filter(|window| window.range.contains(&at))
+    /// Remembered extents that cover the range.
+    pub(crate) fn window(&mut self, range: &Range<u64>) -> Option<&Window> {
+        self.windows.covering(range)
     }
 
     fn is_idle(&self) -> bool {
@@ -172,6 +212,22 @@ impl Handles {
         handle
     }
 
+    /// Sees to it that no more extents are remembered than may be.
+    pub(crate) fn bound_windows(&self) {
+        if REMEMBERED.load(Relaxed) > REMEMBERED_MOST {
+            for shard in &self.shards {
+                let files: Vec<_> = shard.lock().files.values().cloned().collect();
+                files.iter().for_each(|handle| handle.state.lock().windows.clear());
+            }
+        }
+    }
+
+    /// Files in use, and extents remembered of them.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let files = self.shards.iter().map(|shard| shard.lock().files.len()).sum();
+        (files, REMEMBERED.load(Relaxed))
+    }
+
     /// Takes the handle of a file away.
     pub(crate) fn remove(&self, ino: Ino) -> Option<Arc<Handle>> {
         self.shard(ino).lock().files.remove(&ino)
@@ -193,5 +249,39 @@ mod tests {
         assert!(Arc::ptr_eq(&busy, &handles.open(Ino(SHARDS as u64))));
         assert_eq!(handles.open(Ino(2 * SHARDS as u64)).state.lock().unstored.dirty_len(), 5);
         assert!(handles.shard(Ino(0)).lock().files.len() <= CROWDED + 2);
+    }
+
+    fn window(range: Range<u64>, extents: usize) -> Window {
+        let extents = (0..extents as u64).map(|n| Extent { offset: n, len: 1, place: None });
+        Window { range, extents: extents.collect() }
+    }
+
+    #[test]
+    fn what_is_remembered_of_extents_is_bounded_and_not_what_changed_meanwhile() {
+        let handles = Handles::new();
+        for ino in 0..2000 {
+            let handle = handles.open(Ino(ino));
+            for place in 0..10 {
+                let at = place << 30;
+                let mut state = handle.state.lock();
+                let changes = state.changes();
+                state.learn_window(window(at..at + (1 << 30), 200), changes);
+                state.learn_window(window(at..at + (1 << 30), 10_000), changes);
+                state.learn_window(window(1 << 40..1 << 41, 1), changes + 1);
+                drop(state);
+                handles.bound_windows();
+                let (files, extents) = handles.usage();
+                // Other tests remember some too.
+                assert!(extents <= 2 * REMEMBERED_MOST, "{extents} extents of {files} files");
+            }
+        }
+        let handle = handles.open(Ino(1999));
+        let mut state = handle.state.lock();
+        let most = state.windows.0.iter().map(|window| window.extents.len()).max();
+        assert!(state.windows.0.len() <= WINDOWS && most.is_none_or(|most| most == 200));
+        assert!(state.window(&(1 << 40..1 << 41)).is_none(), "asked before a change");
+        assert!(state.window(&(9 << 30..10 << 30)).is_some());
+        state.layout_changed(None);
+        assert!(state.window(&(9 << 30..10 << 30)).is_none());
     }
 }

@@ -5,7 +5,7 @@
 //!   call, on our own types), with `stale` (pages that direct writes outdate), [`asker`] (what a change takes away), `lifetimes` (unlinked but
 //!   open), `access` (when what was read) and `errno` (the one match).
 //! * The data plane, [`data`]: writes gathered in memory (`dirty`, `handle`, `room`), packed into
-//!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`read`, `cache`), changed by
+//!   blobs (`pack`, `summary`, `buffer`), stored (`flush`), read back (`plan`, `read`, `cache`), changed by
 //!   range (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
 //! * A mount's life: [`mount`], `attach` (the kernel's side), [`mountpoint`], `synced` (`-o sync`),
 //!   `control` and `utab` (how umount finds it and talks to it), [`second`] (the same volume at another place), [`embedded`] (disks opened in this process, or daemons), [`roll_call`] (is the cluster file right?), [`status`], `metrics`;
@@ -41,6 +41,7 @@ pub mod mount;
 pub mod mountpoint;
 pub mod outage;
 mod pack;
+mod plan;
 mod read;
 pub mod roll_call;
 mod room;

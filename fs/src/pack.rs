@@ -3,7 +3,8 @@
 //!
 //! A run that does not fit is cut where a page of the file ends, so that pages stay whole and, for
 //! big runs, aligned within the blob. A full blob is padded to exactly the target, so that each of
-//! its parts is a whole number of disk blocks. Pure: it is given ranges and gives a layout.
+//! its parts is a whole number of disk blocks. One of very many tiny ranges is full before, at
+//! [`RANGES`] of them. Pure: it is given ranges and gives a layout.
 
 use bytes::Bytes;
 use meta::Ino;
@@ -16,6 +17,9 @@ use crate::summary::{self, ENTRY_LEN, Entry, summary_len};
 const PAGE: u64 = 4096;
 /// A blob that comes within this of the target is padded up to it.
 const PAD: usize = 2 * PAGE as usize;
+/// Most ranges of one blob: they become extents in one transaction, and other changes of metadata wait
+/// for it. Pages fill a blob with a quarter of this.
+const RANGES: usize = 4096;
 
 /// A blob in the making.
 pub(crate) struct Packer {
@@ -38,6 +42,9 @@ impl Packer {
 
     /// Bytes that a range may still have, its entry taken into account.
     fn room(&self) -> usize {
+        if self.pieces.len() >= RANGES {
+            return 0;
+        }
         let taken = self.data_len + summary_len(self.entries.len() + 1);
         self.target.saturating_sub(taken)
     }
@@ -47,6 +54,9 @@ impl Packer {
         let room = self.room() as u64;
         if len <= room {
             return len;
+        }
+        if room == 0 {
+            return 0;
         }
         let end = (offset + room) / PAGE * PAGE;
         end.saturating_sub(offset)
@@ -125,6 +135,28 @@ mod tests {
         assert_eq!(blob.len(), TARGET_BLOB as usize);
         let entries = summary::decode(&blob[blob.len() - summary_len(1)..], TARGET_BLOB).unwrap();
         assert_eq!(entries, [Entry { ino: Ino(5), offset: 0, len: TARGET_BLOB - 4096 }]);
+    }
+
+    #[test]
+    fn a_blob_of_tiny_ranges_is_full_when_they_are_many() {
+        let mut packer = Packer::new();
+        let mut at = 0;
+        while packer.fits(at, 1) > 0 {
+            packer.push(Ino(5), at, Bytes::from_static(b"x"));
+            at += 64;
+        }
+        assert!(packer.is_full());
+        assert_eq!((packer.data_len(), packer.entries.len()), (RANGES, RANGES));
+        // Also of small files' bytes, which are one file's extent each.
+        let mut packer = Packer::new();
+        let files = (0u64..).take_while(|ino| {
+            let fits = packer.fits(0, 100) > 0;
+            if fits {
+                packer.push(Ino(*ino), 0, Bytes::from_static(&[1; 100]));
+            }
+            fits
+        });
+        assert_eq!(files.count(), RANGES);
     }
 
     proptest! {

@@ -1,104 +1,136 @@
 //! Reading: bytes in memory over extents over zeros.
 //!
-//! A read is planned under the file's lock, without waiting: what is not stored yet and the extents
-//! remembered from metadata give a list of segments. When all of it is in memory the answer is
-//! there at once, without a copy if it is one slice. Else the missing pieces of blobs are fetched:
-//! a check block for a random read, more when misses walk through a blob, whole units ahead of a
-//! sequential reader.
+//! A read goes in slices of bounded work ([`crate::plan`]). Nearly always one is enough, and when all
+//! of it is in memory the answer is there at once, without a copy if it is one run. Else the missing
+//! pieces of blobs are fetched: a check block for a random read, more when misses walk through a
+//! blob, whole units ahead of a sequential reader.
+//!
+//! A read of a fragmented file takes many slices. It leaves the caller's thread after the first, waits
+//! for its turn ([`TURNS`]), so that memory and the threads of the runtime stay free for others, and
+//! lets them go between two slices. Each slice asks metadata for its own extents: readers at several
+//! places do not wait for one another's.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use meta::Ino;
+use meta::{Ino, MetaError};
 use proto::guard::caught_in;
 use proto::id::BlobId;
 use proxy::BlobError;
+use tokio::sync::SemaphorePermit;
 
 use crate::cache::{Coming, Fetch};
 use crate::data::{Data, DataError};
-use crate::dirty::Found;
-use crate::handle::{Handle, State, Window};
+use crate::handle::{Handle, State, WINDOW_EXTENTS, Window};
+use crate::plan::{Segment, Slice, Snapshot};
 
 /// Largest unit of a fetch, in bytes.
 const UNIT: u32 = 1 << 20;
 /// Extents are asked for this far ahead, in bytes.
 const WINDOW: u64 = 256 << 20;
-/// At most so many extents are asked for: few for a random read of a fragmented file.
-const EXTENTS: (usize, usize) = (16, 256);
-/// How often a read is planned anew when blobs went away under it.
+/// Extents asked for ahead of a random read, which has no use for those behind it.
+const FEW: usize = 16;
+/// Reads of several slices that are worked on at once.
+pub(crate) const TURNS: usize = 4;
+/// Reads of up to this do not wait for a turn before they have tried, in bytes.
+const SHORT: u64 = 16 << 10;
+/// How often a slice is planned anew when blobs went away under it.
 const REPLANS: usize = 4;
-/// Requests of one sequential reader may overtake one another by this much.
-const SLACK: u64 = 2 << 20;
-/// First read-ahead; doubles with every read.
-const FIRST_AHEAD: u64 = 512 << 10;
-/// A first read of at least this is taken for the begin of a sequential one.
-const BOLD: u64 = 64 << 10;
+
+/// How much one slice may be.
+#[derive(Clone, Copy)]
+struct Measure {
+    /// Extents, and runs in memory.
+    runs: usize,
+    /// Fetches.
+    fetches: usize,
+}
+
+/// On the thread of the caller, where others may wait.
+const FIRST: Measure = Measure { runs: WINDOW_EXTENTS, fetches: 16 };
+/// On a task of its own.
+const FURTHER: Measure = Measure { runs: 1024, fetches: 64 };
 
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
-
-/// How a file is being read. Pure.
-#[derive(Default)]
-pub(crate) struct Reader {
-    next: u64,
-    streak: u32,
-    ahead: u64,
-}
-
-impl Reader {
-    /// Notes a read and answers what should be fetched ahead of the next ones, if anything.
-    fn note(&mut self, range: &Range<u64>, limit: u64) -> Option<Range<u64>> {
-        let follows = self.next > 0 && self.next.abs_diff(range.start) <= SLACK;
-        let bold = range.start == 0 && range.end >= BOLD;
-        // Small steps around one place are not a walk: it has to go on where the last one ended.
-        if bold || (follows && (self.streak > 0 || range.start == self.next)) {
-            self.streak += 1;
-            self.next = if bold { range.end } else { self.next.max(range.end) };
-        } else {
-            *self = Self { next: range.end, streak: 0, ahead: 0 };
-            return None;
-        }
-        if bold {
-            self.ahead = 0;
-        }
-        let window = (FIRST_AHEAD << self.streak.min(16)).min(limit);
-        let from = self.ahead.max(range.end);
-        let to = range.end + window;
-        // Not for every read: in steps of a quarter.
-        (to >= from + window / 4).then(|| {
-            self.ahead = to;
-            from..to
-        })
-    }
-
-    fn is_sequential(&self) -> bool {
-        self.streak > 0
-    }
-}
-
-/// A run of a file's bytes.
-enum Segment {
-    Memory(Bytes),
-    Zeros(u64),
-    Stored(BlobId, Range<u32>),
-}
-
-/// What can be said of a read under the file's lock.
-enum Plan {
-    Ready {
-        segments: Vec<Segment>,
-        sequential: bool,
-        ahead: Vec<(BlobId, Range<u32>)>,
-    },
-    NeedsSize(u64),
-    /// From where on, and at which count of changes.
-    NeedsExtents(u64, u64),
-}
 
 /// A piece of the answer.
 enum Piece {
     Here(Bytes),
-    Missing(BlobId, Range<u32>),
+    /// Of the run with this number.
+    Missing(usize, Range<u32>),
+}
+
+impl Piece {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Here(bytes) => bytes.len() as u64,
+            Self::Missing(_, range) => u64::from(range.end - range.start),
+        }
+    }
+}
+
+/// A run of a blob that is not in the cache, within one unit.
+struct Missing {
+    blob: BlobId,
+    range: Range<u32>,
+    /// Bytes of it that are needed.
+    needed: u32,
+}
+
+/// What the cache has of a slice, and what not.
+struct Found {
+    pieces: Vec<Piece>,
+    missing: Vec<Missing>,
+    /// As far as there are not too many missing runs.
+    end: u64,
+}
+
+impl Found {
+    fn push(&mut self, piece: Piece) {
+        self.end += piece.len();
+        self.pieces.push(piece);
+    }
+
+    /// Notes that `range`, which lies in one check block, is missing; `false` when that is one run too
+    /// many.
+    fn miss(&mut self, blob: BlobId, range: Range<u32>, most: usize) -> bool {
+        let unit = unit_around(&blob, range.start);
+        let near = |run: &Missing| {
+            let reach = run.range.end.saturating_add(proto::limits::CHECK_BLOCK);
+            run.blob == blob
+                && run.range.start >= unit.start
+                && run.range.end <= unit.end
+                && (run.range.start..=reach).contains(&range.start)
+        };
+        let number = match self.missing.iter().rposition(near) {
+            Some(number) => number,
+            None if self.missing.len() >= most => return false,
+            None => {
+                self.missing.push(Missing { blob, range: range.clone(), needed: 0 });
+                self.missing.len() - 1
+            }
+        };
+        let run = &mut self.missing[number];
+        run.range.end = run.range.end.max(range.end);
+        run.needed += range.end - range.start;
+        self.end += u64::from(range.end - range.start);
+        match self.pieces.last_mut() {
+            Some(Piece::Missing(last, piece)) if *last == number && piece.end == range.start => {
+                piece.end = range.end;
+            }
+            _ => self.pieces.push(Piece::Missing(number, range)),
+        }
+        true
+    }
+}
+
+/// A slice of an answer.
+struct Answer {
+    pieces: Vec<Bytes>,
+    end: u64,
+    /// The file ends here.
+    is_last: bool,
 }
 
 /// The range of the blob that is fetched at once around `at`, at most: its part, cut into units.
@@ -120,84 +152,37 @@ fn units(blob: &BlobId, range: Range<u32>) -> impl Iterator<Item = Range<u32>> {
     })
 }
 
-fn zeros(len: u64) -> Bytes {
-    match ZEROS.get(..len as usize) {
-        Some(zeros) => Bytes::from_static(zeros),
-        None => BytesMut::zeroed(len as usize).freeze(),
-    }
+/// What can be said of a slice under the file's lock.
+enum Plan {
+    Ready {
+        slice: Slice,
+        is_last: bool,
+    },
+    NeedsSize,
+    /// What is not in memory has to be asked for; the answer counts as of these changes.
+    NeedsExtents {
+        snapshot: Snapshot,
+        changes: u64,
+        is_last: bool,
+    },
 }
 
-/// Segments of `range` from extents alone; `None` where the window does not reach.
-fn stored_segments(state: &State, range: Range<u64>, out: &mut Vec<Segment>) -> Option<()> {
-    let mut at = range.start;
-    while at < range.end {
-        let window = state.window(at)?;
-        let end = range.end.min(window.range.end);
-        let first = window.extents.partition_point(|e| e.offset + e.len <= at);
-        for extent in window.extents[first..].iter().take_while(|e| e.offset < end) {
-            if extent.offset > at {
-                out.push(Segment::Zeros(extent.offset - at));
-                at = extent.offset;
-            }
-            let to = (extent.offset + extent.len).min(end);
-            out.push(match extent.place {
-                Some(place) => {
-                    let from = place.offset + (at - extent.offset) as u32;
-                    Segment::Stored(place.blob, from..from + (to - at) as u32)
-                }
-                None => Segment::Zeros(to - at),
-            });
-            at = to;
-        }
-        if at < end {
-            out.push(Segment::Zeros(end - at));
-            at = end;
-        }
+/// Plans the first slice of a range from what is in memory. It is the last one if the file ends there.
+fn plan(state: &mut State, range: &Range<u64>, most: usize) -> Plan {
+    let Some(size) = state.size() else { return Plan::NeedsSize };
+    let end = range.end.min(size);
+    let snapshot = Snapshot::take(&state.unstored, range.start..end, most);
+    let is_last = end < range.end && snapshot.range.end >= end;
+    if snapshot.is_whole() {
+        return Plan::Ready { slice: snapshot.over(None, most), is_last };
     }
-    Some(())
-}
-
-/// Plans a read from what is in memory.
-fn plan(state: &mut State, range: &Range<u64>, read_ahead: u64) -> Plan {
-    let Some(size) = state.size() else { return Plan::NeedsSize(state.changes()) };
-    let range = range.start..range.end.min(size);
-    let mut segments = Vec::with_capacity(2);
-    let mut at = range.start;
-    while at < range.end {
-        let (next, found) = match state.unstored.find(at..range.end) {
-            Some((next, Found::Dirty(data))) => (next, Bytes::copy_from_slice(data)),
-            Some((next, Found::Flying(data))) => (next, data),
-            None => (range.end, Bytes::new()),
-        };
-        if stored_segments(state, at..next, &mut segments).is_none() {
-            // Without a gap behind what is remembered, so that in the end all is.
-            let from = state.window(range.start).map_or(range.start, |window| window.range.end);
-            return Plan::NeedsExtents(from, state.changes());
-        }
-        at = next + found.len() as u64;
-        if !found.is_empty() {
-            segments.push(Segment::Memory(found));
-        }
-    }
-    let ahead = state.reader.note(&range, read_ahead);
-    let mut wanted = Vec::new();
-    if let Some(ahead) = ahead {
-        let reach = state.window(ahead.start).map_or(ahead.start, |window| window.range.end);
-        let to = ahead.end.min(size).min(reach);
-        let mut segments = Vec::new();
-        if ahead.start < to && stored_segments(state, ahead.start..to, &mut segments).is_some() {
-            wanted = stored(&segments);
-        }
-    }
-    Plan::Ready { segments, sequential: state.reader.is_sequential(), ahead: wanted }
-}
-
-fn stored(segments: &[Segment]) -> Vec<(BlobId, Range<u32>)> {
-    let stored = |segment: &Segment| match segment {
-        Segment::Stored(blob, range) => Some((*blob, range.clone())),
-        Segment::Memory(_) | Segment::Zeros(_) => None,
+    let Some(window) = state.window(&snapshot.range) else {
+        return Plan::NeedsExtents { snapshot, changes: state.changes(), is_last };
     };
-    segments.iter().filter_map(stored).collect()
+    let end = snapshot.range.end;
+    let slice = snapshot.over(Some(window), most);
+    let is_last = is_last && slice.range.end == end;
+    Plan::Ready { slice, is_last }
 }
 
 fn join(mut pieces: Vec<Bytes>) -> Bytes {
@@ -210,7 +195,8 @@ fn join(mut pieces: Vec<Bytes>) -> Bytes {
 }
 
 impl Data {
-    /// The file's bytes in `range`, short at its end. Ready at once when everything is in memory.
+    /// The file's bytes in `range`, short at its end. Ready at once when everything is in memory and
+    /// in few pieces.
     ///
     /// # Errors
     /// When bytes cannot be had now, or are lost.
@@ -219,136 +205,255 @@ impl Data {
             return Ok(Bytes::new());
         }
         let handle = self.handles.open(ino);
+        let size = self.learn_size(&handle).await?;
+        let range = range.start..range.end.min(size);
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let long = range.end - range.start > SHORT;
+        let (sequential, ahead, fragmented) = {
+            let mut state = handle.state.lock();
+            let (sequential, ahead) = state.readers.note(&range, self.settings.read_ahead);
+            (sequential, ahead, long && state.fragmented)
+        };
+        let turn = if fragmented { Some(self.turn().await) } else { None };
+        let measure = if fragmented { FURTHER } else { FIRST };
+        let first = self.slice(&handle, &range, measure, (sequential, ahead)).await?;
+        let is_whole = first.is_last || first.end >= range.end;
+        if long {
+            handle.state.lock().fragmented = !is_whole;
+        }
+        if is_whole {
+            return Ok(join(first.pieces));
+        }
+        let _turn = match turn {
+            Some(turn) => turn,
+            None => self.turn().await,
+        };
+        self.read_on(&handle, range, first, sequential).await
+    }
+
+    /// A read of more than one slice goes on where others wait for their turn, not on the thread that
+    /// asks first.
+    async fn turn(&self) -> SemaphorePermit<'_> {
+        let turn = self.turns.acquire().await.expect("it is never closed");
+        tokio::task::yield_now().await;
+        turn
+    }
+
+    /// All slices of a read after the first.
+    async fn read_on(
+        self: &Arc<Self>,
+        handle: &Arc<Handle>,
+        range: Range<u64>,
+        first: Answer,
+        sequential: bool,
+    ) -> Result<Bytes, DataError> {
+        let mut whole = BytesMut::with_capacity((range.end - range.start) as usize);
+        let mut last = first;
+        loop {
+            last.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+            if last.is_last || last.end >= range.end {
+                return Ok(whole.freeze());
+            }
+            tokio::task::yield_now().await;
+            let rest = last.end..range.end;
+            last = self.slice(handle, &rest, FURTHER, (sequential, None)).await?;
+        }
+    }
+
+    /// The size with what is not stored yet.
+    async fn learn_size(&self, handle: &Handle) -> Result<u64, DataError> {
+        loop {
+            let changes = {
+                let state = handle.state.lock();
+                // What is lost is no empty file.
+                state.check()?;
+                if let Some(size) = state.size() {
+                    return Ok(size);
+                }
+                state.changes()
+            };
+            let size = self.meta.getattr(handle.ino).await?.size;
+            handle.state.lock().learn_size(size, changes);
+        }
+    }
+
+    /// The first bytes of a range, as many as `measure` allows. `how`: is the reader a sequential one,
+    /// and what is to be fetched ahead of it?
+    async fn slice(
+        self: &Arc<Self>,
+        handle: &Arc<Handle>,
+        range: &Range<u64>,
+        measure: Measure,
+        (sequential, ahead): (bool, Option<Range<u64>>),
+    ) -> Result<Answer, DataError> {
         let mut replans = 0;
         loop {
-            let planned = {
-                let mut state = handle.state.lock();
-                state.check()?;
-                plan(&mut state, &range, self.settings.read_ahead)
-            };
-            let (segments, sequential, ahead) = match planned {
-                Plan::Ready { segments, sequential, ahead } => (segments, sequential, ahead),
-                Plan::NeedsSize(changes) => {
-                    let size = self.meta.getattr(ino).await?.size;
-                    handle.state.lock().learn_size(size, changes);
-                    continue;
-                }
-                Plan::NeedsExtents(at, changes) => {
-                    self.learn_extents(&handle, at, at > range.start, changes).await?;
-                    continue;
-                }
-            };
-            let passed = if sequential { stored(&segments) } else { Vec::new() };
-            let pieces = self.look_up(segments);
-            passed.iter().for_each(|(blob, range)| self.cache.passed(blob, range));
-            let missing = pieces.iter().any(|piece| matches!(piece, Piece::Missing(..)));
-            let answer = if missing {
-                let coming = self.start_fetches(&pieces, sequential);
-                self.read_ahead(ahead);
-                self.wait_for(pieces, coming).await
-            } else {
-                self.read_ahead(ahead);
-                let here = pieces.into_iter().map(|piece| match piece {
-                    Piece::Here(bytes) => bytes,
-                    Piece::Missing(..) => unreachable!("nothing is missing"),
-                });
-                return Ok(join(here.collect()));
-            };
-            match answer {
+            let (slice, is_last) = self.plan(handle, range, measure.runs, sequential).await?;
+            let found = self.look_up(&slice, measure.fetches);
+            let end = found.end;
+            let is_last = is_last && end == slice.range.end;
+            if sequential {
+                slice.streams().iter().for_each(|(blob, run)| self.cache.passed(blob, run));
+            }
+            let coming = self.start_fetches(&found.missing, sequential);
+            if let Some(ahead) = &ahead {
+                self.read_ahead(handle, ahead.clone());
+            }
+            match self.wait_for(found, coming).await {
                 // The cleaner may have moved the bytes since metadata was asked.
                 Err(BlobError::NotFound(_)) if replans < REPLANS => {
                     replans += 1;
                     handle.state.lock().layout_changed(None);
                 }
-                answer => return Ok(answer?),
+                answer => return Ok(Answer { pieces: answer?, end, is_last }),
             }
         }
     }
 
-    /// Asks metadata for the extents from `at` on; `goes_on` where the remembered ones end.
-    async fn learn_extents(
+    /// What the first bytes of a range are made of; does the file end there?
+    async fn plan(
         &self,
-        handle: &Handle,
-        at: u64,
-        goes_on: bool,
-        changes: u64,
-    ) -> Result<(), DataError> {
-        let range = at..at.saturating_add(WINDOW);
-        let sequential = handle.state.lock().reader.is_sequential();
-        let limit = if sequential { EXTENTS.1 } else { EXTENTS.0 };
-        let extents = self.meta.extents(handle.ino, range.clone(), limit).await?;
+        handle: &Arc<Handle>,
+        range: &Range<u64>,
+        most: usize,
+        sequential: bool,
+    ) -> Result<(Slice, bool), DataError> {
+        loop {
+            let planned = {
+                let mut state = handle.state.lock();
+                state.check()?;
+                plan(&mut state, range, most)
+            };
+            match planned {
+                Plan::Ready { slice, is_last } => return Ok((slice, is_last)),
+                Plan::NeedsSize => {}
+                Plan::NeedsExtents { snapshot, changes, is_last } => {
+                    let window = self.ask(handle.ino, &snapshot.range, most, sequential).await?;
+                    let end = snapshot.range.end;
+                    let slice = snapshot.over(Some(&window), most);
+                    handle.state.lock().learn_window(window, changes);
+                    self.handles.bound_windows();
+                    let is_last = is_last && slice.range.end == end;
+                    return Ok((slice, is_last));
+                }
+            }
+            self.learn_size(handle).await?;
+        }
+    }
+
+    /// Asks metadata for the extents of a range, at most `most`, and for some behind it.
+    async fn ask(
+        &self,
+        ino: Ino,
+        range: &Range<u64>,
+        most: usize,
+        sequential: bool,
+    ) -> Result<Window, MetaError> {
+        let far = range.start.saturating_add(WINDOW).max(range.end);
+        let few = if sequential { most.min(WINDOW_EXTENTS) } else { FEW };
+        let mut window = self.extents(ino, range.start..far, few).await?;
+        if window.range.end < range.end && most > few {
+            let rest = self.extents(ino, window.range.end..range.end, most - few).await?;
+            window.range.end = rest.range.end;
+            window.extents.extend(rest.extents);
+        }
+        Ok(window)
+    }
+
+    async fn extents(&self, ino: Ino, range: Range<u64>, most: usize) -> Result<Window, MetaError> {
+        let extents = self.meta.extents(ino, range.clone(), most).await?;
         let end = match extents.last() {
-            Some(last) if extents.len() >= limit => last.offset + last.len,
+            Some(last) if extents.len() >= most => (last.offset + last.len).min(range.end),
             _ => range.end,
         };
-        handle.state.lock().learn_window(Window { range: at..end, extents }, goes_on, changes);
-        Ok(())
+        Ok(Window { range: range.start..end, extents })
     }
 
-    /// Takes what is in the cache; what is not is one piece per unit.
-    fn look_up(&self, segments: Vec<Segment>) -> Vec<Piece> {
-        let mut pieces = Vec::with_capacity(segments.len());
-        for segment in segments {
-            match segment {
-                Segment::Memory(bytes) => pieces.push(Piece::Here(bytes)),
-                Segment::Zeros(mut len) => {
-                    while len > 0 {
-                        let some = len.min(ZEROS.len() as u64);
-                        pieces.push(Piece::Here(zeros(some)));
-                        len -= some;
-                    }
+    /// Takes what is in the cache; what is not is runs of at most a unit.
+    fn look_up(&self, slice: &Slice, most: usize) -> Found {
+        let pieces = Vec::with_capacity(slice.segments.len());
+        let mut found = Found { pieces, missing: Vec::new(), end: slice.range.start };
+        // Fragments mostly lie in the same unit as those before them.
+        let mut unit: Option<(BlobId, u32, Bytes)> = None;
+        for segment in &slice.segments {
+            let (blob, range) = match segment {
+                Segment::Memory(bytes) => {
+                    found.push(Piece::Here(bytes.clone()));
+                    continue;
                 }
-                Segment::Stored(blob, range) => self.look_up_stored(blob, range, &mut pieces),
+                Segment::Zeros(len) => {
+                    push_zeros(&mut found, *len);
+                    continue;
+                }
+                Segment::Stored(blob, range) => (*blob, range),
+            };
+            let mut at = range.start;
+            while at < range.end {
+                let has = |(of, start, bytes): &(BlobId, u32, Bytes)| {
+                    *of == blob && *start <= at && at - start < bytes.len() as u32
+                };
+                if !unit.as_ref().is_some_and(has) {
+                    let cached = self.cache.get(&blob, at);
+                    unit = cached.map(|(start, bytes)| (blob, start, bytes)).or(unit);
+                }
+                if let Some((_, start, bytes)) = unit.as_ref().filter(|unit| has(unit)) {
+                    let to = (range.end - start).min(bytes.len() as u32);
+                    let here = bytes.slice((at - start) as usize..to as usize);
+                    at += here.len() as u32;
+                    found.push(Piece::Here(here));
+                    continue;
+                }
+                let end = blob.scheme().block_around(blob.len(), at).end.min(range.end);
+                if !found.miss(blob, at..end, most) {
+                    return found;
+                }
+                at = end;
             }
         }
-        pieces
+        found
     }
 
-    fn look_up_stored(&self, blob: BlobId, range: Range<u32>, pieces: &mut Vec<Piece>) {
-        let mut at = range.start;
-        while at < range.end {
-            if let Some(bytes) = self.cache.get(&blob, at..range.end) {
-                at += bytes.len() as u32;
-                pieces.push(Piece::Here(bytes));
-                continue;
-            }
-            let unit = unit_around(&blob, at);
-            let end = blob.scheme().block_around(blob.len(), at).end.min(range.end);
-            match pieces.last_mut() {
-                Some(Piece::Missing(last, missing))
-                    if *last == blob && missing.end == at && missing.start >= unit.start =>
-                {
-                    missing.end = end;
-                }
-                _ => pieces.push(Piece::Missing(blob, at..end)),
-            }
-            at = end;
-        }
-    }
-
-    /// Starts what has to be fetched for the missing pieces; answers all that is on its way there.
-    fn start_fetches(self: &Arc<Self>, pieces: &[Piece], sequential: bool) -> Vec<Vec<Coming>> {
-        let mut all = Vec::new();
-        for piece in pieces {
-            let Piece::Missing(blob, range) = piece else { continue };
-            let unit = unit_around(blob, range.start);
-            let wanted = if sequential {
+    /// Starts what has to be fetched for the missing runs; answers all that is on its way there.
+    fn start_fetches(self: &Arc<Self>, missing: &[Missing], sequential: bool) -> Vec<Vec<Coming>> {
+        let needed: u64 = missing.iter().map(|run| u64::from(run.needed)).sum();
+        // What is fetched beyond the need is the less, the more places it is to be fetched from.
+        let share = self.settings.read_ahead / missing.len().max(1) as u64;
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        let start = |run: &Missing| {
+            let unit = unit_around(&run.blob, run.range.start);
+            let wanted = if sequential && 8 * u64::from(run.needed) >= needed {
                 unit
             } else {
-                let first = blob.scheme().block_around(blob.len(), range.start);
-                let last = blob.scheme().block_around(blob.len(), range.end - 1);
-                self.cache.widen_walk(blob, first.start..last.end, unit)
+                let block = |at| run.blob.scheme().block_around(run.blob.len(), at);
+                let blocks = block(run.range.start).start..block(run.range.end - 1).end;
+                self.cache.widen_walk(&run.blob, blocks, unit, share)
             };
-            let (fetches, coming) = self.cache.claim(*blob, wanted);
+            let (fetches, coming) = self.cache.claim(run.blob, wanted);
             fetches.into_iter().for_each(|fetch| self.fetch(fetch));
-            all.push(coming);
-        }
-        all
+            coming
+        };
+        missing.iter().map(start).collect()
     }
 
-    /// Fetches whole units that nobody has asked for yet.
-    fn read_ahead(self: &Arc<Self>, wanted: Vec<(BlobId, Range<u32>)>) {
-        for (blob, range) in wanted {
+    /// Fetches whole units ahead of a reader, as far as it is known where they are, and where nobody
+    /// has asked for them yet.
+    fn read_ahead(self: &Arc<Self>, handle: &Handle, range: Range<u64>) {
+        let slice = {
+            let mut state = handle.state.lock();
+            let size = state.size().unwrap_or(0);
+            let snapshot =
+                Snapshot::take(&state.unstored, range.start..range.end.min(size), WINDOW_EXTENTS);
+            let at = snapshot.range.start..snapshot.range.start + 1;
+            match state.window(&at) {
+                Some(window) if !snapshot.range.is_empty() => {
+                    snapshot.over(Some(window), WINDOW_EXTENTS)
+                }
+                _ => return,
+            }
+        };
+        for (blob, range) in slice.streams() {
             for piece in units(&blob, range) {
                 if !self.cache.has_room_ahead() {
                     return;
@@ -379,82 +484,74 @@ impl Data {
         });
     }
 
-    /// Waits for the missing pieces and puts the answer together.
+    /// Waits for the missing runs and puts the answer together.
     async fn wait_for(
         &self,
-        pieces: Vec<Piece>,
+        found: Found,
         coming: Vec<Vec<Coming>>,
-    ) -> Result<Bytes, BlobError> {
-        let mut coming = coming.into_iter();
-        let mut whole = Vec::with_capacity(pieces.len());
-        for piece in pieces {
+    ) -> Result<Vec<Bytes>, BlobError> {
+        let mut runs = Vec::with_capacity(found.missing.len());
+        for (run, sources) in found.missing.iter().zip(coming) {
+            runs.push(self.arrive(run, sources).await?);
+        }
+        let mut whole = Vec::with_capacity(found.pieces.len());
+        for piece in found.pieces {
             match piece {
                 Piece::Here(bytes) => whole.push(bytes),
-                Piece::Missing(blob, range) => {
-                    let sources = coming.next().expect("fetches for each missing piece");
-                    self.fill(blob, range, sources, &mut whole).await?;
-                }
+                Piece::Missing(run, range) => take(&runs[run], range, &mut whole),
             }
         }
-        Ok(join(whole))
+        Ok(whole)
     }
 
-    /// One missing piece from what came, or from what the cache has got meanwhile.
-    async fn fill(
+    /// The bytes of one missing run, with where they start, from what came or from what the cache has
+    /// got meanwhile.
+    async fn arrive(
         &self,
-        blob: BlobId,
-        range: Range<u32>,
+        run: &Missing,
         sources: Vec<Coming>,
-        whole: &mut Vec<Bytes>,
-    ) -> Result<(), BlobError> {
+    ) -> Result<Vec<(u32, Bytes)>, BlobError> {
+        let (blob, range) = (run.blob, &run.range);
+        let mut parts = Vec::with_capacity(sources.len());
         let mut at = range.start;
         while at < range.end {
-            if let Some(source) = sources.iter().find(|source| source.range.contains(&at)) {
-                let lost =
-                    || BlobError::Unavailable { id: blob, why: "its fetch was dropped".into() };
-                let bytes = source.awaited.clone().await.map_err(|_| lost())??;
-                let to = source.range.end.min(range.end);
-                let start = source.range.start;
-                whole.push(bytes.slice((at - start) as usize..(to - start) as usize));
-                at = to;
-            } else if let Some(bytes) = self.cache.get(&blob, at..range.end) {
-                at += bytes.len() as u32;
-                whole.push(bytes);
-            } else {
-                // Here when it was claimed, evicted since.
-                let end = unit_around(&blob, at).end.min(range.end);
-                whole.push(self.blobs.get(blob, at..end).await?);
-                at = end;
-            }
+            let (start, bytes) =
+                if let Some(source) = sources.iter().find(|source| source.range.contains(&at)) {
+                    let lost =
+                        || BlobError::Unavailable { id: blob, why: "its fetch was dropped".into() };
+                    (source.range.start, source.awaited.clone().await.map_err(|_| lost())??)
+                } else if let Some(unit) = self.cache.get(&blob, at) {
+                    unit
+                } else {
+                    // Here when it was claimed, evicted since.
+                    let end = unit_around(&blob, at).end.min(range.end);
+                    (at, self.blobs.get(blob, at..end).await?)
+                };
+            at = start + bytes.len() as u32;
+            parts.push((start, bytes));
         }
-        Ok(())
+        Ok(parts)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn push_zeros(found: &mut Found, mut len: u64) {
+    while len > 0 {
+        let some = len.min(ZEROS.len() as u64);
+        found.push(Piece::Here(Bytes::from_static(&ZEROS[..some as usize])));
+        len -= some;
+    }
+}
 
-    #[test]
-    fn sequential_readers_get_more_and_more_ahead_and_others_nothing() {
-        const K: u64 = 1 << 10;
-        let mut reader = Reader::default();
-        assert_eq!(reader.note(&(0..4 * K), 8 << 20), None, "a short first read says nothing");
-        assert!(reader.note(&(4 * K..8 * K), 8 << 20).is_some(), "the next one does");
-        let mut reader = Reader::default();
-        let mut ahead = 0;
-        for nth in 0..200 {
-            let range = nth * 128 * K..(nth + 1) * 128 * K;
-            if let Some(wanted) = reader.note(&range, 8 << 20) {
-                assert!(nth == 0 || wanted.start == ahead, "no gap, nothing twice");
-                ahead = wanted.end;
-            }
-            assert!(nth == 0 || ahead >= range.end + (6 << 20).min(nth * 256 * K));
-            assert!(ahead <= range.end + (8 << 20));
-        }
-        let mut reader = Reader::default();
-        for at in [90u64, 17, 44, 3, 71, 28] {
-            assert_eq!(reader.note(&(at << 30..(at << 30) + 4096), 8 << 20), None);
+/// Takes a range out of the parts of a run.
+fn take(parts: &[(u32, Bytes)], range: Range<u32>, out: &mut Vec<Bytes>) {
+    let first = parts.partition_point(|(start, bytes)| start + bytes.len() as u32 <= range.start);
+    let mut at = range.start;
+    for (start, bytes) in &parts[first..] {
+        let to = (range.end - start).min(bytes.len() as u32);
+        out.push(bytes.slice((at - start) as usize..to as usize));
+        at = start + to;
+        if at == range.end {
+            return;
         }
     }
 }

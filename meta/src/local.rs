@@ -1,8 +1,8 @@
 //! [`LocalMeta`]: the metadata of one volume, kept by an engine of this process.
 //!
-//! Each method is one transaction (long ones a few) and never waits for the disk, except
-//! [`MetaStore::sync`], [`MetaStore::close_session`], and back-pressure when far too much is
-//! unsynced.
+//! Each method is one transaction (long ones several, and others get their turn between two) and
+//! never waits for the disk, except [`MetaStore::sync`], [`MetaStore::close_session`], and
+//! back-pressure when far too much is unsynced.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -144,34 +144,45 @@ impl LocalMeta {
     }
 
     /// Deletes orphans. A damaged one stays behind, alone.
-    fn reap_all(&self, mut inos: &[Ino]) -> Result<(), MetaError> {
-        loop {
-            match self.write(|txn| orphans::reap(txn, inos)) {
-                Ok(Step::More(done)) => inos = &inos[done..],
-                Ok(Step::Done(())) => return Ok(()),
-                Err(MetaError::Damaged(why)) if inos.len() == 1 => {
-                    tracing::error!("unlinked inode {} cannot be deleted: {why}", inos[0].0);
-                    return Ok(());
+    async fn reap_all(&self, inos: &[Ino]) -> Result<(), MetaError> {
+        match self.reap_together(inos).await {
+            Err(MetaError::Damaged(_)) => {}
+            done => return done,
+        }
+        for ino in inos {
+            match self.reap_together(&[*ino]).await {
+                Err(MetaError::Damaged(why)) => {
+                    tracing::error!("unlinked inode {} cannot be deleted: {why}", ino.0);
                 }
-                Err(MetaError::Damaged(_)) => {
-                    return inos.chunks(1).try_for_each(|one| self.reap_all(one));
-                }
-                Err(error) => return Err(error),
+                done => done?,
             }
         }
+        Ok(())
     }
 
-    /// Runs a long operation on a range, one transaction after another.
-    fn write_steps(
+    async fn reap_together(&self, inos: &[Ino]) -> Result<(), MetaError> {
+        self.write_steps(0, |txn, done: &usize| {
+            Ok(match orphans::reap(txn, &inos[*done..])? {
+                Step::More(more) => Step::More(done + more),
+                Step::Done(()) => Step::Done(()),
+            })
+        })
+        .await
+    }
+
+    /// Runs a long operation, one transaction after another, and lets others go in between: whoever
+    /// polls it first, a thread that serves many, has done with it after one step.
+    async fn write_steps<T, P>(
         &self,
-        mut start: u64,
-        mut step: impl FnMut(&mut Txn<'_>, u64) -> Result<Step<Attr, u64>, MetaError>,
-    ) -> Result<Attr, MetaError> {
+        mut from: P,
+        mut step: impl FnMut(&mut Txn<'_>, &P) -> Result<Step<T, P>, MetaError> + Send,
+    ) -> Result<T, MetaError> {
         loop {
-            match self.write(|txn| step(txn, start))? {
-                Step::More(from) => start = from,
-                Step::Done(attr) => return Ok(attr),
+            match self.write(|txn| step(txn, &from))? {
+                Step::More(next) => from = next,
+                Step::Done(done) => return Ok(done),
             }
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -291,11 +302,7 @@ impl MetaStore for LocalMeta {
     }
 
     async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError> {
-        loop {
-            if let Step::Done(attr) = self.write(|txn| content::truncate(txn, ino, size))? {
-                return Ok(attr);
-            }
-        }
+        self.write_steps((), |txn, ()| content::truncate(txn, ino, size)).await
     }
 
     async fn clear_range(
@@ -306,12 +313,16 @@ impl MetaStore for LocalMeta {
         grow: bool,
     ) -> Result<Attr, MetaError> {
         self.write_steps(range.start, |txn, at| {
-            content::clear_range(txn, ino, &(at..range.end), allocate, grow)
+            content::clear_range(txn, ino, &(*at..range.end), allocate, grow)
         })
+        .await
     }
 
     async fn allocate(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, MetaError> {
-        self.write_steps(range.start, |txn, at| content::allocate(txn, ino, &(at..range.end), grow))
+        self.write_steps(range.start, |txn, at| {
+            content::allocate(txn, ino, &(*at..range.end), grow)
+        })
+        .await
     }
 
     async fn clone_range(
@@ -324,8 +335,9 @@ impl MetaStore for LocalMeta {
         self.write_steps(range.start, |txn, at| {
             let to_offset =
                 to_offset.checked_add(at - range.start).ok_or(MetaError::FileTooLarge)?;
-            content::clone_range(txn, from, &(at..range.end), to, to_offset)
+            content::clone_range(txn, from, &(*at..range.end), to, to_offset)
         })
+        .await
     }
 
     async fn orphans(&self) -> Result<Vec<Ino>, MetaError> {
@@ -333,7 +345,7 @@ impl MetaStore for LocalMeta {
     }
 
     async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError> {
-        self.reap_all(inos)
+        self.reap_all(inos).await
     }
 
     async fn garbage(
@@ -416,7 +428,7 @@ impl MetaStore for LocalMeta {
 
     async fn close_session(&self) -> Result<(), MetaError> {
         let own = self.read(|txn| orphans::of_session(txn, self.session))?;
-        self.reap_all(&own)?;
+        self.reap_all(&own).await?;
         self.write(|txn| {
             sessions::forget(txn, self.session);
             Ok(())

@@ -14,8 +14,8 @@ pub(crate) mod rename;
 pub(crate) mod sessions;
 pub(crate) mod xattr;
 
-/// Most extents that one transaction of a long operation touches.
-pub(crate) const STEP: usize = 8192;
+/// Most extents that one transaction of a long operation touches: other changes wait that long.
+pub(crate) const STEP: usize = 2048;
 
 /// How far a long operation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

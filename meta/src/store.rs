@@ -5,8 +5,8 @@
 //! file such as a smaller call of the same kind would have left.) A change is durable
 //! only after a later [`MetaStore::sync`] has returned (or the periodic one, at least every second);
 //! changes become durable in order. All methods are safe to call from many tasks. The local
-//! implementation never waits except in [`MetaStore::sync`], so its futures are ready when first
-//! polled.
+//! implementation never waits except in [`MetaStore::sync`] and between the steps of those long ones,
+//! so its futures are ready when first polled.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use async_trait::async_trait;
 use meta::*;
@@ -34,6 +34,19 @@ pub(crate) struct MemoryMeta {
     pub(crate) listed: AtomicU64,
     /// Files whose records make no sense to a commit.
     damaged: Mutex<BTreeSet<Ino>>,
+    /// Extents that were answered.
+    pub(crate) extents_told: AtomicUsize,
+    /// Extents of the largest commit.
+    pub(crate) largest_commit: AtomicUsize,
+}
+
+impl File {
+    fn touching(&self, range: &Range<u64>) -> Vec<Extent> {
+        let before = self.extents.range(..range.start).next_back();
+        let first = before.filter(|(_, e)| e.offset + e.len > range.start);
+        let rest = self.extents.range(range.start..range.end.max(range.start));
+        first.into_iter().chain(rest).map(|(_, e)| *e).collect()
+    }
 }
 
 impl State {
@@ -44,12 +57,7 @@ impl State {
     /// Takes a range out of a file, and its bytes off their blobs.
     fn cut(&mut self, ino: Ino, range: Range<u64>) {
         let Ok(file) = self.file(ino) else { return };
-        let touched: Vec<Extent> = file
-            .extents
-            .values()
-            .filter(|e| e.offset < range.end && e.offset + e.len > range.start)
-            .copied()
-            .collect();
+        let touched = file.touching(&range);
         let mut freed = Vec::new();
         for extent in touched {
             file.extents.remove(&extent.offset);
@@ -82,8 +90,7 @@ impl State {
 
     fn touching(&self, ino: Ino, range: &Range<u64>) -> Result<Vec<Extent>, MetaError> {
         let file = self.files.get(&ino).ok_or(MetaError::NotFound)?;
-        let touches = |e: &&Extent| e.offset < range.end && e.offset + e.len > range.start;
-        Ok(file.extents.values().filter(touches).copied().collect())
+        Ok(file.touching(range))
     }
 
     fn attr(&mut self, ino: Ino) -> Result<Attr, MetaError> {
@@ -106,6 +113,8 @@ impl MemoryMeta {
             relocations_fail: AtomicBool::new(false),
             listed: AtomicU64::new(0),
             damaged: Mutex::default(),
+            extents_told: AtomicUsize::new(0),
+            largest_commit: AtomicUsize::new(0),
         }
     }
 
@@ -244,9 +253,12 @@ impl MetaStore for MemoryMeta {
     ) -> Result<Vec<Extent>, MetaError> {
         let mut extents = self.state.lock().touching(ino, &range)?;
         extents.truncate(limit);
+        self.extents_told.fetch_add(extents.len(), Relaxed);
         Ok(extents)
     }
     async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
+        let extents = files.iter().map(|update| update.extents.len()).sum();
+        self.largest_commit.fetch_max(extents, Relaxed);
         let mut state = self.state.lock();
         if files.iter().any(|file| self.damaged.lock().contains(&file.ino)) {
             return Err(MetaError::Damaged("the test says so".into()));

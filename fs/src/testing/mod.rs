@@ -2,6 +2,7 @@
 
 mod crash_tests;
 mod fault_tests;
+mod fragments_tests;
 mod full_tests;
 mod local_tests;
 mod memory_blobs;

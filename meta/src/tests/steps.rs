@@ -1,12 +1,15 @@
 //! Long operations: files of very many extents, and crashes half-way through.
 
+use std::future::Future;
+use std::task::{Context, Waker};
+
 use super::{ADMIN, assert_clean, blob, crash, volume, wait};
 use crate::engine::{Batch, Kv};
 use crate::key;
 use crate::local::LocalMeta;
 use crate::name;
 use crate::ops::{STEP, Step, content, orphans};
-use crate::store::{Extent, FileUpdate, Ino, MetaStore, NewBlob, NewNode, Place, ROOT};
+use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT};
 use crate::volume::complete_counters;
 
 /// More than two steps' worth, each of four bytes, with a hole between each two.
@@ -43,6 +46,28 @@ fn a_truncate_goes_from_the_tail_and_a_crash_in_between_leaves_order() {
     let attr = wait(meta.truncate(file, 10)).unwrap();
     assert_eq!((attr.size, attr.stored), (10, 6));
     assert_eq!(all(&meta, file).len(), 2);
+    assert_clean(&meta);
+}
+
+#[test]
+fn whoever_asks_first_for_a_long_operation_has_done_with_it_after_a_step() {
+    let (_, _, meta) = volume(name::hash);
+    let (file, copy) = (scattered(&meta, "f"), scattered(&meta, "t"));
+    let size = wait(meta.getattr(file)).unwrap().size;
+    let mut work = [
+        Box::pin(async { meta.clone_range(file, 0..size, copy, 2).await.map(drop) })
+            as std::pin::Pin<Box<dyn Future<Output = Result<(), MetaError>> + '_>>,
+        Box::pin(async { meta.allocate(file, 0..size, false).await.map(drop) }),
+        Box::pin(async { meta.clear_range(copy, 0..size, false, false).await.map(drop) }),
+        Box::pin(async { meta.truncate(file, 1).await.map(drop) }),
+    ];
+    let mut context = Context::from_waker(Waker::noop());
+    for (nth, work) in work.iter_mut().enumerate() {
+        assert!(work.as_mut().poll(&mut context).is_pending(), "operation {nth}");
+        let name = format!("between {nth}");
+        wait(meta.create(ADMIN, ROOT, name.as_bytes(), 0o644, NewNode::File)).unwrap();
+        wait(work.as_mut()).unwrap();
+    }
     assert_clean(&meta);
 }
 
