@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use proto::buffer::{note_kept, note_taken};
 
 /// Most bytes of one chunk of dirty data.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -15,7 +16,7 @@ static CHUNKS: Mutex<Vec<BytesMut>> = Mutex::new(Vec::new());
 /// An empty chunk with room for `len` bytes.
 pub(crate) fn chunk(len: usize) -> BytesMut {
     let kept = if len == CHUNK { CHUNKS.lock().pop() } else { None };
-    kept.unwrap_or_else(|| BytesMut::with_capacity(len))
+    kept.inspect(|_| note_taken(CHUNK)).unwrap_or_else(|| BytesMut::with_capacity(len))
 }
 
 /// Bytes of a chunk are not needed any more: its memory is used again if nobody else has it.
@@ -27,6 +28,7 @@ pub(crate) fn recycle(bytes: Bytes) {
         let mut chunks = CHUNKS.lock();
         if chunk.capacity() == CHUNK && chunks.len() < CHUNKS_KEPT {
             chunks.push(chunk);
+            note_kept(CHUNK);
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::access::Accesses;
 use crate::asker::{Asker, Loses};
 use crate::data::{Data, DataError, TryWrite};
 use crate::lifetimes::Lifetimes;
+use crate::metrics::{self, Memory};
 use crate::status::Status;
 
 /// Unit of statfs(2), in bytes.
@@ -240,6 +241,20 @@ impl Filesystem {
     /// Is the mount being taken down?
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Brings the figures of metrics up to date.
+    pub(crate) fn observe(&self) {
+        let (files, extents) = self.data.handles.usage();
+        let memory = Memory {
+            flights: self.data.queue.flying_bytes(),
+            pools: proto::buffer::kept_bytes() as u64,
+            metadata: self.meta.unsynced_bytes() as u64,
+            extents: (extents * size_of::<meta::Extent>()) as u64,
+            allocated: proto::allocator::allocated_bytes(),
+            resident: proto::allocator::resident_bytes(),
+        };
+        metrics::observe(&self.data.status(), &memory, self.lifetimes.count(), files);
     }
 
     // Lifetimes.

@@ -5,7 +5,7 @@
 //! metadata names them. The flusher starts flights as soon as enough is dirty for a full blob, and
 //! sends everything once a second; fsync sends one file's ranges at once, on the caller's own task.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -37,7 +37,8 @@ const ROUNDS: usize = 4;
 #[derive(Default)]
 pub(crate) struct Queue {
     files: Mutex<BTreeMap<Ino, Arc<Handle>>>,
-    airborne: Mutex<BTreeSet<u64>>,
+    /// With the bytes of their blobs, once these are known.
+    airborne: Mutex<BTreeMap<u64, u64>>,
     /// Flights whose extents are committed; counted before their bytes leave memory.
     pub(crate) commits: AtomicU64,
     /// Told whenever a flight has ended.
@@ -66,12 +67,17 @@ impl Queue {
     }
 
     fn airborne(&self) -> Vec<u64> {
-        self.airborne.lock().iter().copied().collect()
+        self.airborne.lock().keys().copied().collect()
     }
 
     /// Flights that have not ended.
     pub(crate) fn flights(&self) -> usize {
         self.airborne.lock().len()
+    }
+
+    /// Bytes of their blobs.
+    pub(crate) fn flying_bytes(&self) -> u64 {
+        self.airborne.lock().values().sum()
     }
 
     /// Waits until these flights have ended, well or not. Every put is bounded, so this is too.
@@ -80,7 +86,7 @@ impl Queue {
             let landed = self.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            let airborne = |flight| self.airborne.lock().contains(flight);
+            let airborne = |flight| self.airborne.lock().contains_key(flight);
             if !flights.iter().any(airborne) {
                 return;
             }
@@ -148,7 +154,7 @@ impl Airborne {
     /// Before any range says it flies, so that nobody takes it for landed.
     fn start(data: &Arc<Data>) -> Self {
         let number = data.sequence.fetch_add(1, Relaxed);
-        data.queue.airborne.lock().insert(number);
+        data.queue.airborne.lock().insert(number, 0);
         Self { data: Arc::clone(data), number, files: Vec::new(), ended: false }
     }
 
@@ -237,6 +243,7 @@ impl Data {
         air.files.dedup_by_key(|handle| handle.ino);
         let id = self.blob_id(number, packer.blob_len());
         let bytes = packer.assemble(&self.pool);
+        self.queue.airborne.lock().insert(number, bytes.len() as u64);
         Some(Flight { air, id, bytes })
     }
 

@@ -37,6 +37,11 @@ impl Lifetimes {
         &self.shards[ino.0 as usize % SHARDS]
     }
 
+    /// Inodes that the kernel remembers.
+    pub(crate) fn count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
     /// An answer names the inode. To be called before the answer is sent: its FORGET may follow at
     /// once.
     pub(crate) fn named(&self, ino: Ino) {

@@ -6,6 +6,8 @@
 //! | `ashlar_op_errors_total` | `op` | count | answers that are an error other than "no such name or attribute" |
 //! | `ashlar_read_bytes_total`, `ashlar_written_bytes_total` | | bytes | what read(2) and write(2) moved |
 //! | `ashlar_dirty_bytes`, `ashlar_cache_bytes` | | bytes | written and not yet stored; cached |
+//! | `ashlar_memory_bytes` | `kind` | bytes | what the mount's memory is used for, see [`Memory`] |
+//! | `ashlar_inodes`, `ashlar_files` | | count | inodes the kernel remembers; files in use here, or lately |
 //! | `ashlar_cache_hits_total`, `ashlar_cache_misses_total` | | count | blocks found in, missing from the cache |
 
 use std::time::Instant;
@@ -92,8 +94,39 @@ impl Metrics {
     }
 }
 
+/// What the memory of a mount's process is used for, in bytes, beside dirty ranges and the cache.
+pub(crate) struct Memory {
+    /// `flights`: blobs being put.
+    pub(crate) flights: u64,
+    /// `pools`: buffers that are kept to be used again.
+    pub(crate) pools: u64,
+    /// `metadata`: changes of metadata that are not synced yet.
+    pub(crate) metadata: u64,
+    /// `extents`: what is remembered of where the bytes of files lie.
+    pub(crate) extents: u64,
+    /// `allocated`: what the allocator has from the system, used or not.
+    pub(crate) allocated: u64,
+    /// `resident`: pages of the process that are in memory.
+    pub(crate) resident: u64,
+}
+
 /// Brings the data plane's figures up to date.
-pub(crate) fn observe(status: &DataStatus) {
+pub(crate) fn observe(status: &DataStatus, memory: &Memory, inodes: usize, files: usize) {
+    let kinds = [
+        ("dirty", status.dirty_bytes),
+        ("cache", status.cache_bytes),
+        ("flights", memory.flights),
+        ("pools", memory.pools),
+        ("metadata", memory.metadata),
+        ("extents", memory.extents),
+        ("allocated", memory.allocated),
+        ("resident", memory.resident),
+    ];
+    for (kind, bytes) in kinds {
+        gauge!("ashlar_memory_bytes", "kind" => kind).set(bytes as f64);
+    }
+    gauge!("ashlar_inodes").set(inodes as f64);
+    gauge!("ashlar_files").set(files as f64);
     gauge!("ashlar_dirty_bytes").set(status.dirty_bytes as f64);
     gauge!("ashlar_cache_bytes").set(status.cache_bytes as f64);
     counter!("ashlar_cache_hits_total").absolute(status.cache_hits);

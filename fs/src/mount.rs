@@ -28,7 +28,6 @@ use crate::data::{Data, DataSettings};
 use crate::embedded::{OpenError, Store};
 use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
-use crate::metrics;
 use crate::mountpoint::{self, MountEntry, MountPointError, Unmount};
 use crate::outage::Outage;
 use crate::roll_call::{self, RollCallError, Warnings};
@@ -45,6 +44,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const WAIT_FOR_USERS: Duration = Duration::from_secs(5);
 /// How often gauges are brought up to date.
 const OBSERVE: Duration = Duration::from_secs(1);
+/// Memory that a mount takes beside dirty bytes and the cache when all is full, in bytes. Beyond it
+/// what is free is given back.
+const BESIDE: u64 = 192 << 20;
+/// How often its memory is looked at: buffers of a few requests grow it by tens of MiB.
+const LOOK_AT_MEMORY: Duration = Duration::from_millis(100);
 
 /// What the user chose about the kernel's side of a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -399,6 +403,10 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
     tokio::spawn(async move {
         keep_going("observing the mount", || observe(observed.clone())).await;
     });
+    let bounded = filesystem.clone();
+    tokio::spawn(async move {
+        keep_going("bounding memory", || bound_memory(bounded.clone())).await;
+    });
     let desk = match &entry {
         Some(entry) => Desk::open(entry, plan.settings(), filesystem.clone(), synced).await,
         None => Err(io::Error::other("the mount is not to be seen here")),
@@ -480,9 +488,18 @@ fn place(volume: &str, pid: u32, first: &Path) -> Option<PathBuf> {
     place.map(|place| place.path)
 }
 
+async fn bound_memory(filesystem: Arc<Filesystem>) {
+    let settings = &filesystem.data.settings;
+    let bounds = settings.dirty_bytes.saturating_add(settings.cache_bytes);
+    while !filesystem.is_stopped() {
+        proto::allocator::bound_memory(bounds.saturating_add(BESIDE));
+        tokio::time::sleep(LOOK_AT_MEMORY).await;
+    }
+}
+
 async fn observe(filesystem: Arc<Filesystem>) {
     while !filesystem.is_stopped() {
-        metrics::observe(&filesystem.data.status());
+        filesystem.observe();
         tokio::time::sleep(OBSERVE).await;
     }
 }

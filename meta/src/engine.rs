@@ -70,6 +70,10 @@ pub(crate) trait Kv: Send + Sync + 'static {
     fn read_durable(&self, body: &mut Read<'_>) -> Result<(), MetaError>;
     /// Runs a transaction.
     fn transact(&self, body: &mut Write<'_>) -> Result<(), MetaError>;
+    /// Bytes of memory that batches take which are not durable yet.
+    fn unsynced_bytes(&self) -> usize {
+        0
+    }
     /// Returns when everything that was visible at the call is durable. After an error nothing is
     /// lost: it is tried again with the next sync.
     async fn sync(&self) -> Result<(), MetaError>;

@@ -197,6 +197,10 @@ impl MetaStore for LocalMeta {
         self.session
     }
 
+    fn unsynced_bytes(&self) -> usize {
+        self.kv.unsynced_bytes()
+    }
+
     async fn usage(&self) -> Result<Usage, MetaError> {
         self.read(|txn| txn.counters().map(|counters| counters.usage))
     }

@@ -312,6 +312,10 @@ pub trait MetaStore: Send + Sync + 'static {
     fn session(&self) -> SessionId;
     /// Counters; cheap.
     async fn usage(&self) -> Result<Usage, MetaError>;
+    /// Bytes of memory that changes take which wait to be made durable.
+    fn unsynced_bytes(&self) -> usize {
+        0
+    }
 
     // Names.
 

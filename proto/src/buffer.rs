@@ -4,6 +4,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -51,6 +52,24 @@ impl AsRef<[u8]> for Aligned {
     }
 }
 
+/// Bytes that all pools of this process keep for later use.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that all pools of this process keep for later use.
+pub fn kept_bytes() -> usize {
+    KEPT.load(Relaxed)
+}
+
+/// A pool keeps so many bytes more.
+pub fn note_kept(bytes: usize) {
+    KEPT.fetch_add(bytes, Relaxed);
+}
+
+/// A pool has handed out, or freed, bytes that it kept.
+pub fn note_taken(bytes: usize) {
+    KEPT.fetch_sub(bytes, Relaxed);
+}
+
 /// Keeps buffers of one size that were let go, up to a number of them.
 pub struct Pool {
     free: Mutex<Vec<Aligned>>,
@@ -71,12 +90,18 @@ impl Pool {
         // much memory.
         let pooled = len <= self.size && len > self.size / 2;
         let aligned = if pooled {
-            let kept = self.free.lock().pop();
+            let kept = self.free.lock().pop().inspect(|_| note_taken(self.size));
             kept.unwrap_or_else(|| Aligned::zeroed(self.size))
         } else {
             Aligned::zeroed(len)
         };
         Buffer { aligned, len, pool: pooled.then(|| Arc::clone(self)) }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        note_taken(self.size * self.free.get_mut().len());
     }
 }
 
@@ -111,6 +136,7 @@ impl Drop for Buffer {
             let mut free = pool.free.lock();
             if free.len() < pool.keep {
                 free.push(std::mem::take(&mut self.aligned));
+                note_kept(pool.size);
             }
         }
     }

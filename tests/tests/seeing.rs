@@ -54,6 +54,12 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
     })?;
 
     let text = get(&metrics)?;
+    let kinds =
+        ["dirty", "cache", "flights", "pools", "metadata", "extents", "allocated", "resident"];
+    for kind in kinds {
+        let shown = format!("ashlar_memory_bytes{{kind=\"{kind}\"}}");
+        ensure!(text.contains(&shown), "{shown} is missing in:\n{text}");
+    }
     for metric in ["ashlar_op_seconds", "ashlar_written_bytes_total", "ashlar_cache_hits_total"] {
         ensure!(text.contains(metric), "{metric} is missing in:\n{text}");
     }

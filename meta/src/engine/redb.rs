@@ -203,6 +203,10 @@ impl Kv for RedbKv {
         Ok(())
     }
 
+    fn unsynced_bytes(&self) -> usize {
+        self.shared.active_bytes.load(Ordering::Relaxed)
+    }
+
     async fn sync(&self) -> Result<(), MetaError> {
         let answer = {
             let clean = {

@@ -1,7 +1,7 @@
 //! What direct I/O takes as it lies, and buffers for reads, used again.
 
 use parking_lot::Mutex;
-use proto::buffer::Aligned;
+use proto::buffer::{Aligned, note_kept, note_taken};
 use proto::limits::DISK_BLOCK;
 
 /// Bytes of buffers kept for the next reads: fresh memory costs more CPU than the read into it.
@@ -19,9 +19,12 @@ impl PooledBuf {
     /// A buffer of at least `len` bytes.
     pub(crate) fn at_least(len: usize) -> Self {
         let mut pool = POOL.lock();
-        let fits = |buf: &Aligned| (len..=2 * len.max(DISK_BLOCK)).contains(&buf.len());
+        // Not much longer ones: what was read may be cached with all of its buffer.
+        let longest = (len + len / 8).next_multiple_of(DISK_BLOCK).max(2 * DISK_BLOCK);
+        let fits = |buf: &Aligned| (len..=longest).contains(&buf.len());
         let found = pool.iter().position(fits).map(|at| pool.swap_remove(at));
         drop(pool);
+        found.iter().for_each(|buf| note_taken(buf.len()));
         Self(Some(found.unwrap_or_else(|| Aligned::zeroed(len))))
     }
 }
@@ -44,6 +47,7 @@ impl Drop for PooledBuf {
         let mut pool = POOL.lock();
         let held: usize = pool.iter().map(|buf| buf.len()).sum();
         if pool.len() < POOL_BUFFERS && held + buf.len() <= POOL_BYTES {
+            note_kept(buf.len());
             pool.push(buf);
         }
     }
