@@ -31,7 +31,7 @@ fn block_of(offset: u64) -> u64 {
 /// A file of very many extents is not looked through on the thread that asks, nor in one go.
 async fn let_others(looks: &mut usize) {
     *looks += 1;
-    if *looks % LOOKS == 0 {
+    if looks.is_multiple_of(LOOKS) {
         tokio::task::yield_now().await;
     }
 }

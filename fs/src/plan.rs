@@ -266,7 +266,7 @@ mod tests {
         let mut readers = Readers::default();
         for nth in 0..20 {
             for place in 0..READERS as u64 {
-                let at = (1 + place << 30) + nth * 128 * K;
+                let at = ((1 + place) << 30) + nth * 128 * K;
                 let (sequential, _) = readers.note(&(at..at + 128 * K), 8 << 20);
                 assert_eq!(sequential, nth > 0, "read {nth} at place {place}");
             }

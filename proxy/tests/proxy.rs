@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use proto::id::{PartSet, SessionId, VolumeId};
-use proto::limits::MAX_LIST;
+use proto::limits::{MAX_LIST, footprint};
 use proxy::{BlobError, BlobStore, Stored};
 use support::{MemorySlot, Mood, blob, noise, proxy_over};
 use tokio::time::Instant;
@@ -411,7 +411,10 @@ async fn what_is_available_can_be_written() {
         );
         slots.iter().for_each(|slot| slot.limit());
         let len = 1 << 20;
-        for sequence in 0..space.available / u64::from(len) {
+        // What a blob takes on the disks, in bytes of user data.
+        let id = blob(0, len, scheme);
+        let taken = footprint(id.part_len()) * scheme_of.data_parts() as u64;
+        for sequence in 0..(space.available - space.uneven) / taken {
             let id = blob(sequence, len, scheme);
             let result = proxy.put(id, noise(64, 1).repeat(len as usize / 64).into()).await;
             assert_eq!(

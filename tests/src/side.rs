@@ -5,6 +5,7 @@
 //! and which times it changed. Times are read before and after; their values are compared only where a
 //! call has set them. Left out is what filesystems may choose: inode numbers, blocks, directories' sizes.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,6 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::time::TimeSpec;
+use nix::time::ClockId;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, SeekFrom, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -26,6 +29,8 @@ use crate::calls::{At, CALLERS, Call, SLOTS, Stamp, Step, Whence};
 
 /// Longest wait for one call's answer.
 const BOUND: Duration = Duration::from_secs(60);
+/// A part of a tick of the clock that files' times are taken from.
+const TICK: Duration = Duration::from_millis(1);
 /// Of a file that is longer, only the two ends are compared.
 const WINDOW: u64 = 4 << 20;
 
@@ -127,6 +132,8 @@ pub struct Side {
     orders: mpsc::Sender<Order>,
     replies: mpsc::Receiver<Reply>,
     thread: JoinHandle<Memory>,
+    /// When the last call was answered, by the clock of files' times.
+    answered: Cell<TimeSpec>,
 }
 
 impl Side {
@@ -152,7 +159,7 @@ impl Side {
             Memory(caller.times)
         });
         started.recv().context("the thread has ended")?.context("entering the directory")?;
-        Ok(Self { orders, replies, thread })
+        Ok(Self { orders, replies, thread, answered: Cell::new(file_clock()) })
     }
 
     /// Closes all files and leaves the directory: nothing of it is in use then. Answers what
@@ -162,8 +169,13 @@ impl Side {
         self.thread.join().expect("the thread does not panic")
     }
 
-    /// Starts a call; [`Self::answer`] waits for it.
+    /// Starts a call, with times of its own; [`Self::answer`] waits for it.
     pub fn run(&self, step: &Step) {
+        // On ext4 a change gets a time of its own also within one tick of the clock, where somebody has
+        // looked at the time before (multigrain timestamps, Linux 6.13).
+        while file_clock() == self.answered.get() {
+            std::thread::sleep(TICK);
+        }
         self.orders.send(Order::Run(step.clone())).expect("the thread waits for orders");
     }
 
@@ -173,7 +185,10 @@ impl Side {
     /// When it hangs.
     pub fn answer(&self) -> Result<Answer> {
         match self.replies.recv_timeout(BOUND).context("a call hangs")? {
-            Reply::Ran(answer) => Ok(answer),
+            Reply::Ran(answer) => {
+                self.answered.set(file_clock());
+                Ok(answer)
+            }
             Reply::Walked(_) => unreachable!("a call was asked for"),
         }
     }
@@ -189,6 +204,11 @@ impl Side {
             Reply::Ran(_) => unreachable!("a walk was asked for"),
         }
     }
+}
+
+/// The clock that files' times are taken from.
+fn file_clock() -> TimeSpec {
+    ClockId::CLOCK_REALTIME_COARSE.now().expect("the kernel has this clock")
 }
 
 struct Caller {

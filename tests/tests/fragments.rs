@@ -29,7 +29,7 @@ fn fragment(n: u64) -> u8 {
 }
 
 fn right(bytes: &[u8], from: u64) -> bool {
-    let expected = |at: u64| if at % STEP == 0 { fragment(at / STEP) } else { 0 };
+    let expected = |at: u64| if at.is_multiple_of(STEP) { fragment(at / STEP) } else { 0 };
     bytes.iter().zip(from..).all(|(byte, at)| *byte == expected(at))
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
+use proto::limits::footprint;
 use proto::part_store::{Fill, FillLevel, Held, PartError, PartStore};
 use proxy::{Proxy, ProxySettings, SlotConfig};
 
@@ -104,7 +105,7 @@ impl PartStore for MemorySlot {
         if state.deleted.contains(&key.blob) {
             return Err(PartError::Deleted);
         }
-        let len = data.data().len() as u64;
+        let len = footprint(key.blob.part_len());
         if state.limited && state.used + len > CAPACITY {
             return Err(PartError::Full);
         }
@@ -139,9 +140,9 @@ impl PartStore for MemorySlot {
         self.enter().await?;
         let mut state = self.state.lock();
         let mut freed = 0;
-        state.parts.retain(|(blob, _), part| {
+        state.parts.retain(|(blob, _), _| {
             let keep = !blobs.contains(blob);
-            freed += if keep { 0 } else { part.len() as u64 };
+            freed += if keep { 0 } else { footprint(blob.part_len()) };
             keep
         });
         state.used = state.used.saturating_sub(freed);

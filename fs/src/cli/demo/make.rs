@@ -160,9 +160,11 @@ fn check_same(args: &Args, cluster: &Cluster, dir: &Path) -> Result<()> {
     if let Some(asked) = args.disks.filter(|&asked| usize::from(asked) != have) {
         return other(format!("{have} disks"), asked.to_string());
     }
-    // One that cannot be read is for the mount to judge.
-    let disks =
-        cluster.slots.iter().filter_map(|slot| Superblock::read(slot.path.as_deref()?).ok());
+    // One that cannot be read, or is another, is for the mount to judge.
+    let disks = cluster.slots.iter().filter_map(|slot| {
+        let disk = Superblock::read(slot.path.as_deref()?).ok()?;
+        (disk.disk == slot.disk).then_some(disk)
+    });
     let capacities: Vec<u64> = disks.map(|disk| disk.capacity).collect();
     if let Some(asked) = args.size
         && let Some(&found) = capacities.iter().find(|&&found| found != capacity(asked.0, have))
