@@ -31,7 +31,8 @@ mod umount;
 #[command(name = "ashlar", version = proto::VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
-    /// [default: $RUST_LOG, or info for mount and demo --background, error for fsck, warn for the others]
+    /// [default: $RUST_LOG, or info for mount and demo --background, error for format, status and fsck, warn for
+    /// the others]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -108,9 +109,9 @@ pub fn main() -> ExitCode {
         Command::Storaged { args } => return daemons::run_storaged(args),
         Command::Demo(args) => with_logs(log, args.log(), || demo::run(args)),
         Command::Cluster(args) => with_logs(log, "warn", || cluster::run(args)),
-        Command::Format(args) => with_logs(log, "warn", || format::run(args)),
+        Command::Format(args) => with_logs(log, "error", || format::run(args)),
         Command::Mount(args) => mount::run(args, log),
-        Command::Status(args) => with_logs(log, "warn", || status::run(&args)),
+        Command::Status(args) => with_logs(log, "error", || status::run(&args)),
         Command::Umount(args) => with_logs(log, "warn", || umount::run(&args)),
         Command::Fsck(args) => with_logs(log, "error", || fsck::run(args)),
         Command::InstallHelper(args) => helper::install(&args),

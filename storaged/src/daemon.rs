@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use proto::id::{ClusterId, DiskId};
@@ -134,6 +135,8 @@ async fn open_all(paths: &[PathBuf]) -> anyhow::Result<Arc<Bays>> {
     };
     let bays = Bays::open(cluster, survey.iter().map(plan).collect(), log_change).await;
     if bays.count_in() > 0 {
+        GOES_ON.store(true, Ordering::Relaxed);
+        bays.all().iter().for_each(|bay| log_change(bay, &BayState::Opening));
         return Ok(bays);
     }
     bays.close().await;
@@ -212,8 +215,14 @@ fn check_asked(survey: &[Surveyed]) -> anyhow::Result<ClusterId> {
     }
 }
 
-/// Says what became of a disk.
+/// Is there a disk to serve? Where there is none, the error that ends the daemon says why.
+static GOES_ON: AtomicBool = AtomicBool::new(false);
+
+/// Says what became of a disk, as soon as it is known that the daemon goes on.
 fn log_change(bay: &Bay, before: &BayState) {
+    if !GOES_ON.load(Ordering::Relaxed) {
+        return;
+    }
     let path = bay.path().display();
     match (bay.state(), before) {
         (BayState::In(disk), BayState::Out { .. }) => {
