@@ -56,6 +56,23 @@ fn address(mount: &MountEntry) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("ashlar-mount/{}/{}", mount.device, mount.source))
 }
 
+/// Takes the desk's name, as soon as the last mount of that number has let go of it.
+async fn listen(mount: &MountEntry) -> io::Result<tokio::net::UnixListener> {
+    let address = address(mount)?;
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(TRY_AGAIN / 10).await;
+            }
+            bound => {
+                let listener = bound?;
+                listener.set_nonblocking(true)?;
+                return tokio::net::UnixListener::from_std(listener);
+            }
+        }
+    }
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -78,30 +95,25 @@ impl Desk {
         filesystem: Arc<Filesystem>,
         synced: Arc<Synced>,
     ) -> io::Result<Self> {
-        let deadline = Instant::now() + WAIT_FOR_NAME;
-        let listener = loop {
-            match UnixListener::bind_addr(&address(mount)?) {
-                Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                    tokio::time::sleep(TRY_AGAIN / 10).await;
-                }
-                bound => break bound?,
-            }
+        let listener = match tokio::time::timeout(WAIT_FOR_NAME, listen(mount)).await {
+            Ok(listener) => Some(listener?),
+            // The process of the last mount of that number is stopped, or hangs: later, then.
+            Err(_) => None,
         };
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::UnixListener::from_std(listener)?;
         let (ended, _) = watch::channel(None);
         let (closed, given_up) = (CancellationToken::new(), CancellationToken::new());
         let callers = TaskTracker::new();
         let mut desk = Self { closed, given_up, ended, callers, serving: None };
         let (closed, given_up) = (desk.closed.clone(), desk.given_up.clone());
         let answering = Answering { fs: filesystem, synced, settings, closed, given_up };
-        desk.serving = Some(tokio::spawn(desk.serve(listener, answering)));
+        desk.serving = Some(tokio::spawn(desk.serve(mount.clone(), listener, answering)));
         Ok(desk)
     }
 
     fn serve(
         &self,
-        listener: tokio::net::UnixListener,
+        mount: MountEntry,
+        listener: Option<tokio::net::UnixListener>,
         answering: Answering,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (closed, callers, ended) =
@@ -113,6 +125,13 @@ impl Desk {
             }
         };
         async move {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => match closed.run_until_cancelled(listen(&mount)).await {
+                    Some(Ok(listener)) => listener,
+                    _ => return,
+                },
+            };
             while let Some(accepted) = closed.run_until_cancelled(listener.accept()).await {
                 match accepted {
                     Ok((stream, _)) => attend(stream),
