@@ -1,5 +1,5 @@
 //! Promise: the kernel caches what it may. How many requests reach the mount for what programs do,
-//! access lists and all, by the mount's own count. The figures in ARCHITECTURE.md are these.
+//! access lists and all, by the mount's own count. The figures in docs/performance.md are these.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
