@@ -53,8 +53,12 @@ impl BlobStore for Blobs {
         Ok(Listing::default())
     }
     async fn space(&self, _: Scheme) -> Space {
-        Space { capacity: 1 << 50, available: 1 << 50, uneven: 0, takers: 6, needed: 3 }
+        Space { capacity: 1 << 50, available: 1 << 50, uneven: 0, takers: 6, needed: 3, away: 0 }
     }
+    async fn in_reach(&self, id: BlobId) -> usize {
+        id.scheme().parts()
+    }
+
     async fn slots(&self) -> Vec<SlotStatus> {
         Vec::new()
     }

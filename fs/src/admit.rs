@@ -1,19 +1,23 @@
 //! Who may write, allocate or store how much: the data plane's side of [`crate::space`].
 //!
 //! New bytes are refused at write(2), fallocate(2) or copy_file_range(2) when they cannot be promised.
-//! What was promised is never refused while the cleaner finds anything to gain: its blob waits.
+//! What was promised is never refused while the cleaner finds anything to gain: its blob waits. Slots
+//! that are away are the exception: what has parts on them is replaced only as long as the others have
+//! room for that.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use meta::{Ino, MetaError};
+use meta::{Ino, MetaError, Place};
 use proto::id::BlobId;
 use tokio::time::{Instant, timeout};
 
 use crate::data::{Data, DataError};
 use crate::flush::Scope;
+use crate::reach::WHOLE;
 use crate::space::Taken;
 
 /// How often one who waits looks by himself.
@@ -22,6 +26,8 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) const FULL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a blob waits for the cleaner at most.
 const STORE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the cleaner must have found nothing before what is tight is refused.
+const TIGHT_PATIENCE: Duration = Duration::from_millis(500);
 /// Extents asked for at once.
 const PAGE: usize = 1024;
 
@@ -55,12 +61,67 @@ impl Data {
                 |run: &Range<u64>| run.end.min(hole.end).saturating_sub(run.start.max(hole.start));
             new += hole.end - hole.start - unstored.iter().map(known).sum::<u64>();
         };
-        match self.each_hole(ino, range.clone(), &mut count).await {
-            Ok(()) => self.admit(new).await,
+        let counted = match self.each_hole(ino, range.clone(), &mut count).await {
+            Ok(()) if self.space.is_tight() => self.grows(ino, range.clone()).await,
+            counted => counted.map(|()| false),
+        };
+        match counted {
+            Ok(false) => self.admit(new).await,
+            Ok(true) => {
+                self.wait_while_tight().await?;
+                self.admit(new).await
+            }
             // An unlinked file's bytes go nowhere.
             Err(DataError::Meta(MetaError::NotFound)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Does replacing a range take more room than it gives back, as slots are away?
+    async fn grows(&self, ino: Ino, range: Range<u64>) -> Result<bool, DataError> {
+        let (mut blobs, mut allocated) = (BTreeSet::new(), false);
+        self.each_part(ino, range, &mut |_, place| match place {
+            Some(place) => drop(blobs.insert(place.blob)),
+            None => allocated = true,
+        })
+        .await?;
+        for blob in &blobs {
+            if self.reach(blob).await < WHOLE {
+                return Ok(true);
+            }
+        }
+        Ok(allocated)
+    }
+
+    /// Waits for room on the slots that are up, which the cleaner may find: everything is stored first,
+    /// so that the account is exact.
+    ///
+    /// # Errors
+    /// There is none.
+    async fn wait_while_tight(self: &Arc<Self>) -> Result<(), DataError> {
+        let deadline = Instant::now() + STORE_PATIENCE;
+        let mut in_vain: Option<Instant> = None;
+        // Whether that succeeds shows in the account.
+        let _ = timeout(FULL_PATIENCE, self.settle(&Scope::All)).await;
+        let _waiting = self.space.wait();
+        loop {
+            self.learn_space().await;
+            if !self.space.is_tight() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if !self.space.is_exhausted() {
+                in_vain = None;
+            } else if now - *in_vain.get_or_insert(now) >= TIGHT_PATIENCE {
+                break;
+            }
+            if now >= deadline || self.space.is_cut_off() {
+                break;
+            }
+            self.space.wanted.notify_one();
+            tokio::time::sleep(POLL).await;
+        }
+        Err(self.space.why_short())
     }
 
     /// Room for new bytes. Everything is stored first, so that the account is exact, and what was
@@ -72,7 +133,8 @@ impl Data {
         let deadline = Instant::now() + FULL_PATIENCE;
         for step in 0.. {
             self.learn_space().await;
-            if self.space.fits(new) {
+            // What replaces others needs no more than disks that take writes.
+            if self.space.fits(new) || (new == 0 && !self.space.is_cut_off()) {
                 return Ok(());
             }
             if self.space.is_cut_off() {
@@ -103,7 +165,7 @@ impl Data {
     /// Bytes of a range that are stored, or allocated.
     pub(crate) async fn promised_in(&self, ino: Ino, range: Range<u64>) -> Result<u64, DataError> {
         let mut promised = 0;
-        self.each_part(ino, range, &mut |part| promised += part.end - part.start).await?;
+        self.each_part(ino, range, &mut |part, _| promised += part.end - part.start).await?;
         Ok(promised)
     }
 
@@ -114,7 +176,7 @@ impl Data {
         visit: &mut (dyn FnMut(Range<u64>) + Send),
     ) -> Result<(), DataError> {
         let (mut at, end) = (range.start, range.end);
-        self.each_part(ino, range, &mut |part| {
+        self.each_part(ino, range, &mut |part, _| {
             if at < part.start {
                 visit(at..part.start);
             }
@@ -127,18 +189,18 @@ impl Data {
         Ok(())
     }
 
-    /// What of a range extents cover, in order.
+    /// What of a range extents cover, in order, and where it is stored, if it is.
     async fn each_part(
         &self,
         ino: Ino,
         mut range: Range<u64>,
-        visit: &mut (dyn FnMut(Range<u64>) + Send),
+        visit: &mut (dyn FnMut(Range<u64>, Option<Place>) + Send),
     ) -> Result<(), DataError> {
         while range.start < range.end {
             let page = self.meta.extents(ino, range.clone(), PAGE).await?;
             for extent in &page {
                 let end = (extent.offset + extent.len).min(range.end);
-                visit(extent.offset.max(range.start)..end);
+                visit(extent.offset.max(range.start)..end, extent.place);
             }
             match page.last() {
                 Some(last) if page.len() == PAGE => range.start = last.offset + last.len,

@@ -247,7 +247,7 @@ impl Data {
         {
             return Ok(false);
         }
-        let wasted = |(id, live): (&BlobId, &u64)| self.space.cost(id).saturating_sub(*live);
+        let wasted = |(id, live): (&BlobId, &u64)| self.gives_back(id).saturating_sub(*live);
         if cleaning.stuck.iter().map(wasted).sum::<u64>() > self.space.kept() / 2
             && self.empty_stuck(cleaning).await?
         {
@@ -322,8 +322,12 @@ impl Data {
             && live < ROUND
             && let Some(id) = candidates.next()
         {
-            // The list is a little old: metadata says what has become of it.
+            // The list is a little old: metadata says what has become of it, and slots how much of it
+            // is in reach.
             let record = self.meta.blob(id).await?;
+            if worth == Worth::Anything && record.is_some() {
+                self.reach(&id).await;
+            }
             let worthy = |r: &BlobRecord| self.is_worth(r, worth) && !cleaning.leaves(r);
             if let Some(record) = record.filter(worthy) {
                 live += record.live;
@@ -409,7 +413,7 @@ impl Data {
                 Some(record) if record.live > 0 => {
                     cleaning.stuck.insert(*id, record.live);
                 }
-                _ => gained += self.space.cost(id),
+                _ => gained += self.gives_back(id),
             }
         }
         Ok(gained)

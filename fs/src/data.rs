@@ -41,6 +41,7 @@ use crate::cache::Cache;
 use crate::dirty::{KEEPING, Unstored};
 use crate::flush::{Queue, RETRY, Scope};
 use crate::handle::{Handle, Handles, State};
+use crate::reach::Reach;
 use crate::read::TURNS;
 use crate::room::Room;
 use crate::space::StoreRoom;
@@ -101,6 +102,7 @@ pub struct Data {
     pub(crate) turns: Semaphore,
     /// There are dirty bytes that the flusher has not been told of.
     pub(crate) armed: AtomicBool,
+    pub(crate) reach: Reach,
     /// How many flights failed.
     pub(crate) failures: AtomicU64,
     pub(crate) leaked: AtomicBool,
@@ -222,6 +224,7 @@ impl Data {
             cache: Cache::new(settings.cache_bytes),
             turns: Semaphore::new(TURNS),
             armed: AtomicBool::new(false),
+            reach: Reach::default(),
             failures: AtomicU64::new(0),
             leaked: AtomicBool::new(false),
             lost: Mutex::default(),

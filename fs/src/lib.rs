@@ -42,6 +42,7 @@ pub mod mountpoint;
 pub mod outage;
 mod pack;
 mod plan;
+mod reach;
 mod read;
 pub mod roll_call;
 mod room;

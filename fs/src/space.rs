@@ -21,6 +21,11 @@
 //! sixteenth and what chance leaves uneven among disks, is nobody's to promise: it is where
 //! overwrites go before they are cleaned after, so that the cleaner moves a bounded number of bytes
 //! for each that it gains.
+//!
+//! While slots are away, bytes that were stored before have fewer parts on the others than those that
+//! replace them ([`crate::reach`]), and so does what is allocated: replacing it takes of what is kept
+//! back, for as long as they are away. It may take all but what the cleaner needs to go on. From then on
+//! room is *tight*: only what has been stored since can be overwritten, and that for ever.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -64,6 +69,8 @@ pub(crate) struct StoreRoom {
     taken: AtomicU64,
     /// Garbage whose record only waits for slots that are away.
     deleted: AtomicU64,
+    /// The slots that take no writes, a bit for each.
+    away: AtomicU64,
     potential: Mutex<Option<(u64, Instant)>>,
     /// Those who wait for free room.
     waiting: AtomicU64,
@@ -110,6 +117,7 @@ impl StoreRoom {
             kept: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             deleted: AtomicU64::new(0),
+            away: AtomicU64::new(0),
             potential: Mutex::default(),
             waiting: AtomicU64::new(0),
             refused: AtomicBool::new(false),
@@ -135,6 +143,7 @@ impl StoreRoom {
     pub(crate) fn learn(&self, space: Space, usage: &Usage) {
         self.note_stored(usage);
         self.note_cut_off(space);
+        self.away.store(space.away, Relaxed);
         if space.capacity == 0 {
             return;
         }
@@ -188,7 +197,24 @@ impl StoreRoom {
     /// May so many new bytes be promised?
     pub(crate) fn fits(&self, len: u64) -> bool {
         let promised = self.stored.load(Relaxed) + self.unstored.load(Relaxed);
-        promised + len <= self.limit.load(Relaxed) && !self.cut_off.load(Relaxed)
+        let fits = promised + len <= self.limit.load(Relaxed);
+        fits && !self.cut_off.load(Relaxed) && !self.is_tight()
+    }
+
+    /// The slots that take no writes, a bit for each.
+    pub(crate) fn away(&self) -> u64 {
+        self.away.load(Relaxed)
+    }
+
+    /// Are slots away, and has what was replaced since, or waits to be stored, taken of the others what
+    /// may be taken?
+    pub(crate) fn is_tight(&self) -> bool {
+        self.is_tight_for(self.unstored.load(Relaxed))
+    }
+
+    fn is_tight_for(&self, unstored: u64) -> bool {
+        let left = self.free.load(Relaxed).saturating_sub(unstored);
+        self.away() != 0 && left < self.plenty()
     }
 
     /// Do too few disks take writes?
@@ -199,6 +225,15 @@ impl StoreRoom {
     /// Why nothing can be written, if so few disks take writes.
     pub(crate) fn why_cut_off(&self) -> Option<String> {
         self.why_cut_off.lock().clone()
+    }
+
+    /// Why little can be written: so few disks take writes, or those that do have no room for more.
+    pub(crate) fn why_no_writes(&self) -> Option<String> {
+        let tight = || {
+            "disks are away, and the others have no room to take over what was stored on them: until they \
+             are back, only what was stored since can be overwritten"
+        };
+        self.why_cut_off().or_else(|| self.is_tight_for(0).then(|| tight().to_owned()))
     }
 
     /// Why there is no room: the store is full, or its disks are out of reach.
@@ -216,7 +251,7 @@ impl StoreRoom {
     pub(crate) fn available(&self) -> Option<u64> {
         let promised = self.stored.load(Relaxed) + self.unstored.load(Relaxed);
         let available = self.limit()?.saturating_sub(promised);
-        Some(if self.is_cut_off() { 0 } else { available })
+        Some(if self.is_cut_off() || self.is_tight_for(0) { 0 } else { available })
     }
 
     // Free room.
@@ -277,7 +312,11 @@ impl StoreRoom {
 
     /// Is there so much free room that the cleaner may rest?
     pub(crate) fn is_plenty(&self) -> bool {
-        self.free.load(Relaxed) >= self.low() + self.low() / 2
+        self.free.load(Relaxed) >= self.plenty()
+    }
+
+    fn plenty(&self) -> u64 {
+        self.low() + self.low() / 2
     }
 
     /// The store refused a blob because it is full.

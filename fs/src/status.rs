@@ -52,7 +52,7 @@ pub struct MountStatus {
     pub cache_hits: u64,
     /// Blocks that had to be fetched.
     pub cache_misses: u64,
-    /// Why nothing can be written at present, whatever room there is.
+    /// Why nothing, or little, can be written at present, whatever room there is.
     #[serde(default)]
     pub no_writes: Option<String>,
     /// Why storing failed, if it does at present.
@@ -90,7 +90,7 @@ impl Status {
             cache_bytes: data.cache_bytes,
             cache_hits: data.cache_hits,
             cache_misses: data.cache_misses,
-            no_writes: fs.data.space.why_cut_off(),
+            no_writes: fs.data.space.why_no_writes(),
             last_error: data.last_error,
             safety: match fs.warnings() {
                 [] => safety.to_string(),
@@ -190,7 +190,7 @@ impl fmt::Display for MountStatus {
         let hits = percent(self.cache_hits, looked);
         line(f, "cache", format!("{}, hits {hits}", bytes(self.cache_bytes)))?;
         if let Some(why) = &self.no_writes {
-            line(f, "writes", format!("none: {why}"))?;
+            line(f, "writes", why.clone())?;
         }
         if let Some(error) = &self.last_error {
             line(f, "storing", format!("fails: {error}"))?;

@@ -10,6 +10,7 @@ use meta::BlobRecord;
 use proto::id::BlobId;
 
 use crate::data::{Data, DataError};
+use crate::reach::WHOLE;
 
 /// Most candidates kept of one scan.
 const MOST: usize = 16 << 10;
@@ -60,11 +61,11 @@ impl Candidates {
 }
 
 impl Data {
-    /// How much of the room it takes is alive, in thousandths.
+    /// How much of the room that it gives back when it is deleted is alive, in thousandths.
     pub(crate) fn alive(&self, record: &BlobRecord, worth: Worth) -> u64 {
         let takes = match worth {
             Worth::Quarter => u64::from(record.id.len()),
-            Worth::Anything => self.space.cost(&record.id),
+            Worth::Anything => self.gives_back(&record.id),
         };
         record.live.saturating_mul(1000) / takes.max(1)
     }
@@ -73,6 +74,8 @@ impl Data {
     pub(crate) fn is_worth(&self, record: &BlobRecord, worth: Worth) -> bool {
         let most = match worth {
             Worth::Quarter => 250,
+            // Where slots are away, each byte that is moved takes more than it gives back.
+            Worth::Anything if self.known_reach(&record.id) < WHOLE => 500,
             Worth::Anything => 980,
         };
         record.live > 0 && self.alive(record, worth) < most

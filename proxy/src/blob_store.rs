@@ -41,6 +41,9 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Room for user data, after redundancy, for blobs of `scheme`. From what slots last said.
     async fn space(&self, scheme: Scheme) -> Space;
 
+    /// How many parts of a blob are on slots that take writes: what deleting it gives back on those.
+    async fn in_reach(&self, id: BlobId) -> usize;
+
     /// Every slot, as last seen.
     async fn slots(&self) -> Vec<SlotStatus>;
 }
@@ -74,6 +77,8 @@ pub struct Space {
     pub takers: usize,
     /// Fail domains that must take writes for a blob to be put, whatever room they have.
     pub needed: usize,
+    /// The slots that take no writes, a bit for each.
+    pub away: u64,
 }
 
 impl Space {

@@ -18,7 +18,7 @@ use proto::client::{BadAddress, Daemon};
 use proto::cluster::{Cluster, Place};
 use proto::convert::Address;
 use proto::guard::keep_going;
-use proto::id::{BlobId, DiskId, PartIndex, PartKey, SessionId, VolumeId};
+use proto::id::{BlobId, DiskId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
 use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST};
 use proto::part_store::{Held, PartError, PartStore};
 use proto::scheme::Scheme;
@@ -512,8 +512,16 @@ impl BlobStore for Proxy {
             domains.filter_map(fill).collect()
         };
         let all = space::space(scheme, &per_domain(&|_| true));
-        let in_use = per_domain(&|slot| !self.slots[slot].takes_no_writes());
-        Space { capacity: all.capacity, uneven: all.uneven, ..space::space(scheme, &in_use) }
+        let away = self.slots_that(SlotClient::takes_no_writes);
+        let in_use = space::space(scheme, &per_domain(&|slot| !away.contains(slot)));
+        Space { capacity: all.capacity, uneven: all.uneven, away: away.0, ..in_use }
+    }
+
+    async fn in_reach(&self, id: BlobId) -> usize {
+        let slots = self.slots.iter().filter(|slot| !slot.takes_no_writes());
+        let held = join_all(slots.map(|slot| slot.held(Ask::IfUp, id))).await;
+        let parts = held.into_iter().flatten().map(|held| held.parts);
+        parts.fold(PartSet::EMPTY, PartSet::union).len()
     }
 
     async fn slots(&self) -> Vec<SlotStatus> {

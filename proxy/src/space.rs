@@ -34,6 +34,7 @@ pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
         uneven: user_bytes(scheme, skews),
         takers,
         needed,
+        away: 0,
     }
 }
 

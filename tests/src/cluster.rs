@@ -394,12 +394,22 @@ impl Demo {
         serde_json::from_str(&text).with_context(|| format!("reading {text:?}"))
     }
 
+    /// What `ashlar status` says of each disk.
+    pub fn states(&self) -> Result<Vec<String>> {
+        states(&self.path(), PATIENCE)
+    }
+
     /// Waits until the mount counts all of its disks as up.
     pub fn all_up(&self, bound: Duration) -> Result<()> {
-        wait_until("the mount to use all its disks again", bound, || {
-            self.status().is_ok_and(|status| {
-                let disks = status["disks"].as_array().map(Vec::as_slice).unwrap_or_default();
-                disks.len() == self.setup.disks && disks.iter().all(|disk| disk["state"] == "up")
+        self.up(self.setup.disks, bound)
+    }
+
+    /// Waits until it counts so many of them as up, and no others.
+    pub fn up(&self, count: usize, bound: Duration) -> Result<()> {
+        wait_until(&format!("the mount to use {count} disks"), bound, || {
+            self.states().is_ok_and(|states| {
+                let up = states.iter().filter(|state| *state == "up").count();
+                states.len() == self.setup.disks && up == count
             })
         })
     }
@@ -419,6 +429,15 @@ impl Demo {
         files.sort();
         Ok(files)
     }
+}
+
+/// What `ashlar status` says of each disk of a mount, `bound` at most.
+pub(crate) fn states(mounted: &Path, bound: Duration) -> Result<Vec<String>> {
+    let mut command = Command::new(binaries::ashlar());
+    let text = process::run(command.arg("status").arg(mounted).arg("--json"), bound)?;
+    let status: serde_json::Value = serde_json::from_str(&text)?;
+    let disks = status["disks"].as_array().context("no disks")?;
+    Ok(disks.iter().filter_map(|disk| disk["state"].as_str().map(str::to_owned)).collect())
 }
 
 /// Name of the volume that `ashlar demo` makes.

@@ -324,6 +324,50 @@ async fn a_full_volume_is_overwritten_while_a_slot_is_away() {
     assert!(left < 2 * MIB, "{left} bytes are left on a full volume");
 }
 
+#[tokio::test(start_paused = true)]
+async fn while_slots_are_away_what_was_stored_since_is_overwritten_for_ever() {
+    let volume = Volume::new().await;
+    let file = volume.create("a").await;
+    let len = volume.fill(file, MIB).await;
+    volume.data.sync_all().await.unwrap();
+    volume.blobs.inner.lock().lose_two(24 * MIB);
+    let mut done = 0;
+    let refused = loop {
+        match volume.write(file, done, vec![2; MIB as usize]).await {
+            Ok(()) => done += MIB,
+            Err(error) => break error,
+        }
+        assert!(done < len, "there was room for everything");
+    };
+    assert_eq!(refused, DataError::NoSpace);
+    // Each byte takes a third more than it gives back, and some room is the cleaner's.
+    assert!(done >= 24 * MIB, "{done} bytes of {len} were overwritten");
+    volume.data.fsync(file).await.expect("what was taken is stored");
+    let mut random = Random(0x5eed);
+    for piece in [MIB, PAGE] {
+        for step in 0..10 * done / piece {
+            let at = random.below(done / piece) * piece;
+            let written = volume.write(file, at, vec![step as u8; piece as usize]).await;
+            written.unwrap_or_else(|error| panic!("{piece} at {at}, step {step}: {error}"));
+        }
+        volume.data.fsync(file).await.unwrap();
+    }
+    let began = Instant::now();
+    let refused = volume.write(file, len - MIB, vec![3; MIB as usize]).await;
+    assert_eq!(refused, Err(DataError::NoSpace));
+    assert!(began.elapsed() < Duration::from_secs(4), "it took {:?}", began.elapsed());
+    volume.blobs.inner.lock().return_two(96 * MIB);
+    for round in 0..3 {
+        for at in (0..len).step_by(MIB as usize) {
+            let written = volume.write(file, at, vec![round; MIB as usize]).await;
+            written.unwrap_or_else(|error| panic!("at {at} with all back: {error}"));
+        }
+    }
+    volume.data.sync_all().await.unwrap();
+    assert!(volume.data.read(file, 0..len).await.unwrap() == vec![2; len as usize]);
+    assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
+}
+
 /// What is logged, as text.
 #[derive(Clone, Default)]
 struct Log(Arc<parking_lot::Mutex<Vec<u8>>>);

@@ -34,6 +34,10 @@ pub(crate) struct Inner {
     pub(crate) deletes: usize,
     pub(crate) unreadable: HashSet<BlobId>,
     pub(crate) capacity: Option<u64>,
+    /// Blobs that have parts on two of eight slots which are away.
+    pub(crate) out_of_reach: HashSet<BlobId>,
+    /// Slots are away.
+    pub(crate) away: u64,
     pub(crate) delay: Duration,
     pub(crate) gets: Vec<(BlobId, Range<u32>)>,
     pub(crate) puts: u64,
@@ -48,7 +52,25 @@ fn takes(id: &BlobId) -> u64 {
 impl Inner {
     /// Room that all blobs take.
     pub(crate) fn takes(&self) -> u64 {
-        self.blobs.keys().map(takes).sum()
+        let in_reach =
+            |id| if self.out_of_reach.contains(id) { 2 * takes(id) / 3 } else { takes(id) };
+        self.blobs.keys().map(in_reach).sum()
+    }
+
+    /// Two of six slots go, with their part of everything that is stored; the others have `more` room.
+    pub(crate) fn lose_two(&mut self, more: u64) {
+        self.out_of_reach = self.blobs.keys().copied().collect();
+        self.away = 0b11;
+        self.capacity = Some(self.takes() + more);
+        self.deletes_unconfirmed = true;
+    }
+
+    /// They come back, and catch up with what was deleted.
+    pub(crate) fn return_two(&mut self, capacity: u64) {
+        self.out_of_reach.clear();
+        self.away = 0;
+        self.capacity = Some(capacity);
+        self.deletes_unconfirmed = false;
     }
 }
 
@@ -176,7 +198,13 @@ impl BlobStore for MemoryBlobs {
             uneven: 0,
             takers: 6,
             needed: 3,
+            away: inner.away,
         }
+    }
+
+    async fn in_reach(&self, id: BlobId) -> usize {
+        let parts = id.scheme().parts();
+        if self.inner.lock().out_of_reach.contains(&id) { 2 * parts / 3 } else { parts }
     }
 
     async fn slots(&self) -> Vec<SlotStatus> {
