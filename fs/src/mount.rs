@@ -30,7 +30,7 @@ use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
 use crate::mountpoint::{self, MountEntry, MountPointError, Unmount};
 use crate::outage::Outage;
-use crate::roll_call::{self, RollCallError, Warnings};
+use crate::roll_call::{self, RollCallError};
 use crate::synced::Synced;
 use crate::utab;
 
@@ -216,7 +216,7 @@ pub struct Mount {
     filesystem: Arc<Filesystem>,
     meta: Arc<LocalMeta>,
     store: Store,
-    warnings: Warnings,
+    warnings: Vec<String>,
     ended: oneshot::Receiver<()>,
     /// Cancelled when it shall end.
     stop: CancellationToken,
@@ -238,12 +238,12 @@ impl Mount {
                 return Err(why);
             }
         };
-        warnings.all().for_each(|warning| tracing::warn!("{warning}"));
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let settings = plan.data.clone();
         let shared: Arc<dyn MetaStore> = meta.clone();
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
-        filesystem.warn_of(warnings.lasting.clone());
+        filesystem.warn_of(warnings.clone());
         match serve(&plan, &filesystem).await {
             Ok((ended, entry, desk)) => {
                 Ok(Self { plan, filesystem, meta, store, warnings, ended, stop, entry, desk })
@@ -327,9 +327,10 @@ impl Mount {
         Ok(())
     }
 
-    /// What whoever mounts should know: disks that are away, or are not what they were.
-    pub fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.warnings.all()
+    /// What whoever mounts should know for as long as it is mounted: it was stored on other disks than
+    /// these.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What losses it survives with all disks there.
@@ -356,7 +357,10 @@ impl Mount {
 }
 
 /// Opens the disks of a volume, once the cluster file can be right, and asks them whether it is.
-async fn open_store(plan: &MountPlan, meta: &LocalMeta) -> Result<(Store, Warnings), MountError> {
+async fn open_store(
+    plan: &MountPlan,
+    meta: &LocalMeta,
+) -> Result<(Store, Vec<String>), MountError> {
     let known = meta.members().await.map_err(RollCallError::from)?;
     roll_call::check_file(&meta.volume(), known.as_ref(), &plan.cluster)
         .map_err(RollCallError::from)?;

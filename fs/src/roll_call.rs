@@ -3,7 +3,7 @@
 //! Three know something: the volume's metadata which cluster it belongs to and which disks its blobs
 //! are on ([`meta::Members`]), each disk who it is and which generation of the group it knows, the file
 //! all the rest. Where they differ so that nothing could work, the file is refused; where some can, it
-//! goes on with a warning. A disk that does not answer is no difference: it may come.
+//! goes on with a warning of what stays so. A disk that does not answer is no difference: it may come.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -96,22 +96,6 @@ pub enum WrongFile {
     },
 }
 
-/// What there is to beware of after a roll call.
-#[derive(Clone, Debug, Default)]
-pub struct Warnings {
-    /// What stays so: the volume was stored on other disks than these.
-    pub lasting: Vec<String>,
-    /// What may be otherwise in a moment: disks that do not answer.
-    pub passing: Vec<String>,
-}
-
-impl Warnings {
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &String> {
-        self.lasting.iter().chain(&self.passing)
-    }
-}
-
 /// Why a roll call came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RollCallError {
@@ -185,7 +169,8 @@ pub fn check_file(
     Ok(warnings)
 }
 
-/// What the disks say, held against the file; answers with warnings.
+/// What the disks say, held against the file. Which of them are away, or are others than it says, is told
+/// by [`crate::outage`] for as long as that is so.
 ///
 /// # Errors
 /// When the file is old, or wrong about so many disks that nothing could be read.
@@ -193,8 +178,7 @@ pub fn check_answers(
     scheme: Scheme,
     cluster: &Cluster,
     answers: &[Answer],
-) -> Result<Vec<String>, WrongFile> {
-    let (mut warnings, mut away, mut right) = (Vec::new(), Vec::new(), 0);
+) -> Result<(), WrongFile> {
     let mut possible = BTreeSet::new();
     let mut wrong = Vec::new();
     for (index, (slot, answer)) in cluster.slots.iter().zip(answers).enumerate() {
@@ -205,39 +189,24 @@ pub fn check_answers(
             }
             Some(Err(
                 why @ (PartError::WrongAddress(_) | PartError::Invalid(_) | PartError::Corrupt(_)),
-            )) => {
-                wrong.push(format!("{}: {why}", named(index, slot)));
-                continue;
-            }
-            // A disk that takes no writes is still the right one.
-            Some(Ok(()) | Err(PartError::Io(_))) => right += 1,
-            Some(Err(why)) => away.push(format!("{}: {why}", named(index, slot))),
-            None => away.push(format!("{}: no answer yet", named(index, slot))),
+            )) => wrong.push(format!("{}: {why}", named(index, slot))),
+            // It is the right one, or may come.
+            _ => drop(possible.insert(slot.domain())),
         }
-        possible.insert(slot.domain());
     }
-    let all = cluster.slots.len();
     let hopeless = possible.len() < scheme.data_parts();
-    if let Some(first) = wrong.first().filter(|_| hopeless) {
-        return Err(WrongFile::Places { wrong: wrong.len(), all, first: first.clone() });
+    match wrong.first().filter(|_| hopeless) {
+        Some(first) => {
+            let (wrong, all) = (wrong.len(), cluster.slots.len());
+            Err(WrongFile::Places { wrong, all, first: first.clone() })
+        }
+        None => Ok(()),
     }
-    for wrong in wrong {
-        warnings.push(format!("not the disk that the cluster file says: {wrong}"));
-    }
-    if right == 0 {
-        warnings.push(format!(
-            "0 of {all} disks answer after {BOUND:?}: data can be read and stored when the disks come ({})",
-            some_of(away.into_iter())
-        ));
-    } else if !away.is_empty() {
-        let up = all - away.len();
-        warnings.push(format!("{up} of {all} disks answer; {}", some_of(away.into_iter())));
-    }
-    Ok(warnings)
 }
 
 /// Calls the roll of a volume that was opened, and lets each disk that is there know the group; answers
-/// with warnings. What the volume is stored on from now on is noted when it is `mounted`.
+/// with warnings of what stays so. What the volume is stored on from now on is noted when it is
+/// `mounted`.
 ///
 /// # Errors
 /// When the file is refused.
@@ -246,19 +215,19 @@ pub async fn call(
     cluster: &Cluster,
     blobs: &Proxy,
     mounted: Option<SessionId>,
-) -> Result<Warnings, RollCallError> {
+) -> Result<Vec<String>, RollCallError> {
     let volume = meta.volume();
     let known = meta.members().await?;
-    let mut lasting = check_file(&volume, known.as_ref(), cluster)?;
+    let mut warnings = check_file(&volume, known.as_ref(), cluster)?;
     let answers = blobs.roll_call(BOUND).await;
-    let passing = check_answers(volume.scheme, cluster, &answers)?;
+    check_answers(volume.scheme, cluster, &answers)?;
     let mut members = known.clone().unwrap_or_else(|| Members::of(cluster, meta.session()));
     if let Some(session) = mounted {
         members.follow(cluster, session);
     }
     for (index, (slot, served)) in cluster.slots.iter().zip(blobs.enlist().await).enumerate() {
         if served == Some(false) && members.has_met(slot.disk, slot.slot) {
-            lasting.push(format!(
+            warnings.push(format!(
                 "{} has lost what it held: it was emptied since this volume used it",
                 named(index, slot)
             ));
@@ -270,7 +239,7 @@ pub async fn call(
     if mounted.is_some() && known.as_ref() != Some(&members) {
         meta.note_members(&members).await?;
     }
-    Ok(Warnings { lasting, passing })
+    Ok(warnings)
 }
 
 /// A slot as people find it.
@@ -309,37 +278,37 @@ mod tests {
     }
 
     #[test]
-    fn answers_decide_what_is_refused_and_what_is_warned_of() {
+    fn answers_decide_whether_the_file_is_refused() {
         let away = || Some(Err(PartError::Unreachable("connection refused".to_owned())));
         let wrong = || Some(Err(PartError::WrongAddress("no disk d there".to_owned())));
         let stale = || Some(Err(PartError::StaleGeneration(Generation(7))));
         let (right, read_only) = (|| Some(Ok(())), || Some(Err(PartError::Io("red".to_owned()))));
-        type Case<'a> = (&'a [(&'a dyn Fn() -> Answer, usize)], Result<&'a [&'a str], &'a str>);
+        type Case<'a> = (&'a [(&'a dyn Fn() -> Answer, usize)], Option<&'a str>);
         let cases: [Case<'_>; 10] = [
-            (&[(&right, 6)], Ok(&[])),
-            (&[(&right, 5), (&read_only, 1)], Ok(&[])),
-            (&[(&right, 4), (&away, 2)], Ok(&["4 of 6 disks answer; slot 4 (10.0.0.1:7004)"])),
-            (&[(&away, 6)], Ok(&["0 of 6 disks answer after 2.5s"])),
-            (&[(&|| None, 6)], Ok(&["0 of 6 disks answer"])),
-            (&[(&right, 4), (&wrong, 2)], Ok(&["no disk d", "no disk d"])),
-            (&[(&right, 3), (&wrong, 3)], Err("wrong about 3 of its 6 disks")),
-            (&[(&wrong, 1), (&away, 5)], Ok(&["no disk d", "0 of 6 disks answer"])),
-            (&[(&wrong, 6)], Err("wrong about 6 of its 6 disks")),
-            (&[(&right, 5), (&stale, 1)], Err("slot 5 (10.0.0.1:7005) knows generation 7")),
+            (&[(&right, 6)], None),
+            (&[(&right, 5), (&read_only, 1)], None),
+            (&[(&right, 4), (&away, 2)], None),
+            (&[(&away, 6)], None),
+            (&[(&|| None, 6)], None),
+            (&[(&right, 4), (&wrong, 2)], None),
+            (
+                &[(&right, 3), (&wrong, 3)],
+                Some("wrong about 3 of its 6 disks: slot 3 (10.0.0.1:7003)"),
+            ),
+            (&[(&wrong, 1), (&away, 5)], None),
+            (&[(&wrong, 6)], Some("wrong about 6 of its 6 disks")),
+            (&[(&right, 5), (&stale, 1)], Some("slot 5 (10.0.0.1:7005) knows generation 7")),
         ];
         for (answers, expected) in cases {
             let answers: Vec<Answer> =
                 answers.iter().flat_map(|(answer, n)| (0..*n).map(|_| answer())).collect();
             let said = check_answers("ec(4,2)".parse().unwrap(), &cluster(6), &answers);
-            match (&said, expected) {
-                (Ok(warnings), Ok(parts)) => {
-                    assert_eq!(warnings.len(), parts.len(), "{answers:?}: {warnings:?}");
-                    let all = warnings.iter().zip(parts).all(|(text, part)| text.contains(part));
-                    assert!(all, "{answers:?}: {warnings:?}");
-                }
-                (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{why}"),
-                _ => panic!("{answers:?}: {said:?}"),
-            }
+            let said = said.err().map(|why| why.to_string());
+            let as_expected = match (&said, expected) {
+                (Some(said), Some(part)) => said.contains(part),
+                (said, part) => said.is_none() && part.is_none(),
+            };
+            assert!(as_expected, "{answers:?}: {said:?}");
         }
     }
 }

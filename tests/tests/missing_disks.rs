@@ -84,13 +84,6 @@ fn is_right(path: &Path, stamp: u64) -> Result<()> {
     Ok(())
 }
 
-/// States of the demo's disks, as `ashlar status` tells them.
-fn states(demo: &Demo) -> Result<Vec<String>> {
-    let status = demo.status()?;
-    let disks = status["disks"].as_array().context("disks")?;
-    Ok(disks.iter().map(|disk| disk["state"].as_str().unwrap_or_default().to_owned()).collect())
-}
-
 #[test]
 fn an_embedded_volume_starts_without_two_disks_names_them_and_takes_them_in() -> Result<()> {
     if !can_mount() {
@@ -107,7 +100,7 @@ fn an_embedded_volume_starts_without_two_disks_names_them_and_takes_them_in() ->
         ensure!(began.elapsed() < START, "{what}: started in {:?}", began.elapsed());
         let words = demo.said();
         ensure!(words.contains("6 of 8 disks are up: reads and writes go on"), "{what}: {words}");
-        let states = states(&demo)?;
+        let states = demo.states()?;
         for disk in gone {
             let place = demo.disk(disk).display().to_string();
             let line =
@@ -126,6 +119,19 @@ fn an_embedded_volume_starts_without_two_disks_names_them_and_takes_them_in() ->
         write(&demo.file(format!("file-{round}")), round)?;
         gone.iter().try_for_each(|disk| come_back(&demo.disk(*disk)))?;
         demo.all_up(NOTICED).with_context(|| what.to_owned())?;
+        // The log has one line for each end of an outage, both at the level that is always there.
+        let log = demo.said();
+        let mounts: Vec<usize> = log.match_indices("ready: ").map(|(at, _)| at).collect();
+        let log = &log[mounts.iter().rev().nth(1).copied().unwrap_or(0)..];
+        for disk in gone {
+            let place = format!("place={}", demo.disk(disk).display());
+            for end in ["slot is down", "slot is up again"] {
+                let told = |line: &&str| line.contains(&place) && line.contains(end);
+                let lines: Vec<&str> = log.lines().filter(told).collect();
+                ensure!(lines.len() == 1 && lines[0].contains("WARN"), "{what}: {end}: {log}");
+            }
+        }
+        ensure!(log.matches("of 8 disks are up").count() == 1, "{what}: told twice: {log}");
     }
     demo.remount()?;
     for stamp in 2..7 {
@@ -151,7 +157,7 @@ fn swapped_disks_are_out_and_each_is_said_to_belong_elsewhere() -> Result<()> {
     };
     swap()?;
     demo.mount()?;
-    let states = states(&demo)?;
+    let states = demo.states()?;
     let belongs = |state: &str, home: &Path| {
         state.contains("it holds disk") && state.contains(&format!("belongs in {}", home.display()))
     };
@@ -181,21 +187,32 @@ fn fsck_and_status_of_a_cluster_go_on_without_a_disk_and_a_new_volume_does_not()
             Command::new(ashlar()).args(arguments).arg("--cluster").arg(&cluster),
             4 * PATIENCE,
         )?;
-        let said = [answer.stdout, answer.stderr].concat();
-        anyhow::Ok((answer.status.code(), String::from_utf8_lossy(&said).into_owned()))
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        anyhow::Ok((answer.status.code(), text(answer.stdout), text(answer.stderr)))
     };
-    let (code, said) = ask(&["fsck", "demo"])?;
-    ensure!(code == Some(1) && said.contains("7 of 8 disks are up"), "{code:?}: {said}");
+    // What was found is on stdout, once, and the verdict comes last.
+    let (code, said, complained) = ask(&["fsck", "demo"])?;
+    ensure!(code == Some(1) && complained.is_empty(), "{code:?}: {said}{complained}");
+    ensure!(said.matches("7 of 8 disks are up").count() == 1, "{said}");
+    let place = demo.disk(3).display().to_string();
+    ensure!(said.matches(&place).count() == 1, "{said}");
     ensure!(said.contains("can be read") && !said.contains("problems"), "{said}");
-    let (code, said) = ask(&["status"])?;
+    ensure!(said.lines().last().is_some_and(|line| line.contains("is in order")), "{said}");
+    let (code, said, complained) = ask(&["fsck", "demo", "--json"])?;
+    let found: serde_json::Value = serde_json::from_str(&said)?;
+    let outage = found["outage"].as_str().unwrap_or_default();
+    ensure!(code == Some(1) && complained.is_empty(), "{code:?}: {said}{complained}");
+    ensure!(outage.contains("7 of 8 disks are up") && outage.contains(&place), "{said}");
+    let (code, said, _) = ask(&["status"])?;
     ensure!(code == Some(0) && said.contains("7 of 8 disks up"), "{code:?}: {said}");
     ensure!(said.contains("out: not an ashlar disk"), "{said}");
-    let (code, said) = ask(&["format", "another"])?;
+    let (code, _, said) = ask(&["format", "another"])?;
     ensure!(code == Some(1) && said.contains("not an ashlar disk"), "{code:?}: {said}");
     (0..8).filter(|disk| *disk != 3).try_for_each(|disk| unmount(&demo.disk(disk)))?;
-    let (code, said) = ask(&["fsck", "demo"])?;
+    let (code, found, said) = ask(&["fsck", "demo"])?;
     ensure!(code == Some(1) && said.contains("no disk can be opened"), "{code:?}: {said}");
-    let (code, said) = ask(&["status"])?;
+    ensure!(found.is_empty(), "{found}");
+    let (code, said, _) = ask(&["status"])?;
     ensure!(code == Some(1) && said.contains("0 of 8 disks up"), "{code:?}: {said}");
     (0..8).try_for_each(|disk| come_back(&demo.disk(disk)))?;
     demo.fsck()

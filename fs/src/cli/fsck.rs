@@ -5,6 +5,8 @@
 //!    with all parts durable, so a missing one was lost later.
 //! 3. Every blob that slots hold: metadata knows it. Blobs of a session that ended badly are the
 //!    sweep's at the next mount; others are leaked room, which is told but harms nothing.
+//!
+//! All that it finds goes to stdout, the verdict last; stderr is for why it could not look.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,12 +18,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use meta::{BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy};
 use proto::cluster::Cluster;
 use proto::id::{BlobId, PartSet, SessionId};
-use proto::program::{complain, say};
+use proto::program::say;
 use proxy::{BlobStore, Proxy, SlotHolds};
 use serde::Serialize;
 
 use super::{ClusterFile, block_on, check_volume};
 use crate::embedded::Store;
+use crate::outage::Outage;
 use crate::roll_call;
 
 /// Blobs looked at at once.
@@ -62,6 +65,8 @@ struct Findings {
     unseen: u64,
     /// Disks that could not be asked.
     disks_away: usize,
+    /// Which these are, and what that means.
+    outage: Option<String>,
     /// Problems in all, of which the first are told.
     problem_count: u64,
     problems: Vec<String>,
@@ -105,13 +110,11 @@ async fn with_disks(meta: &LocalMeta, cluster: &Cluster) -> Result<Findings> {
     let store = Store::open(cluster).await?;
     let checked = match roll_call::call(meta, cluster, &store.blobs, None).await {
         Ok(warnings) => {
-            let warnings: Vec<String> = warnings.all().cloned().collect();
-            warnings.iter().for_each(|warning| complain("ashlar", format!("warning: {warning}")));
             let outage = store.outage(meta.volume().scheme).await;
-            outage.iter().for_each(|outage| complain("ashlar", outage));
-            let disks_away = outage.map_or(0, |outage| outage.away());
+            let disks_away = outage.as_ref().map_or(0, Outage::away);
+            let outage = outage.map(|outage| outage.to_string());
             let checked = check(meta, &store.blobs).await;
-            checked.map(|found| Findings { warnings, disks_away, ..found })
+            checked.map(|found| Findings { warnings, disks_away, outage, ..found })
         }
         Err(wrong) => Err(wrong.into()),
     };
@@ -121,7 +124,9 @@ async fn with_disks(meta: &LocalMeta, cluster: &Cluster) -> Result<Findings> {
 
 fn told(volume: &str, findings: &Findings) -> String {
     let Findings { inodes, entries, extents, blobs, .. } = findings;
-    let mut lines = findings.problems.clone();
+    let warnings = findings.warnings.iter().map(|warning| format!("warning: {warning}"));
+    let mut lines: Vec<String> = warnings.chain(findings.outage.clone()).collect();
+    lines.extend(findings.problems.iter().cloned());
     if findings.problem_count > findings.problems.len() as u64 {
         lines.push(format!(
             "... and {} more",
