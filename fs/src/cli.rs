@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use proto::cluster::{Cluster, DEFAULT_FILE};
 use proto::observe::init_logs;
 use proto::program;
+use proto::touch::touch;
 
 mod background;
 mod cluster;
@@ -79,7 +80,9 @@ impl ClusterFile {
 
     /// Reads and validates it.
     fn read(&self) -> Result<Cluster> {
-        Ok(Cluster::read(&self.path)?)
+        let path = self.path.clone();
+        let read = touch(move || Cluster::read(&path));
+        Ok(read.with_context(|| format!("cluster file {}", self.path.display()))??)
     }
 
     /// Has somebody said which?
@@ -156,10 +159,12 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// Is there such a volume? If not, which are?
 fn check_volume(cluster: &Cluster, volume: &str) -> Result<()> {
     let dir = cluster.meta.display();
-    let there = match meta::volumes(&cluster.meta) {
-        Err(_) if !cluster.meta.exists() => Vec::new(),
-        there => there?,
-    };
+    let meta = cluster.meta.clone();
+    let listed = touch(move || match meta::volumes(&meta) {
+        Err(_) if !meta.exists() => Ok(Vec::new()),
+        there => there,
+    });
+    let there = listed.with_context(|| format!("metadata in {dir}"))??;
     if there.iter().any(|there| there == volume) {
         return Ok(());
     }

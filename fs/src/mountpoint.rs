@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use proto::touch::touch;
 
 use crate::attach;
 use crate::mount::MountOptions;
@@ -210,14 +212,32 @@ fn is_disconnect(error: &io::Error) -> bool {
     [Errno::ENOTCONN, Errno::ECONNABORTED].iter().any(|&e| error.raw_os_error() == Some(e as i32))
 }
 
-/// Is it a mount whose process is gone?
+/// Is it a mount whose process is gone? One that hangs is not.
 pub fn is_dead(path: &Path) -> bool {
+    let path = path.to_owned();
     // What was cached before the end is still told: the directory itself must be asked.
-    fs::metadata(path).err().or_else(|| fs::read_dir(path).err()).is_some_and(|e| is_disconnect(&e))
+    let asked = touch(move || fs::metadata(&path).err().or_else(|| fs::read_dir(&path).err()));
+    asked.is_ok_and(|error| error.is_some_and(|e| is_disconnect(&e)))
 }
 
-/// Absolute and without links, as /proc says it. Asks nothing of what is mounted there.
+/// Does work on a path that may hang.
+fn touching<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> Result<T, MountPointError> + Send + 'static,
+) -> Result<T, MountPointError> {
+    let owned = path.to_owned();
+    touch(move || work(&owned)).unwrap_or_else(|e| {
+        Err(MountPointError::Other { path: path.to_owned(), why: e.to_string() })
+    })
+}
+
+/// Absolute and without links, as /proc says it. Asks nothing of what is mounted there, and waits for
+/// what is above it no longer than for anything that may hang.
 pub fn canonical(path: &Path) -> Result<PathBuf, MountPointError> {
+    touching(path, find)
+}
+
+fn find(path: &Path) -> Result<PathBuf, MountPointError> {
     let other = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => MountPointError::Missing(path.to_owned()),
         _ if is_disconnect(&e) => MountPointError::Dead(path.to_owned()),
@@ -238,7 +258,28 @@ pub fn canonical(path: &Path) -> Result<PathBuf, MountPointError> {
 /// Checks that a volume can be mounted here; answers the absolute path. `needed` are directories
 /// that the volume itself lies in; `nonempty`: what is in it may be hidden.
 pub fn check(path: &Path, needed: &[&Path], nonempty: bool) -> Result<PathBuf, MountPointError> {
-    let at = canonical(path)?;
+    let at = touching(path, find_free)?;
+    let other =
+        real_paths(needed).into_iter().find(|dir| at.starts_with(dir) || dir.starts_with(&at));
+    if let Some(other) = other {
+        return Err(MountPointError::Overlap { path: path.to_owned(), other });
+    }
+    let inside = at.clone();
+    let listed = touching(path, move |path| {
+        let other =
+            |e: io::Error| MountPointError::Other { path: path.to_owned(), why: e.to_string() };
+        Ok(fs::read_dir(&inside).map_err(other)?.next().is_none())
+    });
+    if !nonempty && !listed? {
+        return Err(MountPointError::NotEmpty(path.to_owned()));
+    }
+    check_fuse()?;
+    Ok(at)
+}
+
+/// The absolute path of a directory that nothing is mounted on.
+fn find_free(path: &Path) -> Result<PathBuf, MountPointError> {
+    let at = find(path)?;
     let name = || path.to_owned();
     if let Some(MountEntry { kind, source, .. }) = mounted_at(&at) {
         let dead = is_dead(&at);
@@ -247,26 +288,27 @@ pub fn check(path: &Path, needed: &[&Path], nonempty: bool) -> Result<PathBuf, M
             false => MountPointError::Busy { path: name(), what: format!("{source} ({kind})") },
         });
     }
-    let other = |e: io::Error| MountPointError::Other { path: name(), why: e.to_string() };
     match fs::metadata(&at) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(MountPointError::Missing(name()));
-        }
-        Err(e) => return Err(other(e)),
-        Ok(metadata) if !metadata.is_dir() => return Err(MountPointError::NotDirectory(name())),
-        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(MountPointError::Missing(name())),
+        Err(e) => Err(MountPointError::Other { path: name(), why: e.to_string() }),
+        Ok(metadata) if !metadata.is_dir() => Err(MountPointError::NotDirectory(name())),
+        Ok(_) => Ok(at),
     }
-    for dir in needed {
-        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-        if at.starts_with(&dir) || dir.starts_with(&at) {
-            return Err(MountPointError::Overlap { path: name(), other: dir });
-        }
-    }
-    if !nonempty && fs::read_dir(&at).map_err(other)?.next().is_some() {
-        return Err(MountPointError::NotEmpty(name()));
-    }
-    check_fuse()?;
-    Ok(at)
+}
+
+/// Without links. Those that hang, which are all asked at once, are where they are said to be.
+fn real_paths(all: &[&Path]) -> Vec<PathBuf> {
+    let real = |path: &Path| {
+        let asked = path.to_owned();
+        touch(move || asked.canonicalize().ok()).ok().flatten().unwrap_or_else(|| path.to_owned())
+    };
+    thread::scope(|scope| {
+        let asked: Vec<_> = all.iter().map(|path| scope.spawn(move || real(path))).collect();
+        asked
+            .into_iter()
+            .map(|real| real.join().expect("a path is asked without a panic"))
+            .collect()
+    })
 }
 
 /// Can this process mount at all?

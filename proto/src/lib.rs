@@ -12,6 +12,7 @@
 //!   our own types.
 //! * [`guests`], [`gather`]: what a server stands of those who connect to it.
 //! * [`program`], [`signals`], [`size`], [`listen`]: what people type and are told, and how a program ends.
+//! * [`touch`]: waiting for what may hang, with a bound.
 //! * [`observe`], [`log_file`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the
 //!   word to systemd, and memory. All of these alike in every binary.
 //!
@@ -40,6 +41,7 @@ pub mod scheme;
 pub mod signals;
 pub mod size;
 pub mod systemd;
+pub mod touch;
 
 /// What `--version`, logs and status say of a program: its version, and the commit it was built from.
 pub const VERSION: &str = env!("ASHLAR_VERSION");

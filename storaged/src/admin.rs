@@ -1,6 +1,6 @@
 //! The admin commands: what an operator asks of disks, and how it is printed.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::statvfs::statvfs;
 use proto::client::Daemon;
 use proto::id::{ClusterId, DiskId, PartKey};
 use proto::program::{self, complain, sentence};
+use proto::touch::touch;
 use serde_json::{Value, json};
 
 use crate::block_file;
@@ -40,6 +42,7 @@ pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let cluster = args.belongs.cluster.unwrap_or_else(ClusterId::random);
     let options =
         InitOptions { capacity: args.capacity.map(|size| size.0), block_file: args.block_file.0 };
+    answers(&args.dir)?;
     let disk = init_disk(&args.dir, cluster, options)?;
     let capacity = Superblock::read(&args.dir)?.capacity;
     let value = json!({ "path": args.dir, "cluster": cluster, "disk": disk, "capacity": capacity });
@@ -51,6 +54,26 @@ pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does work on a disk that may hang, which takes no time where it does not.
+fn soon<T: Send + 'static>(
+    dir: &Path,
+    work: impl FnOnce(&Path) -> Result<T, DiskError> + Send + 'static,
+) -> Result<T, DiskError> {
+    let owned = dir.to_owned();
+    touch(move || work(&owned)).map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?
+}
+
+/// Does the filesystem answer that a directory is on, or will be? No cache knows how full it is.
+fn answers(dir: &Path) -> Result<(), DiskError> {
+    soon(dir, |dir| {
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let there = dir.ancestors().find(|dir| dir.exists());
+        // What is wrong with it is told by whoever uses it.
+        there.map(statvfs);
+        Ok(())
+    })
 }
 
 /// Runs `one` for each disk; a disk that fails is reported and does not stop the others.
@@ -81,9 +104,8 @@ fn in_use(dir: &Path) -> Result<bool, DiskError> {
 
 pub(crate) fn list(disks: &Disks) -> anyhow::Result<ExitCode> {
     each(disks, |dir| {
-        let superblock = Superblock::read(dir)?;
+        let (superblock, used) = soon(dir, |dir| Ok((Superblock::read(dir)?, in_use(dir)?)))?;
         let Superblock { cluster, disk, capacity, .. } = superblock;
-        let used = in_use(dir)?;
         let value = json!({
             "path": dir, "cluster": cluster, "disk": disk, "capacity": capacity, "in_use": used,
         });
@@ -101,11 +123,12 @@ pub(crate) fn list(disks: &Disks) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn info(disks: &Disks) -> anyhow::Result<ExitCode> {
     each(disks, |dir| {
-        let superblock = Superblock::read(dir)?;
+        let (superblock, files, used) = soon(dir, |dir| {
+            let io = |e| DiskError::new(dir, DiskProblem::Io(e));
+            let files = block_file::numbers(dir).map_err(io);
+            Ok((Superblock::read(dir)?, files?.len(), in_use(dir)?))
+        })?;
         let Superblock { cluster, disk, capacity, block_file } = superblock;
-        let io = |e| DiskError::new(dir, DiskProblem::Io(e));
-        let files = block_file::numbers(dir).map_err(io)?.len();
-        let used = in_use(dir)?;
         let value = json!({
             "path": dir, "cluster": cluster, "disk": disk, "capacity": capacity,
             "block_file": block_file, "block_files": files, "in_use": used,
@@ -124,7 +147,10 @@ pub(crate) fn info(disks: &Disks) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Opens a disk that answers. Reading its records may take as long as it likes.
 fn open(dir: &Path, rebuild_index: bool) -> Result<Arc<Disk>, DiskError> {
+    answers(dir)?;
+    Superblock::read_soon(dir)?;
     Disk::open(dir, DiskOptions { rebuild_index, ..DiskOptions::default() })
 }
 
@@ -132,9 +158,16 @@ pub(crate) fn verify(disks: &Disks) -> anyhow::Result<ExitCode> {
     each(disks, |dir| {
         let disk = open(dir, false)?;
         let (mut good, mut bytes, mut bad) = (0u64, 0u64, Vec::new());
+        let mut hangs = Ok(());
         let bar = progress(disk.state().parts, &dir.display().to_string());
         disk.each_part(|slot, key| {
-            match disk.read_part(slot, key) {
+            let reader = disk.clone();
+            let read = touch(move || reader.read_part(slot, key));
+            if read.as_ref().is_err_and(|e| e.kind() == ErrorKind::TimedOut) {
+                hangs = read.map(drop);
+                return false;
+            }
+            match read.map_err(anyhow::Error::from).and_then(|read| Ok(read?)) {
                 Ok(data) => {
                     good += 1;
                     bytes += data.data().len() as u64;
@@ -150,6 +183,7 @@ pub(crate) fn verify(disks: &Disks) -> anyhow::Result<ExitCode> {
         })
         .with_context(|| dir.display().to_string())?;
         bar.finish_and_clear();
+        hangs.with_context(|| dir.display().to_string())?;
         let value = json!({ "path": dir, "good": good, "bytes": bytes, "bad": bad });
         print(disks.json, &value, || {
             format!(

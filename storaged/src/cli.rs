@@ -182,7 +182,7 @@ fn cluster(text: &str) -> Result<ClusterId, String> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
-    let of_disk = Superblock::read(Path::new(text));
+    let of_disk = Superblock::read_soon(Path::new(text));
     let neither = |e| format!("neither a cluster's id nor the directory of a disk of it: {e}");
     of_disk.map(|superblock| superblock.cluster).map_err(neither)
 }

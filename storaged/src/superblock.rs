@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use proto::id::{ClusterId, DiskId};
 use proto::limits::DISK_BLOCK;
+use proto::touch::touch;
 use serde::Serialize;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -136,6 +137,15 @@ impl Superblock {
             Err(e) => return Err(fail(DiskProblem::Io(e))),
         };
         Self::read_file(&file).map_err(fail)
+    }
+
+    /// The same, of a disk that may hang.
+    ///
+    /// # Errors
+    /// Also when it does not answer for [`proto::touch::PATIENCE`].
+    pub fn read_soon(dir: &Path) -> Result<Self, DiskError> {
+        let owned = dir.to_owned();
+        touch(move || Self::read(&owned)).map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?
     }
 
     fn read_file(file: &File) -> Result<Self, DiskProblem> {

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::binaries;
-use crate::cluster::{abort, detach, is_gone, is_mounted, umount, until_unused};
+use crate::cluster::{abort, detach, is_gone, is_mounted, states, umount, until_unused};
 use crate::process::{self, PATIENCE, Process, wait_until};
 
 /// Disks of each of the two daemons; the first of the first is the one that hangs.
@@ -144,11 +144,22 @@ impl Rig {
 
     /// What `ashlar status` says of each disk.
     pub fn states(&self, bound: Duration) -> Result<Vec<String>> {
-        let mut status = Command::new(binaries::ashlar());
-        let text = process::run(status.arg("status").arg(self.path()).arg("--json"), bound)?;
-        let status: serde_json::Value = serde_json::from_str(&text)?;
-        let disks = status["disks"].as_array().context("no disks")?;
-        Ok(disks.iter().filter_map(|disk| disk["state"].as_str().map(str::to_owned)).collect())
+        states(&self.path(), bound)
+    }
+
+    /// The directory that hangs. The disk is in it.
+    pub fn below(&self) -> PathBuf {
+        self.at("below")
+    }
+
+    /// The disk that hangs.
+    pub fn hung_disk(&self) -> PathBuf {
+        self.disk(0)
+    }
+
+    /// The cluster's file.
+    pub fn cluster_file(&self) -> PathBuf {
+        self.at("cluster.toml")
     }
 
     /// What `storaged status` says of the daemon with the disk that hangs.

@@ -11,6 +11,7 @@ pub mod binaries;
 pub mod calls;
 pub mod checks;
 pub mod cluster;
+pub mod cold;
 pub mod direct;
 pub mod handles;
 pub mod hanging;

@@ -80,6 +80,9 @@ impl Ledger {
     }
 }
 
+/// What disks that are lost or hang may cost any single system call.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 /// What a load has seen.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -91,6 +94,18 @@ pub struct Seen {
     pub errors: Vec<(String, io::Error)>,
     /// Bytes read that were not what had been written.
     pub wrong: Vec<String>,
+}
+
+impl Seen {
+    /// Was nothing noticed of what happened to disks meanwhile?
+    pub fn unharmed(&self) -> Result<()> {
+        println!("{} operations, the slowest {:?}", self.done, self.slowest);
+        ensure!(self.errors.is_empty(), "{} errors: {:?}", self.errors.len(), &self.errors[..1]);
+        ensure!(self.wrong.is_empty(), "wrong bytes: {:?}", self.wrong);
+        let (took, what) = &self.slowest;
+        ensure!(*took <= LONGEST_WAIT, "{what} took {took:?}");
+        Ok(())
+    }
 }
 
 struct Shared {

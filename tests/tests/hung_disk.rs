@@ -4,26 +4,20 @@
 //! The disk is a directory on a FUSE mount whose process is stopped. It has neighbours: in the process
 //! of the mount, or in the same daemon.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::fs::{self, File};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::libc::O_DIRECT;
 use nix::sys::signal::Signal;
+use tests::binaries::{ashlar, storaged};
 use tests::cluster::can_mount;
-use tests::direct::{Aligned, BLOCK};
+use tests::cold;
 use tests::hanging::Rig;
-use tests::load::{Load, Seen};
-use tests::process::{PATIENCE, bounded, wait_until};
-use tests::seed::{Seed, content, first_difference};
+use tests::load::{LONGEST_WAIT, Load};
+use tests::process::{PATIENCE, bounded, output, wait_until};
+use tests::seed::Seed;
 
-/// What a disk that hangs may cost any single call.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// After this everybody is told that it hangs, or that it is back.
 const NOTICED: Duration = Duration::from_secs(15);
 /// After this an end that was asked for must have come.
@@ -45,21 +39,24 @@ fn hangs_and_comes_back(with_daemons: bool) -> Result<()> {
     }
     let mut seed = Seed::announced("hung disk");
     let mut rig = Rig::start(with_daemons)?;
-    store_cold(&rig.path())?;
+    cold::store(&rig.path())?;
+    // By reads alone: no write finds out first that the disk hangs.
+    let readers = cold::Readers::start(&rig.path(), &mut seed);
+    readers.progress(500)?;
+    rig.hang()?;
+    readers.progress(1000)?;
+    is_said_to_hang(&rig)?;
+    rig.answer()?;
+    is_used_again(&rig)?;
+    ensure!(readers.stop()? > 0, "nothing was read");
     let mut load = Load::start(&rig.path(), 3, 2, 60, &mut seed);
     load.progress(500)?;
-    let cold = ColdReaders::start(&rig.path(), &mut seed);
+    let readers = cold::Readers::start(&rig.path(), &mut seed);
     for round in 0..2 {
         println!("round {round}: the disk hangs, at {} operations", load.done());
         rig.hang()?;
         load.progress(1000)?;
-        let one_is_down = |rig: &Rig| {
-            let states = rig.states(LONGEST_WAIT)?;
-            ensure!(states[1..].iter().all(|state| state == "up"), "healthy disks: {states:?}");
-            anyhow::Ok(states[0].contains("hang"))
-        };
-        wait_until("status to say that it hangs", NOTICED, || one_is_down(&rig).unwrap_or(false))?;
-        one_is_down(&rig)?;
+        is_said_to_hang(&rig)?;
         if with_daemons {
             let one_hangs =
                 |text: &str| text.contains("hangs") && text.matches("  ok  ").count() == 2;
@@ -71,18 +68,33 @@ fn hangs_and_comes_back(with_daemons: bool) -> Result<()> {
         bounded("statfs", LONGEST_WAIT, move || nix::sys::statvfs::statvfs(&path))??;
         load.progress(500)?;
         rig.answer()?;
-        wait_until("the disk to be used again", NOTICED, || {
-            rig.states(LONGEST_WAIT).is_ok_and(|states| states.iter().all(|state| state == "up"))
-        })?;
+        is_used_again(&rig)?;
         load.progress(300)?;
     }
-    ensure!(cold.stop()? > 0, "nothing was read");
-    unharmed(&load.stop(PATIENCE)?)?;
+    ensure!(readers.stop()? > 0, "nothing was read");
+    load.stop(PATIENCE)?.unharmed()?;
     rig.end_mount(None, ENDED)?;
     rig.mount()?;
     println!("{} files verified", load.ledger().verify(&rig.path(), false)?);
     rig.end_mount(None, ENDED)?;
     rig.answer()
+}
+
+/// Waits until the disk, and no other, is said to hang.
+fn is_said_to_hang(rig: &Rig) -> Result<()> {
+    let one_is_down = || {
+        let states = rig.states(LONGEST_WAIT)?;
+        ensure!(states[1..].iter().all(|state| state == "up"), "healthy disks: {states:?}");
+        anyhow::Ok(states[0].contains("hang"))
+    };
+    wait_until("status to say that it hangs", NOTICED, || one_is_down().unwrap_or(false))?;
+    one_is_down().map(drop)
+}
+
+fn is_used_again(rig: &Rig) -> Result<()> {
+    wait_until("the disk to be used again", NOTICED, || {
+        rig.states(LONGEST_WAIT).is_ok_and(|states| states.iter().all(|state| state == "up"))
+    })
 }
 
 #[test]
@@ -101,12 +113,12 @@ fn can_be_ended(with_daemons: bool) -> Result<()> {
     }
     let mut seed = Seed::announced("ended while hung");
     let mut rig = Rig::start(with_daemons)?;
-    store_cold(&rig.path())?;
+    cold::store(&rig.path())?;
     for (by, known) in [(None, true), (Some(Signal::SIGTERM), true), (Some(Signal::SIGTERM), false)]
     {
         let mut load = Load::start(&rig.path(), 2, 2, 40, &mut seed);
         load.progress(200)?;
-        let cold = ColdReaders::start(&rig.path(), &mut seed);
+        let readers = cold::Readers::start(&rig.path(), &mut seed);
         if known {
             rig.hang()?;
             load.progress(200)?;
@@ -114,8 +126,8 @@ fn can_be_ended(with_daemons: bool) -> Result<()> {
                 rig.states(LONGEST_WAIT).is_ok_and(|states| states[0].contains("hang"))
             })?;
         }
-        cold.stop()?;
-        unharmed(&load.stop(PATIENCE)?)?;
+        readers.stop()?;
+        load.stop(PATIENCE)?.unharmed()?;
         // Or in this very moment.
         rig.hang()?;
         let began = Instant::now();
@@ -136,75 +148,79 @@ fn can_be_ended(with_daemons: bool) -> Result<()> {
     rig.answer()
 }
 
-/// Files with parts on every disk, far more than the mount keeps in memory, and their length.
-const COLD: (u64, usize) = (100, 512 << 10);
-/// Threads that read them: more than there are threads for a disk.
-const READERS: u64 = 16;
+/// Longest that a command may take on a busy machine which waits five seconds for the disk.
+const TOLD: Duration = Duration::from_secs(20);
 
-fn cold(root: &Path, number: u64) -> PathBuf {
-    root.join(format!("cold-{number}"))
+/// Commands that are told of the directory that hangs, and whether they have to ask it.
+fn commands(rig: &Rig) -> Vec<(String, bool)> {
+    let (disk, below) = (rig.hung_disk(), rig.below());
+    let (disk, below, good) = (disk.display(), below.display(), rig.cluster_file());
+    let good = good.display();
+    let (file, point) = (format!("{below}/cluster.toml"), format!("{below}/point"));
+    [
+        (format!("storaged disk list {disk}"), true),
+        (format!("storaged disk info {disk}"), true),
+        (format!("storaged disk verify {disk}"), true),
+        (format!("storaged disk rebuild-index {disk}"), true),
+        (format!("storaged disk init {below}/new --new-cluster"), true),
+        (format!("storaged parts ls {disk}"), true),
+        (format!("ashlar cluster file {disk}"), true),
+        (format!("ashlar status --cluster {file}"), true),
+        (format!("ashlar fsck vol --cluster {file}"), true),
+        (format!("ashlar format another --cluster {file}"), true),
+        (format!("ashlar mount vol {point} --cluster {file}"), true),
+        (format!("ashlar mount vol {point} --cluster {good}"), true),
+        (format!("ashlar status {below}"), true),
+        (format!("ashlar status {point}"), false),
+        (format!("ashlar umount {point}"), false),
+        (format!("ashlar format another --cluster {good}"), false),
+    ]
+    .into()
 }
 
-fn store_cold(root: &Path) -> Result<()> {
-    for number in 0..COLD.0 {
-        std::fs::write(cold(root, number), content(number, COLD.1))?;
+/// Runs a command; what is wrong with what it said.
+fn say_that_it_hangs(line: &str, must: bool) -> Result<()> {
+    let mut words = line.split(' ');
+    let mut command = match words.next() {
+        Some("storaged") => Command::new(storaged()),
+        _ => Command::new(ashlar()),
+    };
+    let began = Instant::now();
+    let answer = output(command.args(words), TOLD).with_context(|| line.to_owned())?;
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    println!("{line}: {:?}, {said}", began.elapsed());
+    if must {
+        ensure!(answer.status.code() == Some(1), "{line}: {}: {said}", answer.status);
+        ensure!(said.contains("no answer within 5s"), "{line}: {said}");
     }
-    Ok(nix::unistd::syncfs(File::open(root)?)?)
-}
-
-/// Threads that read past the page cache, each from anywhere.
-struct ColdReaders {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Result<(u64, Duration)>>>,
-}
-
-impl ColdReaders {
-    fn start(root: &Path, seed: &mut Seed) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let reader = |_| {
-            let (root, stop, seed) = (root.to_owned(), stop.clone(), seed.fork());
-            std::thread::spawn(move || read_cold(&root, &stop, seed))
-        };
-        let threads = (0..READERS).map(reader).collect();
-        Self { stop, threads }
-    }
-
-    /// How many they have read.
-    fn stop(self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        let join = move || self.threads.into_iter().map(JoinHandle::join).collect::<Vec<_>>();
-        let (mut done, mut slowest) = (0, Duration::ZERO);
-        for read in bounded("the end of the readers", PATIENCE, join)? {
-            let (more, wait) = read.map_err(|_| anyhow!("a reader panicked"))??;
-            (done, slowest) = (done + more, slowest.max(wait));
-        }
-        println!("{done} cold reads, the slowest {slowest:?}");
-        ensure!(slowest <= LONGEST_WAIT, "a cold read took {slowest:?}");
-        Ok(done)
-    }
-}
-
-/// How many it has read, and the longest that one took.
-fn read_cold(root: &Path, stop: &AtomicBool, mut seed: Seed) -> Result<(u64, Duration)> {
-    let mut block = Box::new(Aligned([0; BLOCK]));
-    let (mut done, mut slowest) = (0, Duration::ZERO);
-    while !stop.load(Ordering::Relaxed) {
-        let (number, at) = (seed.below(COLD.0), seed.below((COLD.1 / BLOCK) as u64) * BLOCK as u64);
-        let began = Instant::now();
-        let mut options = File::options();
-        let file = options.read(true).custom_flags(O_DIRECT).open(cold(root, number))?;
-        file.read_exact_at(&mut block.0, at).context("a cold read")?;
-        slowest = slowest.max(began.elapsed());
-        ensure!(first_difference(number, at, &block.0).is_none(), "file {number}, wrong at {at}");
-        done += 1;
-    }
-    Ok((done, slowest))
-}
-
-fn unharmed(seen: &Seen) -> Result<()> {
-    println!("{} operations, the slowest {:?}", seen.done, seen.slowest);
-    ensure!(seen.errors.is_empty(), "{} errors: {:?}", seen.errors.len(), &seen.errors[..1]);
-    ensure!(seen.wrong.is_empty(), "wrong bytes: {:?}", seen.wrong);
-    ensure!(seen.slowest.0 <= LONGEST_WAIT, "{} took {:?}", seen.slowest.1, seen.slowest.0);
+    ensure!(said.lines().count() <= 1, "{line}: {said}");
     Ok(())
+}
+
+#[test]
+fn commands_on_a_directory_that_hangs_say_so_within_seconds() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut rig = Rig::start(false)?;
+    fs::create_dir(rig.below().join("point"))?;
+    fs::copy(rig.cluster_file(), rig.below().join("cluster.toml"))?;
+    nix::unistd::syncfs(File::open(rig.below())?)?;
+    // What the kernel remembers of the directory is told while it hangs.
+    let forgotten = fs::write("/proc/sys/vm/drop_caches", "3");
+    if let Err(e) = &forgotten {
+        eprintln!("NOT TESTED that they ask: {e}");
+    }
+    rig.hang()?;
+    let lines = commands(&rig);
+    let must = forgotten.is_ok();
+    let told = std::thread::scope(|scope| {
+        let ask = |(line, asks): &(String, bool)| say_that_it_hangs(line, must && *asks);
+        let asking: Vec<_> = lines.iter().map(|row| scope.spawn(move || ask(row))).collect();
+        let told = asking.into_iter().map(|told| told.join().map_err(|_| anyhow!("a panic")));
+        told.map(Result::flatten).filter_map(Result::err).collect::<Vec<_>>()
+    });
+    rig.answer()?;
+    ensure!(told.is_empty(), "{told:#?}");
+    rig.end_mount(None, ENDED)
 }

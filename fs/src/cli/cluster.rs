@@ -11,6 +11,7 @@ use proto::cluster::{Cluster, Slot};
 use proto::id::{ClusterId, DiskId, Generation, SlotId};
 use proto::program::say;
 use proto::rpc::storaged::{DiskStatus, StatusReply};
+use proto::touch::touch;
 use storaged::superblock::Superblock;
 
 use super::block_on;
@@ -68,7 +69,7 @@ async fn cluster(args: &FileArgs) -> Result<Cluster> {
     let mut slots: Vec<Slot> = Vec::new();
     for place in &args.places {
         let (id, found) = match place.rsplit_once(':') {
-            _ if Path::new(place).is_dir() => in_directory(place)?,
+            _ if is_directory(place)? => in_directory(place)?,
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                 served(place, args.by_host).await?
             }
@@ -89,9 +90,14 @@ async fn cluster(args: &FileArgs) -> Result<Cluster> {
     Ok(Cluster { cluster, generation: Generation(1), meta: args.meta.clone(), slots })
 }
 
+fn is_directory(place: &str) -> Result<bool> {
+    let path = PathBuf::from(place);
+    touch(move || path.is_dir()).with_context(|| place.to_owned())
+}
+
 fn in_directory(place: &str) -> Result<(ClusterId, Vec<Slot>)> {
     let path = std::path::absolute(place).with_context(|| place.to_owned())?;
-    let Superblock { cluster, disk, .. } = Superblock::read(&path)?;
+    let Superblock { cluster, disk, .. } = Superblock::read_soon(&path)?;
     let (slot, domain) = (SlotId(0), String::new());
     Ok((cluster, vec![Slot { disk, address: None, path: Some(path), slot, domain }]))
 }

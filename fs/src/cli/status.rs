@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use proxy::BlobStore;
 
-use proto::cluster::Cluster;
 use proto::program::say;
+use proto::touch::touch;
 
-use super::block_on;
+use super::{ClusterFile, block_on};
 use crate::embedded::Store;
 use crate::filesystem::STATUS_XATTR;
 use crate::mountpoint;
@@ -77,14 +77,19 @@ pub(super) fn of_mount(path: &Path) -> Result<Status> {
     if entry.is_none_or(|entry| entry.kind != "fuse.ashlar") {
         bail!("{name}: no volume is mounted there");
     }
-    let mut json = vec![0; LARGEST];
-    let len = rustix::fs::getxattr(path, STATUS_XATTR, &mut json[..])
-        .with_context(|| format!("asking the mount at {name}"))?;
-    serde_json::from_slice(&json[..len]).with_context(|| format!("the status of {name}"))
+    let asked = path.to_owned();
+    let json = touch(move || {
+        let mut json = vec![0; LARGEST];
+        let len = rustix::fs::getxattr(&asked, STATUS_XATTR, &mut json[..])?;
+        json.truncate(len);
+        std::io::Result::Ok(json)
+    });
+    let json = json.flatten().with_context(|| format!("asking the mount at {name}"))?;
+    serde_json::from_slice(&json).with_context(|| format!("the status of {name}"))
 }
 
 fn of_cluster(file: &Path) -> Result<Status> {
-    let cluster = Cluster::read(file)?;
+    let cluster = ClusterFile::new(file.to_owned()).read()?;
     block_on(async {
         let store = Store::open_any(&cluster).await?;
         store.blobs.roll_call(roll_call::BOUND).await;
