@@ -22,6 +22,8 @@ use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 use crate::calls::Calls;
 use crate::io::aligned::PooledBuf;
 use crate::io::direct::DirectFile;
+#[cfg(test)]
+use crate::io::faults::{self, Call};
 use crate::record::{Entry, Place, footprint_blocks, parse, payload_offset};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
@@ -79,6 +81,8 @@ impl BlockFile {
 
     /// Takes the file away. Open handles go on reading it.
     pub(crate) fn remove(disk: &Path, number: u32) -> io::Result<()> {
+        #[cfg(test)]
+        faults::check(&path(disk, number), Call::Remove, 0..u64::MAX)?;
         match std::fs::remove_file(path(disk, number)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -131,6 +135,11 @@ impl BlockFile {
             Err(_) => Err(Mismatch { block: 0 }),
         }
     }
+}
+
+/// Bytes of a file that perhaps cannot be opened.
+pub(crate) fn len_of(disk: &Path, number: u32) -> io::Result<u64> {
+    Ok(std::fs::metadata(path(disk, number))?.len())
 }
 
 /// Numbers of the block files there are, in order. Other names are left alone.

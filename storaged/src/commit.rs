@@ -25,11 +25,12 @@ use proto::part_store::PartError;
 
 use crate::ahead::{Ahead, REGION};
 use crate::batch::{FULL_BATCH, Layout, MAX_RECORDS, Planned};
-use crate::block_file::{BlockFile, directory, sync_directory};
+use crate::block_file::BlockFile;
 use crate::compact::Compaction;
 use crate::disk::Shared;
 use crate::fill::{FileState, Stage};
-use crate::index::{IndexResult, Mark};
+use crate::give_back::Declined;
+use crate::index::{IndexResult, Mark, is_no_room};
 use crate::io::direct::is_no_space;
 use crate::ledger::Ledger;
 use crate::queue::{Ask, Request};
@@ -42,6 +43,10 @@ const CHECKPOINT_CHANGES: usize = 32 << 10;
 const CHECKPOINT_BYTES: u64 = 128 << 20;
 /// A disk with nothing to do writes its checkpoint after this time.
 const CHECKPOINT_IDLE: Duration = Duration::from_secs(2);
+/// How long nothing is tried again that the filesystem had no room for.
+pub(crate) const NO_ROOM: Duration = Duration::from_secs(2);
+/// Changes in memory, while there is no room for them in redb, from which on nothing new is taken.
+const MAX_CHANGES: usize = 16 * CHECKPOINT_CHANGES;
 /// How soon to look again after a checkpoint, or for the next step of compaction.
 const SOON: Duration = Duration::from_millis(10);
 /// Scratch memory that an idle disk may keep.
@@ -71,8 +76,11 @@ pub(crate) struct Owner {
     /// Files of stage doomed.
     pub(crate) doomed: HashMap<u32, Dead>,
     pub(crate) checkpoint: Option<RunningCheckpoint>,
+    /// No checkpoint by itself before this.
+    pub(crate) checkpoint_from: Instant,
     pub(crate) logged: u64,
     pub(crate) changed_at: Instant,
+    pub(crate) declined: Declined,
 }
 
 /// A checkpoint that a thread is writing.
@@ -197,6 +205,9 @@ impl Owner {
         if let Some(why) = self.shared.read_only() {
             return Decision::Refuse(PartError::Io(format!("read-only: {why}")));
         }
+        if self.ledger.index.pending() >= MAX_CHANGES {
+            return Decision::Refuse(PartError::Full);
+        }
         let slot = request.slot;
         let decided = match &request.ask {
             Ask::Put(key, data) => self.decide_put(slot, *key, data),
@@ -206,8 +217,9 @@ impl Owner {
                 Ok(Decision::Write(What::Slot, encode_slot(*group, *generation), Vec::new(), None))
             }
         };
-        let decision = decided.unwrap_or_else(|e| Decision::Refuse(self.shared.index_failed(&e)));
-        if let Decision::Write(what, payload, ..) = &decision {
+        let mut decision =
+            decided.unwrap_or_else(|e| Decision::Refuse(self.shared.index_failed(&e)));
+        if let Decision::Write(what, payload, _, replaced) = &mut decision {
             let new_data = matches!(what, What::Put(_));
             let bytes = footprint(payload.data().len() as u32);
             if new_data && !self.ledger.space.admits(batch.data + bytes) {
@@ -215,10 +227,17 @@ impl Owner {
             }
             // Within a batch there is room: `accepts` asked for it.
             let blocks = (bytes / BLOCK) as u32;
-            if batch.records.is_empty()
-                && let Err(e) = self.ensure_room(blocks, new_data)
-            {
-                return Decision::Refuse(e);
+            if batch.records.is_empty() {
+                if let Err(e) = self.ensure_room(blocks, new_data) {
+                    return Decision::Refuse(e);
+                }
+                // What is replaced may have been moved to make room.
+                if let (What::Put(key), Some(_)) = (*what, &replaced) {
+                    match self.ledger.index.part(slot, key) {
+                        Ok(place) => *replaced = place,
+                        Err(e) => return Decision::Refuse(self.shared.index_failed(&e)),
+                    }
+                }
             }
         }
         decision
@@ -298,20 +317,14 @@ impl Owner {
             Ok(file) => Arc::new(file),
             Err(e) if is_no_space(&e) => {
                 tracing::warn!(disk = %self.shared.disk, "the filesystem has no room for a block file");
-                self.ledger.space.ceiling = Some(self.ledger.space.allocated());
-                self.shared.publish(&self.ledger.space);
+                self.no_room_below();
                 return Ok(false);
             }
             Err(e) => return Err(self.fail("creating a block file", &e)),
         };
         if let Some(old) = self.current.take() {
-            let state = self.ledger.space.file(old.number);
-            state.stage = Stage::Sealed;
-            let end = u64::from(state.tail) * BLOCK;
-            old.io
-                .truncate(end)
-                .and_then(|()| old.io.sync())
-                .map_err(|e| self.fail("sealing a block file", &e))?;
+            self.ledger.space.file(old.number).stage = Stage::Sealed;
+            self.cut_off(&old)?;
         }
         self.shared.files.write().insert(number, file.clone());
         self.ledger.space.files.insert(number, FileState::open());
@@ -402,20 +415,6 @@ impl Owner {
         Ok(())
     }
 
-    /// Gives the space of large dead payloads back.
-    pub(crate) fn punch(&mut self) {
-        for hole in std::mem::take(&mut self.ledger.holes) {
-            let file = self.shared.files.read().get(&hole.place.file).cloned();
-            let Some(file) = file else { continue };
-            let offset = u64::from(hole.place.block) * BLOCK;
-            match file.io.punch(offset, hole.len) {
-                Ok(true) => self.ledger.space.file(hole.place.file).punched += hole.len,
-                Ok(false) => {}
-                Err(e) => drop(self.fail("punching a hole", &e)),
-            }
-        }
-    }
-
     /// What is done between batches: checkpoints, and a step of compaction when one is due.
     fn background(&mut self, idle: bool) {
         if self.shared.read_only().is_some() {
@@ -425,11 +424,12 @@ impl Owner {
             self.finish_checkpoint();
         }
         let pending = self.ledger.index.pending();
-        let due = pending >= CHECKPOINT_CHANGES || self.logged >= CHECKPOINT_BYTES;
-        let rested = idle && self.changed_at.elapsed() >= CHECKPOINT_IDLE;
         // Whether the filesystem has room again is found out by trying, from the next one on.
         let refused = self.ledger.space.ceiling.is_some();
-        let worthwhile = pending > 0 || self.logged > 0 || refused;
+        let much = pending >= CHECKPOINT_CHANGES || self.logged >= CHECKPOINT_BYTES;
+        let due = (much || refused) && Instant::now() >= self.checkpoint_from;
+        let rested = idle && self.changed_at.elapsed() >= CHECKPOINT_IDLE;
+        let worthwhile = pending > 0 || self.logged > 0 || !self.doomed.is_empty();
         if self.checkpoint.is_none() && (due || rested && worthwhile) {
             self.start_checkpoint();
         }
@@ -437,6 +437,7 @@ impl Owner {
         if pending >= 4 * CHECKPOINT_CHANGES {
             self.finish_checkpoint();
         }
+        self.give_back_again();
         if rested && self.scratch.len() > IDLE_SCRATCH {
             self.scratch = Aligned::zeroed(DISK_BLOCK);
         }
@@ -476,10 +477,10 @@ impl Owner {
         match thread {
             Ok(thread) => self.checkpoint = Some(RunningCheckpoint { thread, doomed }),
             // Then in this one.
-            Err(_) => match self.ledger.index.write(&checkpoint) {
-                Ok(()) => self.after_checkpoint(&doomed),
-                Err(e) => drop(self.shared.index_failed(&e)),
-            },
+            Err(_) => {
+                let written = self.ledger.index.write(&checkpoint);
+                drop(self.end_checkpoint(written, &doomed));
+            }
         }
     }
 
@@ -489,47 +490,120 @@ impl Owner {
         let written = running.thread.join().unwrap_or_else(|_| {
             Err(redb::Error::Io(io::Error::other("the checkpoint's thread panicked")))
         });
-        match written {
-            Ok(()) => self.after_checkpoint(&running.doomed),
-            Err(e) => drop(self.shared.index_failed(&e)),
-        }
+        drop(self.end_checkpoint(written, &running.doomed));
     }
 
     /// Writes a checkpoint and waits for it.
-    pub(crate) fn checkpoint_now(&mut self) -> IndexResult<()> {
+    pub(crate) fn checkpoint_now(&mut self) -> Result<(), PartError> {
         self.finish_checkpoint();
         if self.shared.read_only().is_some() {
             return Ok(());
         }
         let (checkpoint, doomed) = self.freeze();
+        let written = self.ledger.index.write(&checkpoint);
+        self.end_checkpoint(written, &doomed)
+    }
+
+    /// Writes the checkpoint that ends a rebuild.
+    pub(crate) fn first_checkpoint(&mut self) -> IndexResult<()> {
+        let (checkpoint, _) = self.freeze();
         self.ledger.index.write(&checkpoint)?;
-        self.after_checkpoint(&doomed);
+        self.ledger.index.thaw();
         Ok(())
     }
 
-    fn after_checkpoint(&mut self, doomed: &[u32]) {
-        self.ledger.index.thaw();
-        if doomed.is_empty() {
-            return;
-        }
-        let call = self.shared.calls.begin();
-        let removed = doomed
-            .iter()
-            .try_for_each(|number| BlockFile::remove(&self.shared.dir, *number))
-            .and_then(|()| sync_directory(&directory(&self.shared.dir)));
-        drop(call);
-        if let Err(e) = removed {
-            drop(self.fail("removing a block file", &e));
-            return;
-        }
-        for number in doomed {
-            self.shared.files.write().remove(number);
-            self.ledger.space.files.remove(number);
-            let dead = self.doomed.remove(number).unwrap_or_default();
-            if let Err(e) = self.ledger.bury(&dead) {
-                drop(self.shared.index_failed(&e));
+    fn end_checkpoint(
+        &mut self,
+        written: IndexResult<()>,
+        doomed: &[u32],
+    ) -> Result<(), PartError> {
+        match written {
+            Ok(()) => {
+                self.ledger.index.thaw();
+                self.after_checkpoint(doomed);
+                Ok(())
             }
+            Err(e) if is_no_room(&e) && self.ledger.index.is_open() => {
+                tracing::warn!(
+                    disk = %self.shared.disk,
+                    "the filesystem has no room for a checkpoint: what it would say stays in memory and in the log"
+                );
+                self.ledger.index.take_back();
+                self.no_room_below();
+                Err(PartError::Full)
+            }
+            Err(e) => Err(self.shared.index_failed(&e)),
         }
+    }
+
+    /// The filesystem has less room than the capacity promises: what there is, is all.
+    fn no_room_below(&mut self) {
+        self.checkpoint_from = Instant::now() + NO_ROOM;
+        self.ledger.space.ceiling = Some(self.ledger.space.allocated());
         self.shared.publish(&self.ledger.space);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault_tests::{self, content, fresh, get, key, log, place_of, put};
+    use crate::superblock::Superblock;
+    use crate::{DiskOptions, open};
+    use std::os::unix::fs::FileExt;
+
+    fn used(owner: &Owner) -> Vec<(u32, u64)> {
+        owner.ledger.space.files.iter().map(|(number, file)| (*number, file.live)).collect()
+    }
+
+    /// The disk is full, so what is to be replaced is moved to make room for what replaces it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_part_that_is_moved_while_room_is_made_for_it_is_replaced_where_it_is_then() {
+        let dir = fresh();
+        let rotten = key(1000, 300_000);
+        {
+            let (_disk, store) = fault_tests::open(&dir);
+            put(&store, rotten).await.unwrap();
+            let small = |n| key(n, 60_000);
+            // Two files and a little, of which the first is mostly dead, and not worth a thought.
+            for n in 0..560 {
+                put(&store, small(n)).await.unwrap();
+            }
+            let blobs: Vec<BlobId> = (0..120).map(|n| small(n).blob).collect();
+            store.delete(&blobs).await.unwrap();
+        }
+        let at = place_of(&log(&dir), rotten);
+        let file = std::fs::File::options().write(true).open(log(&dir)).unwrap();
+        file.write_all_at(b"rot", at + 4096 + 70_000).unwrap();
+
+        let path = dir.path().join("d");
+        let superblock = Superblock::read(&path).unwrap();
+        let recover = || open::recover(&path, &superblock, &DiskOptions::default()).unwrap();
+        let mut owner = recover();
+        // So much is taken by others that nothing can be opened.
+        let others = FileState { tail: 36 * 256, stage: Stage::Kept, ..FileState::open() };
+        owner.ledger.space.files.insert(99, others);
+        let before = owner.ledger.index.part(SlotId(0), rotten).unwrap();
+        let shared = owner.shared.clone();
+        let asked = tokio::spawn(async move {
+            let data = Checked::compute(content(rotten));
+            shared.queue.ask(SlotId(0), Ask::Put(rotten, data)).await
+        });
+        let mut pending = owner.shared.queue.take(Duration::from_secs(30)).0;
+        owner.one_batch(&mut pending);
+        assert_eq!(asked.await.unwrap(), Ok(()));
+        assert!(!log(&dir).exists(), "room was made of the file with the part: {before:?}");
+        assert!(owner.checkpoint_now().is_ok());
+        owner.ledger.space.files.remove(&99);
+        let counted = used(&owner);
+        owner.ledger.index.close();
+        drop(owner);
+        std::fs::remove_file(path.join("index.redb")).unwrap();
+        let owner = recover();
+        assert_eq!(counted, used(&owner), "the account is that of the records there are");
+        owner.ledger.index.close();
+        drop(owner);
+        let (_disk, store) = fault_tests::open(&dir);
+        assert_eq!(get(&store, rotten).await.unwrap(), content(rotten));
     }
 }

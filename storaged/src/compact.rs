@@ -74,8 +74,9 @@ impl Owner {
     /// Gains space at once: takes doomed files away, or empties one. `false`: nothing to gain.
     pub(crate) fn reclaim(&mut self) -> Result<bool, PartError> {
         if !self.doomed.is_empty() {
-            self.checkpoint_now().map_err(|e| self.shared.index_failed(&e))?;
-            return Ok(true);
+            let before = self.doomed.len();
+            self.checkpoint_now()?;
+            return Ok(self.doomed.len() < before);
         }
         if self.compaction.is_none() {
             let spare =
@@ -87,7 +88,7 @@ impl Owner {
         while self.compaction.is_some() {
             self.compaction_step()?;
         }
-        self.checkpoint_now().map_err(|e| self.shared.index_failed(&e))?;
+        self.checkpoint_now()?;
         Ok(true)
     }
 

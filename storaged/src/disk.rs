@@ -33,7 +33,7 @@ use crate::block_file::BlockFile;
 use crate::calls::Calls;
 use crate::error::{DiskError, DiskProblem};
 use crate::fill::Space;
-use crate::index::Index;
+use crate::index::{Index, is_echo, is_no_room};
 use crate::metrics::DiskMetrics;
 use crate::open;
 use crate::queue::{Ask, Queue};
@@ -52,6 +52,8 @@ const CLOSING: Duration = if cfg!(test) { Duration::from_secs(3) } else { Durati
 const CLOSING_HUNG: Duration = Duration::from_millis(500);
 /// How often it looks whether that is known.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Memory for the index's cache, in bytes; of tests so little that lookups reach the file.
+const MEMORY: usize = if cfg!(test) { 64 << 10 } else { 8 << 20 };
 /// Slots that one disk may have.
 const MAX_DISK_SLOTS: usize = 1024;
 
@@ -70,7 +72,7 @@ pub struct DiskOptions {
 
 impl Default for DiskOptions {
     fn default() -> Self {
-        Self { cluster: None, disk: None, memory: 8 << 20, rebuild_index: false }
+        Self { cluster: None, disk: None, memory: MEMORY, rebuild_index: false }
     }
 }
 
@@ -85,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) slots: RwLock<BTreeMap<SlotId, (GroupId, Generation)>>,
     pub(crate) tables: Mutex<LruCache<Place, Arc<[u32]>>>,
     pub(crate) metrics: DiskMetrics,
+    /// A block file that nobody could read, and that may hold anything.
+    pub(crate) unread: Option<u32>,
     highest_file: AtomicU32,
     view: Mutex<(Fill, u64)>,
     read_only: RwLock<Option<String>>,
@@ -116,19 +120,33 @@ impl Shared {
         }
     }
 
-    /// Redb has failed, and will go on failing. What is wrong in its file would be met again, so the
-    /// next start makes it anew.
+    /// Redb has failed, and will go on failing: the disk has to be opened anew. What is wrong in the
+    /// index's file would be met again, so that is made anew, too; want of room is not wrong with it,
+    /// and whoever met what is has said so before any echo.
     pub(crate) fn index_failed(&self, e: &redb::Error) -> PartError {
         if self.end.lock().closed {
             return PartError::Io("the disk is closed".to_owned());
         }
-        if self.end.lock().lost.is_none()
+        let lost = self.end.lock().lost.is_some();
+        if !lost
+            && !is_no_room(e)
+            && !is_echo(e)
             && let Err(e) = open::set_aside(&open::index_path(&self.dir))
         {
             tracing::error!(disk = %self.disk, "the index stays: {e}");
         }
-        self.lose(format!("the index is damaged: {e}"));
+        self.lose(format!("the index cannot be used: {e}"));
         PartError::Io(format!("index: {e}"))
+    }
+
+    /// The index does not know of the part.
+    pub(crate) fn unknown(&self) -> PartError {
+        match self.unread {
+            None => PartError::NotFound,
+            Some(file) => PartError::Io(format!(
+                "not known here, but block file {file} cannot be opened and may have it"
+            )),
+        }
     }
 
     fn close(&self) {
@@ -195,6 +213,7 @@ impl Shared {
             slots: RwLock::default(),
             tables: Mutex::new(LruCache::new(TABLES)),
             metrics: DiskMetrics::new(disk),
+            unread: None,
             highest_file: AtomicU32::new(0),
             view: Mutex::new((Space::new(0, 1).fill(), 0)),
             read_only: RwLock::default(),
@@ -321,6 +340,12 @@ impl Disk {
         end.lost.clone().filter(|_| !end.closed)
     }
 
+    /// Changes that are in memory and in the log alone.
+    #[cfg(test)]
+    pub(crate) fn changes(&self) -> usize {
+        self.shared.index.pending()
+    }
+
     /// How it is.
     pub fn state(&self) -> DiskState {
         let (fill, parts) = *self.shared.view.lock();
@@ -435,6 +460,9 @@ impl Disk {
             let failed = |e| shared.index_failed(&e);
             let deleted = shared.index.tomb(slot, blob).map_err(failed)?.is_some();
             let parts = shared.index.parts_of(slot, blob).map_err(failed)?;
+            if parts.is_empty() && !deleted && shared.unread.is_some() {
+                return Err(shared.unknown());
+            }
             Ok(Held { parts: parts.into_iter().map(|(part, _)| part).collect(), deleted })
         })
         .await

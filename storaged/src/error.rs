@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use proto::id::{ClusterId, DiskId};
 
+use crate::index::is_no_room;
 use crate::superblock::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
 
 /// A disk that cannot be made or opened.
@@ -105,6 +106,9 @@ pub enum DiskProblem {
     /// A size that block files cannot have.
     #[error("a block file of {0} bytes is not possible: {MIN_BLOCK_FILE} to {MAX_BLOCK_FILE} are")]
     BlockFile(u64),
+    /// There is no room for the index.
+    #[error("no room for the index on its filesystem: {0}")]
+    NoIndexRoom(String),
     /// The index cannot be read or written.
     #[error("index: {0}")]
     Index(String),
@@ -118,7 +122,7 @@ pub enum DiskProblem {
 
 impl From<redb::Error> for DiskProblem {
     fn from(e: redb::Error) -> Self {
-        Self::Index(e.to_string())
+        if is_no_room(&e) { Self::NoIndexRoom(e.to_string()) } else { Self::Index(e.to_string()) }
     }
 }
 

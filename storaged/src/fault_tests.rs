@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nix::libc::{EINVAL, EIO, ENOSPC};
+use nix::libc::{EINVAL, EIO, ENOSPC, EOPNOTSUPP};
 use proto::checksum::Checked;
 use proto::id::{BlobId, ClusterId, Generation, GroupId, PartKey, SessionId, SlotId, VolumeId};
 use proto::part_store::{FillLevel, PartError, PartStore};
@@ -14,42 +14,42 @@ use tempfile::TempDir;
 use crate::io::faults::{Call, Fault};
 use crate::{Disk, DiskOptions, InitOptions, init_disk};
 
-const MIB: u64 = 1 << 20;
-const ALL: Range<u64> = 0..u64::MAX;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const ALL: Range<u64> = 0..u64::MAX;
 
-fn fresh() -> TempDir {
+pub(crate) fn fresh() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let options = InitOptions { capacity: Some(96 * MIB), block_file: 16 * MIB };
     init_disk(&dir.path().join("d"), ClusterId::random(), options).unwrap();
     dir
 }
 
-fn open(dir: &TempDir) -> (Arc<Disk>, Arc<dyn PartStore>) {
+pub(crate) fn open(dir: &TempDir) -> (Arc<Disk>, Arc<dyn PartStore>) {
     let disk = Disk::open(&dir.path().join("d"), DiskOptions::default()).unwrap();
     let store = disk.slot(SlotId(0), GroupId(0), Generation(1));
     (disk, store)
 }
 
-fn key(sequence: u64, len: u32) -> PartKey {
+pub(crate) fn key(sequence: u64, len: u32) -> PartKey {
     let scheme = "copies(3)".parse().unwrap();
     let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, len, scheme).unwrap();
     PartKey::new(blob, 1).unwrap()
 }
 
-fn content(key: PartKey) -> Bytes {
+pub(crate) fn content(key: PartKey) -> Bytes {
     vec![key.blob.sequence() as u8; key.blob.part_len() as usize].into()
 }
 
-async fn put(store: &Arc<dyn PartStore>, key: PartKey) -> Result<(), PartError> {
+pub(crate) async fn put(store: &Arc<dyn PartStore>, key: PartKey) -> Result<(), PartError> {
     store.put(key, Checked::compute(content(key))).await
 }
 
-async fn get(store: &Arc<dyn PartStore>, key: PartKey) -> Result<Bytes, PartError> {
+pub(crate) async fn get(store: &Arc<dyn PartStore>, key: PartKey) -> Result<Bytes, PartError> {
     store.get(key, 0..key.blob.part_len()).await
 }
 
 /// Puts parts of `len` until the disk is full; answers the next number.
-async fn fill(store: &Arc<dyn PartStore>, from: u64, len: u32) -> u64 {
+pub(crate) async fn fill(store: &Arc<dyn PartStore>, from: u64, len: u32) -> u64 {
     for n in from.. {
         match put(store, key(n, len)).await {
             Ok(()) => {}
@@ -60,18 +60,18 @@ async fn fill(store: &Arc<dyn PartStore>, from: u64, len: u32) -> u64 {
     unreachable!("a disk is finite")
 }
 
-async fn delete(store: &Arc<dyn PartStore>, keys: impl Iterator<Item = PartKey>) {
+pub(crate) async fn delete(store: &Arc<dyn PartStore>, keys: impl Iterator<Item = PartKey>) {
     let blobs: Vec<BlobId> = keys.map(|key| key.blob).collect();
     store.delete(&blobs).await.unwrap();
     store.forget(&blobs).await.unwrap();
 }
 
-fn log(dir: &TempDir) -> std::path::PathBuf {
+pub(crate) fn log(dir: &TempDir) -> std::path::PathBuf {
     dir.path().join("d/blocks/00000001")
 }
 
 /// Where the record of the part starts in the file, in bytes.
-fn place_of(path: &Path, key: PartKey) -> u64 {
+pub(crate) fn place_of(path: &Path, key: PartKey) -> u64 {
     let image = std::fs::read(path).unwrap();
     let here = |block: &&[u8]| {
         block.starts_with(b"ASHLREC\n") && block[10] == 1 && block[56..83] == key.blob.to_bytes()
@@ -361,4 +361,92 @@ async fn a_disk_that_hangs_says_so_until_it_answers_and_others_do_not_wait_for_i
         assert_eq!(read.await.unwrap().unwrap(), content(first));
     }
     assert_eq!(disk.state().state, "ok");
+}
+
+/// Bytes that the block files take.
+fn taken(dir: &TempDir) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir(dir.path().join("d/blocks")).unwrap();
+    files.map(|file| file.unwrap().metadata().map_or(0, |file| file.blocks() * 512)).sum()
+}
+
+/// The filesystem declines to give space back: nothing comes of that but space in use, and when it does
+/// not any more, `then` holds without anybody doing anything.
+async fn declines(call: Call, errno: i32, deleted: Range<u64>, then: impl Fn(&TempDir) -> bool) {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let large = |n| key(n, MIB as u32);
+    let fault = Fault::error(dir.path(), call, ALL, errno);
+    // Fifteen fit into a block file.
+    for n in 0..32 {
+        put(&store, large(n)).await.unwrap();
+    }
+    delete(&store, deleted.clone().map(large)).await;
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
+    let mut until = async |done: &dyn Fn() -> bool| {
+        let waiting = async {
+            while !done() {
+                tick.tick().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(40), waiting).await.expect("in time");
+    };
+    until(&|| fault.met() > 0).await;
+    assert_eq!(disk.state().state, "ok", "{call:?}");
+    assert!(!then(&dir), "{call:?}: {}", taken(&dir));
+    put(&store, large(50)).await.unwrap();
+    drop(fault);
+    if errno == ENOSPC {
+        until(&|| then(&dir)).await;
+    }
+    assert_eq!(disk.state().state, "ok", "{call:?}");
+    for n in (deleted.end..32).chain([50]) {
+        assert_eq!(get(&store, large(n)).await.unwrap(), content(large(n)), "{call:?}: {n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_that_find_no_room_are_made_later() {
+    // Five of fifteen: no reason to empty the file.
+    declines(Call::Punch, ENOSPC, 0..5, |dir| taken(dir) <= 42 * MIB + MIB / 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filesystem_without_holes_gives_space_back_by_compaction() {
+    declines(Call::Punch, EOPNOTSUPP, 0..5, |_| false).await;
+    let dir = fresh();
+    let (_disk, store) = open(&dir);
+    let _fault = Fault::error(dir.path(), Call::Punch, ALL, EOPNOTSUPP);
+    let mut from = 0;
+    for round in 0..4 {
+        let next = fill(&store, from, MIB as u32).await;
+        assert!(next - from > 40, "round {round}: only {} fit", next - from);
+        delete(&store, (from..next).map(|n| key(n, MIB as u32))).await;
+        from = next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_cut_off_is_cut_off_later() {
+    let short = |dir: &TempDir| log(dir).metadata().unwrap().len() < 16 * MIB;
+    declines(Call::Truncate, ENOSPC, 0..1, short).await;
+    declines(Call::Truncate, EOPNOTSUPP, 0..1, short).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_removed_is_removed_later() {
+    declines(Call::Remove, ENOSPC, 0..16, |dir| !log(dir).exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_the_disk_is_one_when_space_is_given_back_too() {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    put(&store, key(1, MIB as u32)).await.unwrap();
+    let fault = Fault::error(dir.path(), Call::Punch, ALL, EIO);
+    store.delete(&[key(1, MIB as u32).blob]).await.unwrap();
+    // The owner gives space back before it takes the next request.
+    let refused = put(&store, key(2, 5000)).await.unwrap_err().to_string();
+    assert!(fault.met() > 0 && refused.contains("read-only: punching a hole"), "{refused}");
+    assert!(disk.state().state.starts_with("read-only: punching a hole"), "{:?}", disk.state());
 }

@@ -9,10 +9,10 @@
 //! written, the file that compaction writes next, and at least one file's worth of dead records, so
 //! that compaction always finds something to gain and deletes always find a place.
 //!
-//! Invariant: a file's `allocated` is what it takes on the filesystem: all of it while it is open,
-//! what is in use and not punched once it is sealed.
+//! Invariant: a file's `allocated` is what it takes on the filesystem: all of it until it is sealed and
+//! cut off, then what is in use and not punched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::limits::DISK_BLOCK;
 use proto::part_store::{Fill, FillLevel};
@@ -83,12 +83,25 @@ pub(crate) struct Space {
     pub(crate) parts: u64,
     /// The block files by number.
     pub(crate) files: BTreeMap<u32, FileState>,
+    /// Files that cannot be opened, and have records that nobody has seen: they are read when they can
+    /// be.
+    pub(crate) unread: BTreeSet<u32>,
+    /// Sealed files that are not cut off behind their last record yet.
+    pub(crate) long: BTreeSet<u32>,
 }
 
 impl Space {
     /// An empty disk.
     pub(crate) fn new(capacity: u64, block_file: u64) -> Self {
-        Self { capacity, block_file, ceiling: None, parts: 0, files: BTreeMap::new() }
+        Self {
+            capacity,
+            block_file,
+            ceiling: None,
+            parts: 0,
+            files: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            long: BTreeSet::new(),
+        }
     }
 
     /// Blocks of one file.
@@ -105,11 +118,13 @@ impl Space {
 
     /// Bytes that all files take on the filesystem.
     pub(crate) fn allocated(&self) -> u64 {
-        let one = |file: &FileState| match file.stage {
-            Stage::Open => self.block_file.saturating_sub(file.punched),
-            Stage::Sealed | Stage::Kept | Stage::Doomed => file.used(),
+        let one = |(number, file): (&u32, &FileState)| match file.stage {
+            Stage::Sealed | Stage::Kept | Stage::Doomed if !self.long.contains(number) => {
+                file.used()
+            }
+            _ => self.block_file.saturating_sub(file.punched),
         };
-        self.files.values().map(one).sum()
+        self.files.iter().map(one).sum()
     }
 
     fn used(&self) -> u64 {

@@ -12,6 +12,7 @@
 //! dead   slot 4 | blob 27 | part 1 | place 8     ()   dead records that are still on disk
 //! slots  slot                                    group, generation
 //! files  number                                  tail, live, punched, tombs, stage
+//! unread number                                  ()   files that could not be read when they should have been
 //! meta   name                                    number
 //! ```
 //!
@@ -19,85 +20,35 @@
 //! * A place in the index is of a durable record.
 //! * A delete is forgotten only when no dead record of its blob is left on disk: a rebuild from the
 //!   block files alone can never bring a deleted part back.
+//! * A checkpoint that finds no room changes nothing: its layer is taken back, and written later.
+//!
+//! [`stored`] is what calls redb, [`backend`] what redb writes to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io;
-use std::ops::RangeInclusive;
-use std::path::Path;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use proto::id::{
-    BLOB_ID_LEN, BlobId, DiskId, Generation, GroupId, PartIndex, PartKey, PartSet, SessionId,
-    SlotId, VolumeId,
+    BlobId, DiskId, Generation, GroupId, PartIndex, PartKey, PartSet, SessionId, SlotId, VolumeId,
 };
-use redb::backends::FileBackend;
-use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, TableError, WriteTransaction,
-};
+use redb::ReadableTable;
 
 use crate::calls::Calls;
-use crate::fill::{FileState, Space, Stage};
+use crate::fill::Space;
 use crate::record::Place;
 
-const PARTS: TableDefinition<'_, &[u8; PART_KEY], u64> = TableDefinition::new("parts");
-const TOMBS: TableDefinition<'_, &[u8; BLOB_KEY], (u64, u8)> = TableDefinition::new("tombs");
-const DEAD: TableDefinition<'_, &[u8; DEAD_KEY], ()> = TableDefinition::new("dead");
-const SLOTS: TableDefinition<'_, u32, (u32, u64)> = TableDefinition::new("slots");
-const FILES: TableDefinition<'_, u32, (u32, u64, u64, u32, u8)> = TableDefinition::new("files");
-const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
+mod backend;
+mod key;
+mod stored;
 
-const BLOB_KEY: usize = 4 + BLOB_ID_LEN;
-const PART_KEY: usize = BLOB_KEY + 1;
-const DEAD_KEY: usize = PART_KEY + 8;
-const FORMAT: u128 = 1;
-
-type BlobBytes = [u8; BLOB_KEY];
-type PartBytes = [u8; PART_KEY];
-type DeadBytes = [u8; DEAD_KEY];
-
-fn blob_bytes(slot: SlotId, blob: BlobId) -> BlobBytes {
-    let mut out = [0; BLOB_KEY];
-    out[..4].copy_from_slice(&slot.0.to_be_bytes());
-    out[4..].copy_from_slice(&blob.to_bytes());
-    out
-}
-
-fn part_bytes(slot: SlotId, key: PartKey) -> PartBytes {
-    let mut out = [0; PART_KEY];
-    out[..BLOB_KEY].copy_from_slice(&blob_bytes(slot, key.blob));
-    out[BLOB_KEY] = key.part.get() as u8;
-    out
-}
-
-fn dead_bytes(slot: SlotId, key: PartKey, place: Place) -> DeadBytes {
-    let mut out = [0; DEAD_KEY];
-    out[..PART_KEY].copy_from_slice(&part_bytes(slot, key));
-    out[PART_KEY..].copy_from_slice(&place.pack().to_be_bytes());
-    out
-}
-
-fn key_of(bytes: &[u8]) -> Option<(SlotId, PartKey)> {
-    let slot = SlotId(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?));
-    let blob = BlobId::from_bytes(bytes.get(4..BLOB_KEY)?)?;
-    Some((slot, PartKey::new(blob, (*bytes.get(BLOB_KEY)?).into())?))
-}
-
-fn place_of_dead(bytes: &DeadBytes) -> Place {
-    let mut packed = [0; 8];
-    packed.copy_from_slice(&bytes[PART_KEY..]);
-    Place::unpack(u64::from_be_bytes(packed))
-}
-
-/// All keys that start with `prefix`.
-fn prefixed<const N: usize>(prefix: &[u8]) -> RangeInclusive<[u8; N]> {
-    let (mut low, mut high) = ([0; N], [0xff; N]);
-    low[..prefix.len()].copy_from_slice(prefix);
-    high[..prefix.len()].copy_from_slice(prefix);
-    low..=high
-}
+pub(crate) use backend::Home;
+use key::{
+    BLOB_KEY, BlobBytes, DeadBytes, PART_KEY, PartBytes, blob_bytes, dead_bytes, key_of,
+    part_bytes, place_of_dead, prefixed,
+};
+pub(crate) use stored::{Saved, is_echo, is_no_room};
+use stored::{Store, Stored, guarded};
 
 /// A remembered delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +57,12 @@ pub(crate) struct Tomb {
     pub(crate) place: Place,
     /// It is kept only for dead records that are still there.
     pub(crate) forgotten: bool,
+}
+
+impl Tomb {
+    fn of((place, forgotten): (u64, u8)) -> Self {
+        Self { place: Place::unpack(place), forgotten: forgotten != 0 }
+    }
 }
 
 /// Up to which record everything is in redb.
@@ -118,41 +75,12 @@ pub(crate) struct Mark {
 }
 
 /// Changes over a lower layer; `None` and `false` hide what is below.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Layer {
     parts: BTreeMap<PartBytes, Option<Place>>,
     tombs: BTreeMap<BlobBytes, Option<Tomb>>,
     dead: BTreeMap<DeadBytes, bool>,
     slots: BTreeMap<SlotId, (GroupId, Generation)>,
-}
-
-/// The tables of redb as the last checkpoint left them, opened: that costs several times what a
-/// lookup does. `None` before there is a first.
-#[derive(Default)]
-struct Stored {
-    parts: Option<ReadOnlyTable<&'static PartBytes, u64>>,
-    tombs: Option<ReadOnlyTable<&'static BlobBytes, (u64, u8)>>,
-    dead: Option<ReadOnlyTable<&'static DeadBytes, ()>>,
-}
-
-impl Stored {
-    fn open(db: &Database) -> IndexResult<Self> {
-        fn table<K: redb::Key, V: redb::Value>(
-            txn: &ReadTransaction,
-            definition: TableDefinition<'static, K, V>,
-        ) -> IndexResult<Option<ReadOnlyTable<K, V>>> {
-            match txn.open_table(definition) {
-                Err(TableError::TableDoesNotExist(_)) => Ok(None),
-                table => Ok(Some(table?)),
-            }
-        }
-        let txn = db.begin_read()?;
-        Ok(Self {
-            parts: table(&txn, PARTS)?,
-            tombs: table(&txn, TOMBS)?,
-            dead: table(&txn, DEAD)?,
-        })
-    }
 }
 
 #[derive(Default)]
@@ -175,60 +103,9 @@ pub(crate) type IndexResult<T> = Result<T, redb::Error>;
 
 /// The index of one disk.
 pub(crate) struct Index {
-    /// `None`: closed.
-    db: RwLock<Option<Database>>,
+    store: Store,
     pub(crate) calls: Arc<Calls>,
     layers: RwLock<Layers>,
-}
-
-/// The index's file. Nobody else has it: the disk is locked.
-#[derive(Debug)]
-struct IndexFile {
-    file: FileBackend,
-    calls: Arc<Calls>,
-}
-
-impl StorageBackend for IndexFile {
-    fn len(&self) -> io::Result<u64> {
-        let _call = self.calls.begin();
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let _call = self.calls.begin();
-        self.file.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let _call = self.calls.begin();
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let _call = self.calls.begin();
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let _call = self.calls.begin();
-        self.file.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.file.close()
-    }
-}
-
-/// What the last checkpoint left.
-pub(crate) struct Saved {
-    /// Up to where.
-    pub(crate) mark: Mark,
-    /// Parts held.
-    pub(crate) parts: u64,
-    /// The files' accounts.
-    pub(crate) files: BTreeMap<u32, FileState>,
-    /// Groups of the slots.
-    pub(crate) slots: BTreeMap<SlotId, (GroupId, Generation)>,
 }
 
 /// A layer on its way into redb.
@@ -240,70 +117,56 @@ pub(crate) struct Checkpoint {
 }
 
 impl Index {
-    /// Opens or creates the file.
-    pub(crate) fn open(path: &Path, cache: usize) -> IndexResult<Self> {
+    /// Opens it, or makes it.
+    pub(crate) fn open(home: Home, cache: usize) -> IndexResult<Self> {
         let calls = Arc::new(Calls::default());
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        let file = IndexFile { file: FileBackend::new(file)?, calls: calls.clone() };
-        let db = Database::builder().set_cache_size(cache).create_with_backend(file)?;
-        let stored = Arc::new(Stored::open(&db)?);
-        let layers = RwLock::new(Layers { stored, ..Layers::default() });
-        Ok(Self { db: RwLock::new(Some(db)), calls, layers })
+        let (store, stored) = Store::open(home, cache, calls.clone())?;
+        let layers = RwLock::new(Layers { stored: Arc::new(stored), ..Layers::default() });
+        Ok(Self { store, calls, layers })
     }
 
     /// Closes the file, which writes to it. What asks for it afterwards fails.
     pub(crate) fn close(&self) {
-        let db = self.db.write().take();
-        drop(db);
+        self.store.close();
     }
 
-    fn with_db<T>(&self, work: impl FnOnce(&Database) -> IndexResult<T>) -> IndexResult<T> {
-        match &*self.db.read() {
-            Some(db) => work(db),
-            None => Err(redb::Error::DatabaseClosed),
-        }
+    /// Can it be gone on with?
+    pub(crate) fn is_open(&self) -> bool {
+        self.store.is_open()
     }
 
     /// What the last checkpoint says; `None` if there is none or it is not this disk's.
     pub(crate) fn saved(&self, disk: DiskId) -> IndexResult<Option<Saved>> {
-        let txn = self.with_db(|db| Ok(db.begin_read()?))?;
-        let meta = match txn.open_table(META) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            other => other?,
-        };
-        let number = |name: &str| -> IndexResult<Option<u128>> {
-            Ok(meta.get(name)?.map(|value| value.value()))
-        };
-        let identity = Some(u128::from_be_bytes(*disk.as_bytes()));
-        if number("format")? != Some(FORMAT) || number("disk")? != identity {
-            return Ok(None);
+        self.store.saved(disk)
+    }
+
+    /// Looks into the tables that were those of redb a moment ago; again, if they have been opened anew
+    /// meanwhile.
+    fn look<T>(
+        &self,
+        mut stored: Arc<Stored>,
+        look: impl Fn(&Stored) -> IndexResult<T>,
+    ) -> IndexResult<T> {
+        loop {
+            match guarded(|| look(&stored)) {
+                Err(e) => stored = self.opened_anew(&stored, e)?,
+                done => return done,
+            }
         }
-        let (Some(place), Some(sequence), Some(parts)) =
-            (number("place")?, number("sequence")?, number("parts")?)
-        else {
-            return Ok(None);
-        };
-        let mut files = BTreeMap::new();
-        for row in txn.open_table(FILES)?.iter()? {
-            let (number, value) = row?;
-            let (tail, live, punched, tombs, stage) = value.value();
-            let stage = match stage {
-                0 => Stage::Open,
-                1 => Stage::Sealed,
-                2 => Stage::Kept,
-                _ => Stage::Doomed,
-            };
-            files.insert(number.value(), FileState { tail, live, punched, tombs, stage });
+    }
+
+    /// The tables to look into after those failed.
+    ///
+    /// # Errors
+    /// The failure, if there are no others.
+    fn opened_anew(&self, stored: &Arc<Stored>, failed: redb::Error) -> IndexResult<Arc<Stored>> {
+        if !is_echo(&failed) {
+            return Err(failed);
         }
-        let mut slots = BTreeMap::new();
-        for row in txn.open_table(SLOTS)?.iter()? {
-            let (slot, value) = row?;
-            let (group, generation) = value.value();
-            slots.insert(SlotId(slot.value()), (GroupId(group), Generation(generation)));
-        }
-        let mark = Mark { place: Place::unpack(place as u64), sequence: sequence as u64 };
-        Ok(Some(Saved { mark, parts: parts as u64, files, slots }))
+        // What failed before failed whoever is writing, and may be opening them anew.
+        self.store.wait();
+        let now = self.layers.read().stored.clone();
+        if Arc::ptr_eq(&now, stored) { Err(failed) } else { Ok(now) }
     }
 
     /// Where the part lies.
@@ -317,8 +180,10 @@ impl Index {
         }
         let stored = layers.stored.clone();
         drop(layers);
-        let Some(table) = &stored.parts else { return Ok(None) };
-        Ok(table.get(&bytes)?.map(|value| Place::unpack(value.value())))
+        self.look(stored, |stored| {
+            let Some(table) = &stored.parts else { return Ok(None) };
+            Ok(table.get(&bytes)?.map(|value| Place::unpack(value.value())))
+        })
     }
 
     /// The delete that is remembered of the blob.
@@ -332,11 +197,10 @@ impl Index {
         }
         let stored = layers.stored.clone();
         drop(layers);
-        let Some(table) = &stored.tombs else { return Ok(None) };
-        Ok(table.get(&bytes)?.map(|value| {
-            let (place, forgotten) = value.value();
-            Tomb { place: Place::unpack(place), forgotten: forgotten != 0 }
-        }))
+        self.look(stored, |stored| {
+            let Some(table) = &stored.tombs else { return Ok(None) };
+            Ok(table.get(&bytes)?.map(|value| Tomb::of(value.value())))
+        })
     }
 
     /// Parts in a range of keys, in order, up to `stop` saying enough.
@@ -353,32 +217,21 @@ impl Index {
         }
         let stored = layers.stored.clone();
         drop(layers);
-        let mut stored = match &stored.parts {
-            Some(table) => Some(table.range::<&PartBytes>(range.start()..=range.end())?),
-            None => None,
-        };
-        let mut next_stored = || -> IndexResult<Option<(PartBytes, Place)>> {
-            match stored.as_mut().and_then(Iterator::next) {
-                Some(row) => {
-                    let (key, place) = row?;
-                    Ok(Some((*key.value(), Place::unpack(place.value()))))
-                }
-                None => Ok(None),
-            }
-        };
-        let mut below = next_stored()?;
+        let from = Bound::Included(*range.start());
+        let mut stored = StoredParts { index: self, stored, from, to: *range.end(), rows: None };
+        let mut below = stored.next()?;
         let mut above = changes.into_iter().peekable();
         loop {
             let (key, place) = match (below, above.peek().copied()) {
                 (None, None) => return Ok(()),
                 (Some((low, place)), high) if high.is_none_or(|(key, _)| low < key) => {
-                    below = next_stored()?;
+                    below = stored.next()?;
                     (low, Some(place))
                 }
                 (low, Some((key, place))) => {
                     above.next();
                     if low.is_some_and(|(low, _)| low == key) {
-                        below = next_stored()?;
+                        below = stored.next()?;
                     }
                     (key, place)
                 }
@@ -428,21 +281,20 @@ impl Index {
 
     /// Deletes that a record in the file remembers. Reads the whole table: for damage only.
     pub(crate) fn tombs_in(&self, file: u32) -> IndexResult<Vec<(SlotId, BlobId)>> {
-        let layers = self.layers.read();
-        let mut tombs: BTreeMap<BlobBytes, Option<Tomb>> = BTreeMap::new();
-        match self.with_db(|db| Ok(db.begin_read()?))?.open_table(TOMBS) {
-            Err(TableError::TableDoesNotExist(_)) => {}
-            table => {
-                for row in table?.iter()? {
-                    let (key, value) = row?;
-                    let (place, forgotten) = value.value();
-                    let tomb = Tomb { place: Place::unpack(place), forgotten: forgotten != 0 };
-                    if tomb.place.file == file {
-                        tombs.insert(*key.value(), Some(tomb));
-                    }
+        let stored = self.layers.read().stored.clone();
+        let mut tombs = self.look(stored, |stored| {
+            let mut tombs: BTreeMap<BlobBytes, Option<Tomb>> = BTreeMap::new();
+            let Some(table) = &stored.tombs else { return Ok(tombs) };
+            for row in table.iter()? {
+                let (key, value) = row?;
+                let tomb = Tomb::of(value.value());
+                if tomb.place.file == file {
+                    tombs.insert(*key.value(), Some(tomb));
                 }
             }
-        }
+            Ok(tombs)
+        })?;
+        let layers = self.layers.read();
         for layer in layers.iter().rev() {
             tombs.extend(layer.tombs.iter().map(|(key, tomb)| (*key, *tomb)));
         }
@@ -510,13 +362,15 @@ impl Index {
         }
         let stored = layers.stored.clone();
         drop(layers);
-        let Some(table) = &stored.dead else { return Ok(false) };
-        for row in table.range::<&DeadBytes>(range.start()..=range.end())? {
-            if !gone.contains(row?.0.value()) {
-                return Ok(true);
+        self.look(stored, |stored| {
+            let Some(table) = &stored.dead else { return Ok(false) };
+            for row in table.range::<&DeadBytes>(range.start()..=range.end())? {
+                if !gone.contains(row?.0.value()) {
+                    return Ok(true);
+                }
             }
-        }
-        Ok(false)
+            Ok(false)
+        })
     }
 
     /// The part lies at `place` now; a record of it at `replaced` is dead.
@@ -572,19 +426,19 @@ impl Index {
         &self,
         gone: impl Fn(u32) -> bool,
     ) -> IndexResult<Vec<(SlotId, PartKey, Place)>> {
-        let layers = self.layers.read();
-        let mut dead: BTreeMap<DeadBytes, bool> = BTreeMap::new();
-        match self.with_db(|db| Ok(db.begin_read()?))?.open_table(DEAD) {
-            Err(TableError::TableDoesNotExist(_)) => {}
-            table => {
-                for row in table?.iter()? {
-                    let bytes = *row?.0.value();
-                    if gone(place_of_dead(&bytes).file) {
-                        dead.insert(bytes, true);
-                    }
+        let stored = self.layers.read().stored.clone();
+        let mut dead = self.look(stored, |stored| {
+            let mut dead: BTreeMap<DeadBytes, bool> = BTreeMap::new();
+            let Some(table) = &stored.dead else { return Ok(dead) };
+            for row in table.iter()? {
+                let bytes = *row?.0.value();
+                if gone(place_of_dead(&bytes).file) {
+                    dead.insert(bytes, true);
                 }
             }
-        }
+            Ok(dead)
+        })?;
+        let layers = self.layers.read();
         for layer in layers.iter().rev() {
             let here = layer.dead.iter().filter(|(bytes, _)| gone(place_of_dead(bytes).file));
             dead.extend(here.map(|(bytes, present)| (*bytes, *present)));
@@ -620,77 +474,67 @@ impl Index {
     }
 
     /// Writes a checkpoint, durably. Changes nothing that readers see.
+    ///
+    /// # Errors
+    /// After [`is_no_room`] it can be gone on with, once the layer is taken back.
     pub(crate) fn write(&self, checkpoint: &Checkpoint) -> IndexResult<()> {
-        self.with_db(|db| {
-            let mut txn = db.begin_write()?;
-            // After a crash the index opens at once instead of being read through.
-            txn.set_quick_repair(true);
-            checkpoint.fill(&txn)?;
-            txn.commit()?;
-            let stored = Arc::new(Stored::open(db)?);
-            self.layers.write().stored = stored;
-            Ok(())
-        })
+        self.store.write(checkpoint, |stored| self.layers.write().stored = Arc::new(stored))
     }
 
     /// The frozen layer is in redb.
     pub(crate) fn thaw(&self) {
         self.layers.write().frozen = None;
     }
+
+    /// The frozen layer is not in redb: it is part of the active one again.
+    pub(crate) fn take_back(&self) {
+        let mut layers = self.layers.write();
+        let Some(frozen) = layers.frozen.take() else { return };
+        let newer = std::mem::replace(&mut layers.active, Arc::unwrap_or_clone(frozen));
+        let Layer { parts, tombs, dead, slots } = &mut layers.active;
+        parts.extend(newer.parts);
+        tombs.extend(newer.tombs);
+        dead.extend(newer.dead);
+        slots.extend(newer.slots);
+    }
 }
 
-impl Checkpoint {
-    fn fill(&self, txn: &WriteTransaction) -> IndexResult<()> {
-        let mut parts = txn.open_table(PARTS)?;
-        for (key, place) in &self.layer.parts {
-            match place {
-                Some(place) => drop(parts.insert(key, place.pack())?),
-                None => drop(parts.remove(key)?),
-            }
-        }
-        let mut tombs = txn.open_table(TOMBS)?;
-        for (key, tomb) in &self.layer.tombs {
-            match tomb {
-                Some(tomb) => {
-                    drop(tombs.insert(key, (tomb.place.pack(), u8::from(tomb.forgotten)))?);
+/// The parts that redb has in a range of keys, in order, wherever they have to be read on.
+struct StoredParts<'a> {
+    index: &'a Index,
+    stored: Arc<Stored>,
+    from: Bound<PartBytes>,
+    to: PartBytes,
+    rows: Option<redb::Range<'static, &'static PartBytes, u64>>,
+}
+
+impl StoredParts<'_> {
+    fn next(&mut self) -> IndexResult<Option<(PartBytes, Place)>> {
+        loop {
+            match guarded(|| self.try_next()) {
+                Ok(row) => {
+                    self.from = row.map_or(self.from, |(key, _)| Bound::Excluded(key));
+                    return Ok(row);
                 }
-                None => drop(tombs.remove(key)?),
+                Err(e) => {
+                    self.stored = self.index.opened_anew(&self.stored, e)?;
+                    self.rows = None;
+                }
             }
         }
-        let mut dead = txn.open_table(DEAD)?;
-        for (key, present) in &self.layer.dead {
-            if *present {
-                dead.insert(key, ())?;
-            } else {
-                dead.remove(key)?;
+    }
+
+    fn try_next(&mut self) -> IndexResult<Option<(PartBytes, Place)>> {
+        let Some(table) = &self.stored.parts else { return Ok(None) };
+        let rows = match &mut self.rows {
+            Some(rows) => rows,
+            none => {
+                let range = (self.from.as_ref(), Bound::Included(&self.to));
+                none.insert(table.range::<&PartBytes>(range)?)
             }
-        }
-        let mut slots = txn.open_table(SLOTS)?;
-        for (slot, (group, generation)) in &self.layer.slots {
-            slots.insert(slot.0, (group.0, generation.0))?;
-        }
-        let mut files = txn.open_table(FILES)?;
-        let known = &self.space.files;
-        files.retain(|number, _| known.contains_key(&number))?;
-        for (number, file) in known {
-            let stage = match file.stage {
-                Stage::Open => 0,
-                Stage::Sealed => 1,
-                Stage::Kept => 2,
-                Stage::Doomed => 3,
-            };
-            files.insert(number, (file.tail, file.live, file.punched, file.tombs, stage))?;
-        }
-        let mut meta = txn.open_table(META)?;
-        for (name, value) in [
-            ("format", FORMAT),
-            ("disk", u128::from_be_bytes(*self.disk.as_bytes())),
-            ("place", self.mark.place.pack().into()),
-            ("sequence", self.mark.sequence.into()),
-            ("parts", self.space.parts.into()),
-        ] {
-            meta.insert(name, value)?;
-        }
-        Ok(())
+        };
+        let Some(row) = rows.next() else { return Ok(None) };
+        let (key, place) = row?;
+        Ok(Some((*key.value(), Place::unpack(place.value()))))
     }
 }

@@ -112,8 +112,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Drops the memory of a delete that nothing needs any longer.
+    /// Drops the memory of a delete that nothing needs any longer. What lies in a file that nobody has
+    /// read may need it.
     fn settle(&mut self, slot: SlotId, blob: BlobId) -> IndexResult<()> {
+        if !self.space.unread.is_empty() {
+            return Ok(());
+        }
         if let Some(tomb) = self.index.drop_tomb_if_free(slot, blob)? {
             self.uncount(tomb);
         }

@@ -5,11 +5,11 @@
 //! stable storage.
 //!
 //! * [`superblock`]: who a disk is. `block_file`, `record`: how bytes lie on it.
-//! * `queue`, `batch`, `ahead`, `commit`: from a request to one write and one sync; `compact`: space
-//!   back.
+//! * `queue`, `batch`, `ahead`, `commit`: from a request to one write and one sync; `compact` and
+//!   `give_back`: space back.
 //! * `read`, `readers`: from a request to verified bytes. `calls`: which of all these do not return.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
-//! * `recovery` (pure) and `open`: after a crash, or without an index.
+//! * `open`, `replay` and `recovery` (pure): after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its
 //!   [`bay`]; [`service`] serves the same over gRPC; [`cli`] is the program.
 
@@ -33,7 +33,10 @@ mod error;
 #[cfg(test)]
 mod fault_tests;
 mod fill;
+mod give_back;
 mod index;
+#[cfg(test)]
+mod index_tests;
 mod io;
 mod late;
 mod ledger;
@@ -45,6 +48,7 @@ mod read;
 mod readers;
 mod record;
 mod recovery;
+mod replay;
 pub mod service;
 mod slot;
 pub mod superblock;

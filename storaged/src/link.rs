@@ -14,6 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::checksum::widen;
 use proto::convert::{failure_from, part_from_wire};
+use proto::guard::caught_in;
 use proto::guests::{Guest, UnderWay};
 use proto::limits::DISK_BLOCK;
 use proto::link::frame::{self, Arrived, Kind};
@@ -138,10 +139,10 @@ impl Receiver<'_> {
             let service = self.service.clone();
             match request {
                 Asked::Put(request) => self.under_way.spawn(async move {
-                    caller.answer(put(&service, request, payload).await);
+                    caller.answer(answered(put(&service, request, payload)).await);
                 }),
                 Asked::Get(request) => self.under_way.spawn(async move {
-                    caller.answer(get(&service, request).await);
+                    caller.answer(answered(get(&service, request)).await);
                 }),
             };
         }
@@ -220,6 +221,12 @@ async fn receive_rest(
 
 fn damaged(error: prost::DecodeError) -> PartError {
     PartError::Invalid(error.to_string())
+}
+
+/// A request that panics is answered like one that fails: on a link nobody else would.
+async fn answered<T>(request: impl Future<Output = Result<T, PartError>>) -> Result<T, PartError> {
+    let answer = caught_in("a request", request).await;
+    answer.unwrap_or_else(|panicked| Err(PartError::Io(panicked.to_string())))
 }
 
 async fn put(

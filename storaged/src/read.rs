@@ -36,7 +36,7 @@ impl Shared {
             let failed = |e| self.index_failed(&e);
             let Some(place) = self.index.part(slot, key).map_err(failed)? else {
                 let deleted = self.index.tomb(slot, key.blob).map_err(failed)?.is_some();
-                return Err(if deleted { PartError::Deleted } else { PartError::NotFound });
+                return Err(if deleted { PartError::Deleted } else { self.unknown() });
             };
             match tried {
                 Some((before, error)) if before == place => {
@@ -118,7 +118,7 @@ impl Shared {
 
     fn file(&self, place: Place) -> Result<Arc<BlockFile>, PartError> {
         let file = self.files.read().get(&place.file).cloned();
-        file.ok_or_else(|| corrupt("the file is missing", place))
+        file.ok_or_else(|| corrupt("the file is missing or cannot be opened", place))
     }
 }
 

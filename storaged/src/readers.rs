@@ -6,12 +6,12 @@
 //! them is bounded, too; a read whose caller has gone is not begun.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use proto::guard::caught;
 use proto::part_store::PartError;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -64,8 +64,11 @@ impl Readers {
         self.hand_over(Box::new(move || {
             let _room = room;
             if !done.is_closed() {
-                // The caller may go away meanwhile: then nobody needs it.
-                let _ = done.send(read());
+                // A panic is the end of this read alone.
+                let answer = caught("a read", read)
+                    .unwrap_or_else(|panicked| Err(PartError::Io(panicked.to_string())));
+                // The caller may have gone away meanwhile: then nobody needs it.
+                let _ = done.send(answer);
             }
         }))?;
         answer.await.map_err(|_| closed())?
@@ -115,8 +118,7 @@ impl Drop for Readers {
 /// The life of one thread.
 fn serve(state: &Mutex<State>) {
     while let Some(read) = next(state) {
-        // A panic is the end of this read; its caller sees that there will be no answer.
-        let _ = catch_unwind(AssertUnwindSafe(read));
+        read();
     }
 }
 
@@ -183,7 +185,9 @@ mod tests {
     async fn nobody_waits_for_a_read_that_panics_or_a_disk_that_is_closed() {
         let readers = Readers::default();
         for _ in 0..2 * READS {
-            assert!(readers.run(|| -> Result<(), _> { panic!("as a test") }).await.is_err());
+            let panics = || -> Result<(), _> { panic!("as a test") };
+            let answer = readers.run(panics).await.unwrap_err().to_string();
+            assert!(answer.contains("a read panicked: as a test"), "{answer}");
         }
         assert_eq!(readers.run(|| Ok(1)).await, Ok(1), "the threads go on");
         readers.close();

@@ -11,6 +11,7 @@ use proto::convert::{
     status_from,
 };
 use proto::gather::Gather;
+use proto::guard::caught_in;
 use proto::id::{BlobId, Generation, GroupId, SessionId, SlotId, VolumeId};
 use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_LIST, MAX_MESSAGE};
 use proto::part_store::PartError;
@@ -234,11 +235,13 @@ fn slot_status((slot, (group, generation)): (SlotId, (GroupId, Generation))) -> 
     wire::SlotStatus { slot: slot.0, group: group.0, generation: generation.0 }
 }
 
-/// Bounds the wait for a disk. What was asked of it may still be done.
+/// Bounds the wait for a disk, and answers for a panic. What was asked of it may still be done.
 async fn within<T>(work: impl Future<Output = Result<T, PartError>>) -> Result<T, PartError> {
-    timeout(ANSWER, work).await.unwrap_or_else(|_| {
-        Err(PartError::Io(format!("the disk has not answered within {ANSWER:?}")))
-    })
+    match timeout(ANSWER, caught_in("a request", work)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panicked)) => Err(PartError::Io(panicked.to_string())),
+        Err(_) => Err(PartError::Io(format!("the disk has not answered within {ANSWER:?}"))),
+    }
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -282,5 +285,20 @@ impl Storaged for Service {
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Reply<wire::StatusReply> {
         reply(Ok(self.state()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_gets_an_answer_from_a_request_that_panics_or_hangs() {
+        let panics = async { panic!("as a test") };
+        let answer = within::<()>(panics).await.unwrap_err().to_string();
+        assert!(answer.contains("a request panicked: as a test"), "{answer}");
+        let answer = within::<()>(std::future::pending()).await.unwrap_err().to_string();
+        assert!(answer.contains("has not answered within 5s"), "{answer}");
+        assert_eq!(within(async { Ok(1) }).await, Ok(1));
     }
 }

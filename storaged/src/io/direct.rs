@@ -36,6 +36,8 @@ impl DirectFile {
     pub(crate) fn open(path: &Path, create: bool, calls: Arc<Calls>) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(create).mode(0o600);
+        #[cfg(test)]
+        faults::check(path, Call::Open, 0..u64::from(!create))?;
         let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
         #[cfg(test)]
         let direct = direct
@@ -126,20 +128,20 @@ impl DirectFile {
         self.file.sync_data()
     }
 
-    /// Gives the space of a range back; it reads as zeros. `false` where that is not possible.
-    pub(crate) fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
+    /// Gives the space of a range back; it reads as zeros.
+    pub(crate) fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let _call = self.calls.begin();
+        #[cfg(test)]
+        self.fault(Call::Punch, offset, len)?;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match fallocate(&self.file, flags, to_off(offset), to_off(len)) {
-            Ok(()) => Ok(true),
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
+        Ok(fallocate(&self.file, flags, to_off(offset), to_off(len))?)
     }
 
     /// Cuts the file off at `len`.
     pub(crate) fn truncate(&self, len: u64) -> io::Result<()> {
         let _call = self.calls.begin();
+        #[cfg(test)]
+        self.fault(Call::Truncate, len, 0)?;
         self.file.set_len(len)
     }
 }
@@ -151,4 +153,14 @@ fn to_off(n: u64) -> libc::off_t {
 /// Is this the filesystem saying that it has no room?
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Is this the filesystem declining what it cannot do, now or ever? The disk is none the worse.
+pub(crate) fn is_declined(error: &io::Error) -> bool {
+    is_no_space(error) || is_unsupported(error)
+}
+
+/// Is this something that the filesystem can never do?
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
 }

@@ -10,6 +10,8 @@ use parking_lot::{Condvar, Mutex};
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
+    /// Opening a file that is there.
+    Open,
     /// Opening with `O_DIRECT`.
     OpenDirect,
     /// Setting space aside.
@@ -20,6 +22,16 @@ pub(crate) enum Call {
     Write,
     /// Making durable.
     Sync,
+    /// Giving space back.
+    Punch,
+    /// Cutting off.
+    Truncate,
+    /// Taking a file away.
+    Remove,
+    /// Reading the index.
+    ReadIndex,
+    /// Writing the index, or making it longer.
+    WriteIndex,
 }
 
 /// A fault: in place until it is dropped.
@@ -29,11 +41,18 @@ struct Rule {
     dir: PathBuf,
     call: Call,
     range: Range<u64>,
-    /// `None`: it hangs instead.
-    errno: Option<i32>,
+    outcome: Outcome,
     /// How many have met it; and is it gone?
     met: Mutex<(u64, bool)>,
     moved: Condvar,
+}
+
+/// What becomes of a call that meets a fault.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Errno(i32),
+    Hang,
+    Panic,
 }
 
 static RULES: Mutex<Vec<Arc<Rule>>> = Mutex::new(Vec::new());
@@ -41,17 +60,22 @@ static RULES: Mutex<Vec<Arc<Rule>>> = Mutex::new(Vec::new());
 impl Fault {
     /// Calls under the directory that touch the range of a file fail with this error.
     pub(crate) fn error(dir: &Path, call: Call, range: Range<u64>, errno: i32) -> Self {
-        Self::new(dir, call, range, Some(errno))
+        Self::new(dir, call, range, Outcome::Errno(errno))
     }
 
     /// They hang.
     pub(crate) fn hang(dir: &Path, call: Call) -> Self {
-        Self::new(dir, call, 0..u64::MAX, None)
+        Self::new(dir, call, 0..u64::MAX, Outcome::Hang)
     }
 
-    fn new(dir: &Path, call: Call, range: Range<u64>, errno: Option<i32>) -> Self {
+    /// They panic.
+    pub(crate) fn panic(dir: &Path, call: Call) -> Self {
+        Self::new(dir, call, 0..u64::MAX, Outcome::Panic)
+    }
+
+    fn new(dir: &Path, call: Call, range: Range<u64>, outcome: Outcome) -> Self {
         let (met, moved) = (Mutex::new((0, false)), Condvar::new());
-        let rule = Arc::new(Rule { dir: dir.to_owned(), call, range, errno, met, moved });
+        let rule = Arc::new(Rule { dir: dir.to_owned(), call, range, outcome, met, moved });
         RULES.lock().push(rule.clone());
         Self(rule)
     }
@@ -76,7 +100,7 @@ impl Drop for Fault {
 }
 
 /// The fault that a call meets, if any.
-pub(super) fn check(path: &Path, call: Call, range: Range<u64>) -> io::Result<()> {
+pub(crate) fn check(path: &Path, call: Call, range: Range<u64>) -> io::Result<()> {
     let meets = |rule: &&Arc<Rule>| {
         let touches = rule.range.start < range.end && range.start < rule.range.end;
         rule.call == call && path.starts_with(&rule.dir) && touches
@@ -86,9 +110,10 @@ pub(super) fn check(path: &Path, call: Call, range: Range<u64>) -> io::Result<()
     let mut met = rule.met.lock();
     met.0 += 1;
     rule.moved.notify_all();
-    match rule.errno {
-        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-        None => {
+    match rule.outcome {
+        Outcome::Errno(errno) => Err(io::Error::from_raw_os_error(errno)),
+        Outcome::Panic => panic!("as a test wants it"),
+        Outcome::Hang => {
             rule.moved.wait_while(&mut met, |met| !met.1);
             Ok(())
         }

@@ -1,0 +1,306 @@
+//! What of the index is in redb, and every call of redb there is.
+//!
+//! Redb panics on pages that make no sense to it, and after a failed write answers nothing but that:
+//! so each call is guarded ([`guarded`]), a panic is damage like any other that redb tells of, and
+//! after a write that failed the file is opened anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proto::guard::caught;
+use proto::id::{DiskId, Generation, GroupId, SlotId};
+use redb::{
+    Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition, TableError, Value, WriteTransaction,
+};
+
+use super::backend::{Home, IndexFile};
+use super::key::{BLOB_KEY, BlobBytes, DEAD_KEY, DeadBytes, PART_KEY, PartBytes};
+use super::{Checkpoint, IndexResult, Layer, Mark};
+use crate::calls::Calls;
+use crate::fill::{FileState, Space, Stage};
+use crate::io::direct::is_no_space;
+use crate::record::Place;
+
+const PARTS: TableDefinition<'_, &[u8; PART_KEY], u64> = TableDefinition::new("parts");
+const TOMBS: TableDefinition<'_, &[u8; BLOB_KEY], (u64, u8)> = TableDefinition::new("tombs");
+const DEAD: TableDefinition<'_, &[u8; DEAD_KEY], ()> = TableDefinition::new("dead");
+const SLOTS: TableDefinition<'_, u32, (u32, u64)> = TableDefinition::new("slots");
+const FILES: TableDefinition<'_, u32, (u32, u64, u64, u32, u8)> = TableDefinition::new("files");
+const UNREAD: TableDefinition<'_, u32, ()> = TableDefinition::new("unread");
+const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
+
+const FORMAT: u128 = 1;
+
+/// Makes calls of redb; one that panics has met damage.
+pub(super) fn guarded<T>(calls: impl FnOnce() -> IndexResult<T>) -> IndexResult<T> {
+    caught("the index", calls)
+        .unwrap_or_else(|panicked| Err(redb::Error::Corrupted(panicked.to_string())))
+}
+
+/// Is it the filesystem that has no room, and not the index that is damaged?
+pub(crate) fn is_no_room(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(e) if is_no_space(e))
+}
+
+/// Does it say nothing but that something failed before, or that the file is closed?
+pub(crate) fn is_echo(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::PreviousIo | redb::Error::DatabaseClosed)
+}
+
+/// The tables as the last checkpoint left them, opened: that costs several times what a lookup does.
+/// `None` before there is a first.
+#[derive(Default)]
+pub(super) struct Stored {
+    pub(super) parts: Option<ReadOnlyTable<&'static PartBytes, u64>>,
+    pub(super) tombs: Option<ReadOnlyTable<&'static BlobBytes, (u64, u8)>>,
+    pub(super) dead: Option<ReadOnlyTable<&'static DeadBytes, ()>>,
+}
+
+impl Stored {
+    fn open(db: &Database) -> IndexResult<Self> {
+        let txn = db.begin_read()?;
+        Ok(Self {
+            parts: table(&txn, PARTS)?,
+            tombs: table(&txn, TOMBS)?,
+            dead: table(&txn, DEAD)?,
+        })
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // After a panic redb's locks may be poisoned, and letting go panics, too.
+        let Self { parts, tombs, dead } = self;
+        let tables = (parts.take(), tombs.take(), dead.take());
+        let _told = caught("closing the index", || drop(tables));
+    }
+}
+
+fn table<K: Key, V: Value>(
+    txn: &ReadTransaction,
+    definition: TableDefinition<'static, K, V>,
+) -> IndexResult<Option<ReadOnlyTable<K, V>>> {
+    match txn.open_table(definition) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        table => Ok(Some(table?)),
+    }
+}
+
+/// What the last checkpoint left.
+pub(crate) struct Saved {
+    /// Up to where.
+    pub(crate) mark: Mark,
+    /// Parts held.
+    pub(crate) parts: u64,
+    /// The files' accounts.
+    pub(crate) files: BTreeMap<u32, FileState>,
+    /// Files that could not be read when they should have been taken in.
+    pub(crate) unread: BTreeSet<u32>,
+    /// Groups of the slots.
+    pub(crate) slots: BTreeMap<SlotId, (GroupId, Generation)>,
+}
+
+/// The database, open or not.
+pub(super) struct Store {
+    home: Home,
+    cache: usize,
+    calls: Arc<Calls>,
+    /// `None`: closed. Held by whoever writes, until the tables of that are open.
+    db: Mutex<Option<Database>>,
+}
+
+impl Store {
+    /// Opens it, or makes it.
+    pub(super) fn open(home: Home, cache: usize, calls: Arc<Calls>) -> IndexResult<(Self, Stored)> {
+        let store = Self { home, cache, calls, db: Mutex::new(None) };
+        let stored = store.begin(&mut store.db.lock())?;
+        Ok((store, stored))
+    }
+
+    fn begin(&self, db: &mut Option<Database>) -> IndexResult<Stored> {
+        guarded(|| {
+            let file = IndexFile::open(&self.home, self.calls.clone())?;
+            let opened =
+                Database::builder().set_cache_size(self.cache).create_with_backend(file)?;
+            let stored = Stored::open(&opened)?;
+            *db = Some(opened);
+            Ok(stored)
+        })
+    }
+
+    fn end(db: &mut Option<Database>) {
+        let db = db.take();
+        let _told = caught("closing the index", || drop(db));
+    }
+
+    /// Closes the file, which writes to it. What asks for it afterwards fails.
+    pub(super) fn close(&self) {
+        Self::end(&mut self.db.lock());
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.db.lock().is_some()
+    }
+
+    /// Returns when nobody is writing or opening it anew.
+    pub(super) fn wait(&self) {
+        drop(self.db.lock());
+    }
+
+    /// Writes a checkpoint, durably. `publish` is told of the tables with it; or, if it failed for want
+    /// of room, of those that there were before, opened anew.
+    pub(super) fn write(
+        &self,
+        checkpoint: &Checkpoint,
+        publish: impl Fn(Stored),
+    ) -> IndexResult<()> {
+        let mut db = self.db.lock();
+        let written = guarded(|| {
+            let db = db.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+            let mut txn = db.begin_write()?;
+            // After a crash the index opens at once instead of being read through.
+            txn.set_quick_repair(true);
+            checkpoint.fill(&txn)?;
+            txn.commit()?;
+            Stored::open(db)
+        });
+        match written {
+            Ok(stored) => publish(stored),
+            Err(e) if is_no_room(&e) => {
+                Self::end(&mut db);
+                publish(self.begin(&mut db)?);
+                return Err(e);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    /// What the last checkpoint says; `None` if there is none or it is not this disk's.
+    pub(super) fn saved(&self, disk: DiskId) -> IndexResult<Option<Saved>> {
+        let db = self.db.lock();
+        guarded(|| read_saved(&db.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?, disk))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        Self::end(self.db.get_mut());
+    }
+}
+
+fn read_saved(txn: &ReadTransaction, disk: DiskId) -> IndexResult<Option<Saved>> {
+    let Some(meta) = table(txn, META)? else { return Ok(None) };
+    let number = |name: &str| -> IndexResult<Option<u128>> {
+        Ok(meta.get(name)?.map(|value| value.value()))
+    };
+    let identity = Some(u128::from_be_bytes(*disk.as_bytes()));
+    if number("format")? != Some(FORMAT) || number("disk")? != identity {
+        return Ok(None);
+    }
+    let (Some(place), Some(sequence), Some(parts)) =
+        (number("place")?, number("sequence")?, number("parts")?)
+    else {
+        return Ok(None);
+    };
+    let mut files = BTreeMap::new();
+    for row in txn.open_table(FILES)?.iter()? {
+        let (number, value) = row?;
+        let (tail, live, punched, tombs, stage) = value.value();
+        let stage = match stage {
+            0 => Stage::Open,
+            1 => Stage::Sealed,
+            2 => Stage::Kept,
+            _ => Stage::Doomed,
+        };
+        files.insert(number.value(), FileState { tail, live, punched, tombs, stage });
+    }
+    let mut slots = BTreeMap::new();
+    for row in txn.open_table(SLOTS)?.iter()? {
+        let (slot, value) = row?;
+        let (group, generation) = value.value();
+        slots.insert(SlotId(slot.value()), (GroupId(group), Generation(generation)));
+    }
+    let mut unread = BTreeSet::new();
+    if let Some(table) = table(txn, UNREAD)? {
+        for row in table.iter()? {
+            unread.insert(row?.0.value());
+        }
+    }
+    let mark = Mark { place: Place::unpack(place as u64), sequence: sequence as u64 };
+    Ok(Some(Saved { mark, parts: parts as u64, files, unread, slots }))
+}
+
+impl Checkpoint {
+    fn fill(&self, txn: &WriteTransaction) -> IndexResult<()> {
+        self.layer.fill(txn)?;
+        self.fill_files(txn, &self.space)?;
+        let mut meta = txn.open_table(META)?;
+        for (name, value) in [
+            ("format", FORMAT),
+            ("disk", u128::from_be_bytes(*self.disk.as_bytes())),
+            ("place", self.mark.place.pack().into()),
+            ("sequence", self.mark.sequence.into()),
+            ("parts", self.space.parts.into()),
+        ] {
+            meta.insert(name, value)?;
+        }
+        Ok(())
+    }
+
+    fn fill_files(&self, txn: &WriteTransaction, space: &Space) -> IndexResult<()> {
+        let mut files = txn.open_table(FILES)?;
+        files.retain(|number, _| space.files.contains_key(&number))?;
+        for (number, file) in &space.files {
+            let stage = match file.stage {
+                Stage::Open => 0,
+                Stage::Sealed => 1,
+                Stage::Kept => 2,
+                Stage::Doomed => 3,
+            };
+            files.insert(number, (file.tail, file.live, file.punched, file.tombs, stage))?;
+        }
+        let mut unread = txn.open_table(UNREAD)?;
+        unread.retain(|number, ()| space.unread.contains(&number))?;
+        for number in &space.unread {
+            unread.insert(number, ())?;
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    fn fill(&self, txn: &WriteTransaction) -> IndexResult<()> {
+        let mut parts = txn.open_table(PARTS)?;
+        for (key, place) in &self.parts {
+            match place {
+                Some(place) => drop(parts.insert(key, place.pack())?),
+                None => drop(parts.remove(key)?),
+            }
+        }
+        let mut tombs = txn.open_table(TOMBS)?;
+        for (key, tomb) in &self.tombs {
+            match tomb {
+                Some(tomb) => {
+                    drop(tombs.insert(key, (tomb.place.pack(), u8::from(tomb.forgotten)))?);
+                }
+                None => drop(tombs.remove(key)?),
+            }
+        }
+        let mut dead = txn.open_table(DEAD)?;
+        for (key, present) in &self.dead {
+            if *present {
+                dead.insert(key, ())?;
+            } else {
+                dead.remove(key)?;
+            }
+        }
+        let mut slots = txn.open_table(SLOTS)?;
+        for (slot, (group, generation)) in &self.slots {
+            slots.insert(slot.0, (group.0, generation.0))?;
+        }
+        Ok(())
+    }
+}
