@@ -99,14 +99,14 @@ impl Bay {
 }
 
 /// Told of every change of a bay, and of what was in it before.
-pub type Observer = fn(&Bay, &BayState);
+pub type Observer = dyn Fn(&Bay, &BayState) + Send + Sync;
 
 /// The bays of a machine, or of an embedded store.
 pub struct Bays {
     cluster: ClusterId,
     bays: Vec<Arc<Bay>>,
     by_disk: RwLock<HashMap<DiskId, usize>>,
-    observer: Observer,
+    observer: Box<Observer>,
     closed: Mutex<bool>,
     closing: Condvar,
 }
@@ -125,13 +125,17 @@ pub struct BayPlan {
 impl Bays {
     /// Opens all disks at once. Returns when each is in or out; one that takes much longer than the
     /// others may still be on its way. Must be called within a tokio runtime.
-    pub async fn open(cluster: ClusterId, plans: Vec<BayPlan>, observer: Observer) -> Arc<Self> {
+    pub async fn open(
+        cluster: ClusterId,
+        plans: Vec<BayPlan>,
+        observer: impl Fn(&Bay, &BayState) + Send + Sync + 'static,
+    ) -> Arc<Self> {
         let bay = |plan: BayPlan| Arc::new(Bay::new(plan.dir, plan.disk, plan.seen));
         let bays = Arc::new(Self {
             cluster,
             bays: plans.into_iter().map(bay).collect(),
             by_disk: RwLock::default(),
-            observer,
+            observer: Box::new(observer),
             closed: Mutex::new(false),
             closing: Condvar::new(),
         });

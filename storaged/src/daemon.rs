@@ -133,9 +133,19 @@ async fn open_all(paths: &[PathBuf]) -> anyhow::Result<Arc<Bays>> {
         disk: None,
         seen: superblock.as_ref().ok().map(|superblock| superblock.disk),
     };
-    let bays = Bays::open(cluster, survey.iter().map(plan).collect(), log_change).await;
+    // Where there is no disk to serve, the error that ends the daemon says why.
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let log = {
+        let goes_on = goes_on.clone();
+        move |bay: &Bay, before: &BayState| {
+            if goes_on.load(Ordering::Relaxed) {
+                log_change(bay, before);
+            }
+        }
+    };
+    let bays = Bays::open(cluster, survey.iter().map(plan).collect(), log).await;
     if bays.count_in() > 0 {
-        GOES_ON.store(true, Ordering::Relaxed);
+        goes_on.store(true, Ordering::Relaxed);
         bays.all().iter().for_each(|bay| log_change(bay, &BayState::Opening));
         return Ok(bays);
     }
@@ -215,14 +225,8 @@ fn check_asked(survey: &[Surveyed]) -> anyhow::Result<ClusterId> {
     }
 }
 
-/// Is there a disk to serve? Where there is none, the error that ends the daemon says why.
-static GOES_ON: AtomicBool = AtomicBool::new(false);
-
-/// Says what became of a disk, as soon as it is known that the daemon goes on.
+/// Says what became of a disk.
 fn log_change(bay: &Bay, before: &BayState) {
-    if !GOES_ON.load(Ordering::Relaxed) {
-        return;
-    }
     let path = bay.path().display();
     match (bay.state(), before) {
         (BayState::In(disk), BayState::Out { .. }) => {
