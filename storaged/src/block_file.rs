@@ -21,10 +21,11 @@ use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 
 use crate::calls::Calls;
 use crate::io::aligned::PooledBuf;
-use crate::io::direct::DirectFile;
+use crate::io::direct::{DirectFile, Mode};
 #[cfg(test)]
 use crate::io::faults::{self, Call};
 use crate::record::{Entry, Place, footprint_blocks, parse, payload_offset};
+use crate::superblock::Access;
 
 const BLOCK: u64 = DISK_BLOCK as u64;
 /// Bytes read at once while scanning small records.
@@ -65,7 +66,7 @@ impl BlockFile {
     ) -> io::Result<Self> {
         let path = path(disk, number);
         let _call = calls.begin();
-        let io = DirectFile::open(&path, true, calls.clone())?;
+        let io = DirectFile::open(&path, Mode::Create, calls.clone())?;
         let ready = io.preallocate(len).and_then(|()| sync_directory(&directory(disk)));
         if let Err(e) = ready {
             std::fs::remove_file(&path)?;
@@ -75,8 +76,17 @@ impl BlockFile {
     }
 
     /// Opens an existing file.
-    pub(crate) fn open(disk: &Path, number: u32, calls: &Arc<Calls>) -> io::Result<Self> {
-        Ok(Self { number, io: DirectFile::open(&path(disk, number), false, calls.clone())? })
+    pub(crate) fn open(
+        disk: &Path,
+        number: u32,
+        access: Access,
+        calls: &Arc<Calls>,
+    ) -> io::Result<Self> {
+        let mode = match access {
+            Access::Write => Mode::Write,
+            Access::Read => Mode::Read,
+        };
+        Ok(Self { number, io: DirectFile::open(&path(disk, number), mode, calls.clone())? })
     }
 
     /// Takes the file away. Open handles go on reading it.

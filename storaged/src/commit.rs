@@ -548,7 +548,7 @@ impl Owner {
 mod tests {
     use super::*;
     use crate::fault_tests::{self, content, fresh, get, key, log, place_of, put};
-    use crate::superblock::Superblock;
+    use crate::superblock::{Access, Superblock};
     use crate::{DiskOptions, open};
     use std::os::unix::fs::FileExt;
 
@@ -578,7 +578,8 @@ mod tests {
 
         let path = dir.path().join("d");
         let superblock = Superblock::read(&path).unwrap();
-        let recover = || open::recover(&path, &superblock, &DiskOptions::default()).unwrap();
+        let recover =
+            || open::recover(&path, &superblock, &DiskOptions::default(), Access::Write).unwrap();
         let mut owner = recover();
         // So much is taken by others that nothing can be opened.
         let others = FileState { tail: 36 * 256, stage: Stage::Kept, ..FileState::open() };

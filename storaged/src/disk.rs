@@ -40,7 +40,7 @@ use crate::queue::{Ask, Queue};
 use crate::readers::Readers;
 use crate::record::{Place, decode_slot};
 use crate::slot::LocalSlot;
-use crate::superblock::{Superblock, lock};
+use crate::superblock::{Locked, Superblock, lock};
 
 /// Records whose checksum tables are kept in memory, of each disk.
 const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
@@ -273,7 +273,7 @@ impl Disk {
     /// # Errors
     /// If it is no disk, another cluster's, in use, or cannot be read.
     pub fn open(dir: &Path, options: DiskOptions) -> Result<Arc<Self>, DiskError> {
-        let (lock, superblock) = lock(dir)?;
+        let Locked { lock, superblock, access } = lock(dir)?;
         if let Some(expected) = options.cluster
             && expected != superblock.cluster
         {
@@ -284,7 +284,7 @@ impl Disk {
             let problem = DiskProblem::OtherDisk { found: superblock.disk, named, home: None };
             return Err(DiskError::new(dir, problem));
         }
-        let owner = open::recover(dir, &superblock, &options)
+        let owner = open::recover(dir, &superblock, &options, access)
             .map_err(|problem| DiskError::new(dir, problem))?;
         let shared = owner.shared.clone();
         shared.publish(&owner.ledger.space);
@@ -405,7 +405,9 @@ impl Disk {
             }
             slots.get(&slot).copied()
         };
-        if fits(slot, known, group, generation)? == Some(generation) {
+        // A disk that takes no writes has nothing that an older generation could change.
+        let remembered = fits(slot, known, group, generation)? == Some(generation);
+        if remembered || self.shared.read_only().is_some() {
             return Ok(());
         }
         self.shared.queue.ask(slot, Ask::Slot(group, generation)).await

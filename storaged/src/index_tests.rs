@@ -10,6 +10,7 @@ use futures::future::join_all;
 use nix::libc::{EACCES, EIO, ENOSPC};
 use proto::id::{Generation, GroupId, PartKey, SlotId};
 use proto::part_store::{PartError, PartStore};
+use redb::ReadableTable;
 use tempfile::TempDir;
 
 use crate::bay::{BayPlan, Bays};
@@ -136,6 +137,38 @@ async fn whatever_page_of_the_index_is_damaged_the_disk_opens_and_has_everything
         rebuilt += u32::from(index(crashed.path()).with_extension("redb.damaged").exists());
     }
     assert!(rebuilt > 5, "only {rebuilt} pages mattered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_makes_no_sense_has_the_index_made_anew() {
+    type Row = (u32, u64, u64, u32, u8);
+    let rows: [fn(Row) -> Row; 2] = [
+        |row| (u32::MAX, row.1, row.2, row.3, row.4),
+        |row| (row.0, u64::MAX, row.2, row.3, row.4),
+    ];
+    for change in rows {
+        let dir = fresh();
+        let keys: Vec<PartKey> = (0..100).map(|n| key(n, 100)).collect();
+        {
+            let (_disk, store) = open(&dir);
+            put_all(&store, keys.iter().copied()).await;
+        }
+        let files: redb::TableDefinition<'_, u32, Row> = redb::TableDefinition::new("files");
+        let db = redb::Database::open(index(dir.path())).unwrap();
+        let txn = db.begin_write().unwrap();
+        {
+            let mut files = txn.open_table(files).unwrap();
+            let row = files.get(1).unwrap().unwrap().value();
+            files.insert(1, change(row)).unwrap();
+        }
+        txn.commit().unwrap();
+        drop(db);
+        let (_disk, store) = open(&dir);
+        assert!(index(dir.path()).with_extension("redb.damaged").exists());
+        for key in keys {
+            assert_eq!(get(&store, key).await.unwrap(), content(key));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

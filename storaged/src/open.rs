@@ -1,5 +1,8 @@
 //! Opening a disk: from what lies in its directory to an owner that can go on.
 //!
+//! On a filesystem that is mounted read-only nothing is changed: what would be written of the index is in
+//! memory, and the disk is read-only for as long as it is open.
+//!
 //! With a good index only the log behind its checkpoint is read. Without one, all block files are,
 //! and the index is made anew: an index is never a reason to do without a disk. How the logs are read
 //! is in [`crate::replay`].
@@ -7,14 +10,18 @@
 use std::path::{Path, PathBuf};
 
 use proto::guard::caught;
+use proto::limits::DISK_BLOCK;
 
 use crate::block_file::numbers;
 use crate::commit::Owner;
 use crate::disk::DiskOptions;
 use crate::error::DiskProblem;
+use crate::fill::FileState;
 use crate::index::{Home, Index, IndexResult, Saved, is_no_room};
 use crate::replay::Recovery;
-use crate::superblock::Superblock;
+use crate::superblock::{Access, Superblock};
+
+const BLOCK: u64 = DISK_BLOCK as u64;
 
 /// The index's file.
 pub(crate) fn index_path(dir: &Path) -> PathBuf {
@@ -26,13 +33,15 @@ pub(crate) fn recover(
     dir: &Path,
     superblock: &Superblock,
     options: &DiskOptions,
+    access: Access,
 ) -> Result<Owner, DiskProblem> {
     let path = index_path(dir);
     if options.rebuild_index {
         set_aside(&path)?;
     }
     let missing = !path.exists();
-    let opening = Opening { dir, superblock, memory: options.memory, files: &numbers(dir)? };
+    let opening =
+        Opening { dir, superblock, memory: options.memory, files: &numbers(dir)?, access };
     match opening.index() {
         Ok((index, Some(saved))) if opening.usable(&saved) => match opening.replay(index, saved) {
             Err(DiskProblem::Index(why)) => {
@@ -41,7 +50,7 @@ pub(crate) fn recover(
             done => return done,
         },
         Ok((index, None)) if opening.files.is_empty() => {
-            return Recovery::new(dir, superblock, index, &[])?.rebuild();
+            return Recovery::new(dir, superblock, index, &[], access)?.rebuild();
         }
         Ok(_) if missing => {}
         Ok(_) => tracing::warn!(dir = %dir.display(), "the index does not match the block files"),
@@ -50,8 +59,12 @@ pub(crate) fn recover(
         Err(_) if missing => {}
         Err(e) => tracing::warn!(dir = %dir.display(), "the index is damaged: {e}"),
     }
+    if access == Access::Read {
+        tracing::error!(dir = %dir.display(), "the index is in memory, and made anew at the next start");
+        return opening.rebuild(Home::Memory);
+    }
     set_aside(&path)?;
-    opening.rebuild(&path)
+    opening.rebuild_at(&path)
 }
 
 /// A disk that is being opened.
@@ -60,24 +73,37 @@ struct Opening<'a> {
     superblock: &'a Superblock,
     memory: usize,
     files: &'a [u32],
+    access: Access,
 }
 
 impl Opening<'_> {
     fn index(&self) -> IndexResult<(Index, Option<Saved>)> {
-        let index = Index::open(Home::File(index_path(self.dir)), self.memory)?;
+        let path = index_path(self.dir);
+        let home = match self.access {
+            Access::Write => Home::File(path),
+            Access::Read => Home::Over(path),
+        };
+        let index = Index::open(home, self.memory)?;
         let saved = index.saved(self.superblock.disk)?;
         Ok((index, saved))
     }
 
-    /// Is the file there in which the checkpoint ends? (It may have been about to be made.)
+    /// Is the file there in which the checkpoint ends (it may have been about to be made), and can the
+    /// account be one of these files?
     fn usable(&self, saved: &Saved) -> bool {
-        saved.mark.place.block == 0 || self.files.contains(&saved.mark.place.file)
+        let Saved { mark, files, .. } = saved;
+        let ends = mark.place.block == 0 || self.files.contains(&mark.place.file);
+        let most = self.superblock.block_file / BLOCK;
+        let fits = |file: &FileState| {
+            u64::from(file.tail) <= most && file.live <= u64::from(file.tail) * BLOCK
+        };
+        ends && u64::from(mark.place.block) <= most && files.values().all(fits)
     }
 
     /// What is wrong in the index may make anything of it: a panic is a reason to make it anew.
     fn replay(&self, index: Index, saved: Saved) -> Result<Owner, DiskProblem> {
         let replay = || {
-            let recovery = Recovery::new(self.dir, self.superblock, index, self.files)?;
+            let recovery = self.recovery(index)?;
             match recovery.readable_again(&saved) {
                 Some(file) => Err(DiskProblem::Index(format!("it lacks what is in file {file}"))),
                 None => recovery.replay(saved),
@@ -87,20 +113,24 @@ impl Opening<'_> {
             .unwrap_or_else(|panicked| Err(DiskProblem::Index(panicked.to_string())))
     }
 
+    fn recovery(&self, index: Index) -> Result<Recovery<'_>, DiskProblem> {
+        Recovery::new(self.dir, self.superblock, index, self.files, self.access)
+    }
+
+    fn rebuild(&self, home: Home) -> Result<Owner, DiskProblem> {
+        self.recovery(Index::open(home, self.memory)?)?.rebuild()
+    }
+
     /// Without room for its file the index is in memory, until the next time.
-    fn rebuild(&self, path: &Path) -> Result<Owner, DiskProblem> {
+    fn rebuild_at(&self, path: &Path) -> Result<Owner, DiskProblem> {
         let (dir, files) = (self.dir.display(), self.files.len());
         tracing::warn!(%dir, "making the index anew from {files} block files");
-        let rebuild = |home: Home| {
-            let index = Index::open(home, self.memory)?;
-            Recovery::new(self.dir, self.superblock, index, self.files)?.rebuild()
-        };
-        match rebuild(Home::File(path.to_owned())) {
+        match self.rebuild(Home::File(path.to_owned())) {
             Err(DiskProblem::NoIndexRoom(why)) => {
                 tracing::error!(%dir, "the index is in memory, and made anew at the next start: {why}");
                 // Half an index must not be taken for one.
                 std::fs::remove_file(path)?;
-                rebuild(Home::Memory)
+                self.rebuild(Home::Memory)
             }
             done => done,
         }

@@ -28,7 +28,7 @@ use crate::index::{Index, Mark, Saved, is_no_room};
 use crate::ledger::Ledger;
 use crate::record::{Place, What, decode_blobs};
 use crate::recovery::{Seen, end_of_log};
-use crate::superblock::Superblock;
+use crate::superblock::{Access, Superblock};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
 /// A new life of the disk starts its sequences so far behind the last one it knows of, so that no
@@ -40,6 +40,7 @@ const REBUILD_CHECKPOINT: usize = 64 << 10;
 /// A disk on its way to an owner.
 pub(crate) struct Recovery<'a> {
     superblock: &'a Superblock,
+    access: Access,
     shared: Shared,
     ledger: Ledger,
     /// The block files there are, in order.
@@ -64,12 +65,13 @@ impl<'a> Recovery<'a> {
         superblock: &'a Superblock,
         index: Index,
         files: &[u32],
+        access: Access,
     ) -> Result<Self, DiskProblem> {
         let index = Arc::new(index);
         let shared = Shared::new(dir, superblock.disk, index.clone());
         let mut shut = BTreeSet::new();
         for number in files {
-            match BlockFile::open(dir, *number, &shared.calls) {
+            match BlockFile::open(dir, *number, access, &shared.calls) {
                 Ok(file) => drop(shared.files.write().insert(*number, Arc::new(file))),
                 Err(e) if is_ours(&e) || shut.len() + 1 == files.len() => return Err(e.into()),
                 Err(e) => {
@@ -84,6 +86,7 @@ impl<'a> Recovery<'a> {
         let files = files.to_vec();
         Ok(Self {
             superblock,
+            access,
             shared,
             ledger,
             files,
@@ -160,10 +163,17 @@ impl<'a> Recovery<'a> {
         if doomed.is_empty() {
             return Ok(HashMap::new());
         }
+        let mut dead_in: HashMap<u32, Dead> = HashMap::new();
+        for dead in self.ledger.index.dead_in(|file| doomed.contains(&file))? {
+            dead_in.entry(dead.2.file).or_default().push(dead);
+        }
         let mut staying = HashMap::new();
         for number in doomed {
-            let dead = self.ledger.index.dead_in(|file| file == number)?;
-            if let Err(e) = BlockFile::remove(&self.shared.dir, number) {
+            let dead = dead_in.remove(&number).unwrap_or_default();
+            // On a disk that cannot be written it is only not looked at.
+            if self.access == Access::Write
+                && let Err(e) = BlockFile::remove(&self.shared.dir, number)
+            {
                 tracing::warn!(disk = %self.shared.disk, "block file {number} stays for now: {e}");
                 self.ledger.space.file(number).stage = Stage::Doomed;
                 staying.insert(number, dead);
@@ -174,7 +184,9 @@ impl<'a> Recovery<'a> {
             self.files.retain(|other| *other != number);
             self.ledger.bury(&dead)?;
         }
-        sync_directory(&directory(&self.shared.dir))?;
+        if self.access == Access::Write {
+            sync_directory(&directory(&self.shared.dir))?;
+        }
         Ok(staying)
     }
 
@@ -285,7 +297,7 @@ impl<'a> Recovery<'a> {
 
     /// Remains of a torn batch must not be found by a later scan: zeros take their place.
     fn erase_behind(&self, file: &BlockFile, end: u32, seen: u32) -> Result<(), DiskProblem> {
-        if seen <= end {
+        if seen <= end || self.access == Access::Read {
             return Ok(());
         }
         tracing::warn!(disk = %self.shared.disk, file = file.number, "the last batch was torn: cut off");
@@ -297,6 +309,10 @@ impl<'a> Recovery<'a> {
     fn into_owner(mut self, rebuilt: bool) -> Result<Owner, DiskProblem> {
         self.sequence += SEQUENCE_JUMP;
         self.shared.unread = self.ledger.space.unread.first().copied();
+        if self.access == Access::Read {
+            self.shared.set_read_only("its filesystem is mounted read-only");
+            self.tail = None;
+        }
         let current = self.tail.and_then(|number| self.shared.files.read().get(&number).cloned());
         if let Some(current) = &current {
             // A log that was cut off, or sealed in vain, is made whole again; without room for that

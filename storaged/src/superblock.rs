@@ -174,17 +174,39 @@ impl Superblock {
     }
 }
 
-/// Takes the disk for this process, for as long as the answer lives.
-pub(crate) fn lock(dir: &Path) -> Result<(Flock<File>, Superblock), DiskError> {
+/// What can be done with the files of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// All of it.
+    Write,
+    /// They are on a filesystem that is mounted read-only.
+    Read,
+}
+
+/// A disk that this process has, for as long as this lives.
+pub(crate) struct Locked {
+    /// The lock.
+    pub(crate) lock: Flock<File>,
+    /// Whose disk it is.
+    pub(crate) superblock: Superblock,
+    /// What can be done with it.
+    pub(crate) access: Access,
+}
+
+/// Takes the disk for this process.
+pub(crate) fn lock(dir: &Path) -> Result<Locked, DiskError> {
     let superblock = Superblock::read(dir)?;
     let fail = |problem| DiskError::new(dir, problem);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path(dir))
-        .map_err(|e| fail(DiskProblem::Io(e)))?;
+    let open = |write| OpenOptions::new().read(true).write(write).open(path(dir));
+    let opened = match open(true) {
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            open(false).map(|file| (file, Access::Read))
+        }
+        file => file.map(|file| (file, Access::Write)),
+    };
+    let (file, access) = opened.map_err(|e| fail(DiskProblem::Io(e)))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok((lock, superblock)),
+        Ok(lock) => Ok(Locked { lock, superblock, access }),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(fail(DiskProblem::InUse)),
         Err((_, e)) => Err(fail(DiskProblem::Io(e.into()))),
     }

@@ -22,6 +22,17 @@ use crate::calls::Calls;
 /// Most buffers in one vectored write (the kernel's IOV_MAX).
 pub(crate) const MAX_BUFFERS: usize = 1024;
 
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It is there, and is only read.
+    Read,
+    /// It is there.
+    Write,
+    /// It must not be there yet.
+    Create,
+}
+
 /// One open file.
 #[derive(Debug)]
 pub(crate) struct DirectFile {
@@ -32,10 +43,11 @@ pub(crate) struct DirectFile {
 }
 
 impl DirectFile {
-    /// Opens an existing file, or creates one that must not exist yet.
-    pub(crate) fn open(path: &Path, create: bool, calls: Arc<Calls>) -> io::Result<Self> {
+    /// Opens it.
+    pub(crate) fn open(path: &Path, mode: Mode, calls: Arc<Calls>) -> io::Result<Self> {
+        let create = mode == Mode::Create;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(create).mode(0o600);
+        options.read(true).write(mode != Mode::Read).create_new(create).mode(0o600);
         #[cfg(test)]
         faults::check(path, Call::Open, 0..u64::from(!create))?;
         let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);

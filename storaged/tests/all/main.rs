@@ -7,6 +7,8 @@ mod basics;
 mod crash;
 mod daemon;
 mod model;
+mod mounted;
+mod read_only;
 mod rot;
 mod space;
 mod strangers;
