@@ -19,6 +19,7 @@ use crate::block_file;
 use crate::cli::{Disks, InitArgs, PartArgs, StatusArgs};
 use crate::disk::{Disk, DiskOptions};
 use crate::error::{DiskError, DiskProblem};
+use crate::room::Room;
 use crate::superblock::{InitOptions, Superblock, init_disk, lock};
 
 /// How long a daemon may take to answer.
@@ -43,8 +44,14 @@ pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let options =
         InitOptions { capacity: args.capacity.map(|size| size.0), block_file: args.block_file.0 };
     answers(&args.dir)?;
+    let room = Room::around(&args.dir);
     let disk = init_disk(&args.dir, cluster, options)?;
     let capacity = Superblock::read(&args.dir)?.capacity;
+    if let Ok(room) = room.as_ref()
+        && capacity > room.unpromised()
+    {
+        complain("storaged", too_much(capacity, room));
+    }
     let value = json!({ "path": args.dir, "cluster": cluster, "disk": disk, "capacity": capacity });
     print(args.json, &value, || {
         let capacity = human(capacity);
@@ -74,6 +81,16 @@ fn answers(dir: &Path) -> Result<(), DiskError> {
         there.map(statvfs);
         Ok(())
     })
+}
+
+/// What to expect of a disk that was made larger than what is left.
+fn too_much(capacity: u64, room: &Room) -> String {
+    let [free, promised, capacity] = [room.free, room.promised, capacity].map(human);
+    format!(
+        "warning: {free} are free, and the other disks on this filesystem ({}) have still to take {promised}: \
+         the {capacity} of this one are not all there, and some disk will be full before it should be",
+        room.disks
+    )
 }
 
 /// Runs `one` for each disk; a disk that fails is reported and does not stop the others.

@@ -106,7 +106,7 @@ pub(crate) struct InitArgs {
     /// Where the disk belongs.
     #[command(flatten)]
     pub(crate) belongs: Belongs,
-    /// Space to use [default: 90 % of what is free]
+    /// Space to use [default: 90 % of what is free and not promised to other disks there]
     #[arg(long, value_name = "SIZE")]
     pub(crate) capacity: Option<Size>,
     /// Size of one block file

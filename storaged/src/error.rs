@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use proto::id::{ClusterId, DiskId};
 
 use crate::index::is_no_room;
+use crate::room::Room;
 use crate::superblock::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
 
 /// A disk that cannot be made or opened.
@@ -92,6 +93,18 @@ pub enum DiskProblem {
     TooSmall {
         /// What was asked for.
         capacity: u64,
+        /// The least.
+        needed: u64,
+    },
+    /// Others have been promised what is free.
+    #[error(
+        "{} bytes are free, and the other disks on this filesystem ({}) have still to take {}: too little is \
+         left for the {needed} bytes that are needed with these block files, unless --capacity says so",
+        room.free, room.disks, room.promised
+    )]
+    Promised {
+        /// What there is.
+        room: Room,
         /// The least.
         needed: u64,
     },

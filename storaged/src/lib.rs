@@ -4,7 +4,7 @@
 //! Nothing read from it is believed before it is checked; nothing is acknowledged before it is on
 //! stable storage.
 //!
-//! * [`superblock`]: who a disk is. `block_file`, `record`: how bytes lie on it.
+//! * [`superblock`]: who a disk is; [`room`]: how large it may be. `block_file`, `record`: how bytes lie on it.
 //! * `queue`, `batch`, `ahead`, `commit`: from a request to one write and one sync; `compact` and
 //!   `give_back`: space back.
 //! * `read`, `readers`: from a request to verified bytes. `calls`: which of all these do not return.
@@ -49,6 +49,7 @@ mod readers;
 mod record;
 mod recovery;
 mod replay;
+pub mod room;
 pub mod service;
 mod slot;
 pub mod superblock;

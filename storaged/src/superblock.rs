@@ -31,6 +31,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::block_file;
 use crate::error::{DiskError, DiskProblem};
 use crate::record::MAX_RECORD;
+use crate::room::Room;
 
 const MAGIC: [u8; 8] = *b"ASHLDSK\n";
 const VERSION: u32 = 2;
@@ -77,7 +78,8 @@ pub struct Superblock {
 /// How a disk is made.
 #[derive(Clone, Copy, Debug)]
 pub struct InitOptions {
-    /// Bytes that block files may take in all; `None`: 90 % of what is free.
+    /// Bytes that block files may take in all; `None`: 90 % of what is free and not promised to other
+    /// disks ([`Room`]).
     pub capacity: Option<u64>,
     /// Bytes of one block file.
     pub block_file: u64,
@@ -241,10 +243,9 @@ pub fn init_disk(
             return Err(fail(DiskProblem::NotEmpty));
         }
     }
-    let stat = nix::sys::statvfs::statvfs(dir).map_err(|e| io(e.into()))?;
-    let free = stat.blocks_available() * stat.fragment_size();
-    let capacity = options.capacity.unwrap_or(free / 10 * 9);
-    check_sizes(capacity, options.block_file, free).map_err(fail)?;
+    let room = Room::around(dir).map_err(io)?;
+    let capacity = options.capacity.unwrap_or(room.unpromised() / 10 * 9);
+    check_sizes(capacity, &options, &room).map_err(fail)?;
     let superblock = Superblock {
         cluster,
         disk: DiskId::random(),
@@ -255,11 +256,15 @@ pub fn init_disk(
     Ok(superblock.disk)
 }
 
-fn check_sizes(capacity: u64, block_file: u64, free: u64) -> Result<(), DiskProblem> {
+fn check_sizes(capacity: u64, options: &InitOptions, room: &Room) -> Result<(), DiskProblem> {
+    let (block_file, free) = (options.block_file, room.free);
     if !(MIN_BLOCK_FILE..=MAX_BLOCK_FILE).contains(&block_file) {
         return Err(DiskProblem::BlockFile(block_file));
     }
     let needed = MIN_FILES * block_file;
+    if capacity < needed && options.capacity.is_none() && room.promised > 0 {
+        return Err(DiskProblem::Promised { room: *room, needed });
+    }
     if capacity < needed {
         return Err(DiskProblem::TooSmall { capacity, needed });
     }

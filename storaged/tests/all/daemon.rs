@@ -363,3 +363,34 @@ async fn requests_that_are_given_up_leave_the_others_whole() {
         assert_eq!(get(&store, key(n, len)).await.unwrap(), content(key(n, len)), "part {n}");
     }
 }
+
+#[test]
+fn a_filesystem_is_not_promised_twice() {
+    let Some(mounted) = super::mounted::Mounted::new() else { return };
+    let init = |name: &str, more: &[&str]| {
+        let dir = mounted.path().join(name);
+        let mut args = vec!["disk", "init", dir.to_str().unwrap(), "--new-cluster"];
+        args.extend(["--block-file", "16MiB", "--json"]);
+        args.extend(more);
+        let (made, said) = finish(&args);
+        let capacity = said.lines().find(|line| line.starts_with('{')).and_then(|line| {
+            serde_json::from_str::<serde_json::Value>(line).ok()?["capacity"].as_u64()
+        });
+        (made, capacity, said)
+    };
+    let (_, first, said) = init("first", &[]);
+    let first = first.expect(&said);
+    assert!(first > 150 * MIB && !said.contains("warning"), "{said}");
+    let (made, _, said) = init("second", &[]);
+    assert!(
+        !made
+            && said.contains("disks on this filesystem (1) have still")
+            && said.contains(&first.to_string()),
+        "{said}"
+    );
+    let (made, second, said) = init("second", &["--capacity", "64MiB"]);
+    assert!(made && second == Some(64 * MIB), "{said}");
+    assert!(said.contains("warning: ") && said.contains("64.00 MiB of this one"), "{said}");
+    let (made, _, said) = init("third", &["--capacity", "1GiB"]);
+    assert!(!made && said.contains("are free"), "{said}");
+}
