@@ -17,6 +17,9 @@
 //! |-- promised ---|-- available -----|-- kept back -------------|
 //! ```
 //!
+//! The limit falls a little as disks fill unevenly. What is promised by then stays promised: what is
+//! given up of it can be promised anew.
+//!
 //! The potential is what all blobs of the volume take and what is free. What is kept back, one
 //! sixteenth and what chance leaves uneven among disks, is nobody's to promise: it is where
 //! overwrites go before they are cleaned after, so that the cleaner moves a bounded number of bytes
@@ -44,6 +47,8 @@ use crate::data::DataError;
 /// Share of the potential that is kept back, and the least, in bytes.
 const KEPT_SHARE: u64 = 16;
 const KEPT_LEAST: u64 = 6 * TARGET_BLOB as u64;
+/// Share of what is kept back by which the limit may fall below what is promised, and this be kept.
+const OVER_SHARE: u64 = 8;
 /// Share of what is promised that goes to headers and summaries, even of blobs that are full.
 const OVERHEAD_SHARE: u64 = 64;
 /// What is kept free for the cleaner itself, at most, in bytes.
@@ -59,6 +64,8 @@ pub(crate) struct StoreRoom {
     scheme: Scheme,
     /// Most bytes that may be promised; `u64::MAX` before the store was heard.
     limit: AtomicU64,
+    /// The most that was promised since that is more than the limit would be; else 0.
+    over: AtomicU64,
     /// What is promised of it, as metadata knows.
     stored: AtomicU64,
     /// What is written and not stored.
@@ -111,6 +118,7 @@ impl StoreRoom {
         Self {
             scheme,
             limit: AtomicU64::new(u64::MAX),
+            over: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             unstored: AtomicU64::new(0),
             free: AtomicU64::new(u64::MAX),
@@ -153,13 +161,22 @@ impl StoreRoom {
         let kept = kept.min(potential / 4);
         let limit = potential - kept;
         self.kept.store(kept, Relaxed);
-        self.limit.store(limit - limit / OVERHEAD_SHARE, Relaxed);
+        self.keep_limit(limit - limit / OVERHEAD_SHARE, kept);
         let free = space.available.saturating_sub(self.taken.load(Relaxed));
         let before = self.free.swap(free, Relaxed);
         if free > before {
             self.refused.store(false, Relaxed);
             self.freed.notify_waiters();
         }
+    }
+
+    /// Where a little more is promised than the limit, the most that was promised since is the limit,
+    /// until it is above that again.
+    fn keep_limit(&self, limit: u64, kept: u64) {
+        let promised = self.over.load(Relaxed).max(self.stored.load(Relaxed));
+        let over = promised.min(limit + kept / OVER_SHARE);
+        self.over.store(if over > limit { over } else { 0 }, Relaxed);
+        self.limit.store(limit.max(over), Relaxed);
     }
 
     fn note_cut_off(&self, space: Space) {

@@ -162,6 +162,24 @@ async fn what_is_said_to_be_available_is_what_a_writer_gets() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_given_up_on_a_full_volume_can_be_written_again() {
+    let volume = Volume::new().await;
+    let file = volume.create("a").await;
+    let len = volume.fill(file, MIB).await;
+    volume.data.sync_all().await.unwrap();
+    // Disks have filled unevenly meanwhile.
+    volume.blobs.inner.lock().capacity = Some(94 * MIB);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(volume.available().await, 0);
+    for _ in 0..8 {
+        volume.data.punch(file, 0..3 * PAGE).await.unwrap();
+        volume.write(file, 0, vec![2; 3 * PAGE as usize]).await.expect("it was given up before");
+        volume.data.fsync(file).await.unwrap();
+    }
+    assert_eq!(volume.write(file, len, vec![1; MIB as usize]).await, Err(DataError::NoSpace));
+}
+
+#[tokio::test(start_paused = true)]
 async fn small_synced_files_fill_the_volume_as_large_ones_do() {
     let volume = Volume::new().await;
     let said = volume.available().await;
