@@ -359,7 +359,10 @@ mod tests {
         let both = Reads { first: at(20), last: at(20) };
         assert_eq!(telling.reads, [(Ino(7), both), (Ino(8), both)]);
         accesses.note(Ino(7), Kind::File, at(30));
+        let told = accesses.told();
         telling.done();
+        // Who has looked into metadata before, and here now, must look again.
+        assert_ne!(accesses.told(), told);
         let again = Reads { last: at(30), ..both };
         assert_eq!(accesses.tell(&[Ino(7), Ino(8)]).await.reads, [(Ino(7), again)]);
         drop(accesses.forget(Ino(7)).await);

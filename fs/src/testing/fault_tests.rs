@@ -161,9 +161,12 @@ async fn a_session_of_many_blobs_is_swept_page_by_page() {
         inner.deletes_unconfirmed = true;
     }
     let world = World::over(after.clone(), blobs.clone(), small());
-    while !after.dead_sessions().await.unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let swept = async {
+        while !after.dead_sessions().await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, swept).await.expect("a session is swept at last");
     let expected = |sequence: &u64| {
         !sequence.is_multiple_of(5) || (*sequence < 40_000 && !sequence.is_multiple_of(3))
     };
