@@ -12,7 +12,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fs::data::{Data, DataSettings, TryWrite};
 use meta::{Caller, Ino, MetaStore, NewNode, ROOT, Time, VolumeInfo};
 use parking_lot::Mutex;
-use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
+use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 use tokio::runtime::Runtime;
@@ -28,6 +28,9 @@ const KEPT: usize = 64;
 
 #[async_trait]
 impl BlobStore for Blobs {
+    fn group(&self) -> GroupId {
+        GroupId(0)
+    }
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
         let mut blobs = self.0.lock();
         if blobs.len() < KEPT {

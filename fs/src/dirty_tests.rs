@@ -1,13 +1,13 @@
 use super::*;
 use proptest::prelude::*;
-use proto::id::{SessionId, VolumeId};
+use proto::id::{GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 const FILE: usize = 3000;
 
 fn blob(flight: u64) -> BlobId {
     let scheme = Scheme::copies(3).unwrap();
-    BlobId::new(VolumeId(1), SessionId(1), flight, 1 << 20, scheme).unwrap()
+    BlobId::new(VolumeId(1), SessionId(1), flight, GroupId(0), 1 << 20, scheme).unwrap()
 }
 
 /// A file as it should be: what a reader sees, and what the store has.

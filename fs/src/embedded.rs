@@ -102,7 +102,7 @@ impl Store {
             store: bays.slot(index, slot.slot, cluster.group(), cluster.generation),
         };
         let slots = cluster.slots.iter().enumerate().map(slot).collect();
-        Ok(Self { blobs: Proxy::new(slots, settings), bays: Some(bays) })
+        Ok(Self { blobs: Proxy::new(cluster.group(), slots, settings), bays: Some(bays) })
     }
 
     /// What is away of the disks, for a volume of this scheme. Asks them, for a moment.

@@ -291,7 +291,8 @@ impl Data {
         let scheme = self.volume.scheme;
         // Of a small blob, whole copies cost fewer and whole I/Os.
         let scheme = if len <= CHECK_BLOCK { scheme.as_copies() } else { scheme };
-        BlobId::new(self.volume.id, self.session, sequence, len, scheme)
+        let group = self.blobs.group();
+        BlobId::new(self.volume.id, self.session, sequence, group, len, scheme)
             .expect("a packed blob is not empty and not too long")
     }
 

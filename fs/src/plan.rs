@@ -232,7 +232,7 @@ impl Slice {
 #[cfg(test)]
 mod tests {
     use meta::{Extent, Place};
-    use proto::id::{SessionId, VolumeId};
+    use proto::id::{GroupId, SessionId, VolumeId};
     use proto::scheme::Scheme;
 
     use super::*;
@@ -276,7 +276,7 @@ mod tests {
     /// One byte every 64, in one blob.
     fn fragments(from: u64, count: u64) -> Window {
         let scheme = Scheme::copies(3).unwrap();
-        let blob = BlobId::new(VolumeId(1), SessionId(1), 1, 1 << 20, scheme).unwrap();
+        let blob = BlobId::new(VolumeId(1), SessionId(1), 1, GroupId(0), 1 << 20, scheme).unwrap();
         let extents = (from..from + count).map(|n| Extent {
             offset: 64 * n,
             len: 1,

@@ -98,7 +98,8 @@ struct Known<'a> {
 impl<'a> Known<'a> {
     fn new(data: &'a Data, session: SessionId) -> Self {
         // Sequences start at 1.
-        let last = BlobId::new(data.volume.id, session, 0, 1, data.volume.scheme);
+        let (volume, group) = (&data.volume, data.blobs.group());
+        let last = BlobId::new(volume.id, session, 0, group, 1, volume.scheme);
         Self { data, session, page: Vec::new().into_iter(), last, ended: false }
     }
 

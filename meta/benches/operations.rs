@@ -15,7 +15,7 @@ use meta::{
     Caller, Extent, FileUpdate, Ino, LocalMeta, MetaSettings, MetaStore, MountedBy, NewBlob,
     NewNode, Place, ROOT, RenameMode, VolumeInfo,
 };
-use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
+use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
@@ -144,7 +144,8 @@ fn extents(c: &mut Criterion) {
     let mut flush = |meta: &LocalMeta, blocks: &[u64]| {
         sequence += 1;
         let scheme = Scheme::erasure(4, 2).unwrap();
-        let id = BlobId::new(VolumeId(1), SessionId(1), sequence, 4 << 20, scheme).unwrap();
+        let id =
+            BlobId::new(VolumeId(1), SessionId(1), sequence, GroupId(0), 4 << 20, scheme).unwrap();
         let place = |i: usize| Some(Place { blob: id, offset: 4096 * i as u32 });
         let extents = blocks.iter().enumerate();
         let extents = extents

@@ -86,12 +86,12 @@ pub(crate) fn holes(touching: &[Extent], range: &Range<u64>) -> Vec<Range<u64>> 
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::id::{BlobId, SessionId, VolumeId};
+    use proto::id::{BlobId, GroupId, SessionId, VolumeId};
     use proto::scheme::Scheme;
 
     fn blob(n: u64) -> BlobId {
         let scheme = Scheme::copies(3).unwrap();
-        BlobId::new(VolumeId(1), SessionId(1), n, 1 << 20, scheme).unwrap()
+        BlobId::new(VolumeId(1), SessionId(1), n, GroupId(0), 1 << 20, scheme).unwrap()
     }
 
     fn extent(offset: u64, len: u64, place: Option<(u64, u32)>) -> Extent {

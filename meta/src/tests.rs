@@ -9,7 +9,7 @@ mod steps;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
+use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 use crate::engine::Kv;
@@ -51,7 +51,15 @@ fn info() -> VolumeInfo {
 }
 
 fn blob(sequence: u64, len: u32) -> BlobId {
-    BlobId::new(VolumeId(1), SessionId(1), sequence, len, Scheme::erasure(4, 2).unwrap()).unwrap()
+    BlobId::new(
+        VolumeId(1),
+        SessionId(1),
+        sequence,
+        GroupId(0),
+        len,
+        Scheme::erasure(4, 2).unwrap(),
+    )
+    .unwrap()
 }
 
 /// Runs on this thread, so that the clock is this test's own.

@@ -14,7 +14,6 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher as _};
 use std::io::{self, Read as _, Write as _};
-use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -30,14 +29,13 @@ use crate::engine::direct::DirectFile;
 use crate::engine::log::Log;
 use crate::engine::memory::MemoryKv;
 use crate::engine::redb::{RedbKv, RedbSettings, file_opener};
-use crate::engine::{Batch, Direction, Kv, Value};
+use crate::engine::{Batch, Kv, Value};
 use crate::inode::Inode;
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::volume::VolumeRecord;
 use crate::local::{LocalMeta, Seams, volume_record, wall_clock};
 use crate::store::{Attr, Kind, MetaError, ROOT, Usage, VolumeInfo};
-use crate::txn::damaged as wrong;
 
 /// Longest name of a volume, in bytes.
 const NAME_MAX: usize = 64;
@@ -198,9 +196,6 @@ fn open_locked(name: &str, kv: RedbKv, lock: Lock) -> Result<Arc<LocalMeta>, Vol
         );
         return Err(damaged(name, &reason));
     }
-    if VolumeRecord::is_outdated(&value) {
-        complete_counters(&kv, &record).map_err(|e| damaged(name, &e))?;
-    }
     let opening = LocalMeta::open(Arc::new(kv), record, Seams::default(), Some(lock));
     wait_for(opening).map(Arc::new).map_err(|e| damaged(name, &e))
 }
@@ -303,36 +298,6 @@ pub(crate) fn initialise(
         ]))
     })?;
     Ok(record)
-}
-
-/// Counts what version 2 did not, once, and makes the volume one of this version.
-pub(crate) fn complete_counters(kv: &dyn Kv, record: &VolumeRecord) -> Result<(), MetaError> {
-    kv.transact(&mut |view| {
-        let old = view.get(&key::counters::key())?.unwrap_or_default();
-        let mut counters = Counters::decode_shorter(&old).ok_or_else(|| wrong("the counters"))?;
-        let usage = &mut counters.usage;
-        let mut stored = 0;
-        let inodes = key::inode::all()..key::inode::all().after_prefix();
-        let _ = view.scan(inodes, Direction::Forward, &mut |key, value| {
-            // What is damaged keeps nobody from all else: `ashlar fsck` names it.
-            let inode = key::inode::parse(key).and_then(|ino| Inode::decode(ino, value));
-            stored += inode.map_or(0, |inode| inode.attr.stored);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        // Whatever is stored is either bytes of a blob or allocated zeros.
-        usage.allocated_bytes = stored.saturating_sub(usage.live_bytes);
-        usage.disk_bytes = 0;
-        let blobs = key::blob::all()..key::blob::all().after_prefix();
-        let _ = view.scan(blobs, Direction::Forward, &mut |key, _| {
-            usage.disk_bytes += key::blob::parse(key).map_or(0, |id| id.disk_bytes());
-            Ok(ControlFlow::Continue(()))
-        })?;
-        let put = |value: &[u8]| Some(Value::from(value));
-        Ok(Batch::from([
-            (key::volume::key(), put(&record.encode())),
-            (key::counters::key(), put(&counters.encode())),
-        ]))
-    })
 }
 
 fn start(path: &Path, log: Option<&Path>, settings: MetaSettings) -> Result<RedbKv, MetaError> {

@@ -9,7 +9,7 @@ use meta::{
     Caller, Extent, FileUpdate, LocalMeta, MetaSettings, MetaStore, MountedBy, NewBlob, NewNode,
     Place, ROOT, RenameMode, VolumeError, VolumeInfo,
 };
-use proto::id::{BlobId, ClusterId, SessionId, VolumeId};
+use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
@@ -150,7 +150,8 @@ async fn work(meta: &LocalMeta, thread: u64) {
         if let Ok(attr) = meta.lookup(ROOT, &two).await {
             let sequence = thread * 1_000_000 + i;
             let scheme = Scheme::erasure(4, 2).unwrap();
-            let id = BlobId::new(VolumeId(7), SessionId(1), sequence, 4096, scheme).unwrap();
+            let id =
+                BlobId::new(VolumeId(7), SessionId(1), sequence, GroupId(0), 4096, scheme).unwrap();
             let place = Some(Place { blob: id, offset: 0 });
             let extents = vec![Extent { offset: i * 100, len: 4096, place }];
             let update = FileUpdate { ino: attr.ino, extents, size_at_least: Some(i), mtime: None };

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn payloads_that_do_not_add_up_are_refused() {
         let scheme = "ec(4,2)".parse().unwrap();
-        let blob = BlobId::new(VolumeId(1), SessionId(1), 1, 400_000, scheme).unwrap();
+        let blob = BlobId::new(VolumeId(1), SessionId(1), 1, GroupId(0), 400_000, scheme).unwrap();
         let key = PartKey::new(blob, 5).unwrap();
         let data = Bytes::from(vec![3; blob.part_len() as usize]);
         let checks = Checked::compute(data.clone()).into_parts().1;

@@ -197,28 +197,31 @@ impl FromIterator<PartIndex> for PartSet {
 }
 
 /// Bytes of an encoded [`BlobId`].
-pub const BLOB_ID_LEN: usize = 27;
+pub const BLOB_ID_LEN: usize = 31;
 
-/// Name of an immutable blob; says how long it is and how it is protected.
+/// Name of an immutable blob; says where it is kept, how long it is and how it is protected. So any
+/// blob can be found by its id alone.
 ///
 /// ```text
 /// offset  size  field     (big-endian, so that a scan of one session is in order of sequence)
 /// 0       4     volume
 /// 4       8     session
 /// 12      8     sequence
-/// 20      4     length    bytes of the blob, 1 to MAX_BLOB
-/// 24      1     codec
-/// 25      1     k
-/// 26      1     m
+/// 20      4     group     whose slots keep its parts
+/// 24      4     length    bytes of the blob, 1 to MAX_BLOB
+/// 28      1     codec
+/// 29      1     k
+/// 30      1     m
 /// ```
 ///
-/// Printed as `VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME`, for example `1-3-17-4194304-ec(4,2)`.
+/// Printed as `VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME`, for example `1-3-17-0-4194304-ec(4,2)`.
 /// Invariant: `len` is within 1 to [`MAX_BLOB`] and `scheme` is a valid one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId {
     volume: VolumeId,
     session: SessionId,
     sequence: u64,
+    group: GroupId,
     len: u32,
     scheme: Scheme,
 }
@@ -229,10 +232,12 @@ impl BlobId {
         volume: VolumeId,
         session: SessionId,
         sequence: u64,
+        group: GroupId,
         len: u32,
         scheme: Scheme,
     ) -> Option<Self> {
-        (1..=MAX_BLOB).contains(&len).then_some(Self { volume, session, sequence, len, scheme })
+        let id = Self { volume, session, sequence, group, len, scheme };
+        (1..=MAX_BLOB).contains(&len).then_some(id)
     }
 
     /// Volume the blob belongs to.
@@ -248,6 +253,11 @@ impl BlobId {
     /// Its number within the session.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Group whose slots keep its parts.
+    pub fn group(&self) -> GroupId {
+        self.group
     }
 
     /// Bytes of the blob.
@@ -277,10 +287,11 @@ impl BlobId {
         out[0..4].copy_from_slice(&self.volume.0.to_be_bytes());
         out[4..12].copy_from_slice(&self.session.0.to_be_bytes());
         out[12..20].copy_from_slice(&self.sequence.to_be_bytes());
-        out[20..24].copy_from_slice(&self.len.to_be_bytes());
-        out[24] = self.scheme.codec();
-        out[25] = self.scheme.data_parts() as u8;
-        out[26] = self.scheme.parity_parts() as u8;
+        out[20..24].copy_from_slice(&self.group.0.to_be_bytes());
+        out[24..28].copy_from_slice(&self.len.to_be_bytes());
+        out[28] = self.scheme.codec();
+        out[29] = self.scheme.data_parts() as u8;
+        out[30] = self.scheme.parity_parts() as u8;
         out
     }
 
@@ -297,15 +308,16 @@ impl BlobId {
             word.copy_from_slice(&bytes[at..at + 4]);
             u32::from_be_bytes(word)
         };
-        let scheme = Scheme::from_codec(bytes[24], bytes[25].into(), bytes[26].into())?;
-        Self::new(VolumeId(u32_at(0)), SessionId(u64_at(4)), u64_at(12), u32_at(20), scheme)
+        let scheme = Scheme::from_codec(bytes[28], bytes[29].into(), bytes[30].into())?;
+        let (volume, session) = (VolumeId(u32_at(0)), SessionId(u64_at(4)));
+        Self::new(volume, session, u64_at(12), GroupId(u32_at(20)), u32_at(24), scheme)
     }
 }
 
 impl fmt::Display for BlobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { volume, session, sequence, len, scheme } = self;
-        write!(f, "{volume}-{session}-{sequence}-{len}-{scheme}")
+        let Self { volume, session, sequence, group, len, scheme } = self;
+        write!(f, "{volume}-{session}-{sequence}-{group}-{len}-{scheme}")
     }
 }
 
@@ -318,7 +330,7 @@ impl fmt::Debug for BlobId {
 /// Text that is not a blob id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not a blob id: {0:?} (expected VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME, as in 1-3-17-4096-ec(4,2))"
+    "not a blob id: {0:?} (expected VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME, as in 1-3-17-0-4096-ec(4,2))"
 )]
 pub struct NotABlobId(String);
 
@@ -327,11 +339,12 @@ impl FromStr for BlobId {
 
     fn from_str(text: &str) -> Result<Self, NotABlobId> {
         let parse = || {
-            let mut fields = text.splitn(5, '-');
+            let mut fields = text.splitn(6, '-');
             Self::new(
                 VolumeId(fields.next()?.parse().ok()?),
                 SessionId(fields.next()?.parse().ok()?),
                 fields.next()?.parse().ok()?,
+                GroupId(fields.next()?.parse().ok()?),
                 fields.next()?.parse().ok()?,
                 fields.next()?.parse().ok()?,
             )
@@ -371,11 +384,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_blob_id_survives_bytes_and_text(
-            volume: u32, session: u64, sequence: u64, len in 1..=MAX_BLOB, k in 1usize..17, m in 0usize..9,
+            volume: u32, session: u64, sequence: u64, group: u32, len in 1..=MAX_BLOB, k in 1usize..17, m in 0usize..9,
         ) {
             let scheme = Scheme::erasure(k, m).or(Scheme::copies(m + 1)).expect("valid");
-            let id = BlobId::new(VolumeId(volume), SessionId(session), sequence, len, scheme)
+            let (volume, session) = (VolumeId(volume), SessionId(session));
+            let id = BlobId::new(volume, session, sequence, GroupId(group), len, scheme)
                 .expect("in range");
+            prop_assert_eq!((id.group(), id.len()), (GroupId(group), len));
             prop_assert_eq!(BlobId::from_bytes(&id.to_bytes()), Some(id));
             prop_assert_eq!(id.to_string().parse(), Ok(id));
         }
@@ -391,8 +406,8 @@ mod tests {
     #[test]
     fn ids_of_one_session_are_ordered_by_sequence() {
         let id = |sequence, len| {
-            BlobId::new(VolumeId(1), SessionId(2), sequence, len, Scheme::copies(3).unwrap())
-                .unwrap()
+            let scheme = Scheme::copies(3).unwrap();
+            BlobId::new(VolumeId(1), SessionId(2), sequence, GroupId(9), len, scheme).unwrap()
         };
         assert!(id(1, 900).to_bytes() < id(2, 5).to_bytes());
         assert!(id(255, 9).to_bytes() < id(256, 5).to_bytes());

@@ -11,7 +11,7 @@ pub const TARGET_BLOB: u32 = 4 << 20;
 /// Largest part, in bytes: a whole blob, as `copies(n)` keeps it, rounded up to its padding.
 pub const MAX_PART: u32 = MAX_BLOB + DISK_BLOCK as u32;
 /// Bytes of a record's header on disk, without the checksum table behind it.
-pub const RECORD_HEADER: usize = 92;
+pub const RECORD_HEADER: usize = 96;
 /// Most parts a blob may be cut into (k + m); a set of parts is a 32-bit mask.
 pub const MAX_PARTS: usize = 32;
 /// Most slots in one group.

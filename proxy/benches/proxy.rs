@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
+use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
 use proto::part_store::{Fill, FillLevel, Held, PartError, PartStore};
 use proto::scheme::Scheme;
 use proxy::placement::Group;
@@ -71,12 +71,12 @@ fn null_proxy(absent: usize) -> Arc<Proxy> {
         domain: format!("domain{n}"),
         store: Arc::new(Null { zeros: zeros.clone(), absent: n < absent }),
     };
-    Proxy::new((0..8).map(slot).collect(), ProxySettings::default())
+    Proxy::new(GroupId(0), (0..8).map(slot).collect(), ProxySettings::default())
 }
 
 fn blob(sequence: u64, len: u32, scheme: &str) -> BlobId {
     let scheme = scheme.parse().expect("a scheme");
-    BlobId::new(VolumeId(1), SessionId(1), sequence, len, scheme).expect("a blob id")
+    BlobId::new(VolumeId(1), SessionId(1), sequence, GroupId(0), len, scheme).expect("a blob id")
 }
 
 fn puts_and_gets(c: &mut Criterion) {

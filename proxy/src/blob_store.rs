@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use proto::id::{BlobId, SessionId, VolumeId};
+use proto::id::{BlobId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 /// Keeps immutable blobs. Implemented by [`crate::Proxy`] and, in tests, by a faulty one.
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
+    /// The group that new blobs go to: whoever makes an id puts it in.
+    fn group(&self) -> GroupId;
+
     /// Succeeds only when every part is on stable storage. `data` has exactly `id.len()` bytes.
     ///
     /// A failed put promises nothing: the blob may or may not be readable later. Every wait is

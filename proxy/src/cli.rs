@@ -74,10 +74,10 @@ struct ClusterFile {
 enum Blob {
     /// Store a file, or standard input, as one blob.
     #[command(
-        after_help = "Example: head -c 4096 /dev/urandom | proxyd blob put '1-3-17-4096-ec(4,2)' --cluster cluster.toml"
+        after_help = "Example: head -c 4096 /dev/urandom | proxyd blob put '1-3-17-0-4096-ec(4,2)' --cluster cluster.toml"
     )]
     Put {
-        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME.
+        /// VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME.
         id: BlobId,
         /// The bytes: as many as the id says.
         file: Option<PathBuf>,
@@ -86,10 +86,10 @@ enum Blob {
     },
     /// Write a blob, or a range of it, to standard output.
     #[command(
-        after_help = "Example: proxyd blob get '1-3-17-4096-ec(4,2)' --range 0..100 --cluster cluster.toml"
+        after_help = "Example: proxyd blob get '1-3-17-0-4096-ec(4,2)' --range 0..100 --cluster cluster.toml"
     )]
     Get {
-        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME.
+        /// VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME.
         id: BlobId,
         /// Only these bytes, from START to before END.
         #[arg(long, value_name = "START..END", value_parser = parse_range)]
@@ -99,18 +99,20 @@ enum Blob {
     },
     /// Show where each part of a blob is, slot by slot.
     #[command(
-        after_help = "Example: proxyd blob stat '1-3-17-4096-ec(4,2)' --cluster cluster.toml"
+        after_help = "Example: proxyd blob stat '1-3-17-0-4096-ec(4,2)' --cluster cluster.toml"
     )]
     Stat {
-        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME.
+        /// VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME.
         id: BlobId,
         #[command(flatten)]
         cluster: ClusterFile,
     },
     /// Delete blobs.
-    #[command(after_help = "Example: proxyd blob rm '1-3-17-4096-ec(4,2)' --cluster cluster.toml")]
+    #[command(
+        after_help = "Example: proxyd blob rm '1-3-17-0-4096-ec(4,2)' --cluster cluster.toml"
+    )]
     Rm {
-        /// VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME, one or more.
+        /// VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME, one or more.
         #[arg(required = true)]
         ids: Vec<BlobId>,
         #[command(flatten)]

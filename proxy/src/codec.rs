@@ -202,10 +202,10 @@ pub(crate) fn decode_wide(
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::id::{SessionId, VolumeId};
+    use proto::id::{GroupId, SessionId, VolumeId};
 
     fn id(scheme: Scheme, len: u32) -> BlobId {
-        BlobId::new(VolumeId(1), SessionId(1), 1, len, scheme).unwrap()
+        BlobId::new(VolumeId(1), SessionId(1), 1, GroupId(0), len, scheme).unwrap()
     }
 
     fn noise(len: u32, seed: u64) -> Bytes {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
-use proto::id::{BlobId, DiskId, PartIndex, PartSet, SessionId, VolumeId};
+use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartSet, SessionId, VolumeId};
 use proto::part_store::{Held, PartError};
 use proto::scheme::Scheme;
 
@@ -248,7 +248,7 @@ fn one_slot() -> [(DiskId, &'static str); 1] {
 
 fn blob(sequence: u64, scheme: &str) -> BlobId {
     let scheme = scheme.parse().unwrap();
-    BlobId::new(VolumeId(1), SessionId(1), sequence, 1000, scheme).unwrap()
+    BlobId::new(VolumeId(1), SessionId(1), sequence, GroupId(0), 1000, scheme).unwrap()
 }
 
 const SCHEMES: [&str; 5] = ["ec(4,2)", "copies(3)", "ec(2,1)", "copies(1)", "ec(3,3)"];
@@ -484,7 +484,7 @@ fn gets_of_small_groups_in_every_order() {
                 let mut world = World::new(&[1; 3]);
                 world.moods = (0..3).map(|slot| MOODS[moods / 4usize.pow(slot) % 4]).collect();
                 let scheme = "copies(2)".parse().unwrap();
-                let id = BlobId::new(VolumeId(1), SessionId(1), 5, 1, scheme).unwrap();
+                let id = BlobId::new(VolumeId(1), SessionId(1), 5, GroupId(0), 1, scheme).unwrap();
                 let order: Vec<_> = world.group.place(id).order().collect();
                 for (part, place) in layout.into_iter().enumerate() {
                     world.parts.insert((order[place], part));

@@ -138,7 +138,7 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::id::{SessionId, VolumeId};
+    use proto::id::{GroupId, SessionId, VolumeId};
 
     fn disk(n: u8) -> DiskId {
         DiskId::from_slice(&[n; 16]).unwrap()
@@ -150,7 +150,7 @@ mod tests {
 
     fn blob(sequence: u64) -> BlobId {
         let scheme = "ec(4,2)".parse().unwrap();
-        BlobId::new(VolumeId(1), SessionId(7), sequence, 4096, scheme).unwrap()
+        BlobId::new(VolumeId(1), SessionId(7), sequence, GroupId(0), 4096, scheme).unwrap()
     }
 
     const EIGHT: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -160,8 +160,14 @@ mod tests {
         let group = group(&EIGHT);
         for sequence in 0..100 {
             let mut order: Vec<_> = group.place(blob(sequence)).order().collect();
-            let other =
-                BlobId::new(VolumeId(1), SessionId(7), sequence, 9, "copies(3)".parse().unwrap());
+            let other = BlobId::new(
+                VolumeId(1),
+                SessionId(7),
+                sequence,
+                GroupId(0),
+                9,
+                "copies(3)".parse().unwrap(),
+            );
             assert_eq!(order, group.place(other.unwrap()).order().collect::<Vec<_>>());
             order.sort_unstable();
             assert_eq!(order, (0..8).collect::<Vec<_>>());

@@ -18,7 +18,7 @@ use proto::client::{BadAddress, Daemon};
 use proto::cluster::{Cluster, Place};
 use proto::convert::Address;
 use proto::guard::keep_going;
-use proto::id::{BlobId, DiskId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
+use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
 use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST};
 use proto::part_store::{Held, PartError, PartStore};
 use proto::scheme::Scheme;
@@ -94,6 +94,7 @@ pub struct SlotHolds {
 
 /// Keeps blobs on the slots of one group.
 pub struct Proxy {
+    id: GroupId,
     slots: Vec<Arc<SlotClient>>,
     group: Group,
     health: Arc<Mutex<Health>>,
@@ -103,11 +104,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Serves the group of these slots. Must be called within a tokio runtime.
+    /// Serves the group `id` of these slots. Must be called within a tokio runtime.
     ///
     /// # Panics
     /// With no slots, or more than [`proto::limits::MAX_SLOTS`].
-    pub fn new(slots: Vec<SlotConfig>, settings: ProxySettings) -> Arc<Self> {
+    pub fn new(id: GroupId, slots: Vec<SlotConfig>, settings: ProxySettings) -> Arc<Self> {
         let group = Group::new(slots.iter().map(|slot| (slot.disk, slot.domain.as_str())));
         let domains = (0..slots.len()).map(|slot| group.domain(slot)).collect();
         let health = Arc::new(Mutex::new(Health::new(domains)));
@@ -125,7 +126,7 @@ impl Proxy {
                 keep_going("watching a slot", || slot.clone().watch()).await;
             });
         }
-        Arc::new(Self { slots, group, health, metrics: Metrics::new(), _watchers: watchers })
+        Arc::new(Self { id, slots, group, health, metrics: Metrics::new(), _watchers: watchers })
     }
 
     /// Serves a cluster whose slots are behind daemons. Connections are made on first use. Must be
@@ -147,7 +148,7 @@ impl Proxy {
             let place = address.to_owned();
             slots.push(SlotConfig { disk: slot.disk, place, domain: slot.domain(), store });
         }
-        Ok(Self::new(slots, settings))
+        Ok(Self::new(cluster.group(), slots, settings))
     }
 
     /// What each slot says of itself: when all have been asked and one of them is there, else after
@@ -194,6 +195,15 @@ impl Proxy {
 
     fn slots_that(&self, are: impl Fn(&SlotClient) -> bool) -> SlotSet {
         SlotSet::that_are(self.slots.len(), |slot| are(&self.slots[slot]))
+    }
+
+    /// Only blobs of the group can be here.
+    fn check_group(&self, id: BlobId) -> Result<(), BlobError> {
+        if id.group() == self.id {
+            return Ok(());
+        }
+        let (group, own) = (id.group(), self.id);
+        Err(BlobError::Invalid(format!("blob {id} is of group {group}, these slots are of {own}")))
     }
 
     fn unavailable(&self, id: BlobId, down: SlotSet, reasons: &[(usize, PartError)]) -> BlobError {
@@ -413,7 +423,12 @@ impl<'a> Port<Get<'a>> for GetPort<'_> {
 
 #[async_trait]
 impl BlobStore for Proxy {
+    fn group(&self) -> GroupId {
+        self.id
+    }
+
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
+        self.check_group(id)?;
         if data.len() != id.len() as usize {
             let given = data.len();
             return Err(BlobError::Invalid(format!("{given} bytes given for blob {id}")));
@@ -432,6 +447,7 @@ impl BlobStore for Proxy {
         if range.start >= range.end || range.end > id.len() {
             return Err(BlobError::Invalid(format!("bytes {range:?} of blob {id}")));
         }
+        self.check_group(id)?;
         let start = Instant::now();
         let result = self.get_range(id, range).await;
         self.metrics.get_seconds.record(start.elapsed());
@@ -444,7 +460,8 @@ impl BlobStore for Proxy {
     }
 
     async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId> {
-        let mut unconfirmed = Vec::new();
+        let (ids, mut unconfirmed): (Vec<_>, Vec<_>) =
+            ids.iter().partition(|id| self.check_group(**id).is_ok());
         for batch in ids.chunks(MAX_BLOBS_PER_REQUEST) {
             if !self.delete_batch(batch).await {
                 unconfirmed.extend_from_slice(batch);
@@ -487,7 +504,7 @@ impl BlobStore for Proxy {
             // What was asked in vain need not be asked again.
             if ask == Ask::Anyway || down.is_empty() {
                 let least = Scheme::copies(2).expect("two copies are possible");
-                let id = BlobId::new(volume, session, 0, 1, least).expect("a valid id");
+                let id = BlobId::new(volume, session, 0, self.id, 1, least).expect("a valid id");
                 let why =
                     format!("listing its session: {}", self.explain(SlotSet::EMPTY, &reasons));
                 return Err(BlobError::Unavailable { id, why });

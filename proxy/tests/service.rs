@@ -90,7 +90,7 @@ async fn daemons_that_accept_and_never_answer_delay_a_put_by_less_than_five_seco
         config(n, Arc::new(Daemon::new(&address).unwrap().slot(to)))
     };
     let slots = (0..8).map(|n| if n < 2 { remote(n) } else { config(n, MemorySlot::new()) });
-    let proxy = Proxy::new(slots.collect(), ProxySettings::default());
+    let proxy = Proxy::new(GroupId(0), slots.collect(), ProxySettings::default());
     let mut longest = Duration::ZERO;
     for sequence in 0..10 {
         let id = blob(sequence, 300_000, "ec(4,2)");

@@ -137,7 +137,8 @@ fn raw(dir: &Path) {
 
 fn key(sequence: u64, len: u32) -> PartKey {
     let scheme = "copies(1)".parse().expect("a scheme");
-    let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, len, scheme).expect("a length");
+    let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, GroupId(0), len, scheme)
+        .expect("a length");
     PartKey::new(blob, 0).expect("a part")
 }
 

@@ -190,8 +190,8 @@ mod tests {
         assert_eq!(&bytes[2 * DISK_BLOCK..22 * DISK_BLOCK], &aligned[..]);
         // The third follows its header at once, in three blocks; the last does not.
         let third = &bytes[22 * DISK_BLOCK..25 * DISK_BLOCK];
-        assert!(third[96..][..9000].iter().all(|b| *b == 7));
-        assert!(third[96 + 9000..].iter().all(|b| *b == 0));
+        assert!(third[100..][..9000].iter().all(|b| *b == 7));
+        assert!(third[100 + 9000..].iter().all(|b| *b == 0));
         let last = &bytes[29 * DISK_BLOCK..];
         assert!(last[..70_000].iter().all(|b| *b == 7) && last[70_000..].iter().all(|b| *b == 0));
     }

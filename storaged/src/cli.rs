@@ -146,11 +146,11 @@ enum PartsCommand {
     #[command(after_help = "Example:\n  storaged parts ls /srv/disk0")]
     Ls(Disks),
     /// Which parts of a blob are there, and whether it is deleted
-    #[command(after_help = "Example:\n  storaged parts stat /srv/disk0 '1-3-17-4096-ec(4,2)'")]
+    #[command(after_help = "Example:\n  storaged parts stat /srv/disk0 '1-3-17-0-4096-ec(4,2)'")]
     Stat(PartArgs),
     /// Write a part's verified bytes to standard output
     #[command(
-        after_help = "Example:\n  storaged parts get /srv/disk0 '1-3-17-4096-ec(4,2)' --part 0 > part0"
+        after_help = "Example:\n  storaged parts get /srv/disk0 '1-3-17-0-4096-ec(4,2)' --part 0 > part0"
     )]
     Get(PartArgs),
 }
@@ -160,7 +160,7 @@ enum PartsCommand {
 pub(crate) struct PartArgs {
     /// Directory of the disk
     pub(crate) dir: PathBuf,
-    /// The blob, as VOLUME-SESSION-SEQUENCE-LENGTH-SCHEME
+    /// The blob, as VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME
     pub(crate) blob: BlobId,
     /// Which of its parts, from 0
     #[arg(long, default_value_t = 0)]

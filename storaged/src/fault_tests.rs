@@ -32,7 +32,7 @@ pub(crate) fn open(dir: &TempDir) -> (Arc<Disk>, Arc<dyn PartStore>) {
 
 pub(crate) fn key(sequence: u64, len: u32) -> PartKey {
     let scheme = "copies(3)".parse().unwrap();
-    let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, len, scheme).unwrap();
+    let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, GroupId(0), len, scheme).unwrap();
     PartKey::new(blob, 1).unwrap()
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn log(dir: &TempDir) -> std::path::PathBuf {
 pub(crate) fn place_of(path: &Path, key: PartKey) -> u64 {
     let image = std::fs::read(path).unwrap();
     let here = |block: &&[u8]| {
-        block.starts_with(b"ASHLREC\n") && block[10] == 1 && block[56..83] == key.blob.to_bytes()
+        block.starts_with(b"ASHLREC\n") && block[10] == 1 && block[56..87] == key.blob.to_bytes()
     };
     let block = image.chunks(4096).position(|block| here(&block));
     block.expect("the part is in this file") as u64 * 4096

@@ -7,9 +7,9 @@
 //!
 //! ```text
 //! table  key (big endian)                        value
-//! parts  slot 4 | blob 27 | part 1               place: file 4 | block 4
-//! tombs  slot 4 | blob 27                        place of the delete record, forgotten 0 or 1
-//! dead   slot 4 | blob 27 | part 1 | place 8     ()   dead records that are still on disk
+//! parts  slot 4 | blob 31 | part 1               place: file 4 | block 4
+//! tombs  slot 4 | blob 31                        place of the delete record, forgotten 0 or 1
+//! dead   slot 4 | blob 31 | part 1 | place 8     ()   dead records that are still on disk
 //! slots  slot                                    group, generation
 //! files  number                                  tail, live, punched, tombs, stage
 //! unread number                                  ()   files that could not be read when they should have been

@@ -9,7 +9,7 @@
 //! ```text
 //! offset  size  field        meaning (numbers are little endian)
 //! 0       8     magic        b"ASHLREC\n"
-//! 8       2     version      2
+//! 8       2     version      3
 //! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot, 5 lost
 //! 11      1     part         of a put or lost; else 0
 //! 12      4     slot         number of the slot on the disk
@@ -19,14 +19,14 @@
 //! 44      4     block        where the record starts, in 4 KiB blocks
 //! 48      4     batch        where the batch starts that the record was written in
 //! 52      4     payload_len
-//! 56      27    blob         of a put or lost; else zeros
-//! 83      1     reserved     zero
-//! 84      4     table_crc    CRC-32C of the table
-//! 88      4     header_crc   CRC-32C of bytes 0 to 87
-//! 92      4*n   table        CRC-32C of each 64 KiB of payload
+//! 56      31    blob         of a put or lost; else zeros
+//! 87      1     reserved     zero
+//! 88      4     table_crc    CRC-32C of the table
+//! 92      4     header_crc   CRC-32C of bytes 0 to 91
+//! 96      4*n   table        CRC-32C of each 64 KiB of payload
 //! ```
 //!
-//! The payload of a put is the part. Delete and forget carry blob ids, 27 bytes each; slot carries
+//! The payload of a put is the part. Delete and forget carry blob ids, 31 bytes each; slot carries
 //! the group (4 bytes) and its generation (8 bytes). Lost stands for a put that damage has taken: its
 //! payload is as long, and zeros, so that the part stays known, corrupt, and accounted for as before.
 //!
@@ -43,7 +43,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"ASHLREC\n";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEADER: usize = size_of::<Header>();
 
 /// Disk space of the largest record, in bytes.
@@ -73,7 +73,7 @@ struct Header {
 const _: () = assert!(size_of::<Header>() == RECORD_HEADER);
 const _: () = assert!(std::mem::offset_of!(Header, sequence) == 32);
 const _: () = assert!(std::mem::offset_of!(Header, blob) == 56);
-const _: () = assert!(std::mem::offset_of!(Header, header_crc) == 88);
+const _: () = assert!(std::mem::offset_of!(Header, header_crc) == 92);
 // Header and table of the largest part fit into the first block.
 const _: () = assert!(HEADER + 4 * (MAX_PART as usize).div_ceil(65536) <= DISK_BLOCK);
 
@@ -302,7 +302,7 @@ mod tests {
 
     fn block(len: u32) -> Vec<u8> {
         let scheme = "copies(3)".parse().unwrap();
-        let blob = BlobId::new(VolumeId(1), SessionId(2), 3, len, scheme).unwrap();
+        let blob = BlobId::new(VolumeId(1), SessionId(2), 3, GroupId(0), len, scheme).unwrap();
         let key = PartKey::new(blob, 1).unwrap();
         let payload = Checked::compute(vec![0x5a; len as usize].into());
         let stamp = Stamp { disk: disk(), place: PLACE, batch: 16, sequence: 99 };
@@ -341,14 +341,14 @@ mod tests {
     #[test]
     fn places_of_payloads() {
         for (len, offset, total) in [
-            (1, 96, 4096),
-            (4000, 96, 4096),
-            (4001, 4096, 8192),
+            (1, 100, 4096),
+            (3996, 100, 4096),
+            (3997, 4096, 8192),
             (4096, 4096, 8192),
-            (4132, 96, 8192),
-            (8096, 96, 8192),
-            (8097, 4096, 12_288),
-            (61_536, 96, 61_632_u64.next_multiple_of(4096)),
+            (4132, 100, 8192),
+            (8092, 100, 8192),
+            (8093, 4096, 12_288),
+            (61_532, 100, 61_632_u64.next_multiple_of(4096)),
             (65_536, 4096, 69_632),
             (65_537, 4096, 73_728),
             (70_000, 4096, 77_824),
@@ -358,17 +358,17 @@ mod tests {
         assert_eq!(footprint(MAX_PART), MAX_RECORD);
     }
 
-    /// The golden bytes of format 2. If this fails, the format has changed.
+    /// The golden bytes of format 3. If this fails, the format has changed.
     #[test]
     fn the_format_stays_as_it_was() {
-        let hex: String = block(100)[..100].iter().map(|b| format!("{b:02x}")).collect();
+        let hex: String = block(100)[..104].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             concat!(
-                "4153484c5245430a02000101040000000b6c0000000040008000000000000001",
+                "4153484c5245430a03000101040000000b6c0000000040008000000000000001",
                 "6300000000000000030000001100000010000000640000000000000100000000",
-                "00000002000000000000000300000064000102007e0823be40251420194c9abb",
-                "5a5a5a5a"
+                "0000000200000000000000030000000000000064000102007e0823bec936e717",
+                "194c9abb5a5a5a5a"
             )
         );
     }

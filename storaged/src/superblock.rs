@@ -6,7 +6,7 @@
 //! ```text
 //! offset  size  field       meaning (numbers are little endian)
 //! 0       8     magic       b"ASHLDSK\n"
-//! 8       4     version     of the format of the whole disk: 2
+//! 8       4     version     of the format of the whole disk: 3
 //! 12      4     copy        0, 1 or 2
 //! 16      16    cluster     id
 //! 32      16    disk        id
@@ -34,7 +34,7 @@ use crate::record::MAX_RECORD;
 use crate::room::Room;
 
 const MAGIC: [u8; 8] = *b"ASHLDSK\n";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const COPIES: u32 = 3;
 /// Block files of a disk that is made without saying otherwise, in bytes.
 pub const DEFAULT_BLOCK_FILE: u64 = 256 << 20;
@@ -313,16 +313,19 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused_by_name() {
+    fn another_format_is_refused_by_name_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         init_disk(dir.path(), ClusterId::random(), SMALL).unwrap();
         let superblock = Superblock::read(dir.path()).unwrap();
-        let mut raw = superblock.encode(0);
-        raw.version = 9.into();
-        raw.crc = crc32c::crc32c(&raw.as_bytes()[..64]).into();
-        std::fs::write(path(dir.path()), raw.as_bytes()).unwrap();
-        let error = Superblock::read(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("format 9"), "{error}");
+        for (version, advice) in [(9, "upgrade it"), (VERSION - 1, "make it anew")] {
+            let mut raw = superblock.encode(0);
+            raw.version = version.into();
+            raw.crc = crc32c::crc32c(&raw.as_bytes()[..64]).into();
+            std::fs::write(path(dir.path()), raw.as_bytes()).unwrap();
+            let error = Superblock::read(dir.path()).unwrap_err().to_string();
+            let said = error.contains(&format!("format {version}")) && error.contains(advice);
+            assert!(said, "{error}");
+        }
     }
 
     #[test]

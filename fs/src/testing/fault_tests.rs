@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meta::{Ino, MetaStore};
 use proto::guard::{caught, caught_in};
-use proto::id::{BlobId, SessionId, VolumeId};
+use proto::id::{BlobId, GroupId, SessionId, VolumeId};
 use proto::limits::MAX_LIST;
 use proto::scheme::Scheme;
 
@@ -144,7 +144,7 @@ async fn a_session_of_many_blobs_is_swept_page_by_page() {
     let session = SessionId(1);
     let blob = |sequence| {
         let scheme = Scheme::copies(3).unwrap();
-        BlobId::new(VolumeId(1), session, sequence, 1, scheme).unwrap()
+        BlobId::new(VolumeId(1), session, sequence, GroupId(0), 1, scheme).unwrap()
     };
     let before = MemoryMeta::new();
     assert_eq!(before.session, session);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proto::id::{BlobId, SessionId, VolumeId};
+use proto::id::{BlobId, GroupId, SessionId, VolumeId};
 use proto::limits::MAX_LIST;
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
@@ -121,6 +121,10 @@ impl MemoryBlobs {
 
 #[async_trait]
 impl BlobStore for MemoryBlobs {
+    fn group(&self) -> GroupId {
+        GroupId(0)
+    }
+
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
         assert_eq!(data.len(), id.len() as usize);
         self.wait().await;
@@ -178,7 +182,9 @@ impl BlobStore for MemoryBlobs {
     ) -> Result<Listing, BlobError> {
         let mut inner = self.inner.lock();
         if inner.listing_fails {
-            let id = BlobId::new(VolumeId(1), session, 1, 1, Scheme::copies(1).unwrap()).unwrap();
+            let id =
+                BlobId::new(VolumeId(1), session, 1, GroupId(0), 1, Scheme::copies(1).unwrap())
+                    .unwrap();
             return Err(BlobError::Unavailable { id, why: "the test says so".into() });
         }
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

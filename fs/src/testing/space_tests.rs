@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meta::{Ino, MetaStore, Time};
-use proto::id::{BlobId, SessionId, VolumeId};
+use proto::id::{BlobId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 use super::*;
@@ -223,7 +223,9 @@ async fn all_garbage_is_deleted_on_the_slots_that_are_up_and_not_each_second() {
     let world = World::new(small());
     world.blobs.inner.lock().deletes_unconfirmed = true;
     let scheme = Scheme::erasure(4, 2).unwrap();
-    let id = |sequence| BlobId::new(VolumeId(1), SessionId(9), sequence, 4096, scheme).unwrap();
+    let id = |sequence| {
+        BlobId::new(VolumeId(1), SessionId(9), sequence, GroupId(0), 4096, scheme).unwrap()
+    };
     let garbage: Vec<_> = (1..=3000).map(id).collect();
     world.meta.adopt_garbage(&garbage).await.unwrap();
     world.meta.sync().await.unwrap();

@@ -101,13 +101,6 @@ impl Counters {
         };
         Some(Self { next_ino, next_session, usage })
     }
-
-    /// Those of version 2, which ended with the dead bytes.
-    pub(crate) fn decode_shorter(value: &[u8]) -> Option<Self> {
-        let mut whole = [0; 80];
-        whole[..64].copy_from_slice(<&[u8; 64]>::try_from(value).ok()?);
-        Self::decode(&whole)
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! ```text
 //! offset  size  field                                      (big-endian)
 //! 0       8     length     bytes of the run; it starts at end - length
-//! 8       27    blob       where its bytes are; absent: allocated room that reads as zeros
-//! 35      4     offset     first byte within the blob
+//! 8       31    blob       where its bytes are; absent: allocated room that reads as zeros
+//! 39      4     offset     first byte within the blob
 //! ```
 
 use proto::id::{BLOB_ID_LEN, BlobId};
@@ -67,13 +67,13 @@ pub(crate) fn decode(end: u64, value: &[u8]) -> Option<Extent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::id::{SessionId, VolumeId};
+    use proto::id::{GroupId, SessionId, VolumeId};
     use proto::scheme::Scheme;
 
     proptest::proptest! {
         #[test]
         fn it_is_read_back(ino: u64, start in 0u64..1 << 62, len in 1u64..1 << 40, at: u32, placed: bool) {
-            let blob = BlobId::new(VolumeId(1), SessionId(ino), start, 77, Scheme::copies(3).unwrap());
+            let blob = BlobId::new(VolumeId(1), SessionId(ino), start, GroupId(0), 77, Scheme::copies(3).unwrap());
             let place = placed.then(|| Place { blob: blob.unwrap(), offset: at });
             let extent = Extent { offset: start, len, place };
             let key = key(Ino(ino), start + len);

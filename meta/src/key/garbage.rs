@@ -3,17 +3,18 @@
 use proto::id::BlobId;
 
 use super::Key;
+use super::blob::{pack, unpack};
 
 const TAG: u8 = b'G';
 
 /// Key of a blob's mark.
 pub(crate) fn key(id: &BlobId) -> Key {
-    Key::tag(TAG).with_bytes(&id.to_bytes())
+    Key::tag(TAG).with_bytes(&pack(id))
 }
 
 /// The blob a key names.
 pub(crate) fn parse(key: &Key) -> Option<BlobId> {
-    BlobId::from_bytes(key.body(TAG)?)
+    unpack(key.body(TAG)?)
 }
 
 /// Start of all marks.
@@ -24,14 +25,14 @@ pub(crate) fn all() -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::id::{SessionId, VolumeId};
+    use proto::id::{GroupId, SessionId, VolumeId};
     use proto::scheme::Scheme;
 
     proptest::proptest! {
         #[test]
         fn it_is_read_back(session: u64, sequence: u64) {
             let scheme = Scheme::erasure(4, 2).unwrap();
-            let id = BlobId::new(VolumeId(1), SessionId(session), sequence, 9, scheme).unwrap();
+            let id = BlobId::new(VolumeId(1), SessionId(session), sequence, GroupId(0), 9, scheme).unwrap();
             proptest::prop_assert_eq!(parse(&key(&id)), Some(id));
         }
     }

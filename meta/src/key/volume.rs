@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size  field                                      (little-endian)
 //! 0       8     magic      "ashlarmd"
-//! 8       4     version    3; of 2 the counters are fewer, see [`super::counters`]
+//! 8       4     version    4
 //! 12      4     volume     its number within the cluster
 //! 16      16    cluster
 //! 32      1     codec      of its scheme
@@ -24,9 +24,7 @@ use crate::store::VolumeInfo;
 
 const TAG: u8 = b'V';
 const MAGIC: [u8; 8] = *b"ashlarmd";
-const VERSION: u32 = 3;
-/// The version before, which is brought up to date when it is opened.
-const BEFORE: u32 = 2;
+const VERSION: u32 = 4;
 
 /// Key of the record.
 pub(crate) fn key() -> Key {
@@ -87,18 +85,13 @@ impl VolumeRecord {
         [table.as_bytes(), self.info.name.as_bytes()].concat()
     }
 
-    /// Is it of the version before, so that the counters have to be completed?
-    pub(crate) fn is_outdated(value: &[u8]) -> bool {
-        Table::read_from_prefix(value).is_ok_and(|(table, _)| table.version.get() == BEFORE)
-    }
-
     /// What the bytes say, or why they say nothing.
     pub(crate) fn decode(value: &[u8]) -> Result<Self, BadVolume> {
         let (table, name) = Table::read_from_prefix(value).map_err(|_| BadVolume::Foreign)?;
         if table.magic != MAGIC {
             return Err(BadVolume::Foreign);
         }
-        if ![VERSION, BEFORE].contains(&table.version.get()) {
+        if table.version.get() != VERSION {
             return Err(BadVolume::Version(table.version.get()));
         }
         let info = || {
@@ -136,7 +129,6 @@ mod tests {
         let good = record("home".to_owned(), 1, 2).encode();
         let mut newer = good.clone();
         newer[8] = 9;
-        assert!(!VolumeRecord::is_outdated(&good));
         assert_eq!(VolumeRecord::decode(&newer), Err(BadVolume::Version(9)));
         let mut scheme = good.clone();
         scheme[33] = 99;

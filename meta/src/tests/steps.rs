@@ -4,13 +4,10 @@ use std::future::Future;
 use std::task::{Context, Waker};
 
 use super::{ADMIN, assert_clean, blob, crash, volume, wait};
-use crate::engine::{Batch, Kv};
-use crate::key;
 use crate::local::LocalMeta;
 use crate::name;
 use crate::ops::{STEP, Step, content, orphans};
 use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT};
-use crate::volume::complete_counters;
 
 /// More than two steps' worth, each of four bytes, with a hole between each two.
 const COUNT: u64 = 2 * STEP as u64 + 100;
@@ -110,29 +107,4 @@ fn ranges_of_very_many_extents_are_cloned_filled_and_cleared() {
     let attr = wait(meta.clear_range(from, 4..8 * COUNT, false, false)).unwrap();
     assert_eq!((attr.stored, attr.size), (4, 8 * COUNT));
     assert_clean(&meta);
-}
-
-#[test]
-fn counters_of_the_version_before_are_completed() {
-    let (kv, record, meta) = volume(name::hash);
-    let file = scattered(&meta, "f");
-    wait(meta.allocate(file, 0..9 * COUNT, true)).unwrap();
-    let counted = wait(meta.usage()).unwrap();
-    assert!(counted.allocated_bytes > 4 * COUNT && counted.disk_bytes > u64::from(LEN));
-    kv.transact(&mut |view| {
-        let (volume, counters) = (key::volume::key(), key::counters::key());
-        let mut old = view.get(&volume)?.unwrap().to_vec();
-        old[8] = 2;
-        let fewer = view.get(&counters)?.unwrap()[..64].to_vec();
-        Ok(Batch::from([(volume, Some(old.into())), (counters, Some(fewer.into()))]))
-    })
-    .unwrap();
-    complete_counters(&*kv, &record).unwrap();
-    assert_eq!(wait(meta.usage()).unwrap(), counted);
-    assert_clean(&meta);
-    kv.read(&mut |view| {
-        assert_eq!(*view.get(&key::volume::key())?.unwrap(), record.encode()[..]);
-        Ok(())
-    })
-    .unwrap();
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
+use proto::id::{BlobId, DiskId, GroupId, PartKey, PartSet, SessionId, VolumeId};
 use proto::limits::footprint;
 use proto::part_store::{Fill, FillLevel, Held, PartError, PartStore};
 use proxy::{Proxy, ProxySettings, SlotConfig};
@@ -190,7 +190,7 @@ impl PartStore for MemorySlot {
 pub(crate) fn proxy_over(count: usize) -> (Arc<Proxy>, Vec<Arc<MemorySlot>>) {
     let slots: Vec<_> = (0..count).map(|_| MemorySlot::new()).collect();
     let configs = slots.iter().enumerate().map(|(n, slot)| config(n, slot.clone())).collect();
-    (Proxy::new(configs, ProxySettings::default()), slots)
+    (Proxy::new(GroupId(0), configs, ProxySettings::default()), slots)
 }
 
 /// A slot that is a fail domain of its own.
@@ -217,5 +217,6 @@ pub(crate) fn noise(len: u32, seed: u64) -> Bytes {
 
 /// The blob of that number in session 7 of volume 1.
 pub(crate) fn blob(sequence: u64, len: u32, scheme: &str) -> BlobId {
-    BlobId::new(VolumeId(1), SessionId(7), sequence, len, scheme.parse().unwrap()).unwrap()
+    BlobId::new(VolumeId(1), SessionId(7), sequence, GroupId(0), len, scheme.parse().unwrap())
+        .unwrap()
 }

@@ -31,7 +31,7 @@ const FILES: TableDefinition<'_, u32, (u32, u64, u64, u32, u8)> = TableDefinitio
 const UNREAD: TableDefinition<'_, u32, ()> = TableDefinition::new("unread");
 const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
 
-const FORMAT: u128 = 1;
+const FORMAT: u128 = 2;
 
 /// Makes calls of redb; one that panics has met damage.
 pub(super) fn guarded<T>(calls: impl FnOnce() -> IndexResult<T>) -> IndexResult<T> {

@@ -4,7 +4,7 @@ use proto::part_store::FillLevel;
 
 use super::*;
 
-const LENGTHS: [u32; 9] = [1, 100, 4000, 4001, 4096, 65_536, 65_537, 300_000, 1 << 20];
+const LENGTHS: [u32; 9] = [1, 100, 3996, 3997, 4096, 65_536, 65_537, 300_000, 1 << 20];
 
 async fn check_all(store: &Arc<dyn PartStore>) {
     for (n, len) in LENGTHS.iter().enumerate() {

@@ -42,7 +42,7 @@ fn slot(disk: &Arc<Disk>) -> Arc<dyn PartStore> {
 
 fn key(sequence: u64, len: u32) -> PartKey {
     let scheme = "copies(3)".parse().unwrap();
-    let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, len, scheme).unwrap();
+    let blob = BlobId::new(VolumeId(1), SessionId(1), sequence, GroupId(0), len, scheme).unwrap();
     PartKey::new(blob, 1).unwrap()
 }
 

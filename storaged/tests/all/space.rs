@@ -124,7 +124,7 @@ async fn compaction_puts_many_remembered_deletes_into_one_record() {
         put(&store, *key).await.unwrap();
         store.delete(&[key.blob]).await.unwrap();
     }
-    assert_eq!(delete_records(dir.path()), [27; 300]);
+    assert_eq!(delete_records(dir.path()), [31; 300]);
     // The disk fills up until the first file is emptied.
     let mut from = 1000;
     while dir.path().join("d/blocks/00000001").exists() {
@@ -138,7 +138,7 @@ async fn compaction_puts_many_remembered_deletes_into_one_record() {
         assert!(from < 20_000, "the first file is never emptied");
     }
     let records = delete_records(dir.path());
-    assert!(records.contains(&(300 * 27)) && !records.contains(&27), "{records:?}");
+    assert!(records.contains(&(300 * 31)) && !records.contains(&31), "{records:?}");
     drop((store, disk));
     std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
     let store = slot(&open(dir.path()));
