@@ -1,6 +1,6 @@
 //! Talking to a storage daemon: [`Daemon`] is where it is, [`RemoteSlot`] one slot behind it.
 //!
-//! The bytes of parts travel over a [`Link`], everything else by gRPC: two connections to one
+//! What is asked of a slot travels over a [`Link`], how the daemon is by gRPC: two connections to one
 //! address. Connections are made on first use and again after they broke, by the transport; a request that
 //! meets a dead daemon fails at once or within [`CONNECT_TIMEOUT`]. Bounding the wait for an answer
 //! is the caller's: only it knows what else it could do in the meantime.
@@ -14,16 +14,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::checksum::{Checked, widen};
-use crate::convert::{Address, blob_from_wire, blob_to_wire, error_from};
-use crate::id::{BlobId, ClusterId, Generation, PartKey, PartSet, SessionId, VolumeId};
-use crate::limits::MAX_MESSAGE;
+use crate::convert::{Address, transport_error};
+use crate::id::{BlobId, ClusterId, Generation, PartKey};
 use crate::link::client::Link;
-use crate::link::frame::Kind;
-use crate::part_store::{Fill, FillLevel, Held, PartError, PartStore};
+use crate::link::request::{Reply, Request};
+use crate::part_store::{Fill, FillLevel, Held, Page, PartError, PartStore, Scope};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
 
@@ -61,9 +59,7 @@ impl Daemon {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW);
-        let client = StoragedClient::new(endpoint.connect_lazy())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+        let client = StoragedClient::new(endpoint.connect_lazy());
         Ok(Self { client, link: Arc::new(Link::new(address, CONNECT_TIMEOUT)) })
     }
 
@@ -75,7 +71,7 @@ impl Daemon {
     /// What the daemon serves.
     pub async fn status(&self) -> Result<wire::StatusReply, PartError> {
         let reply = self.client.clone().status(wire::StatusRequest {}).await;
-        Ok(reply.map_err(|status| error_from(&status))?.into_inner())
+        Ok(reply.map_err(|status| transport_error(&status))?.into_inner())
     }
 }
 
@@ -87,10 +83,6 @@ pub struct RemoteSlot {
 }
 
 impl RemoteSlot {
-    fn client(&self) -> StoragedClient<Channel> {
-        self.daemon.client.clone()
-    }
-
     /// What the daemon says of the disk, once it is sure to be the right one.
     async fn disk(&self) -> Result<wire::DiskStatus, PartError> {
         let status = self.daemon.status().await?;
@@ -121,16 +113,14 @@ impl RemoteSlot {
         }
     }
 
-    fn to(&self) -> Option<wire::Address> {
-        Some(self.address.to_wire())
+    /// Asks, with a payload, and takes the answer without one.
+    async fn ask(&self, request: &Request, payload: Bytes) -> Result<Reply, PartError> {
+        Ok(self.daemon.link.call(self.address, request, payload).await?.0)
     }
+}
 
-    fn blobs(&self, blobs: &[BlobId]) -> wire::BlobsRequest {
-        wire::BlobsRequest {
-            to: self.to(),
-            blobs: blobs.iter().copied().map(blob_to_wire).collect(),
-        }
-    }
+fn unexpected() -> PartError {
+    nonsense("it is the answer to something else")
 }
 
 fn nonsense(why: &str) -> PartError {
@@ -141,26 +131,15 @@ fn nonsense(why: &str) -> PartError {
 impl PartStore for RemoteSlot {
     async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
         let (payload, checks) = data.into_parts();
-        let blob = blob_to_wire(key.blob);
-        let part = key.part.get() as u32;
-        let request = wire::PutRequest { to: self.to(), blob, part, data: Bytes::new(), checks };
-        self.daemon.link.call(Kind::Put, &request, payload, 0).await?;
+        self.ask(&Request::Put { key, checks }, payload).await?;
         Ok(())
     }
 
     async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
-        let request = wire::GetRequest {
-            to: self.to(),
-            blob: blob_to_wire(key.blob),
-            part: key.part.get() as u32,
-            offset: range.start,
-            len: range.end - range.start,
-        };
+        let request = Request::Get { key, range: range.clone() };
+        let answer = self.daemon.link.call(self.address, &request, Bytes::new()).await?;
+        let (Reply::Got(checks), data) = answer else { return Err(unexpected()) };
         let wide = widen(range.clone(), key.blob.part_len());
-        let answer = self.daemon.link.call(Kind::Get, &request, Bytes::new(), wide.len());
-        let (message, data) = answer.await?;
-        let reply = wire::GetReply::decode(message).map_err(|e| nonsense(&e.to_string()))?;
-        let checks = reply.checks;
         if data.len() != wide.len() {
             return Err(nonsense("wrong number of bytes"));
         }
@@ -172,41 +151,32 @@ impl PartStore for RemoteSlot {
     }
 
     async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
-        let request = wire::HeldRequest { to: self.to(), blob: blob_to_wire(blob) };
-        let reply = self.client().held(request).await.map_err(|status| error_from(&status))?;
-        let wire::HeldReply { parts, deleted } = reply.into_inner();
-        Ok(Held { parts: PartSet(parts), deleted })
+        match self.ask(&Request::Held(blob), Bytes::new()).await? {
+            Reply::Held(held) => Ok(held),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        let request = self.blobs(blobs);
-        self.client().delete(request).await.map_err(|status| error_from(&status))?;
+        self.ask(&Request::Delete(blobs.to_vec()), Bytes::new()).await?;
         Ok(())
     }
 
     async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        let request = self.blobs(blobs);
-        self.client().forget(request).await.map_err(|status| error_from(&status))?;
+        self.ask(&Request::Forget(blobs.to_vec()), Bytes::new()).await?;
         Ok(())
     }
 
     async fn list(
         &self,
-        volume: VolumeId,
-        session: SessionId,
+        scope: Scope,
         after: Option<BlobId>,
         limit: u32,
-    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
-        let request = wire::ListRequest {
-            to: self.to(),
-            volume: volume.0,
-            session: session.0,
-            after: after.map(blob_to_wire).unwrap_or_default(),
-            limit,
-        };
-        let reply = self.client().list(request).await.map_err(|status| error_from(&status))?;
-        let entries = reply.into_inner().entries;
-        entries.iter().map(|e| Ok((blob_from_wire(&e.blob)?, PartSet(e.parts)))).collect()
+    ) -> Result<Page, PartError> {
+        match self.ask(&Request::List { scope, after, limit }, Bytes::new()).await? {
+            Reply::Page(page) => Ok(page),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn has_served(&self) -> Result<bool, PartError> {

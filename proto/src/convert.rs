@@ -1,12 +1,10 @@
 //! Between the wire and our own types: what arrives is checked here, once, and nothing else reads
 //! generated messages.
 //!
-//! An error travels as a [`PartFailure`]: by itself over a [`crate::link`], in the details of a
-//! status over gRPC. A status without one came from the transport, so the request may have been done
-//! ([`PartError::Unreachable`]).
+//! An error travels as a [`PartFailure`] over a [`crate::link`]. The status of a call by gRPC comes from the
+//! transport and says nothing about a part.
 
 use bytes::Bytes;
-use prost::Message;
 use tonic::{Code, Status};
 
 use crate::checksum::Checked;
@@ -74,6 +72,11 @@ pub fn blob_to_wire(blob: BlobId) -> Bytes {
 /// Reads a blob id.
 pub fn blob_from_wire(bytes: &[u8]) -> Result<BlobId, PartError> {
     BlobId::from_bytes(bytes).ok_or_else(|| invalid("not a blob id"))
+}
+
+/// Ids of blobs, as they travel.
+pub fn blobs_to_wire(blobs: &[BlobId]) -> Vec<Bytes> {
+    blobs.iter().copied().map(blob_to_wire).collect()
 }
 
 /// Reads a list of blob ids, bounded.
@@ -150,33 +153,8 @@ pub fn error_from_failure(failure: PartFailure) -> PartError {
     }
 }
 
-/// The status that carries an error to a client of gRPC.
-pub fn status_from(error: &PartError) -> Status {
-    let code = match error {
-        PartError::NotFound => Code::NotFound,
-        PartError::Deleted | PartError::WrongAddress(_) | PartError::StaleGeneration(_) => {
-            Code::FailedPrecondition
-        }
-        PartError::Conflict => Code::AlreadyExists,
-        PartError::Corrupt(_) => Code::DataLoss,
-        PartError::Full => Code::ResourceExhausted,
-        PartError::Invalid(_) => Code::InvalidArgument,
-        PartError::Io(_) => Code::Internal,
-        PartError::Unreachable(_) => Code::Unavailable,
-    };
-    let details = failure_from(error).encode_to_vec();
-    Status::with_details(code, error.to_string(), details.into())
-}
-
-/// The error that a status carries.
-pub fn error_from(status: &Status) -> PartError {
-    match PartFailure::decode(status.details()) {
-        Ok(failure) if failure.kind() != Kind::Unspecified => error_from_failure(failure),
-        _ => transport_error(status),
-    }
-}
-
-fn transport_error(status: &Status) -> PartError {
+/// Why a daemon could not be asked by gRPC.
+pub fn transport_error(status: &Status) -> PartError {
     let text = || format!("{}: {}", status.code(), status.message());
     match status.code() {
         // Both are how the transport refuses a message that is too large or makes no sense.
@@ -207,14 +185,14 @@ mod tests {
             PartError::Io(text()),
             PartError::Unreachable(text()),
         ] {
-            assert_eq!(error_from(&status_from(&error)), error);
+            assert_eq!(error_from_failure(failure_from(&error)), error);
         }
     }
 
     #[test]
     fn a_status_of_the_transport_says_nothing_about_the_part() {
         for code in [Code::Unavailable, Code::NotFound, Code::Unknown, Code::Cancelled] {
-            let error = error_from(&Status::new(code, "connection reset"));
+            let error = transport_error(&Status::new(code, "connection reset"));
             assert!(matches!(error, PartError::Unreachable(_)), "{code:?} became {error:?}");
         }
     }

@@ -98,6 +98,10 @@ uuid_id! {
     ClusterId
 }
 uuid_id! {
+    /// One end of a link: what all connections have in common that it makes, one after the other.
+    ClientId
+}
+uuid_id! {
     /// One dedicated device or directory that a `storaged` owns.
     DiskId
 }

@@ -19,7 +19,7 @@ pub const MAX_SLOTS: usize = 64;
 /// Most blobs named in one delete or forget request.
 pub const MAX_BLOBS_PER_REQUEST: usize = 1024;
 /// Most entries in one page of a listing.
-pub const MAX_LIST: u32 = 4096;
+pub const MAX_LIST: u32 = 1024;
 /// Largest gRPC message either side accepts, in bytes: a part with its address, checks and framing.
 pub const MAX_MESSAGE: usize = MAX_PART as usize + (64 << 10);
 

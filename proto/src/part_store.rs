@@ -1,5 +1,10 @@
 //! The seam between a proxy and a slot: what can be asked of the place where parts lie.
 //!
+//! All requests but [`PartStore::get`], [`PartStore::fill`] and [`PartStore::has_served`] have one order: the slot
+//! decides them one after the other, those of one caller in the order in which they were asked, and what one
+//! says takes in all that were decided before it (and perhaps some that were decided later). One that is given up by its caller, or whose connection
+//! broke, is decided before all that the caller asks afterwards, or never.
+//!
 //! Implemented in process by `storaged`'s disks, over the network by [`crate::client`], and by a
 //! faulty one in tests.
 
@@ -38,15 +43,14 @@ pub trait PartStore: Send + Sync + 'static {
     /// Every slot of the group has confirmed these deletes: they need not be remembered.
     async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError>;
 
-    /// Blobs of one session with parts here, in order of id, after `after`; at most `limit`, which
-    /// is at most [`crate::limits::MAX_LIST`]. A page with fewer is the last.
+    /// Blobs with parts here, in order of id, after `after`; at most `limit` of them, and fewer when the
+    /// slot likes: only [`Page::complete`] says that there are no more.
     async fn list(
         &self,
-        volume: VolumeId,
-        session: SessionId,
+        scope: Scope,
         after: Option<BlobId>,
         limit: u32,
-    ) -> Result<Vec<(BlobId, PartSet)>, PartError>;
+    ) -> Result<Page, PartError>;
 
     /// How full the slot's disk is. Only the right disk answers, of the right cluster, whose slot is not
     /// another group's and knows no newer generation. Changes nothing.
@@ -57,6 +61,26 @@ pub trait PartStore: Send + Sync + 'static {
 
     /// Has the slot ever served its group? One that has, and does not know, has lost what it held.
     async fn has_served(&self) -> Result<bool, PartError>;
+}
+
+/// What a listing is of. Ids are ordered so that each is a range of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All blobs of the slot.
+    All,
+    /// The blobs of one volume.
+    Volume(VolumeId),
+    /// The blobs of one of its sessions.
+    Session(VolumeId, SessionId),
+}
+
+/// Some of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Blobs, in order of id, each with those of its parts that are here.
+    pub entries: Vec<(BlobId, PartSet)>,
+    /// Nothing follows the last entry.
+    pub complete: bool,
 }
 
 /// What a slot holds of one blob.

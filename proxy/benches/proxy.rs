@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
-use proto::part_store::{Fill, FillLevel, Held, PartError, PartStore};
+use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, SessionId, VolumeId};
+use proto::part_store::{Fill, FillLevel, Held, Page, PartError, PartStore, Scope};
 use proto::scheme::Scheme;
 use proxy::placement::Group;
 use proxy::{BlobStore, Proxy, ProxySettings, SlotConfig, codec};
@@ -49,12 +49,11 @@ impl PartStore for Null {
     }
     async fn list(
         &self,
-        _volume: VolumeId,
-        _session: SessionId,
+        _scope: Scope,
         _after: Option<BlobId>,
         _limit: u32,
-    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
-        Ok(Vec::new())
+    ) -> Result<Page, PartError> {
+        Ok(Page { entries: Vec::new(), complete: true })
     }
     async fn fill(&self) -> Result<Fill, PartError> {
         let (capacity, level) = (1 << 40, FillLevel::Green);

@@ -20,7 +20,7 @@ use proto::convert::Address;
 use proto::guard::keep_going;
 use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
 use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST};
-use proto::part_store::{Held, PartError, PartStore};
+use proto::part_store::{Held, PartError, PartStore, Scope};
 use proto::scheme::Scheme;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -174,7 +174,7 @@ impl Proxy {
         join_all(self.slots.iter().map(|slot| async move {
             let before = slot.has_served().await.ok()?;
             // Whatever it holds: what counts is that it was addressed.
-            slot.list(Ask::IfUp, VolumeId(0), SessionId(0), None, 1).await.ok()?;
+            slot.list(Ask::IfUp, Scope::All, None, 1).await.ok()?;
             Some(before)
         }))
         .await
@@ -317,23 +317,6 @@ impl Proxy {
         let mut schemes: BTreeSet<Scheme> = found.iter().map(BlobId::scheme).collect();
         schemes.insert(Scheme::copies(2).expect("two copies are possible"));
         schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent))
-    }
-
-    /// One slot's next page of a session.
-    async fn list_slot(
-        &self,
-        ask: Ask,
-        slot: &SlotClient,
-        (volume, session): (VolumeId, SessionId),
-        after: Option<BlobId>,
-    ) -> Result<Vec<BlobId>, PartError> {
-        let page = slot.list(ask, volume, session, after, MAX_LIST).await?;
-        let page: Vec<BlobId> = page.into_iter().map(|(blob, _)| blob).collect();
-        let goes_on = after.is_none_or(|after| page.first().is_none_or(|first| *first > after));
-        if !goes_on || !page.is_sorted_by(|a, b| a < b) {
-            return Err(PartError::Corrupt("its listing is out of order".to_owned()));
-        }
-        Ok(page)
     }
 }
 
@@ -483,16 +466,18 @@ impl BlobStore for Proxy {
         let mut silent = SlotSet::first(self.slots.len());
         for ask in [Ask::IfUp, Ask::Anyway] {
             let down = self.slots_that(SlotClient::is_down);
+            let scope = Scope::Session(volume, session);
             let listing = |slot: usize| async move {
-                (slot, self.list_slot(ask, &self.slots[slot], (volume, session), after).await)
+                (slot, self.slots[slot].list(ask, scope, after, MAX_LIST).await)
             };
             let mut reasons = Vec::new();
             for (slot, listing) in join_all(silent.iter().map(listing)).await {
                 match listing {
                     Ok(page) => {
-                        let last = page.last().filter(|_| page.len() == MAX_LIST as usize);
-                        reach = reach.into_iter().chain(last.copied()).min();
-                        found.extend(page);
+                        let blobs = page.entries.into_iter().map(|(blob, _)| blob);
+                        let mut last = None;
+                        found.extend(blobs.inspect(|blob| last = Some(*blob)));
+                        reach = reach.into_iter().chain(last.filter(|_| !page.complete)).min();
                         silent = silent.minus(SlotSet::only(slot));
                     }
                     Err(why) => reasons.push((slot, why)),

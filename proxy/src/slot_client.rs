@@ -16,9 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, PartKey, PartSet, SessionId, VolumeId};
+use proto::id::{BlobId, DiskId, PartKey};
 use proto::limits::footprint;
-use proto::part_store::{Fill, HANGS, Held, PartError, PartStore};
+use proto::part_store::{Fill, HANGS, Held, Page, PartError, PartStore, Scope};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
@@ -268,17 +268,22 @@ impl SlotClient {
         self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.forget(blobs))).await
     }
 
-    /// One page of a listing.
+    /// One page of a listing, in order and going on.
     pub(crate) async fn list(
         &self,
         ask: Ask,
-        volume: VolumeId,
-        session: SessionId,
+        scope: Scope,
         after: Option<BlobId>,
         limit: u32,
-    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
-        let page = self.store.list(volume, session, after, limit);
-        self.within(self.call(ask, None, Kind::Read, page)).await
+    ) -> Result<Page, PartError> {
+        let page = self.store.list(scope, after, limit);
+        let page = self.within(self.call(ask, None, Kind::Read, page)).await?;
+        let blobs = || page.entries.iter().map(|(blob, _)| *blob);
+        let in_order = after.into_iter().chain(blobs()).is_sorted_by(|a, b| a < b);
+        if !in_order || page.entries.is_empty() && !page.complete {
+            return Err(PartError::Corrupt("its listing is out of order".to_owned()));
+        }
+        Ok(page)
     }
 
     /// Bounds the wait, for calls that no driver watches.

@@ -320,7 +320,7 @@ async fn parts_are_found_wherever_they_are() {
 async fn deletes_are_confirmed_by_all_or_asked_again() {
     let (proxy, slots) = proxy_over(8);
     let mut ids = Vec::new();
-    for sequence in 0..3000 {
+    for sequence in 0..2000 {
         ids.push(store(&proxy, sequence, 10, "copies(3)").await);
     }
     assert_eq!(proxy.list(VolumeId(1), SessionId(7), None).await.unwrap().blobs, ids);

@@ -7,8 +7,11 @@
 //! Invariants:
 //! * A request is answered after its record is durable and the index knows it.
 //! * A batch lies in one file; a file is synced before the next is begun.
-//! * A put is refused under a key or blob that the batch itself changes: it waits for the next one,
-//!   so that every decision is made on what is durable.
+//! * A put under a key or blob that the batch itself changes waits for the next one, so that every
+//!   decision is made on what is durable.
+//! * The group and its generation are checked here, in the order of requests: what is asked under an older
+//!   generation is refused from the first request on that knows a newer one, which the slot remembers durably
+//!   before it does anything under it.
 //! * After a failed write or sync nothing is written any more: the disk is read-only.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -33,7 +36,7 @@ use crate::give_back::Declined;
 use crate::index::{IndexResult, Mark, is_no_room};
 use crate::io::direct::is_no_space;
 use crate::ledger::Ledger;
-use crate::queue::{Ask, Request};
+use crate::queue::{Ask, Request, To};
 use crate::record::{Place, What, encode_blobs, encode_slot, footprint};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
@@ -106,7 +109,7 @@ impl Batch {
         if self.records.is_empty() {
             return true;
         }
-        let slot = request.slot;
+        let slot = request.to.slot;
         let independent = match &request.ask {
             Ask::Put(key, _) => {
                 !self.puts.contains(&(slot, *key)) && !self.deleted.contains(&(slot, key.blob))
@@ -114,7 +117,7 @@ impl Batch {
             Ask::Delete(blobs) | Ask::Forget(blobs) => !blobs.iter().any(|blob| {
                 self.put_blobs.contains(&(slot, *blob)) || self.deleted.contains(&(slot, *blob))
             }),
-            Ask::Slot(..) => true,
+            Ask::Turn => true,
         };
         independent
             && self.records.len() < MAX_RECORDS
@@ -180,13 +183,34 @@ impl Owner {
 
     fn one_batch(&mut self, pending: &mut VecDeque<Request>) {
         let mut batch = Batch::default();
+        let mut turns = Vec::new();
         while let Some(request) = pending.pop_front() {
+            let admitted = match self.shared.admits(request.to) {
+                Ok(true) => Ok(()),
+                // A disk that takes no writes has nothing that an older generation could change.
+                Ok(false) if self.shared.read_only().is_some() => Ok(()),
+                // What is news about the group is written by itself, before what brought it.
+                Ok(false) if batch.records.is_empty() => self.learn(request.to),
+                Ok(false) => {
+                    pending.push_front(request);
+                    break;
+                }
+                Err(why) => Err(why),
+            };
+            if let Err(why) = admitted {
+                request.waiter.answer(Err(why));
+                continue;
+            }
+            if matches!(request.ask, Ask::Turn) {
+                turns.push(request.waiter);
+                continue;
+            }
             if !batch.accepts(&request, self.free_blocks()) {
                 pending.push_front(request);
                 break;
             }
             let decision = self.decide(&request, &batch);
-            let Request { slot, waiter, .. } = request;
+            let Request { to: To { slot, .. }, waiter, .. } = request;
             match decision {
                 Decision::Write(what, payload, blobs, replaced) => {
                     let waiter = Some(waiter);
@@ -197,8 +221,25 @@ impl Owner {
             }
         }
         if !batch.records.is_empty() {
-            self.commit(batch.records);
+            // Whoever waits was told.
+            let _ = self.commit(batch.records);
         }
+        turns.into_iter().for_each(|turn| turn.answer(Ok(())));
+    }
+
+    /// Remembers the group and generation that a request comes with, durably.
+    fn learn(&mut self, to: To) -> Result<(), PartError> {
+        let payload = encode_slot(to.group, to.generation);
+        let record = Planned {
+            slot: to.slot,
+            what: What::Slot,
+            payload,
+            blobs: Vec::new(),
+            replaced: None,
+            waiter: None,
+        };
+        self.ensure_room(record.blocks(), false)?;
+        self.commit(vec![record])
     }
 
     fn decide(&mut self, request: &Request, batch: &Batch) -> Decision {
@@ -208,14 +249,12 @@ impl Owner {
         if self.ledger.index.pending() >= MAX_CHANGES {
             return Decision::Refuse(PartError::Full);
         }
-        let slot = request.slot;
+        let slot = request.to.slot;
         let decided = match &request.ask {
             Ask::Put(key, data) => self.decide_put(slot, *key, data),
             Ask::Delete(blobs) => self.decide_delete(slot, blobs),
             Ask::Forget(blobs) => self.decide_forget(slot, blobs),
-            Ask::Slot(group, generation) => {
-                Ok(Decision::Write(What::Slot, encode_slot(*group, *generation), Vec::new(), None))
-            }
+            Ask::Turn => Ok(Decision::Done),
         };
         let mut decision =
             decided.unwrap_or_else(|e| Decision::Refuse(self.shared.index_failed(&e)));
@@ -340,8 +379,8 @@ impl Owner {
         PartError::Io(format!("read-only: {why}"))
     }
 
-    /// Writes the records, makes them durable, and answers. `true` if all went well.
-    pub(crate) fn commit(&mut self, records: Vec<Planned>) -> bool {
+    /// Writes the records, makes them durable, and answers those who wait.
+    pub(crate) fn commit(&mut self, records: Vec<Planned>) -> Result<(), PartError> {
         let result = self.write(&records).and_then(|places| {
             self.apply(&records, &places).map_err(|e| self.shared.index_failed(&e))?;
             Ok(())
@@ -353,7 +392,7 @@ impl Owner {
         }
         self.punch();
         self.changed_at = Instant::now();
-        result.is_ok()
+        result
     }
 
     fn write(&mut self, records: &[Planned]) -> Result<Vec<Place>, PartError> {
@@ -550,6 +589,7 @@ mod tests {
     use crate::fault_tests::{self, content, fresh, get, key, log, place_of, put};
     use crate::superblock::{Access, Superblock};
     use crate::{DiskOptions, open};
+    use proto::id::{Generation, GroupId};
     use std::os::unix::fs::FileExt;
 
     fn used(owner: &Owner) -> Vec<(u32, u64)> {
@@ -588,7 +628,8 @@ mod tests {
         let shared = owner.shared.clone();
         let asked = tokio::spawn(async move {
             let data = Checked::compute(content(rotten));
-            shared.queue.ask(SlotId(0), Ask::Put(rotten, data)).await
+            let (slot, group, generation) = (SlotId(0), GroupId(0), Generation(1));
+            shared.queue.ask(To { slot, group, generation }, Ask::Put(rotten, data)).await
         });
         let mut pending = owner.shared.queue.take(Duration::from_secs(30)).0;
         owner.one_batch(&mut pending);

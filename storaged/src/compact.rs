@@ -155,10 +155,7 @@ impl Owner {
     }
 
     fn commit_moved(&mut self, batch: Vec<Planned>) -> Result<(), PartError> {
-        if batch.is_empty() || self.commit(batch) {
-            return Ok(());
-        }
-        Err(PartError::Io("the records could not be moved".to_owned()))
+        if batch.is_empty() { Ok(()) } else { self.commit(batch) }
     }
 
     /// What must be written again of a record before its file may go. Blobs of deletes are only noted:

@@ -21,12 +21,10 @@ use lru::LruCache;
 use nix::fcntl::Flock;
 use parking_lot::{Condvar, Mutex, RwLock};
 use proto::checksum::Checked;
-use proto::id::{
-    BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, PartSet, SessionId, SlotId, VolumeId,
-};
+use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId};
 use proto::limits::MAX_LIST;
-use proto::part_store::{Fill, HANGS, Held, PartError, PartStore};
-use tokio::sync::oneshot;
+use proto::part_store::{Fill, HANGS, Held, Page, PartError, PartStore, Scope};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::bay::Bay;
 use crate::block_file::BlockFile;
@@ -36,7 +34,7 @@ use crate::fill::Space;
 use crate::index::{Index, is_echo, is_no_room};
 use crate::metrics::DiskMetrics;
 use crate::open;
-use crate::queue::{Ask, Queue};
+use crate::queue::{Ask, Queue, To};
 use crate::readers::Readers;
 use crate::record::{Place, decode_slot};
 use crate::slot::LocalSlot;
@@ -188,6 +186,17 @@ impl Shared {
     /// The lowest number that the next file may have.
     pub(crate) fn next_file_number(&self) -> u32 {
         self.highest_file.load(Ordering::Relaxed) + 1
+    }
+
+    /// May the slot be addressed so, as far as is known now? `false`: it may, and what it is addressed as has
+    /// to be remembered first.
+    pub(crate) fn admits(&self, to: To) -> Result<bool, PartError> {
+        let slots = self.slots.read();
+        let known = slots.get(&to.slot).copied();
+        if known.is_none() && slots.len() >= MAX_DISK_SLOTS {
+            return Err(PartError::WrongAddress("the disk has no more slots".to_owned()));
+        }
+        Ok(fits(to.slot, known, to.group, to.generation)? == Some(to.generation))
     }
 
     /// Takes over what a slot record says.
@@ -390,51 +399,27 @@ impl Disk {
         self.shared.slots.read().clone()
     }
 
-    /// Is this the slot's group, and does the caller know its newest generation? A newer one than
-    /// the slot's is remembered, durably, before anything is done under it.
-    pub(crate) async fn check_slot(
-        &self,
-        slot: SlotId,
-        group: GroupId,
-        generation: Generation,
-    ) -> Result<(), PartError> {
-        let known = {
-            let slots = self.shared.slots.read();
-            if slots.len() >= MAX_DISK_SLOTS && !slots.contains_key(&slot) {
-                return Err(PartError::WrongAddress("the disk has no more slots".to_owned()));
-            }
-            slots.get(&slot).copied()
-        };
-        // A disk that takes no writes has nothing that an older generation could change.
-        let remembered = fits(slot, known, group, generation)? == Some(generation);
-        if remembered || self.shared.read_only().is_some() {
-            return Ok(());
-        }
-        self.shared.queue.ask(slot, Ask::Slot(group, generation)).await
+    /// Asks the owner, and waits for its answer.
+    pub(crate) async fn ask(&self, to: To, ask: Ask) -> Result<(), PartError> {
+        check(to, &ask)?;
+        self.shared.queue.ask(to, ask).await
     }
 
-    /// Stores a part whose checks were computed here or have been verified.
-    pub(crate) async fn put(
+    /// The same with a share of the daemon's room: the request has its place in the order when this returns.
+    pub(crate) fn push(
         &self,
-        slot: SlotId,
-        key: PartKey,
-        data: Checked,
-    ) -> Result<(), PartError> {
-        if data.data().len() != key.blob.part_len() as usize {
-            return Err(PartError::Invalid(format!(
-                "the payload has {} bytes, a part of {} has {}",
-                data.data().len(),
-                key.blob,
-                key.blob.part_len()
-            )));
-        }
-        self.shared.queue.ask(slot, Ask::Put(key, data)).await
+        to: To,
+        ask: Ask,
+        room: OwnedSemaphorePermit,
+    ) -> Result<impl Future<Output = Result<(), PartError>> + Send + use<>, PartError> {
+        check(to, &ask)?;
+        Ok(self.shared.queue.push(to, ask, room))
     }
 
     /// The whole check blocks around `range`, verified.
     pub(crate) async fn get(
         &self,
-        slot: SlotId,
+        to: To,
         key: PartKey,
         range: Range<u32>,
     ) -> Result<Checked, PartError> {
@@ -444,7 +429,15 @@ impl Disk {
                 key.blob
             )));
         }
-        self.blocking(move |shared| shared.read(slot, key, range)).await
+        if !self.shared.admits(to)? && self.shared.read_only().is_none() {
+            self.ask(to, Ask::Turn).await?;
+        }
+        self.blocking(move |shared| {
+            // A newer generation may have become known while it waited.
+            shared.admits(to)?;
+            shared.read(to.slot, key, range)
+        })
+        .await
     }
 
     /// Runs a read on one of the disk's threads.
@@ -456,7 +449,7 @@ impl Disk {
         self.readers.run(move || read(&shared)).await
     }
 
-    /// Which parts of the blob are here.
+    /// Which parts of the blob are here. To be asked when its turn has come.
     pub(crate) async fn held(&self, slot: SlotId, blob: BlobId) -> Result<Held, PartError> {
         self.blocking(move |shared| {
             let failed = |e| shared.index_failed(&e);
@@ -470,23 +463,17 @@ impl Disk {
         .await
     }
 
-    /// Deletes the blobs, or forgets their deletes.
-    pub(crate) async fn change(&self, slot: SlotId, ask: Ask) -> Result<(), PartError> {
-        self.shared.queue.ask(slot, ask).await
-    }
-
-    /// A page of a session's blobs.
+    /// A page of a listing. To be asked when its turn has come.
     pub(crate) async fn list(
         &self,
         slot: SlotId,
-        volume: VolumeId,
-        session: SessionId,
+        scope: Scope,
         after: Option<BlobId>,
         limit: u32,
-    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
+    ) -> Result<Page, PartError> {
         let limit = limit.min(MAX_LIST) as usize;
         self.blocking(move |shared| {
-            let page = shared.index.list(slot, volume, session, after, limit);
+            let page = shared.index.list(slot, scope, after, limit);
             page.map_err(|e| shared.index_failed(&e))
         })
         .await
@@ -505,6 +492,23 @@ impl Disk {
     pub fn read_part(&self, slot: SlotId, key: PartKey) -> Result<Checked, PartError> {
         self.shared.read(slot, key, 0..key.blob.part_len())
     }
+}
+
+/// Does the request make sense in itself?
+fn check(to: To, ask: &Ask) -> Result<(), PartError> {
+    let Ask::Put(key, data) = ask else { return Ok(()) };
+    let (blob, len) = (key.blob, data.data().len());
+    if len != blob.part_len() as usize {
+        return Err(PartError::Invalid(format!(
+            "the payload has {len} bytes, a part of {blob} has {}",
+            blob.part_len()
+        )));
+    }
+    if blob.group() != to.group {
+        let (of, to) = (blob.group(), to.group);
+        return Err(PartError::Invalid(format!("blob {blob} is of group {of}, not of group {to}")));
+    }
+    Ok(())
 }
 
 /// Whether a slot that is known as this may be addressed so; the newest generation that it knows.

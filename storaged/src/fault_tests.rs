@@ -450,3 +450,77 @@ async fn an_error_of_the_disk_is_one_when_space_is_given_back_too() {
     assert!(fault.met() > 0 && refused.contains("read-only: punching a hole"), "{refused}");
     assert!(disk.state().state.starts_with("read-only: punching a hole"), "{:?}", disk.state());
 }
+
+/// The owner of a disk is held up in a sync by a put to another slot. What `meanwhile` polls once, in that
+/// order, is asked of slot 0, which knows generation 5; then the owner goes on.
+async fn while_the_owner_waits(
+    dir: &TempDir,
+    disk: &Arc<Disk>,
+    meanwhile: impl FnOnce(),
+) -> Result<(), PartError> {
+    let beside = disk.slot(SlotId(1), GroupId(0), Generation(1));
+    put(&beside, key(100, 5000)).await.unwrap();
+    let fault = Fault::hang(dir.path(), Call::Sync);
+    let held_up = tokio::spawn(async move { put(&beside, key(101, 5000)).await });
+    let fault = tokio::task::spawn_blocking(move || {
+        fault.wait();
+        fault
+    });
+    let fault = fault.await.unwrap();
+    meanwhile();
+    drop(fault);
+    held_up.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_waits_behind_news_of_a_newer_generation_is_refused() {
+    use futures::FutureExt;
+    let dir = fresh();
+    let (disk, _) = open(&dir);
+    let [five, six] = [5, 6].map(|n| disk.slot(SlotId(0), GroupId(0), Generation(n)));
+    put(&five, key(1, 5000)).await.unwrap();
+    let mut news = Box::pin(six.held(key(2, 5000).blob));
+    let (late, gone) = (key(2, 5000), [key(1, 5000).blob]);
+    let (mut putting, mut deleting) = (Box::pin(put(&five, late)), Box::pin(five.delete(&gone)));
+    while_the_owner_waits(&dir, &disk, || {
+        assert!(news.as_mut().now_or_never().is_none());
+        assert!(putting.as_mut().now_or_never().is_none());
+        assert!(deleting.as_mut().now_or_never().is_none());
+    })
+    .await
+    .unwrap();
+    assert_eq!(news.await.unwrap().parts.len(), 0);
+    assert_eq!(putting.await, Err(PartError::StaleGeneration(Generation(6))));
+    assert_eq!(deleting.await, Err(PartError::StaleGeneration(Generation(6))));
+    assert_eq!(get(&five, key(1, 5000)).await, Err(PartError::StaleGeneration(Generation(6))));
+    assert_eq!(get(&six, key(1, 5000)).await.unwrap(), content(key(1, 5000)));
+    assert_eq!(get(&six, late).await, Err(PartError::NotFound));
+    drop((five, six, disk));
+    let (disk, _) = open(&dir);
+    let five = disk.slot(SlotId(0), GroupId(0), Generation(5));
+    assert_eq!(put(&five, late).await, Err(PartError::StaleGeneration(Generation(6))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_there_when_a_newer_generation_was_answered_never_comes() {
+    use futures::FutureExt;
+    let dir = fresh();
+    let (disk, _) = open(&dir);
+    let [five, six] = [5, 6].map(|n| disk.slot(SlotId(0), GroupId(0), Generation(n)));
+    let four = disk.slot(SlotId(0), GroupId(0), Generation(4));
+    put(&four, key(1, 5000)).await.unwrap();
+    // The first that says 5, and before it is done, one that says 6.
+    let late = key(2, 5000);
+    let (mut putting, mut news) = (Box::pin(put(&five, late)), Box::pin(six.held(late.blob)));
+    while_the_owner_waits(&dir, &disk, || {
+        assert!(putting.as_mut().now_or_never().is_none());
+        assert!(news.as_mut().now_or_never().is_none());
+    })
+    .await
+    .unwrap();
+    // Whoever put it has not looked at its answer yet.
+    let seen = news.await.unwrap().parts.len();
+    let put = putting.await;
+    let there = get(&six, late).await.is_ok();
+    assert_eq!((seen == 1, put.is_ok()), (there, there), "{put:?}");
+}

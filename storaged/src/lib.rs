@@ -11,7 +11,8 @@
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
 //! * `open`, `replay` and `recovery` (pure): after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its
-//!   [`bay`]; [`service`] serves the same over gRPC; [`cli`] is the program.
+//!   [`bay`]; [`service`] and `door` serve the same to others, by `link`, where `clients` knows whose connection
+//!   is the newest and `asked` what to do; [`cli`] is the program.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -19,11 +20,13 @@
 
 mod admin;
 mod ahead;
+mod asked;
 mod batch;
 pub mod bay;
 mod block_file;
 mod calls;
 pub mod cli;
+mod clients;
 mod commit;
 mod compact;
 pub mod daemon;

@@ -1,7 +1,9 @@
-//! The mailbox of a disk's owner: everyone puts in, the owner takes all there is at once.
+//! The mailbox of a disk's owner: everyone puts in, the owner takes all there is at once, and decides it in the
+//! order in which it came.
 //!
-//! What waits in it is bounded by [`IN_FLIGHT`], in bytes and so in number; waiting for room is the
-//! back-pressure that reaches the caller.
+//! What waits in it is bounded, in bytes and so in number: each request brings its share of somebody's room,
+//! which is given back with the answer. Of requests in this process that is [`IN_FLIGHT`], of those of a link the
+//! room that the daemon has for the disk. Waiting for room is the back-pressure that reaches the caller.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,10 +16,21 @@ use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::record::{encode_slot, footprint_blocks};
+use crate::record::footprint_blocks;
 
-/// Bytes of records that may wait for one disk, or be on their way to it.
+/// Bytes of records that callers in this process may have waiting for one disk, or on their way to it.
 const IN_FLIGHT: usize = 16 << 20;
+
+/// Where a request goes: to a slot, of which the sender knows the group and its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct To {
+    /// The slot.
+    pub(crate) slot: SlotId,
+    /// The group it belongs to.
+    pub(crate) group: GroupId,
+    /// The newest generation of the group that the sender knows.
+    pub(crate) generation: Generation,
+}
 
 /// What is asked of the owner.
 pub(crate) enum Ask {
@@ -27,14 +40,14 @@ pub(crate) enum Ask {
     Delete(Vec<BlobId>),
     /// Forget deletes.
     Forget(Vec<BlobId>),
-    /// Remember the slot's group.
-    Slot(GroupId, Generation),
+    /// Nothing but its turn: whoever looks after the answer sees all that was asked before.
+    Turn,
 }
 
 /// One request, and where its answer goes.
 pub(crate) struct Request {
     /// The slot it concerns.
-    pub(crate) slot: SlotId,
+    pub(crate) to: To,
     /// What is asked.
     pub(crate) ask: Ask,
     /// Who waits.
@@ -60,9 +73,13 @@ impl Ask {
         footprint_blocks(match self {
             Self::Put(_, data) => data.data().len() as u32,
             Self::Delete(blobs) | Self::Forget(blobs) => (blobs.len() * BLOB_ID_LEN) as u32,
-            Self::Slot(group, generation) => encode_slot(*group, *generation).data().len() as u32,
+            Self::Turn => 0,
         })
     }
+}
+
+fn closed() -> PartError {
+    PartError::Io("the disk is closed".to_owned())
 }
 
 #[derive(Default)]
@@ -86,20 +103,31 @@ impl Queue {
     }
 
     /// Asks, and waits for room first and for the answer then.
-    pub(crate) async fn ask(&self, slot: SlotId, ask: Ask) -> Result<(), PartError> {
-        let closed = || PartError::Io("the disk is closed".to_owned());
-        let room = self.room.clone().acquire_many_owned(ask.blocks());
-        let _room = room.await.map_err(|_| closed())?;
+    pub(crate) async fn ask(&self, to: To, ask: Ask) -> Result<(), PartError> {
+        let room = self.room.clone().acquire_many_owned(ask.blocks().max(1));
+        let room = room.await.map_err(|_| closed())?;
+        self.push(to, ask, room).await
+    }
+
+    /// Asks with a share of somebody else's room: the request has its place when this returns, and its answer
+    /// is to be waited for.
+    pub(crate) fn push(
+        &self,
+        to: To,
+        ask: Ask,
+        room: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Result<(), PartError>> + Send + use<> {
         let (done, answer) = oneshot::channel();
+        let request = Request { to, ask, waiter: Waiter { done, _room: room } };
         {
             let mut state = self.state.lock();
-            if state.closed {
-                return Err(closed());
+            // One that comes too late is dropped, and so answered.
+            if !state.closed {
+                state.requests.push_back(request);
             }
-            state.requests.push_back(Request { slot, ask, waiter: Waiter { done, _room } });
         }
         self.wake.notify_one();
-        answer.await.map_err(|_| closed())?
+        async move { answer.await.map_err(|_| closed())? }
     }
 
     /// Takes no more requests.

@@ -1,72 +1,80 @@
-//! What a daemon does with a request: checks what arrived, asks the disk, answers. It decides nothing
-//! itself. Puts and gets come by [`crate::link`] as well as by gRPC, the rest by gRPC.
+//! What one daemon serves: its disks, the room there is for requests to each, and how they all are.
+//!
+//! What is asked of a slot comes by [`crate::link`]; gRPC tells how the daemon is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::checksum::Checked;
-use proto::convert::{
-    Address, blob_from_wire, blob_to_wire, blobs_from_wire, part_from_wire, payload_from_wire,
-    status_from,
-};
-use proto::gather::Gather;
-use proto::guard::caught_in;
-use proto::id::{BlobId, Generation, GroupId, SessionId, SlotId, VolumeId};
-use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_LIST, MAX_MESSAGE};
+use proto::convert::Address;
+use proto::id::{Generation, GroupId, SlotId};
+use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
 use proto::rpc::storaged::storaged_server::{Storaged, StoragedServer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::bay::{Bay, BayState, Bays};
+use crate::clients::Clients;
 use crate::disk::Disk;
 use crate::door;
-use crate::queue::Ask;
 
 /// Requests that one connection for gRPC may have under way.
 const MAX_STREAMS: u32 = 64;
-/// Bytes that may lie unread in a connection for gRPC; what is large comes by a link.
-const WINDOW: u32 = 128 << 10;
-/// Longest frame of gRPC: a request that fits is whole at once.
-const MAX_FRAME: u32 = 64 << 10;
+/// Bytes that may lie unread in a connection for gRPC, and of the one message that is asked there: it is empty.
+const WINDOW: u32 = 64 << 10;
+const MAX_MESSAGE: usize = 1 << 10;
+/// Longest frame of gRPC.
+const MAX_FRAME: u32 = 16 << 10;
 /// Bytes of headers of one request.
 const MAX_HEADERS: u32 = 8 << 10;
-/// Large messages that arrive by gRPC at once, of all connections.
-const LARGE_MESSAGES: usize = 4;
 /// Bytes of payload that may be under way between this daemon and everybody, in equal shares for its
 /// disks, so that one that hangs does not use up what the others need.
 const DAEMON_BYTES: usize = 256 << 20;
-/// Least and most of a disk's share.
-const DISK_BYTES: (usize, usize) = (16 << 20, 64 << 20);
+/// Least and most of a disk's share, each way.
+const DISK_BYTES: (usize, usize) = (12 << 20, 32 << 20);
 /// A silent connection is asked for a sign of life this often, and dropped after as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Longest that a request waits for its disk: whoever sent it has given it up long before.
-const ANSWER: Duration = Duration::from_secs(5);
 /// How long requests under way may take to finish once the daemon is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What may be under way to and from a disk, in blocks.
+#[derive(Clone)]
+pub(crate) struct Budget {
+    /// Of requests that change something.
+    pub(crate) writes: Arc<Semaphore>,
+    /// Of all others: a disk that takes no writes may still be read.
+    pub(crate) reads: Arc<Semaphore>,
+}
+
+/// A disk, and what may be under way to and from it.
+pub(crate) struct Found {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) budget: Budget,
+}
 
 /// What one daemon serves.
 #[derive(Clone)]
 pub struct Service {
     bays: Arc<Bays>,
-    /// Of each bay, its share of what may be under way, in blocks.
-    budgets: Arc<[Arc<Semaphore>]>,
+    /// Of each bay.
+    budgets: Arc<[Budget]>,
+    clients: Arc<Clients>,
 }
 
 impl Service {
     /// Of the disks in these bays, and of those that come into them later.
     pub fn new(bays: Arc<Bays>) -> Self {
-        let share = (DAEMON_BYTES / bays.all().len().max(1)).clamp(DISK_BYTES.0, DISK_BYTES.1);
-        let budget = |_| Arc::new(Semaphore::new(share / DISK_BLOCK));
-        let budgets = bays.all().iter().map(budget).collect();
-        Self { bays, budgets }
+        let each_way = DAEMON_BYTES / 2 / bays.all().len().max(1);
+        let blocks = each_way.clamp(DISK_BYTES.0, DISK_BYTES.1) / DISK_BLOCK;
+        let room = || Arc::new(Semaphore::new(blocks));
+        let budgets = bays.all().iter().map(|_| Budget { writes: room(), reads: room() }).collect();
+        Self { bays, budgets, clients: Arc::default() }
     }
 
     /// Serves until told to stop; then lets what is under way finish.
@@ -75,13 +83,10 @@ impl Service {
         listener: TcpListener,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
-        let service = StoragedServer::new(self.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+        let service = StoragedServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
         let (grpc, incoming) = tokio::sync::mpsc::channel(door::WAITING);
         let accepting = door::accept(listener, self, grpc, stop.clone());
         let serving = Server::builder()
-            .layer(Gather::new(LARGE_MESSAGES))
             .max_frame_size(MAX_FRAME)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
@@ -100,22 +105,13 @@ impl Service {
         }
     }
 
-    /// What a request to this address takes its share of.
-    pub(crate) fn budget(&self, to: Option<&wire::Address>) -> Result<Arc<Semaphore>, PartError> {
-        let (bay, _) = self.served(&Address::from_wire(to)?)?;
-        Ok(self.budgets[bay].clone())
+    /// Who is connected by a link.
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 
-    /// The disk, if the address is right and its generation not stale.
-    async fn slot(&self, to: Option<&wire::Address>) -> Result<(Arc<Disk>, SlotId), PartError> {
-        let to = Address::from_wire(to)?;
-        let (_, disk) = self.served(&to)?;
-        disk.check_slot(to.slot, to.group, to.generation).await?;
-        Ok((disk, to.slot))
-    }
-
-    /// The number of its bay, and the disk.
-    fn served(&self, to: &Address) -> Result<(usize, Arc<Disk>), PartError> {
+    /// The disk that is addressed.
+    pub(crate) fn find(&self, to: &Address) -> Result<Found, PartError> {
         let cluster = self.bays.cluster();
         if to.cluster != cluster {
             return Err(PartError::WrongAddress(format!(
@@ -123,76 +119,8 @@ impl Service {
                 to.cluster
             )));
         }
-        self.bays.find(to.disk)
-    }
-
-    pub(crate) async fn put_part(
-        &self,
-        request: wire::PutRequest,
-    ) -> Result<wire::PutReply, PartError> {
-        within(self.put_now(request)).await
-    }
-
-    async fn put_now(&self, request: wire::PutRequest) -> Result<wire::PutReply, PartError> {
-        let wire::PutRequest { to, blob, part, data, checks } = request;
-        let key = part_from_wire(&blob, part)?;
-        let (disk, slot) = self.slot(to.as_ref()).await?;
-        let data = payload_from_wire(key, data, checks)?;
-        disk.put(slot, key, data).await?;
-        Ok(wire::PutReply {})
-    }
-
-    pub(crate) async fn get_part(
-        &self,
-        request: wire::GetRequest,
-    ) -> Result<wire::GetReply, PartError> {
-        within(self.get_now(request)).await
-    }
-
-    async fn get_now(&self, request: wire::GetRequest) -> Result<wire::GetReply, PartError> {
-        let wire::GetRequest { to, blob, part, offset, len } = request;
-        let key = part_from_wire(&blob, part)?;
-        let end = offset
-            .checked_add(len)
-            .filter(|end| len > 0 && *end <= key.blob.part_len())
-            .ok_or_else(|| {
-                PartError::Invalid(format!("no {len} bytes at {offset} in a part of {}", key.blob))
-            })?;
-        let (disk, slot) = self.slot(to.as_ref()).await?;
-        let (data, checks) = Checked::into_parts(disk.get(slot, key, offset..end).await?);
-        Ok(wire::GetReply { data, checks })
-    }
-
-    async fn change(
-        &self,
-        request: wire::BlobsRequest,
-        ask: impl FnOnce(Vec<BlobId>) -> Ask,
-    ) -> Result<wire::BlobsReply, PartError> {
-        let blobs = blobs_from_wire(&request.blobs)?;
-        let (disk, slot) = self.slot(request.to.as_ref()).await?;
-        debug_assert!(blobs.len() <= MAX_BLOBS_PER_REQUEST);
-        if !blobs.is_empty() {
-            disk.change(slot, ask(blobs)).await?;
-        }
-        Ok(wire::BlobsReply {})
-    }
-
-    async fn list_blobs(&self, request: wire::ListRequest) -> Result<wire::ListReply, PartError> {
-        let wire::ListRequest { to, volume, session, after, limit } = request;
-        let after = if after.is_empty() { None } else { Some(blob_from_wire(&after)?) };
-        if limit == 0 {
-            return Err(PartError::Invalid("a page of no entries".to_owned()));
-        }
-        let (disk, slot) = self.slot(to.as_ref()).await?;
-        let (volume, session) = (VolumeId(volume), SessionId(session));
-        let limit = limit.min(MAX_LIST);
-        let page = disk.list(slot, volume, session, after, limit).await?;
-        let more = page.len() == limit as usize;
-        let entry = |(blob, parts): (BlobId, proto::id::PartSet)| wire::list_reply::Entry {
-            blob: blob_to_wire(blob),
-            parts: parts.0,
-        };
-        Ok(wire::ListReply { entries: page.into_iter().map(entry).collect(), more })
+        let (bay, disk) = self.bays.find(to.disk)?;
+        Ok(Found { disk, budget: self.budgets[bay].clone() })
     }
 
     fn state(&self) -> wire::StatusReply {
@@ -235,70 +163,12 @@ fn slot_status((slot, (group, generation)): (SlotId, (GroupId, Generation))) -> 
     wire::SlotStatus { slot: slot.0, group: group.0, generation: generation.0 }
 }
 
-/// Bounds the wait for a disk, and answers for a panic. What was asked of it may still be done.
-async fn within<T>(work: impl Future<Output = Result<T, PartError>>) -> Result<T, PartError> {
-    match timeout(ANSWER, caught_in("a request", work)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(panicked)) => Err(PartError::Io(panicked.to_string())),
-        Err(_) => Err(PartError::Io(format!("the disk has not answered within {ANSWER:?}"))),
-    }
-}
-
-type Reply<T> = Result<Response<T>, Status>;
-
-fn reply<T>(result: Result<T, PartError>) -> Reply<T> {
-    result.map(Response::new).map_err(|error| status_from(&error))
-}
-
 #[tonic::async_trait]
 impl Storaged for Service {
-    async fn put(&self, request: Request<wire::PutRequest>) -> Reply<wire::PutReply> {
-        reply(self.put_part(request.into_inner()).await)
-    }
-
-    async fn get(&self, request: Request<wire::GetRequest>) -> Reply<wire::GetReply> {
-        reply(self.get_part(request.into_inner()).await)
-    }
-
-    async fn held(&self, request: Request<wire::HeldRequest>) -> Reply<wire::HeldReply> {
-        let held = async {
-            let wire::HeldRequest { to, blob } = request.into_inner();
-            let blob = blob_from_wire(&blob)?;
-            let (disk, slot) = self.slot(to.as_ref()).await?;
-            let held = disk.held(slot, blob).await?;
-            Ok(wire::HeldReply { parts: held.parts.0, deleted: held.deleted })
-        };
-        reply(within(held).await)
-    }
-
-    async fn delete(&self, request: Request<wire::BlobsRequest>) -> Reply<wire::BlobsReply> {
-        reply(within(self.change(request.into_inner(), Ask::Delete)).await)
-    }
-
-    async fn forget(&self, request: Request<wire::BlobsRequest>) -> Reply<wire::BlobsReply> {
-        reply(within(self.change(request.into_inner(), Ask::Forget)).await)
-    }
-
-    async fn list(&self, request: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
-        reply(within(self.list_blobs(request.into_inner())).await)
-    }
-
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Reply<wire::StatusReply> {
-        reply(Ok(self.state()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_asks_gets_an_answer_from_a_request_that_panics_or_hangs() {
-        let panics = async { panic!("as a test") };
-        let answer = within::<()>(panics).await.unwrap_err().to_string();
-        assert!(answer.contains("a request panicked: as a test"), "{answer}");
-        let answer = within::<()>(std::future::pending()).await.unwrap_err().to_string();
-        assert!(answer.contains("has not answered within 5s"), "{answer}");
-        assert_eq!(within(async { Ok(1) }).await, Ok(1));
+    async fn status(
+        &self,
+        _: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::StatusReply>, Status> {
+        Ok(Response::new(self.state()))
     }
 }

@@ -1,5 +1,5 @@
 //! The client's end: many requests at once over one connection, made when it is needed and again
-//! after it broke.
+//! after it broke, under the same identity and the next number.
 //!
 //! A request that was sent and not answered when the connection breaks fails as
 //! [`PartError::Unreachable`]: it may have been done. Dropping a request's future forgets its answer.
@@ -23,9 +23,11 @@ use tokio::task::JoinSet;
 
 use super::frame::{self, Kind};
 use super::outgoing::Outgoing;
+use super::request::{Hello, Reply, Request};
 use super::{PREFACE, prepare};
-use crate::convert::error_from_failure;
+use crate::convert::{Address, error_from_failure};
 use crate::guard::caught_in;
+use crate::id::ClientId;
 use crate::part_store::PartError;
 use crate::rpc::storaged::PartFailure;
 
@@ -42,44 +44,55 @@ type Answer = Result<(Bytes, Bytes), PartError>;
 pub struct Link {
     address: String,
     connect_timeout: Duration,
-    current: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    client: ClientId,
+    current: tokio::sync::Mutex<Current>,
+}
+
+/// The newest connection, and how many were begun.
+#[derive(Debug, Default)]
+struct Current {
+    connection: Option<Arc<Connection>>,
+    begun: u64,
 }
 
 impl Link {
     /// To `HOST:PORT`; connects on first use.
     pub fn new(address: &str, connect_timeout: Duration) -> Self {
         let current = tokio::sync::Mutex::default();
-        Self { address: address.to_owned(), connect_timeout, current }
+        Self { address: address.to_owned(), connect_timeout, client: ClientId::random(), current }
     }
 
-    /// Sends a request and waits for its answer: the message and the payload, of `largest` bytes at most.
+    /// Sends a request and waits for its answer, which may have a payload.
     ///
     /// # Errors
     /// What the daemon answered, or [`PartError::Unreachable`].
     pub async fn call(
         &self,
-        kind: Kind,
-        message: &impl Message,
+        to: Address,
+        request: &Request,
         payload: Bytes,
-        largest: usize,
-    ) -> Answer {
-        self.connection().await?.call(kind, message, payload, largest).await
+    ) -> Result<(Reply, Bytes), PartError> {
+        let (message, payload) = self.connection().await?.call(to, request, payload).await?;
+        Ok((request.reply(message)?, payload))
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, PartError> {
         let mut current = self.current.lock().await;
-        if let Some(connection) = &*current
+        if let Some(connection) = &current.connection
             && connection.waiting.is_open()
         {
             return Ok(connection.clone());
         }
-        let opening = tokio::time::timeout(self.connect_timeout, Connection::open(&self.address));
+        current.begun += 1;
+        let hello = Hello { client: self.client, connection: current.begun };
+        let opening = Connection::open(&self.address, hello);
+        let opening = tokio::time::timeout(self.connect_timeout, opening);
         let connection = match opening.await {
             Ok(Ok(connection)) => Arc::new(connection),
             Ok(Err(e)) => return Err(unreachable(&format!("{}: {e}", self.address))),
             Err(_) => return Err(unreachable(&format!("{} does not answer", self.address))),
         };
-        Ok(current.insert(connection).clone())
+        Ok(current.connection.insert(connection).clone())
     }
 }
 
@@ -154,10 +167,10 @@ impl Drop for Entered<'_> {
 }
 
 impl Connection {
-    async fn open(address: &str) -> io::Result<Self> {
+    async fn open(address: &str, hello: Hello) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address).await?;
         prepare(&stream, SILENCE)?;
-        stream.write_all(&PREFACE).await?;
+        stream.write_all(&[&PREFACE[..], &hello.frame()].concat()).await?;
         let (read, write) = stream.into_split();
         let outgoing = Arc::new(Outgoing::new(write));
         let waiting = Arc::new(Waiting(Mutex::new(Ok(HashMap::new()))));
@@ -171,17 +184,11 @@ impl Connection {
         Ok(Self { outgoing, waiting, next: AtomicU32::new(0), _tasks: tasks })
     }
 
-    async fn call(
-        &self,
-        kind: Kind,
-        message: &impl Message,
-        payload: Bytes,
-        largest: usize,
-    ) -> Answer {
+    async fn call(&self, to: Address, request: &Request, payload: Bytes) -> Answer {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let answer = self.waiting.enter(id, largest)?;
+        let answer = self.waiting.enter(id, request.payloads().1)?;
         let _entered = Entered(&self.waiting, id);
-        let head = frame::encode(id, kind, message, payload.len());
+        let head = request.frame(id, to, payload.len());
         if let Err(e) = self.outgoing.send(head, payload, None) {
             self.waiting.close(&e.to_string());
         }
@@ -239,7 +246,7 @@ async fn answer(
         Kind::Failed => Err(PartFailure::decode(arrived.message)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
             .map(error_from_failure)?),
-        Kind::Put | Kind::Get => return nonsense("the daemon sent a request"),
+        _ => return nonsense("the daemon sent a request"),
     };
     Ok(Some((arrived.id, answer)))
 }

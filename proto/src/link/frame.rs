@@ -3,9 +3,9 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 4 | request number |
-//! | 4 | 1 | kind: 1 put, 2 get, 3 done, 4 failed |
+//! | 4 | 1 | kind, see [`Kind`] |
 //! | 5 | 3 | zero |
-//! | 8 | 4 | length of the message, at most 16 KiB |
+//! | 8 | 4 | length of the message, at most 64 KiB |
 //! | 12 | 4 | length of the payload, at most that of the largest part |
 //! | 16 | 4 | CRC-32C of bytes 0 to 15 and the message |
 //!
@@ -25,8 +25,10 @@ use crate::limits::{CHECK_BLOCK, MAX_PART};
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 20;
-/// Largest message, in bytes: an address, a blob id and 129 checksums take less than 1 KiB.
-const MAX_MESSAGE: u32 = 16 << 10;
+/// Largest message, in bytes: a page of a listing takes 42 KiB, deletes of as many blobs as may be 34.
+const MAX_MESSAGE: u32 = 64 << 10;
+/// Bytes of a message that arrive before room is made for more.
+const FIRST: u32 = 4 << 10;
 /// Largest payload, in bytes: a part, widened to whole check blocks.
 const MAX_PAYLOAD: u32 = MAX_PART.next_multiple_of(CHECK_BLOCK);
 
@@ -37,20 +39,41 @@ pub const ARRIVAL: Duration = Duration::from_secs(10);
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A `PutRequest`; the payload is its data.
+    /// A `PutRequest`; the payload is the part.
     Put = 1,
     /// A `GetRequest`.
     Get = 2,
-    /// The reply to the request of this number: a `PutReply`, or a `GetReply` with its data as
-    /// payload.
+    /// The reply to the request of this number; to a get, with the bytes as payload.
     Done = 3,
     /// It failed: a `PartFailure`.
     Failed = 4,
+    /// A `HeldRequest`.
+    Held = 5,
+    /// A `BlobsRequest`, to delete them.
+    Delete = 6,
+    /// A `BlobsRequest`, to forget that they were deleted.
+    Forget = 7,
+    /// A `ListRequest`.
+    List = 8,
+    /// A `Hello`: first on a connection, and not answered.
+    Hello = 9,
 }
 
 impl Kind {
+    const ALL: [Self; 9] = [
+        Self::Put,
+        Self::Get,
+        Self::Done,
+        Self::Failed,
+        Self::Held,
+        Self::Delete,
+        Self::Forget,
+        Self::List,
+        Self::Hello,
+    ];
+
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Put, Self::Get, Self::Done, Self::Failed].into_iter().find(|k| *k as u8 == byte)
+        Self::ALL.into_iter().find(|k| *k as u8 == byte)
     }
 }
 
@@ -117,8 +140,14 @@ async fn rest(
     if header[5..8] != [0; 3] || len > MAX_MESSAGE || payload > MAX_PAYLOAD {
         return Err(nonsense("lengths out of bounds"));
     }
-    let mut message = BytesMut::zeroed(len as usize);
-    input.read_exact(&mut message).await?;
+    let mut message = BytesMut::with_capacity(len.min(FIRST) as usize);
+    let mut left = input.take(len.into());
+    while message.len() < len as usize {
+        message.reserve(1);
+        if left.read_buf(&mut message).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
     if checksum(&header, &message) != number(16) {
         return Err(nonsense("wrong checksum"));
     }

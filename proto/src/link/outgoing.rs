@@ -20,8 +20,9 @@ const GATHER: usize = 64;
 /// A peer that takes no byte for so long is given up.
 const STALLED: Duration = Duration::from_secs(20);
 
-/// A sender's share of what may be under way: of its connection, and of what it asked.
-pub type Share = [OwnedSemaphorePermit; 2];
+/// A sender's share of what may be under way: of its connection, and (where the answer is large) of what it
+/// asked.
+pub type Share = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 #[derive(Default)]
 struct Queue {

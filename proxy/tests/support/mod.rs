@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, GroupId, PartKey, PartSet, SessionId, VolumeId};
 use proto::limits::footprint;
-use proto::part_store::{Fill, FillLevel, Held, PartError, PartStore};
+use proto::part_store::{Fill, FillLevel, Held, Page, PartError, PartStore, Scope};
 use proxy::{Proxy, ProxySettings, SlotConfig};
 
 /// What a slot does to requests.
@@ -158,16 +158,21 @@ impl PartStore for MemorySlot {
 
     async fn list(
         &self,
-        volume: VolumeId,
-        session: SessionId,
+        scope: Scope,
         after: Option<BlobId>,
         limit: u32,
-    ) -> Result<Vec<(BlobId, PartSet)>, PartError> {
+    ) -> Result<Page, PartError> {
         self.enter().await?;
         let blobs: BTreeSet<BlobId> = self.state.lock().parts.keys().map(|(b, _)| *b).collect();
-        let mine = blobs.into_iter().filter(|b| b.volume() == volume && b.session() == session);
-        let rest = mine.filter(|b| after.is_none_or(|after| *b > after));
-        Ok(rest.take(limit as usize).map(|b| (b, self.parts_of(b))).collect())
+        let mine = blobs.into_iter().filter(|b| match scope {
+            Scope::All => true,
+            Scope::Volume(volume) => b.volume() == volume,
+            Scope::Session(volume, session) => b.volume() == volume && b.session() == session,
+        });
+        let mut rest = mine.filter(|b| after.is_none_or(|after| *b > after)).peekable();
+        let first = rest.by_ref().take(limit as usize);
+        let entries = first.map(|b| (b, self.parts_of(b))).collect();
+        Ok(Page { entries, complete: rest.peek().is_none() })
     }
 
     async fn has_served(&self) -> Result<bool, PartError> {

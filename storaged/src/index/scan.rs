@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
-use proto::id::{BlobId, PartIndex, PartKey, PartSet, SessionId, SlotId, VolumeId};
+use proto::id::{BlobId, PartIndex, PartKey, SlotId};
+use proto::part_store::{Page, Scope};
 
 use super::key::{BLOB_KEY, PART_KEY, PartBytes, blob_bytes, key_of, prefixed};
 use super::stored::{Stored, guarded};
@@ -89,40 +90,43 @@ impl Index {
         Ok(found)
     }
 
-    /// A page of the blobs of a session.
+    /// A page of a listing: at most `limit` blobs.
     pub(crate) fn list(
         &self,
         slot: SlotId,
-        volume: VolumeId,
-        session: SessionId,
+        scope: Scope,
         after: Option<BlobId>,
         limit: usize,
-    ) -> IndexResult<Vec<(BlobId, PartSet)>> {
+    ) -> IndexResult<Page> {
         let mut prefix = slot.0.to_be_bytes().to_vec();
-        prefix.extend(volume.0.to_be_bytes());
-        prefix.extend(session.0.to_be_bytes());
+        if let Scope::Volume(volume) | Scope::Session(volume, _) = scope {
+            prefix.extend(volume.0.to_be_bytes());
+        }
+        if let Scope::Session(_, session) = scope {
+            prefix.extend(session.0.to_be_bytes());
+        }
         let mut range: RangeInclusive<PartBytes> = prefixed(&prefix);
         if let Some(after) = after {
             let mut start = [0xff; PART_KEY];
             start[..BLOB_KEY].copy_from_slice(&blob_bytes(slot, after));
             if start > *range.end() {
-                return Ok(Vec::new());
+                return Ok(Page { entries: Vec::new(), complete: true });
             }
             range = start.max(*range.start())..=*range.end();
         }
-        let mut page: Vec<(BlobId, PartSet)> = Vec::new();
+        let mut page = Page { entries: Vec::new(), complete: true };
         self.scan_parts(range, |_, key, _| {
-            if let Some((blob, parts)) = page.last_mut()
+            if let Some((blob, parts)) = page.entries.last_mut()
                 && *blob == key.blob
             {
                 parts.insert(key.part);
                 return true;
             }
-            let room = page.len() < limit;
-            if room {
-                page.push((key.blob, [key.part].into_iter().collect()));
+            page.complete = page.entries.len() < limit;
+            if page.complete {
+                page.entries.push((key.blob, [key.part].into_iter().collect()));
             }
-            room
+            page.complete
         })?;
         Ok(page)
     }

@@ -99,26 +99,57 @@ async fn two_contents_at_once_under_one_key_leave_one_winner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_are_in_order_in_pages_and_of_one_session() {
+async fn lists_are_in_order_in_pages_and_of_what_was_asked_for() {
     let dir = fresh();
     let disk = open(dir.path());
     let store = slot(&disk);
-    for n in (0..25).rev() {
-        put(&store, key(n, 10)).await.unwrap();
+    let mut all = Vec::new();
+    for (volume, session) in [(0, u64::MAX), (1, 0), (1, 1), (1, u64::MAX), (2, 1), (u32::MAX, 1)] {
+        for n in (0..12).rev().filter(|n| *n != 7) {
+            let scheme = "copies(3)".parse().unwrap();
+            let (volume, session) = (VolumeId(volume), SessionId(session));
+            let blob = BlobId::new(volume, session, n, GroupId(0), 10, scheme).unwrap();
+            for part in [0, 2] {
+                put(&store, PartKey::new(blob, part).unwrap()).await.unwrap();
+            }
+            all.push(blob);
+        }
     }
-    store.delete(&[key(7, 10).blob]).await.unwrap();
-    let (mut seen, mut after) = (Vec::new(), None);
-    loop {
-        let page = store.list(VolumeId(1), SessionId(1), after, 4).await.unwrap();
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        seen.extend(page.iter().map(|(blob, parts)| (blob.sequence(), parts.len())));
-    }
-    let expected: Vec<_> = (0..25).filter(|n| *n != 7).map(|n| (n, 1)).collect();
-    assert_eq!(seen, expected);
-    for (volume, session) in [(1, 2), (2, 1), (0, 1), (1, 0)] {
-        let page = store.list(VolumeId(volume), SessionId(session), None, 10).await.unwrap();
-        assert!(page.is_empty(), "{volume} {session}");
+    let deleted = all.remove(3);
+    store.delete(&[deleted]).await.unwrap();
+    all.sort_unstable();
+    let (one, two) = (VolumeId(1), VolumeId(2));
+    for scope in [
+        Scope::All,
+        Scope::Volume(one),
+        Scope::Session(one, SessionId(1)),
+        Scope::Session(one, SessionId(u64::MAX)),
+        Scope::Volume(VolumeId(u32::MAX)),
+        Scope::Volume(VolumeId(7)),
+        Scope::Session(two, SessionId(2)),
+    ] {
+        let within = |blob: &&BlobId| match scope {
+            Scope::All => true,
+            Scope::Volume(volume) => blob.volume() == volume,
+            Scope::Session(volume, session) => (blob.volume(), blob.session()) == (volume, session),
+        };
+        let expected: Vec<BlobId> = all.iter().filter(within).copied().collect();
+        for limit in [1, 4, 11, 100] {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.list(scope, after, limit).await.unwrap();
+                assert!(page.entries.len() <= limit as usize);
+                assert!(page.complete || !page.entries.is_empty(), "it goes on");
+                assert!(page.entries.iter().all(|(_, parts)| parts.0 == 0b101), "{page:?}");
+                seen.extend(page.entries.iter().map(|(blob, _)| *blob));
+                after = seen.last().copied();
+                assert_eq!(page.complete, seen.len() == expected.len(), "{scope:?} by {limit}");
+                if page.complete {
+                    break;
+                }
+            }
+            assert_eq!(seen, expected, "{scope:?} by {limit}");
+        }
     }
 }
 

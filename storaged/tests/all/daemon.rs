@@ -6,10 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use proto::client::Daemon;
-use proto::convert::{Address, error_from};
-use proto::id::DiskId;
+use proto::convert::Address;
+use proto::id::{ClientId, DiskId};
+use proto::link::frame::{Kind, encode};
+use proto::link::request::{Hello, Request};
 use proto::rpc::storaged as wire;
-use proto::rpc::storaged::storaged_client::StoragedClient;
 
 use super::*;
 
@@ -34,7 +35,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(disks: &[&Path]) -> Self {
-        Self::run(storaged(&["run", "--listen", "127.0.0.1:0"]), disks, |_| {})
+        Self::start_at("127.0.0.1:0", disks)
+    }
+
+    pub(crate) fn start_at(address: &str, disks: &[&Path]) -> Self {
+        Self::run(storaged(&["run", "--listen", address]), disks, |_| {})
     }
 
     /// The same by this command, with an eye on what it logs once it is ready.
@@ -97,10 +102,8 @@ async fn parts_survive_a_stop_and_a_kill_of_the_daemon() {
             let want = content(key(n, 200_000)).slice(70_000..70_010);
             assert_eq!(store.get(key(n, 200_000), range).await.unwrap(), want);
         }
-        assert_eq!(
-            store.list(VolumeId(1), SessionId(1), None, 9).await.unwrap().len(),
-            round as usize + 1
-        );
+        let page = store.list(Scope::Session(VolumeId(1), SessionId(1)), None, 9).await.unwrap();
+        assert_eq!((page.entries.len(), page.complete), (round as usize + 1, true));
         assert!(store.held(key(0, 200_000).blob).await.unwrap().parts.len() == 1);
         assert!(store.fill().await.unwrap().used > 0);
         if round == 1 {
@@ -131,44 +134,37 @@ async fn requests_that_make_no_sense_are_refused_by_kind() {
     let stale = daemon.slot(Address { generation: Generation(4), ..good });
     assert_eq!(stale.held(key(1, 10).blob).await, Err(PartError::StaleGeneration(Generation(5))));
 
-    let to = Some(good.to_wire());
-    let blob = Bytes::copy_from_slice(&key(2, 10).blob.to_bytes());
+    // What a client of ours would not send; see proto/src/link/request.rs for what it would not even read.
+    let mut raw = Raw::connect(&running.address, ClientId::random(), 1).await;
+    let key = key(2, 10);
     let checks = proto::checksum::block_checks(&[7; 10]);
-    let put = |to, blob: &Bytes, part, data: &[u8], checks: &[u32]| wire::PutRequest {
-        to,
-        blob: blob.clone(),
-        part,
-        data: Bytes::copy_from_slice(data),
-        checks: checks.to_vec(),
-    };
+    let put = |key, checks: &[u32]| Request::Put { key, checks: checks.to_vec() };
+    let other = BlobId::new(VolumeId(1), SessionId(1), 2, GroupId(9), 10, key.blob.scheme());
+    let of_another_group = PartKey::new(other.unwrap(), 1).unwrap();
     let puts = [
-        ("no address", put(None, &blob, 0, &[7; 10], &checks)),
-        ("short id", put(to.clone(), &blob.slice(1..), 0, &[7; 10], &checks)),
-        ("no such part", put(to.clone(), &blob, 3, &[7; 10], &checks)),
-        ("truncated", put(to.clone(), &blob, 0, &[7; 9], &checks)),
-        ("empty", put(to.clone(), &blob, 0, &[], &[])),
-        ("no checks", put(to.clone(), &blob, 0, &[7; 10], &[])),
-        ("rotten", put(to.clone(), &blob, 0, &[8; 10], &checks)),
-        ("oversized", put(to.clone(), &blob, 0, &vec![7; 9 << 20], &checks)),
+        ("truncated", put(key, &checks), vec![7; 9]),
+        ("empty", put(key, &[]), Vec::new()),
+        ("no checks", put(key, &[]), vec![7; 10]),
+        ("rotten", put(key, &checks), vec![8; 10]),
+        ("oversized", put(key, &checks), vec![7; 8 << 20]),
+        ("a blob of another group", put(of_another_group, &checks), vec![7; 10]),
+        ("a payload where none belongs", Request::Held(key.blob), vec![7; 10]),
     ];
-    let endpoint = format!("http://{}", running.address);
-    let mut client =
-        StoragedClient::connect(endpoint).await.unwrap().max_encoding_message_size(32 << 20);
-    for (what, request) in puts {
-        let error = error_from(&client.put(request).await.unwrap_err());
+    for (what, request, payload) in puts {
+        let error = raw.ask(good, &request, &payload).await.unwrap_err();
         assert!(matches!(error, PartError::Invalid(_)), "{what}: {error:?}");
     }
-    let get =
-        |offset, len| wire::GetRequest { to: to.clone(), blob: blob.clone(), part: 0, offset, len };
-    for request in [get(0, 0), get(0, 11), get(10, 1), get(u32::MAX, 2)] {
-        let error = error_from(&client.get(request).await.unwrap_err());
-        assert!(matches!(error, PartError::Invalid(_)), "{error:?}");
-    }
-    let many = wire::BlobsRequest { to: to.clone(), blobs: vec![blob.clone(); 1025] };
-    let error = error_from(&client.delete(many).await.unwrap_err());
+    let noise = encode(
+        7,
+        Kind::Delete,
+        &wire::StatusReply { version: "x".into(), ..Default::default() },
+        0,
+    );
+    raw.send(&noise).await;
+    let error = raw.answer().await.unwrap().unwrap_err();
     assert!(matches!(error, PartError::Invalid(_)), "{error:?}");
     // After all that it still works.
-    client.put(put(to, &blob, 0, &[7; 10], &checks)).await.unwrap();
+    assert!(raw.ask(good, &put(key, &checks), &[7; 10]).await.is_ok());
 }
 
 #[test]
@@ -289,7 +285,6 @@ fn said(address: &str, bytes: &[u8]) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_frame_ends_its_connection_and_nothing_else() {
     use proto::link::PREFACE;
-    use proto::link::frame::{Kind, encode};
     let dir = fresh();
     let path = dir.path().join("d");
     let running = Running::start(&[&path]);
@@ -299,14 +294,19 @@ async fn what_is_no_frame_ends_its_connection_and_nothing_else() {
 
     let request = wire::GetRequest { to: Some(address(&path).to_wire()), ..Default::default() };
     let good = encode(1, Kind::Get, &request, 0).to_vec();
-    let after = |bytes: &[u8]| [&PREFACE[..], bytes].concat();
+    let hello = |connection| Hello { client: ClientId::random(), connection }.frame();
+    let after = |bytes: &[u8]| [&PREFACE[..], &hello(1), bytes].concat();
+    let short = wire::Hello { client: Bytes::from_static(b"me"), connection: 1 };
     let mut flipped = good.clone();
     flipped[25] ^= 1;
     let mut longer = good.clone();
     longer[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
     let silent = [
         ("nothing", Vec::new()),
-        ("another version", b"\xa5ASHLNK9".to_vec()),
+        ("another version", b"\xa5ASHLNK1".to_vec()),
+        ("a stranger", [&PREFACE[..], &good].concat()),
+        ("half a name", [&PREFACE[..], &encode(0, Kind::Hello, &short, 0)].concat()),
+        ("somebody else in between", after(&hello(2))),
         ("half a preface", PREFACE[..4].to_vec()),
         ("an answer", after(&encode(1, Kind::Done, &request, 0))),
         ("a flipped bit", after(&flipped)),

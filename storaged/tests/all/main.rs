@@ -8,6 +8,8 @@ mod crash;
 mod daemon;
 mod model;
 mod mounted;
+mod order;
+mod raw;
 mod read_only;
 mod rot;
 mod space;
@@ -19,9 +21,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::checksum::Checked;
 use proto::id::{BlobId, ClusterId, Generation, GroupId, PartKey, SessionId, SlotId, VolumeId};
-use proto::part_store::{PartError, PartStore};
+use proto::part_store::{PartError, PartStore, Scope};
 use storaged::{Disk, DiskOptions, InitOptions, init_disk};
 use tempfile::TempDir;
+
+use raw::Raw;
 
 const MIB: u64 = 1 << 20;
 const SMALL: InitOptions = InitOptions { capacity: Some(96 * MIB), block_file: 16 * MIB };

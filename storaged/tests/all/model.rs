@@ -96,8 +96,8 @@ async fn run(ops: &[Op]) -> Result<(), TestCaseError> {
     }
     let here = model.values().filter(|fate| **fate == Fate::Here).count();
     prop_assert_eq!(disk.state().parts, here as u64);
-    let listed = store.list(VolumeId(1), SessionId(1), None, 100).await.unwrap();
-    prop_assert_eq!(listed.len(), here);
+    let listed = store.list(Scope::All, None, 100).await.unwrap();
+    prop_assert_eq!((listed.entries.len(), listed.complete), (here, true));
     Ok(())
 }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use proto::client::Daemon;
 use proto::guests::{UNKNOWN, room_for};
+use proto::id::ClientId;
 use proto::link::PREFACE;
-use proto::link::frame::{Kind, encode};
-use proto::rpc::storaged as wire;
+use proto::link::request::{Hello, Request};
 
 use super::daemon::{Running, address};
 use super::*;
@@ -37,10 +37,9 @@ fn connect(running: &Running) -> TcpStream {
 
 /// A put of the largest part, of which one byte of payload is sent.
 fn announced(dir: &Path) -> Vec<u8> {
-    let blob = key(1, 8 << 20).blob.to_bytes().to_vec().into();
-    let to = Some(address(dir).to_wire());
-    let put = wire::PutRequest { to, blob, ..Default::default() };
-    [&PREFACE[..], &encode(1, Kind::Put, &put, 8 << 20), b"x"].concat()
+    let put = Request::Put { key: key(1, 8 << 20), checks: Vec::new() };
+    let hello = Hello { client: ClientId::random(), connection: 1 }.frame();
+    [&PREFACE[..], &hello, &put.frame(1, address(dir), 8 << 20), b"x"].concat()
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -48,12 +47,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Requests of gRPC for a put, each of which announces 8 MiB and sends a byte; the last is cut off in the
-/// middle of its headers.
+/// Requests of gRPC, each of which announces 8 MiB and sends a byte; the last is cut off in the middle of its
+/// headers.
 fn announced_by_grpc() -> Vec<u8> {
     let mut headers = vec![0x83, 0x86, 0x04];
     for (before, text) in [
-        (&[][..], "/ashlar.storaged.v1.Storaged/Put"),
+        (&[][..], "/ashlar.storaged.v1.Storaged/Status"),
         (&[0x01], "here"),
         (&[0x0f, 0x10], "application/grpc"),
     ] {
@@ -116,20 +115,20 @@ async fn who_announces_much_and_sends_little_costs_little_and_has_to_leave() {
     serves_until(&running, &path, 1, || true).await;
     let before = memory(&running);
     let began = Instant::now();
-    let says: [Vec<u8>; 6] = [
-        announced(&path),
-        announced_by_grpc(),
-        PREFACE[..1].to_vec(),
-        Vec::new(),
-        [&PREFACE[..], &[1, 0]].concat(),
-        b"PRI * HT".to_vec(),
-    ];
+    let says = |n: usize| match n {
+        0 => announced(&path),
+        1 => announced_by_grpc(),
+        2 => PREFACE[..1].to_vec(),
+        3 => Vec::new(),
+        4 => [&PREFACE[..], &[1, 0]].concat(),
+        _ => b"PRI * HT".to_vec(),
+    };
     let strangers: Vec<TcpStream> = (0..STRANGERS)
         .map(|n| {
             let mut stream = connect(&running);
             // Half of them announce a part, in one way or the other.
-            let says = if n % 2 == 0 { &says[n / 2 % 2] } else { &says[2 + n / 2 % 4] };
-            let _ = stream.write_all(says);
+            let says = says(if n % 2 == 0 { n / 2 % 2 } else { 2 + n / 2 % 4 });
+            let _ = stream.write_all(&says);
             stream
         })
         .collect();

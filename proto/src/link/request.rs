@@ -1,0 +1,387 @@
+//! What a link carries: a request to a slot and its answer, as both ends mean them and as they travel.
+//!
+//! What arrives is checked here, once: a [`Request`] makes sense in itself. Payloads are beside it, in the
+//! frame.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::frame::{self, Kind};
+use crate::checksum::widen;
+use crate::convert::{
+    Address, blob_from_wire, blob_to_wire, blobs_from_wire, blobs_to_wire, part_from_wire,
+};
+use crate::id::{BlobId, ClientId, PartKey, PartSet, SessionId, VolumeId};
+use crate::limits::MAX_LIST;
+use crate::part_store::{Held, Page, PartError, Scope};
+use crate::rpc::storaged as wire;
+
+/// Bytes of an entry of a listing on its way, at most.
+const ENTRY_LEN: usize = 48;
+
+/// The first frame of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Who connects.
+    pub client: ClientId,
+    /// Number of the connection, which rises with each that the client makes.
+    pub connection: u64,
+}
+
+impl Hello {
+    /// Its frame.
+    pub fn frame(&self) -> Bytes {
+        let client = Bytes::copy_from_slice(self.client.as_bytes());
+        let message = wire::Hello { client, connection: self.connection };
+        frame::encode(0, Kind::Hello, &message, 0)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`PartError::Invalid`].
+    pub fn decode(message: Bytes) -> Result<Self, PartError> {
+        let wire::Hello { client, connection } = decode(message)?;
+        let client = ClientId::from_slice(&client);
+        let client = client.ok_or_else(|| invalid("the client's id is not 16 bytes"))?;
+        Ok(Self { client, connection })
+    }
+}
+
+/// What is asked of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Store the part that is the payload.
+    Put {
+        /// Which part.
+        key: PartKey,
+        /// Checksums of the payload.
+        checks: Vec<u32>,
+    },
+    /// Bytes of a part. `range` is not empty and lies within it.
+    Get {
+        /// Which part.
+        key: PartKey,
+        /// Which of its bytes.
+        range: Range<u32>,
+    },
+    /// What is here of a blob.
+    Held(BlobId),
+    /// Delete blobs.
+    Delete(Vec<BlobId>),
+    /// Forget deletes.
+    Forget(Vec<BlobId>),
+    /// A page of a listing.
+    List {
+        /// Of which blobs.
+        scope: Scope,
+        /// The last blob of the page before.
+        after: Option<BlobId>,
+        /// Most entries; not 0.
+        limit: u32,
+    },
+}
+
+/// The answer to a request that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing more to say.
+    Done,
+    /// The payload has these checksums.
+    Got(Vec<u32>),
+    /// What is here.
+    Held(Held),
+    /// A page.
+    Page(Page),
+}
+
+fn invalid(why: &str) -> PartError {
+    PartError::Invalid(why.to_owned())
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, PartError> {
+    M::decode(message).map_err(|e| PartError::Invalid(e.to_string()))
+}
+
+impl Request {
+    /// Its frame, with so much payload to follow.
+    pub fn frame(&self, id: u32, to: Address, payload: usize) -> Bytes {
+        let to = Some(to.to_wire());
+        let encode = |kind, blobs: &[BlobId]| {
+            let message = wire::BlobsRequest { to: to.clone(), blobs: blobs_to_wire(blobs) };
+            frame::encode(id, kind, &message, payload)
+        };
+        match self {
+            Self::Put { key, checks } => {
+                let (blob, part) = (blob_to_wire(key.blob), key.part.get() as u32);
+                let message = wire::PutRequest { to, blob, part, checks: checks.clone() };
+                frame::encode(id, Kind::Put, &message, payload)
+            }
+            Self::Get { key, range } => {
+                let (blob, part) = (blob_to_wire(key.blob), key.part.get() as u32);
+                let (offset, len) = (range.start, range.end - range.start);
+                let message = wire::GetRequest { to, blob, part, offset, len };
+                frame::encode(id, Kind::Get, &message, payload)
+            }
+            Self::Held(blob) => {
+                let message = wire::HeldRequest { to, blob: blob_to_wire(*blob) };
+                frame::encode(id, Kind::Held, &message, payload)
+            }
+            Self::Delete(blobs) => encode(Kind::Delete, blobs),
+            Self::Forget(blobs) => encode(Kind::Forget, blobs),
+            Self::List { scope, after, limit } => {
+                let (volume, session) = match scope {
+                    Scope::All => (None, None),
+                    Scope::Volume(volume) => (Some(volume.0), None),
+                    Scope::Session(volume, session) => (Some(volume.0), Some(session.0)),
+                };
+                let after = after.map(blob_to_wire).unwrap_or_default();
+                let message = wire::ListRequest { to, volume, session, after, limit: *limit };
+                frame::encode(id, Kind::List, &message, payload)
+            }
+        }
+    }
+
+    /// Reads a request and where it goes. `None`: frames of this kind are no requests.
+    ///
+    /// # Errors
+    /// [`PartError::Invalid`] for one that makes no sense.
+    pub fn decode(kind: Kind, message: Bytes) -> Option<Result<(Address, Self), PartError>> {
+        Some(match kind {
+            Kind::Put => decode(message).and_then(Self::put),
+            Kind::Get => decode(message).and_then(Self::get),
+            Kind::Held => decode(message).and_then(|wire::HeldRequest { to, blob }| {
+                Ok((Address::from_wire(to.as_ref())?, Self::Held(blob_from_wire(&blob)?)))
+            }),
+            Kind::Delete => blobs(message, Self::Delete),
+            Kind::Forget => blobs(message, Self::Forget),
+            Kind::List => decode(message).and_then(Self::list),
+            Kind::Hello | Kind::Done | Kind::Failed => return None,
+        })
+    }
+
+    fn put(request: wire::PutRequest) -> Result<(Address, Self), PartError> {
+        let wire::PutRequest { to, blob, part, checks } = request;
+        let key = part_from_wire(&blob, part)?;
+        Ok((Address::from_wire(to.as_ref())?, Self::Put { key, checks }))
+    }
+
+    fn get(request: wire::GetRequest) -> Result<(Address, Self), PartError> {
+        let wire::GetRequest { to, blob, part, offset, len } = request;
+        let key = part_from_wire(&blob, part)?;
+        let end = offset.checked_add(len).filter(|end| len > 0 && *end <= key.blob.part_len());
+        let end = end.ok_or_else(|| {
+            PartError::Invalid(format!("no {len} bytes at {offset} in a part of {}", key.blob))
+        })?;
+        Ok((Address::from_wire(to.as_ref())?, Self::Get { key, range: offset..end }))
+    }
+
+    fn list(request: wire::ListRequest) -> Result<(Address, Self), PartError> {
+        let wire::ListRequest { to, volume, session, after, limit } = request;
+        let scope = match (volume, session) {
+            (None, None) => Scope::All,
+            (Some(volume), None) => Scope::Volume(VolumeId(volume)),
+            (Some(volume), Some(session)) => Scope::Session(VolumeId(volume), SessionId(session)),
+            (None, Some(_)) => return Err(invalid("a session without its volume")),
+        };
+        let after = if after.is_empty() { None } else { Some(blob_from_wire(&after)?) };
+        if limit == 0 {
+            return Err(invalid("a page of no entries"));
+        }
+        let limit = limit.min(MAX_LIST);
+        Ok((Address::from_wire(to.as_ref())?, Self::List { scope, after, limit }))
+    }
+
+    /// Most bytes of payload that come with it, and with its answer.
+    pub fn payloads(&self) -> (usize, usize) {
+        match self {
+            Self::Put { key, .. } => (key.blob.part_len() as usize, 0),
+            Self::Get { key, range } => (0, widen(range.clone(), key.blob.part_len()).len()),
+            _ => (0, 0),
+        }
+    }
+
+    /// Bytes of memory that it takes at either end, about.
+    pub fn memory(&self) -> usize {
+        let (sent, received) = self.payloads();
+        let message = match self {
+            Self::Delete(blobs) | Self::Forget(blobs) => blobs.len() * ENTRY_LEN,
+            Self::List { limit, .. } => *limit as usize * ENTRY_LEN,
+            _ => 0,
+        };
+        sent + received + message
+    }
+
+    /// Reads the message of its answer.
+    ///
+    /// # Errors
+    /// [`PartError::Corrupt`] for one that makes no sense.
+    pub fn reply(&self, message: Bytes) -> Result<Reply, PartError> {
+        let reply = match self {
+            Self::Put { .. } | Self::Delete(_) | Self::Forget(_) => {
+                decode(message).map(|wire::Done {}| Reply::Done)
+            }
+            Self::Get { .. } => decode(message).map(|wire::GetReply { checks }| Reply::Got(checks)),
+            Self::Held(_) => decode(message).map(|wire::HeldReply { parts, deleted }| {
+                Reply::Held(Held { parts: PartSet(parts), deleted })
+            }),
+            Self::List { .. } => decode(message).and_then(page).map(Reply::Page),
+        };
+        reply.map_err(|e| {
+            PartError::Corrupt(format!("the daemon's answer makes no sense: {}", e.reason()))
+        })
+    }
+}
+
+fn blobs(
+    message: Bytes,
+    request: impl Fn(Vec<BlobId>) -> Request,
+) -> Result<(Address, Request), PartError> {
+    let wire::BlobsRequest { to, blobs } = decode(message)?;
+    Ok((Address::from_wire(to.as_ref())?, request(blobs_from_wire(&blobs)?)))
+}
+
+fn page(reply: wire::ListReply) -> Result<Page, PartError> {
+    let entry = |e: &wire::list_reply::Entry| Ok((blob_from_wire(&e.blob)?, PartSet(e.parts)));
+    let entries = reply.entries.iter().map(entry).collect::<Result<_, PartError>>()?;
+    Ok(Page { entries, complete: reply.complete })
+}
+
+impl Reply {
+    /// Its frame, with so much payload to follow.
+    pub fn frame(&self, id: u32, payload: usize) -> Bytes {
+        let kind = Kind::Done;
+        match self {
+            Self::Done => frame::encode(id, kind, &wire::Done {}, payload),
+            Self::Got(checks) => {
+                frame::encode(id, kind, &wire::GetReply { checks: checks.clone() }, payload)
+            }
+            Self::Held(Held { parts, deleted }) => {
+                let message = wire::HeldReply { parts: parts.0, deleted: *deleted };
+                frame::encode(id, kind, &message, payload)
+            }
+            Self::Page(Page { entries, complete }) => {
+                let entry = |(blob, parts): &(BlobId, PartSet)| wire::list_reply::Entry {
+                    blob: blob_to_wire(*blob),
+                    parts: parts.0,
+                };
+                let entries = entries.iter().map(entry).collect();
+                let message = wire::ListReply { entries, complete: *complete };
+                frame::encode(id, kind, &message, payload)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
+    use crate::limits::MAX_BLOBS_PER_REQUEST;
+
+    fn blob(sequence: u64) -> BlobId {
+        let scheme = "ec(4,2)".parse().unwrap();
+        let (volume, session) = (VolumeId(u32::MAX), SessionId(u64::MAX));
+        BlobId::new(volume, session, sequence, GroupId(u32::MAX), 8 << 20, scheme).unwrap()
+    }
+
+    fn to() -> Address {
+        Address {
+            cluster: ClusterId::random(),
+            disk: DiskId::random(),
+            slot: SlotId(u32::MAX),
+            group: GroupId(u32::MAX),
+            generation: Generation(u64::MAX),
+        }
+    }
+
+    async fn arrived(frame: Bytes) -> frame::Arrived {
+        frame::read(&mut &frame[..]).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_arrive_as_they_were_sent_however_large() {
+        let blobs: Vec<BlobId> = (0..MAX_BLOBS_PER_REQUEST as u64).map(|n| blob(!n)).collect();
+        let key = PartKey::new(blob(1), 5).unwrap();
+        let list = |scope, after| Request::List { scope, after, limit: MAX_LIST };
+        let requests = [
+            Request::Put { key, checks: vec![u32::MAX; 129] },
+            Request::Get { key, range: 3..key.blob.part_len() },
+            Request::Held(blob(1)),
+            Request::Delete(blobs.clone()),
+            Request::Forget(blobs),
+            list(Scope::All, None),
+            list(Scope::Volume(VolumeId(0)), Some(blob(7))),
+            list(Scope::Session(VolumeId(0), SessionId(0)), None),
+        ];
+        let to = to();
+        for request in requests {
+            let frame = arrived(request.frame(1, to, 0)).await;
+            let read = Request::decode(frame.kind, frame.message).unwrap().unwrap();
+            assert_eq!(read, (to, request));
+        }
+        let hello = Hello { client: ClientId::random(), connection: u64::MAX };
+        assert_eq!(Hello::decode(arrived(hello.frame()).await.message), Ok(hello));
+    }
+
+    #[tokio::test]
+    async fn answers_arrive_as_they_were_sent_however_large() {
+        let key = PartKey::new(blob(1), 5).unwrap();
+        let entry = |n: u64| (blob(n), PartSet(u32::MAX));
+        let entries: Vec<_> = (0..u64::from(MAX_LIST)).map(entry).collect();
+        let list = Request::List { scope: Scope::All, after: None, limit: MAX_LIST };
+        assert!(list.memory() >= entries.len() * 40, "what a page takes is accounted for");
+        for (request, reply) in [
+            (Request::Put { key, checks: Vec::new() }, Reply::Done),
+            (Request::Get { key, range: 0..1 }, Reply::Got(vec![u32::MAX; 129])),
+            (Request::Held(blob(1)), Reply::Held(Held { parts: PartSet(5), deleted: true })),
+            (list.clone(), Reply::Page(Page { entries, complete: true })),
+            (list, Reply::Page(Page::default())),
+        ] {
+            let frame = arrived(reply.frame(1, 0)).await;
+            assert_eq!(frame.kind, Kind::Done);
+            assert_eq!(request.reply(frame.message), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn requests_that_make_no_sense_are_invalid() {
+        let (to, blob) = (Some(to().to_wire()), blob_to_wire(blob(1)));
+        let put = |to: &Option<wire::Address>, blob: &Bytes, part| {
+            let (to, blob) = (to.clone(), blob.clone());
+            (Kind::Put, wire::PutRequest { to, blob, part, checks: vec![1] }.encode_to_vec())
+        };
+        let get = |offset, len| {
+            let (to, blob) = (to.clone(), blob.clone());
+            (Kind::Get, wire::GetRequest { to, blob, part: 0, offset, len }.encode_to_vec())
+        };
+        let many = vec![blob.clone(); MAX_BLOBS_PER_REQUEST + 1];
+        let many = wire::BlobsRequest { to: to.clone(), blobs: many };
+        let list = |volume, session, limit| {
+            let request =
+                wire::ListRequest { to: to.clone(), volume, session, after: Bytes::new(), limit };
+            (Kind::List, request.encode_to_vec())
+        };
+        for (kind, message) in [
+            put(&None, &blob, 0),
+            put(&to, &blob.slice(1..), 0),
+            put(&to, &blob, 6),
+            get(0, 0),
+            get(0, (2 << 20) + 1),
+            get(2 << 20, 1),
+            get(u32::MAX, 2),
+            (Kind::Delete, many.encode_to_vec()),
+            list(None, Some(1), 1),
+            list(Some(1), Some(1), 0),
+            (Kind::Held, b"noise".to_vec()),
+        ] {
+            let read = Request::decode(kind, message.into()).unwrap();
+            assert!(matches!(read, Err(PartError::Invalid(_))), "{kind:?}: {read:?}");
+        }
+        for kind in [Kind::Hello, Kind::Done, Kind::Failed] {
+            assert!(Request::decode(kind, Bytes::new()).is_none());
+        }
+    }
+}
