@@ -355,7 +355,7 @@ impl Owner {
         let file = match BlockFile::create(&self.shared.dir, number, len, &self.shared.calls) {
             Ok(file) => Arc::new(file),
             Err(e) if is_no_space(&e) => {
-                tracing::warn!(disk = %self.shared.disk, "the filesystem has no room for a block file");
+                tracing::warn!(disk = %self.shared.disk, "there is no room for a block file: {e}");
                 self.no_room_below();
                 return Ok(false);
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nix::libc::{EINVAL, EIO, ENOSPC, EOPNOTSUPP};
+use nix::libc::{EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EOPNOTSUPP};
 use proto::checksum::Checked;
 use proto::id::{BlobId, ClusterId, Generation, GroupId, PartKey, SessionId, SlotId, VolumeId};
 use proto::part_store::{FillLevel, PartError, PartStore};
@@ -235,14 +235,17 @@ async fn a_failed_sync_makes_the_disk_read_only_until_it_is_opened_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_room_below_is_full_and_not_a_failure() {
-    for call in [Call::Write, Call::Preallocate] {
+    let room = [(Call::Write, ENOSPC), (Call::Preallocate, ENOSPC)];
+    // What this process or machine is short of is not the disk's fault either.
+    let short = [(Call::Preallocate, EMFILE), (Call::Preallocate, ENFILE), (Call::Write, ENOMEM)];
+    for (call, errno) in room.into_iter().chain(short) {
         let dir = fresh();
         let (disk, store) = open(&dir);
         let len = 1 << 20;
         for n in 0..10 {
             put(&store, key(n, len)).await.unwrap();
         }
-        let fault = Fault::error(dir.path(), call, ALL, ENOSPC);
+        let fault = Fault::error(dir.path(), call, ALL, errno);
         // Up to 16 MiB fit into the file that there is.
         let mut refused = None;
         for n in 10..30 {
@@ -252,8 +255,8 @@ async fn no_room_below_is_full_and_not_a_failure() {
             }
         }
         let (n, why) = refused.expect("the file is full after 16 MiB");
-        assert_eq!(why, PartError::Full, "{call:?}");
-        assert_eq!(disk.state().state, "ok", "{call:?}");
+        assert_eq!(why, PartError::Full, "{call:?} {errno}");
+        assert_eq!(disk.state().state, "ok", "{call:?} {errno}");
         if call == Call::Preallocate {
             assert!(store.fill().await.unwrap().level >= FillLevel::Orange);
         }

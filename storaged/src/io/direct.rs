@@ -162,9 +162,11 @@ fn to_off(n: u64) -> libc::off_t {
     libc::off_t::try_from(n).expect("offsets lie within a block file")
 }
 
-/// Is this the filesystem saying that it has no room?
+/// Is there no room for this now, on the filesystem, or in this process or machine for want of file
+/// descriptors or memory? The disk is none the worse.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    let short = [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| short.contains(&errno))
 }
 
 /// Is this the filesystem declining what it cannot do, now or ever? The disk is none the worse.

@@ -154,7 +154,7 @@ async fn more_connections_than_file_descriptors_keep_nobody_out_and_the_log_shor
     let dir = fresh();
     let path = dir.path().join("d");
     let mut command = Command::new("sh");
-    let few = format!("ulimit -n 64; exec {} \"$@\"", env!("CARGO_BIN_EXE_storaged"));
+    let few = format!("ulimit -n 128; exec {} \"$@\"", env!("CARGO_BIN_EXE_storaged"));
     command.args(["-c", &few, "storaged", "run", "--listen", "127.0.0.1:0"]);
     let lines = Arc::new(Mutex::new(0));
     let counted = lines.clone();
