@@ -116,7 +116,8 @@ impl Daemons {
     }
 
     /// Waits until the daemon serves its disk. One that finds the disk or its port in use is started
-    /// again for a while: the last demo's daemon may be on its way out.
+    /// again for a while: the last demo's daemon may be on its way out. It may also have gone between that
+    /// and our own look, so that one that ended is started once more in any case.
     async fn wait_for(
         &mut self,
         index: usize,
@@ -125,6 +126,7 @@ impl Daemons {
         deadline: Instant,
     ) -> Result<()> {
         let address = slot.address.as_deref().expect("served slots have addresses");
+        let mut ended_for_nothing = false;
         loop {
             let ended = self.running[index].1.try_wait().context("waiting for a daemon")?;
             if ended.is_none() {
@@ -139,13 +141,14 @@ impl Daemons {
             }
             let taken =
                 storaged::superblock::is_in_use(disk) || TcpListener::bind(address).is_err();
-            if Instant::now() >= deadline || ended.is_some() && !taken {
+            if Instant::now() >= deadline || ended.is_some() && !taken && ended_for_nothing {
                 let text = std::fs::read_to_string(self.log(index)).unwrap_or_default();
                 let last = text.lines().last().unwrap_or("no word from it");
                 bail!("{}", last.trim_start_matches("storaged: "));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
             if ended.is_some() {
+                ended_for_nothing = !taken;
                 tokio::time::sleep(5 * LOOK_AGAIN).await;
                 self.running[index].1 = self.spawn(index, slot, disk)?;
             }
