@@ -27,6 +27,11 @@ fn small(mode: Mode) -> Result<Demo> {
     Demo::start(Setup { size: "640MiB", ..Setup::new(mode) })
 }
 
+/// As small as can be overwritten for ever: disks of a few block files each leave chance too little room.
+fn overwritten(mode: Mode) -> Result<Demo> {
+    Demo::start(Setup { size: "768MiB", ..Setup::new(mode) })
+}
+
 /// As small as can be overwritten at a good rate, since that is done many times over.
 fn tiny(mode: Mode) -> Result<Demo> {
     Demo::start(Setup { size: "576MiB", ..Setup::new(mode) })
@@ -92,7 +97,7 @@ fn a_full_volume_is_overwritten_again_and_again(mode: Mode) -> Result<()> {
         return Ok(());
     }
     let mut seed = Seed::announced("overwriting a full volume");
-    let mut demo = tiny(mode)?;
+    let mut demo = overwritten(mode)?;
     let file = File::create_new(demo.file("database"))?;
     let len = fill(&file)?;
     let mut stamps: Vec<(u64, usize)> = Vec::new();
