@@ -97,7 +97,7 @@ impl Data {
     /// so that the account is exact.
     ///
     /// # Errors
-    /// There is none.
+    /// [`StoreRoom::why_short`](crate::space::StoreRoom::why_short).
     async fn wait_while_tight(self: &Arc<Self>) -> Result<(), DataError> {
         let deadline = Instant::now() + STORE_PATIENCE;
         let mut in_vain: Option<Instant> = None;

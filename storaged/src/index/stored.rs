@@ -39,7 +39,7 @@ pub(super) fn guarded<T>(calls: impl FnOnce() -> IndexResult<T>) -> IndexResult<
         .unwrap_or_else(|panicked| Err(redb::Error::Corrupted(panicked.to_string())))
 }
 
-/// Is it the filesystem that has no room, and not the index that is damaged?
+/// Is there no room now (or no descriptor, or no memory), while the index itself is not damaged?
 pub(crate) fn is_no_room(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(e) if is_no_space(e))
 }
