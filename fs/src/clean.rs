@@ -73,6 +73,15 @@ struct Cleaning {
     asked_since: Option<Instant>,
 }
 
+/// What is emptied at once.
+struct Round {
+    victims: Vec<BlobRecord>,
+    /// There are no more than these.
+    whole: bool,
+    /// They are of a list of before, and what has died since may be worth more.
+    old: bool,
+}
+
 impl Cleaning {
     /// Victims that were unreadable long ago may be readable now.
     fn forgive(&mut self) {
@@ -231,9 +240,9 @@ impl Data {
         if waste <= TOLERATED.max(usage.blob_bytes / 8) || known {
             return Ok(());
         }
-        let (victims, whole) = self.victims(Worth::Quarter, cleaning).await?;
-        let (all, _) = self.empty(&victims, TARGET_BLOB, cleaning).await?;
-        let done = all && whole;
+        let round = self.victims(Worth::Quarter, cleaning).await?;
+        let (all, _) = self.empty(&round.victims, TARGET_BLOB, cleaning).await?;
+        let done = all && round.whole;
         cleaning.scanned = done.then_some((Worth::Quarter, waste, usage.blobs));
         Ok(())
     }
@@ -253,24 +262,37 @@ impl Data {
         {
             return Ok(true);
         }
-        let (victims, whole) = self.victims(Worth::Anything, cleaning).await?;
-        // Where too few slots have room for a part of a full blob, there may be room for smaller
-        // ones.
-        let mut target = TARGET_BLOB;
-        let emptied = loop {
-            match self.empty(&victims, target, cleaning).await {
-                Err(DataError::NoSpace) if target > LEAST => target /= 2,
-                emptied => break emptied,
+        let (mut gained, all) = loop {
+            let round = self.victims(Worth::Anything, cleaning).await?;
+            let emptied = self.empty_into_what_fits(&round.victims, cleaning).await;
+            self.free_now(cleaning).await?;
+            let (all, gained) = emptied?;
+            if gained || !round.old {
+                break (gained, all && round.whole);
             }
+            cleaning.candidates = Candidates::default();
         };
-        self.free_now(cleaning).await?;
-        let (all, mut gained) = emptied?;
-        if all && whole && !gained {
+        if all && !gained {
             gained = self.empty_stuck(cleaning).await?;
         }
-        let nothing = all && whole && !gained;
+        let nothing = all && !gained;
         cleaning.scanned = nothing.then_some((Worth::Anything, usage.dead_bytes, usage.blobs));
         Ok(gained)
+    }
+
+    /// Where too few slots have room for a part of a full blob, there may be room for smaller ones.
+    async fn empty_into_what_fits(
+        &self,
+        victims: &[BlobRecord],
+        cleaning: &mut Cleaning,
+    ) -> Result<(bool, bool), DataError> {
+        let mut target = TARGET_BLOB;
+        loop {
+            match self.empty(victims, target, cleaning).await {
+                Err(DataError::NoSpace) if target > LEAST => target /= 2,
+                emptied => return emptied,
+            }
+        }
     }
 
     /// Empties blobs that clones refer to. Who these are costs a look at every extent there is, so it
@@ -307,12 +329,8 @@ impl Data {
         Ok(gained)
     }
 
-    /// The emptiest blobs, and whether these are all.
-    async fn victims(
-        &self,
-        worth: Worth,
-        cleaning: &mut Cleaning,
-    ) -> Result<(Vec<BlobRecord>, bool), DataError> {
+    /// The emptiest blobs.
+    async fn victims(&self, worth: Worth, cleaning: &mut Cleaning) -> Result<Round, DataError> {
         let mut candidates = std::mem::take(&mut cleaning.candidates);
         if !candidates.are_good_for(worth) {
             candidates = self.candidates(worth, |record| cleaning.leaves(record)).await?;
@@ -334,9 +352,10 @@ impl Data {
                 victims.push(record);
             }
         }
-        let whole = candidates.is_whole();
+        let round = Round { victims, whole: candidates.is_whole(), old: candidates.is_old() };
+        candidates.grow_old();
         cleaning.candidates = candidates;
-        Ok((victims, whole))
+        Ok(round)
     }
 
     /// Moves what is live of the victims to blobs of `target` bytes; were all of them done, and was

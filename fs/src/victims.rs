@@ -2,7 +2,8 @@
 //!
 //! A scan costs in proportion to the blobs there are, so its list is used until as many victims were
 //! taken as pay for the next one. An entry may be out of date, but hardly too hopeful: live bytes
-//! only become fewer, unless they are cloned. Whoever takes one asks metadata again.
+//! only become fewer, unless they are cloned. Whoever takes one asks metadata again. That nothing is to be
+//! gained is only what a new list says: an old one does not know of what has died since.
 
 use std::collections::BinaryHeap;
 
@@ -40,6 +41,8 @@ pub(crate) struct Candidates {
     budget: usize,
     /// There were no more than these.
     whole: bool,
+    /// Some were taken in a round before: others may have become worthy since.
+    old: bool,
 }
 
 impl Candidates {
@@ -56,7 +59,17 @@ impl Candidates {
 
     /// Was this all there is?
     pub(crate) fn is_whole(&self) -> bool {
-        self.whole && self.left.is_empty()
+        self.whole && !self.old && self.left.is_empty()
+    }
+
+    /// Does it not know of what has become worthy since the rounds before?
+    pub(crate) fn is_old(&self) -> bool {
+        self.old
+    }
+
+    /// A round has taken what it needs.
+    pub(crate) fn grow_old(&mut self) {
+        self.old = true;
     }
 }
 
@@ -110,6 +123,6 @@ impl Data {
         let mut left = found.into_sorted_vec();
         left.reverse();
         let budget = (scanned / RECORDS_PER_VICTIM).max(LEAST);
-        Ok(Candidates { worth, left, budget, whole })
+        Ok(Candidates { worth, left, budget, whole, old: false })
     }
 }
