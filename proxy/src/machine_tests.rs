@@ -136,7 +136,7 @@ impl World {
     fn put(&mut self, id: BlobId, chooser: &mut Chooser) -> PutOutcome {
         let (group, down) =
             (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
-        let mut put = Put::new(&group, group.place(id), id.scheme(), down);
+        let mut put = Put::new(&group, group.place(id), id.scheme(), down, SlotSet::EMPTY);
         self.run(
             &mut put,
             chooser,

@@ -19,7 +19,7 @@ use proto::cluster::{Cluster, Place};
 use proto::convert::Address;
 use proto::guard::keep_going;
 use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
-use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST};
+use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST, footprint};
 use proto::part_store::{Held, PartError, PartStore, Scope};
 use proto::scheme::Scheme;
 use tokio::task::JoinSet;
@@ -39,6 +39,8 @@ use crate::space;
 
 /// How often a roll that nobody answers is called again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A slot that has room for fewer parts like those of a blob is passed over by it, if others have more.
+const SHORT: u64 = 16;
 
 /// One slot of the group.
 pub struct SlotConfig {
@@ -197,6 +199,29 @@ impl Proxy {
         SlotSet::that_are(self.slots.len(), |slot| are(&self.slots[slot]))
     }
 
+    /// The slots that have room for few parts of the blob, from the fullest on, as long as there are other
+    /// domains enough for all.
+    fn short_slots(&self, id: BlobId, down: SlotSet) -> SlotSet {
+        let enough = SHORT * footprint(id.part_len());
+        let room = |slot: usize| self.slots[slot].known_room();
+        let mut few: Vec<_> = (0..self.slots.len())
+            .filter(|slot| !down.contains(*slot))
+            .map(|slot| (room(slot), slot))
+            .filter(|(room, _)| *room < enough)
+            .collect();
+        few.sort_unstable();
+        let mut short = SlotSet::EMPTY;
+        for (_, slot) in few {
+            let without = short.union(SlotSet::only(slot));
+            let others = SlotSet::first(self.slots.len()).minus(down.union(without));
+            if self.group.domains_of(others) < id.scheme().parts() {
+                break;
+            }
+            short = without;
+        }
+        short
+    }
+
     /// Only blobs of the group can be here.
     fn check_group(&self, id: BlobId) -> Result<(), BlobError> {
         if id.group() == self.id {
@@ -246,7 +271,8 @@ impl Proxy {
         deadline: Instant,
     ) -> Result<Stored, BlobError> {
         let id = port.id;
-        let mut put = Put::new(&self.group, self.group.place(id), id.scheme(), down);
+        let short = self.short_slots(id, down);
+        let mut put = Put::new(&self.group, self.group.place(id), id.scheme(), down, short);
         drive(&mut put, port, deadline).await;
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
         self.metrics.retries.increment(put.reasons().len() as u64);

@@ -4,8 +4,9 @@
 //!
 //! A part's *home* is the first slot that says the part is on stable storage. Parts are sent to
 //! their main slots; a part whose slot fails, is full or is slow goes to a fail domain that has no
-//! part of the blob, best placed first. Only when no such domain is alive do parts double up, never
-//! more than [`room`] on one domain, so that one more can be lost.
+//! part of the blob, best placed first. So does a part whose slot has little room left, while others have
+//! more: else chance would fill a few slots, and what is free on the others be of no use. Only when no such
+//! domain is alive do parts double up, never more than [`room`] on one domain, so that one more can be lost.
 //!
 //! Invariants:
 //! * `Stored` means that each part has a home, and that no domain is home to more than one part, or
@@ -71,6 +72,8 @@ pub(crate) struct Put<'a> {
     made: usize,
     dead: SlotSet,
     full: SlotSet,
+    /// Slots to be passed over as long as there are others.
+    short: SlotSet,
     slow: SlotSet,
     /// Parts that go nowhere until a slow slot has answered.
     deferred: Vec<usize>,
@@ -79,12 +82,14 @@ pub(crate) struct Put<'a> {
 }
 
 impl<'a> Put<'a> {
-    /// Starts a put while the slots `down` are known to be out of reach.
+    /// Starts a put while the slots `down` are known to be out of reach, and those that are `short` have
+    /// little room.
     pub(crate) fn new(
         group: &'a Group,
         placement: Placement,
         scheme: Scheme,
         down: SlotSet,
+        short: SlotSet,
     ) -> Self {
         let mut put = Self {
             group,
@@ -94,16 +99,18 @@ impl<'a> Put<'a> {
             made: 0,
             dead: down,
             full: SlotSet::EMPTY,
+            short,
             slow: SlotSet::EMPTY,
             deferred: Vec::new(),
             reasons: Vec::new(),
             outcome: None,
         };
         // Parts that can go where they belong first: the others take what is left.
+        let passed_over = down.union(short);
         let mut homeless = Vec::new();
         for part in 0..scheme.parts() {
             match put.placement.main(part) {
-                Some(slot) if !down.contains(slot) => put.send(part, slot),
+                Some(slot) if !passed_over.contains(slot) => put.send(part, slot),
                 _ => homeless.push(part),
             }
         }
@@ -169,11 +176,10 @@ impl<'a> Put<'a> {
     /// Sends the part to the best slot there is, or waits for one, or finds out that there is none.
     fn place_elsewhere(&mut self, part: usize) {
         let gone = self.dead.union(self.slow);
-        let free = self.candidate(part, gone.union(self.full)).filter(|c| c.0 == 0);
         // Slow is better than a second part on one domain.
-        let free =
-            free.or_else(|| self.candidate(part, self.dead.union(self.full)).filter(|c| c.0 == 0));
-        if let Some((_, slot)) = free {
+        let unusable = [gone.union(self.short), gone, self.dead].map(|set| set.union(self.full));
+        let mut free = unusable.into_iter().filter_map(|unusable| self.candidate(part, unusable));
+        if let Some((_, slot)) = free.find(|(promised, _)| *promised == 0) {
             return self.send(part, slot);
         }
         if self.slow_may_answer() {

@@ -200,6 +200,15 @@ impl SlotClient {
         Some(fill)
     }
 
+    /// Bytes of parts that it may still take, less those on their way to it; all there can be, if it was never
+    /// asked.
+    pub(crate) fn known_room(&self) -> u64 {
+        let Some(fill) = self.heard.borrow().fill else { return u64::MAX };
+        let sending = self.in_flight as usize - self.to_slot.available_permits();
+        let taken = self.stored_since.load(Ordering::Relaxed) + sending as u64;
+        fill.available.saturating_sub(taken)
+    }
+
     /// Has it asked soon how full it is: what is known has just become wrong.
     pub(crate) fn refresh_fill(&self) {
         self.kick.notify_one();

@@ -518,3 +518,22 @@ async fn space_follows_puts_at_once_and_deletes_soon() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(proxy.space(scheme).await.available, empty);
 }
+
+/// Chance alone would fill three of the slots long before the others, and what is left on those be of no use.
+#[tokio::test(start_paused = true)]
+async fn what_is_said_to_be_available_is_stored_to_the_last_blobs() {
+    for session in 0..4 {
+        let (proxy, slots) = proxy_over(8);
+        slots.iter().for_each(|slot| slot.limit());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let said = proxy.space("ec(4,2)".parse().unwrap()).await.available >> 20;
+        // A part of 256 KiB has a header of 4 KiB.
+        let said = said * 64 / 65;
+        let (mut stored, len) = (0, 1 << 20);
+        while proxy.put(blob(session * 1000 + stored, len, "ec(4,2)"), noise(len, 1)).await.is_ok()
+        {
+            stored += 1;
+        }
+        assert!(stored + 6 > said, "{stored} blobs of 1 MiB were stored, and {said} MiB said");
+    }
+}
