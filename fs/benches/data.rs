@@ -13,6 +13,7 @@ use fs::data::{Data, DataSettings, TryWrite};
 use meta::{Caller, Ino, MetaStore, NewNode, ROOT, Time, VolumeInfo};
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
+use proto::limits::TARGET_BLOB;
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 use tokio::runtime::Runtime;
@@ -56,7 +57,8 @@ impl BlobStore for Blobs {
         Ok(Listing::default())
     }
     async fn space(&self, _: Scheme) -> Space {
-        Space { capacity: 1 << 50, available: 1 << 50, uneven: 0, takers: 6, needed: 3, away: 0 }
+        let (capacity, blob) = (1 << 50, TARGET_BLOB);
+        Space { capacity, available: capacity, uneven: 0, blob, takers: 6, needed: 3, away: 0 }
     }
     async fn in_reach(&self, id: BlobId) -> usize {
         id.scheme().parts()

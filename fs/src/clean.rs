@@ -241,7 +241,7 @@ impl Data {
             return Ok(());
         }
         let round = self.victims(Worth::Quarter, cleaning).await?;
-        let (all, _) = self.empty(&round.victims, TARGET_BLOB, cleaning).await?;
+        let (all, _) = self.empty(&round.victims, self.space.blob(), cleaning).await?;
         let done = all && round.whole;
         cleaning.scanned = done.then_some((Worth::Quarter, waste, usage.blobs));
         Ok(())
@@ -286,7 +286,7 @@ impl Data {
         victims: &[BlobRecord],
         cleaning: &mut Cleaning,
     ) -> Result<(bool, bool), DataError> {
-        let mut target = TARGET_BLOB;
+        let mut target = self.space.blob();
         loop {
             match self.empty(victims, target, cleaning).await {
                 Err(DataError::NoSpace) if target > LEAST => target /= 2,
@@ -310,7 +310,7 @@ impl Data {
         if ids.is_empty() {
             return Ok(false);
         }
-        let mut mover = Mover::new(self, TARGET_BLOB);
+        let mut mover = Mover::new(self, self.space.blob());
         let (mut emptied, mut freed) = (Vec::new(), 0);
         for (id, live) in self.live_of_all(&ids).await? {
             let Ok(pieces) = self.bytes_of(id, live).await else { continue };
@@ -403,7 +403,7 @@ impl Data {
                 mover.take(live, bytes).await?;
             }
             emptied.push(victim.id);
-            if target < TARGET_BLOB {
+            if target < self.space.blob() {
                 // Each victim that is empty is the room for the next.
                 mover.send().await?;
             }

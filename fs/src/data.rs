@@ -289,7 +289,7 @@ impl Data {
             state.queued = true;
             self.queue.add(handle);
         }
-        let blob = u64::from(TARGET_BLOB);
+        let blob = u64::from(self.space.blob());
         let grown = after > before && after / blob != before / blob;
         if grown || (now.1 > 0 && !self.armed.load(Relaxed) && !self.armed.swap(true, Relaxed)) {
             self.queue.kick.notify_one();

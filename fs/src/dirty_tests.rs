@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use proto::id::{GroupId, SessionId, VolumeId};
+use proto::limits::TARGET_BLOB;
 use proto::scheme::Scheme;
 
 const FILE: usize = 3000;
@@ -58,7 +59,7 @@ impl Model {
                 assert!(self.unstored.end() <= at as u64);
             }
             Step::Launch => {
-                let mut packer = Packer::new();
+                let mut packer = Packer::of(TARGET_BLOB);
                 self.unstored.take(Ino(9), self.next, 0, &mut packer);
                 if !packer.is_empty() {
                     let pool = proto::buffer::Pool::new(1 << 20, 1);

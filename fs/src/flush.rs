@@ -18,7 +18,7 @@ use futures::stream::FuturesUnordered;
 use meta::{FileUpdate, Ino, MetaError, NewBlob, Time};
 use parking_lot::Mutex;
 use proto::id::BlobId;
-use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
+use proto::limits::CHECK_BLOCK;
 use proxy::Stored;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -202,7 +202,7 @@ impl Data {
         let mut wrapped = !wrap;
         let mut air = Airborne::start(self);
         let number = air.number;
-        let mut packer = Packer::new();
+        let mut packer = Packer::of(self.space.blob());
         loop {
             let Some(handle) = scope.next(&self.queue, cursor.ino) else {
                 if wrapped {
@@ -480,7 +480,7 @@ impl Data {
             (flusher.due, flusher.drain, flusher.cursor) = (None, true, Cursor::START);
         }
         while flights.len() < self.settings.puts_in_flight {
-            let enough = self.room.dirty() >= u64::from(TARGET_BLOB)
+            let enough = self.room.dirty() >= u64::from(self.space.blob())
                 || (flights.is_empty() && self.room.is_pressed() && self.room.dirty() > 0);
             if !enough && !flusher.drain {
                 return;
@@ -494,7 +494,7 @@ impl Data {
                 (flusher.drain, flusher.cursor) = (false, Cursor::START);
                 return;
             };
-            let small = flight.id.len() < TARGET_BLOB / 2;
+            let small = flight.id.len() < self.space.blob() / 2;
             let data = Arc::clone(self);
             // Ends with its put, which is bounded; `stop` waits for it.
             flights.push(tokio::spawn(async move { data.fly(flight).await }));

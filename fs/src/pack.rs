@@ -1,5 +1,5 @@
 //! What goes into which blob: ranges of many files, in order of inode and offset, into blobs of
-//! [`TARGET_BLOB`] bytes, or of fewer where the store is full.
+//! [`TARGET_BLOB`](proto::limits::TARGET_BLOB) bytes, or of fewer where disks are small or full.
 //!
 //! A run that does not fit is cut where a page of the file ends, so that pages stay whole and, for
 //! big runs, aligned within the blob. A full blob is padded to exactly the target, so that each of
@@ -9,7 +9,6 @@
 use bytes::Bytes;
 use meta::Ino;
 use proto::buffer::{Buffer, Pool};
-use proto::limits::TARGET_BLOB;
 
 use crate::summary::{self, ENTRY_LEN, Entry, summary_len};
 
@@ -30,12 +29,7 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    /// An empty one.
-    pub(crate) fn new() -> Self {
-        Self::of(TARGET_BLOB)
-    }
-
-    /// An empty one for a blob of `target` bytes, at most [`TARGET_BLOB`].
+    /// An empty one for a blob of `target` bytes, at most [`TARGET_BLOB`](proto::limits::TARGET_BLOB).
     pub(crate) fn of(target: u32) -> Self {
         Self { pieces: Vec::new(), entries: Vec::new(), data_len: 0, target: target as usize }
     }
@@ -118,11 +112,12 @@ impl Packer {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proto::limits::TARGET_BLOB;
 
     #[test]
     fn a_stream_makes_full_blobs_of_whole_pages() {
         let run = Bytes::from(vec![9u8; 1 << 20]);
-        let mut packer = Packer::new();
+        let mut packer = Packer::of(TARGET_BLOB);
         let mut offset = 0;
         while packer.fits(offset, 1 << 20) > 0 {
             let len = packer.fits(offset, 1 << 20);
@@ -139,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_blob_of_tiny_ranges_is_full_when_they_are_many() {
-        let mut packer = Packer::new();
+        let mut packer = Packer::of(TARGET_BLOB);
         let mut at = 0;
         while packer.fits(at, 1) > 0 {
             packer.push(Ino(5), at, Bytes::from_static(b"x"));
@@ -148,7 +143,7 @@ mod tests {
         assert!(packer.is_full());
         assert_eq!((packer.data_len(), packer.entries.len()), (RANGES, RANGES));
         // Also of small files' bytes, which are one file's extent each.
-        let mut packer = Packer::new();
+        let mut packer = Packer::of(TARGET_BLOB);
         let files = (0u64..).take_while(|ino| {
             let fits = packer.fits(0, 100) > 0;
             if fits {
@@ -164,7 +159,7 @@ mod tests {
         fn every_range_lies_where_the_summary_says(
             ranges in proptest::collection::vec((1u64..4, 0u64..1 << 30, 1usize..100_000), 1..200),
         ) {
-            let mut packer = Packer::new();
+            let mut packer = Packer::of(TARGET_BLOB);
             let mut places = Vec::new();
             for (nth, (ino, offset, len)) in ranges.into_iter().enumerate() {
                 let take = packer.fits(offset, len as u64) as usize;

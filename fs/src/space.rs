@@ -21,22 +21,23 @@
 //! given up of it can be promised anew.
 //!
 //! The potential is what all blobs of the volume take and what is free. What is kept back, one
-//! sixteenth and what chance leaves uneven among disks, is nobody's to promise: it is where
-//! overwrites go before they are cleaned after, so that the cleaner moves a bounded number of bytes
-//! for each that it gains.
+//! sixteenth (of a small volume more) and what chance leaves uneven among disks, is nobody's to
+//! promise: it is where overwrites go before they are cleaned after, so that the cleaner moves a bounded
+//! number of bytes for each that it gains. It must be room for many blobs, or what is dead of them cannot
+//! be told from what is being written: on small disks blobs are smaller ([`proxy::blob_len`]).
 //!
 //! While slots are away, bytes that were stored before have fewer parts on the others than those that
 //! replace them ([`crate::reach`]), and so does what is allocated: replacing it takes of what is kept
 //! back, for as long as they are away. It may take all but what the cleaner needs to go on. From then on
 //! room is *tight*: only what has been stored since can be overwritten, and that for ever.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use meta::Usage;
 use parking_lot::Mutex;
 use proto::id::BlobId;
-use proto::limits::TARGET_BLOB;
+use proto::limits::{DISK_BLOCK, TARGET_BLOB, footprint};
 use proto::scheme::Scheme;
 use proxy::Space;
 use tokio::sync::Notify;
@@ -44,24 +45,30 @@ use tokio::time::Instant;
 
 use crate::data::DataError;
 
-/// Share of the potential that is kept back, and the least, in bytes.
+/// Share of the potential that is kept back, and of a small one, which keeps back at most so many bytes.
 const KEPT_SHARE: u64 = 16;
-const KEPT_LEAST: u64 = 6 * TARGET_BLOB as u64;
+const KEPT_SHARE_OF_SMALL: u64 = 5;
+const KEPT_OF_SMALL: u64 = 6 * TARGET_BLOB as u64;
 /// Share of what is kept back by which the limit may fall below what is promised, and this be kept.
 const OVER_SHARE: u64 = 8;
-/// Share of what is promised that goes to headers and summaries, even of blobs that are full.
-const OVERHEAD_SHARE: u64 = 64;
-/// What is kept free for the cleaner itself, at most, in bytes.
-const CLEANERS: u64 = 2 * TARGET_BLOB as u64;
+/// Share of the room that full blobs take for what is lost where ranges are cut, in thousandths.
+const CUT: u64 = 10;
+/// What is kept free for the cleaner itself, at most, in blobs.
+const CLEANERS: u64 = 2;
 /// Free room from which on the cleaner need not hurry on any volume, in bytes.
 const PLENTY: u64 = 256 << 20;
 /// Metadata and the store are asked one after the other: what is under way between them is missed
 /// by both. The highest answer of so long a time counts.
 const SAMPLES: Duration = Duration::from_secs(5);
 
+/// What a full blob has of padding and summary, at most, in bytes.
+const PADDING: u32 = 2 * DISK_BLOCK as u32;
+
 /// The two accounts.
 pub(crate) struct StoreRoom {
     scheme: Scheme,
+    /// Bytes of a full blob.
+    blob: AtomicU32,
     /// Most bytes that may be promised; `u64::MAX` before the store was heard.
     limit: AtomicU64,
     /// The most that was promised since that is more than the limit would be; else 0.
@@ -117,6 +124,7 @@ impl StoreRoom {
     pub(crate) fn new(scheme: Scheme) -> Self {
         Self {
             scheme,
+            blob: AtomicU32::new(TARGET_BLOB),
             limit: AtomicU64::new(u64::MAX),
             over: AtomicU64::new(0),
             stored: AtomicU64::new(0),
@@ -147,6 +155,20 @@ impl StoreRoom {
         self.user_bytes(id.disk_bytes())
     }
 
+    /// Bytes of a full blob: what large data are cut into.
+    pub(crate) fn blob(&self) -> u32 {
+        self.blob.load(Relaxed)
+    }
+
+    /// How much of the room that a full blob takes is its data, in thousandths: headers and a summary are
+    /// the rest.
+    pub(crate) fn packed(&self) -> u64 {
+        let blob = self.blob();
+        let takes =
+            self.user_bytes(footprint(self.scheme.part_len(blob)) * self.scheme.parts() as u64);
+        u64::from(blob - PADDING) * 1000 / takes
+    }
+
     /// What the store and metadata say now.
     pub(crate) fn learn(&self, space: Space, usage: &Usage) {
         self.note_stored(usage);
@@ -155,13 +177,15 @@ impl StoreRoom {
         if space.capacity == 0 {
             return;
         }
+        self.blob.store(space.blob, Relaxed);
         let ours = self.user_bytes(usage.disk_bytes).saturating_sub(self.deleted.load(Relaxed));
         let potential = self.sample((space.available + ours).min(space.capacity));
-        let kept = (potential / KEPT_SHARE).max(KEPT_LEAST) + space.uneven;
-        let kept = kept.min(potential / 4);
+        let small = (potential / KEPT_SHARE_OF_SMALL).min(KEPT_OF_SMALL);
+        let kept = (potential / KEPT_SHARE).max(small) + space.uneven;
+        let kept = kept.min(potential / 2);
         let limit = potential - kept;
         self.kept.store(kept, Relaxed);
-        self.keep_limit(limit - limit / OVERHEAD_SHARE, kept);
+        self.keep_limit(limit / 1000 * (self.packed() - CUT), kept);
         let free = space.available.saturating_sub(self.taken.load(Relaxed));
         let before = self.free.swap(free, Relaxed);
         if free > before {
@@ -280,7 +304,7 @@ impl StoreRoom {
 
     /// Free room that only the cleaner takes.
     fn cleaners(&self) -> u64 {
-        CLEANERS.min(self.kept.load(Relaxed) / 6)
+        (CLEANERS * u64::from(self.blob())).min(self.kept.load(Relaxed) / 6)
     }
 
     /// Free room for a blob that holds written bytes, if there is enough.
@@ -318,7 +342,7 @@ impl StoreRoom {
     /// and little of what is kept back, so that much of that may be dead before it is cleaned.
     fn low(&self) -> u64 {
         let kept = self.kept.load(Relaxed);
-        let blob = u64::from(TARGET_BLOB) * 5 / 4;
+        let blob = u64::from(self.blob()) * 5 / 4;
         (kept / 4).min(PLENTY).max(self.cleaners() + blob).min(kept / 2)
     }
 

@@ -28,7 +28,7 @@ pub(crate) enum Worth {
     /// Less than a quarter of it is alive.
     #[default]
     Quarter,
-    /// It takes at least one fiftieth more room than its live bytes.
+    /// It takes at least one seventieth more room than its live bytes would in a full blob.
     Anything,
 }
 
@@ -89,7 +89,7 @@ impl Data {
             Worth::Quarter => 250,
             // Where slots are away, each byte that is moved takes more than it gives back.
             Worth::Anything if self.known_reach(&record.id) < WHOLE => 500,
-            Worth::Anything => 980,
+            Worth::Anything => self.space.packed() - 14,
         };
         record.live > 0 && self.alive(record, worth) < most
     }

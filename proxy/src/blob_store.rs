@@ -76,6 +76,9 @@ pub struct Space {
     pub available: u64,
     /// What chance may leave unused of all there is, as it spreads parts unevenly.
     pub uneven: u64,
+    /// Bytes of the blobs that large data should be cut into: [`TARGET_BLOB`](proto::limits::TARGET_BLOB),
+    /// or fewer where the disks are so small that few parts would fit on each.
+    pub blob: u32,
     /// Fail domains that take writes.
     pub takers: usize,
     /// Fail domains that must take writes for a blob to be put, whatever room they have.

@@ -37,3 +37,4 @@ mod space;
 pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
 pub use proxy::{Answer, BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};
 pub use safety::{Losses, Safety};
+pub use space::blob_len;

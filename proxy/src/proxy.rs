@@ -542,7 +542,7 @@ impl BlobStore for Proxy {
         let all = space::space(scheme, &per_domain(&|_| true));
         let away = self.slots_that(SlotClient::takes_no_writes);
         let in_use = space::space(scheme, &per_domain(&|slot| !away.contains(slot)));
-        Space { capacity: all.capacity, uneven: all.uneven, away: away.0, ..in_use }
+        Space { capacity: all.capacity, uneven: all.uneven, blob: all.blob, away: away.0, ..in_use }
     }
 
     async fn in_reach(&self, id: BlobId) -> usize {

@@ -3,20 +3,38 @@
 //! Parts spread evenly over the fail domains, k+m distinct ones per blob; a full domain is passed
 //! over as long as k+m others remain. So the room is like water that rises in all domains alike:
 //! it stops when fewer than k+m of them still take any.
+//!
+//! Water has no grain, parts have: the fewer of them a domain has room for, the more of that is left unused,
+//! by chance and as remainders. So blobs are smaller where domains are small ([`blob_len`]).
 
+use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
 use proto::part_store::Fill;
 use proto::scheme::Scheme;
 
 use crate::blob_store::Space;
 use crate::quorum::room;
 
-/// A large part, in bytes: chance spreads so many bytes at a time.
-const LARGE_PART: u64 = 1 << 20;
+/// How many parts of the blobs that large data are cut into a domain should have room for.
+const PARTS: u64 = 64;
+/// Least bytes of such a blob: as many whole copies as small ones are kept in.
+const LEAST_BLOB: u32 = 4 * CHECK_BLOCK;
 
-/// What chance leaves unused of a domain. It spreads n parts evenly but for the square root of n or
-/// so.
-fn skew(capacity: u64) -> u64 {
-    capacity.saturating_mul(LARGE_PART).isqrt() / 2
+/// Bytes of the blobs that large data of a scheme should be cut into, where domains take so many bytes each:
+/// a half, or a half of that, of [`TARGET_BLOB`].
+pub fn blob_len(scheme: Scheme, capacity: u64) -> u32 {
+    let mut len = TARGET_BLOB;
+    while len > LEAST_BLOB && u64::from(scheme.part_len(len)) * PARTS > capacity {
+        len /= 2;
+    }
+    len
+}
+
+/// What chance leaves unused of a domain of so many, as it puts `parts` of each blob on as many of them.
+/// Where it puts n parts on each, it misses that by the square root of n, less what is certain.
+fn skew(capacity: u64, part: u32, parts: usize, domains: usize) -> u64 {
+    let chance = domains.saturating_sub(parts) as u64;
+    let square = u128::from(capacity) * u128::from(part) * u128::from(chance) / domains as u128;
+    u64::try_from(square.isqrt()).unwrap_or(u64::MAX)
 }
 
 /// Room for blobs of `scheme`, given the sums of the fill of each fail domain's slots.
@@ -24,14 +42,21 @@ fn skew(capacity: u64) -> u64 {
 /// With fewer domains than parts, every domain gets its share of each blob; with so few that one of
 /// them would hold more parts than may be lost, there is no room.
 pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
-    let capacities = domains.iter().map(|fill| fill.capacity).collect();
+    let capacities: Vec<u64> = domains.iter().map(|fill| fill.capacity).collect();
     let available = domains.iter().map(|fill| fill.available);
-    let skews = domains.iter().map(|fill| skew(fill.capacity)).collect();
+    let blob = blob_len(scheme, level(scheme, &mut capacities.clone()));
+    let (large, small) = (scheme.part_len(blob), scheme.as_copies());
+    let skew = |capacity: &u64| {
+        let of_large = skew(*capacity, large, scheme.parts(), domains.len());
+        of_large.max(skew(*capacity, CHECK_BLOCK, small.parts(), domains.len()))
+    };
+    let skews = capacities.iter().map(skew).collect();
     let (takers, needed) = (domains.len(), scheme.parts().div_ceil(room(scheme)));
     Space {
         capacity: user_bytes(scheme, capacities),
         available: if takers < needed { 0 } else { user_bytes(scheme, available.collect()) },
         uneven: user_bytes(scheme, skews),
+        blob,
         takers,
         needed,
         away: 0,
@@ -39,12 +64,16 @@ pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
 }
 
 fn user_bytes(scheme: Scheme, mut rooms: Vec<u64>) -> u64 {
-    let parts = scheme.parts();
-    rooms.sort_unstable();
-    let Some(last) = rooms.len().checked_sub(parts.min(rooms.len())) else { return 0 };
-    let Some(&level) = rooms.get(last) else { return 0 };
+    let level = level(scheme, &mut rooms);
     let taken: u64 = rooms.iter().map(|room| (*room).min(level)).sum();
-    taken / parts as u64 * scheme.data_parts() as u64
+    taken / scheme.parts() as u64 * scheme.data_parts() as u64
+}
+
+/// How high the water rises at most: then too few domains are left.
+fn level(scheme: Scheme, rooms: &mut [u64]) -> u64 {
+    rooms.sort_unstable();
+    let last = rooms.len() - scheme.parts().min(rooms.len());
+    rooms.get(last).copied().unwrap_or(0)
 }
 
 /// The fill of a domain: that of its slots together.
@@ -77,6 +106,25 @@ mod tests {
         assert_eq!(room_for("copies(1)", &[100, 700]), 800);
         assert_eq!(room_for("ec(4,2)", &[600; 4]), 1600);
         assert_eq!(room_for("ec(4,2)", &[]), 0);
+    }
+
+    #[test]
+    fn blobs_are_as_small_as_domains_ask_for() {
+        let of = |scheme: &str, mib: u64| blob_len(scheme.parse().unwrap(), mib << 20) >> 10;
+        assert_eq!(of("ec(4,2)", 1 << 20), 4096);
+        assert_eq!((of("ec(4,2)", 64), of("ec(4,2)", 63), of("ec(4,2)", 16)), (4096, 2048, 1024));
+        assert_eq!(
+            (of("copies(3)", 256), of("copies(3)", 16), of("ec(8,3)", 16)),
+            (4096, 256, 2048)
+        );
+        assert_eq!(of("ec(4,2)", 0), 256, "there is no room for any");
+    }
+
+    #[test]
+    fn chance_leaves_nothing_uneven_where_every_domain_has_a_part_of_each_blob() {
+        assert_eq!(skew(16 << 20, 1 << 20, 6, 6), 0);
+        assert_eq!(skew(16 << 20, 1 << 20, 6, 8), 2 << 20);
+        assert_eq!(skew(16 << 20, 256 << 10, 6, 8), 1 << 20);
     }
 
     #[test]

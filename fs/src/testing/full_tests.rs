@@ -28,6 +28,11 @@ struct Volume {
 
 impl Volume {
     async fn new() -> Self {
+        Self::of(96 * MIB).await
+    }
+
+    /// The same with a store that takes so many bytes.
+    async fn of(capacity: u64) -> Self {
         let info = VolumeInfo {
             name: "full".into(),
             id: VolumeId(1),
@@ -35,7 +40,7 @@ impl Volume {
             scheme: Scheme::erasure(4, 2).unwrap(),
         };
         let blobs = Arc::new(MemoryBlobs::new());
-        blobs.inner.lock().capacity = Some(96 * MIB);
+        blobs.inner.lock().capacity = Some(capacity);
         Self::over(MemoryVolume::format(&info, (0, 0, 0o755)), blobs).await
     }
 
@@ -120,6 +125,32 @@ async fn stored_bytes_are_overwritten_ten_times_over_on_a_full_volume() {
     }
     volume.data.fsync(file).await.unwrap();
     assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
+}
+
+/// The fewer blobs there are, the sooner the cleaner has emptied all those that it knows of.
+#[tokio::test(start_paused = true)]
+async fn small_volumes_are_overwritten_for_ever_as_large_ones_are() {
+    for capacity in (16..=96).step_by(8) {
+        let volume = Volume::of(capacity * MIB).await;
+        let file = volume.create("database").await;
+        let len = volume.fill(file, MIB).await;
+        volume.data.sync_all().await.unwrap();
+        let mut random = Random(0x5eed);
+        for piece in [MIB, 64 * PAGE, PAGE] {
+            for step in 0..10 * len / piece {
+                let at = random.below(len / piece) * piece;
+                let written = volume.write(file, at, vec![step as u8; piece as usize]).await;
+                written.unwrap_or_else(|e| {
+                    panic!("{capacity} MiB, {piece} at {at}, step {step}: {e}")
+                });
+                if step % 997 == 0 {
+                    let synced = volume.data.fsync(file).await;
+                    synced.unwrap_or_else(|e| panic!("{capacity} MiB, {piece}, step {step}: {e}"));
+                }
+            }
+        }
+        volume.data.fsync(file).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use proto::id::{BlobId, GroupId, SessionId, VolumeId};
 use proto::limits::MAX_LIST;
 use proto::scheme::Scheme;
-use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
+use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, blob_len};
 use tokio::sync::Notify;
 
 #[derive(Default)]
@@ -195,13 +195,14 @@ impl BlobStore for MemoryBlobs {
         Ok(Listing { blobs, whole: inner.unlisted.is_empty() })
     }
 
-    async fn space(&self, _: Scheme) -> Space {
+    async fn space(&self, scheme: Scheme) -> Space {
         let inner = self.inner.lock();
         let capacity = inner.capacity.unwrap_or(1 << 40);
         Space {
             capacity,
             available: capacity.saturating_sub(inner.takes()),
             uneven: 0,
+            blob: blob_len(scheme, capacity / scheme.data_parts() as u64),
             takers: 6,
             needed: 3,
             away: inner.away,
