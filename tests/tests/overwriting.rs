@@ -27,9 +27,9 @@ fn small(mode: Mode) -> Result<Demo> {
     Demo::start(Setup { size: "640MiB", ..Setup::new(mode) })
 }
 
-/// As small as can be overwritten for ever: disks of a few block files each leave chance too little room.
-fn overwritten(mode: Mode) -> Result<Demo> {
-    Demo::start(Setup { size: "768MiB", ..Setup::new(mode) })
+/// As small as a demo of eight disks can be.
+fn smallest(mode: Mode) -> Result<Demo> {
+    Demo::start(Setup { size: "512MiB", ..Setup::new(mode) })
 }
 
 /// As small as can be overwritten at a good rate, since that is done many times over.
@@ -91,17 +91,18 @@ fn a_full_volume_is_overwritten_again_and_again_with_daemons() -> Result<()> {
     a_full_volume_is_overwritten_again_and_again(Mode::Daemons)
 }
 
-/// In 4 KiB pieces, some of them synced one by one, and in 1 MiB pieces, ten times the volume's size each.
+/// In 4 KiB pieces, some of them synced one by one, in 1 MiB pieces, and in 64 KiB pieces, ten times the
+/// volume's size each: the smaller the pieces, the more half-dead blobs there are for the ones that follow.
 fn a_full_volume_is_overwritten_again_and_again(mode: Mode) -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
     let mut seed = Seed::announced("overwriting a full volume");
-    let mut demo = overwritten(mode)?;
+    let mut demo = smallest(mode)?;
     let file = File::create_new(demo.file("database"))?;
     let len = fill(&file)?;
     let mut stamps: Vec<(u64, usize)> = Vec::new();
-    for piece in [PAGE, MIB] {
+    for piece in [PAGE, MIB, 16 * PAGE] {
         let pieces = len / piece;
         stamps = vec![(u64::MAX, 0); usize::try_from(pieces)?];
         let began = Instant::now();
