@@ -12,10 +12,11 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fs::data::{Data, DataSettings, TryWrite};
 use meta::{Caller, Ino, MetaStore, NewNode, ROOT, Time, VolumeInfo};
 use parking_lot::Mutex;
-use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
+use proto::id::{BlobId, ClusterId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::limits::TARGET_BLOB;
+use proto::part_store::Issuer;
 use proto::scheme::Scheme;
-use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
+use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
 use tokio::runtime::Runtime;
 
 #[global_allocator]
@@ -56,9 +57,41 @@ impl BlobStore for Blobs {
     ) -> Result<Listing, BlobError> {
         Ok(Listing::default())
     }
+    async fn put_apart(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
+        self.put(id, data).await
+    }
+    async fn restore_read(&self, id: BlobId) -> Result<Bytes, BlobError> {
+        self.get(id, 0..id.len()).await
+    }
+    async fn fence(&self, _: VolumeId, _: Epoch, _: OwnerId, _: usize) -> Result<(), BlobError> {
+        Ok(())
+    }
+    async fn promised(&self, _: VolumeId, _: usize) -> Result<Option<Issuer>, BlobError> {
+        Ok(None)
+    }
+    async fn list_volume(
+        &self,
+        _: VolumeId,
+        _: Option<BlobId>,
+        _: Option<usize>,
+    ) -> Result<Listing, BlobError> {
+        Ok(Listing::default())
+    }
+    async fn volumes(&self) -> Volumes {
+        Volumes::default()
+    }
     async fn space(&self, _: Scheme) -> Space {
-        let (capacity, blob) = (1 << 50, TARGET_BLOB);
-        Space { capacity, available: capacity, uneven: 0, blob, takers: 6, needed: 3, away: 0 }
+        let room = 1 << 50;
+        Space {
+            capacity: room,
+            available: room,
+            metadata: room,
+            uneven: 0,
+            blob: TARGET_BLOB,
+            takers: 6,
+            needed: 3,
+            away: 0,
+        }
     }
     async fn in_reach(&self, id: BlobId) -> usize {
         id.scheme().parts()

@@ -36,7 +36,7 @@ impl Data {
     pub(crate) async fn learn_space(&self) {
         let space = self.blobs.space(self.volume.scheme).await;
         if let Ok(usage) = self.meta.usage().await {
-            self.space.learn(space, &usage);
+            self.space.learn(space, &usage, self.meta.disk_bytes());
         }
     }
 

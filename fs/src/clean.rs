@@ -115,6 +115,8 @@ impl Data {
         let mut pause = self.settings.garbage_interval;
         // Before much is written: what does not fit must not be accepted.
         self.learn_space().await;
+        // What earlier mounts left; metadata that cannot be read will say so to others.
+        let _ = self.inline_blobs().await;
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
@@ -136,6 +138,7 @@ impl Data {
     /// Cleans while room is scarce and some is gained; else a little, at leisure.
     async fn clean(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
         self.learn_space().await;
+        self.unload_inline(cleaning).await?;
         if !self.space.is_scarce() {
             self.collect_garbage_slowly(cleaning).await?;
         }
@@ -153,6 +156,22 @@ impl Data {
             }
         }
         self.clean_at_leisure(cleaning).await
+    }
+
+    /// Moves the bytes of inline blobs into full ones, when there are many.
+    async fn unload_inline(&self, cleaning: &mut Cleaning) -> Result<(), DataError> {
+        if !self.inline_is_due() {
+            return Ok(());
+        }
+        let mut victims = Vec::new();
+        for id in self.inline_blobs().await? {
+            victims.extend(self.live_record(id).await?.filter(|record| !cleaning.leaves(record)));
+        }
+        if self.inline_is_due() {
+            self.empty(&victims, TARGET_BLOB, cleaning).await?;
+            self.inline_blobs().await?;
+        }
+        Ok(())
     }
 
     /// Deletes what is garbage, leaving time for others, until there is none or room is scarce.
@@ -201,7 +220,7 @@ impl Data {
             return Ok((last, false));
         }
         ids.iter().for_each(|id| self.cache.forget(id));
-        let unconfirmed: BTreeSet<BlobId> = self.blobs.delete(&ids).await.into_iter().collect();
+        let unconfirmed: BTreeSet<BlobId> = self.delete_blobs(&ids).await.into_iter().collect();
         let confirmed: Vec<_> =
             ids.iter().filter(|id| !unconfirmed.contains(id)).copied().collect();
         if !confirmed.is_empty() {

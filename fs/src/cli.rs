@@ -6,8 +6,9 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use meta::Directories;
 use proto::cluster::{Cluster, DEFAULT_FILE};
 use proto::observe::init_logs;
 use proto::program;
@@ -17,6 +18,7 @@ mod background;
 mod cluster;
 mod daemons;
 mod demo;
+mod directories;
 mod format;
 mod fsck;
 mod helper;
@@ -26,13 +28,14 @@ mod options;
 mod remount;
 mod status;
 mod umount;
+mod volume;
 
 /// A filesystem that keeps every byte erasure-coded across many disks.
 #[derive(Parser)]
 #[command(name = "ashlar", version = proto::VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
-    /// [default: $RUST_LOG, or info for mount and demo --background, error for format, status and fsck, warn for
+    /// [default: $RUST_LOG, or info for mount and demo --background, error for format, status, fsck and volume, warn for
     /// the others]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
@@ -49,6 +52,7 @@ enum Command {
     Status(status::Args),
     Umount(umount::Args),
     Fsck(fsck::Args),
+    Volume(volume::Args),
     InstallHelper(helper::InstallArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => with_logs(log, "error", || status::run(&args)),
         Command::Umount(args) => with_logs(log, "warn", || umount::run(&args)),
         Command::Fsck(args) => with_logs(log, "error", || fsck::run(args)),
+        Command::Volume(args) => with_logs(log, "error", || volume::run(args)),
         Command::InstallHelper(args) => helper::install(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::write_pages(&args),
@@ -156,30 +161,10 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     result
 }
 
-/// Is there such a volume? If not, which are?
-fn check_volume(cluster: &Cluster, volume: &str) -> Result<()> {
-    let dir = cluster.meta.display();
-    let meta = cluster.meta.clone();
-    let listed = touch(move || match meta::volumes(&meta) {
-        Err(_) if !meta.exists() => Ok(Vec::new()),
-        there => there,
-    });
-    let there = listed.with_context(|| format!("metadata in {dir}"))??;
-    if there.iter().any(|there| there == volume) {
-        return Ok(());
-    }
-    match there.is_empty() {
-        true => {
-            bail!("there is no volume {volume} in {dir}, nor any other (ashlar format makes one)")
-        }
-        false => bail!("there is no volume {volume} in {dir}, only: {}", there.join(", ")),
-    }
-}
-
 /// Directories that a mount of the cluster's volumes must keep off.
-fn needed_directories(cluster: &Cluster) -> Vec<PathBuf> {
+fn needed_directories(cluster: &Cluster, own: &Directories) -> Vec<PathBuf> {
     let disks = cluster.slots.iter().filter_map(|slot| slot.path.clone());
-    disks.chain([cluster.meta.clone()]).collect()
+    disks.chain(own.all().map(Path::to_owned)).collect()
 }
 
 #[cfg(test)]

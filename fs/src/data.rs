@@ -63,6 +63,8 @@ pub struct DataSettings {
     pub stall_limit: Duration,
     /// How often dead blobs are looked for.
     pub garbage_interval: Duration,
+    /// Bytes that inline blobs may have, which metadata keep.
+    pub inline_bytes: u64,
 }
 
 impl Default for DataSettings {
@@ -75,6 +77,7 @@ impl Default for DataSettings {
             flush_interval: Duration::from_secs(1),
             stall_limit: Duration::from_secs(60),
             garbage_interval: Duration::from_secs(1),
+            inline_bytes: 8 << 20,
         }
     }
 }
@@ -103,6 +106,8 @@ pub struct Data {
     /// There are dirty bytes that the flusher has not been told of.
     pub(crate) armed: AtomicBool,
     pub(crate) reach: Reach,
+    /// Bytes of inline blobs, those that are garbage by now included.
+    pub(crate) inline_bytes: AtomicU64,
     /// How many flights failed.
     pub(crate) failures: AtomicU64,
     pub(crate) leaked: AtomicBool,
@@ -187,8 +192,17 @@ pub enum DataError {
     #[error("{0}")]
     Gone(String),
     /// Metadata refused.
-    #[error(transparent)]
-    Meta(#[from] MetaError),
+    #[error("{0}")]
+    Meta(MetaError),
+}
+
+impl From<MetaError> for DataError {
+    fn from(error: MetaError) -> Self {
+        match error {
+            MetaError::NoSpace => Self::NoSpace,
+            error => Self::Meta(error),
+        }
+    }
 }
 
 impl From<BlobError> for DataError {
@@ -196,9 +210,11 @@ impl From<BlobError> for DataError {
         match error {
             BlobError::Full => Self::NoSpace,
             BlobError::NotFound(id) => Self::Lost(id),
-            BlobError::Unavailable { .. } | BlobError::Conflict(_) | BlobError::Invalid(_) => {
-                Self::Unavailable(error.to_string())
-            }
+            BlobError::Unavailable { .. }
+            | BlobError::TooFewSlots { .. }
+            | BlobError::Fenced { .. }
+            | BlobError::Conflict(_)
+            | BlobError::Invalid(_) => Self::Unavailable(error.to_string()),
         }
     }
 }
@@ -225,6 +241,7 @@ impl Data {
             turns: Semaphore::new(TURNS),
             armed: AtomicBool::new(false),
             reach: Reach::default(),
+            inline_bytes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             leaked: AtomicBool::new(false),
             lost: Mutex::default(),
@@ -538,6 +555,7 @@ impl Data {
         let mut pause = RETRY.0;
         let mut stored = self.sync_all().await;
         while let Err(error @ (DataError::Unavailable(_) | DataError::Meta(_))) = &stored
+            && !matches!(error, DataError::Meta(MetaError::Ended(_)))
             && Instant::now() < deadline
         {
             tracing::warn!(%error, "not everything is stored yet; trying again before the end");

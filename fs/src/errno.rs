@@ -38,10 +38,13 @@ fn meta_errno(error: &MetaError) -> Errno {
         MetaError::Invalid(_) => Errno::EINVAL,
         MetaError::TooManyLinks => Errno::EMLINK,
         MetaError::NoAttribute => Errno::ENODATA,
-        MetaError::AttributeTooLarge => Errno::ENOSPC,
+        MetaError::AttributeTooLarge | MetaError::NoSpace => Errno::ENOSPC,
         MetaError::FileTooLarge => Errno::EFBIG,
         MetaError::NotSupported => Errno::EOPNOTSUPP,
-        MetaError::Engine(_) | MetaError::Damaged(_) => Errno::EIO,
+        MetaError::Engine(_)
+        | MetaError::Ended(_)
+        | MetaError::Damaged(_)
+        | MetaError::Elsewhere(_) => Errno::EIO,
     }
 }
 

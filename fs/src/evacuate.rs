@@ -85,7 +85,7 @@ impl Data {
                 end = end.max(next.from.offset + next.len);
                 run.push(next);
             }
-            let bytes = self.blobs.get(id, start..end).await?;
+            let bytes = self.get_blob(id, start..end).await?;
             pieces.extend(run.into_iter().map(|live| {
                 let at = (live.from.offset - start) as usize;
                 let bytes = bytes.slice(at..at + live.len as usize);
@@ -97,14 +97,14 @@ impl Data {
 
     async fn live_ranges(&self, id: BlobId) -> Result<Vec<Live>, DataError> {
         let tail_at = id.len().saturating_sub(TAIL);
-        let mut tail = self.blobs.get(id, tail_at..id.len()).await?;
+        let mut tail = self.get_blob(id, tail_at..id.len()).await?;
         let bad =
             |error: summary::BadSummary| DataError::Unavailable(format!("blob {id}: {error}"));
         let len =
             summary::claimed_len(&tail[tail.len().saturating_sub(TRAILER_LEN)..]).map_err(bad)?;
         if len > tail.len() {
             let at = (id.len() as usize).checked_sub(len).ok_or(summary::BadSummary::Length);
-            tail = self.blobs.get(id, at.map_err(bad)? as u32..id.len()).await?;
+            tail = self.get_blob(id, at.map_err(bad)? as u32..id.len()).await?;
         }
         let entries = summary::decode(&tail[tail.len() - len..], id.len()).map_err(bad)?;
         let mut live = Vec::new();

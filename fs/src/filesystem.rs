@@ -382,6 +382,7 @@ impl Filesystem {
         mode: u32,
         node: NewNode,
     ) -> FsResult<Attr> {
+        self.data.space.admit_names()?;
         let attr = self.meta.create(caller, parent, name, mode, node).await?;
         self.lifetimes.named(attr.ino);
         Ok(attr)
@@ -389,6 +390,7 @@ impl Filesystem {
 
     /// link(2).
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> FsResult<Attr> {
+        self.data.space.admit_names()?;
         self.meta.link(ino, parent, name).await?;
         let attr = self.getattr(ino).await?;
         self.lifetimes.named(ino);
@@ -663,6 +665,7 @@ impl Filesystem {
                 self.meta.setattr(ino, set).await?;
             }
         }
+        self.data.space.admit_names()?;
         Ok(self.meta.setxattr(ino, name, value, must).await?)
     }
 

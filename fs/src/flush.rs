@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use meta::{FileUpdate, Ino, MetaError, NewBlob, Time};
+use meta::{FileUpdate, INLINE, Ino, MetaError, NewBlob, Time, is_inline};
 use parking_lot::Mutex;
 use proto::id::BlobId;
 use proto::limits::CHECK_BLOCK;
@@ -241,7 +241,10 @@ impl Data {
         }
         air.files.sort_unstable_by_key(|handle| handle.ino);
         air.files.dedup_by_key(|handle| handle.ino);
-        let id = self.blob_id(number, packer.blob_len());
+        let len = packer.blob_len();
+        // Who waits for one file waits for its metadata next.
+        let inline = matches!(scope, Scope::One(_)) && self.takes_inline(len);
+        let id = self.blob_id(number | if inline { INLINE } else { 0 }, len);
         let bytes = packer.assemble(&self.pool);
         self.queue.airborne.lock().insert(number, bytes.len() as u64);
         Some(Flight { air, id, bytes })
@@ -319,6 +322,9 @@ impl Data {
 
     /// The blob, or parts of it, may lie somewhere, and nothing will ever name them.
     pub(crate) async fn abandon(&self, id: BlobId) {
+        if is_inline(&id) {
+            return;
+        }
         if let Err(error) = self.meta.adopt_garbage(&[id]).await {
             tracing::warn!(blob = %id, %error, "an abandoned blob is left to the next mount's sweep");
             self.leaked.store(true, Relaxed);
@@ -329,7 +335,10 @@ impl Data {
     /// takes nothing of that one.
     async fn store(&self, flight: &Flight) -> Result<Vec<Told>, DataError> {
         let room = self.room_to_put(&flight.id).await?;
-        let stored = self.put(flight.id, flight.bytes.clone()).await?;
+        let stored = match is_inline(&flight.id) {
+            true => Stored { degraded: false },
+            false => self.put(flight.id, flight.bytes.clone()).await?,
+        };
         drop(room);
         let files = &flight.air.files;
         let mut orders = Vec::with_capacity(files.len());
@@ -355,7 +364,7 @@ impl Data {
             });
         }
         let blob = NewBlob { id: flight.id, degraded: stored.degraded };
-        let refused = match self.commit(blob, &updates).await {
+        let refused = match self.commit(blob, &flight.bytes, &updates).await {
             Ok(refused) => refused,
             Err(error) => {
                 self.abandon(flight.id).await;
@@ -365,6 +374,12 @@ impl Data {
         for (ino, why) in refused {
             let at = files.iter().position(|handle| handle.ino == ino);
             times[at.expect("an update is of a file of the flight")] = Err(why);
+        }
+        if is_inline(&flight.id) {
+            self.inline_bytes.fetch_add(flight.id.len().into(), Relaxed);
+            if self.inline_is_due() {
+                self.space.wanted.notify_one();
+            }
         }
         self.note_stored().await;
         self.queue.commits.fetch_add(1, SeqCst);
@@ -376,15 +391,20 @@ impl Data {
     async fn commit(
         &self,
         blob: NewBlob,
+        bytes: &Bytes,
         updates: &[FileUpdate],
     ) -> Result<Vec<(Ino, MetaError)>, MetaError> {
-        match self.meta.commit(&[blob], updates).await {
+        let commit = async |updates: &[FileUpdate]| match is_inline(&blob.id) {
+            true => self.meta.commit_inline(blob.id, bytes, updates).await,
+            false => self.meta.commit(&[blob], updates).await,
+        };
+        match commit(updates).await {
             Err(MetaError::Damaged(_)) => {}
             committed => return committed.map(|()| Vec::new()),
         }
         let mut refused = Vec::new();
         for update in updates {
-            match self.meta.commit(&[blob], std::slice::from_ref(update)).await {
+            match commit(std::slice::from_ref(update)).await {
                 Err(why @ MetaError::Damaged(_)) => refused.push((update.ino, why)),
                 committed => committed?,
             }

@@ -35,6 +35,7 @@ mod filesystem_tests;
 mod flush;
 mod fuse;
 mod handle;
+mod inline;
 mod lifetimes;
 mod metrics;
 pub mod mount;

@@ -11,7 +11,10 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meta::{LocalMeta, MetaSettings, MetaStore, MountedBy, VolumeError};
+use meta::{
+    Directories, LocalMeta, LockError, MetaSettings, MetaStore, MountedBy, ProxyStores,
+    VolumeError, VolumeLock,
+};
 use proto::cluster::Cluster;
 use proto::guard::keep_going;
 use proto::listen::Listen;
@@ -30,7 +33,7 @@ use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
 use crate::mountpoint::{self, MountEntry, MountPointError, Unmount};
 use crate::outage::Outage;
-use crate::roll_call::{self, RollCallError};
+use crate::roll_call::{self, Called, RollCallError};
 use crate::synced::Synced;
 use crate::utab;
 
@@ -146,6 +149,8 @@ pub struct MountPlan {
     pub volume: String,
     /// Its cluster.
     pub cluster: Cluster,
+    /// Where this machine keeps what is its own of it.
+    pub directories: Directories,
     /// Where, as [`mountpoint::check`] answered it.
     pub mountpoint: PathBuf,
     /// The kernel's side.
@@ -169,6 +174,9 @@ impl MountPlan {
 /// Why a mount could not be made, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
+    /// Its lock on this machine.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The volume.
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -228,13 +236,15 @@ pub struct Mount {
 impl Mount {
     /// Mounts. When this returns, the mount point works. It ends when `stop` is cancelled.
     pub async fn start(plan: MountPlan, stop: CancellationToken) -> Result<Self, MountError> {
-        let opened = stop.run_until_cancelled(open_volume(&plan)).await;
-        let meta = opened.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())))?;
-        let (store, warnings) = match open_store(&plan, &meta).await {
+        let locked = stop.run_until_cancelled(lock_volume(&plan)).await;
+        let lock = locked.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())))?;
+        let store = Store::open(&plan.cluster).await?;
+        let opened = stop.run_until_cancelled(open_volume(&plan, lock, &store)).await;
+        let opened = opened.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())));
+        let (meta, warnings) = match opened {
             Ok(opened) => opened,
             Err(why) => {
-                // Nothing was written: there will be nothing to sweep. The reason is what counts.
-                let _ = meta.close_session().await;
+                store.close().await;
                 return Err(why);
             }
         };
@@ -356,22 +366,50 @@ impl Mount {
     }
 }
 
-/// Opens the disks of a volume, once the cluster file can be right, and asks them whether it is.
-async fn open_store(
+/// Takes the volume over, and asks its disks whether the cluster file can be right.
+async fn open_volume(
     plan: &MountPlan,
-    meta: &LocalMeta,
-) -> Result<(Store, Vec<String>), MountError> {
-    let known = meta.members().await.map_err(RollCallError::from)?;
-    roll_call::check_file(&meta.volume(), known.as_ref(), &plan.cluster)
-        .map_err(RollCallError::from)?;
-    let store = Store::open(&plan.cluster).await?;
-    match roll_call::call(meta, &plan.cluster, &store.blobs, Some(meta.session())).await {
-        Ok(warnings) => Ok((store, warnings)),
+    lock: VolumeLock,
+    store: &Store,
+) -> Result<(Arc<LocalMeta>, Vec<String>), MountError> {
+    let called = Called::of(&store.blobs).await;
+    called.check(&plan.cluster).map_err(RollCallError::from)?;
+    let stores = ProxyStores::new(store.blobs.clone());
+    if called.is_news(&plan.cluster) {
+        // Before a disk learns of a file that is wrong, and refuses the right one.
+        let looked = meta::look(&stores, &lock, MetaSettings::default()).await?;
+        check_known(plan, &looked, &called).await?;
+    }
+    let meta = meta::open(&stores, lock, MetaSettings::default()).await?;
+    match check_file(plan, &meta, &called).await {
+        Ok(warnings) => Ok((meta, warnings)),
         Err(why) => {
-            store.close().await;
+            // Nothing was written: there will be nothing to sweep. The reason is what counts.
+            let _ = meta.close_session().await;
             Err(why.into())
         }
     }
+}
+
+/// What the volume knows, held against the file.
+async fn check_known(
+    plan: &MountPlan,
+    meta: &LocalMeta,
+    called: &Called,
+) -> Result<(), RollCallError> {
+    let known = meta.members().await?;
+    roll_call::check_file(&meta.volume(), known.as_ref(), &plan.cluster)?;
+    Ok(called.check_for(meta.volume().scheme, &plan.cluster)?)
+}
+
+async fn check_file(
+    plan: &MountPlan,
+    meta: &LocalMeta,
+    called: &Called,
+) -> Result<Vec<String>, RollCallError> {
+    let known = meta.members().await?;
+    roll_call::check_file(&meta.volume(), known.as_ref(), &plan.cluster)?;
+    roll_call::call(meta, &plan.cluster, called, Some(meta.session())).await
 }
 
 /// What a mount that is served has of its own.
@@ -454,30 +492,24 @@ async fn given_up(desk: Option<&Desk>) {
     }
 }
 
-/// Opens the volume. Its last mount may be gone from the kernel and still be storing what it had:
-/// a new one waits for it.
-async fn open_volume(plan: &MountPlan) -> Result<Arc<LocalMeta>, MountError> {
+/// Takes the volume's lock on this machine. Its last mount may be gone from the kernel and still be storing
+/// what it had: a new one waits for it.
+async fn lock_volume(plan: &MountPlan) -> Result<VolumeLock, MountError> {
     let deadline = Instant::now() + WAIT_FOR_LAST;
     loop {
-        let (dir, name) = (plan.cluster.meta.clone(), plan.volume.clone());
+        let (at, name) = (plan.directories.clone(), plan.volume.clone());
         let by = MountedBy { pid: std::process::id(), mountpoint: plan.mountpoint.clone() };
-        let opened = tokio::task::spawn_blocking(move || {
-            meta::open(&dir, &name, by, MetaSettings::default())
-        })
-        .await;
-        let opened = opened.unwrap_or_else(|e| {
-            let name = plan.volume.clone();
-            Err(VolumeError::Damaged { name, reason: e.to_string() })
-        });
-        let (name, MountedBy { pid, mountpoint }) = match opened {
-            Ok(meta) => return Ok(meta),
-            Err(VolumeError::Mounted { name, by }) => (name, by),
+        let taking = move || VolumeLock::take(&at, &name, &by);
+        let taken = tokio::task::spawn_blocking(taking).await;
+        let (name, MountedBy { pid, mountpoint }) = match taken.expect("locking does not panic") {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Mounted { name, by }) => (name, by),
             Err(e) => return Err(e.into()),
         };
         let place = place(&name, pid, &mountpoint);
         if place.is_some() || Instant::now() >= deadline {
             let by = MountedBy { pid, mountpoint: place.unwrap_or(mountpoint) };
-            return Err(VolumeError::Mounted { name, by }.into());
+            return Err(LockError::Mounted { name, by }.into());
         }
         // Who held it then: by now it may be free.
         tokio::time::sleep(LOOK_AGAIN).await;

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use meta::is_inline;
 use parking_lot::Mutex;
 use proto::id::BlobId;
 
@@ -50,7 +51,7 @@ impl Data {
     /// The share of a blob that is in reach, in thousandths.
     pub(crate) async fn reach(&self, id: &BlobId) -> u64 {
         let away = self.space.away();
-        if away == 0 {
+        if away == 0 || is_inline(id) {
             return WHOLE;
         }
         if let Some(known) = self.reach.known.lock().of(away).get(id) {
@@ -64,6 +65,9 @@ impl Data {
 
     /// Room that deleting a blob gives back now.
     pub(crate) fn gives_back(&self, id: &BlobId) -> u64 {
+        if is_inline(id) {
+            return 0;
+        }
         self.space.cost(id) * self.known_reach(id) / WHOLE
     }
 }

@@ -468,7 +468,7 @@ impl Data {
         let data = Arc::clone(self);
         // Its own task: others may wait for it too, and every get is bounded.
         tokio::spawn(async move {
-            let getting = data.blobs.get(fetch.blob, fetch.range.clone());
+            let getting = data.get_blob(fetch.blob, fetch.range.clone());
             let fetched = caught_in("a read of a blob", getting).await.unwrap_or_else(|panicked| {
                 Err(BlobError::Unavailable { id: fetch.blob, why: panicked.to_string() })
             });
@@ -525,7 +525,7 @@ impl Data {
                 } else {
                     // Here when it was claimed, evicted since.
                     let end = unit_around(&blob, at).end.min(range.end);
-                    (at, self.blobs.get(blob, at..end).await?)
+                    (at, self.get_blob(blob, at..end).await?)
                 };
             at = start + bytes.len() as u32;
             parts.push((start, bytes));

@@ -204,7 +204,46 @@ pub fn check_answers(
     }
 }
 
-/// Calls the roll of a volume that was opened, and lets each disk that is there know the group; answers
+/// What disks have said before anything was asked of them that they would remember.
+pub struct Called {
+    answers: Vec<Answer>,
+    /// Under which generation each had served the group, if it ever had; `None`: it is away.
+    served: Vec<Option<Option<Generation>>>,
+}
+
+impl Called {
+    /// Could anything be read by the file, of any volume?
+    ///
+    /// # Errors
+    /// When it is old, or wrong about all of its disks.
+    pub fn check(&self, cluster: &Cluster) -> Result<(), WrongFile> {
+        check_answers(Scheme::copies(1).expect("one copy is a scheme"), cluster, &self.answers)
+    }
+
+    /// Could a volume of this scheme be read by the file?
+    ///
+    /// # Errors
+    /// As of [`check_answers`].
+    pub fn check_for(&self, scheme: Scheme, cluster: &Cluster) -> Result<(), WrongFile> {
+        check_answers(scheme, cluster, &self.answers)
+    }
+
+    /// Does some disk not know the file's generation yet? Whoever changes anything by the file teaches it to them,
+    /// so that no older file works any more.
+    pub fn is_news(&self, cluster: &Cluster) -> bool {
+        let known = self.served.iter().flatten().flatten();
+        known.into_iter().any(|known| *known < cluster.generation)
+    }
+
+    /// Waits for the disks a moment, and asks them. To be done before a volume is looked for: whoever is asked for
+    /// blobs has served from then on.
+    pub async fn of(blobs: &Proxy) -> Self {
+        let answers = blobs.roll_call(BOUND).await;
+        Self { answers, served: blobs.have_served().await }
+    }
+}
+
+/// Holds what the disks have said against what a volume that was opened knows; answers
 /// with warnings of what stays so. What the volume is stored on from now on is noted when it is
 /// `mounted`.
 ///
@@ -213,20 +252,19 @@ pub fn check_answers(
 pub async fn call(
     meta: &LocalMeta,
     cluster: &Cluster,
-    blobs: &Proxy,
+    called: &Called,
     mounted: Option<SessionId>,
 ) -> Result<Vec<String>, RollCallError> {
     let volume = meta.volume();
     let known = meta.members().await?;
     let mut warnings = check_file(&volume, known.as_ref(), cluster)?;
-    let answers = blobs.roll_call(BOUND).await;
-    check_answers(volume.scheme, cluster, &answers)?;
+    check_answers(volume.scheme, cluster, &called.answers)?;
     let mut members = known.clone().unwrap_or_else(|| Members::of(cluster, meta.session()));
     if let Some(session) = mounted {
         members.follow(cluster, session);
     }
-    for (index, (slot, served)) in cluster.slots.iter().zip(blobs.enlist().await).enumerate() {
-        if served == Some(false) && members.has_met(slot.disk, slot.slot) {
+    for (index, (slot, served)) in cluster.slots.iter().zip(&called.served).enumerate() {
+        if *served == Some(None) && members.has_met(slot.disk, slot.slot) {
             warnings.push(format!(
                 "{} has lost what it held: it was emptied since this volume used it",
                 named(index, slot)
@@ -267,9 +305,8 @@ mod tests {
     use super::*;
 
     fn cluster(slots: usize) -> Cluster {
-        let mut text = String::from(
-            "cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\ngeneration = 3\nmeta = \"m\"\n",
-        );
+        let mut text =
+            String::from("cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\ngeneration = 3\n");
         for n in 0..slots {
             text += &format!("[[slot]]\ndisk = \"0b6c0000-0000-4000-8000-0000000000{n:02}\"\n");
             text += &format!("address = \"10.0.0.1:{}\"\n", 7000 + n);

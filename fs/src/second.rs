@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use meta::Directories;
+
 use crate::attach::Detached;
 use crate::control;
 use crate::mount::MountOptions;
@@ -59,13 +61,13 @@ pub enum SecondError {
     },
 }
 
-/// Where another process shows this volume of the metadata in `dir`: the place that shows most of it.
+/// Where another process of this machine shows this volume: the place that shows most of it.
 /// One that has the volume open, and does not show it yet, is waited for. `None`: none has, or that
 /// takes too long.
-pub async fn first(dir: &Path, volume: &str) -> Option<MountEntry> {
+pub async fn first(at: &Directories, volume: &str) -> Option<MountEntry> {
     let deadline = Instant::now() + WAIT_FOR_FIRST;
     loop {
-        let by = meta::lock_holder(dir, volume).ok()??;
+        let by = meta::lock_holder(at, volume).ok()??;
         let places = control::places(volume, by.pid).into_iter();
         let found = places.min_by_key(|place| place.root.components().count());
         if found.is_some() || Instant::now() >= deadline {

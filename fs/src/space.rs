@@ -13,12 +13,18 @@
 //! than there is waits for it.
 //!
 //! ```text
-//! 0                                 limit                      potential
-//! |-- promised ---|-- available -----|-- kept back -------------|
+//! 0                                 limit                        potential
+//! |-- promised ---|-- available -----|-- metadata --|-- kept back -|
 //! ```
 //!
 //! The limit falls a little as disks fill unevenly. What is promised by then stays promised: what is
 //! given up of it can be promised anew.
+//!
+//! Metadata are kept on the same disks. One twelfth of all is theirs, so much that every block of 4 KiB may be
+//! written by itself (an extent of some 67 bytes in m + 1 copies, in the table, in the journal, and once more
+//! while the table is written anew). Where they take more, the limit falls; where all is promised then, names go
+//! on to be made until a part of what is kept back is gone ([`NAMES_SHARE`]), and again once something is given
+//! up.
 //!
 //! The potential is what all blobs of the volume take and what is free. What is kept back, one
 //! sixteenth (of a small volume more) and what chance leaves uneven among disks, is nobody's to
@@ -51,6 +57,13 @@ const KEPT_SHARE_OF_SMALL: u64 = 5;
 const KEPT_OF_SMALL: u64 = 6 * TARGET_BLOB as u64;
 /// Share of what is kept back by which the limit may fall below what is promised, and this be kept.
 const OVER_SHARE: u64 = 8;
+/// Share of the potential that is the metadata's.
+const METADATA_SHARE: u64 = 12;
+/// Inline blobs may have this share of the limit, or so many bytes.
+const INLINE_SHARE: u64 = 256;
+const INLINE_LEAST: u64 = 256 << 10;
+/// Share of it that names may take where all is promised.
+const NAMES_SHARE: u64 = 16;
 /// Share of the room that full blobs take for what is lost where ranges are cut, in thousandths.
 const CUT: u64 = 10;
 /// What is kept free for the cleaner itself, at most, in blobs.
@@ -71,6 +84,8 @@ pub(crate) struct StoreRoom {
     blob: AtomicU32,
     /// Most bytes that may be promised; `u64::MAX` before the store was heard.
     limit: AtomicU64,
+    /// Where it would be for names: beyond what may be promised of it.
+    names: AtomicU64,
     /// The most that was promised since that is more than the limit would be; else 0.
     over: AtomicU64,
     /// What is promised of it, as metadata knows.
@@ -126,6 +141,7 @@ impl StoreRoom {
             scheme,
             blob: AtomicU32::new(TARGET_BLOB),
             limit: AtomicU64::new(u64::MAX),
+            names: AtomicU64::new(u64::MAX),
             over: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             unstored: AtomicU64::new(0),
@@ -169,8 +185,8 @@ impl StoreRoom {
         u64::from(blob - PADDING) * 1000 / takes
     }
 
-    /// What the store and metadata say now.
-    pub(crate) fn learn(&self, space: Space, usage: &Usage) {
+    /// What the store and metadata say now; these take so many bytes of disk themselves.
+    pub(crate) fn learn(&self, space: Space, usage: &Usage, metadata: u64) {
         self.note_stored(usage);
         self.note_cut_off(space);
         self.away.store(space.away, Relaxed);
@@ -183,9 +199,14 @@ impl StoreRoom {
         let small = (potential / KEPT_SHARE_OF_SMALL).min(KEPT_OF_SMALL);
         let kept = (potential / KEPT_SHARE).max(small) + space.uneven;
         let kept = kept.min(potential / 2);
-        let limit = potential - kept;
+        let metadata = self.user_bytes(metadata);
+        let growth = ((potential + metadata) / METADATA_SHARE).saturating_sub(metadata);
+        let limit = (potential - kept).saturating_sub(growth) / 1000 * (self.packed() - CUT);
         self.kept.store(kept, Relaxed);
-        self.keep_limit(limit / 1000 * (self.packed() - CUT), kept);
+        // Names need fewer disks than data.
+        let names = if space.is_cut_off() { u64::MAX } else { limit + kept / NAMES_SHARE };
+        self.names.store(names, Relaxed);
+        self.keep_limit(limit, kept);
         let free = space.available.saturating_sub(self.taken.load(Relaxed));
         let before = self.free.swap(free, Relaxed);
         if free > before {
@@ -235,11 +256,25 @@ impl StoreRoom {
         self.unstored.load(Relaxed)
     }
 
+    /// Bytes that inline blobs may have: few beside what the volume has room for.
+    pub(crate) fn inline_most(&self) -> u64 {
+        self.limit().map_or(0, |limit| (limit / INLINE_SHARE).max(INLINE_LEAST))
+    }
+
     /// May so many new bytes be promised?
     pub(crate) fn fits(&self, len: u64) -> bool {
         let promised = self.stored.load(Relaxed) + self.unstored.load(Relaxed);
         let fits = promised + len <= self.limit.load(Relaxed);
         fits && !self.cut_off.load(Relaxed) && !self.is_tight()
+    }
+
+    /// May names and attributes be made, which take room of what is kept back where all is promised?
+    ///
+    /// # Errors
+    /// [`DataError::NoSpace`].
+    pub(crate) fn admit_names(&self) -> Result<(), DataError> {
+        let promised = self.stored.load(Relaxed) + self.unstored.load(Relaxed);
+        if promised <= self.names.load(Relaxed) { Ok(()) } else { Err(DataError::NoSpace) }
     }
 
     /// The slots that take no writes, a bit for each.

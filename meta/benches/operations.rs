@@ -1,4 +1,4 @@
-//! What the calls of a FUSE thread cost, on a real redb file with its flusher at work.
+//! What the calls of a FUSE thread cost, with its journal at work on a store in memory.
 //!
 //! `cargo bench -p meta`
 
@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use meta::testing::MemoryStores;
 use meta::{
-    Caller, Extent, FileUpdate, Ino, LocalMeta, MetaSettings, MetaStore, MountedBy, NewBlob,
-    NewNode, Place, ROOT, RenameMode, VolumeInfo,
+    Caller, Directories, Extent, FileUpdate, Ino, LocalMeta, MetaSettings, MetaStore, MountedBy,
+    NewBlob, NewNode, Place, ROOT, RenameMode, VolumeInfo, VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -30,6 +31,7 @@ fn now<F: Future>(future: F) -> F::Output {
 
 struct Volume {
     meta: Arc<LocalMeta>,
+    runtime: tokio::runtime::Runtime,
     next: u64,
     _dir: tempfile::TempDir,
 }
@@ -43,10 +45,16 @@ impl Volume {
             cluster: ClusterId::random(),
             scheme: Scheme::erasure(4, 2).unwrap(),
         };
-        meta::format(dir.path(), &info, (0, 0, 0o755)).unwrap();
-        let by = MountedBy { pid: 1, mountpoint: PathBuf::from("/bench") };
-        let meta = meta::open(dir.path(), "bench", by, MetaSettings::default()).unwrap();
-        Self { meta, next: 0, _dir: dir }
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let meta = runtime.block_on(async {
+            let stores = MemoryStores::default();
+            let by = MountedBy { pid: 1, mountpoint: PathBuf::from("/bench") };
+            let lock = VolumeLock::take(&Directories::only(dir.path()), "bench", &by).unwrap();
+            meta::format(&stores, &lock, &info, (0, 0, 0o755)).await.unwrap();
+            let settings = MetaSettings::default();
+            meta::open(&stores, lock, settings).await.unwrap()
+        });
+        Self { meta, runtime, next: 0, _dir: dir }
     }
 
     fn create(&mut self) -> (String, Ino) {
@@ -66,11 +74,7 @@ impl Volume {
     }
 
     fn sync(&self) {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(self.meta.sync())
-            .unwrap();
+        self.runtime.block_on(self.meta.sync()).unwrap();
     }
 }
 

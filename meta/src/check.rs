@@ -17,8 +17,8 @@ use crate::extent;
 use crate::inode::Inode;
 use crate::key::{self, Key};
 use crate::local::LocalMeta;
-use crate::store::{BlobRecord, Extent, FILE_MAX, Ino, Kind, MetaError, ROOT, Usage};
-use crate::txn::Txn;
+use crate::store::{BlobRecord, Extent, FILE_MAX, Ino, Kind, MetaError, ROOT, Usage, is_inline};
+use crate::txn::{Txn, on_disks};
 use crate::xattr;
 
 /// Most problems that are spelt out.
@@ -60,15 +60,16 @@ impl Report {
 
 impl LocalMeta {
     /// Walks over everything and reports what is not in order.
-    pub fn check(&self) -> Result<Report, MetaError> {
-        self.read(|txn| {
+    pub async fn check(&self) -> Result<Report, MetaError> {
+        self.read_patiently(|txn| {
             let mut walk = Walk::default();
-            let steps: [(&str, Step); 8] = [
+            let steps: [(&str, Step); 9] = [
                 ("inodes", Walk::inodes),
                 ("directory entries", Walk::entries),
                 ("extents", Walk::extents),
                 ("blobs", Walk::blobs),
                 ("garbage", Walk::garbage),
+                ("inline blobs", Walk::inline),
                 ("orphans", Walk::orphans),
                 ("extended attributes", Walk::xattrs),
                 ("symbolic links", Walk::symlinks),
@@ -84,6 +85,7 @@ impl LocalMeta {
             walk.seen_all("counters", judged);
             Ok(walk.report)
         })
+        .await
     }
 }
 
@@ -112,6 +114,7 @@ struct Walk {
     allocated: u64,
     blobs: HashMap<BlobId, BlobRecord>,
     garbage: HashSet<BlobId>,
+    inline: HashSet<BlobId>,
 }
 
 /// Shows all keys of one kind.
@@ -225,6 +228,14 @@ impl Walk {
         each(txn, key::garbage::all(), |key, _| match key::garbage::parse(key) {
             Some(id) => drop(self.garbage.insert(id)),
             None => self.report.problem(format!("garbage mark {key:?} is damaged")),
+        })
+    }
+
+    fn inline(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {
+        each(txn, key::inline::all(), |key, bytes| match key::inline::parse(key) {
+            Some(id) if bytes.len() == id.len() as usize => drop(self.inline.insert(id)),
+            Some(id) => self.report.problem(format!("inline blob {id} has {} bytes", bytes.len())),
+            None => self.report.problem(format!("the name {key:?} of an inline blob is damaged")),
         })
     }
 
@@ -357,6 +368,14 @@ impl Walk {
                 self.report.problem(format!("blob {id} is not marked as the garbage it is, or is"));
             }
         }
+        let alive = self.blobs.values().filter(|record| is_inline(&record.id) && record.live > 0);
+        for id in alive.map(|record| record.id).filter(|id| !self.inline.contains(id)) {
+            self.report.problem(format!("the bytes of inline blob {id} are gone"));
+        }
+        let live = |id| self.blobs.get(id).is_some_and(|record| record.live > 0);
+        for id in self.inline.iter().filter(|id| !live(id)) {
+            self.report.problem(format!("inline blob {id} is kept and not in use"));
+        }
         for id in self.garbage.iter().filter(|id| !self.blobs.contains_key(id)) {
             self.report.problem(format!("blob {id} is garbage without a record"));
         }
@@ -377,7 +396,7 @@ impl Walk {
         let all = self.blobs.values();
         let bytes = all.clone().map(|r| u64::from(r.id.len())).sum();
         let dead = all.clone().map(BlobRecord::dead).sum();
-        let on_disks = all.clone().map(|r| r.id.disk_bytes()).sum();
+        let disk = all.clone().map(|r| on_disks(&r.id)).sum();
         let degraded = all.filter(|r| r.degraded).count() as u64;
         let report = &mut self.report;
         report.expect("number of inodes", inodes, self.inodes.len() as u64);
@@ -387,7 +406,7 @@ impl Walk {
         report.expect("number of dead bytes", dead_bytes, dead);
         report.expect("number of degraded blobs", degraded_blobs, degraded);
         report.expect("number of allocated bytes", allocated_bytes, self.allocated);
-        report.expect("number of bytes on disks", disk_bytes, on_disks);
+        report.expect("number of bytes on disks", disk_bytes, disk);
         if self.inodes.last_key_value().is_some_and(|(last, _)| last.0 >= counters.next_ino) {
             report.problem("the next inode number is in use".to_owned());
         }

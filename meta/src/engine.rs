@@ -5,10 +5,9 @@
 //! before its batch is applied. A batch is visible to all later reads at once, and becomes durable
 //! whole, in order, with or before a later [`Kv::sync`].
 
-pub(crate) mod direct;
-pub(crate) mod log;
+pub(crate) mod journaled;
 pub(crate) mod memory;
-pub(crate) mod redb;
+pub(crate) mod patient;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +19,7 @@ use async_trait::async_trait;
 
 use crate::key::Key;
 use crate::store::MetaError;
+use crate::table::cache::Missing;
 
 /// A value: cheap to share.
 pub(crate) type Value = Arc<[u8]>;
@@ -45,7 +45,7 @@ pub(crate) enum Direction {
 
 impl Direction {
     /// Does `a` come before `b`?
-    fn before(self, a: &Key, b: &Key) -> bool {
+    pub(crate) fn before(self, a: &Key, b: &Key) -> bool {
         match self {
             Self::Forward => a < b,
             Self::Backward => a > b,
@@ -73,6 +73,26 @@ pub(crate) trait Kv: Send + Sync + 'static {
     /// Bytes of memory that batches take which are not durable yet.
     fn unsynced_bytes(&self) -> usize {
         0
+    }
+    /// Bytes of disk that all keys take, with all copies.
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+    /// Does the store have room for changes that take some?
+    fn may_grow(&self) -> bool {
+        true
+    }
+    /// Is there room in memory for more changes?
+    fn has_room(&self) -> bool {
+        true
+    }
+    /// Waits until there is.
+    async fn room(&self) -> Result<(), MetaError> {
+        Ok(())
+    }
+    /// Fetches what a transaction or a read has missed ([`MetaError::Elsewhere`]).
+    async fn fetch(&self, _: &Missing) -> Result<(), MetaError> {
+        Ok(())
     }
     /// Returns when everything that was visible at the call is durable. After an error nothing is
     /// lost: it is tried again with the next sync.

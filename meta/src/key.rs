@@ -17,6 +17,7 @@
 //! | `X` | [`xattr`]      | inode, hash of name    | attributes with that hash              |
 //! | `B` | [`blob`]       | blob id                | live bytes, flags                      |
 //! | `G` | [`garbage`]    | blob id                | empty: it has no live byte             |
+//! | `N` | [`inline`]     | blob id                | the bytes of an inline blob            |
 //! | `O` | [`orphan`]     | session, inode         | empty: unlinked, perhaps still open    |
 
 pub(crate) mod blob;
@@ -24,6 +25,7 @@ pub(crate) mod counters;
 pub(crate) mod dentry;
 pub(crate) mod extent;
 pub(crate) mod garbage;
+pub(crate) mod inline;
 pub(crate) mod inode;
 pub(crate) mod members;
 pub(crate) mod orphan;

@@ -9,11 +9,12 @@
 //! * `extent`, `perm`, `name`: pure deciders, without I/O or clock.
 //! * `ops/*`: the operations, one file per group.
 //! * `engine` and its files: the trait and its two implementations.
-//! * `volume`: format, open, lock. `check`: the walk behind `ashlar fsck`.
+//! * `volume`: format, open. `catalog`: list, destroy. `lock`: who has one open here. `check`: the walk behind `ashlar fsck`.
 
 #![forbid(unsafe_code)]
 
 mod acl;
+mod catalog;
 mod check;
 mod dentry;
 #[cfg(test)]
@@ -21,24 +22,31 @@ mod dice;
 mod engine;
 mod extent;
 mod inode;
+mod journal;
 mod key;
 mod local;
+mod lock;
 mod members;
 mod name;
+mod on_proxy;
 mod ops;
 mod perm;
 pub mod store;
+mod table;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod txn;
 mod volume;
 mod xattr;
 
+pub use catalog::{Catalog, FoundVolume, VolumeState, destroy, list, scheme_of};
 pub use check::Report;
+pub use journal::destroy::Destroyed;
+pub use journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
 pub use local::{LocalMeta, wall_clock};
+pub use lock::{Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory};
 pub use members::{Difference, Member, Members};
+pub use on_proxy::ProxyStores;
 pub use store::*;
-pub use volume::{
-    MemoryVolume, MetaSettings, MountedBy, VolumeError, format, in_memory, lock_holder, open,
-    volumes,
-};
+pub use volume::{MemoryVolume, MetaSettings, VolumeError, format, in_memory, look, open};

@@ -10,12 +10,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use nix::time::ClockId;
+use parking_lot::Mutex;
 use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
+use tokio::runtime::Handle;
 
-use crate::engine::{Kv, View};
+use crate::engine::patient::Patient;
+use crate::engine::{Kv, Value, View};
+use crate::journal::takeover::Leading;
 use crate::key;
 use crate::key::volume::VolumeRecord;
+use crate::lock::VolumeLock;
 use crate::members::Members;
 use crate::name::{self, Hasher};
 use crate::ops::{Step, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
@@ -24,7 +29,6 @@ use crate::store::{
     NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage, VolumeInfo,
 };
 use crate::txn::{Context, Txn, damaged};
-use crate::volume::Lock;
 
 /// Tells the time.
 pub(crate) type Clock = fn() -> Time;
@@ -58,8 +62,17 @@ pub struct LocalMeta {
     record: VolumeRecord,
     session: SessionId,
     seams: Seams,
-    /// Held until the engine above is gone.
-    _lock: Option<Lock>,
+    /// The journal's task and the lock of this machine; `None`: it has none, or was closed.
+    leading: Mutex<Option<(Leading, VolumeLock)>>,
+}
+
+impl Drop for LocalMeta {
+    /// Who does not close it leaves what a crash leaves.
+    fn drop(&mut self) {
+        if let Some((leading, _lock)) = self.leading.get_mut().take() {
+            leading.kill();
+        }
+    }
 }
 
 impl LocalMeta {
@@ -69,12 +82,32 @@ impl LocalMeta {
         kv: Arc<dyn Kv>,
         record: VolumeRecord,
         seams: Seams,
-        lock: Option<Lock>,
     ) -> Result<Self, MetaError> {
-        let mut meta = Self { kv, record, session: SessionId(0), seams, _lock: lock };
-        meta.session = meta.write(sessions::open)?;
+        let leading = Mutex::new(None);
+        let mut meta = Self { kv, record, session: SessionId(0), seams, leading };
+        meta.session = meta.write(sessions::open).await?;
         meta.kv.sync().await?;
         Ok(meta)
+    }
+
+    /// Over tables that were taken over; without a leader, only to look at.
+    pub(crate) async fn of_tables(
+        kv: Arc<dyn Kv>,
+        record: VolumeRecord,
+        leading: Option<(Leading, VolumeLock)>,
+    ) -> Result<Self, MetaError> {
+        let seams = Seams::default();
+        if leading.is_some() {
+            let mut opened = Self::open(kv, record, seams).await?;
+            opened.leading = Mutex::new(leading);
+            return Ok(opened);
+        }
+        let leading = Mutex::new(None);
+        let mut looked = Self { kv, record, session: SessionId(0), seams, leading };
+        let counters = looked.read(|txn| txn.counters()).await?;
+        // The one that a mount would get now.
+        looked.session = SessionId(counters.next_session);
+        Ok(looked)
     }
 
     /// The slots that the volume has used, those that no blob needs left out. `None`: nobody has noted
@@ -83,7 +116,7 @@ impl LocalMeta {
     /// # Errors
     /// When the engine fails.
     pub async fn members(&self) -> Result<Option<Members>, MetaError> {
-        let value = self.read(|txn| txn.get(&key::members::key()))?;
+        let value = self.read(|txn| txn.get(&key::members::key())).await?;
         let Some(mut members) = value.as_deref().and_then(key::members::decode) else {
             return Ok(None);
         };
@@ -101,7 +134,8 @@ impl LocalMeta {
         self.write(|txn| {
             txn.put(key::members::key(), &value);
             Ok(())
-        })?;
+        })
+        .await?;
         self.kv.sync().await
     }
 
@@ -114,10 +148,36 @@ impl LocalMeta {
         }
     }
 
-    /// Runs a transaction.
-    pub(crate) fn write<R>(
+    /// Runs a transaction: again, once what it missed was fetched.
+    pub(crate) async fn write<R: Send>(
         &self,
-        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
+        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        if !self.kv.has_room() {
+            self.kv.room().await?;
+        }
+        loop {
+            match self.try_write(&mut body) {
+                Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// [`Self::write`] of what takes room: refused when there is little.
+    async fn grow<R: Send>(
+        &self,
+        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        if !self.kv.may_grow() {
+            return Err(MetaError::NoSpace);
+        }
+        self.write(body).await
+    }
+
+    fn try_write<R>(
+        &self,
+        body: &mut impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
     ) -> Result<R, MetaError> {
         let mut answer = None;
         let mut run = |view: &dyn View| {
@@ -129,10 +189,22 @@ impl LocalMeta {
         Ok(answer.expect("a transaction that succeeded has run"))
     }
 
-    /// Runs a transaction that writes nothing.
-    pub(crate) fn read<R>(
+    /// Runs a transaction that writes nothing: again, once what it missed was fetched.
+    pub(crate) async fn read<R: Send>(
         &self,
-        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
+        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        loop {
+            match self.try_read(&mut body) {
+                Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
+                done => return done,
+            }
+        }
+    }
+
+    fn try_read<R>(
+        &self,
+        body: &mut impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
     ) -> Result<R, MetaError> {
         let mut answer = None;
         let mut run = |view: &dyn View| {
@@ -141,6 +213,26 @@ impl LocalMeta {
         };
         caught("a look at metadata", || self.kv.read(&mut run))??;
         Ok(answer.expect("a read that succeeded has run"))
+    }
+
+    /// Runs a long look at everything on a thread of its own, which waits for what must be fetched.
+    pub(crate) async fn read_patiently<R: Send + 'static>(
+        &self,
+        body: impl Fn(&mut Txn<'_>) -> Result<R, MetaError> + Send + 'static,
+    ) -> Result<R, MetaError> {
+        let (kv, context, runtime) = (self.kv.clone(), self.context(), Handle::current());
+        let look = move || {
+            let mut answer = None;
+            let mut run = |view: &dyn View| {
+                let patient = Patient { view, kv: &*kv, runtime: &runtime };
+                answer = Some(body(&mut Txn::new(&patient, context))?);
+                Ok(())
+            };
+            caught("a look at metadata", || kv.read(&mut run))??;
+            Ok(answer.expect("a read that succeeded has run"))
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string())))
     }
 
     /// Deletes orphans. A damaged one stays behind, alone.
@@ -172,13 +264,13 @@ impl LocalMeta {
 
     /// Runs a long operation, one transaction after another, and lets others go in between: whoever
     /// polls it first, a thread that serves many, has done with it after one step.
-    async fn write_steps<T, P>(
+    async fn write_steps<T: Send, P: Send + Sync>(
         &self,
         mut from: P,
         mut step: impl FnMut(&mut Txn<'_>, &P) -> Result<Step<T, P>, MetaError> + Send,
     ) -> Result<T, MetaError> {
         loop {
-            match self.write(|txn| step(txn, &from))? {
+            match self.write(|txn| step(txn, &from)).await? {
                 Step::More(next) => from = next,
                 Step::Done(done) => return Ok(done),
             }
@@ -201,12 +293,16 @@ impl MetaStore for LocalMeta {
         self.kv.unsynced_bytes()
     }
 
+    fn disk_bytes(&self) -> u64 {
+        self.kv.disk_bytes()
+    }
+
     async fn usage(&self) -> Result<Usage, MetaError> {
-        self.read(|txn| txn.counters().map(|counters| counters.usage))
+        self.read(|txn| txn.counters().map(|counters| counters.usage)).await
     }
 
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
-        self.read(|txn| names::lookup(txn, parent, name))
+        self.read(|txn| names::lookup(txn, parent, name)).await
     }
 
     async fn create(
@@ -217,19 +313,19 @@ impl MetaStore for LocalMeta {
         mode: u32,
         node: NewNode,
     ) -> Result<Attr, MetaError> {
-        self.write(|txn| names::create(txn, caller, parent, name, mode, &node))
+        self.grow(|txn| names::create(txn, caller, parent, name, mode, &node)).await
     }
 
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
-        self.write(|txn| names::link(txn, ino, parent, name))
+        self.grow(|txn| names::link(txn, ino, parent, name)).await
     }
 
     async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
-        self.write(|txn| names::unlink(txn, parent, name))
+        self.write(|txn| names::unlink(txn, parent, name)).await
     }
 
     async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
-        self.write(|txn| names::rmdir(txn, parent, name))
+        self.write(|txn| names::rmdir(txn, parent, name)).await
     }
 
     async fn rename(
@@ -238,11 +334,11 @@ impl MetaStore for LocalMeta {
         to: (Ino, &[u8]),
         mode: RenameMode,
     ) -> Result<Option<Unlinked>, MetaError> {
-        self.write(|txn| rename::rename(txn, from, to, mode))
+        self.write(|txn| rename::rename(txn, from, to, mode)).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError> {
-        self.read(|txn| names::readlink(txn, ino))
+        self.read(|txn| names::readlink(txn, ino)).await
     }
 
     async fn readdir(
@@ -251,27 +347,27 @@ impl MetaStore for LocalMeta {
         cookie: u64,
         limit: usize,
     ) -> Result<Vec<DirEntry>, MetaError> {
-        self.read(|txn| list::readdir(txn, ino, cookie, limit))
+        self.read(|txn| list::readdir(txn, ino, cookie, limit)).await
     }
 
     async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError> {
-        self.read(|txn| attr::getattr(txn, ino))
+        self.read(|txn| attr::getattr(txn, ino)).await
     }
 
     async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, MetaError> {
-        self.write(|txn| attr::setattr(txn, ino, &set))
+        self.write(|txn| attr::setattr(txn, ino, &set)).await
     }
 
     async fn accessed(&self, reads: &[(Ino, Time)]) -> Result<(), MetaError> {
-        self.write(|txn| attr::accessed(txn, reads))
+        self.write(|txn| attr::accessed(txn, reads)).await
     }
 
     async fn clear_privileges(&self, ino: Ino, outsider: bool) -> Result<(), MetaError> {
-        self.write(|txn| attr::clear_privileges(txn, ino, outsider))
+        self.write(|txn| attr::clear_privileges(txn, ino, outsider)).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError> {
-        self.read(|txn| xattr::get(txn, ino, name))
+        self.read(|txn| xattr::get(txn, ino, name)).await
     }
 
     async fn setxattr(
@@ -281,15 +377,15 @@ impl MetaStore for LocalMeta {
         value: &[u8],
         must: Option<bool>,
     ) -> Result<(), MetaError> {
-        self.write(|txn| xattr::set(txn, ino, name, value, must))
+        self.grow(|txn| xattr::set(txn, ino, name, value, must)).await
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError> {
-        self.read(|txn| xattr::list(txn, ino))
+        self.read(|txn| xattr::list(txn, ino)).await
     }
 
     async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), MetaError> {
-        self.write(|txn| xattr::remove(txn, ino, name))
+        self.write(|txn| xattr::remove(txn, ino, name)).await
     }
 
     async fn extents(
@@ -298,11 +394,33 @@ impl MetaStore for LocalMeta {
         range: Range<u64>,
         limit: usize,
     ) -> Result<Vec<Extent>, MetaError> {
-        self.read(|txn| content::extents(txn, ino, &range, limit))
+        self.read(|txn| content::extents(txn, ino, &range, limit)).await
     }
 
     async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
-        self.write(|txn| content::commit(txn, blobs, files))
+        self.grow(|txn| content::commit(txn, blobs, files)).await
+    }
+
+    async fn commit_inline(
+        &self,
+        id: BlobId,
+        bytes: &[u8],
+        files: &[FileUpdate],
+    ) -> Result<(), MetaError> {
+        let bytes = Value::from(bytes);
+        self.grow(|txn| blobs::commit_inline(txn, id, &bytes, files)).await
+    }
+
+    async fn inline_bytes(&self, id: BlobId) -> Result<Option<Arc<[u8]>>, MetaError> {
+        self.read(|txn| txn.get(&key::inline::key(&id))).await
+    }
+
+    async fn inline_blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, MetaError> {
+        self.read(|txn| blobs::inline(txn, after, limit)).await
     }
 
     async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError> {
@@ -345,7 +463,7 @@ impl MetaStore for LocalMeta {
     }
 
     async fn orphans(&self) -> Result<Vec<Ino>, MetaError> {
-        self.read(|txn| orphans::of_others(txn, self.session))
+        self.read(|txn| orphans::of_others(txn, self.session)).await
     }
 
     async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError> {
@@ -365,7 +483,12 @@ impl MetaStore for LocalMeta {
                 marked = blobs::garbage(view, after, limit)?;
                 Ok(())
             };
-            caught("a look at garbage", || self.kv.read_durable(&mut look))??;
+            loop {
+                match caught("a look at garbage", || self.kv.read_durable(&mut look))? {
+                    Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
+                    looked => break looked?,
+                }
+            }
             let Some(last) = marked.last() else { break };
             after = Some(*last);
             self.read(|txn| {
@@ -375,13 +498,14 @@ impl MetaStore for LocalMeta {
                     }
                 }
                 Ok(())
-            })?;
+            })
+            .await?;
         }
         Ok(found)
     }
 
     async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError> {
-        self.write(|txn| blobs::forget(txn, ids))
+        self.write(|txn| blobs::forget(txn, ids)).await
     }
 
     async fn blobs(
@@ -389,7 +513,7 @@ impl MetaStore for LocalMeta {
         after: Option<BlobId>,
         limit: usize,
     ) -> Result<Vec<BlobRecord>, MetaError> {
-        self.read(|txn| blobs::list(txn, after, limit))
+        self.read(|txn| blobs::list(txn, after, limit)).await
     }
 
     async fn extents_in_blobs(
@@ -398,11 +522,11 @@ impl MetaStore for LocalMeta {
         after: Option<(Ino, u64)>,
         limit: usize,
     ) -> Result<ExtentPage, MetaError> {
-        self.read(|txn| blobs::extents_in(txn, blobs, after, limit))
+        self.read(|txn| blobs::extents_in(txn, blobs, after, limit)).await
     }
 
     async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError> {
-        self.read(|txn| txn.blob(&id))
+        self.read(|txn| txn.blob(&id)).await
     }
 
     async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError> {
@@ -410,14 +534,15 @@ impl MetaStore for LocalMeta {
             blobs::adopt(txn, ids);
             Ok(())
         })
+        .await
     }
 
     async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError> {
-        self.write(|txn| content::relocate(txn, blobs, moves))
+        self.write(|txn| content::relocate(txn, blobs, moves)).await
     }
 
     async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError> {
-        self.read(|txn| sessions::others(txn, self.session))
+        self.read(|txn| sessions::others(txn, self.session)).await
     }
 
     async fn forget_session(&self, session: SessionId) -> Result<(), MetaError> {
@@ -428,16 +553,24 @@ impl MetaStore for LocalMeta {
             sessions::forget(txn, session);
             Ok(())
         })
+        .await
     }
 
     async fn close_session(&self) -> Result<(), MetaError> {
-        let own = self.read(|txn| orphans::of_session(txn, self.session))?;
+        let own = self.read(|txn| orphans::of_session(txn, self.session)).await?;
         self.reap_all(&own).await?;
         self.write(|txn| {
             sessions::forget(txn, self.session);
             Ok(())
-        })?;
-        self.kv.sync().await
+        })
+        .await?;
+        self.kv.sync().await?;
+        let leading = self.leading.lock().take();
+        if let Some((leading, lock)) = leading {
+            leading.end().await;
+            drop(lock);
+        }
+        Ok(())
     }
 
     async fn sync(&self) -> Result<(), MetaError> {
@@ -446,14 +579,19 @@ impl MetaStore for LocalMeta {
 }
 
 /// The record of a volume in a key space; `None` if there is none.
-pub(crate) fn volume_record(kv: &dyn Kv) -> Result<Option<Arc<[u8]>>, MetaError> {
-    let mut value = None;
-    kv.read(&mut |view| {
-        value = view.get(&key::volume::key())?;
-        if value.is_some() && view.get(&key::counters::key())?.is_none() {
-            return Err(damaged("the counters"));
+pub(crate) async fn volume_record(kv: &dyn Kv) -> Result<Option<Arc<[u8]>>, MetaError> {
+    loop {
+        let mut value = None;
+        let read = kv.read(&mut |view| {
+            value = view.get(&key::volume::key())?;
+            if value.is_some() && view.get(&key::counters::key())?.is_none() {
+                return Err(damaged("the counters"));
+            }
+            Ok(())
+        });
+        match read {
+            Err(MetaError::Elsewhere(missing)) => kv.fetch(&missing).await?,
+            read => return read.map(|()| value),
         }
-        Ok(())
-    })?;
-    Ok(value)
+    }
 }

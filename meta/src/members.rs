@@ -149,8 +149,7 @@ mod tests {
 
     /// A cluster of disks, each with its domain.
     fn cluster(slots: &[(u8, &str)]) -> Cluster {
-        let mut text =
-            String::from("cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\nmeta = \"meta\"\n");
+        let mut text = String::from("cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\n");
         for (disk, domain) in slots {
             text += &format!("[[slot]]\ndisk = \"0b6c0000-0000-4000-8000-0000000000{disk:02}\"\n");
             text += &format!("path = \"d{disk}\"\ndomain = \"{domain}\"\n");

@@ -10,11 +10,14 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use proto::guard::Panicked;
 use proto::id::{BlobId, SessionId};
 use proto::scheme::Scheme;
+
+use crate::table::cache::Missing;
 
 /// Number of an inode. 1 is the root directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,6 +224,14 @@ pub struct FileUpdate {
     pub mtime: Option<Time>,
 }
 
+/// Bit of a blob's sequence: it is an inline one.
+pub const INLINE: u64 = 1 << 63;
+
+/// Are the bytes of a blob kept by metadata, and not on the slots?
+pub fn is_inline(id: &BlobId) -> bool {
+    !id.session().is_metadata() && id.sequence() & INLINE != 0
+}
+
 /// A blob that was just put, to be accounted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewBlob {
@@ -317,6 +328,11 @@ pub trait MetaStore: Send + Sync + 'static {
         0
     }
 
+    /// Bytes of disk that metadata themselves take, with all copies; cheap.
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+
     // Names.
 
     /// The inode that `name` is in `parent`. `.` and `..` work too.
@@ -397,6 +413,22 @@ pub trait MetaStore: Send + Sync + 'static {
     /// garbage. All of it or nothing: where [`MetaError::Damaged`] refuses one file, the others can be
     /// committed each by itself, with the same blob.
     async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError>;
+    /// [`Self::commit`] of an inline blob ([`is_inline`]), with its bytes: once it is synced, so are they. They
+    /// are there as long as any of them is alive. The same again is fine.
+    async fn commit_inline(
+        &self,
+        id: BlobId,
+        bytes: &[u8],
+        files: &[FileUpdate],
+    ) -> Result<(), MetaError>;
+    /// The bytes of an inline blob; `None`: none of them is alive any more.
+    async fn inline_bytes(&self, id: BlobId) -> Result<Option<Arc<[u8]>>, MetaError>;
+    /// Inline blobs after `after`, in order, at most `limit`.
+    async fn inline_blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, MetaError>;
     /// Sets the size; extents beyond it go. Changes mtime and ctime.
     async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError>;
     /// Makes a range a hole (`place: None` extents if `allocate`). Grows the file to the end of the
@@ -510,13 +542,25 @@ pub enum MetaError {
     /// EOPNOTSUPP.
     #[error("not supported")]
     NotSupported,
+    /// ENOSPC: the disks are full.
+    #[error("no room for metadata")]
+    NoSpace,
     /// EIO: the engine failed.
     #[error("metadata: {0}")]
     Engine(String),
+    /// EIO: nothing can be changed here any more; another leads, or this is only looked at. Trying again is in
+    /// vain.
+    #[error("metadata: {0}")]
+    Ended(String),
     /// EIO: what is recorded makes no sense, or could not even be looked at. It concerns what it was
     /// recorded of; all else is as good as ever.
     #[error("metadata: {0}")]
     Damaged(String),
+    /// Not an error of the operation: what it looked for is not in memory yet. It is run again once
+    /// that was fetched.
+    #[doc(hidden)]
+    #[error("metadata: not fetched yet")]
+    Elsewhere(Missing),
 }
 
 impl From<Panicked> for MetaError {

@@ -62,9 +62,16 @@ fn blob(sequence: u64, len: u32) -> BlobId {
     .unwrap()
 }
 
-/// Runs on this thread, so that the clock is this test's own.
+/// Runs on this thread, so that the clock is this test's own; what was spawned goes on meanwhile.
 fn wait<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+    }
+    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 fn format(kv: &dyn Kv) -> VolumeRecord {
@@ -72,7 +79,7 @@ fn format(kv: &dyn Kv) -> VolumeRecord {
 }
 
 fn open(kv: Arc<dyn Kv>, record: &VolumeRecord, hasher: Hasher) -> LocalMeta {
-    wait(LocalMeta::open(kv, record.clone(), seams(hasher), None)).unwrap()
+    wait(LocalMeta::open(kv, record.clone(), seams(hasher))).unwrap()
 }
 
 /// A volume in memory, and its engine.
@@ -89,5 +96,5 @@ fn crash(kv: &MemoryKv, record: &VolumeRecord, hasher: Hasher) -> LocalMeta {
 }
 
 fn assert_clean(meta: &LocalMeta) {
-    assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
+    assert_eq!(wait(meta.check()).unwrap().problems, Vec::<String>::new());
 }

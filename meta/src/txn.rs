@@ -16,7 +16,7 @@ use crate::inode::Inode;
 use crate::key::counters::Counters;
 use crate::key::{self, Key};
 use crate::name::Hasher;
-use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time};
+use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time, is_inline};
 
 /// What a transaction has to know besides its view.
 #[derive(Clone, Copy)]
@@ -102,6 +102,11 @@ impl<'a> Txn<'a> {
     /// Sets a key.
     pub(crate) fn put(&mut self, key: Key, value: &[u8]) {
         self.writes.insert(key, Some(Value::from(value)));
+    }
+
+    /// Sets a key to a value that others have too.
+    pub(crate) fn share(&mut self, key: Key, value: &Value) {
+        self.writes.insert(key, Some(value.clone()));
     }
 
     /// Removes a key.
@@ -351,7 +356,7 @@ impl<'a> Txn<'a> {
         usage.blobs = usage.blobs.saturating_sub(1);
         usage.dead_bytes = usage.dead_bytes.saturating_sub(record.dead());
         usage.blob_bytes = usage.blob_bytes.saturating_sub(id.len().into());
-        usage.disk_bytes = usage.disk_bytes.saturating_sub(id.disk_bytes());
+        usage.disk_bytes = usage.disk_bytes.saturating_sub(on_disks(id));
         usage.degraded_blobs = usage.degraded_blobs.saturating_sub(record.degraded.into());
         self.set_counters(counters);
         Ok(())
@@ -378,7 +383,7 @@ impl<'a> Txn<'a> {
             (None, Some(new)) => {
                 usage.blobs += 1;
                 usage.blob_bytes += u64::from(id.len());
-                usage.disk_bytes += id.disk_bytes();
+                usage.disk_bytes += on_disks(&id);
                 usage.dead_bytes += u64::from(id.len());
                 usage.degraded_blobs += u64::from(new.degraded);
                 BlobRecord { id, live: 0, degraded: new.degraded }
@@ -398,6 +403,9 @@ impl<'a> Txn<'a> {
         self.set_counters(counters);
         if record.live == 0 {
             self.put(key::garbage::key(&id), &[]);
+            if is_inline(&id) {
+                self.remove(key::inline::key(&id));
+            }
         }
         self.put(key::blob::key(&id), &key::blob::encode(&record));
         Ok(())
@@ -413,6 +421,11 @@ impl<'a> Txn<'a> {
         self.set_counters(counters);
         Ok(())
     }
+}
+
+/// Bytes of disk that a blob's parts take: of an inline one there are none.
+pub(crate) fn on_disks(id: &BlobId) -> u64 {
+    if is_inline(id) { 0 } else { id.disk_bytes() }
 }
 
 /// Membership in a short, ordered list of extents.

@@ -1,63 +1,39 @@
-//! Volumes on this machine: format, open, lock, list.
+//! A volume of a cluster: format, open.
 //!
-//! A volume NAME in a directory is three files: `NAME.redb` holds its metadata, `NAME.log` what was
-//! synced since they were last written there (nothing, once it was unmounted), and `NAME.lock` is locked (flock) by whoever has it open and says who that is. The lock ends with its process, so a
-//! lock file that was left over means nothing. A volume is formatted under another name first and
-//! appears whole.
-//!
-//! All of them are their owner's alone: they hold names, attributes, and who has mounted what where,
-//! which the modes of a volume's directories may keep from others.
+//! All that a volume is lies in the cluster's store. What makes it fast and orderly on this machine is
+//! [`crate::lock`]'s: `NAME.chunks` has chunks of its snapshot, which are read again from the store where they
+//! are missing or rotten, and `NAME.lock` says who has it open.
 
 use std::collections::hash_map::RandomState;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::future::Future;
 use std::hash::{BuildHasher, Hasher as _};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
-use proto::guard::caught;
+use futures::FutureExt;
+use proto::id::VolumeId;
+use proto::limits::TARGET_BLOB;
+use proto::scheme::Scheme;
 
-use crate::engine::direct::DirectFile;
-use crate::engine::log::Log;
+use crate::catalog::{self, Catalog, FoundVolume, VolumeState};
+use crate::engine::journaled::{Bounds, JournaledKv};
 use crate::engine::memory::MemoryKv;
-use crate::engine::redb::{RedbKv, RedbSettings, file_opener};
 use crate::engine::{Batch, Kv, Value};
 use crate::inode::Inode;
+use crate::journal::store::{StoreError, VolumeStores};
+use crate::journal::takeover::{Leading, TakeOver};
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::volume::VolumeRecord;
 use crate::local::{LocalMeta, Seams, volume_record, wall_clock};
+use crate::lock::VolumeLock;
 use crate::store::{Attr, Kind, MetaError, ROOT, Usage, VolumeInfo};
 
-/// Longest name of a volume, in bytes.
-const NAME_MAX: usize = 64;
-/// A look at a lock holds it for a moment: so often an opener tries again, and waits in between.
-const LOCK_TRIES: usize = 20;
-const LOCK_WAIT: Duration = Duration::from_millis(5);
-/// Cache of the engine while a volume is formatted, in bytes.
-const FORMAT_CACHE: usize = 1 << 20;
-/// Modes of what is made: nothing for others.
-const PRIVATE_FILE: u32 = 0o600;
-const PRIVATE_DIRECTORY: u32 = 0o700;
-/// Endings of a volume's files; of the last, the program that mounts in the background is the author.
-const FILES: [&str; 5] = ["redb", "log", "lock", "messages", "messages.1"];
-
-/// Who has a volume open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountedBy {
-    /// The process.
-    pub pid: u32,
-    /// Where it is mounted.
-    pub mountpoint: PathBuf,
-}
+/// A batch of changes that has grown to this is sent: it is one entry of the journal, if no change is large.
+const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of memory of what is in the journal and in no snapshot.
+const SNAPSHOT_BYTES: usize = 32 << 20;
+/// Entries of the journal that are in no snapshot: each is a read when the volume is opened.
+const SNAPSHOT_ENTRIES: usize = 2048;
 
 /// How much memory metadata may take, and how long a change may wait in it.
 #[derive(Clone, Copy, Debug)]
@@ -84,30 +60,40 @@ impl Default for MetaSettings {
 /// Why a volume could not be formatted or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    /// Not a name that a volume may have.
-    #[error(
-        "not a name of a volume: {0:?} (1 to {NAME_MAX} of a-z, 0-9, '.', '_' and '-', not starting with '.' or '-')"
-    )]
-    BadName(String),
     /// There is one by that name.
     #[error("volume {0} exists")]
     Exists(String),
     /// There is none by that name.
-    #[error("there is no volume {name} in {dir}")]
+    #[error("there is no volume {name} in the cluster, {}", whose(others))]
     NotFound {
         /// The name.
         name: String,
-        /// Where it was looked for.
-        dir: PathBuf,
+        /// Those there are.
+        others: Vec<FoundVolume>,
     },
-    /// Somebody else has it open.
-    #[error("volume {name} is mounted at {at} by process {pid}", at = by.mountpoint.display(), pid = by.pid)]
-    Mounted {
-        /// The volume.
+    /// There are several by that name.
+    #[error(
+        "several volumes are called {name}, with the numbers {numbers}: destroy what is not wanted by its number"
+    )]
+    Ambiguous {
+        /// The name.
         name: String,
-        /// Who has it open.
-        by: MountedBy,
+        /// Theirs.
+        numbers: String,
     },
+    /// A volume cannot be read, and so it is not known what it is called.
+    #[error(
+        "volume number {id} cannot be read and could be called so: {why} (ashlar volume destroy --number {id} removes it)"
+    )]
+    Nameless {
+        /// Its number.
+        id: VolumeId,
+        /// Why not.
+        why: String,
+    },
+    /// The cluster's disks cannot be asked.
+    #[error("looking for volumes: {0}")]
+    Store(#[from] StoreError),
     /// Its metadata cannot be used.
     #[error("volume {name}: {reason}")]
     Damaged {
@@ -116,88 +102,145 @@ pub enum VolumeError {
         /// Why.
         reason: String,
     },
-    /// A file operation failed.
-    #[error("{doing} {path}: {source}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
 }
 
 /// Makes a new, empty volume, whose root directory belongs to this user and group.
-pub fn format(dir: &Path, info: &VolumeInfo, root: (u32, u32, u32)) -> Result<(), VolumeError> {
-    check_name(&info.name)?;
-    let name = &info.name;
-    let mut directories = fs::DirBuilder::new();
-    directories.recursive(true).mode(PRIVATE_DIRECTORY);
-    directories.create(dir).map_err(io_error("creating metadata directory", dir))?;
-    let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(formatting)") };
-    let _lock = Lock::take(dir, name, &by)?;
-    let (path, new) = (file(dir, name, "redb"), file(dir, name, "redb.new"));
-    if path.exists() {
-        return Err(VolumeError::Exists(name.clone()));
+///
+/// # Errors
+/// [`VolumeError::Exists`] when the cluster has one of that name.
+pub async fn format(
+    stores: &dyn VolumeStores,
+    lock: &VolumeLock,
+    info: &VolumeInfo,
+    root: (u32, u32, u32),
+) -> Result<(), VolumeError> {
+    let name = lock.name();
+    check_new(stores, name).await?;
+    let taking = taking(stores, lock, info.id, info.scheme, MetaSettings::default());
+    let led = taking.run().await.map_err(|e| damaged(name, &e))?;
+    if led.name.is_some() {
+        return Err(VolumeError::Exists(name.to_owned()));
     }
-    // Left over from a format that did not come to its end.
-    let _ = fs::remove_file(&new);
-    let mut empty = OpenOptions::new();
-    empty.read(true).write(true).create_new(true).mode(PRIVATE_FILE);
-    let empty = empty.open(&new).map_err(io_error("creating", &new))?;
-    let database = redb::Database::builder().create_file(empty);
-    drop(database.map_err(|e| damaged(name, &e))?);
-    let settings = MetaSettings { cache_bytes: FORMAT_CACHE, ..MetaSettings::default() };
-    let kv = start(&new, None, settings).map_err(|e| damaged(name, &e))?;
-    initialise(&kv, info, root).and_then(|_| wait_for(kv.sync())).map_err(|e| damaged(name, &e))?;
-    drop(kv);
-    match fs::hard_link(&new, &path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(VolumeError::Exists(name.clone()));
-        }
-        linked => linked.map_err(io_error("creating", &path))?,
-    }
-    fs::remove_file(&new).map_err(io_error("removing", &new))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("syncing", dir))
+    let (tables, leading) = led.start(name);
+    let kv = JournaledKv { tables };
+    initialise(&kv, info, root).map_err(|e| damaged(name, &e))?;
+    let synced = kv.sync().await;
+    leading.end().await;
+    synced.map_err(|e| damaged(name, &e))
 }
 
-/// Opens a volume: locks it and starts a new session. Sessions that were not closed are remembered
-/// as dead.
-pub fn open(
-    dir: &Path,
-    name: &str,
-    by: MountedBy,
+/// Opens a volume: takes it over from whoever had it, and starts a new session. Sessions that were not
+/// closed are remembered as dead.
+///
+/// # Errors
+/// See [`VolumeError`].
+pub async fn open(
+    stores: &dyn VolumeStores,
+    lock: VolumeLock,
     settings: MetaSettings,
 ) -> Result<Arc<LocalMeta>, VolumeError> {
-    check_name(name)?;
-    let path = file(dir, name, "redb");
-    if !path.exists() {
-        return Err(VolumeError::NotFound { name: name.to_owned(), dir: dir.to_owned() });
+    let name = &lock.name().to_owned();
+    let (id, scheme) = find(stores, name).await?;
+    let taking = taking(stores, &lock, id, scheme, settings);
+    let mut led = taking.run().await.map_err(|e| damaged(name, &e))?;
+    let garbage = std::mem::take(&mut led.garbage);
+    let (tables, leading) = led.start(name);
+    let opened = open_tables(name, JournaledKv { tables }, Some((leading, lock))).await?;
+    // Its session is in the journal: no older leader's entry can count any more.
+    if let Err(error) = stores.volume(id).delete(&garbage).await {
+        tracing::debug!("needless blobs of metadata stay for the next mount: {error}");
     }
-    let lock = Lock::take(dir, name, &by)?;
-    close_to_others(dir, name);
-    let log = file(dir, name, "log");
-    let opened = caught("opening the metadata", || {
-        let kv = start(&path, Some(&log), settings).map_err(|e| damaged(name, &e))?;
-        open_locked(name, kv, lock)
-    });
-    opened.unwrap_or_else(|panicked| Err(damaged(name, &panicked)))
+    Ok(opened)
 }
 
-/// Opens what its engine has, once nobody else can.
-fn open_locked(name: &str, kv: RedbKv, lock: Lock) -> Result<Arc<LocalMeta>, VolumeError> {
-    let value = volume_record(&kv).map_err(|e| damaged(name, &e))?.unwrap_or_default();
+/// Opens a volume to look at it: as it is in the store at this moment, whoever leads it. Nothing is changed,
+/// and nothing can be.
+///
+/// # Errors
+/// See [`VolumeError`].
+pub async fn look(
+    stores: &dyn VolumeStores,
+    lock: &VolumeLock,
+    settings: MetaSettings,
+) -> Result<Arc<LocalMeta>, VolumeError> {
+    let name = lock.name();
+    let (id, scheme) = find(stores, name).await?;
+    let taking = taking(stores, lock, id, scheme, settings);
+    let tables = taking.look().await.map_err(|e| damaged(name, &e))?;
+    open_tables(name, JournaledKv { tables }, None).await
+}
+
+async fn open_tables(
+    name: &str,
+    kv: JournaledKv,
+    leading: Option<(Leading, VolumeLock)>,
+) -> Result<Arc<LocalMeta>, VolumeError> {
+    let kv: Arc<dyn Kv> = Arc::new(kv);
+    let value = volume_record(&*kv).await.map_err(|e| damaged(name, &e))?.unwrap_or_default();
     let record = VolumeRecord::decode(&value).map_err(|e| damaged(name, &e))?;
-    if record.info.name != name {
-        let owner = &record.info.name;
-        let reason = format!(
-            "its file holds the metadata of volume {owner}, under another name: call it {owner}.redb again"
-        );
-        return Err(damaged(name, &reason));
+    let opening = LocalMeta::of_tables(kv, record, leading);
+    opening.await.map(Arc::new).map_err(|e| damaged(name, &e))
+}
+
+/// How a volume is taken over.
+fn taking(
+    stores: &dyn VolumeStores,
+    lock: &VolumeLock,
+    id: VolumeId,
+    scheme: Scheme,
+    settings: MetaSettings,
+) -> TakeOver {
+    TakeOver {
+        store: stores.volume(id),
+        volume: id,
+        scheme: scheme.as_copies(),
+        cache: lock.chunk_directory(),
+        cache_bytes: settings.cache_bytes,
+        bounds: Bounds {
+            interval: settings.flush_interval,
+            batch_bytes: settings.unsynced_bytes.clamp(1, BATCH_BYTES),
+            entry_bytes: TARGET_BLOB as usize,
+            snapshot_bytes: SNAPSHOT_BYTES,
+            snapshot_entries: SNAPSHOT_ENTRIES,
+        },
     }
-    let opening = LocalMeta::open(Arc::new(kv), record, Seams::default(), Some(lock));
-    wait_for(opening).map(Arc::new).map_err(|e| damaged(name, &e))
+}
+
+/// The number of a volume and the scheme of its metadata's blobs.
+async fn find(stores: &dyn VolumeStores, name: &str) -> Result<(VolumeId, Scheme), VolumeError> {
+    let Catalog { volumes, missed } = catalog::list(stores).await;
+    let (named, others): (Vec<_>, Vec<_>) =
+        volumes.into_iter().partition(|found| found.name.as_deref() == Some(name));
+    if let (true, Some(why)) = (named.is_empty(), missed) {
+        return Err(StoreError::Unavailable(why).into());
+    }
+    match named[..] {
+        [FoundVolume { id, metadata: Some(scheme), .. }] => Ok((id, scheme)),
+        [] | [_] => Err(VolumeError::NotFound { name: name.to_owned(), others }),
+        _ => {
+            let numbers: Vec<String> = named.iter().map(|found| found.id.to_string()).collect();
+            Err(VolumeError::Ambiguous { name: name.to_owned(), numbers: numbers.join(", ") })
+        }
+    }
+}
+
+/// May a new volume be called so?
+async fn check_new(stores: &dyn VolumeStores, name: &str) -> Result<(), VolumeError> {
+    let Catalog { volumes, missed } = catalog::list(stores).await;
+    if let Some(why) = missed {
+        return Err(StoreError::Unavailable(why).into());
+    }
+    for found in volumes {
+        match (found.name, found.state) {
+            (Some(other), _) if other == name => return Err(VolumeError::Exists(name.to_owned())),
+            // It will be called something again, when it can be read.
+            (None, VolumeState::Damaged(why)) if found.metadata.is_some() => {
+                return Err(VolumeError::Nameless { id: found.id, why });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A volume that lives in memory only: for tests of what is built on metadata.
@@ -217,8 +260,9 @@ impl MemoryVolume {
     /// Opens it in a new session; the last one has ended.
     pub fn open(&self) -> Arc<LocalMeta> {
         let record = self.record.clone();
-        let opening = LocalMeta::open(self.kv.clone(), record, Seams::default(), None);
-        Arc::new(wait_for(opening).expect("memory does not fail"))
+        let opening = LocalMeta::open(self.kv.clone(), record, Seams::default());
+        let opened = opening.now_or_never().expect("memory does not wait");
+        Arc::new(opened.expect("memory does not fail"))
     }
 
     /// What a crash at this moment leaves of it: all that was synced, and nothing else.
@@ -231,34 +275,6 @@ impl MemoryVolume {
 /// A new volume in memory, opened.
 pub fn in_memory(info: &VolumeInfo, root: (u32, u32, u32)) -> Arc<LocalMeta> {
     MemoryVolume::format(info, root).open()
-}
-
-/// Names of the volumes in a directory, in order.
-pub fn volumes(dir: &Path) -> Result<Vec<String>, VolumeError> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io_error("listing", dir))? {
-        let entry = entry.map_err(io_error("listing", dir))?;
-        let file = entry.file_name();
-        let name = file.to_str().and_then(|f| f.strip_suffix(".redb"));
-        names.extend(name.filter(|n| check_name(n).is_ok()).map(str::to_owned));
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// Who has a volume open, if anybody has.
-pub fn lock_holder(dir: &Path, name: &str) -> Result<Option<MountedBy>, VolumeError> {
-    check_name(name)?;
-    let path = file(dir, name, "lock");
-    let mut file = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(io_error("opening", &path))?,
-    };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
-        Err(TryLockError::Error(source)) => Err(io_error("locking", &path)(source)),
-    }
 }
 
 /// Writes what every volume starts with.
@@ -300,118 +316,18 @@ pub(crate) fn initialise(
     Ok(record)
 }
 
-fn start(path: &Path, log: Option<&Path>, settings: MetaSettings) -> Result<RedbKv, MetaError> {
-    let open_log = |path| Log::new(Box::new(DirectFile::open(path)?));
-    let log = log
-        .map(open_log)
-        .transpose()
-        .map_err(|e| MetaError::Engine(format!("opening the metadata log: {e}")))?;
-    let opener = file_opener(path.to_owned(), settings.cache_bytes);
-    let bounds = RedbSettings {
-        interval: settings.flush_interval,
-        table_bytes: settings.unsynced_bytes.max(1),
+fn whose(others: &[FoundVolume]) -> String {
+    let named = |found: &FoundVolume| match (&found.name, &found.state) {
+        (Some(name), _) => name.clone(),
+        (None, VolumeState::Damaged(why)) => format!("number {} ({why})", found.id),
+        (None, _) => format!("number {}", found.id),
     };
-    RedbKv::start(opener, log, bounds)
-}
-
-fn check_name(name: &str) -> Result<(), VolumeError> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-    let good = (1..=NAME_MAX).contains(&name.len())
-        && !name.starts_with(['.', '-'])
-        && name.bytes().all(allowed);
-    if good { Ok(()) } else { Err(VolumeError::BadName(name.to_owned())) }
-}
-
-fn file(dir: &Path, name: &str, suffix: &str) -> PathBuf {
-    dir.join(format!("{name}.{suffix}"))
-}
-
-/// Files that were made when others could read them are so no longer.
-fn close_to_others(dir: &Path, name: &str) {
-    for path in FILES.map(|suffix| file(dir, name, suffix)) {
-        let Ok(found) = fs::metadata(&path) else { continue };
-        if found.mode() & 0o077 == 0 {
-            continue;
-        }
-        if let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(PRIVATE_FILE)) {
-            tracing::warn!(path = %path.display(), %error, "others may read what is in a volume");
-        }
+    match others {
+        [] => "nor any other (ashlar format makes one)".to_owned(),
+        others => format!("only: {}", others.iter().map(named).collect::<Vec<_>>().join(", ")),
     }
 }
 
 fn damaged(name: &str, reason: &dyn std::fmt::Display) -> VolumeError {
     VolumeError::Damaged { name: name.to_owned(), reason: reason.to_string() }
-}
-
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
-    let path = path.to_owned();
-    move |source| VolumeError::Io { doing, path, source }
-}
-
-/// A volume's lock; given back when dropped.
-pub(crate) struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    fn take(dir: &Path, name: &str, by: &MountedBy) -> Result<Self, VolumeError> {
-        let path = file(dir, name, "lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE_FILE)
-            .open(&path)
-            .map_err(io_error("opening", &path))?;
-        for attempt in 1.. {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if attempt < LOCK_TRIES => thread::sleep(LOCK_WAIT),
-                Err(TryLockError::WouldBlock) => {
-                    let by = read_holder(&mut file);
-                    return Err(VolumeError::Mounted { name: name.to_owned(), by });
-                }
-                Err(TryLockError::Error(source)) => {
-                    return Err(io_error("locking", &path)(source));
-                }
-            }
-        }
-        let mut holder = format!("{}\n", by.pid).into_bytes();
-        holder.extend_from_slice(by.mountpoint.as_os_str().as_bytes());
-        file.set_len(0)
-            .and_then(|()| file.write_all(&holder))
-            .map_err(io_error("writing", &path))?;
-        Ok(Self { _file: file })
-    }
-}
-
-/// What a lock file says. Its holder may just be writing it: then nobody in particular.
-fn read_holder(file: &mut File) -> MountedBy {
-    let mut text = Vec::new();
-    let parse = |text: &[u8]| {
-        let at = text.iter().position(|&b| b == b'\n')?;
-        let pid = std::str::from_utf8(&text[..at]).ok()?.parse().ok()?;
-        Some(MountedBy { pid, mountpoint: OsStr::from_bytes(&text[at + 1..]).into() })
-    };
-    let read = file.read_to_end(&mut text).ok().and_then(|_| parse(&text));
-    read.unwrap_or_else(|| MountedBy { pid: 0, mountpoint: PathBuf::from("(unknown)") })
-}
-
-/// Waits for a future on this thread: opening a volume is not worth a runtime.
-fn wait_for<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
 }

@@ -1,13 +1,14 @@
-//! Volumes in real directories: format, open, lock, and what a reopened volume holds.
+//! Volumes of a cluster, on a store in memory: format, open, lock, and what a reopened volume holds.
 
 #![allow(clippy::unwrap_used)] // it is a test throughout
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use meta::testing::MemoryStores;
 use meta::{
-    Caller, Extent, FileUpdate, LocalMeta, MetaSettings, MetaStore, MountedBy, NewBlob, NewNode,
-    Place, ROOT, RenameMode, VolumeError, VolumeInfo,
+    Caller, Directories, Extent, FileUpdate, LocalMeta, LockError, MetaSettings, MetaStore,
+    MountedBy, NewBlob, NewNode, Place, ROOT, RenameMode, VolumeError, VolumeInfo, VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -17,8 +18,11 @@ const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 fn info(name: &str) -> VolumeInfo {
     VolumeInfo {
         name: name.to_owned(),
-        id: VolumeId(7),
-        cluster: ClusterId::random(),
+        // As good as drawn by lot: two names have two numbers.
+        id: VolumeId(
+            name.bytes().fold(7u32, |id, byte| id.wrapping_mul(31).wrapping_add(byte.into())),
+        ),
+        cluster: ClusterId::from_slice(&[5; 16]).unwrap(),
         scheme: Scheme::erasure(4, 2).unwrap(),
     }
 }
@@ -27,116 +31,250 @@ fn here() -> MountedBy {
     MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("/mnt/here") }
 }
 
-fn open(dir: &Path, name: &str) -> Result<Arc<LocalMeta>, VolumeError> {
-    meta::open(dir, name, here(), MetaSettings::default())
+/// A cluster, and a machine that mounts its volumes.
+#[derive(Default)]
+struct Site {
+    stores: MemoryStores,
+    dir: Option<tempfile::TempDir>,
 }
 
-#[tokio::test]
-async fn a_volume_is_as_it_was_left() {
-    let dir = tempfile::tempdir().unwrap();
-    let info = info("home");
-    meta::format(dir.path(), &info, (10, 20, 0o1777)).unwrap();
-    let meta = open(dir.path(), "home").unwrap();
-    assert_eq!(meta.volume(), info);
+impl Site {
+    fn new() -> Self {
+        Self { stores: MemoryStores::default(), dir: Some(tempfile::tempdir().unwrap()) }
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.as_ref().unwrap().path()
+    }
+
+    fn directories(&self) -> Directories {
+        Directories::only(self.dir())
+    }
+
+    async fn format(&self, name: &str) -> Result<(), VolumeError> {
+        let lock = VolumeLock::take(&self.directories(), name, &here()).unwrap();
+        meta::format(&self.stores, &lock, &info(name), (10, 20, 0o1777)).await
+    }
+
+    async fn open(&self, name: &str) -> Result<Arc<LocalMeta>, VolumeError> {
+        self.open_with(name, MetaSettings::default()).await
+    }
+
+    async fn open_with(
+        &self,
+        name: &str,
+        settings: MetaSettings,
+    ) -> Result<Arc<LocalMeta>, VolumeError> {
+        let lock = VolumeLock::take(&self.directories(), name, &here()).unwrap();
+        meta::open(&self.stores, lock, settings).await
+    }
+
+    /// Another machine, that has seen none of its volumes.
+    fn lose_machine(&mut self) {
+        self.dir = Some(tempfile::tempdir().unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_is_as_it_was_left_on_whatever_machine() {
+    let mut site = Site::new();
+    site.format("home").await.unwrap();
+    let meta = site.open("home").await.unwrap();
+    assert_eq!(meta.volume(), info("home"));
     assert_eq!(meta.session(), SessionId(1));
     let root = meta.getattr(ROOT).await.unwrap();
     assert_eq!((root.uid, root.gid, root.mode, root.nlink), (10, 20, 0o1777, 2));
     let file = meta.create(CALLER, ROOT, b"a", 0o644, NewNode::File).await.unwrap();
-    meta.sync().await.unwrap();
     meta.close_session().await.unwrap();
     drop(meta);
-    let meta = open(dir.path(), "home").unwrap();
-    assert_eq!(meta.lookup(ROOT, b"a").await.unwrap(), file);
-    assert_eq!(meta.session(), SessionId(2));
-    assert_eq!(meta.dead_sessions().await.unwrap(), []);
-    assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
+    for (round, lost) in [(2, false), (3, true), (4, true)] {
+        if lost {
+            site.lose_machine();
+        }
+        let meta = site.open("home").await.unwrap();
+        assert_eq!(meta.lookup(ROOT, b"a").await.unwrap(), file);
+        assert_eq!(meta.session(), SessionId(round));
+        assert_eq!(meta.dead_sessions().await.unwrap(), []);
+        assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+        meta.close_session().await.unwrap();
+    }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn what_was_synced_outlives_the_process_and_the_machine() {
+    let mut site = Site::new();
+    site.format("home").await.unwrap();
+    for round in 0..6u64 {
+        let meta = site.open("home").await.unwrap();
+        for n in 0..round * 300 {
+            let name = format!("{round}-{n}");
+            meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await.unwrap();
+        }
+        meta.sync().await.unwrap();
+        // Nobody closes it.
+        drop(meta);
+        site.lose_machine();
+    }
+    let meta = site.open("home").await.unwrap();
+    assert_eq!(
+        meta.usage().await.unwrap().inodes,
+        1 + (1..6).map(|round| round * 300).sum::<u64>()
+    );
+    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_was_not_closed_is_dead_until_it_is_forgotten() {
-    let dir = tempfile::tempdir().unwrap();
-    meta::format(dir.path(), &info("v"), (0, 0, 0o755)).unwrap();
-    drop(open(dir.path(), "v").unwrap());
-    let meta = open(dir.path(), "v").unwrap();
+    let site = Site::new();
+    site.format("v").await.unwrap();
+    drop(site.open("v").await.unwrap());
+    let meta = site.open("v").await.unwrap();
     assert_eq!(meta.dead_sessions().await.unwrap(), [SessionId(1)]);
     assert!(meta.forget_session(meta.session()).await.is_err());
     meta.forget_session(SessionId(1)).await.unwrap();
     assert_eq!(meta.dead_sessions().await.unwrap(), []);
     meta.close_session().await.unwrap();
-    drop(meta);
-    let meta = open(dir.path(), "v").unwrap();
+    let meta = site.open("v").await.unwrap();
     assert_eq!(meta.session(), SessionId(3));
     assert_eq!(meta.dead_sessions().await.unwrap(), []);
 }
 
-#[test]
-fn a_second_open_is_refused_and_names_the_first() {
-    let dir = tempfile::tempdir().unwrap();
-    meta::format(dir.path(), &info("v"), (0, 0, 0o755)).unwrap();
-    assert_eq!(meta::lock_holder(dir.path(), "v").unwrap(), None);
-    let first = open(dir.path(), "v").unwrap();
-    let error = open(dir.path(), "v").err().unwrap().to_string();
+#[tokio::test(start_paused = true)]
+async fn a_second_open_is_refused_and_names_the_first() {
+    let site = Site::new();
+    site.format("v").await.unwrap();
+    assert_eq!(meta::lock_holder(&site.directories(), "v").unwrap(), None);
+    let first = site.open("v").await.unwrap();
+    let second = || VolumeLock::take(&site.directories(), "v", &here());
+    let error = second().err().unwrap().to_string();
     let expected = format!("volume v is mounted at /mnt/here by process {}", std::process::id());
     assert_eq!(error, expected);
-    assert_eq!(meta::lock_holder(dir.path(), "v").unwrap(), Some(here()));
-    assert!(matches!(
-        meta::format(dir.path(), &info("v"), (0, 0, 0)),
-        Err(VolumeError::Mounted { .. })
-    ));
+    assert_eq!(meta::lock_holder(&site.directories(), "v").unwrap(), Some(here()));
+    assert!(matches!(second(), Err(LockError::Mounted { .. })));
     drop(first);
-    assert_eq!(meta::lock_holder(dir.path(), "v").unwrap(), None);
-    open(dir.path(), "v").unwrap();
+    assert_eq!(meta::lock_holder(&site.directories(), "v").unwrap(), None);
+    site.open("v").await.unwrap();
 }
 
-#[test]
-fn what_cannot_be_formatted_or_opened_says_why() {
-    let dir = tempfile::tempdir().unwrap();
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_formatted_or_opened_says_why() {
+    let site = Site::new();
     for bad in ["", "A", "a/b", "..", ".hidden", "-x", "ü", &"x".repeat(65)] {
-        let error = meta::format(dir.path(), &info(bad), (0, 0, 0)).unwrap_err();
-        assert!(matches!(error, VolumeError::BadName(_)), "{bad}: {error}");
+        let error = VolumeLock::take(&site.directories(), bad, &here()).err().unwrap();
+        assert!(matches!(error, LockError::BadName(_)), "{bad}: {error}");
     }
-    assert!(matches!(open(dir.path(), "none"), Err(VolumeError::NotFound { .. })));
-    meta::format(dir.path(), &info("a.b"), (0, 0, 0)).unwrap();
-    meta::format(dir.path(), &info("a"), (0, 0, 0)).unwrap();
-    assert!(matches!(meta::format(dir.path(), &info("a"), (0, 0, 0)), Err(VolumeError::Exists(_))));
-    assert_eq!(meta::volumes(dir.path()).unwrap(), ["a", "a.b"]);
-    for garbage in [&b""[..], b"not a database", &[0; 9000]] {
-        std::fs::write(dir.path().join("junk.redb"), garbage).unwrap();
-        let error = open(dir.path(), "junk").err().unwrap();
-        assert!(matches!(error, VolumeError::Damaged { .. }), "{error}");
+    let error = site.open("none").await.err().unwrap().to_string();
+    assert!(error.contains("nor any other"), "{error}");
+    site.format("a.b").await.unwrap();
+    site.format("a").await.unwrap();
+    assert!(matches!(site.format("a").await, Err(VolumeError::Exists(_))));
+    let names = meta::list(&site.stores).await.volumes;
+    assert_eq!(
+        names.iter().map(|found| found.name.as_deref().unwrap()).collect::<Vec<_>>(),
+        ["a", "a.b"]
+    );
+    let error = site.open("none").await.err().unwrap().to_string();
+    assert!(error.contains("only: a, a.b"), "{error}");
+}
+
+/// Every file of the cache is cut, changed or taken away in turn: the volume is as it was.
+#[tokio::test(start_paused = true)]
+async fn the_cache_of_a_machine_decides_nothing() {
+    let site = Site::new();
+    site.format("v").await.unwrap();
+    let meta = site.open("v").await.unwrap();
+    for n in 0..3000 {
+        let name = format!("file-{n}");
+        meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await.unwrap();
+    }
+    meta.close_session().await.unwrap();
+    let chunks = site.dir().join("v.chunks");
+    let files: Vec<PathBuf> =
+        std::fs::read_dir(&chunks).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty());
+    let whole = std::fs::read(&files[0]).unwrap();
+    let mut seed = 1usize;
+    for round in 0..60 {
+        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f) >> 1;
+        let at = seed % whole.len();
+        let mut bytes = whole.clone();
+        match round % 4 {
+            0 => bytes.truncate(at),
+            1 => bytes[at..].fill(0),
+            _ => bytes[at] ^= 1 << (round % 8),
+        }
+        match round {
+            59 => std::fs::remove_file(&files[0]).unwrap(),
+            _ => std::fs::write(&files[0], bytes).unwrap(),
+        }
+        let meta = site.open("v").await.unwrap();
+        assert_eq!(meta.usage().await.unwrap().inodes, 3001, "round {round}");
+        assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new(), "round {round}");
+        // What was put right is right again, and nothing was written but the session.
+        drop(meta);
+        assert_eq!(std::fs::read(&files[0]).unwrap(), whole, "round {round}");
     }
 }
 
-/// Names, renames and content from several threads at once, with syncs in between; and a copy of
-/// its files that nobody closed.
-#[test]
-fn many_threads_leave_a_volume_in_order() {
-    const THREADS: u64 = 4;
-    let dir = tempfile::tempdir().unwrap();
-    meta::format(dir.path(), &info("v"), (0, 0, 0o755)).unwrap();
-    let settings = MetaSettings { unsynced_bytes: 20_000, ..MetaSettings::default() };
-    let meta = meta::open(dir.path(), "v", here(), settings).unwrap();
-    std::thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let meta = &meta;
-            scope.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                runtime.block_on(work(meta, thread));
-            });
+/// Files of one volume under the names of another's, as a copy of a directory makes them.
+#[tokio::test(start_paused = true)]
+async fn a_cache_of_another_volume_is_ignored() {
+    let site = Site::new();
+    for name in ["v", "w"] {
+        site.format(name).await.unwrap();
+        let meta = site.open(name).await.unwrap();
+        for n in 0..3000 {
+            // As long in one as in the other.
+            let file = format!("{name}-{n}");
+            meta.create(CALLER, ROOT, file.as_bytes(), 0o644, NewNode::File).await.unwrap();
         }
-    });
-    assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(meta.sync()).unwrap();
-    let usage = runtime.block_on(meta.usage()).unwrap();
-    // The log first: should its content go over to the database in between, it is not needed.
-    let second = tempfile::tempdir().unwrap();
-    for name in ["v.log", "v.redb"] {
-        std::fs::copy(dir.path().join(name), second.path().join(name)).unwrap();
+        meta.close_session().await.unwrap();
     }
-    let copy = open(second.path(), "v").unwrap();
-    assert_eq!(copy.check().unwrap().problems, Vec::<String>::new());
-    assert_eq!(runtime.block_on(copy.usage()).unwrap(), usage);
+    let chunks = |name: &str| site.dir().join(format!("{name}.chunks"));
+    let files = |name: &str| {
+        let mut files: Vec<_> = std::fs::read_dir(chunks(name))
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
+        files.sort();
+        files
+    };
+    assert!(!files("v").is_empty() && files("v") == files("w"));
+    for file in files("v") {
+        std::fs::copy(chunks("v").join(&file), chunks("w").join(&file)).unwrap();
+    }
+    let meta = site.open("w").await.unwrap();
+    meta.lookup(ROOT, b"w-2999").await.unwrap();
+    meta.lookup(ROOT, b"v-2999").await.unwrap_err();
+    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+}
+
+/// Names, renames and content from several threads at once, with syncs in between; and what a machine
+/// finds that takes the volume over in their midst.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_threads_leave_a_volume_in_order() {
+    const THREADS: u64 = 4;
+    let mut site = Site::new();
+    site.format("v").await.unwrap();
+    let settings = MetaSettings { unsynced_bytes: 20_000, ..MetaSettings::default() };
+    let meta = site.open_with("v", settings).await.unwrap();
+    let work = (0..THREADS).map(|thread| {
+        let meta = meta.clone();
+        tokio::spawn(async move { work(&meta, thread).await })
+    });
+    for ended in futures::future::join_all(work).await {
+        ended.unwrap();
+    }
+    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+    meta.sync().await.unwrap();
+    let usage = meta.usage().await.unwrap();
+    site.lose_machine();
+    let other = site.open("v").await.unwrap();
+    assert_eq!(other.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(other.usage().await.unwrap(), usage);
+    let refused = meta.create(CALLER, ROOT, b"late", 0o644, NewNode::File).await;
+    let late = meta.sync().await.unwrap_err().to_string();
+    assert!(late.contains("taken over"), "{late}, after {refused:?}");
 }
 
 /// One thread's share: all of them fight for the same ten names.
@@ -150,8 +288,8 @@ async fn work(meta: &LocalMeta, thread: u64) {
         if let Ok(attr) = meta.lookup(ROOT, &two).await {
             let sequence = thread * 1_000_000 + i;
             let scheme = Scheme::erasure(4, 2).unwrap();
-            let id =
-                BlobId::new(VolumeId(7), SessionId(1), sequence, GroupId(0), 4096, scheme).unwrap();
+            let id = BlobId::new(info("v").id, SessionId(1), sequence, GroupId(0), 4096, scheme)
+                .unwrap();
             let place = Some(Place { blob: id, offset: 0 });
             let extents = vec![Extent { offset: i * 100, len: 4096, place }];
             let update = FileUpdate { ino: attr.ino, extents, size_at_least: Some(i), mtime: None };
@@ -171,25 +309,65 @@ async fn work(meta: &LocalMeta, thread: u64) {
 }
 
 /// Names and attributes are in these files: nobody but their owner reads them.
-#[tokio::test]
-async fn what_a_volume_is_kept_in_is_closed_to_others() {
-    use std::fs::{Permissions, metadata, set_permissions, write};
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+#[tokio::test(start_paused = true)]
+async fn what_a_machine_keeps_of_a_volume_is_closed_to_others() {
+    use std::fs::metadata;
+    use std::os::unix::fs::MetadataExt;
+    let stores = MemoryStores::default();
     let above = tempfile::tempdir().unwrap();
     let dir = above.path().join("made/here");
-    meta::format(&dir, &info("v"), (0, 0, 0o755)).unwrap();
+    let lock = VolumeLock::take(&Directories::only(&dir), "v", &here()).unwrap();
+    meta::format(&stores, &lock, &info("v"), (0, 0, 0o755)).await.unwrap();
+    let meta = meta::open(&stores, lock, MetaSettings::default()).await.unwrap();
+    meta.close_session().await.unwrap();
     let mode = |name: &str| metadata(dir.join(name)).unwrap().mode() & 0o7777;
-    assert_eq!([mode(""), mode("..")], [0o700, 0o700]);
-    open(&dir, "v").unwrap().close_session().await.unwrap();
-    let files = ["v.redb", "v.log", "v.lock"];
-    assert_eq!(files.map(mode), [0o600; 3]);
-    // As earlier versions left them.
-    write(dir.join("v.messages"), "unlinked a-name").unwrap();
-    write(dir.join("other"), "").unwrap();
-    for name in ["v.redb", "v.log", "v.lock", "v.messages", "other"] {
-        set_permissions(dir.join(name), Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(["", "..", "v.chunks"].map(mode), [0o700; 3]);
+    assert_eq!(mode("v.lock"), 0o600);
+    for chunk in std::fs::read_dir(dir.join("v.chunks")).unwrap() {
+        assert_eq!(chunk.unwrap().metadata().unwrap().mode() & 0o7777, 0o600);
     }
-    open(&dir, "v").unwrap().close_session().await.unwrap();
-    assert_eq!(files.map(mode), [0o600; 3]);
-    assert_eq!([mode("v.messages"), mode("other")], [0o600, 0o644]);
+}
+
+/// The directory of its cache is none, is closed to it, or is full: a lock is taken elsewhere, and whoever holds
+/// one in either place is seen.
+#[tokio::test(start_paused = true)]
+async fn a_machine_without_a_cache_opens_volumes_all_the_same() {
+    let mut site = Site::new();
+    site.format("v").await.unwrap();
+    let meta = site.open("v").await.unwrap();
+    for n in 0..3000 {
+        let name = format!("file-{n}");
+        meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await.unwrap();
+    }
+    meta.close_session().await.unwrap();
+    drop(meta);
+    site.lose_machine();
+    let (cache, runtime) = (site.dir().join("cache"), site.dir().join("run"));
+    std::fs::write(&cache, "no directory").unwrap();
+    let none = Directories::only(&cache);
+    let at = Directories { cache: cache.clone(), runtime: Some(runtime.clone()) };
+    let refused = VolumeLock::take(&none, "v", &here()).err().unwrap();
+    assert!(matches!(refused, LockError::Io { .. }), "{refused}");
+    assert_eq!(meta::lock_holder(&at, "v").unwrap(), None);
+    let lock = VolumeLock::take(&at, "v", &here()).unwrap();
+    assert_eq!(meta::lock_holder(&at, "v").unwrap(), Some(here()));
+    let meta = meta::open(&site.stores, lock, MetaSettings::default()).await.unwrap();
+    assert_eq!(meta.usage().await.unwrap().inodes, 3001);
+    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+    meta.create(CALLER, ROOT, b"one more", 0o644, NewNode::File).await.unwrap();
+    meta.sync().await.unwrap();
+    // By now there is a cache, and the other lock counts still.
+    std::fs::remove_file(&cache).unwrap();
+    let refused = VolumeLock::take(&at, "v", &here()).err().unwrap();
+    assert!(matches!(refused, LockError::Mounted { .. }), "{refused}");
+    meta.close_session().await.unwrap();
+    let in_cache = VolumeLock::take(&at, "v", &here()).unwrap();
+    // Gone again, under one that has its lock there: as a filesystem that was made read-only is.
+    let elsewhere = Directories { cache: runtime, runtime: Some(cache) };
+    let refused = VolumeLock::take(&elsewhere, "v", &here()).err().unwrap();
+    assert!(matches!(refused, LockError::Mounted { .. }), "{refused}");
+    drop(in_cache);
+    let lock = VolumeLock::take(&elsewhere, "v", &here()).unwrap();
+    let meta = meta::open(&site.stores, lock, MetaSettings::default()).await.unwrap();
+    assert_eq!(meta.usage().await.unwrap().inodes, 3002);
 }

@@ -18,10 +18,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::checksum::{Checked, widen};
 use crate::convert::{Address, transport_error};
-use crate::id::{BlobId, ClusterId, Generation, PartKey};
+use crate::id::{BlobId, ClusterId, Epoch, Generation, OwnerId, PartKey, VolumeId};
 use crate::link::client::Link;
 use crate::link::request::{Reply, Request};
-use crate::part_store::{Fill, FillLevel, Held, Page, PartError, PartStore, Scope};
+use crate::part_store::{Fill, FillLevel, Held, Issuer, Page, PartError, PartStore, Scope};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
 
@@ -129,9 +129,14 @@ fn nonsense(why: &str) -> PartError {
 
 #[async_trait]
 impl PartStore for RemoteSlot {
-    async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
+    async fn put(
+        &self,
+        key: PartKey,
+        data: Checked,
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
         let (payload, checks) = data.into_parts();
-        self.ask(&Request::Put { key, checks }, payload).await?;
+        self.ask(&Request::Put { key, checks, issuer }, payload).await?;
         Ok(())
     }
 
@@ -157,14 +162,26 @@ impl PartStore for RemoteSlot {
         }
     }
 
-    async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.ask(&Request::Delete(blobs.to_vec()), Bytes::new()).await?;
+    async fn delete(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.ask(&Request::Delete(blobs.to_vec(), issuer), Bytes::new()).await?;
         Ok(())
     }
 
-    async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.ask(&Request::Forget(blobs.to_vec()), Bytes::new()).await?;
+    async fn forget(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.ask(&Request::Forget(blobs.to_vec(), issuer), Bytes::new()).await?;
         Ok(())
+    }
+
+    async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError> {
+        self.ask(&Request::Fence(volume, Issuer { epoch, owner }), Bytes::new()).await?;
+        Ok(())
+    }
+
+    async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
+        match self.ask(&Request::Promised(volume), Bytes::new()).await? {
+            Reply::Promised(promise) => Ok(promise),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn list(
@@ -179,9 +196,10 @@ impl PartStore for RemoteSlot {
         }
     }
 
-    async fn has_served(&self) -> Result<bool, PartError> {
+    async fn served(&self) -> Result<Option<Generation>, PartError> {
         let disk = self.disk().await?;
-        Ok(disk.slots.iter().any(|slot| slot.slot == self.address.slot.0))
+        let ours = disk.slots.iter().find(|slot| slot.slot == self.address.slot.0);
+        Ok(ours.map(|slot| Generation(slot.generation)))
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {
@@ -193,6 +211,7 @@ impl PartStore for RemoteSlot {
         }
         let level =
             FillLevel::from_word(&disk.fill).ok_or_else(|| nonsense("unknown fill level"))?;
-        Ok(Fill { capacity: disk.capacity, used: disk.used, available: disk.available, level })
+        let wire::DiskStatus { capacity, used, available, spare, .. } = disk;
+        Ok(Fill { capacity, used, available, spare, level })
     }
 }

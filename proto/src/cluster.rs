@@ -3,7 +3,7 @@
 //! ```toml
 //! cluster = "5ad0c2f0-..."        # printed by `storaged disk init`
 //! generation = 1                  # raise it with every change of the list below
-//! meta = "/var/lib/ashlar"        # directory of the volumes' metadata
+//! cache = "/srv/cache/ashlar"     # where this machine keeps what makes volumes fast; may be left out
 //!
 //! [[slot]]
 //! disk = "0b6c..."                # printed by `storaged disk init`
@@ -33,8 +33,10 @@ pub struct Cluster {
     /// Rises with every change of the slots.
     #[serde(default = "first_generation")]
     pub generation: Generation,
-    /// Directory of the volumes' metadata. Relative to the cluster file.
-    pub meta: PathBuf,
+    /// Directory in which this machine keeps what makes volumes fast, of whichever clusters. Relative to the
+    /// cluster file. `None`: where the system, or the user, keeps such things.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
     /// The slots of the group, in the order that numbers them from 0.
     #[serde(rename = "slot", default)]
     pub slots: Vec<Slot>,
@@ -124,6 +126,11 @@ pub enum BadCluster {
     /// Not TOML, an unknown or a missing key.
     #[error("{0}")]
     Text(String),
+    /// From when metadata lay in a directory of the machine that mounts.
+    #[error(
+        "metadata are on the disks by now, and the key meta is called cache: rename it, or leave the line out"
+    )]
+    Meta,
     /// No slots at all.
     #[error("no slots: add one [[slot]] per disk")]
     Empty,
@@ -207,9 +214,12 @@ impl Cluster {
 
     /// Reads and validates the text of a cluster file. Relative paths are taken relative to `base`.
     pub fn parse(text: &str, base: &Path) -> Result<Self, BadCluster> {
-        let mut cluster: Self =
-            toml::from_str(text).map_err(|e| BadCluster::Text(e.to_string().trim_end().into()))?;
-        cluster.meta = base.join(&cluster.meta);
+        let bad = |e: toml::de::Error| BadCluster::Text(e.to_string().trim_end().into());
+        if toml::from_str::<toml::Table>(text).map_err(bad)?.contains_key("meta") {
+            return Err(BadCluster::Meta);
+        }
+        let mut cluster: Self = toml::from_str(text).map_err(bad)?;
+        cluster.cache = cluster.cache.take().map(|path| base.join(path));
         for slot in &mut cluster.slots {
             slot.path = slot.path.take().map(|path| base.join(path));
         }
@@ -288,7 +298,7 @@ fn check_address(index: usize, address: &str) -> Result<(), BadCluster> {
 mod tests {
     use super::*;
 
-    const HEAD: &str = "cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\nmeta = \"meta\"\n";
+    const HEAD: &str = "cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\n";
 
     fn slot(n: u8, rest: &str) -> String {
         format!("[[slot]]\ndisk = \"0b6c0000-0000-4000-8000-0000000000{n:02}\"\n{rest}\n")
@@ -302,10 +312,29 @@ mod tests {
     fn a_good_file_survives_being_written_and_read() {
         let cluster = parse(&[slot(1, "path = \"d1\""), slot(2, "path = \"/d2\"")]).unwrap();
         assert_eq!(cluster.slots[0].place(), Place::Local(Path::new("/etc/ashlar/d1")));
-        assert_eq!(cluster.meta, Path::new("/etc/ashlar/meta"));
+        assert_eq!(cluster.cache, None);
         assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster.clone()));
         assert_eq!(cluster.domains().len(), 2);
         assert!(cluster.check_scheme("ec(4,2)".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_cache_is_relative_to_the_file_and_metadata_have_no_directory() {
+        let with = |line: &str| {
+            let text = format!("{HEAD}{line}\n{}", slot(1, "path = \"d1\""));
+            Cluster::parse(&text, Path::new("/etc/ashlar"))
+        };
+        for (line, expected) in [("cache = \"here\"", "/etc/ashlar/here"), ("cache = \"/c\"", "/c")]
+        {
+            let cluster = with(line).unwrap();
+            assert_eq!(cluster.cache.as_deref(), Some(Path::new(expected)));
+            assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster.clone()));
+        }
+        for old in ["meta = \"/var/lib/ashlar\"", "meta = 3", "meta = \"a\"\ncache = \"b\""] {
+            assert_eq!(with(old), Err(BadCluster::Meta), "{old}");
+        }
+        let told = BadCluster::Meta.to_string();
+        assert!(told.contains("called cache") && told.contains("leave the line out"), "{told}");
     }
 
     #[test]

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tonic::{Code, Status};
 
 use crate::checksum::Checked;
-use crate::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId};
+use crate::id::{BlobId, ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId};
 use crate::limits::MAX_BLOBS_PER_REQUEST;
-use crate::part_store::PartError;
+use crate::part_store::{Issuer, PartError};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::PartFailure;
 use crate::rpc::storaged::part_failure::Kind;
@@ -58,6 +58,22 @@ impl Address {
             generation: Generation(to.generation),
         })
     }
+}
+
+/// An issuer, as it travels.
+pub fn issuer_to_wire(issuer: Issuer) -> wire::Issuer {
+    let owner = Bytes::copy_from_slice(issuer.owner.as_bytes());
+    wire::Issuer { epoch: issuer.epoch.0, owner }
+}
+
+/// Reads an issuer.
+///
+/// # Errors
+/// [`PartError::Invalid`] when the token is not 16 bytes.
+pub fn issuer_from_wire(issuer: &wire::Issuer) -> Result<Issuer, PartError> {
+    let owner = OwnerId::from_slice(&issuer.owner);
+    let owner = owner.ok_or_else(|| invalid("the owner's token is not 16 bytes"))?;
+    Ok(Issuer { epoch: Epoch(issuer.epoch), owner })
 }
 
 fn invalid(why: &str) -> PartError {
@@ -125,6 +141,7 @@ pub fn failure_from(error: &PartError) -> PartFailure {
         PartError::Full => Kind::Full,
         PartError::WrongAddress(_) => Kind::WrongAddress,
         PartError::StaleGeneration(_) => Kind::StaleGeneration,
+        PartError::Fenced { .. } => Kind::Fenced,
         PartError::Invalid(_) => Kind::Invalid,
         PartError::Io(_) => Kind::Io,
         // Not the server, but the disk that it has not got.
@@ -134,7 +151,11 @@ pub fn failure_from(error: &PartError) -> PartFailure {
         PartError::StaleGeneration(newer) => newer.0,
         _ => 0,
     };
-    PartFailure { kind: kind.into(), message: error.reason(), generation }
+    let epoch = match error {
+        PartError::Fenced { epoch } => epoch.0,
+        _ => 0,
+    };
+    PartFailure { kind: kind.into(), message: error.reason(), generation, epoch }
 }
 
 /// The error that a message carries.
@@ -147,6 +168,7 @@ pub fn error_from_failure(failure: PartFailure) -> PartError {
         Kind::Full => PartError::Full,
         Kind::WrongAddress => PartError::WrongAddress(failure.message),
         Kind::StaleGeneration => PartError::StaleGeneration(Generation(failure.generation)),
+        Kind::Fenced => PartError::Fenced { epoch: Epoch(failure.epoch) },
         Kind::Invalid => PartError::Invalid(failure.message),
         Kind::Io => PartError::Io(failure.message),
         Kind::Out | Kind::Unspecified => PartError::Unreachable(failure.message),
@@ -181,6 +203,7 @@ mod tests {
             PartError::Full,
             PartError::WrongAddress(text()),
             PartError::StaleGeneration(Generation(9)),
+            PartError::Fenced { epoch: Epoch(7) },
             PartError::Invalid(text()),
             PartError::Io(text()),
             PartError::Unreachable(text()),

@@ -25,7 +25,7 @@ macro_rules! number_id {
     };
 }
 
-// The five number ids differ in nothing but their name and width: a macro keeps them alike.
+// The six number ids differ in nothing but their name and width: a macro keeps them alike.
 number_id! {
     /// One filesystem namespace of a cluster.
     VolumeId(u32)
@@ -34,6 +34,17 @@ number_id! {
     /// One mount alive. No two sessions of a volume ever share a number.
     SessionId(u64)
 }
+
+impl SessionId {
+    /// The upper two bits of a session: 0 for blobs of files' data, what they are for blobs of metadata.
+    pub const ROLE_SHIFT: u32 = 62;
+
+    /// Do blobs of this session hold metadata?
+    pub fn is_metadata(self) -> bool {
+        self.0 >> Self::ROLE_SHIFT != 0
+    }
+}
+
 number_id! {
     /// A set of slots that keep blobs together.
     GroupId(u32)
@@ -45,6 +56,11 @@ number_id! {
 number_id! {
     /// A place for parts on a disk: its number on that disk.
     SlotId(u32)
+}
+
+number_id! {
+    /// Of a volume: rises with every leader of its metadata.
+    Epoch(u64)
 }
 
 macro_rules! uuid_id {
@@ -96,6 +112,10 @@ macro_rules! uuid_id {
 uuid_id! {
     /// All disks, nodes and volumes that belong together.
     ClusterId
+}
+uuid_id! {
+    /// One leader of a volume: a token that no other has.
+    OwnerId
 }
 uuid_id! {
     /// One end of a link: what all connections have in common that it makes, one after the other.

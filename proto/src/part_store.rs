@@ -1,9 +1,13 @@
 //! The seam between a proxy and a slot: what can be asked of the place where parts lie.
 //!
-//! All requests but [`PartStore::get`], [`PartStore::fill`] and [`PartStore::has_served`] have one order: the slot
+//! All requests but [`PartStore::get`], [`PartStore::fill`] and [`PartStore::served`] have one order: the slot
 //! decides them one after the other, those of one caller in the order in which they were asked, and what one
 //! says takes in all that were decided before it (and perhaps some that were decided later). One that is given up by its caller, or whose connection
 //! broke, is decided before all that the caller asks afterwards, or never.
+//!
+//! A volume may be *fenced*: the slot has promised it to an epoch and an owner, and refuses whatever would change
+//! the volume and comes from an older epoch, another owner of the same epoch, or nobody who says. That is decided
+//! in the same order, so nothing that was on its way before a fence lands after it.
 //!
 //! Implemented in process by `storaged`'s disks, over the network by [`crate::client`], and by a
 //! faulty one in tests.
@@ -14,7 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::checksum::Checked;
-use crate::id::{BlobId, Generation, PartKey, PartSet, SessionId, VolumeId};
+use crate::id::{BlobId, Epoch, Generation, OwnerId, PartKey, PartSet, SessionId, VolumeId};
 
 /// One slot.
 #[async_trait]
@@ -23,8 +27,14 @@ pub trait PartStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`PartError::Conflict`] for other bytes under a key it holds, [`PartError::Deleted`] for a
-    /// blob it knows to be deleted, [`PartError::Full`] when it takes no more data.
-    async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError>;
+    /// blob it knows to be deleted, [`PartError::Full`] when it takes no more data,
+    /// [`PartError::Fenced`] when the volume is not the issuer's.
+    async fn put(
+        &self,
+        key: PartKey,
+        data: Checked,
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError>;
 
     /// Exactly the bytes of `range` within the part, verified. `range` is not empty and lies within
     /// the part.
@@ -38,10 +48,26 @@ pub trait PartStore: Send + Sync + 'static {
 
     /// Deletes all parts of the blobs, durably, and remembers it until [`PartStore::forget`].
     /// Blobs that are not here are remembered as deleted all the same.
-    async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError>;
+    ///
+    /// # Errors
+    /// [`PartError::Fenced`] when the volume of one of them is not the issuer's; nothing is deleted then.
+    async fn delete(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError>;
 
     /// Every slot of the group has confirmed these deletes: they need not be remembered.
-    async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError>;
+    ///
+    /// # Errors
+    /// As of [`PartStore::delete`].
+    async fn forget(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError>;
+
+    /// Promises the volume to this owner for this epoch, durably and for good, until a higher one asks. The
+    /// same again is fine.
+    ///
+    /// # Errors
+    /// [`PartError::Fenced`] when a higher epoch was promised, or this one to another owner.
+    async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError>;
+
+    /// The highest epoch that the volume was promised to, and to whom; `None`: it never was.
+    async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError>;
 
     /// Blobs with parts here, in order of id, after `after`; at most `limit` of them, and fewer when the
     /// slot likes: only [`Page::complete`] says that there are no more.
@@ -59,8 +85,34 @@ pub trait PartStore: Send + Sync + 'static {
     /// [`PartError::WrongAddress`] and [`PartError::StaleGeneration`] as for every request.
     async fn fill(&self) -> Result<Fill, PartError>;
 
-    /// Has the slot ever served its group? One that has, and does not know, has lost what it held.
-    async fn has_served(&self) -> Result<bool, PartError>;
+    /// The newest generation of the group under which the slot was asked to change anything;
+    /// `None`: it has never served the group. One that has, and does not know, has lost what it held.
+    async fn served(&self) -> Result<Option<Generation>, PartError>;
+}
+
+/// Under whose authority a request changes a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Issuer {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its token.
+    pub owner: OwnerId,
+}
+
+impl Issuer {
+    /// May a volume that is promised so be changed by this issuer, as far as the promise goes?
+    ///
+    /// # Errors
+    /// [`PartError::Fenced`].
+    pub fn check(issuer: Option<Self>, promise: Option<Self>) -> Result<(), PartError> {
+        match (issuer, promise) {
+            (_, None) => Ok(()),
+            (Some(issuer), Some(promise)) if issuer == promise || issuer.epoch > promise.epoch => {
+                Ok(())
+            }
+            (_, Some(promise)) => Err(PartError::Fenced { epoch: promise.epoch }),
+        }
+    }
 }
 
 /// What a listing is of. Ids are ordered so that each is a range of them.
@@ -136,6 +188,8 @@ pub struct Fill {
     pub used: u64,
     /// What new parts may still take before the disk is orange.
     pub available: u64,
+    /// What parts of metadata may take beyond that, so that a full disk can be deleted from.
+    pub spare: u64,
     /// The level.
     pub level: FillLevel,
 }
@@ -164,6 +218,12 @@ pub enum PartError {
     /// The slot knows a newer generation of the group.
     #[error("the group is at generation {0}")]
     StaleGeneration(Generation),
+    /// The volume is promised to another owner, of this epoch.
+    #[error("fenced: the volume has another owner, at epoch {epoch}")]
+    Fenced {
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The request makes no sense: lengths that do not add up, a part that cannot be.
     #[error("invalid request: {0}")]
     Invalid(String),

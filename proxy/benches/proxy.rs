@@ -10,8 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, SessionId, VolumeId};
-use proto::part_store::{Fill, FillLevel, Held, Page, PartError, PartStore, Scope};
+use proto::id::{
+    BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, SessionId, VolumeId,
+};
+use proto::part_store::{Fill, FillLevel, Held, Issuer, Page, PartError, PartStore, Scope};
 use proto::scheme::Scheme;
 use proxy::placement::Group;
 use proxy::{BlobStore, Proxy, ProxySettings, SlotConfig, codec};
@@ -24,11 +26,16 @@ struct Null {
 
 #[async_trait]
 impl PartStore for Null {
-    async fn has_served(&self) -> Result<bool, PartError> {
-        Ok(true)
+    async fn served(&self) -> Result<Option<Generation>, PartError> {
+        Ok(Some(Generation(1)))
     }
 
-    async fn put(&self, _key: PartKey, data: Checked) -> Result<(), PartError> {
+    async fn put(
+        &self,
+        _key: PartKey,
+        data: Checked,
+        _issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
         black_box(data);
         Ok(())
     }
@@ -41,10 +48,16 @@ impl PartStore for Null {
     async fn held(&self, _blob: BlobId) -> Result<Held, PartError> {
         Ok(Held::default())
     }
-    async fn delete(&self, _blobs: &[BlobId]) -> Result<(), PartError> {
+    async fn delete(&self, _: &[BlobId], _: Option<Issuer>) -> Result<(), PartError> {
         Ok(())
     }
-    async fn forget(&self, _blobs: &[BlobId]) -> Result<(), PartError> {
+    async fn fence(&self, _: VolumeId, _: Epoch, _: OwnerId) -> Result<(), PartError> {
+        Ok(())
+    }
+    async fn promised(&self, _: VolumeId) -> Result<Option<Issuer>, PartError> {
+        Ok(None)
+    }
+    async fn forget(&self, _: &[BlobId], _: Option<Issuer>) -> Result<(), PartError> {
         Ok(())
     }
     async fn list(
@@ -57,7 +70,7 @@ impl PartStore for Null {
     }
     async fn fill(&self) -> Result<Fill, PartError> {
         let (capacity, level) = (1 << 40, FillLevel::Green);
-        Ok(Fill { capacity, used: 0, available: capacity, level })
+        Ok(Fill { capacity, used: 0, available: capacity, spare: 0, level })
     }
 }
 

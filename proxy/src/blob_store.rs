@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use proto::id::{BlobId, GroupId, SessionId, VolumeId};
+use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
+use proto::part_store::Issuer;
 use proto::scheme::Scheme;
 
 /// Keeps immutable blobs. Implemented by [`crate::Proxy`] and, in tests, by a faulty one.
@@ -17,13 +18,49 @@ pub trait BlobStore: Send + Sync + 'static {
     ///
     /// A failed put promises nothing: the blob may or may not be readable later. Every wait is
     /// bounded.
+    ///
+    /// # Errors
+    /// [`BlobError::Fenced`] as soon as one slot says so: somebody else has begun to take the volume over.
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError>;
+
+    /// The same for blobs of a journal: every part on a fail domain of its own, or it fails. `copies(m + 1)` put
+    /// so cannot be stored past a fence that all but m domains know, and with m domains silent it can be told
+    /// whether they are there.
+    async fn put_apart(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError>;
 
     /// Exactly the bytes of `range`, which is not empty and lies within the blob.
     ///
     /// # Errors
     /// [`BlobError::NotFound`] only when absence is proven; else [`BlobError::Unavailable`].
     async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError>;
+
+    /// All bytes of a blob that was put apart, once every part of it has been seen, or written again and
+    /// acknowledged, on a domain of its own: after that nobody is told that it is not there.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`] when its absence is proven; it may succeed later all the same, when slots are back
+    /// that were silent. All else as of [`BlobStore::put`] and [`BlobStore::get`].
+    async fn restore_read(&self, id: BlobId) -> Result<Bytes, BlobError>;
+
+    /// Has the volume promised to this owner for this epoch by the slots of all but `m` fail domains, and from
+    /// then on changes the volume in its name. The same again is fine.
+    ///
+    /// # Errors
+    /// [`BlobError::Fenced`] when a slot has promised it otherwise, and too few are left;
+    /// [`BlobError::TooFewSlots`] when too few answer. Some may have promised it: a higher epoch may be needed.
+    async fn fence(
+        &self,
+        volume: VolumeId,
+        epoch: Epoch,
+        owner: OwnerId,
+        m: usize,
+    ) -> Result<(), BlobError>;
+
+    /// The highest promise that slots of all but `m` fail domains know of, or even more of them.
+    ///
+    /// # Errors
+    /// [`BlobError::TooFewSlots`].
+    async fn promised(&self, volume: VolumeId, m: usize) -> Result<Option<Issuer>, BlobError>;
 
     /// Deletes blobs on every slot of the group. Returns those that not every slot has confirmed:
     /// the caller asks again for them later. Confirmed ones are forgotten by the slots.
@@ -33,13 +70,28 @@ pub trait BlobStore: Send + Sync + 'static {
     /// empty page is the end.
     ///
     /// # Errors
-    /// [`BlobError::Unavailable`] when so many slots are silent that a whole blob could be missed.
+    /// [`BlobError::TooFewSlots`] when so many slots are silent that a whole blob could be missed.
     async fn list(
         &self,
         volume: VolumeId,
         session: SessionId,
         after: Option<BlobId>,
     ) -> Result<Listing, BlobError>;
+
+    /// The same of all sessions of a volume. None is missing that was put apart and survives the loss of `m` fail
+    /// domains: so many may be silent. `None`: as many as those that are found survive, or one.
+    ///
+    /// # Errors
+    /// [`BlobError::TooFewSlots`] when more are silent.
+    async fn list_volume(
+        &self,
+        volume: VolumeId,
+        after: Option<BlobId>,
+        m: Option<usize>,
+    ) -> Result<Listing, BlobError>;
+
+    /// The volumes of which some slot that answers holds parts.
+    async fn volumes(&self) -> Volumes;
 
     /// Room for user data, after redundancy, for blobs of `scheme`. From what slots last said.
     async fn space(&self, scheme: Scheme) -> Space;
@@ -67,6 +119,17 @@ pub struct Listing {
     pub whole: bool,
 }
 
+/// The volumes that have blobs.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Volumes {
+    /// All with a blob that can be read, in order, and more or less of the others.
+    pub volumes: Vec<VolumeId>,
+    /// Has every slot answered?
+    pub whole: bool,
+    /// Why others may be missing: so many slots are silent that they could hold all of one.
+    pub missed: Option<BlobError>,
+}
+
 /// Room in bytes of user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Space {
@@ -74,6 +137,8 @@ pub struct Space {
     pub capacity: u64,
     /// What may still be written.
     pub available: u64,
+    /// What metadata may still take, in bytes of theirs: more than data, on a full disk.
+    pub metadata: u64,
     /// What chance may leave unused of all there is, as it spreads parts unevenly.
     pub uneven: u64,
     /// Bytes of the blobs that large data should be cut into: [`TARGET_BLOB`](proto::limits::TARGET_BLOB),
@@ -128,6 +193,22 @@ pub enum BlobError {
         id: BlobId,
         /// Which slots stand in the way.
         why: String,
+    },
+    /// Too few slots answer to do what concerns no single blob.
+    #[error("{doing}: too few slots answer: {why}")]
+    TooFewSlots {
+        /// What was to be done.
+        doing: String,
+        /// Which slots stand in the way.
+        why: String,
+    },
+    /// The volume is promised to another owner, of this epoch.
+    #[error("volume {volume} has another owner, at epoch {epoch}")]
+    Fenced {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// No room for new data.
     #[error("the disks are full")]

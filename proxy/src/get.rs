@@ -25,7 +25,7 @@ use proto::scheme::{Piece, Scheme};
 use crate::codec::interval;
 use crate::driver::Machine;
 use crate::placement::{Group, Placement};
-use crate::quorum::{SlotSet, absence_proven};
+use crate::quorum::{SlotSet, Spread, absence_proven};
 
 /// Intervals up to this size are restored without waiting for the handoff slots' answers: the
 /// k-fold reading costs less than the round trip.
@@ -100,6 +100,7 @@ pub(crate) struct Get<'a> {
     group: &'a Group,
     placement: Placement,
     scheme: Scheme,
+    spread: Spread,
     pieces: Vec<(Piece, Option<Bytes>)>,
     step: Step,
     /// What is restored: set when the third step begins.
@@ -128,6 +129,7 @@ impl<'a> Get<'a> {
         group: &'a Group,
         placement: Placement,
         blob: BlobId,
+        spread: Spread,
         range: Range<u32>,
         down: SlotSet,
     ) -> Self {
@@ -137,6 +139,7 @@ impl<'a> Get<'a> {
             group,
             placement,
             scheme,
+            spread,
             pieces,
             step: Step::Direct,
             interval: 0..0,
@@ -240,7 +243,7 @@ impl<'a> Get<'a> {
         let unheard = SlotSet::first(self.group.len()).minus(self.heard);
         self.step == Step::Search
             && self.prompt().next().is_none()
-            && absence_proven(self.scheme, self.seen, self.group.domains_of(unheard))
+            && absence_proven(self.scheme, self.spread, self.seen, self.group.domains_of(unheard))
     }
 
     /// Has the present step come to nothing? (Asks more within the step where there is more.)

@@ -4,11 +4,12 @@
 //!
 //! * [`placement`] (pure): which slots a blob's parts belong on,
 //! * `quorum` (pure): what follows from *which* slots answered,
-//! * `put`, `get` (state machines, no I/O): what to ask next, when to stop, what to answer,
+//! * `put`, `get`, `restore` (state machines, no I/O): what to ask next, when to stop, what to answer,
 //! * `driver`: all the waiting,
 //! * [`codec`]: parts from bytes and back; `maps`: short intervals of lost ones,
 //! * `health` (pure): which slots are out of use, all of them judged together,
 //! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
+//! * `survey`: what every slot is asked alike: listings, fences,
 //! * `space` (pure): how much more fits; `safety` (pure): how many losses that survives,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
@@ -29,12 +30,14 @@ pub mod placement;
 mod proxy;
 mod put;
 mod quorum;
+mod restore;
 mod safety;
 pub mod service;
 mod slot_client;
 mod space;
+mod survey;
 
-pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
+pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
 pub use proxy::{Answer, BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};
 pub use safety::{Losses, Safety};
 pub use space::blob_len;

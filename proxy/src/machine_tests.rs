@@ -17,7 +17,8 @@ use crate::driver::Machine;
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
-use crate::quorum::{SlotSet, room};
+use crate::quorum::{SlotSet, Spread, room};
+use crate::restore::Find;
 use crate::safety::Safety;
 
 /// Decides what happens next.
@@ -98,6 +99,28 @@ impl World {
         SlotSet::that_are(self.moods.len(), |slot| self.moods[slot] == mood)
     }
 
+    /// The call with which something happens next. In every order, of slots that hold nothing and are in one
+    /// mood it does not matter which tells so first.
+    fn one_of<C: Question>(
+        &self,
+        pending: &[(C, bool)],
+        chooser: &mut Chooser,
+        slot_of: &impl Fn(C) -> usize,
+    ) -> usize {
+        if matches!(chooser, Chooser::Seeded(_)) {
+            return chooser.pick(pending.len());
+        }
+        let empty = |slot| !self.parts.iter().any(|(at, _)| *at == slot);
+        let twins = |(a, slow): (C, bool), (b, also): (C, bool)| {
+            let (here, there) = (slot_of(a), slot_of(b));
+            let same = slow == also && self.moods[here] == self.moods[there];
+            same && a.is_what_is_held() && b.is_what_is_held() && empty(here) && empty(there)
+        };
+        let first = |i: &usize| !pending[..*i].iter().any(|other| twins(*other, pending[*i]));
+        let choices: Vec<usize> = (0..pending.len()).filter(first).collect();
+        choices[chooser.pick(choices.len())]
+    }
+
     /// Lets calls answer, be slow and time out in the order chosen, until the machine has settled.
     fn run<M: Machine>(
         &mut self,
@@ -105,7 +128,9 @@ impl World {
         chooser: &mut Chooser,
         slot_of: impl Fn(M::Call) -> usize,
         mut answer: impl FnMut(&mut Self, M::Call) -> Option<Result<M::Reply, PartError>>,
-    ) {
+    ) where
+        M::Call: Question,
+    {
         let mut pending = Vec::new();
         for _ in 0..1000 {
             while let Some(call) = machine.next_call() {
@@ -115,12 +140,13 @@ impl World {
                 return;
             }
             assert!(!pending.is_empty(), "it neither settles nor asks");
-            let index = chooser.pick(pending.len());
+            let index = self.one_of(&pending, chooser, &slot_of);
             let (call, slow) = pending[index];
             // In every order, only what stays silent is slow: there would be too many.
             let may_be_slow =
                 matches!(chooser, Chooser::Seeded(_)) || self.moods[slot_of(call)] == Mood::Hung;
-            if !slow && may_be_slow && chooser.pick(3) == 0 {
+            let odds = if matches!(chooser, Chooser::Seeded(_)) { 3 } else { 2 };
+            if !slow && may_be_slow && chooser.pick(odds) == 0 {
                 pending[index].1 = true;
                 machine.slow(call);
                 continue;
@@ -134,28 +160,70 @@ impl World {
     }
 
     fn put(&mut self, id: BlobId, chooser: &mut Chooser) -> PutOutcome {
+        self.put_spread(id, Spread::AsPossible, chooser)
+    }
+
+    fn put_spread(&mut self, id: BlobId, spread: Spread, chooser: &mut Chooser) -> PutOutcome {
         let (group, down) =
             (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
-        let mut put = Put::new(&group, group.place(id), id.scheme(), down, SlotSet::EMPTY);
-        self.run(
-            &mut put,
-            chooser,
-            |call| call.slot,
-            |world, PutCall { part, slot }| match world.moods[slot] {
-                Mood::Good => {
-                    world.parts.insert((slot, part.get()));
-                    Some(Ok(()))
-                }
-                Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
-                Mood::Full => Some(Err(PartError::Full)),
-                Mood::Hung => None,
-                Mood::Down => panic!("asked a slot that is down"),
-            },
-        );
+        let (place, scheme) = (group.place(id), id.scheme());
+        let mut put = Put::new(&group, place, scheme, spread, down, SlotSet::EMPTY, &[]);
+        self.run(&mut put, chooser, |call| call.slot, Self::take);
         let outcome = put.outcome().unwrap().clone();
         drop(put);
         self.group = group;
         outcome
+    }
+
+    /// What a slot does with a part.
+    fn take(&mut self, PutCall { part, slot }: PutCall) -> Option<Result<(), PartError>> {
+        match self.moods[slot] {
+            Mood::Good => {
+                self.parts.insert((slot, part.get()));
+                Some(Ok(()))
+            }
+            Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
+            Mood::Full => Some(Err(PartError::Full)),
+            Mood::Hung => None,
+            Mood::Down => panic!("asked a slot that is down"),
+        }
+    }
+
+    /// What a slot says to a question of a get.
+    fn tell(&mut self, call: GetCall) -> Option<Result<GetReply, PartError>> {
+        match self.moods[call.slot()] {
+            Mood::Good | Mood::Full => Some(self.answer(call)),
+            Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
+            Mood::Hung => None,
+            Mood::Down => panic!("asked a slot that is down"),
+        }
+    }
+
+    /// A restore-read: how its first half ended, and its second, if it came to that.
+    fn restore_read(
+        &mut self,
+        id: BlobId,
+        spread: Spread,
+        chooser: &mut Chooser,
+    ) -> (GetOutcome, Option<PutOutcome>) {
+        let (group, down) =
+            (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
+        let mut find = Find::new(&group, group.place(id), id, spread, down);
+        self.run(&mut find, chooser, GetCall::slot, Self::tell);
+        let located = find.located().to_vec();
+        assert!(
+            located.iter().all(|(part, slot)| self.parts.contains(&(*slot, part.get()))),
+            "what is located is there"
+        );
+        let found = find.into_get().outcome().unwrap();
+        let put = (found == GetOutcome::Data).then(|| {
+            let (place, scheme) = (group.place(id), id.scheme());
+            let mut put = Put::new(&group, place, scheme, spread, down, SlotSet::EMPTY, &located);
+            self.run(&mut put, chooser, |call| call.slot, Self::take);
+            put.outcome().unwrap().clone()
+        });
+        self.group = group;
+        (found, put)
     }
 
     fn get(&mut self, id: BlobId, chooser: &mut Chooser) -> GetOutcome {
@@ -167,13 +235,9 @@ impl World {
     fn get_range(&mut self, id: BlobId, range: Range<u32>, chooser: &mut Chooser) -> GetOutcome {
         let (group, down) =
             (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
-        let mut get = Get::new(&group, group.place(id), id, range, down);
-        self.run(&mut get, chooser, GetCall::slot, |world, call| match world.moods[call.slot()] {
-            Mood::Good | Mood::Full => Some(world.answer(call)),
-            Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
-            Mood::Hung => None,
-            Mood::Down => panic!("asked a slot that is down"),
-        });
+        let place = group.place(id);
+        let mut get = Get::new(&group, place, id, Spread::AsPossible, range, down);
+        self.run(&mut get, chooser, GetCall::slot, Self::tell);
         let outcome = get.outcome().unwrap();
         if outcome == GetOutcome::Data {
             let (interval, parts) = get.restorable();
@@ -235,10 +299,28 @@ impl World {
                 map
             });
         assert_eq!(parts.len(), scheme.parts(), "{context}: every part is stored");
-        let most = if degraded { room(scheme) } else { 1 };
+        let most = if degraded { room(scheme, Spread::AsPossible) } else { 1 };
         for domain in 0..self.group.domains() {
             assert!(self.cost_of_losing(domain) <= most, "{context}: domain {domain} holds more");
         }
+    }
+}
+
+/// A call of a machine.
+trait Question: Copy {
+    /// Does it ask a slot what it holds?
+    fn is_what_is_held(self) -> bool;
+}
+
+impl Question for PutCall {
+    fn is_what_is_held(self) -> bool {
+        false
+    }
+}
+
+impl Question for GetCall {
+    fn is_what_is_held(self) -> bool {
+        matches!(self, Self::Held { .. })
     }
 }
 
@@ -439,7 +521,8 @@ fn blobs_of_failed_puts_are_never_data_out_of_too_few_parts() {
             GetOutcome::Data => assert!(reachable > 0, "{context}"),
             GetOutcome::NotFound => {
                 let complete = world.parts.len() == id.scheme().parts();
-                let spread = (0..8).all(|d| world.cost_of_losing(d) <= room(id.scheme()));
+                let spread = (0..8)
+                    .all(|d| world.cost_of_losing(d) <= room(id.scheme(), Spread::AsPossible));
                 assert!(!(complete && spread), "{context}");
             }
             GetOutcome::Unavailable => assert!(!all_well, "{context}"),
@@ -496,6 +579,161 @@ fn gets_of_small_groups_in_every_order() {
                 assert_eq!(outcome == GetOutcome::Data, enough, "{context}");
                 if !chooser.next() {
                     break;
+                }
+            }
+        }
+    }
+}
+
+/// After a restore-read that succeeded nobody may say that the blob is absent, whatever is lost then.
+fn check_restored(world: &mut World, id: BlobId, seed: u64, context: &str) {
+    let slots = world.moods.len();
+    let before = world.moods.clone();
+    for lost in 0..1u64 << slots {
+        for mood in [Mood::Down, Mood::Refusing] {
+            let lost = SlotSet(lost);
+            let mood = |slot| if lost.contains(slot) { mood } else { Mood::Good };
+            world.moods = (0..slots).map(mood).collect();
+            let mut chooser = Chooser::Seeded(seed + lost.0);
+            let context = format!("{context}; then {lost:?} lost; {:?}", world.parts);
+            let got = world.get_range(id, 0..id.len(), &mut chooser);
+            assert_ne!(got, GetOutcome::NotFound, "{context}");
+            if world.group.domains_of(lost) <= id.scheme().parity_parts() {
+                assert_eq!(got, GetOutcome::Data, "{context}");
+            }
+            for spread in [Spread::Apart, Spread::AsPossible] {
+                let (parts, moods) = (world.parts.clone(), world.moods.clone());
+                let (found, _) = world.restore_read(id, spread, &mut chooser);
+                assert_ne!(found, GetOutcome::NotFound, "{context}, restored {spread:?}");
+                (world.parts, world.moods) = (parts, moods);
+            }
+        }
+    }
+    world.moods = before;
+}
+
+#[test]
+fn restore_reads_of_small_groups_in_every_order() {
+    // (scheme, slots): small enough for every order of answers.
+    let (mut restored, mut checked) = (0u64, BTreeSet::new());
+    for (scheme, slots) in [("copies(2)", 3u32), ("copies(1)", 2)] {
+        let id = blob(3, scheme);
+        let (parts, places) = (id.scheme().parts() as u32, slots as usize + 1);
+        // Full slots, and several that hang, are left to the seeded test.
+        let hung = |moods: usize| (0..slots).filter(|n| moods / 4usize.pow(*n) % 4 == 3).count();
+        for moods in (0..4usize.pow(slots)).filter(|moods| hung(*moods) <= 1) {
+            // Each part on some slot, or on none: what a put that failed has left.
+            for layout in 0..places.pow(parts) {
+                let mut chooser = Chooser::Exhaustive { script: Vec::new(), at: 0 };
+                loop {
+                    let mut world = World::new(&vec![1; slots as usize]);
+                    let mood = |slot: u32| MOODS[moods / 4usize.pow(slot) % 4];
+                    world.moods = (0..slots).map(mood).collect();
+                    for part in 0..parts {
+                        let place = layout / places.pow(part) % places;
+                        if place < slots as usize {
+                            world.parts.insert((place, part as usize));
+                        }
+                    }
+                    let context = format!("{id}, {:?}, {:?}", world.moods, world.parts);
+                    let was = world.parts.clone();
+                    let out = world.restore_read(id, Spread::Apart, &mut chooser);
+                    if let (GetOutcome::Data, Some(PutOutcome::Stored { degraded })) = out {
+                        assert!(!degraded, "{context}");
+                        world.check_acknowledged(id, false, &context);
+                        // What may follow depends on nothing but where parts are now.
+                        if checked.insert((slots, world.parts.clone())) {
+                            let seeds = 0..20;
+                            seeds.for_each(|seed| {
+                                check_restored(&mut world, id, 100 * seed, &context)
+                            });
+                        }
+                        restored += 1;
+                    }
+                    let good = world.in_mood(Mood::Good).len() == slots as usize;
+                    let expected =
+                        if was.is_empty() { GetOutcome::NotFound } else { GetOutcome::Data };
+                    assert!(!good || out.0 == expected, "{context}: {out:?}");
+                    if !chooser.next() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    assert!(restored > 1000, "{restored}");
+}
+
+#[test]
+fn restore_reads_with_every_set_of_failed_slots() {
+    let mut outcomes = [0; 3];
+    for (scheme, shape) in [
+        ("copies(3)", &[1, 1, 1, 1, 1][..]),
+        ("ec(2,1)", &[1, 1, 1, 1]),
+        ("copies(2)", &[2, 1, 1]),
+        ("ec(4,2)", &[1; 7]),
+    ] {
+        let slots: usize = shape.iter().sum();
+        for mood in [Mood::Down, Mood::Refusing, Mood::Hung, Mood::Full] {
+            for lost in 0..1u64 << slots {
+                for layout in 0..24u64 {
+                    let seed = (lost << 8 | layout) * 5 + mood as u64;
+                    let context = format!("{scheme}, {:?} {mood:?}, seed {seed}", SlotSet(lost));
+                    let mut chooser = Chooser::Seeded(seed);
+                    let mut world = World::new(shape);
+                    let id = blob(seed, scheme);
+                    if layout % 2 == 0 {
+                        // Put whole, on all slots or on those that are left.
+                        let half = chooser.pick(2) == 0;
+                        SlotSet(lost).iter().filter(|_| half).for_each(|s| world.moods[s] = mood);
+                        world.put_spread(id, Spread::Apart, &mut chooser);
+                    } else {
+                        for part in 0..id.scheme().parts() {
+                            let (slot, there) = (chooser.pick(slots), chooser.pick(3) > 0);
+                            there.then(|| world.parts.insert((slot, part)));
+                        }
+                    }
+                    world.moods = vec![Mood::Good; slots];
+                    SlotSet(lost).iter().for_each(|slot| world.moods[slot] = mood);
+                    let out = world.restore_read(id, Spread::Apart, &mut chooser);
+                    match out {
+                        (GetOutcome::Data, Some(PutOutcome::Stored { degraded })) => {
+                            assert!(!degraded, "{context}");
+                            world.check_acknowledged(id, false, &context);
+                            check_restored(&mut world, id, seed, &context);
+                            outcomes[0] += 1;
+                        }
+                        (GetOutcome::NotFound, _) => outcomes[1] += 1,
+                        _ => outcomes[2] += 1,
+                    }
+                }
+            }
+        }
+    }
+    assert!(outcomes.iter().all(|n| *n > 100), "all of them happen: {outcomes:?}");
+}
+
+#[test]
+fn puts_that_are_to_lie_apart_never_double_up() {
+    for scheme in SCHEMES {
+        for (mood, lost) in [Mood::Down, Mood::Refusing, Mood::Hung, Mood::Full]
+            .into_iter()
+            .flat_map(|mood| (0..256u64).map(move |lost| (mood, lost)))
+        {
+            let mut chooser = Chooser::Seeded(lost + 7);
+            let mut world = World::new(&[1; 8]);
+            SlotSet(lost).iter().for_each(|slot| world.moods[slot] = mood);
+            let (id, good) = (blob(lost, scheme), 8 - SlotSet(lost).len());
+            let context = format!("{scheme}, {:?} {mood:?}", SlotSet(lost));
+            match world.put_spread(id, Spread::Apart, &mut chooser) {
+                PutOutcome::Stored { degraded } => {
+                    assert!(!degraded && good >= id.scheme().parts(), "{context}");
+                    world.check_acknowledged(id, false, &context);
+                }
+                PutOutcome::Full if mood == Mood::Full => {}
+                outcome => {
+                    assert_eq!(outcome, PutOutcome::Unavailable, "{context}");
+                    assert!(good < id.scheme().parts(), "{context}");
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! The proxy: a group of slots as one store of blobs.
 //!
 //! It holds nothing that cannot be lost: what is known about slots is learnt again after a restart.
-//! The deciding is in [`crate::put`] and [`crate::get`]; here are their calls, and what needs no
-//! machine because it asks every slot the same.
+//! The deciding is in [`crate::put`], [`crate::get`] and [`crate::restore`]; here are their calls. What is asked of
+//! every slot alike is in [`crate::survey`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,30 +12,35 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::future::join_all;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use proto::checksum::Checked;
 use proto::client::{BadAddress, Daemon};
 use proto::cluster::{Cluster, Place};
 use proto::convert::Address;
 use proto::guard::keep_going;
-use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartKey, PartSet, SessionId, VolumeId};
-use proto::limits::{MAX_BLOBS_PER_REQUEST, MAX_LIST, footprint};
-use proto::part_store::{Held, PartError, PartStore, Scope};
+use proto::id::{
+    BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, PartSet, SessionId,
+    VolumeId,
+};
+use proto::limits::{MAX_BLOBS_PER_REQUEST, footprint};
+use proto::part_store::{Held, Issuer, PartError, PartStore, Scope};
 use proto::scheme::Scheme;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored};
+use crate::blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
 use crate::codec;
-use crate::driver::{Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
+use crate::driver::{Machine, Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
-use crate::quorum::{SlotSet, could_hide};
+use crate::quorum::{SlotSet, Spread};
+use crate::restore::Find;
 use crate::slot_client::{Ask, SlotClient};
 use crate::space;
+use crate::survey::Sought;
 
 /// How often a roll that nobody answers is called again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -97,8 +102,10 @@ pub struct SlotHolds {
 /// Keeps blobs on the slots of one group.
 pub struct Proxy {
     id: GroupId,
-    slots: Vec<Arc<SlotClient>>,
-    group: Group,
+    pub(crate) slots: Vec<Arc<SlotClient>>,
+    pub(crate) group: Group,
+    /// In whose name volumes are changed that were taken over.
+    pub(crate) issuers: RwLock<HashMap<VolumeId, Issuer>>,
     health: Arc<Mutex<Health>>,
     metrics: Metrics,
     /// One per slot; they end with the proxy.
@@ -128,7 +135,8 @@ impl Proxy {
                 keep_going("watching a slot", || slot.clone().watch()).await;
             });
         }
-        Arc::new(Self { id, slots, group, health, metrics: Metrics::new(), _watchers: watchers })
+        let (issuers, metrics) = (RwLock::default(), Metrics::new());
+        Arc::new(Self { id, slots, group, issuers, health, metrics, _watchers: watchers })
     }
 
     /// Serves a cluster whose slots are behind daemons. Connections are made on first use. Must be
@@ -170,16 +178,10 @@ impl Proxy {
         }
     }
 
-    /// Lets every slot that is up know its group at this generation, so that it refuses older ones from
-    /// now on. Answers for each of them whether it had ever served the group before.
-    pub async fn enlist(&self) -> Vec<Option<bool>> {
-        join_all(self.slots.iter().map(|slot| async move {
-            let before = slot.has_served().await.ok()?;
-            // Whatever it holds: what counts is that it was addressed.
-            slot.list(Ask::IfUp, Scope::All, None, 1).await.ok()?;
-            Some(before)
-        }))
-        .await
+    /// Of every slot that is up, under which generation it has served the group, if it ever has. Changes
+    /// nothing.
+    pub async fn have_served(&self) -> Vec<Option<Option<Generation>>> {
+        join_all(self.slots.iter().map(|slot| async move { slot.served().await.ok() })).await
     }
 
     /// Where each part of a blob is, slot by slot.
@@ -195,7 +197,7 @@ impl Proxy {
         join_all(self.slots.iter().cloned().enumerate().map(ask)).await
     }
 
-    fn slots_that(&self, are: impl Fn(&SlotClient) -> bool) -> SlotSet {
+    pub(crate) fn slots_that(&self, are: impl Fn(&SlotClient) -> bool) -> SlotSet {
         SlotSet::that_are(self.slots.len(), |slot| are(&self.slots[slot]))
     }
 
@@ -222,6 +224,10 @@ impl Proxy {
         short
     }
 
+    fn issuer(&self, volume: VolumeId) -> Option<Issuer> {
+        self.issuers.read().get(&volume).copied()
+    }
+
     /// Only blobs of the group can be here.
     fn check_group(&self, id: BlobId) -> Result<(), BlobError> {
         if id.group() == self.id {
@@ -236,7 +242,7 @@ impl Proxy {
     }
 
     /// Names the slots in the way, each once.
-    fn explain(&self, down: SlotSet, reasons: &[(usize, PartError)]) -> String {
+    pub(crate) fn explain(&self, down: SlotSet, reasons: &[(usize, PartError)]) -> String {
         let mut named = SlotSet::EMPTY;
         let mut lines = Vec::new();
         let from_start = down.iter().map(|slot| (slot, self.slots[slot].state()));
@@ -250,29 +256,40 @@ impl Proxy {
         if lines.is_empty() { "too few good parts".to_owned() } else { lines.join("; ") }
     }
 
-    /// Puts, and once more over the slots that are down when it cannot be done without them.
-    async fn put_parts(&self, id: BlobId, parts: Vec<Checked>) -> Result<Stored, BlobError> {
+    /// Puts the parts that are not located on a slot, and once more over the slots that are down when it cannot
+    /// be done without them.
+    async fn put_parts(
+        &self,
+        id: BlobId,
+        parts: Vec<Checked>,
+        spread: Spread,
+        located: &[(PartIndex, usize)],
+    ) -> Result<Stored, BlobError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         self.health.lock().can_lose(id.scheme().parity_parts());
         let down = self.slots_that(SlotClient::takes_no_writes);
-        let mut port = PutPort { slots: &self.slots, ask: Ask::IfUp, id, parts };
-        let result = self.put_without(down, &port, deadline).await;
+        let issuer = self.issuer(id.volume());
+        let mut port = PutPort { slots: &self.slots, ask: Ask::IfUp, id, parts, issuer };
+        let result = self.put_without(down, &port, spread, located, deadline).await;
         if down.is_empty() || !matches!(result, Err(BlobError::Unavailable { .. })) {
             return result;
         }
         port.ask = Ask::Anyway;
-        self.put_without(SlotSet::EMPTY, &port, last_resort(deadline)).await
+        self.put_without(SlotSet::EMPTY, &port, spread, located, last_resort(deadline)).await
     }
 
     async fn put_without(
         &self,
         down: SlotSet,
         port: &PutPort<'_>,
+        spread: Spread,
+        located: &[(PartIndex, usize)],
         deadline: Instant,
     ) -> Result<Stored, BlobError> {
         let id = port.id;
+        let (place, scheme) = (self.group.place(id), id.scheme());
         let short = self.short_slots(id, down);
-        let mut put = Put::new(&self.group, self.group.place(id), id.scheme(), down, short);
+        let mut put = Put::new(&self.group, place, scheme, spread, down, short, located);
         drive(&mut put, port, deadline).await;
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
         self.metrics.retries.increment(put.reasons().len() as u64);
@@ -285,6 +302,9 @@ impl Proxy {
             PutOutcome::Full => Err(BlobError::Full),
             PutOutcome::Conflict => Err(BlobError::Conflict(id)),
             PutOutcome::Deleted => Err(BlobError::Invalid(format!("blob {id} was deleted"))),
+            PutOutcome::Fenced(epoch) => {
+                Err(BlobError::Fenced { volume: id.volume(), epoch: *epoch })
+            }
         }
     }
 
@@ -310,8 +330,20 @@ impl Proxy {
         deadline: Instant,
     ) -> Result<Bytes, BlobError> {
         let (id, len) = (port.id, range.len());
-        let mut get = Get::new(&self.group, self.group.place(id), id, range, down);
+        let place = self.group.place(id);
+        let mut get = Get::new(&self.group, place, id, Spread::AsPossible, range, down);
         drive(&mut get, port, deadline).await;
+        self.outcome_of(get, id, len, down)
+    }
+
+    /// What a get has come to.
+    fn outcome_of(
+        &self,
+        get: Get<'_>,
+        id: BlobId,
+        len: usize,
+        down: SlotSet,
+    ) -> Result<Bytes, BlobError> {
         self.metrics.hedges.increment(get.slow_slots().len() as u64);
         self.metrics.retries.increment(get.reasons().len() as u64);
         self.metrics.degraded_gets.increment(get.degraded().into());
@@ -323,26 +355,68 @@ impl Proxy {
         }
     }
 
-    /// Deletes one batch; true when every slot has confirmed.
-    async fn delete_batch(&self, ids: &[BlobId]) -> bool {
-        let confirmed = join_all(self.slots.iter().map(|slot| slot.delete(ids))).await;
+    /// Gets all of a blob that was put apart, and sees to it that all its parts are stored.
+    async fn restore_whole(&self, id: BlobId) -> Result<Bytes, BlobError> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        self.health.lock().can_lose(id.scheme().parity_parts());
+        let down = self.slots_that(SlotClient::is_down);
+        let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
+        let mut found = self.find_without(down, &port, deadline).await;
+        if !down.is_empty() && matches!(found, Err(BlobError::Unavailable { .. })) {
+            port.ask = Ask::Anyway;
+            found = self.find_without(SlotSet::EMPTY, &port, last_resort(deadline)).await;
+        }
+        let (bytes, located) = found?;
+        self.put_parts(id, codec::encode(id, &bytes), Spread::Apart, &located).await?;
+        Ok(bytes)
+    }
+
+    async fn find_without(
+        &self,
+        down: SlotSet,
+        port: &GetPort<'_>,
+        deadline: Instant,
+    ) -> Result<(Bytes, Vec<(PartIndex, usize)>), BlobError> {
+        let id = port.id;
+        let mut find = Find::new(&self.group, self.group.place(id), id, Spread::Apart, down);
+        drive(&mut find, port, deadline).await;
+        let located = find.located().to_vec();
+        let bytes = self.outcome_of(find.into_get(), id, id.len() as usize, down)?;
+        Ok((bytes, located))
+    }
+
+    /// Deletes one batch, of one volume; true when every slot has confirmed.
+    async fn delete_batch(&self, ids: &[BlobId], issuer: Option<Issuer>) -> bool {
+        let confirmed = join_all(self.slots.iter().map(|slot| slot.delete(ids, issuer))).await;
         let freed = self.slots.iter().zip(&confirmed).filter(|(_, confirmed)| confirmed.is_ok());
         freed.for_each(|(slot, _)| slot.refresh_fill());
         if confirmed.iter().any(Result::is_err) {
             return false;
         }
         // A slot that fails to forget remembers for nothing: no harm.
-        join_all(self.slots.iter().map(|slot| slot.forget(ids))).await;
+        join_all(self.slots.iter().map(|slot| slot.forget(ids, issuer))).await;
         true
     }
 
-    /// Could the silent slots hide a blob? It may be of any scheme seen, or of the copies that go
-    /// with it; of none seen, two copies at least.
-    fn may_miss(&self, found: &BTreeSet<BlobId>, silent: SlotSet) -> bool {
-        let silent = self.group.domains_of(silent);
-        let mut schemes: BTreeSet<Scheme> = found.iter().map(BlobId::scheme).collect();
-        schemes.insert(Scheme::copies(2).expect("two copies are possible"));
-        schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent))
+    async fn put_whole(
+        &self,
+        id: BlobId,
+        data: Bytes,
+        spread: Spread,
+    ) -> Result<Stored, BlobError> {
+        self.check_group(id)?;
+        if data.len() != id.len() as usize {
+            let given = data.len();
+            return Err(BlobError::Invalid(format!("{given} bytes given for blob {id}")));
+        }
+        let start = Instant::now();
+        let result = self.put_parts(id, codec::encode(id, &data), spread, &[]).await;
+        self.metrics.put_seconds.record(start.elapsed());
+        match &result {
+            Ok(_) => self.metrics.put_bytes.increment(data.len() as u64),
+            Err(_) => self.metrics.failed_puts.increment(1),
+        }
+        result
     }
 }
 
@@ -389,12 +463,21 @@ struct PutPort<'a> {
     ask: Ask,
     id: BlobId,
     parts: Vec<Checked>,
+    issuer: Option<Issuer>,
 }
 
 impl<'a> Port<Put<'a>> for PutPort<'_> {
     async fn send(&self, PutCall { part, slot }: PutCall) -> Result<(), PartError> {
         let data = self.parts[part.get()].clone();
-        self.slots[slot].put(self.ask, PartKey { blob: self.id, part }, data).await
+        let key = PartKey { blob: self.id, part };
+        let result = self.slots[slot].put(self.ask, key, data, self.issuer).await;
+        match (result, self.issuer) {
+            // It promised itself to one that did not get the others: no successor of ours.
+            (Err(PartError::Fenced { epoch }), Some(own)) if epoch <= own.epoch => {
+                Err(PartError::Invalid(format!("promised to another owner of epoch {epoch}")))
+            }
+            (result, _) => result,
+        }
     }
 
     fn patience(&self, call: PutCall) -> Duration {
@@ -408,7 +491,7 @@ struct GetPort<'a> {
     id: BlobId,
 }
 
-impl<'a> Port<Get<'a>> for GetPort<'_> {
+impl<M: Machine<Call = GetCall, Reply = GetReply>> Port<M> for GetPort<'_> {
     async fn send(&self, call: GetCall) -> Result<GetReply, PartError> {
         match call {
             GetCall::Read { part, slot, start, end, .. } => {
@@ -437,19 +520,11 @@ impl BlobStore for Proxy {
     }
 
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
-        self.check_group(id)?;
-        if data.len() != id.len() as usize {
-            let given = data.len();
-            return Err(BlobError::Invalid(format!("{given} bytes given for blob {id}")));
-        }
-        let start = Instant::now();
-        let result = self.put_parts(id, codec::encode(id, &data)).await;
-        self.metrics.put_seconds.record(start.elapsed());
-        match &result {
-            Ok(_) => self.metrics.put_bytes.increment(data.len() as u64),
-            Err(_) => self.metrics.failed_puts.increment(1),
-        }
-        result
+        self.put_whole(id, data, Spread::AsPossible).await
+    }
+
+    async fn put_apart(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
+        self.put_whole(id, data, Spread::Apart).await
     }
 
     async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
@@ -468,62 +543,60 @@ impl BlobStore for Proxy {
         result
     }
 
+    async fn restore_read(&self, id: BlobId) -> Result<Bytes, BlobError> {
+        self.check_group(id)?;
+        self.restore_whole(id).await
+    }
+
+    async fn fence(
+        &self,
+        volume: VolumeId,
+        epoch: Epoch,
+        owner: OwnerId,
+        m: usize,
+    ) -> Result<(), BlobError> {
+        self.fence_volume(volume, Issuer { epoch, owner }, m).await
+    }
+
+    async fn promised(&self, volume: VolumeId, m: usize) -> Result<Option<Issuer>, BlobError> {
+        self.highest_promise(volume, m).await
+    }
+
     async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId> {
-        let (ids, mut unconfirmed): (Vec<_>, Vec<_>) =
+        let (ids, mut unconfirmed): (Vec<BlobId>, Vec<BlobId>) =
             ids.iter().partition(|id| self.check_group(**id).is_ok());
-        for batch in ids.chunks(MAX_BLOBS_PER_REQUEST) {
-            if !self.delete_batch(batch).await {
-                unconfirmed.extend_from_slice(batch);
+        let mut by_volume: BTreeMap<VolumeId, Vec<BlobId>> = BTreeMap::new();
+        ids.into_iter().for_each(|id| by_volume.entry(id.volume()).or_default().push(id));
+        for (volume, ids) in by_volume {
+            for batch in ids.chunks(MAX_BLOBS_PER_REQUEST) {
+                if !self.delete_batch(batch, self.issuer(volume)).await {
+                    unconfirmed.extend_from_slice(batch);
+                }
             }
         }
         unconfirmed
     }
 
-    /// Each slot's pages are in order, so what lies up to the last blob of every page that is not its
-    /// slot's last is whole: a page of a listing holds no more than a page of each slot does.
     async fn list(
         &self,
         volume: VolumeId,
         session: SessionId,
         after: Option<BlobId>,
     ) -> Result<Listing, BlobError> {
-        let mut found = BTreeSet::new();
-        let mut reach: Option<BlobId> = None;
-        let mut silent = SlotSet::first(self.slots.len());
-        for ask in [Ask::IfUp, Ask::Anyway] {
-            let down = self.slots_that(SlotClient::is_down);
-            let scope = Scope::Session(volume, session);
-            let listing = |slot: usize| async move {
-                (slot, self.slots[slot].list(ask, scope, after, MAX_LIST).await)
-            };
-            let mut reasons = Vec::new();
-            for (slot, listing) in join_all(silent.iter().map(listing)).await {
-                match listing {
-                    Ok(page) => {
-                        let blobs = page.entries.into_iter().map(|(blob, _)| blob);
-                        let mut last = None;
-                        found.extend(blobs.inspect(|blob| last = Some(*blob)));
-                        reach = reach.into_iter().chain(last.filter(|_| !page.complete)).min();
-                        silent = silent.minus(SlotSet::only(slot));
-                    }
-                    Err(why) => reasons.push((slot, why)),
-                }
-            }
-            if !self.may_miss(&found, silent) {
-                break;
-            }
-            // What was asked in vain need not be asked again.
-            if ask == Ask::Anyway || down.is_empty() {
-                let least = Scheme::copies(2).expect("two copies are possible");
-                let id = BlobId::new(volume, session, 0, self.id, 1, least).expect("a valid id");
-                let why =
-                    format!("listing its session: {}", self.explain(SlotSet::EMPTY, &reasons));
-                return Err(BlobError::Unavailable { id, why });
-            }
-        }
-        let within = |id: &BlobId| reach.is_none_or(|reach| *id <= reach);
-        let blobs = found.into_iter().take_while(within).collect();
-        Ok(Listing { blobs, whole: silent.is_empty() })
+        self.list_scope(Scope::Session(volume, session), after, Sought::All).await
+    }
+
+    async fn list_volume(
+        &self,
+        volume: VolumeId,
+        after: Option<BlobId>,
+        m: Option<usize>,
+    ) -> Result<Listing, BlobError> {
+        self.list_scope(Scope::Volume(volume), after, Sought::Apart(m)).await
+    }
+
+    async fn volumes(&self) -> Volumes {
+        self.list_volumes().await
     }
 
     async fn space(&self, scheme: Scheme) -> Space {

@@ -6,7 +6,8 @@
 //! their main slots; a part whose slot fails, is full or is slow goes to a fail domain that has no
 //! part of the blob, best placed first. So does a part whose slot has little room left, while others have
 //! more: else chance would fill a few slots, and what is free on the others be of no use. Only when no such
-//! domain is alive do parts double up, never more than [`room`] on one domain, so that one more can be lost.
+//! domain is alive do parts double up, never more than [`room`] on one domain, so that one more can be lost;
+//! and never where they are to lie apart.
 //!
 //! Invariants:
 //! * `Stored` means that each part has a home, and that no domain is home to more than one part, or
@@ -15,13 +16,13 @@
 //! * At most m slots are given up on as slow, and only once k parts have a home: slow is relative.
 //! * Full slots never make parts double up: [`PutOutcome::Full`] is the answer then.
 
-use proto::id::PartIndex;
+use proto::id::{Epoch, PartIndex};
 use proto::part_store::PartError;
 use proto::scheme::Scheme;
 
 use crate::driver::Machine;
 use crate::placement::{Group, Placement};
-use crate::quorum::{SlotSet, room};
+use crate::quorum::{SlotSet, Spread, room};
 
 /// Put this part on this slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub(crate) enum PutOutcome {
     Conflict,
     /// The blob was deleted before.
     Deleted,
+    /// The volume has another owner, of this epoch.
+    Fenced(Epoch),
 }
 
 /// One part sent to one slot.
@@ -67,6 +70,8 @@ pub(crate) struct Put<'a> {
     group: &'a Group,
     placement: Placement,
     scheme: Scheme,
+    /// Most parts on one domain.
+    room: usize,
     /// In the order sent; the first `made` of them have been given out as calls.
     tries: Vec<Try>,
     made: usize,
@@ -83,18 +88,22 @@ pub(crate) struct Put<'a> {
 
 impl<'a> Put<'a> {
     /// Starts a put while the slots `down` are known to be out of reach, and those that are `short` have
-    /// little room.
+    /// little room. The parts that are `located` are known to be on stable storage, each on its slot: those
+    /// that lie apart are left where they are.
     pub(crate) fn new(
         group: &'a Group,
         placement: Placement,
         scheme: Scheme,
+        spread: Spread,
         down: SlotSet,
         short: SlotSet,
+        located: &[(PartIndex, usize)],
     ) -> Self {
         let mut put = Self {
             group,
             placement,
             scheme,
+            room: room(scheme, spread),
             tries: Vec::with_capacity(scheme.parts() + 2),
             made: 0,
             dead: down,
@@ -105,11 +114,22 @@ impl<'a> Put<'a> {
             reasons: Vec::new(),
             outcome: None,
         };
+        for (part, slot) in homes_apart(group, located) {
+            put.tries.push(Try {
+                part: part.get() as u8,
+                slot: slot as u8,
+                state: TryState::Stored,
+            });
+        }
+        put.made = put.tries.len();
+        put.settle_if_stored();
         // Parts that can go where they belong first: the others take what is left.
         let passed_over = down.union(short);
         let mut homeless = Vec::new();
-        for part in 0..scheme.parts() {
-            match put.placement.main(part) {
+        for part in (0..scheme.parts()).filter(|part| put.home(*part).is_none()).collect::<Vec<_>>()
+        {
+            let free = |slot: &usize| put.promised(group.domain(*slot)) == 0;
+            match put.placement.main(part).filter(free) {
                 Some(slot) if !passed_over.contains(slot) => put.send(part, slot),
                 _ => homeless.push(part),
             }
@@ -190,10 +210,10 @@ impl<'a> Put<'a> {
         let promised = |slot| self.promised(self.group.domain(slot));
         let least_of_full = self.full.minus(gone).iter().map(promised).min();
         match self.candidate(part, gone.union(self.full)) {
-            Some((promised, slot)) if promised < room(self.scheme) && least_of_full != Some(0) => {
+            Some((promised, slot)) if promised < self.room && least_of_full != Some(0) => {
                 self.send(part, slot);
             }
-            _ if least_of_full.is_some_and(|least| least < room(self.scheme)) => {
+            _ if least_of_full.is_some_and(|least| least < self.room) => {
                 self.outcome = Some(PutOutcome::Full);
             }
             _ => self.outcome = Some(PutOutcome::Unavailable),
@@ -223,10 +243,14 @@ impl<'a> Put<'a> {
             return;
         }
         self.set_state(call, TryState::Stored);
+        self.settle_if_stored();
+    }
+
+    fn settle_if_stored(&mut self) {
         if (0..self.scheme.parts()).all(|part| self.home(part).is_some()) {
             let most = (0..self.group.domains()).map(|domain| self.homes_on(domain)).max();
             let most = most.expect("a group has a domain");
-            assert!(most <= room(self.scheme), "no domain is promised more than it may hold");
+            assert!(most <= self.room, "no domain is promised more than it may hold");
             self.outcome = Some(PutOutcome::Stored { degraded: most > 1 });
         }
     }
@@ -240,6 +264,7 @@ impl<'a> Put<'a> {
         match why {
             PartError::Conflict => return self.outcome = Some(PutOutcome::Conflict),
             PartError::Deleted => return self.outcome = Some(PutOutcome::Deleted),
+            PartError::Fenced { epoch } => return self.outcome = Some(PutOutcome::Fenced(epoch)),
             PartError::Full => self.full.insert(call.slot),
             _ => self.dead.insert(call.slot),
         }
@@ -262,6 +287,24 @@ impl<'a> Put<'a> {
     fn set_state(&mut self, call: PutCall, state: TryState) {
         self.find(call).expect("an answer belongs to a call").state = state;
     }
+}
+
+/// Of parts and slots that hold them, one slot for each part so that all lie on distinct domains: as many as a
+/// single pass finds.
+pub(crate) fn homes_apart(
+    group: &Group,
+    located: &[(PartIndex, usize)],
+) -> Vec<(PartIndex, usize)> {
+    let mut homes: Vec<(PartIndex, usize)> = Vec::new();
+    for (part, slot) in located {
+        let free = |(other, home): &(PartIndex, usize)| {
+            other != part && group.domain(*home) != group.domain(*slot)
+        };
+        if homes.iter().all(free) {
+            homes.push((*part, *slot));
+        }
+    }
+    homes
 }
 
 impl Machine for Put<'_> {

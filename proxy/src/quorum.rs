@@ -69,10 +69,23 @@ impl std::fmt::Debug for SlotSet {
     }
 }
 
+/// How the parts of a blob may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spread {
+    /// Doubled up, where too few domains are alive to keep them apart.
+    AsPossible,
+    /// Each on a domain of its own, or the blob is not stored. So what is silent hides less of it: its absence
+    /// can be proven with m domains silent.
+    Apart,
+}
+
 /// Most parts of one blob that one fail domain may be home to: with m, losing it leaves k parts.
 /// One is always allowed, or `copies(1)` could not be stored at all.
-pub(crate) fn room(scheme: Scheme) -> usize {
-    scheme.parity_parts().max(1)
+pub(crate) fn room(scheme: Scheme, spread: Spread) -> usize {
+    match spread {
+        Spread::AsPossible => scheme.parity_parts().max(1),
+        Spread::Apart => 1,
+    }
 }
 
 /// Is it proven that a put of the blob was never acknowledged?
@@ -80,14 +93,27 @@ pub(crate) fn room(scheme: Scheme) -> usize {
 /// `seen` are the parts that slots have shown to exist, rotten ones included; `unheard` counts the
 /// fail domains of which at least one slot has not told all it holds (the generous reading: they
 /// hold as much as they can). With enough parts seen to restore the blob, it is never absent.
-pub(crate) fn absence_proven(scheme: Scheme, seen: PartSet, unheard: usize) -> bool {
+pub(crate) fn absence_proven(
+    scheme: Scheme,
+    spread: Spread,
+    seen: PartSet,
+    unheard: usize,
+) -> bool {
     let missing = scheme.parts() - seen.len();
-    seen.len() < scheme.data_parts() && missing > unheard * room(scheme)
+    seen.len() < scheme.data_parts() && missing > unheard * room(scheme, spread)
+}
+
+/// May an answer of the group be relied on that slots of so many fail domains have not given?
+///
+/// Two such answers have a domain in common that gave both, as long as there are 2m + 1 domains; and what needs
+/// m + 1 domains, as a journal's blob does, needs one that gave either.
+pub(crate) fn all_but(silent: usize, m: usize) -> bool {
+    silent <= m
 }
 
 /// Could slots of `silent` fail domains hide a whole acknowledged blob of `scheme`?
 pub(crate) fn could_hide(scheme: Scheme, silent: usize) -> bool {
-    silent * room(scheme) >= scheme.parts()
+    silent * room(scheme, Spread::AsPossible) >= scheme.parts()
 }
 
 #[cfg(test)]
@@ -118,8 +144,20 @@ mod tests {
             ("ec(2,1)", 0, 3, false),
         ];
         for (text, seen, unheard, expected) in cases {
-            let proven = absence_proven(scheme(text), PartSet::first(seen), unheard);
-            assert_eq!(proven, expected, "{text}: {seen} parts seen, {unheard} domains unheard");
+            let (scheme, seen) = (scheme(text), PartSet::first(seen));
+            let proven = absence_proven(scheme, Spread::AsPossible, seen, unheard);
+            assert_eq!(proven, expected, "{text}: {seen:?} seen, {unheard} domains unheard");
+        }
+        for (text, seen, unheard, expected) in [
+            ("copies(3)", 0, 2, true),
+            ("copies(3)", 0, 3, false),
+            ("copies(3)", 1, 0, false),
+            ("ec(4,2)", 2, 3, true),
+            ("ec(4,2)", 2, 4, false),
+        ] {
+            let (scheme, seen) = (scheme(text), PartSet::first(seen));
+            let proven = absence_proven(scheme, Spread::Apart, seen, unheard);
+            assert_eq!(proven, expected, "{text}, apart: {seen:?} seen, {unheard} domains unheard");
         }
     }
 

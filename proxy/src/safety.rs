@@ -11,7 +11,7 @@ use std::fmt;
 use proto::cluster::{Cluster, Slot};
 use proto::scheme::Scheme;
 
-use crate::quorum::room;
+use crate::quorum::{Spread, room};
 
 /// So many of one kind of thing may be lost, whichever they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Safety {
         let mut sizes: Vec<usize> = sizes.into_values().collect();
         sizes.sort_unstable();
         let (disks, domains) = (sizes.iter().sum(), sizes.len());
-        let fewest = scheme.parts().div_ceil(room(scheme));
+        let fewest = scheme.parts().div_ceil(room(scheme, Spread::AsPossible));
         let writes = domains.saturating_sub(fewest);
         // The smallest domains go first: one more than can be spared, less its last disk.
         let smallest: usize = sizes.iter().take(writes + 1).sum();

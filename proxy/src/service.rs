@@ -91,7 +91,10 @@ struct Service {
 fn status_of(error: &BlobError) -> Status {
     let (kind, code) = match error {
         BlobError::NotFound(_) => (Kind::NotFound, Code::NotFound),
-        BlobError::Unavailable { .. } => (Kind::Unavailable, Code::Unavailable),
+        BlobError::Unavailable { .. } | BlobError::TooFewSlots { .. } => {
+            (Kind::Unavailable, Code::Unavailable)
+        }
+        BlobError::Fenced { .. } => (Kind::Fenced, Code::FailedPrecondition),
         BlobError::Full => (Kind::Full, Code::ResourceExhausted),
         BlobError::Conflict(_) => (Kind::Conflict, Code::AlreadyExists),
         BlobError::Invalid(_) => (Kind::Invalid, Code::InvalidArgument),

@@ -16,9 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, PartKey};
+use proto::id::{BlobId, DiskId, Generation, PartKey, VolumeId};
 use proto::limits::footprint;
-use proto::part_store::{Fill, HANGS, Held, Page, PartError, PartStore, Scope};
+use proto::part_store::{Fill, HANGS, Held, Issuer, Page, PartError, PartStore, Scope};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
@@ -194,9 +194,11 @@ impl SlotClient {
     pub(crate) async fn fill(&self) -> Option<Fill> {
         self.answer(POLL).await;
         let mut fill = self.heard.borrow().fill?;
-        let since = self.stored_since.load(Ordering::Relaxed).min(fill.available);
+        let since = self.stored_since.load(Ordering::Relaxed);
         fill.used += since;
-        fill.available -= since;
+        let beyond = since.saturating_sub(fill.available);
+        fill.available = fill.available.saturating_sub(since);
+        fill.spare = fill.spare.saturating_sub(beyond);
         Some(fill)
     }
 
@@ -225,11 +227,17 @@ impl SlotClient {
     }
 
     /// Stores one part.
-    pub(crate) async fn put(&self, ask: Ask, key: PartKey, data: Checked) -> Result<(), PartError> {
+    pub(crate) async fn put(
+        &self,
+        ask: Ask,
+        key: PartKey,
+        data: Checked,
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
         let len = data.data().len();
         let record = footprint(len as u32);
         let bytes = Some((&self.to_slot, len));
-        let result = self.call(ask, bytes, Kind::Write, self.store.put(key, data)).await;
+        let result = self.call(ask, bytes, Kind::Write, self.store.put(key, data, issuer)).await;
         match &result {
             Ok(()) => drop(self.stored_since.fetch_add(record, Ordering::Relaxed)),
             Err(PartError::Full) => self.refresh_fill(),
@@ -259,22 +267,42 @@ impl SlotClient {
         self.within(self.call(ask, None, Kind::Read, self.store.held(blob))).await
     }
 
-    /// Whether it has ever served its group.
-    pub(crate) async fn has_served(&self) -> Result<bool, PartError> {
+    /// Under which generation it has served its group, if it ever has.
+    pub(crate) async fn served(&self) -> Result<Option<Generation>, PartError> {
         match self.answer(Duration::ZERO).await {
-            Some(Ok(())) if !self.is_down() => self.within(self.store.has_served()).await,
+            Some(Ok(())) if !self.is_down() => self.within(self.store.served()).await,
             _ => Err(PartError::Unreachable(self.state())),
         }
     }
 
     /// Deletes blobs.
-    pub(crate) async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.delete(blobs))).await
+    pub(crate) async fn delete(
+        &self,
+        blobs: &[BlobId],
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
+        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.delete(blobs, issuer))).await
     }
 
     /// Forgets deleted blobs.
-    pub(crate) async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
-        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.forget(blobs))).await
+    pub(crate) async fn forget(
+        &self,
+        blobs: &[BlobId],
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
+        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.forget(blobs, issuer))).await
+    }
+
+    /// Promises a volume. Asked whether it is up or not.
+    pub(crate) async fn fence(&self, volume: VolumeId, issuer: Issuer) -> Result<(), PartError> {
+        let fence = self.store.fence(volume, issuer.epoch, issuer.owner);
+        self.within(self.call(Ask::Anyway, None, Kind::Write, fence)).await
+    }
+
+    /// What it has promised. Asked whether it is up or not.
+    pub(crate) async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
+        let promised = self.store.promised(volume);
+        self.within(self.call(Ask::Anyway, None, Kind::Read, promised)).await
     }
 
     /// One page of a listing, in order and going on.

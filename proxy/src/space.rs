@@ -12,7 +12,7 @@ use proto::part_store::Fill;
 use proto::scheme::Scheme;
 
 use crate::blob_store::Space;
-use crate::quorum::room;
+use crate::quorum::{Spread, room};
 
 /// How many parts of the blobs that large data are cut into a domain should have room for.
 const PARTS: u64 = 64;
@@ -44,6 +44,7 @@ fn skew(capacity: u64, part: u32, parts: usize, domains: usize) -> u64 {
 pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
     let capacities: Vec<u64> = domains.iter().map(|fill| fill.capacity).collect();
     let available = domains.iter().map(|fill| fill.available);
+    let metadata = domains.iter().map(|fill| fill.available + fill.spare).collect();
     let blob = blob_len(scheme, level(scheme, &mut capacities.clone()));
     let (large, small) = (scheme.part_len(blob), scheme.as_copies());
     let skew = |capacity: &u64| {
@@ -51,10 +52,12 @@ pub(crate) fn space(scheme: Scheme, domains: &[Fill]) -> Space {
         of_large.max(skew(*capacity, CHECK_BLOCK, small.parts(), domains.len()))
     };
     let skews = capacities.iter().map(skew).collect();
-    let (takers, needed) = (domains.len(), scheme.parts().div_ceil(room(scheme)));
+    let (takers, needed) =
+        (domains.len(), scheme.parts().div_ceil(room(scheme, Spread::AsPossible)));
     Space {
         capacity: user_bytes(scheme, capacities),
         available: if takers < needed { 0 } else { user_bytes(scheme, available.collect()) },
+        metadata: user_bytes(scheme.as_copies(), metadata),
         uneven: user_bytes(scheme, skews),
         blob,
         takers,
@@ -82,6 +85,7 @@ pub(crate) fn sum(fills: impl Iterator<Item = Fill>) -> Option<Fill> {
         capacity: a.capacity + b.capacity,
         used: a.used + b.used,
         available: a.available + b.available,
+        spare: a.spare + b.spare,
         level: a.level.max(b.level),
     })
 }
@@ -129,7 +133,8 @@ mod tests {
 
     #[test]
     fn too_few_domains_are_no_room_but_not_a_full_store() {
-        let fill = Fill { capacity: 9 << 30, used: 0, available: 9 << 30, level: FillLevel::Green };
+        let (room, level) = (9 << 30, FillLevel::Green);
+        let fill = Fill { capacity: room, used: 0, available: room, spare: 0, level };
         let of = |scheme: &str, count: usize| space(scheme.parse().unwrap(), &vec![fill; count]);
         for (scheme, least) in [("ec(4,2)", 3), ("ec(8,3)", 4), ("copies(1)", 1), ("copies(3)", 2)]
         {

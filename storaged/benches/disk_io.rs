@@ -159,7 +159,7 @@ fn whole_disk(dir: &Path) {
         let name = |what: &str| format!("disk: {what} {} KiB, {depth} at once", len >> 10);
         let bytes = count * u64::from(len);
         report(&name("put"), count, bytes, || {
-            let puts = futures::stream::iter(keys().map(|key| store.put(key, data.clone())));
+            let puts = futures::stream::iter(keys().map(|key| store.put(key, data.clone(), None)));
             let all = puts.buffer_unordered(depth).for_each(|done| async { done.expect("room") });
             runtime.block_on(all);
         });

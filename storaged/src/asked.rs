@@ -38,11 +38,22 @@ pub(crate) fn begin(
             let (data, checks) = disk.get(to, key, range).await?.into_parts();
             Ok((Reply::Got(checks), data))
         })),
-        Request::Put { key, checks } => payload_from_wire(key, payload, checks)
-            .and_then(|data| changes(&disk, to, Ask::Put(key, data), room)),
-        Request::Delete(blobs) if !blobs.is_empty() => changes(&disk, to, Ask::Delete(blobs), room),
-        Request::Forget(blobs) if !blobs.is_empty() => changes(&disk, to, Ask::Forget(blobs), room),
-        Request::Delete(_) | Request::Forget(_) => changes(&disk, to, Ask::Turn, room),
+        Request::Put { key, checks, issuer } => payload_from_wire(key, payload, checks)
+            .and_then(|data| changes(&disk, to, Ask::Put(key, data, issuer), room)),
+        Request::Delete(blobs, issuer) if !blobs.is_empty() => {
+            changes(&disk, to, Ask::Delete(blobs, issuer), room)
+        }
+        Request::Forget(blobs, issuer) if !blobs.is_empty() => {
+            changes(&disk, to, Ask::Forget(blobs, issuer), room)
+        }
+        Request::Delete(..) | Request::Forget(..) => changes(&disk, to, Ask::Turn, room),
+        Request::Fence(volume, issuer) => changes(&disk, to, Ask::Fence(volume, issuer), room),
+        Request::Promised(volume) => push(&disk, to, Ask::Turn, room).map(|turn| {
+            boxed(async move {
+                turn.await?;
+                Ok((Reply::Promised(disk.promised(to.slot, volume)?), Bytes::new()))
+            })
+        }),
         Request::Held(blob) => push(&disk, to, Ask::Turn, room).map(|turn| {
             boxed(async move {
                 turn.await?;

@@ -12,6 +12,7 @@
 //! * The group and its generation are checked here, in the order of requests: what is asked under an older
 //!   generation is refused from the first request on that knows a newer one, which the slot remembers durably
 //!   before it does anything under it.
+//! * So is to whom a volume is promised: what was asked before a fence and is decided after it is refused.
 //! * After a failed write or sync nothing is written any more: the disk is read-only.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -22,9 +23,9 @@ use std::time::{Duration, Instant};
 
 use proto::buffer::Aligned;
 use proto::checksum::Checked;
-use proto::id::{BlobId, PartKey, SlotId};
+use proto::id::{BlobId, PartKey, SlotId, VolumeId};
 use proto::limits::DISK_BLOCK;
-use proto::part_store::PartError;
+use proto::part_store::{Issuer, PartError};
 
 use crate::ahead::{Ahead, REGION};
 use crate::batch::{FULL_BATCH, Layout, MAX_RECORDS, Planned};
@@ -37,7 +38,9 @@ use crate::index::{IndexResult, Mark, is_no_room};
 use crate::io::direct::is_no_space;
 use crate::ledger::Ledger;
 use crate::queue::{Ask, Request, To};
-use crate::record::{Place, What, encode_blobs, encode_slot, footprint};
+use crate::record::{
+    Place, What, decode_fence, encode_blobs, encode_fence, encode_slot, footprint,
+};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
 /// Changes in memory from which on a checkpoint is written.
@@ -101,6 +104,7 @@ struct Batch {
     puts: HashSet<(SlotId, PartKey)>,
     put_blobs: HashSet<(SlotId, BlobId)>,
     deleted: HashSet<(SlotId, BlobId)>,
+    fenced: HashSet<(SlotId, VolumeId)>,
 }
 
 impl Batch {
@@ -111,12 +115,17 @@ impl Batch {
         }
         let slot = request.to.slot;
         let independent = match &request.ask {
-            Ask::Put(key, _) => {
-                !self.puts.contains(&(slot, *key)) && !self.deleted.contains(&(slot, key.blob))
+            Ask::Put(key, ..) => {
+                !self.puts.contains(&(slot, *key))
+                    && !self.deleted.contains(&(slot, key.blob))
+                    && !self.fenced.contains(&(slot, key.blob.volume()))
             }
-            Ask::Delete(blobs) | Ask::Forget(blobs) => !blobs.iter().any(|blob| {
-                self.put_blobs.contains(&(slot, *blob)) || self.deleted.contains(&(slot, *blob))
+            Ask::Delete(blobs, _) | Ask::Forget(blobs, _) => !blobs.iter().any(|blob| {
+                self.put_blobs.contains(&(slot, *blob))
+                    || self.deleted.contains(&(slot, *blob))
+                    || self.fenced.contains(&(slot, blob.volume()))
             }),
+            Ask::Fence(volume, _) => !self.fenced.contains(&(slot, *volume)),
             Ask::Turn => true,
         };
         independent
@@ -135,6 +144,10 @@ impl Batch {
             }
             What::Delete | What::Forget => {
                 self.deleted.extend(record.blobs.iter().map(|blob| (record.slot, *blob)));
+            }
+            What::Fence => {
+                let fence = decode_fence(record.payload.data());
+                self.fenced.extend(fence.map(|(volume, _)| (record.slot, volume)));
             }
             What::Slot => {}
         }
@@ -189,6 +202,7 @@ impl Owner {
                 Ok(true) => Ok(()),
                 // A disk that takes no writes has nothing that an older generation could change.
                 Ok(false) if self.shared.read_only().is_some() => Ok(()),
+                Ok(false) if matches!(request.ask, Ask::Turn) => Ok(()),
                 // What is news about the group is written by itself, before what brought it.
                 Ok(false) if batch.records.is_empty() => self.learn(request.to),
                 Ok(false) => {
@@ -249,11 +263,15 @@ impl Owner {
         if self.ledger.index.pending() >= MAX_CHANGES {
             return Decision::Refuse(PartError::Full);
         }
+        if let Err(why) = self.check_issuer(request) {
+            return Decision::Refuse(why);
+        }
         let slot = request.to.slot;
         let decided = match &request.ask {
-            Ask::Put(key, data) => self.decide_put(slot, *key, data),
-            Ask::Delete(blobs) => self.decide_delete(slot, blobs),
-            Ask::Forget(blobs) => self.decide_forget(slot, blobs),
+            Ask::Put(key, data, _) => self.decide_put(slot, *key, data),
+            Ask::Delete(blobs, _) => self.decide_delete(slot, blobs),
+            Ask::Forget(blobs, _) => self.decide_forget(slot, blobs),
+            Ask::Fence(volume, issuer) => Ok(self.decide_fence(slot, *volume, *issuer)),
             Ask::Turn => Ok(Decision::Done),
         };
         let mut decision =
@@ -261,7 +279,9 @@ impl Owner {
         if let Decision::Write(what, payload, _, replaced) = &mut decision {
             let new_data = matches!(what, What::Put(_));
             let bytes = footprint(payload.data().len() as u32);
-            if new_data && !self.ledger.space.admits(batch.data + bytes) {
+            if let What::Put(key) = what
+                && !self.ledger.space.admits(batch.data + bytes, key.blob.session().is_metadata())
+            {
                 return Decision::Refuse(PartError::Full);
             }
             // Within a batch there is room: `accepts` asked for it.
@@ -280,6 +300,29 @@ impl Owner {
             }
         }
         decision
+    }
+
+    /// Is what the request would change the issuer's to change?
+    fn check_issuer(&self, request: &Request) -> Result<(), PartError> {
+        let slot = request.to.slot;
+        let check = |volume, issuer| Issuer::check(issuer, self.shared.promise(slot, volume));
+        match &request.ask {
+            Ask::Put(key, _, issuer) => check(key.blob.volume(), *issuer),
+            Ask::Delete(blobs, issuer) | Ask::Forget(blobs, issuer) => {
+                blobs.iter().try_for_each(|blob| check(blob.volume(), *issuer))
+            }
+            Ask::Fence(..) | Ask::Turn => Ok(()),
+        }
+    }
+
+    fn decide_fence(&self, slot: SlotId, volume: VolumeId, issuer: Issuer) -> Decision {
+        match self.shared.may_promise(slot, volume, issuer) {
+            Ok(true) => {
+                Decision::Write(What::Fence, encode_fence(volume, issuer), Vec::new(), None)
+            }
+            Ok(false) => Decision::Done,
+            Err(why) => Decision::Refuse(why),
+        }
     }
 
     fn decide_put(&self, slot: SlotId, key: PartKey, data: &Checked) -> IndexResult<Decision> {
@@ -449,6 +492,7 @@ impl Owner {
                 }
                 What::Forget => self.ledger.forget(record.slot, &record.blobs)?,
                 What::Slot => self.shared.learn_slot(record.slot, record.payload.data()),
+                What::Fence => self.shared.learn_fence(record.slot, record.payload.data()),
             }
         }
         Ok(())
@@ -610,7 +654,7 @@ mod tests {
                 put(&store, small(n)).await.unwrap();
             }
             let blobs: Vec<BlobId> = (0..120).map(|n| small(n).blob).collect();
-            store.delete(&blobs).await.unwrap();
+            store.delete(&blobs, None).await.unwrap();
         }
         let at = place_of(&log(&dir), rotten);
         let file = std::fs::File::options().write(true).open(log(&dir)).unwrap();
@@ -629,7 +673,7 @@ mod tests {
         let asked = tokio::spawn(async move {
             let data = Checked::compute(content(rotten));
             let (slot, group, generation) = (SlotId(0), GroupId(0), Generation(1));
-            shared.queue.ask(To { slot, group, generation }, Ask::Put(rotten, data)).await
+            shared.queue.ask(To { slot, group, generation }, Ask::Put(rotten, data, None)).await
         });
         let mut pending = owner.shared.queue.take(Duration::from_secs(30)).0;
         owner.one_batch(&mut pending);

@@ -2,12 +2,12 @@
 //! file goes.
 //!
 //! What is needed: live parts; deletes that are remembered, many of them in one record; what the slots
-//! know of their groups. The owner does it, a step at a time between batches, so nothing can be
+//! know of their groups, and to whom they have promised volumes. The owner does it, a step at a time between batches, so nothing can be
 //! deleted while it is moved. The file goes only after a checkpoint that no longer refers to it.
 //!
 //! Damage does not stop it. Of a part that cannot be read whole the rest is moved under the checks it
 //! has, so that it stays known as corrupt and can be put again. What the index has in the file and no
-//! record was found for is written from the index: deletes and slots as they are, parts as lost.
+//! record was found for is written from the index: deletes, slots and promises as they are, parts as lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -23,7 +23,9 @@ use crate::block_file::{BlockFile, Found, Scan};
 use crate::commit::{Dead, Owner};
 use crate::fill::Stage;
 use crate::index::IndexResult;
-use crate::record::{Place, What, decode_blobs, decode_slot, encode_blobs, encode_slot};
+use crate::record::{
+    Place, What, decode_blobs, decode_fence, decode_slot, encode_blobs, encode_fence, encode_slot,
+};
 
 /// Bytes of records moved in one step.
 const STEP: u64 = 1 << 20;
@@ -197,6 +199,14 @@ impl Owner {
                     return Ok(vec![again(slot, What::Slot, payload, Vec::new(), None)]);
                 }
             }
+            What::Fence => {
+                let fence = decode_fence(payload.data());
+                let is_kept =
+                    |(volume, promise)| self.shared.promise(slot, volume) == Some(promise);
+                if fence.is_some_and(is_kept) {
+                    return Ok(vec![again(slot, What::Fence, payload, Vec::new(), None)]);
+                }
+            }
             What::Put(_) | What::Lost(_) => unreachable!("taken above"),
         }
         Ok(Vec::new())
@@ -247,6 +257,10 @@ impl Owner {
         for (slot, (group, generation)) in &*self.shared.slots.read() {
             let payload = encode_slot(*group, *generation);
             records.push(again(*slot, What::Slot, payload, Vec::new(), None));
+        }
+        for ((slot, volume), promise) in &*self.shared.fences.read() {
+            let payload = encode_fence(*volume, *promise);
+            records.push(again(*slot, What::Fence, payload, Vec::new(), None));
         }
         self.move_records(records)?;
         work.dead =

@@ -21,9 +21,9 @@ use lru::LruCache;
 use nix::fcntl::Flock;
 use parking_lot::{Condvar, Mutex, RwLock};
 use proto::checksum::Checked;
-use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId};
+use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_LIST;
-use proto::part_store::{Fill, HANGS, Held, Page, PartError, PartStore, Scope};
+use proto::part_store::{Fill, HANGS, Held, Issuer, Page, PartError, PartStore, Scope};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::bay::Bay;
@@ -31,12 +31,12 @@ use crate::block_file::BlockFile;
 use crate::calls::Calls;
 use crate::error::{DiskError, DiskProblem};
 use crate::fill::Space;
-use crate::index::{Index, is_echo, is_no_room};
+use crate::index::{Fences, Index, is_echo, is_no_room};
 use crate::metrics::DiskMetrics;
 use crate::open;
 use crate::queue::{Ask, Queue, To};
 use crate::readers::Readers;
-use crate::record::{Place, decode_slot};
+use crate::record::{Place, decode_fence, decode_slot};
 use crate::slot::LocalSlot;
 use crate::superblock::{Locked, Superblock, lock};
 
@@ -54,6 +54,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const MEMORY: usize = if cfg!(test) { 64 << 10 } else { 8 << 20 };
 /// Slots that one disk may have.
 const MAX_DISK_SLOTS: usize = 1024;
+/// Volumes that may be promised on one disk: each is kept in memory.
+const MAX_FENCES: usize = 64 << 10;
 
 /// How a disk is opened.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) calls: Arc<Calls>,
     pub(crate) files: RwLock<HashMap<u32, Arc<BlockFile>>>,
     pub(crate) slots: RwLock<BTreeMap<SlotId, (GroupId, Generation)>>,
+    pub(crate) fences: RwLock<Fences>,
     pub(crate) tables: Mutex<LruCache<Place, Arc<[u32]>>>,
     pub(crate) metrics: DiskMetrics,
     /// A block file that nobody could read, and that may hold anything.
@@ -199,6 +202,37 @@ impl Shared {
         Ok(fits(to.slot, known, to.group, to.generation)? == Some(to.generation))
     }
 
+    /// To whom the volume is promised.
+    pub(crate) fn promise(&self, slot: SlotId, volume: VolumeId) -> Option<Issuer> {
+        self.fences.read().get(&(slot, volume)).copied()
+    }
+
+    /// May the volume be promised so? `false`: it is already.
+    pub(crate) fn may_promise(
+        &self,
+        slot: SlotId,
+        volume: VolumeId,
+        issuer: Issuer,
+    ) -> Result<bool, PartError> {
+        let promise = self.promise(slot, volume);
+        Issuer::check(Some(issuer), promise)?;
+        if promise.is_none() && self.fences.read().len() >= MAX_FENCES {
+            return Err(PartError::Invalid("the disk can promise no more volumes".to_owned()));
+        }
+        Ok(promise != Some(issuer))
+    }
+
+    /// Takes over what a fence record says.
+    pub(crate) fn learn_fence(&self, slot: SlotId, payload: &[u8]) {
+        let Some((volume, promise)) = decode_fence(payload) else { return };
+        let mut fences = self.fences.write();
+        let known = fences.entry((slot, volume)).or_insert(promise);
+        if promise.epoch > known.epoch {
+            *known = promise;
+        }
+        self.index.set_fence(slot, volume, *known);
+    }
+
     /// Takes over what a slot record says.
     pub(crate) fn learn_slot(&self, slot: SlotId, payload: &[u8]) {
         let Some((group, generation)) = decode_slot(payload) else { return };
@@ -220,6 +254,7 @@ impl Shared {
             index,
             files: RwLock::default(),
             slots: RwLock::default(),
+            fences: RwLock::default(),
             tables: Mutex::new(LruCache::new(TABLES)),
             metrics: DiskMetrics::new(disk),
             unread: None,
@@ -429,11 +464,7 @@ impl Disk {
                 key.blob
             )));
         }
-        if !self.shared.admits(to)? && self.shared.read_only().is_none() {
-            self.ask(to, Ask::Turn).await?;
-        }
         self.blocking(move |shared| {
-            // A newer generation may have become known while it waited.
             shared.admits(to)?;
             shared.read(to.slot, key, range)
         })
@@ -479,6 +510,23 @@ impl Disk {
         .await
     }
 
+    /// To whom the volume is promised. To be asked when its turn has come.
+    ///
+    /// # Errors
+    /// When a promise may be in a block file that could not be read.
+    pub(crate) fn promised(
+        &self,
+        slot: SlotId,
+        volume: VolumeId,
+    ) -> Result<Option<Issuer>, PartError> {
+        match self.shared.unread {
+            None => Ok(self.shared.promise(slot, volume)),
+            Some(file) => Err(PartError::Io(format!(
+                "block file {file} cannot be opened and may hold a promise"
+            ))),
+        }
+    }
+
     /// Every part, with its slot, in order, until `take` says `false`. Blocks.
     pub fn each_part(
         &self,
@@ -496,7 +544,7 @@ impl Disk {
 
 /// Does the request make sense in itself?
 fn check(to: To, ask: &Ask) -> Result<(), PartError> {
-    let Ask::Put(key, data) = ask else { return Ok(()) };
+    let Ask::Put(key, data, _) = ask else { return Ok(()) };
     let (blob, len) = (key.blob, data.data().len());
     if len != blob.part_len() as usize {
         return Err(PartError::Invalid(format!(

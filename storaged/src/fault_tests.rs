@@ -7,8 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nix::libc::{EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EOPNOTSUPP};
 use proto::checksum::Checked;
-use proto::id::{BlobId, ClusterId, Generation, GroupId, PartKey, SessionId, SlotId, VolumeId};
-use proto::part_store::{FillLevel, PartError, PartStore};
+use proto::id::{
+    BlobId, ClusterId, Epoch, Generation, GroupId, OwnerId, PartKey, SessionId, SlotId, VolumeId,
+};
+use proto::part_store::{FillLevel, Issuer, PartError, PartStore};
 use tempfile::TempDir;
 
 use crate::io::faults::{Call, Fault};
@@ -41,7 +43,7 @@ pub(crate) fn content(key: PartKey) -> Bytes {
 }
 
 pub(crate) async fn put(store: &Arc<dyn PartStore>, key: PartKey) -> Result<(), PartError> {
-    store.put(key, Checked::compute(content(key))).await
+    store.put(key, Checked::compute(content(key)), None).await
 }
 
 pub(crate) async fn get(store: &Arc<dyn PartStore>, key: PartKey) -> Result<Bytes, PartError> {
@@ -62,8 +64,8 @@ pub(crate) async fn fill(store: &Arc<dyn PartStore>, from: u64, len: u32) -> u64
 
 pub(crate) async fn delete(store: &Arc<dyn PartStore>, keys: impl Iterator<Item = PartKey>) {
     let blobs: Vec<BlobId> = keys.map(|key| key.blob).collect();
-    store.delete(&blobs).await.unwrap();
-    store.forget(&blobs).await.unwrap();
+    store.delete(&blobs, None).await.unwrap();
+    store.forget(&blobs, None).await.unwrap();
 }
 
 pub(crate) fn log(dir: &TempDir) -> std::path::PathBuf {
@@ -167,7 +169,7 @@ async fn deletes_whose_record_is_damaged_stay_remembered() {
     }
     // One record each: 40 of them, of which every other one cannot be read any more.
     for key in &gone {
-        store.delete(&[key.blob]).await.unwrap();
+        store.delete(&[key.blob], None).await.unwrap();
     }
     let image = std::fs::read(log(&dir)).unwrap();
     let deletes: Vec<u64> = (0..image.len() as u64 / 4096)
@@ -447,7 +449,7 @@ async fn an_error_of_the_disk_is_one_when_space_is_given_back_too() {
     let (disk, store) = open(&dir);
     put(&store, key(1, MIB as u32)).await.unwrap();
     let fault = Fault::error(dir.path(), Call::Punch, ALL, EIO);
-    store.delete(&[key(1, MIB as u32).blob]).await.unwrap();
+    store.delete(&[key(1, MIB as u32).blob], None).await.unwrap();
     // The owner gives space back before it takes the next request.
     let refused = put(&store, key(2, 5000)).await.unwrap_err().to_string();
     assert!(fault.met() > 0 && refused.contains("read-only: punching a hole"), "{refused}");
@@ -484,7 +486,8 @@ async fn a_put_that_waits_behind_news_of_a_newer_generation_is_refused() {
     put(&five, key(1, 5000)).await.unwrap();
     let mut news = Box::pin(six.held(key(2, 5000).blob));
     let (late, gone) = (key(2, 5000), [key(1, 5000).blob]);
-    let (mut putting, mut deleting) = (Box::pin(put(&five, late)), Box::pin(five.delete(&gone)));
+    let (mut putting, mut deleting) =
+        (Box::pin(put(&five, late)), Box::pin(five.delete(&gone, None)));
     while_the_owner_waits(&dir, &disk, || {
         assert!(news.as_mut().now_or_never().is_none());
         assert!(putting.as_mut().now_or_never().is_none());
@@ -526,4 +529,73 @@ async fn what_was_not_there_when_a_newer_generation_was_answered_never_comes() {
     let put = putting.await;
     let there = get(&six, late).await.is_ok();
     assert_eq!((seen == 1, put.is_ok()), (there, there), "{put:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_a_fence_is_refused_and_what_is_before_it_was_done() {
+    use futures::FutureExt;
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let (old, new) = (OwnerId::random(), OwnerId::random());
+    let issuer = |epoch, owner| Some(Issuer { epoch: Epoch(epoch), owner });
+    store.fence(VolumeId(1), Epoch(1), old).await.unwrap();
+    let data = |key| Checked::compute(content(key));
+    let (kept, before, late) = (key(1, 5000), key(2, 5000), key(3, 5000));
+    store.put(kept, data(kept), issuer(1, old)).await.unwrap();
+    let gone = [kept.blob];
+    let mut first = store.put(before, data(before), issuer(1, old));
+    let mut fence = store.fence(VolumeId(1), Epoch(2), new);
+    let mut putting = store.put(late, data(late), issuer(1, old));
+    let mut deleting = store.delete(&gone, issuer(1, old));
+    let mut by_new = store.put(late, data(late), issuer(2, new));
+    while_the_owner_waits(&dir, &disk, || {
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(fence.as_mut().now_or_never().is_none());
+        for asked in [&mut putting, &mut deleting, &mut by_new] {
+            assert!(asked.as_mut().now_or_never().is_none());
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!((first.await, fence.await), (Ok(()), Ok(())));
+    let fenced = Err(PartError::Fenced { epoch: Epoch(2) });
+    assert_eq!((putting.await, deleting.await), (fenced.clone(), fenced));
+    assert_eq!(by_new.await, Ok(()));
+    for key in [kept, before, late] {
+        assert_eq!(get(&store, key).await.unwrap(), content(key));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promises_whose_record_is_damaged_are_kept_by_compaction() {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let owner = OwnerId::random();
+    for volume in 10..30 {
+        store.fence(VolumeId(volume), Epoch(u64::from(volume)), owner).await.unwrap();
+    }
+    let image = std::fs::read(log(&dir)).unwrap();
+    let fences: Vec<u64> = (0..image.len() as u64 / 4096)
+        .filter(|block| image[*block as usize * 4096..].starts_with(b"ASHLREC\n"))
+        .filter(|block| image[*block as usize * 4096 + 10] == 6)
+        .collect();
+    assert_eq!(fences.len(), 20);
+    let unreadable =
+        |block: &u64| Fault::error(&log(&dir), Call::Read, block * 4096..block * 4096 + 1, EIO);
+    let faults: Vec<Fault> = fences.iter().step_by(2).map(unreadable).collect();
+    let mut from = 1000;
+    while log(&dir).exists() {
+        let next = fill(&store, from, 60_000).await;
+        delete(&store, (from..next).map(small)).await;
+        from = next;
+        assert!(from < 9000, "the damaged file is never given back");
+    }
+    drop(faults);
+    drop((store, disk));
+    std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
+    let (_disk, store) = open(&dir);
+    for volume in 10..30 {
+        let promise = Some(Issuer { epoch: Epoch(u64::from(volume)), owner });
+        assert_eq!(store.promised(VolumeId(volume)).await, Ok(promise));
+    }
 }

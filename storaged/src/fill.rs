@@ -3,11 +3,13 @@
 //! ```text
 //! 0             limit                                   capacity
 //! |-- records ---|-- reserve: max(3 files, 1/16) --------|
+//!                |-- metadata --|-- 2.5 files -----------|
 //! ```
 //!
-//! Parts are taken while live records stay below `limit`. The reserve has room for the file that is
-//! written, the file that compaction writes next, and at least one file's worth of dead records, so
-//! that compaction always finds something to gain and deletes always find a place.
+//! Parts are taken while live records stay below `limit`; those of metadata beyond it too, so that a full
+//! disk can be deleted from. What is left has room for the file that is written, the file that compaction
+//! writes next, and at least half a file's worth of dead records, so that compaction always finds
+//! something to gain and deletes always find a place.
 //!
 //! Invariant: a file's `allocated` is what it takes on the filesystem: all of it until it is sealed and
 //! cut off, then what is in use and not punched.
@@ -140,9 +142,16 @@ impl Space {
         self.ceiling().saturating_sub(reserve)
     }
 
-    /// May new data of so many bytes of records be taken, now or after compaction?
-    pub(crate) fn admits(&self, bytes: u64) -> bool {
-        self.used() + bytes <= self.limit()
+    /// Like [`Self::limit`], for records of metadata.
+    fn metadata_limit(&self) -> u64 {
+        let least = 2 * self.block_file + self.block_file / 2;
+        self.ceiling().saturating_sub(least)
+    }
+
+    /// May a new part of so many bytes of records be taken, now or after compaction?
+    pub(crate) fn admits(&self, bytes: u64, metadata: bool) -> bool {
+        let limit = if metadata { self.metadata_limit() } else { self.limit() };
+        self.used() + bytes <= limit
     }
 
     /// Is there room for one more file, with the reserve (`spare`) or without?
@@ -180,6 +189,7 @@ impl Space {
     pub(crate) fn fill(&self) -> Fill {
         let (used, capacity) = (self.used(), self.limit());
         let available = capacity.saturating_sub(used);
+        let spare = self.metadata_limit().saturating_sub(used.max(capacity));
         let level = if available >= DISK_BLOCK as u64 {
             if used * 100 >= capacity * YELLOW { FillLevel::Yellow } else { FillLevel::Green }
         } else if self.may_open(false) {
@@ -187,7 +197,7 @@ impl Space {
         } else {
             FillLevel::Red
         };
-        Fill { capacity, used, available, level }
+        Fill { capacity, used, available, spare, level }
     }
 }
 
@@ -210,12 +220,14 @@ mod tests {
     #[test]
     fn levels() {
         let mut space = Space::new(160 * MIB, 16 * MIB);
-        assert_eq!(space.fill().available, 112 * MIB);
+        assert_eq!((space.fill().available, space.fill().spare), (112 * MIB, 8 * MIB));
         for (live, level) in
             [(0, FillLevel::Green), (96, FillLevel::Yellow), (112, FillLevel::Orange)]
         {
             space.files.insert(1, sealed(120, live));
             assert_eq!(space.fill().level, level, "{live} MiB");
+            let admits = |metadata| space.admits((119 - live) * MIB, metadata);
+            assert_eq!((admits(true), admits(false)), (true, false));
         }
         space.files.insert(2, sealed(30, 0));
         assert_eq!(space.fill().level, FillLevel::Red);

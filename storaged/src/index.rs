@@ -11,6 +11,7 @@
 //! tombs  slot 4 | blob 31                        place of the delete record, forgotten 0 or 1
 //! dead   slot 4 | blob 31 | part 1 | place 8     ()   dead records that are still on disk
 //! slots  slot                                    group, generation
+//! fences slot, volume                            epoch, owner
 //! files  number                                  tail, live, punched, tombs, stage
 //! unread number                                  ()   files that could not be read when they should have been
 //! meta   name                                    number
@@ -29,7 +30,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use proto::id::{BlobId, DiskId, Generation, GroupId, PartKey, SlotId};
+use proto::id::{BlobId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
+use proto::part_store::Issuer;
 use redb::ReadableTable;
 
 use crate::calls::Calls;
@@ -80,7 +82,11 @@ struct Layer {
     tombs: BTreeMap<BlobBytes, Option<Tomb>>,
     dead: BTreeMap<DeadBytes, bool>,
     slots: BTreeMap<SlotId, (GroupId, Generation)>,
+    fences: Fences,
 }
+
+/// To whom the volumes of each slot are promised.
+pub(crate) type Fences = BTreeMap<(SlotId, VolumeId), Issuer>;
 
 #[derive(Default)]
 struct Layers {
@@ -342,11 +348,16 @@ impl Index {
         self.layers.write().active.slots.insert(slot, (group, generation));
     }
 
+    /// The volume is promised.
+    pub(crate) fn set_fence(&self, slot: SlotId, volume: VolumeId, promise: Issuer) {
+        self.layers.write().active.fences.insert((slot, volume), promise);
+    }
+
     /// Changes that are not in redb yet and not on their way there.
     pub(crate) fn pending(&self) -> usize {
         let layers = self.layers.read();
-        let Layer { parts, tombs, dead, slots } = &layers.active;
-        parts.len() + tombs.len() + dead.len() + slots.len()
+        let Layer { parts, tombs, dead, slots, fences } = &layers.active;
+        parts.len() + tombs.len() + dead.len() + slots.len() + fences.len()
     }
 
     /// Takes the active layer to be written; until [`Index::thaw`] there may be only one.
@@ -376,10 +387,11 @@ impl Index {
         let mut layers = self.layers.write();
         let Some(frozen) = layers.frozen.take() else { return };
         let newer = std::mem::replace(&mut layers.active, Arc::unwrap_or_clone(frozen));
-        let Layer { parts, tombs, dead, slots } = &mut layers.active;
+        let Layer { parts, tombs, dead, slots, fences } = &mut layers.active;
         parts.extend(newer.parts);
         tombs.extend(newer.tombs);
         dead.extend(newer.dead);
+        fences.extend(newer.fences);
         slots.extend(newer.slots);
     }
 }

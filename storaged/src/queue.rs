@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use proto::checksum::Checked;
-use proto::id::{BLOB_ID_LEN, BlobId, Generation, GroupId, PartKey, SlotId};
+use proto::id::{BLOB_ID_LEN, BlobId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::limits::DISK_BLOCK;
-use proto::part_store::PartError;
+use proto::part_store::{Issuer, PartError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::record::footprint_blocks;
+use crate::record::{FENCE_LEN, footprint_blocks};
 
 /// Bytes of records that callers in this process may have waiting for one disk, or on their way to it.
 const IN_FLIGHT: usize = 16 << 20;
@@ -35,12 +35,15 @@ pub(crate) struct To {
 /// What is asked of the owner.
 pub(crate) enum Ask {
     /// Store a part.
-    Put(PartKey, Checked),
+    Put(PartKey, Checked, Option<Issuer>),
     /// Delete blobs.
-    Delete(Vec<BlobId>),
+    Delete(Vec<BlobId>, Option<Issuer>),
     /// Forget deletes.
-    Forget(Vec<BlobId>),
-    /// Nothing but its turn: whoever looks after the answer sees all that was asked before.
+    Forget(Vec<BlobId>, Option<Issuer>),
+    /// Promise a volume.
+    Fence(VolumeId, Issuer),
+    /// Nothing but its turn: whoever looks after the answer sees all that was asked before. The slot does not
+    /// remember what it was addressed as.
     Turn,
 }
 
@@ -71,8 +74,9 @@ impl Ask {
     /// Blocks of disk that the record will take at most.
     pub(crate) fn blocks(&self) -> u32 {
         footprint_blocks(match self {
-            Self::Put(_, data) => data.data().len() as u32,
-            Self::Delete(blobs) | Self::Forget(blobs) => (blobs.len() * BLOB_ID_LEN) as u32,
+            Self::Put(_, data, _) => data.data().len() as u32,
+            Self::Delete(blobs, _) | Self::Forget(blobs, _) => (blobs.len() * BLOB_ID_LEN) as u32,
+            Self::Fence(..) => FENCE_LEN as u32,
             Self::Turn => 0,
         })
     }

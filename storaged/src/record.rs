@@ -9,8 +9,8 @@
 //! ```text
 //! offset  size  field        meaning (numbers are little endian)
 //! 0       8     magic        b"ASHLREC\n"
-//! 8       2     version      3
-//! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot, 5 lost
+//! 8       2     version      4
+//! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot, 5 lost, 6 fence
 //! 11      1     part         of a put or lost; else 0
 //! 12      4     slot         number of the slot on the disk
 //! 16      16    disk         id of the disk: a record that went astray is not believed
@@ -27,7 +27,8 @@
 //! ```
 //!
 //! The payload of a put is the part. Delete and forget carry blob ids, 31 bytes each; slot carries
-//! the group (4 bytes) and its generation (8 bytes). Lost stands for a put that damage has taken: its
+//! the group (4 bytes) and its generation (8 bytes); fence the volume (4 bytes) that is promised, the epoch
+//! (8 bytes) and the token of the owner (16 bytes). Lost stands for a put that damage has taken: its
 //! payload is as long, and zeros, so that the part stays known, corrupt, and accounted for as before.
 //!
 //! Invariants:
@@ -36,14 +37,17 @@
 
 use bytes::Bytes;
 use proto::checksum::{Checked, block_count};
-use proto::id::{BLOB_ID_LEN, BlobId, DiskId, Generation, GroupId, PartKey, SlotId};
+use proto::id::{
+    BLOB_ID_LEN, BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId,
+};
 use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST, MAX_PART, RECORD_HEADER};
 pub(crate) use proto::limits::{footprint, payload_offset};
+use proto::part_store::Issuer;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"ASHLREC\n";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 const HEADER: usize = size_of::<Header>();
 
 /// Disk space of the largest record, in bytes.
@@ -111,6 +115,8 @@ pub(crate) enum What {
     Slot,
     /// This part was here, and its bytes are lost.
     Lost(PartKey),
+    /// The volume in the payload is promised.
+    Fence,
 }
 
 /// A checked header with its table.
@@ -182,6 +188,7 @@ pub(crate) fn encode(head: &mut [u8], stamp: Stamp, slot: SlotId, what: What, pa
         What::Forget => (3, 0, [0; BLOB_ID_LEN]),
         What::Slot => (4, 0, [0; BLOB_ID_LEN]),
         What::Lost(key) => (5, key.part.get() as u8, key.blob.to_bytes()),
+        What::Fence => (6, 0, [0; BLOB_ID_LEN]),
     };
     let mut header = Header {
         magic: MAGIC,
@@ -225,6 +232,7 @@ impl Header {
             2 => Some(What::Delete),
             3 => Some(What::Forget),
             4 => Some(What::Slot),
+            6 => Some(What::Fence),
             _ => None,
         }
     }
@@ -287,6 +295,27 @@ pub(crate) fn decode_slot(payload: &[u8]) -> Option<(GroupId, Generation)> {
     let group = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?);
     let generation = u64::from_le_bytes(payload.get(4..12)?.try_into().ok()?);
     Some((GroupId(group), Generation(generation)))
+}
+
+/// Bytes of the payload of a fence record.
+pub(crate) const FENCE_LEN: usize = 28;
+
+/// The payload of a fence record.
+pub(crate) fn encode_fence(volume: VolumeId, promise: Issuer) -> Checked {
+    let mut bytes = Vec::with_capacity(FENCE_LEN);
+    bytes.extend(volume.0.to_le_bytes());
+    bytes.extend(promise.epoch.0.to_le_bytes());
+    bytes.extend(promise.owner.as_bytes());
+    Checked::compute(Bytes::from(bytes))
+}
+
+/// Reads it back.
+pub(crate) fn decode_fence(payload: &[u8]) -> Option<(VolumeId, Issuer)> {
+    let payload: &[u8; FENCE_LEN] = payload.try_into().ok()?;
+    let volume = u32::from_le_bytes(payload[..4].try_into().ok()?);
+    let epoch = u64::from_le_bytes(payload[4..12].try_into().ok()?);
+    let owner = OwnerId::from_slice(&payload[12..])?;
+    Some((VolumeId(volume), Issuer { epoch: Epoch(epoch), owner }))
 }
 
 #[cfg(test)]
@@ -358,16 +387,16 @@ mod tests {
         assert_eq!(footprint(MAX_PART), MAX_RECORD);
     }
 
-    /// The golden bytes of format 3. If this fails, the format has changed.
+    /// The golden bytes of format 4. If this fails, the format has changed.
     #[test]
     fn the_format_stays_as_it_was() {
         let hex: String = block(100)[..104].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             concat!(
-                "4153484c5245430a03000101040000000b6c0000000040008000000000000001",
+                "4153484c5245430a04000101040000000b6c0000000040008000000000000001",
                 "6300000000000000030000001100000010000000640000000000000100000000",
-                "0000000200000000000000030000000000000064000102007e0823bec936e717",
+                "0000000200000000000000030000000000000064000102007e0823be00312b42",
                 "194c9abb5a5a5a5a"
             )
         );

@@ -122,6 +122,7 @@ impl<'a> Recovery<'a> {
         self.ledger.space.unread = &saved.unread & &self.shut;
         self.shared.reserve_numbers(place.file.saturating_sub(1));
         *self.shared.slots.write() = saved.slots;
+        *self.shared.fences.write() = saved.fences;
         let doomed = self.drop_doomed(place.file)?;
         for number in self.files.clone().into_iter().filter(|n| *n >= place.file) {
             let start = if number == place.file { place.block } else { 0 };
@@ -270,6 +271,7 @@ impl<'a> Recovery<'a> {
                 What::Delete => self.ledger.delete(slot, &decode_blobs(payload.data()), place)?,
                 What::Forget => self.ledger.forget(slot, &decode_blobs(payload.data()))?,
                 What::Slot => self.shared.learn_slot(slot, payload.data()),
+                What::Fence => self.shared.learn_fence(slot, payload.data()),
             }
         }
         if self.roomy && self.ledger.index.pending() >= REBUILD_CHECKPOINT {

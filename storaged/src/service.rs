@@ -149,6 +149,7 @@ fn disk_status(bay: &Bay) -> wire::DiskStatus {
                 used: state.fill.used,
                 parts: state.parts,
                 available: state.fill.available,
+                spare: state.fill.spare,
                 damaged: state.damaged,
                 slots: disk.slots().into_iter().map(slot_status).collect(),
                 ..status

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::checksum::{Checked, widen};
-use proto::id::{BlobId, Generation, GroupId, PartKey, SlotId};
+use proto::id::{BlobId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_BLOBS_PER_REQUEST;
-use proto::part_store::{Fill, Held, Page, PartError, PartStore, Scope};
+use proto::part_store::{Fill, Held, Issuer, Page, PartError, PartStore, Scope};
 
 use crate::bay::Bay;
 use crate::disk::fits;
@@ -33,8 +33,13 @@ impl LocalSlot {
 
 #[async_trait]
 impl PartStore for LocalSlot {
-    async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
-        self.ask(Ask::Put(key, data)).await
+    async fn put(
+        &self,
+        key: PartKey,
+        data: Checked,
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
+        self.ask(Ask::Put(key, data, issuer)).await
     }
 
     async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
@@ -49,18 +54,28 @@ impl PartStore for LocalSlot {
         disk.held(self.to.slot, blob).await
     }
 
-    async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+    async fn delete(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
         for blobs in blobs.chunks(MAX_BLOBS_PER_REQUEST) {
-            self.ask(Ask::Delete(blobs.to_vec())).await?;
+            self.ask(Ask::Delete(blobs.to_vec(), issuer)).await?;
         }
         Ok(())
     }
 
-    async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+    async fn forget(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
         for blobs in blobs.chunks(MAX_BLOBS_PER_REQUEST) {
-            self.ask(Ask::Forget(blobs.to_vec())).await?;
+            self.ask(Ask::Forget(blobs.to_vec(), issuer)).await?;
         }
         Ok(())
+    }
+
+    async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError> {
+        self.ask(Ask::Fence(volume, Issuer { epoch, owner })).await
+    }
+
+    async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
+        let disk = self.bay.disk()?;
+        disk.ask(self.to, Ask::Turn).await?;
+        disk.promised(self.to.slot, volume)
     }
 
     async fn list(
@@ -74,8 +89,8 @@ impl PartStore for LocalSlot {
         disk.list(self.to.slot, scope, after, limit).await
     }
 
-    async fn has_served(&self) -> Result<bool, PartError> {
-        Ok(self.bay.disk()?.slots().contains_key(&self.to.slot))
+    async fn served(&self) -> Result<Option<Generation>, PartError> {
+        Ok(self.bay.disk()?.slots().get(&self.to.slot).map(|(_, generation)| *generation))
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {

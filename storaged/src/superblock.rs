@@ -6,7 +6,7 @@
 //! ```text
 //! offset  size  field       meaning (numbers are little endian)
 //! 0       8     magic       b"ASHLDSK\n"
-//! 8       4     version     of the format of the whole disk: 3
+//! 8       4     version     of the format of the whole disk: 4
 //! 12      4     copy        0, 1 or 2
 //! 16      16    cluster     id
 //! 32      16    disk        id
@@ -34,7 +34,7 @@ use crate::record::MAX_RECORD;
 use crate::room::Room;
 
 const MAGIC: [u8; 8] = *b"ASHLDSK\n";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const COPIES: u32 = 3;
 /// Block files of a disk that is made without saying otherwise, in bytes.
 pub const DEFAULT_BLOCK_FILE: u64 = 256 << 20;

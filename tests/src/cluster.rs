@@ -134,6 +134,24 @@ impl Demo {
         self.home.path().join("demo")
     }
 
+    /// The directory of the client's machine that its cluster file names: what makes volumes fast there.
+    pub fn cache(&self) -> Result<PathBuf> {
+        let file: toml::Table = toml::from_str(&fs::read_to_string(self.cluster_file())?)?;
+        let named = cache_key(&file).and_then(|key| file[key].as_str());
+        Ok(self.directory().join(named.context("the cluster file names no such directory")?))
+    }
+
+    /// The cluster file that the mount uses.
+    pub fn cluster_file(&self) -> PathBuf {
+        let embedded = self.setup.mode == Mode::Embedded;
+        self.directory().join(if embedded { "cluster.toml" } else { "daemons.toml" })
+    }
+
+    /// Directories of all disks.
+    pub fn disks(&self) -> impl Iterator<Item = PathBuf> {
+        (0..self.setup.disks).map(|number| self.disk(number))
+    }
+
     /// The directory of one disk.
     pub fn disk(&self, number: usize) -> PathBuf {
         self.directory().join("disks").join(number.to_string())
@@ -204,6 +222,15 @@ impl Demo {
             self.daemons = (0..self.setup.disks).map(|n| self.find(n)).collect::<Result<_>>()?;
         }
         Ok(())
+    }
+
+    /// The volume cannot be mounted: what is said of it.
+    pub fn refused(&mut self) -> Result<String> {
+        assert!(self.mount.is_none(), "not mounted yet");
+        let answer = process::output(&mut self.command(), 2 * PATIENCE)?;
+        ensure!(!answer.status.success(), "it was mounted");
+        ensure!(answer.status.code().is_some(), "it died with {}", answer.status);
+        Ok(String::from_utf8_lossy(&answer.stderr).into_owned())
     }
 
     /// Sees to it that every disk has a daemon that runs on its own.
@@ -441,7 +468,12 @@ pub(crate) fn states(mounted: &Path, bound: Duration) -> Result<Vec<String>> {
 }
 
 /// Name of the volume that `ashlar demo` makes.
-const DEMO_VOLUME: &str = "demo";
+pub(crate) const DEMO_VOLUME: &str = "demo";
+
+/// The key of a cluster file that names the directory of a client's machine.
+pub(crate) fn cache_key(file: &toml::Table) -> Option<&'static str> {
+    ["cache", "meta"].into_iter().find(|key| file.contains_key(*key))
+}
 
 impl Drop for Demo {
     fn drop(&mut self) {

@@ -40,7 +40,7 @@ impl Rig {
     pub fn start(with_daemons: bool) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("ashlar-hang-").tempdir()?;
         let at = |name: &str| home.path().join(name);
-        for name in ["below", "mnt", "meta"] {
+        for name in ["below", "mnt", "cache"] {
             fs::create_dir(at(name))?;
         }
         let mut demo = Command::new(binaries::ashlar());
@@ -82,7 +82,7 @@ impl Rig {
     /// The disks, and the cluster file.
     fn make_disks(&self) -> Result<()> {
         let cluster = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
-        let mut text = format!("cluster = \"{cluster}\"\nmeta = {:?}\n", self.at("meta"));
+        let mut text = format!("cluster = \"{cluster}\"\ncache = {:?}\n", self.at("cache"));
         for number in 0..8 {
             let mut init = Command::new(binaries::storaged());
             init.args(["disk", "init", "--cluster", &cluster, "--json"]).arg(self.disk(number));

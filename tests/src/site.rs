@@ -74,7 +74,7 @@ pub fn format(
         let ids: serde_json::Value = serde_json::from_str(&run(&mut init, PATIENCE)?)?;
         let id = |key: &str| ids[key].as_str().map(str::to_owned).context("an id");
         if number == 0 {
-            file = format!("cluster = \"{}\"\nmeta = \"meta\"\n", id("cluster")?);
+            file = format!("cluster = \"{}\"\ncache = \"cache\"\n", id("cluster")?);
             cluster = format!("--cluster {}", id("cluster")?);
         }
         file += &format!("[[slot]]\ndisk = \"{}\"\n{}\n", id("disk")?, place(number, &disk)?);
@@ -171,6 +171,11 @@ impl Site {
         self.home.path().join(name)
     }
 
+    /// A path in what this machine keeps of the cluster.
+    pub fn own(&self, name: &str) -> PathBuf {
+        only_in(&self.outside("cache")).unwrap_or_default().join(name)
+    }
+
     /// The cluster's file.
     pub fn cluster(&self) -> PathBuf {
         self.outside(CLUSTER)
@@ -252,7 +257,7 @@ impl Drop for Site {
     fn drop(&mut self) {
         while is_mounted(&self.point()) {
             if std::thread::panicking()
-                && let Ok(log) = fs::read_to_string(self.outside("meta/photos.messages"))
+                && let Ok(log) = fs::read_to_string(self.own("photos.messages"))
             {
                 eprintln!("the mount's log:\n{log}");
             }
@@ -262,6 +267,13 @@ impl Drop for Site {
             }
         }
     }
+}
+
+/// The only entry of a directory.
+pub fn only_in(dir: &Path) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(dir).ok()?;
+    let first = entries.next()?.ok()?.path();
+    entries.next().is_none().then_some(first)
 }
 
 /// What a command has said on stderr that must have failed.

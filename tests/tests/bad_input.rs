@@ -365,7 +365,7 @@ fn newer_version(superblock: &Path) -> Result<Vec<u64>> {
 
 /// A cluster file of local disks, with something changed.
 fn cluster_file(path: &Path, cluster: &str, slots: &[(&str, &str)], extra: &str) -> Result<String> {
-    let mut text = format!("cluster = \"{cluster}\"\nmeta = \"meta\"\n{extra}\n");
+    let mut text = format!("cluster = \"{cluster}\"\ncache = \"cache\"\n{extra}\n");
     for (disk, place) in slots {
         text += &format!("[[slot]]\ndisk = \"{disk}\"\n{place}\n");
     }
@@ -642,9 +642,7 @@ fn a_demo_that_cannot_be_made_leaves_nothing_and_one_that_was_interrupted_goes_o
     umount()?;
     // Killed while it put the whole in place.
     fs::create_dir(at("b/demo/formatting"))?;
-    for part in ["meta", "cluster.toml"] {
-        fs::rename(at("b/demo").join(part), at("b/demo/formatting").join(part))?;
-    }
+    fs::rename(at("b/demo/cluster.toml"), at("b/demo/formatting/cluster.toml"))?;
     tests::process::run(&mut demo("1GiB"), PATIENCE)?;
     let kept = fs::read_to_string(at("a/mnt/kept"));
     umount()?;

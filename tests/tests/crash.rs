@@ -73,6 +73,10 @@ fn killed_under_load(mode: Mode, victim: Victim) -> Result<()> {
         committed = committed.max(database.end()?);
         end(copy)?;
 
+        if round % 2 == 1 {
+            // What the machine keeps of metadata is lost as well.
+            fs::remove_dir_all(demo.cache()?)?;
+        }
         demo.mount()?;
         let verified = load.ledger().verify(&directory, true)?;
         blocks.verify(&demo.path())?;

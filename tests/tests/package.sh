@@ -47,7 +47,6 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
 } >"$root/etc/ashlar/storaged.toml"
 {
 	echo "cluster = \"$cluster\""
-	echo 'meta = "/var/lib/ashlar"'
 	for n in 0 1 2 3 4 5; do
 		id=$(in_root storaged disk info "/srv/d$n" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["disk"])')
 		printf '[[slot]]\ndisk = "%s"\naddress = "127.0.0.1:%s"\n' "$id" "$port"

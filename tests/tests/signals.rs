@@ -189,8 +189,8 @@ fn a_mount_in_the_background_bounds_its_log_and_opens_it_anew() -> Result<()> {
     let Some(site) = Site::embedded()? else { return Ok(()) };
     site.mount("log=\"fs=info,fuser=debug\"")?;
     let pid = site.pid()?;
-    let log = site.outside("meta/photos.messages");
-    let old = site.outside("meta/photos.messages.1");
+    let log = site.own("photos.messages");
+    let old = site.own("photos.messages.1");
     wait_until("the log to be begun anew", 3 * PATIENCE, || {
         (0..2000).all(|_| fs::write(site.file("file"), "x").is_ok()) && old.exists()
     })?;

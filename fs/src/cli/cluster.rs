@@ -46,9 +46,10 @@ struct FileArgs {
     /// Where a daemon listens, as the machine that mounts reaches it, or the directory of a disk
     #[arg(required = true, value_name = "HOST:PORT|DIR")]
     places: Vec<String>,
-    /// Directory of the volumes' metadata, on the machine that mounts; relative to the file
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/ashlar")]
-    meta: PathBuf,
+    /// Directory in which a machine keeps what makes volumes fast; relative to the file
+    /// [default: not in the file: /var/cache/ashlar for root, ~/.cache/ashlar for others]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// Disks of one host fail together
     #[arg(long)]
     by_host: bool,
@@ -87,7 +88,7 @@ async fn cluster(args: &FileArgs) -> Result<Cluster> {
         }
     }
     let cluster = cluster.context("no disks")?;
-    Ok(Cluster { cluster, generation: Generation(1), meta: args.meta.clone(), slots })
+    Ok(Cluster { cluster, generation: Generation(1), cache: args.cache.clone(), slots })
 }
 
 fn is_directory(place: &str) -> Result<bool> {

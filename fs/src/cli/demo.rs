@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! DIR/disks/0 .. N-1   the disks
-//! DIR/meta/            the volume's metadata
+//! DIR/cache/           what makes it fast and can be removed, and the volume's lock
 //! DIR/cluster.toml     the disks by path
-//! DIR/formatting/      the same three, while they are made: see `make`
+//! DIR/formatting/      the disks and the file, while they are made: see `make`
 //! DIR/daemons.toml     the same disks by the fixed ports of their daemons, once --daemons was used
 //! DIR/daemons/N.pid    process of the daemon of disk N, while it runs; N.log what it says
 //! DIR/demo.log         what a demo in the background says
@@ -24,7 +24,7 @@ use proto::signals::{self, Hangup};
 use proto::size::Size;
 
 use super::daemons::{Daemons, free_ports};
-use super::{background, block_on, needed_directories};
+use super::{background, block_on, directories, needed_directories};
 use crate::data::DataSettings;
 use crate::mount::{Mount, MountOptions, MountPlan};
 use crate::mountpoint;
@@ -46,7 +46,7 @@ pub(super) const VOLUME: &str = "demo";
 pub(super) struct Args {
     /// An empty directory; made if it is not there
     mountpoint: PathBuf,
-    /// Where the disks and metadata lie [default: ~/.local/share/ashlar/demo]
+    /// Where the disks lie, which keep everything [default: ~/.local/share/ashlar/demo]
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Return when it is mounted; a process in the background serves it, and logs to DIR/demo.log
@@ -87,18 +87,19 @@ fn start(args: &Args) -> Result<ExitCode> {
         None => default_dir()?,
     };
     let dir = std::path::absolute(&dir).with_context(|| dir.display().to_string())?;
-    let planned: Vec<PathBuf> = [dir.join("disks"), dir.join("meta")].into();
+    let planned: Vec<PathBuf> = [dir.join("disks"), dir.join("cache")].into();
     let planned: Vec<&Path> = planned.iter().map(PathBuf::as_path).collect();
     let made = Made::directory(&args.mountpoint).context("mount point")?;
     let mountpoint = mountpoint::check(&args.mountpoint, &planned, false)?;
     let local = make::find_or_make(args, &dir)?;
-    let needed = needed_directories(&local);
+    let directories = directories::of(&local)?;
+    let needed = needed_directories(&local, &directories);
     mountpoint::check(
         &mountpoint,
         &needed.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
         false,
     )?;
-    if let Some(holder) = meta::lock_holder(&local.meta, VOLUME)?
+    if let Some(holder) = meta::lock_holder(&directories, VOLUME)?
         && mountpoint::mounted_at(&holder.mountpoint).is_some()
     {
         let (at, pid) = (holder.mountpoint.display(), holder.pid);
@@ -140,6 +141,7 @@ async fn serve(
     };
     let plan = MountPlan {
         volume: VOLUME.to_owned(),
+        directories: directories::of(&cluster)?,
         cluster,
         mountpoint: mountpoint.clone(),
         options: MountOptions::default(),
@@ -175,7 +177,7 @@ async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> 
     let mut lines: Vec<String> = outage.iter().map(ToString::to_string).collect();
     lines.extend([
         format!("ready: {at} is mounted"),
-        format!("  data      {dir}/disks ({all} disks), metadata in {dir}/meta"),
+        format!("  data      {dir}/disks ({all} disks)"),
         format!("  safety    {scheme}: {safety}"),
         format!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity)),
         format!("  try       cp -a /usr/include {at}/ && ashlar status {at}"),

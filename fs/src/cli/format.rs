@@ -1,9 +1,10 @@
 //! `ashlar format`: a new volume in a cluster.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use meta::VolumeInfo;
+use meta::{MountedBy, ProxyStores, VolumeInfo, VolumeLock};
 use proto::cluster::Cluster;
 use proto::id::VolumeId;
 use proto::part_store::PartError;
@@ -11,13 +12,13 @@ use proto::program::{complain, say};
 use proto::scheme::Scheme;
 use proxy::Safety;
 
-use super::{ClusterFile, block_on};
+use super::{ClusterFile, block_on, directories};
 use crate::embedded::Store;
 use crate::roll_call::{self, WrongFile};
 
 /// Create a volume in a cluster
 ///
-/// Every disk of the cluster must be there. Nothing is written to them yet.
+/// Every disk of the cluster must be there.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  ashlar format photos --cluster cluster.toml --scheme 'ec(4,2)'"
@@ -35,10 +36,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let cluster = args.cluster.read()?;
     let Args { volume, scheme, .. } = args;
-    block_on(async {
-        check_disks(&cluster).await?;
-        create(&cluster, &volume, scheme)
-    })?;
+    block_on(create(&cluster, &volume, scheme))?;
     let file = args.cluster.path.display();
     let safety = Safety::of(scheme, &cluster);
     if let Some(warning) = safety.warning() {
@@ -51,27 +49,44 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates the volume's metadata.
-pub(super) fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<()> {
+/// Creates the volume, on disks that are all there.
+pub(super) async fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<()> {
     cluster.check_scheme(scheme)?;
+    let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(formatting)") };
+    let lock = VolumeLock::take(&directories::of(cluster)?, volume, &by)?;
+    let store = Store::open(cluster).await?;
+    let created = match check_disks(&store, cluster).await {
+        Ok(()) => create_on(&store, &lock, cluster, volume, scheme).await,
+        Err(why) => Err(why),
+    };
+    store.close().await;
+    created
+}
+
+async fn create_on(
+    store: &Store,
+    lock: &VolumeLock,
+    cluster: &Cluster,
+    volume: &str,
+    scheme: Scheme,
+) -> Result<()> {
     let info =
         VolumeInfo { name: volume.to_owned(), id: new_id(), cluster: cluster.cluster, scheme };
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    Ok(meta::format(&cluster.meta, &info, (uid, gid, 0o755))?)
+    let stores = ProxyStores::new(store.blobs.clone());
+    Ok(meta::format(&stores, lock, &info, (uid, gid, 0o755)).await?)
 }
 
-/// A number that no volume of the cluster has: drawn by lot, as metadata of the others may lie on
-/// other machines.
+/// A number that no volume of the cluster has: drawn by lot, so that two that are formatted at once
+/// have two.
 fn new_id() -> VolumeId {
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
     VolumeId((high >> 32) as u32)
 }
 
 /// Are all disks there, and are they those that the cluster file says?
-async fn check_disks(cluster: &Cluster) -> Result<()> {
-    let store = Store::open(cluster).await?;
+async fn check_disks(store: &Store, cluster: &Cluster) -> Result<()> {
     let answers = store.blobs.roll_call(roll_call::BOUND).await;
-    store.close().await;
     for (index, (slot, answer)) in cluster.slots.iter().zip(answers).enumerate() {
         let named = roll_call::named(index, slot);
         match answer {

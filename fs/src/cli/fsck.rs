@@ -15,17 +15,19 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
-use meta::{BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy};
+use meta::{
+    BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy, ProxyStores, VolumeLock, is_inline,
+};
 use proto::cluster::Cluster;
 use proto::id::{BlobId, PartSet, SessionId};
 use proto::program::say;
 use proxy::{BlobStore, Proxy, SlotHolds};
 use serde::Serialize;
 
-use super::{ClusterFile, block_on, check_volume};
+use super::{ClusterFile, block_on, directories};
 use crate::embedded::Store;
 use crate::outage::Outage;
-use crate::roll_call;
+use crate::roll_call::{self, Called};
 
 /// Blobs looked at at once.
 const AT_ONCE: usize = 16;
@@ -85,15 +87,13 @@ impl Findings {
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let cluster = args.cluster.read()?;
-    check_volume(&cluster, &args.volume)?;
     let findings = block_on(async {
         let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(fsck)") };
-        let meta = meta::open(&cluster.meta, &args.volume, by, MetaSettings::default())?;
-        let checked = with_disks(&meta, &cluster).await;
-        let closed = meta.close_session().await;
-        let findings = checked?;
-        closed.context("closing the metadata")?;
-        Ok(findings)
+        let lock = VolumeLock::take(&directories::of(&cluster)?, &args.volume, &by)?;
+        let store = Store::open(&cluster).await?;
+        let checked = with_disks(&store, &lock, &cluster).await;
+        store.close().await;
+        checked
     })?;
     say(match args.json {
         true => serde_json::to_string_pretty(&findings).expect("findings are plain data"),
@@ -104,22 +104,19 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// Checks it on the disks of a cluster file that can be right.
-async fn with_disks(meta: &LocalMeta, cluster: &Cluster) -> Result<Findings> {
+async fn with_disks(store: &Store, lock: &VolumeLock, cluster: &Cluster) -> Result<Findings> {
+    let called = Called::of(&store.blobs).await;
+    called.check(cluster)?;
+    let stores = ProxyStores::new(store.blobs.clone());
+    let meta = &meta::look(&stores, lock, MetaSettings::default()).await?;
     let known = meta.members().await.context("the list of the volume's disks")?;
     roll_call::check_file(&meta.volume(), known.as_ref(), cluster)?;
-    let store = Store::open(cluster).await?;
-    let checked = match roll_call::call(meta, cluster, &store.blobs, None).await {
-        Ok(warnings) => {
-            let outage = store.outage(meta.volume().scheme).await;
-            let disks_away = outage.as_ref().map_or(0, Outage::away);
-            let outage = outage.map(|outage| outage.to_string());
-            let checked = check(meta, &store.blobs).await;
-            checked.map(|found| Findings { warnings, disks_away, outage, ..found })
-        }
-        Err(wrong) => Err(wrong.into()),
-    };
-    store.close().await;
-    checked
+    let warnings = roll_call::call(meta, cluster, &called, None).await?;
+    let outage = store.outage(meta.volume().scheme).await;
+    let disks_away = outage.as_ref().map_or(0, Outage::away);
+    let outage = outage.map(|outage| outage.to_string());
+    let found = check(meta, &store.blobs).await?;
+    Ok(Findings { warnings, disks_away, outage, ..found })
 }
 
 fn told(volume: &str, findings: &Findings) -> String {
@@ -156,7 +153,7 @@ fn told(volume: &str, findings: &Findings) -> String {
 }
 
 async fn check(meta: &LocalMeta, blobs: &Proxy) -> Result<Findings> {
-    let report = meta.check().context("walking the metadata")?;
+    let report = meta.check().await.context("walking the metadata")?;
     let mut findings = Findings {
         inodes: report.inodes,
         entries: report.entries,
@@ -193,7 +190,8 @@ async fn check_known(
         while let Some((record, slots)) = looked.next().await {
             bar.inc(1);
             // Garbage may be half deleted.
-            if record.live == 0 {
+            // Of an inline one metadata have the bytes, and were checked.
+            if record.live == 0 || is_inline(&record.id) {
                 continue;
             }
             match judge(record.id, &slots) {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::Options;
 use super::{
-    ClusterFile, background, block_on, check_volume, needed_directories, remount, with_logs,
+    ClusterFile, background, block_on, directories, needed_directories, remount, with_logs,
 };
 use crate::data::DataSettings;
 use crate::mount::{Mount, MountPlan};
@@ -34,7 +34,7 @@ const LEAST_DIRTY: u64 = 8 << 20;
 /// Mount a volume
 ///
 /// Returns when the volume is mounted; a process in the background serves it, and logs to
-/// VOLUME.messages next to the metadata (up to 4 MiB, and the 4 MiB before in VOLUME.messages.1). SIGHUP
+/// VOLUME.messages in the cache directory (up to 4 MiB, and the 4 MiB before in VOLUME.messages.1). SIGHUP
 /// has it open that file anew. End it with `ashlar umount MOUNTPOINT`. With `ashlar install-helper`,
 /// mount(8), fstab and systemd mount volumes too.
 #[derive(clap::Args)]
@@ -144,11 +144,11 @@ pub(super) fn run_request(request: Request) -> Result<ExitCode> {
 fn mount(request: Request) -> Result<ExitCode> {
     let Request { volume, mountpoint, cluster, options, foreground, second } = request;
     let cluster = options.cluster.map_or(cluster, ClusterFile::new).read()?;
-    check_volume(&cluster, &volume)?;
-    let needed = needed_directories(&cluster);
+    let directories = directories::of(&cluster)?;
+    let needed = needed_directories(&cluster, &directories);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
     let mountpoint = mountpoint::check(&mountpoint, &needed, options.nonempty)?;
-    let log = cluster.meta.join(format!("{volume}.messages"));
+    let log = directories::messages(&directories, &volume);
     let background = background::is_here();
     if background {
         background::settle(&log)?;
@@ -161,7 +161,7 @@ fn mount(request: Request) -> Result<ExitCode> {
         ..DataSettings::default()
     };
     let (options, metrics) = (options.mount, options.metrics);
-    let plan = MountPlan { volume, cluster, mountpoint, options, data, metrics };
+    let plan = MountPlan { volume, cluster, directories, mountpoint, options, data, metrics };
     block_on(async {
         let hangup = match background {
             true => Hangup::Reloads(Box::new(background::reload)),
@@ -203,7 +203,7 @@ async fn start_or_show(
     stop: CancellationToken,
 ) -> Result<Option<Mount>> {
     let MountPlan { volume, mountpoint, options, metrics, .. } = plan.clone();
-    let dir = plan.cluster.meta.clone();
+    let directories = plan.directories.clone();
     let start = async || {
         metrics.as_ref().map_or(Ok(()), serve_metrics)?;
         anyhow::Ok(Mount::start(plan, stop).await?)
@@ -216,7 +216,7 @@ async fn start_or_show(
         // Who has got that address takes the volume next.
         tokio::time::sleep(NEXT).await;
     }
-    match second::first(&dir, &volume).await {
+    match second::first(&directories, &volume).await {
         Some(first) => second::show(&first, &mountpoint, &options)?,
         None => return Err(why),
     }

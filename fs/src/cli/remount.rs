@@ -13,7 +13,7 @@ use proto::size::Size;
 
 use super::mount::{Request, at_least};
 use super::options::Options;
-use super::{ClusterFile, check_volume};
+use super::{ClusterFile, directories};
 use crate::control::Caller;
 use crate::mountpoint::{self, MountEntry};
 
@@ -64,8 +64,8 @@ fn check_cluster(request: &Request, pid: Option<u32>) -> Result<()> {
         return Ok(());
     }
     let cluster = file.read()?;
-    check_volume(&cluster, &request.volume)?;
-    let holder = meta::lock_holder(&cluster.meta, &request.volume)?.map(|holder| holder.pid);
+    let holder =
+        meta::lock_holder(&directories::of(&cluster)?, &request.volume)?.map(|holder| holder.pid);
     match pid {
         Some(pid) if holder != Some(pid) => {
             let (volume, file) = (&request.volume, file.path.display());

@@ -124,7 +124,7 @@ async fn stored_bytes_are_overwritten_ten_times_over_on_a_full_volume() {
         written.unwrap_or_else(|error| panic!("at {at}, step {step}: {error}"));
     }
     volume.data.fsync(file).await.unwrap();
-    assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
 }
 
 /// The fewer blobs there are, the sooner the cleaner has emptied all those that it knows of.
@@ -260,7 +260,7 @@ async fn what_fallocate_has_promised_can_be_written() {
     assert!(left >= 15 * MIB, "{left} bytes are left after 16 MiB were given up");
     volume.write(other, 64 * MIB, vec![1; 12 << 20]).await.unwrap();
     volume.data.fsync(other).await.unwrap();
-    assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -347,7 +347,7 @@ async fn clones_that_are_overwritten_page_by_page_keep_no_room_for_ever() {
     let (one, two) =
         (volume.data.read(first, 0..len).await, volume.data.read(second, 0..len).await);
     assert!(one.unwrap() == two.unwrap());
-    assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -414,7 +414,7 @@ async fn while_slots_are_away_what_was_stored_since_is_overwritten_for_ever() {
     }
     volume.data.sync_all().await.unwrap();
     assert!(volume.data.read(file, 0..len).await.unwrap() == vec![2; len as usize]);
-    assert_eq!(volume.meta.check().unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
 }
 
 /// What is logged, as text.

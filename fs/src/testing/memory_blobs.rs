@@ -1,16 +1,17 @@
 //! A store of blobs in memory that can fail, stall, and be full.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::{Bound, Range};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proto::id::{BlobId, GroupId, SessionId, VolumeId};
+use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::limits::MAX_LIST;
+use proto::part_store::Issuer;
 use proto::scheme::Scheme;
-use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, blob_len};
+use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes, blob_len};
 use tokio::sync::Notify;
 
 #[derive(Default)]
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) delay: Duration,
     pub(crate) gets: Vec<(BlobId, Range<u32>)>,
     pub(crate) puts: u64,
+    promises: HashMap<VolumeId, Issuer>,
     random: u64,
 }
 
@@ -150,6 +152,38 @@ impl BlobStore for MemoryBlobs {
         if dice < failing { Err(unavailable()) } else { Ok(Stored { degraded: false }) }
     }
 
+    async fn put_apart(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
+        self.put(id, data).await
+    }
+
+    async fn restore_read(&self, id: BlobId) -> Result<Bytes, BlobError> {
+        self.get(id, 0..id.len()).await
+    }
+
+    async fn fence(
+        &self,
+        volume: VolumeId,
+        epoch: Epoch,
+        owner: OwnerId,
+        _: usize,
+    ) -> Result<(), BlobError> {
+        let issuer = Issuer { epoch, owner };
+        let promises = &mut self.inner.lock().promises;
+        match promises.get(&volume).copied() {
+            Some(other) if Issuer::check(Some(issuer), Some(other)).is_err() => {
+                Err(BlobError::Fenced { volume, epoch: other.epoch })
+            }
+            _ => {
+                promises.insert(volume, issuer);
+                Ok(())
+            }
+        }
+    }
+
+    async fn promised(&self, volume: VolumeId, _: usize) -> Result<Option<Issuer>, BlobError> {
+        Ok(self.inner.lock().promises.get(&volume).copied())
+    }
+
     async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
         self.wait().await;
         self.panic_if_asked(0);
@@ -195,12 +229,31 @@ impl BlobStore for MemoryBlobs {
         Ok(Listing { blobs, whole: inner.unlisted.is_empty() })
     }
 
+    async fn list_volume(
+        &self,
+        volume: VolumeId,
+        after: Option<BlobId>,
+        _: Option<usize>,
+    ) -> Result<Listing, BlobError> {
+        let inner = self.inner.lock();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = inner.blobs.range((from, Bound::Unbounded)).map(|(id, _)| *id);
+        let blobs = behind.filter(|id| id.volume() == volume).take(MAX_LIST as usize).collect();
+        Ok(Listing { blobs, whole: true })
+    }
+
+    async fn volumes(&self) -> Volumes {
+        let volumes: BTreeSet<_> = self.inner.lock().blobs.keys().map(BlobId::volume).collect();
+        Volumes { volumes: volumes.into_iter().collect(), whole: true, missed: None }
+    }
+
     async fn space(&self, scheme: Scheme) -> Space {
         let inner = self.inner.lock();
         let capacity = inner.capacity.unwrap_or(1 << 40);
         Space {
             capacity,
             available: capacity.saturating_sub(inner.takes()),
+            metadata: capacity.saturating_sub(inner.takes()),
             uneven: 0,
             blob: blob_len(scheme, capacity / scheme.data_parts() as u64),
             takers: 6,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
@@ -23,6 +24,7 @@ pub(crate) struct State {
     files: BTreeMap<Ino, File>,
     pub(crate) blobs: BTreeMap<BlobId, i64>,
     pub(crate) dead: BTreeSet<SessionId>,
+    pub(crate) inline: BTreeMap<BlobId, Arc<[u8]>>,
 }
 
 pub(crate) struct MemoryMeta {
@@ -277,6 +279,31 @@ impl MetaStore for MemoryMeta {
             }
         }
         Ok(())
+    }
+    async fn commit_inline(
+        &self,
+        id: BlobId,
+        bytes: &[u8],
+        files: &[FileUpdate],
+    ) -> Result<(), MetaError> {
+        self.commit(&[NewBlob { id, degraded: false }], files).await?;
+        self.state.lock().inline.insert(id, bytes.into());
+        Ok(())
+    }
+    async fn inline_bytes(&self, id: BlobId) -> Result<Option<Arc<[u8]>>, MetaError> {
+        let state = self.state.lock();
+        let alive = state.blobs.get(&id).is_some_and(|live| *live > 0);
+        Ok(state.inline.get(&id).filter(|_| alive).cloned())
+    }
+    async fn inline_blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, MetaError> {
+        let state = self.state.lock();
+        let behind = state.inline.keys().filter(|id| after.is_none_or(|after| **id > after));
+        let alive = behind.filter(|id| state.blobs.get(id).is_some_and(|live| *live > 0));
+        Ok(alive.take(limit).copied().collect())
     }
     async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError> {
         let mut state = self.state.lock();

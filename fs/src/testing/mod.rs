@@ -4,6 +4,7 @@ mod crash_tests;
 mod fault_tests;
 mod fragments_tests;
 mod full_tests;
+mod inline_tests;
 mod local_tests;
 mod memory_blobs;
 mod memory_meta;
@@ -50,6 +51,7 @@ pub(crate) fn small() -> DataSettings {
         read_ahead: 2 << 20,
         puts_in_flight: 3,
         stall_limit: Duration::from_secs(5),
+        inline_bytes: 0,
         ..DataSettings::default()
     }
 }

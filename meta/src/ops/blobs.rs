@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 
 use proto::id::BlobId;
 
-use crate::engine::View;
+use super::content;
+use crate::engine::{Value, View};
 use crate::key;
-use crate::store::{BlobRecord, ExtentPage, Ino, MetaError, NewBlob};
+use crate::store::{BlobRecord, ExtentPage, FileUpdate, Ino, MetaError, NewBlob};
 use crate::txn::Txn;
 
 /// Blobs marked as garbage in a view (of what is durable), as long as `wanted` says so, at most
@@ -65,6 +66,38 @@ pub(crate) fn list(
         };
         let alive = BlobRecord { id, live: id.len().into(), degraded: false };
         found.push(key::blob::decode(id, value).unwrap_or(alive));
+        Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(found)
+}
+
+/// One flush whose bytes go with it.
+pub(crate) fn commit_inline(
+    txn: &mut Txn<'_>,
+    id: BlobId,
+    bytes: &Value,
+    files: &[FileUpdate],
+) -> Result<(), MetaError> {
+    txn.share(key::inline::key(&id), bytes);
+    content::commit(txn, &[NewBlob { id, degraded: false }], files)
+}
+
+/// Inline blobs after `after`, in order.
+pub(crate) fn inline(
+    txn: &Txn<'_>,
+    after: Option<BlobId>,
+    limit: usize,
+) -> Result<Vec<BlobId>, MetaError> {
+    let start = after.map_or(key::inline::all(), |id| key::inline::key(&id).successor());
+    let mut found = Vec::new();
+    if limit == 0 {
+        return Ok(found);
+    }
+    let _ = txn.scan(start..key::inline::all().after_prefix(), &mut |key, _| {
+        match key::inline::parse(key) {
+            Some(id) => found.push(id),
+            None => tracing::error!("the name {key:?} of an inline blob is damaged"),
+        }
         Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     Ok(found)

@@ -67,7 +67,7 @@ fn every_kind_of_damage_is_reported() {
         };
         let (key, value) = damage(&get, file, dir);
         kv.transact(&mut |_| Ok(Batch::from([(key, value.as_deref().map(Value::from))]))).unwrap();
-        let report = meta.check().unwrap();
+        let report = wait(meta.check()).unwrap();
         assert!(
             report.problems.iter().any(|problem| problem.contains(expected)),
             "{expected:?} is not in {:?}",
@@ -152,7 +152,7 @@ fn a_damaged_record_costs_its_own_file_and_nothing_else() {
         assert!(garbage.contains(&blob(2, 4096)));
         wait(meta.forget_blobs(&garbage)).unwrap();
         wait(meta.unlink(ROOT, b"good")).unwrap();
-        let report = meta.check().unwrap();
+        let report = wait(meta.check()).unwrap();
         assert!(!report.is_clean(), "the check says nothing");
         wait(meta.close_session()).unwrap();
         assert_eq!(wait(super::crash(&kv, &record, name::hash).orphans()).unwrap(), []);

@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use proto::id::VolumeId;
+use proto::scheme::Scheme;
+
 use super::{ADMIN, blob, format, open, wait, weak_hash};
-use crate::engine::direct::DirectFile;
-use crate::engine::log::Log;
+use crate::engine::Kv;
+use crate::engine::journaled::{Bounds, JournaledKv};
 use crate::engine::memory::MemoryKv;
-use crate::engine::redb::{RedbKv, RedbSettings, file_opener};
 use crate::extent;
+use crate::journal::takeover::{Leading, TakeOver};
 use crate::key::volume::VolumeRecord;
 use crate::local::LocalMeta;
 use crate::name::{self, Hasher};
@@ -19,6 +22,7 @@ use crate::store::{
     Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
     RenameMode, Unlinked,
 };
+use crate::testing::MemoryStore;
 
 /// Bytes of a file that the model knows.
 const CELLS: usize = 160;
@@ -219,7 +223,47 @@ impl Model {
 
 enum Home {
     Memory(Arc<MemoryKv>),
-    File(tempfile::TempDir),
+    Journal(Journal),
+}
+
+/// A volume in a store, with a machine that has mounted it.
+struct Journal {
+    store: Arc<MemoryStore>,
+    cache: tempfile::TempDir,
+    leading: Option<Leading>,
+}
+
+impl Journal {
+    fn new() -> Self {
+        let cache = tempfile::tempdir().unwrap();
+        Self { store: Arc::default(), cache, leading: None }
+    }
+
+    /// Takes the volume over, from whoever has it.
+    fn open(&mut self) -> JournaledKv {
+        if let Some(leading) = self.leading.take() {
+            leading.kill();
+        }
+        self.store = Arc::new(self.store.another());
+        let bounds = Bounds {
+            interval: std::time::Duration::from_millis(1),
+            batch_bytes: 1000,
+            entry_bytes: 900,
+            snapshot_bytes: 3000,
+            snapshot_entries: 20,
+        };
+        let taking = TakeOver {
+            store: self.store.clone(),
+            volume: VolumeId(3),
+            scheme: Scheme::copies(3).unwrap(),
+            cache: Some(self.cache.path().to_owned()),
+            cache_bytes: 30_000,
+            bounds,
+        };
+        let (tables, leading) = wait(async { taking.run().await.unwrap().start("test") });
+        self.leading = Some(leading);
+        JournaledKv { tables }
+    }
 }
 
 struct World {
@@ -239,20 +283,14 @@ fn name(n: u16) -> Vec<u8> {
     format!("n{}", n % 5).into_bytes()
 }
 
-fn file_engine(dir: &tempfile::TempDir) -> RedbKv {
-    let settings =
-        RedbSettings { interval: std::time::Duration::from_millis(1), table_bytes: 3000 };
-    let log = Log::new(Box::new(DirectFile::open(&dir.path().join("log")).unwrap())).unwrap();
-    RedbKv::start(file_opener(dir.path().join("db"), 1 << 20), Some(log), settings).unwrap()
-}
-
 impl World {
-    fn new(on_disk: bool, hasher: Hasher) -> Self {
-        let (home, record) = if on_disk {
-            let dir = tempfile::tempdir().unwrap();
-            drop(redb::Database::create(dir.path().join("db")).unwrap());
-            let record = format(&file_engine(&dir));
-            (Home::File(dir), record)
+    fn new(journaled: bool, hasher: Hasher) -> Self {
+        let (home, record) = if journaled {
+            let mut journal = Journal::new();
+            let kv = journal.open();
+            let record = format(&kv);
+            wait(kv.sync()).unwrap();
+            (Home::Journal(journal), record)
         } else {
             let kv = MemoryKv::default();
             let record = format(&kv);
@@ -272,17 +310,20 @@ impl World {
     }
 
     fn open(&mut self) {
-        let meta = match &self.home {
+        let meta = match &mut self.home {
             Home::Memory(kv) => open(kv.clone(), &self.record, self.hasher),
-            Home::File(dir) => open(Arc::new(file_engine(dir)), &self.record, self.hasher),
+            Home::Journal(journal) => open(Arc::new(journal.open()), &self.record, self.hasher),
         };
         self.model.session = meta.session().0;
         self.meta = Some(meta);
         self.synced = self.model.clone();
     }
 
-    /// Memory loses what was not synced; a file is dropped in order and loses nothing.
+    /// Memory loses what was not synced; the journal was synced, and is taken over.
     fn reopen(&mut self) {
+        if let Home::Journal(_) = self.home {
+            wait(self.meta().sync()).unwrap();
+        }
         self.meta = None;
         if let Home::Memory(kv) = &mut self.home {
             *kv = Arc::new(kv.crash());
@@ -583,7 +624,7 @@ impl World {
 
     fn compare(&self) {
         let meta = self.meta();
-        assert_eq!(meta.check().unwrap().problems, Vec::<String>::new());
+        assert_eq!(wait(meta.check()).unwrap().problems, Vec::<String>::new());
         assert_eq!(wait(meta.usage()).unwrap().inodes, self.model.nodes.len() as u64);
         for (ino, node) in &self.model.nodes {
             let attr = wait(meta.getattr(*ino)).unwrap();
@@ -644,8 +685,8 @@ impl World {
     }
 }
 
-fn run(on_disk: bool, hasher: Hasher, steps: Vec<Raw>) {
-    let mut world = World::new(on_disk, hasher);
+fn run(journaled: bool, hasher: Hasher, steps: Vec<Raw>) {
+    let mut world = World::new(journaled, hasher);
     for (i, step) in steps.into_iter().enumerate() {
         world.step(step);
         if i % 40 == 39 {
@@ -677,7 +718,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(15))]
 
     #[test]
-    fn a_file_does_what_the_model_does(steps in proptest::collection::vec(any::<Raw>(), 1..250)) {
+    fn a_journal_does_what_the_model_does(steps in proptest::collection::vec(any::<Raw>(), 1..250)) {
         run(true, name::hash, steps);
     }
 }

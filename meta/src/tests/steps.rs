@@ -32,7 +32,7 @@ fn all(meta: &LocalMeta, ino: Ino) -> Vec<Extent> {
 fn a_truncate_goes_from_the_tail_and_a_crash_in_between_leaves_order() {
     let (kv, record, meta) = volume(name::hash);
     let file = scattered(&meta, "f");
-    let step = meta.write(|txn| content::truncate(txn, file, 10)).unwrap();
+    let step = wait(meta.write(|txn| content::truncate(txn, file, 10))).unwrap();
     assert_eq!(step, Step::More(()));
     wait(meta.sync()).unwrap();
     let after = crash(&kv, &record, name::hash);
@@ -76,7 +76,7 @@ fn an_orphan_is_one_to_its_last_extent() {
     for name in [&b"f"[..], b"small"] {
         wait(meta.unlink(ROOT, name)).unwrap();
     }
-    let step = meta.write(|txn| orphans::reap(txn, &[small, file])).unwrap();
+    let step = wait(meta.write(|txn| orphans::reap(txn, &[small, file]))).unwrap();
     assert_eq!(step, Step::More(1));
     wait(meta.sync()).unwrap();
     let after = crash(&kv, &record, name::hash);

@@ -57,10 +57,14 @@ pub enum Kind {
     List = 8,
     /// A `Hello`: first on a connection, and not answered.
     Hello = 9,
+    /// A `FenceRequest`.
+    Fence = 10,
+    /// A `PromisedRequest`.
+    Promised = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Put,
         Self::Get,
         Self::Done,
@@ -70,6 +74,8 @@ impl Kind {
         Self::Forget,
         Self::List,
         Self::Hello,
+        Self::Fence,
+        Self::Promised,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

@@ -11,11 +11,12 @@ use prost::Message;
 use super::frame::{self, Kind};
 use crate::checksum::widen;
 use crate::convert::{
-    Address, blob_from_wire, blob_to_wire, blobs_from_wire, blobs_to_wire, part_from_wire,
+    Address, blob_from_wire, blob_to_wire, blobs_from_wire, blobs_to_wire, issuer_from_wire,
+    issuer_to_wire, part_from_wire,
 };
 use crate::id::{BlobId, ClientId, PartKey, PartSet, SessionId, VolumeId};
 use crate::limits::MAX_LIST;
-use crate::part_store::{Held, Page, PartError, Scope};
+use crate::part_store::{Held, Issuer, Page, PartError, Scope};
 use crate::rpc::storaged as wire;
 
 /// Bytes of an entry of a listing on its way, at most.
@@ -59,6 +60,8 @@ pub enum Request {
         key: PartKey,
         /// Checksums of the payload.
         checks: Vec<u32>,
+        /// Who says so.
+        issuer: Option<Issuer>,
     },
     /// Bytes of a part. `range` is not empty and lies within it.
     Get {
@@ -70,9 +73,13 @@ pub enum Request {
     /// What is here of a blob.
     Held(BlobId),
     /// Delete blobs.
-    Delete(Vec<BlobId>),
+    Delete(Vec<BlobId>, Option<Issuer>),
     /// Forget deletes.
-    Forget(Vec<BlobId>),
+    Forget(Vec<BlobId>, Option<Issuer>),
+    /// Promise a volume.
+    Fence(VolumeId, Issuer),
+    /// To whom a volume is promised.
+    Promised(VolumeId),
     /// A page of a listing.
     List {
         /// Of which blobs.
@@ -95,6 +102,8 @@ pub enum Reply {
     Held(Held),
     /// A page.
     Page(Page),
+    /// The promise there is.
+    Promised(Option<Issuer>),
 }
 
 fn invalid(why: &str) -> PartError {
@@ -109,14 +118,16 @@ impl Request {
     /// Its frame, with so much payload to follow.
     pub fn frame(&self, id: u32, to: Address, payload: usize) -> Bytes {
         let to = Some(to.to_wire());
-        let encode = |kind, blobs: &[BlobId]| {
-            let message = wire::BlobsRequest { to: to.clone(), blobs: blobs_to_wire(blobs) };
+        let encode = |kind, blobs: &[BlobId], issuer: &Option<Issuer>| {
+            let (to, issuer) = (to.clone(), issuer.map(issuer_to_wire));
+            let message = wire::BlobsRequest { to, blobs: blobs_to_wire(blobs), issuer };
             frame::encode(id, kind, &message, payload)
         };
         match self {
-            Self::Put { key, checks } => {
+            Self::Put { key, checks, issuer } => {
                 let (blob, part) = (blob_to_wire(key.blob), key.part.get() as u32);
-                let message = wire::PutRequest { to, blob, part, checks: checks.clone() };
+                let (checks, issuer) = (checks.clone(), issuer.map(issuer_to_wire));
+                let message = wire::PutRequest { to, blob, part, checks, issuer };
                 frame::encode(id, Kind::Put, &message, payload)
             }
             Self::Get { key, range } => {
@@ -129,8 +140,17 @@ impl Request {
                 let message = wire::HeldRequest { to, blob: blob_to_wire(*blob) };
                 frame::encode(id, Kind::Held, &message, payload)
             }
-            Self::Delete(blobs) => encode(Kind::Delete, blobs),
-            Self::Forget(blobs) => encode(Kind::Forget, blobs),
+            Self::Delete(blobs, issuer) => encode(Kind::Delete, blobs, issuer),
+            Self::Forget(blobs, issuer) => encode(Kind::Forget, blobs, issuer),
+            Self::Fence(volume, issuer) => {
+                let issuer = Some(issuer_to_wire(*issuer));
+                let message = wire::FenceRequest { to, volume: volume.0, issuer };
+                frame::encode(id, Kind::Fence, &message, payload)
+            }
+            Self::Promised(volume) => {
+                let message = wire::PromisedRequest { to, volume: volume.0 };
+                frame::encode(id, Kind::Promised, &message, payload)
+            }
             Self::List { scope, after, limit } => {
                 let (volume, session) = match scope {
                     Scope::All => (None, None),
@@ -158,14 +178,26 @@ impl Request {
             Kind::Delete => blobs(message, Self::Delete),
             Kind::Forget => blobs(message, Self::Forget),
             Kind::List => decode(message).and_then(Self::list),
+            Kind::Fence => decode(message).and_then(Self::fence),
+            Kind::Promised => decode(message).and_then(|wire::PromisedRequest { to, volume }| {
+                Ok((Address::from_wire(to.as_ref())?, Self::Promised(VolumeId(volume))))
+            }),
             Kind::Hello | Kind::Done | Kind::Failed => return None,
         })
     }
 
     fn put(request: wire::PutRequest) -> Result<(Address, Self), PartError> {
-        let wire::PutRequest { to, blob, part, checks } = request;
+        let wire::PutRequest { to, blob, part, checks, issuer } = request;
         let key = part_from_wire(&blob, part)?;
-        Ok((Address::from_wire(to.as_ref())?, Self::Put { key, checks }))
+        let issuer = issuer.as_ref().map(issuer_from_wire).transpose()?;
+        Ok((Address::from_wire(to.as_ref())?, Self::Put { key, checks, issuer }))
+    }
+
+    fn fence(request: wire::FenceRequest) -> Result<(Address, Self), PartError> {
+        let wire::FenceRequest { to, volume, issuer } = request;
+        let issuer = issuer.ok_or_else(|| invalid("the issuer is missing"))?;
+        let fence = Self::Fence(VolumeId(volume), issuer_from_wire(&issuer)?);
+        Ok((Address::from_wire(to.as_ref())?, fence))
     }
 
     fn get(request: wire::GetRequest) -> Result<(Address, Self), PartError> {
@@ -207,7 +239,7 @@ impl Request {
     pub fn memory(&self) -> usize {
         let (sent, received) = self.payloads();
         let message = match self {
-            Self::Delete(blobs) | Self::Forget(blobs) => blobs.len() * ENTRY_LEN,
+            Self::Delete(blobs, _) | Self::Forget(blobs, _) => blobs.len() * ENTRY_LEN,
             Self::List { limit, .. } => *limit as usize * ENTRY_LEN,
             _ => 0,
         };
@@ -220,9 +252,12 @@ impl Request {
     /// [`PartError::Corrupt`] for one that makes no sense.
     pub fn reply(&self, message: Bytes) -> Result<Reply, PartError> {
         let reply = match self {
-            Self::Put { .. } | Self::Delete(_) | Self::Forget(_) => {
+            Self::Put { .. } | Self::Delete(..) | Self::Forget(..) | Self::Fence(..) => {
                 decode(message).map(|wire::Done {}| Reply::Done)
             }
+            Self::Promised(_) => decode(message).and_then(|wire::PromisedReply { promise }| {
+                Ok(Reply::Promised(promise.as_ref().map(issuer_from_wire).transpose()?))
+            }),
             Self::Get { .. } => decode(message).map(|wire::GetReply { checks }| Reply::Got(checks)),
             Self::Held(_) => decode(message).map(|wire::HeldReply { parts, deleted }| {
                 Reply::Held(Held { parts: PartSet(parts), deleted })
@@ -237,10 +272,11 @@ impl Request {
 
 fn blobs(
     message: Bytes,
-    request: impl Fn(Vec<BlobId>) -> Request,
+    request: impl Fn(Vec<BlobId>, Option<Issuer>) -> Request,
 ) -> Result<(Address, Request), PartError> {
-    let wire::BlobsRequest { to, blobs } = decode(message)?;
-    Ok((Address::from_wire(to.as_ref())?, request(blobs_from_wire(&blobs)?)))
+    let wire::BlobsRequest { to, blobs, issuer } = decode(message)?;
+    let issuer = issuer.as_ref().map(issuer_from_wire).transpose()?;
+    Ok((Address::from_wire(to.as_ref())?, request(blobs_from_wire(&blobs)?, issuer)))
 }
 
 fn page(reply: wire::ListReply) -> Result<Page, PartError> {
@@ -262,6 +298,10 @@ impl Reply {
                 let message = wire::HeldReply { parts: parts.0, deleted: *deleted };
                 frame::encode(id, kind, &message, payload)
             }
+            Self::Promised(promise) => {
+                let message = wire::PromisedReply { promise: promise.map(issuer_to_wire) };
+                frame::encode(id, kind, &message, payload)
+            }
             Self::Page(Page { entries, complete }) => {
                 let entry = |(blob, parts): &(BlobId, PartSet)| wire::list_reply::Entry {
                     blob: blob_to_wire(*blob),
@@ -278,7 +318,7 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
+    use crate::id::{ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId, SlotId};
     use crate::limits::MAX_BLOBS_PER_REQUEST;
 
     fn blob(sequence: u64) -> BlobId {
@@ -305,13 +345,17 @@ mod tests {
     async fn requests_arrive_as_they_were_sent_however_large() {
         let blobs: Vec<BlobId> = (0..MAX_BLOBS_PER_REQUEST as u64).map(|n| blob(!n)).collect();
         let key = PartKey::new(blob(1), 5).unwrap();
+        let issuer = Issuer { epoch: Epoch(u64::MAX), owner: OwnerId::random() };
         let list = |scope, after| Request::List { scope, after, limit: MAX_LIST };
         let requests = [
-            Request::Put { key, checks: vec![u32::MAX; 129] },
+            Request::Put { key, checks: vec![u32::MAX; 129], issuer: Some(issuer) },
+            Request::Put { key, checks: vec![1], issuer: None },
+            Request::Fence(VolumeId(u32::MAX), issuer),
+            Request::Promised(VolumeId(u32::MAX)),
             Request::Get { key, range: 3..key.blob.part_len() },
             Request::Held(blob(1)),
-            Request::Delete(blobs.clone()),
-            Request::Forget(blobs),
+            Request::Delete(blobs.clone(), Some(issuer)),
+            Request::Forget(blobs, None),
             list(Scope::All, None),
             list(Scope::Volume(VolumeId(0)), Some(blob(7))),
             list(Scope::Session(VolumeId(0), SessionId(0)), None),
@@ -329,12 +373,15 @@ mod tests {
     #[tokio::test]
     async fn answers_arrive_as_they_were_sent_however_large() {
         let key = PartKey::new(blob(1), 5).unwrap();
+        let issuer = Issuer { epoch: Epoch(0), owner: OwnerId::random() };
         let entry = |n: u64| (blob(n), PartSet(u32::MAX));
         let entries: Vec<_> = (0..u64::from(MAX_LIST)).map(entry).collect();
         let list = Request::List { scope: Scope::All, after: None, limit: MAX_LIST };
         assert!(list.memory() >= entries.len() * 40, "what a page takes is accounted for");
         for (request, reply) in [
-            (Request::Put { key, checks: Vec::new() }, Reply::Done),
+            (Request::Put { key, checks: Vec::new(), issuer: None }, Reply::Done),
+            (Request::Promised(VolumeId(1)), Reply::Promised(None)),
+            (Request::Promised(VolumeId(1)), Reply::Promised(Some(issuer))),
             (Request::Get { key, range: 0..1 }, Reply::Got(vec![u32::MAX; 129])),
             (Request::Held(blob(1)), Reply::Held(Held { parts: PartSet(5), deleted: true })),
             (list.clone(), Reply::Page(Page { entries, complete: true })),
@@ -351,14 +398,19 @@ mod tests {
         let (to, blob) = (Some(to().to_wire()), blob_to_wire(blob(1)));
         let put = |to: &Option<wire::Address>, blob: &Bytes, part| {
             let (to, blob) = (to.clone(), blob.clone());
-            (Kind::Put, wire::PutRequest { to, blob, part, checks: vec![1] }.encode_to_vec())
+            let put = wire::PutRequest { to, blob, part, checks: vec![1], issuer: None };
+            (Kind::Put, put.encode_to_vec())
         };
         let get = |offset, len| {
             let (to, blob) = (to.clone(), blob.clone());
             (Kind::Get, wire::GetRequest { to, blob, part: 0, offset, len }.encode_to_vec())
         };
         let many = vec![blob.clone(); MAX_BLOBS_PER_REQUEST + 1];
-        let many = wire::BlobsRequest { to: to.clone(), blobs: many };
+        let many = wire::BlobsRequest { to: to.clone(), blobs: many, issuer: None };
+        let short = wire::Issuer { epoch: 1, owner: Bytes::from_static(b"me") };
+        let fence = |issuer| {
+            (Kind::Fence, wire::FenceRequest { to: to.clone(), volume: 1, issuer }.encode_to_vec())
+        };
         let list = |volume, session, limit| {
             let request =
                 wire::ListRequest { to: to.clone(), volume, session, after: Bytes::new(), limit };
@@ -373,6 +425,8 @@ mod tests {
             get(2 << 20, 1),
             get(u32::MAX, 2),
             (Kind::Delete, many.encode_to_vec()),
+            fence(None),
+            fence(Some(short)),
             list(None, Some(1), 1),
             list(Some(1), Some(1), 0),
             (Kind::Held, b"noise".to_vec()),

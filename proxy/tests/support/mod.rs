@@ -10,9 +10,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, GroupId, PartKey, PartSet, SessionId, VolumeId};
+use proto::id::{
+    BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, PartSet, SessionId, VolumeId,
+};
 use proto::limits::footprint;
-use proto::part_store::{Fill, FillLevel, Held, Page, PartError, PartStore, Scope};
+use proto::part_store::{Fill, FillLevel, Held, Issuer, Page, PartError, PartStore, Scope};
 use proxy::{Proxy, ProxySettings, SlotConfig};
 
 /// What a slot does to requests.
@@ -39,8 +41,15 @@ pub(crate) enum Mood {
 struct State {
     parts: BTreeMap<(BlobId, usize), Bytes>,
     deleted: BTreeSet<BlobId>,
+    promises: BTreeMap<VolumeId, Issuer>,
     used: u64,
     limited: bool,
+}
+
+impl State {
+    fn check(&self, blob: BlobId, issuer: Option<Issuer>) -> Result<(), PartError> {
+        Issuer::check(issuer, self.promises.get(&blob.volume()).copied())
+    }
 }
 
 const CAPACITY: u64 = 64 << 20;
@@ -75,6 +84,11 @@ impl MemorySlot {
         !self.state.lock().deleted.contains(&blob)
     }
 
+    /// Takes a part away from it, as if it had never come.
+    pub(crate) fn lose(&self, blob: BlobId) {
+        self.state.lock().parts.retain(|(b, _), _| *b != blob);
+    }
+
     /// From now on it is full once its capacity is used up.
     pub(crate) fn limit(&self) {
         self.state.lock().limited = true;
@@ -95,13 +109,19 @@ impl MemorySlot {
 
 #[async_trait]
 impl PartStore for MemorySlot {
-    async fn put(&self, key: PartKey, data: Checked) -> Result<(), PartError> {
+    async fn put(
+        &self,
+        key: PartKey,
+        data: Checked,
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
         if self.enter().await? == Mood::Full {
             return Err(PartError::Full);
         }
         data.verify().expect("the proxy sends good checksums");
         assert_eq!(data.data().len(), key.blob.part_len() as usize);
         let mut state = self.state.lock();
+        state.check(key.blob, issuer)?;
         if state.deleted.contains(&key.blob) {
             return Err(PartError::Deleted);
         }
@@ -136,9 +156,10 @@ impl PartStore for MemorySlot {
         Ok(Held { parts, deleted })
     }
 
-    async fn delete(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+    async fn delete(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
         self.enter().await?;
         let mut state = self.state.lock();
+        blobs.iter().try_for_each(|blob| state.check(*blob, issuer))?;
         let mut freed = 0;
         state.parts.retain(|(blob, _), _| {
             let keep = !blobs.contains(blob);
@@ -150,10 +171,26 @@ impl PartStore for MemorySlot {
         Ok(())
     }
 
-    async fn forget(&self, blobs: &[BlobId]) -> Result<(), PartError> {
+    async fn forget(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
         self.enter().await?;
-        self.state.lock().deleted.retain(|blob| !blobs.contains(blob));
+        let mut state = self.state.lock();
+        blobs.iter().try_for_each(|blob| state.check(*blob, issuer))?;
+        state.deleted.retain(|blob| !blobs.contains(blob));
         Ok(())
+    }
+
+    async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError> {
+        self.enter().await?;
+        let issuer = Issuer { epoch, owner };
+        let mut state = self.state.lock();
+        Issuer::check(Some(issuer), state.promises.get(&volume).copied())?;
+        state.promises.insert(volume, issuer);
+        Ok(())
+    }
+
+    async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
+        self.enter().await?;
+        Ok(self.state.lock().promises.get(&volume).copied())
     }
 
     async fn list(
@@ -175,8 +212,8 @@ impl PartStore for MemorySlot {
         Ok(Page { entries, complete: rest.peek().is_none() })
     }
 
-    async fn has_served(&self) -> Result<bool, PartError> {
-        Ok(*self.mood.lock() != Mood::Empty)
+    async fn served(&self) -> Result<Option<Generation>, PartError> {
+        Ok((*self.mood.lock() != Mood::Empty).then_some(Generation(1)))
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {
@@ -187,15 +224,21 @@ impl PartStore for MemorySlot {
         }
         let used = self.state.lock().used;
         let level = FillLevel::Green;
-        Ok(Fill { capacity: CAPACITY, used, available: CAPACITY.saturating_sub(used), level })
+        let available = CAPACITY.saturating_sub(used);
+        Ok(Fill { capacity: CAPACITY, used, available, spare: 0, level })
     }
 }
 
 /// A proxy over `count` slots, each a fail domain of its own.
 pub(crate) fn proxy_over(count: usize) -> (Arc<Proxy>, Vec<Arc<MemorySlot>>) {
     let slots: Vec<_> = (0..count).map(|_| MemorySlot::new()).collect();
+    (another_over(&slots), slots)
+}
+
+/// Another proxy over the same slots.
+pub(crate) fn another_over(slots: &[Arc<MemorySlot>]) -> Arc<Proxy> {
     let configs = slots.iter().enumerate().map(|(n, slot)| config(n, slot.clone())).collect();
-    (Proxy::new(GroupId(0), configs, ProxySettings::default()), slots)
+    Proxy::new(GroupId(0), configs, ProxySettings::default())
 }
 
 /// A slot that is a fail domain of its own.

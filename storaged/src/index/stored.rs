@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proto::guard::caught;
-use proto::id::{DiskId, Generation, GroupId, SlotId};
+use proto::id::{DiskId, Epoch, Generation, GroupId, OwnerId, SlotId, VolumeId};
+use proto::part_store::Issuer;
 use redb::{
     Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
     TableDefinition, TableError, Value, WriteTransaction,
@@ -17,7 +18,7 @@ use redb::{
 
 use super::backend::{Home, IndexFile};
 use super::key::{BLOB_KEY, BlobBytes, DEAD_KEY, DeadBytes, PART_KEY, PartBytes};
-use super::{Checkpoint, IndexResult, Layer, Mark};
+use super::{Checkpoint, Fences, IndexResult, Layer, Mark};
 use crate::calls::Calls;
 use crate::fill::{FileState, Space, Stage};
 use crate::io::direct::is_no_space;
@@ -27,11 +28,12 @@ const PARTS: TableDefinition<'_, &[u8; PART_KEY], u64> = TableDefinition::new("p
 const TOMBS: TableDefinition<'_, &[u8; BLOB_KEY], (u64, u8)> = TableDefinition::new("tombs");
 const DEAD: TableDefinition<'_, &[u8; DEAD_KEY], ()> = TableDefinition::new("dead");
 const SLOTS: TableDefinition<'_, u32, (u32, u64)> = TableDefinition::new("slots");
+const FENCES: TableDefinition<'_, (u32, u32), (u64, u128)> = TableDefinition::new("fences");
 const FILES: TableDefinition<'_, u32, (u32, u64, u64, u32, u8)> = TableDefinition::new("files");
 const UNREAD: TableDefinition<'_, u32, ()> = TableDefinition::new("unread");
 const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
 
-const FORMAT: u128 = 2;
+const FORMAT: u128 = 3;
 
 /// Makes calls of redb; one that panics has met damage.
 pub(super) fn guarded<T>(calls: impl FnOnce() -> IndexResult<T>) -> IndexResult<T> {
@@ -100,6 +102,8 @@ pub(crate) struct Saved {
     pub(crate) unread: BTreeSet<u32>,
     /// Groups of the slots.
     pub(crate) slots: BTreeMap<SlotId, (GroupId, Generation)>,
+    /// Promises of the slots.
+    pub(crate) fences: Fences,
 }
 
 /// The database, open or not.
@@ -223,6 +227,14 @@ fn read_saved(txn: &ReadTransaction, disk: DiskId) -> IndexResult<Option<Saved>>
         let (group, generation) = value.value();
         slots.insert(SlotId(slot.value()), (GroupId(group), Generation(generation)));
     }
+    let mut fences = Fences::new();
+    for row in txn.open_table(FENCES)?.iter()? {
+        let (key, value) = row?;
+        let ((slot, volume), (epoch, owner)) = (key.value(), value.value());
+        let owner = OwnerId::from_slice(&owner.to_be_bytes()).expect("it is of 16 bytes");
+        let promise = Issuer { epoch: Epoch(epoch), owner };
+        fences.insert((SlotId(slot), VolumeId(volume)), promise);
+    }
     let mut unread = BTreeSet::new();
     if let Some(table) = table(txn, UNREAD)? {
         for row in table.iter()? {
@@ -230,7 +242,7 @@ fn read_saved(txn: &ReadTransaction, disk: DiskId) -> IndexResult<Option<Saved>>
         }
     }
     let mark = Mark { place: Place::unpack(place as u64), sequence: sequence as u64 };
-    Ok(Some(Saved { mark, parts: parts as u64, files, unread, slots }))
+    Ok(Some(Saved { mark, parts: parts as u64, files, unread, slots, fences }))
 }
 
 impl Checkpoint {
@@ -300,6 +312,11 @@ impl Layer {
         let mut slots = txn.open_table(SLOTS)?;
         for (slot, (group, generation)) in &self.slots {
             slots.insert(slot.0, (group.0, generation.0))?;
+        }
+        let mut fences = txn.open_table(FENCES)?;
+        for ((slot, volume), promise) in &self.fences {
+            let owner = u128::from_be_bytes(*promise.owner.as_bytes());
+            fences.insert((slot.0, volume.0), (promise.epoch.0, owner))?;
         }
         Ok(())
     }

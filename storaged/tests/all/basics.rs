@@ -54,9 +54,9 @@ async fn the_same_bytes_again_are_fine_and_others_a_conflict() {
     put(&store, key).await.unwrap();
     put(&store, key).await.unwrap();
     let other = Checked::compute(vec![1; 100_000].into());
-    assert_eq!(store.put(key, other).await, Err(PartError::Conflict));
-    store.delete(&[key.blob]).await.unwrap();
-    store.delete(&[key.blob]).await.unwrap();
+    assert_eq!(store.put(key, other, None).await, Err(PartError::Conflict));
+    store.delete(&[key.blob], None).await.unwrap();
+    store.delete(&[key.blob], None).await.unwrap();
     assert_eq!(put(&store, key).await, Err(PartError::Deleted));
     let held = store.held(key.blob).await.unwrap();
     assert!(held.deleted && held.parts.is_empty());
@@ -88,9 +88,9 @@ async fn two_contents_at_once_under_one_key_leave_one_winner() {
     let key = key(1, 5000);
     let puts = (0..20u8).map(|n| {
         let store = store.clone();
-        tokio::spawn(
-            async move { store.put(key, Checked::compute(vec![n % 4; 5000].into())).await },
-        )
+        tokio::spawn(async move {
+            store.put(key, Checked::compute(vec![n % 4; 5000].into()), None).await
+        })
     });
     let results: Vec<_> =
         futures::future::join_all(puts).await.into_iter().map(Result::unwrap).collect();
@@ -116,7 +116,7 @@ async fn lists_are_in_order_in_pages_and_of_what_was_asked_for() {
         }
     }
     let deleted = all.remove(3);
-    store.delete(&[deleted]).await.unwrap();
+    store.delete(&[deleted], None).await.unwrap();
     all.sort_unstable();
     let (one, two) = (VolumeId(1), VolumeId(2));
     for scope in [

@@ -111,8 +111,8 @@ async fn a_rebuild_brings_no_deleted_part_back() {
     }
     let gone: Vec<BlobId> =
         (0..200).step_by(3).map(|n| key(n, 3000 + n as u32 * 500).blob).collect();
-    store.delete(&gone).await.unwrap();
-    store.forget(&gone[..10]).await.unwrap();
+    store.delete(&gone, None).await.unwrap();
+    store.forget(&gone[..10], None).await.unwrap();
     drop((store, disk));
     for _ in 0..2 {
         std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();

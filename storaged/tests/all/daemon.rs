@@ -121,7 +121,7 @@ async fn requests_that_make_no_sense_are_refused_by_kind() {
     let running = Running::start(&[&path]);
     let good = address(&path);
     let daemon = Daemon::new(&running.address).unwrap();
-    daemon.slot(good).put(key(1, 10), Checked::compute(content(key(1, 10)))).await.unwrap();
+    daemon.slot(good).put(key(1, 10), Checked::compute(content(key(1, 10))), None).await.unwrap();
     let wrong = [
         ("cluster", Address { cluster: ClusterId::random(), ..good }),
         ("disk", Address { disk: DiskId::random(), ..good }),
@@ -138,7 +138,7 @@ async fn requests_that_make_no_sense_are_refused_by_kind() {
     let mut raw = Raw::connect(&running.address, ClientId::random(), 1).await;
     let key = key(2, 10);
     let checks = proto::checksum::block_checks(&[7; 10]);
-    let put = |key, checks: &[u32]| Request::Put { key, checks: checks.to_vec() };
+    let put = |key, checks: &[u32]| Request::Put { key, checks: checks.to_vec(), issuer: None };
     let other = BlobId::new(VolumeId(1), SessionId(1), 2, GroupId(9), 10, key.blob.scheme());
     let of_another_group = PartKey::new(other.unwrap(), 1).unwrap();
     let puts = [

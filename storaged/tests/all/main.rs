@@ -6,6 +6,7 @@
 mod basics;
 mod crash;
 mod daemon;
+mod fence;
 mod model;
 mod mounted;
 mod order;
@@ -58,7 +59,7 @@ fn content(key: PartKey) -> Bytes {
 }
 
 async fn put(slot: &Arc<dyn PartStore>, key: PartKey) -> Result<(), PartError> {
-    slot.put(key, Checked::compute(content(key))).await
+    slot.put(key, Checked::compute(content(key)), None).await
 }
 
 async fn get(slot: &Arc<dyn PartStore>, key: PartKey) -> Result<Bytes, PartError> {

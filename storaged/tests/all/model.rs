@@ -65,12 +65,12 @@ async fn run(ops: &[Op]) -> Result<(), TestCaseError> {
             }
             Op::Get(n) => check(&store, n, model.get(&n)).await?,
             Op::Delete(n) => {
-                store.delete(&[sized(n).blob]).await.unwrap();
+                store.delete(&[sized(n).blob], None).await.unwrap();
                 model.insert(n, Fate::Deleted);
             }
             Op::Forget(n) => {
                 if model.get(&n) == Some(&Fate::Deleted) {
-                    store.forget(&[sized(n).blob]).await.unwrap();
+                    store.forget(&[sized(n).blob], None).await.unwrap();
                     model.insert(n, Fate::Forgotten);
                 }
             }

@@ -9,7 +9,8 @@ use super::daemon::{Running, address};
 use super::*;
 
 fn put_request(key: PartKey) -> Request {
-    Request::Put { key, checks: proto::checksum::block_checks(&content(key)) }
+    let checks = proto::checksum::block_checks(&content(key));
+    Request::Put { key, checks, issuer: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +29,9 @@ async fn a_put_whose_bytes_arrive_late_on_an_old_connection_does_not_land_after_
         let (begin, rest) = bytes.split_at(bytes.len() / 2);
         old.send(begin).await;
         let mut new = Raw::connect(&running.address, client, number + 1).await;
-        for request in [Request::Delete(vec![key.blob]), Request::Forget(vec![key.blob])] {
+        for request in
+            [Request::Delete(vec![key.blob], None), Request::Forget(vec![key.blob], None)]
+        {
             assert_eq!(new.ask(to, &request, &[]).await, Ok(Reply::Done));
         }
         // The rest comes after all, as far as anybody takes it.
@@ -48,8 +51,8 @@ async fn an_old_connection_that_comes_late_is_not_served() {
     let (running, to) = (Running::start(&[&path]), address(&path));
     let (client, key) = (ClientId::random(), key(1, 10));
     let mut new = Raw::connect(&running.address, client, 2).await;
-    assert_eq!(new.ask(to, &Request::Delete(vec![key.blob]), &[]).await, Ok(Reply::Done));
-    assert_eq!(new.ask(to, &Request::Forget(vec![key.blob]), &[]).await, Ok(Reply::Done));
+    assert_eq!(new.ask(to, &Request::Delete(vec![key.blob], None), &[]).await, Ok(Reply::Done));
+    assert_eq!(new.ask(to, &Request::Forget(vec![key.blob], None), &[]).await, Ok(Reply::Done));
     for gone in [false, true] {
         let mut old = Raw::connect(&running.address, client, 1).await;
         let frame = [&put_request(key).frame(1, to, 10)[..], &content(key)].concat();
@@ -81,9 +84,9 @@ async fn requests_that_nobody_waits_for_are_done_in_the_order_in_which_they_were
             (put_request(kept), Ok(Reply::Done)),
             // An answer to this may know of later ones, too.
             (Request::Held(kept.blob), held([kept.part].into_iter().collect())),
-            (Request::Delete(blobs.clone()), Ok(Reply::Done)),
+            (Request::Delete(blobs.clone(), None), Ok(Reply::Done)),
             (put_request(key), Err(PartError::Deleted)),
-            (Request::Forget(blobs), Ok(Reply::Done)),
+            (Request::Forget(blobs, None), Ok(Reply::Done)),
             (Request::Held(key.blob), held(PartSet::EMPTY)),
         ] {
             let payload =

@@ -57,7 +57,7 @@ async fn a_disk_on_a_read_only_filesystem_is_served_for_reads_after_a_restart_to
             kept.push(key);
         }
         let deleted = kept.remove(0);
-        store.delete(&[deleted.blob]).await.unwrap();
+        store.delete(&[deleted.blob], None).await.unwrap();
         gone.push(deleted);
         if round == 1 {
             running.child.kill().unwrap();

@@ -28,8 +28,8 @@ async fn fifty_rounds_of_fill_and_delete_do_not_shrink_the_disk() {
         let taken = count * (u64::from(len).next_multiple_of(4096) + 4096);
         assert!(taken + 2 * MIB > available, "round {round}: {taken} of {available}");
         let blobs: Vec<BlobId> = (from..from + count).map(|n| key(n, len).blob).collect();
-        store.delete(&blobs).await.unwrap();
-        store.forget(&blobs).await.unwrap();
+        store.delete(&blobs, None).await.unwrap();
+        store.forget(&blobs, None).await.unwrap();
         from += count;
     }
     assert_eq!(disk.state().parts, 0);
@@ -58,9 +58,9 @@ async fn small_parts_come_back_through_compaction_and_survive_a_rebuild() {
             live.iter().partition(|key| key.blob.sequence() % 3 == round % 3);
         for blobs in gone.chunks(1000) {
             let blobs: Vec<BlobId> = blobs.iter().map(|key| key.blob).collect();
-            store.delete(&blobs).await.unwrap();
+            store.delete(&blobs, None).await.unwrap();
             if round % 2 == 0 {
-                store.forget(&blobs).await.unwrap();
+                store.forget(&blobs, None).await.unwrap();
             }
         }
         deleted = gone;
@@ -92,7 +92,7 @@ async fn a_full_disk_still_takes_deletes_and_says_that_it_is_full() {
     let state = store.fill().await.unwrap();
     assert!(state.available < 4096 && state.level >= proto::part_store::FillLevel::Orange);
     for n in 0..count / 2 {
-        store.delete(&[key(n, 4000).blob]).await.unwrap();
+        store.delete(&[key(n, 4000).blob], None).await.unwrap();
         if n == 2000 {
             break;
         }
@@ -122,7 +122,7 @@ async fn compaction_puts_many_remembered_deletes_into_one_record() {
     let gone: Vec<PartKey> = (0..300).map(|n| key(n, 100)).collect();
     for key in &gone {
         put(&store, *key).await.unwrap();
-        store.delete(&[key.blob]).await.unwrap();
+        store.delete(&[key.blob], None).await.unwrap();
     }
     assert_eq!(delete_records(dir.path()), [31; 300]);
     // The disk fills up until the first file is emptied.
@@ -131,8 +131,8 @@ async fn compaction_puts_many_remembered_deletes_into_one_record() {
         let next = from + fill(&store, from, 60_000).await;
         let blobs: Vec<BlobId> = (from..next).map(|n| key(n, 60_000).blob).collect();
         for blobs in blobs.chunks(1000) {
-            store.delete(blobs).await.unwrap();
-            store.forget(blobs).await.unwrap();
+            store.delete(blobs, None).await.unwrap();
+            store.forget(blobs, None).await.unwrap();
         }
         from = next;
         assert!(from < 20_000, "the first file is never emptied");

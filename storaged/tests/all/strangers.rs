@@ -37,7 +37,7 @@ fn connect(running: &Running) -> TcpStream {
 
 /// A put of the largest part, of which one byte of payload is sent.
 fn announced(dir: &Path) -> Vec<u8> {
-    let put = Request::Put { key: key(1, 8 << 20), checks: Vec::new() };
+    let put = Request::Put { key: key(1, 8 << 20), checks: Vec::new(), issuer: None };
     let hello = Hello { client: ClientId::random(), connection: 1 }.frame();
     [&PREFACE[..], &hello, &put.frame(1, address(dir), 8 << 20), b"x"].concat()
 }
@@ -82,8 +82,8 @@ async fn serves_until(running: &Running, path: &Path, first: u64, done: impl Fn(
             put(&store, key).await.unwrap();
             assert_eq!(get(&store, key).await.unwrap(), content(key));
             assert!(store.held(key.blob).await.unwrap().parts.len() == 1);
-            store.delete(&[key.blob]).await.unwrap();
-            store.forget(&[key.blob]).await.unwrap();
+            store.delete(&[key.blob], None).await.unwrap();
+            store.forget(&[key.blob], None).await.unwrap();
             assert!(began.elapsed() < LONGEST, "{:?}", began.elapsed());
             number += 1;
         }

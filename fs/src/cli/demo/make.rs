@@ -19,7 +19,7 @@ use storaged::InitOptions;
 use storaged::superblock::Superblock;
 
 use super::{Args, Made, VOLUME};
-use crate::cli::format;
+use crate::cli::{block_on, format};
 
 /// Disks, unless told otherwise.
 const DISKS: usize = 8;
@@ -30,7 +30,7 @@ const BLOCK_FILES: u64 = 16;
 /// Fewest block files that a disk can have.
 const FEWEST: u64 = 4;
 /// What is moved, and the file that comes last.
-const PARTS: [&str; 3] = ["disks", "meta", LAST];
+const PARTS: [&str; 2] = ["disks", LAST];
 const LAST: &str = "cluster.toml";
 
 /// The demo in this directory; a new one, if there is none.
@@ -127,17 +127,21 @@ impl Plan {
         let block_file =
             (capacity / BLOCK_FILES).next_power_of_two().clamp(BLOCK_FILE.0, BLOCK_FILE.1);
         let id = ClusterId::random();
-        let (generation, meta) = (Generation(1), staged.join("meta"));
-        let mut cluster = Cluster { cluster: id, generation, meta, slots: Vec::new() };
+        let (generation, cache) = (Generation(1), Some(staged.join("cache")));
+        let mut cluster = Cluster { cluster: id, generation, cache, slots: Vec::new() };
         for number in 0..self.disks {
             let (now, path) = (disk(staged, number), disk(dir, number));
             let options = InitOptions { capacity: Some(capacity), block_file };
             let disk = storaged::init_disk(&now, id, options).with_context(|| named(&path))?;
             let (slot, domain) = (SlotId(0), String::new());
-            cluster.slots.push(Slot { disk, address: None, path: Some(path), slot, domain });
+            cluster.slots.push(Slot { disk, address: None, path: Some(now), slot, domain });
         }
-        format::create(&cluster, VOLUME, self.scheme)?;
-        cluster.meta = dir.join("meta");
+        block_on(format::create(&cluster, VOLUME, self.scheme))?;
+        remove(&staged.join("cache"))?;
+        cluster.cache = Some(dir.join("cache"));
+        for (number, slot) in cluster.slots.iter_mut().enumerate() {
+            slot.path = Some(disk(dir, number));
+        }
         write_cluster(&staged.join(LAST), &cluster)
     }
 }

@@ -1,0 +1,281 @@
+//! `ashlar volume`: which volumes a cluster has, and the end of one. Both are told from the disks alone;
+//! nothing of it needs anything that was kept on this machine.
+
+use std::fs;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use meta::{
+    Catalog, Destroyed, Directories, FoundVolume, LockError, MountedBy, ProxyStores, VolumeLock,
+    VolumeState,
+};
+use proto::id::VolumeId;
+use proto::program::say;
+use serde::Serialize;
+
+use super::{ClusterFile, block_on, directories};
+use crate::embedded::Store;
+
+/// List the volumes of a cluster, or destroy one
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List the volumes of a cluster
+    ///
+    /// Reads the disks; what this machine keeps is not needed. A volume that cannot be read is listed with the
+    /// reason. Disks that a mount on this machine has opened itself can be asked when it has ended.
+    #[command(after_help = "Example:\n  ashlar volume list --cluster cluster.toml")]
+    List(ListArgs),
+    /// Delete a volume with all that is in it
+    ///
+    /// From the first moment on nobody can write to it or mount it, on any machine. When this is interrupted,
+    /// or disks are away, the volume stays in the list until it was run again to the end.
+    #[command(
+        after_help = "Examples:\n  ashlar volume destroy photos --cluster cluster.toml\n  ashlar volume destroy --number 3735928559 --yes"
+    )]
+    Destroy(DestroyArgs),
+}
+
+#[derive(clap::Args)]
+struct ListArgs {
+    #[command(flatten)]
+    cluster: ClusterFile,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+struct DestroyArgs {
+    /// Name of the volume
+    #[arg(required_unless_present = "number", conflicts_with = "number")]
+    volume: Option<String>,
+    /// Its number instead, as `ashlar volume list` shows it: some have lost their name
+    #[arg(long, value_name = "N")]
+    number: Option<u32>,
+    #[command(flatten)]
+    cluster: ClusterFile,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    match args.command {
+        Command::List(args) => list(&args),
+        Command::Destroy(args) => destroy(&args),
+    }
+}
+
+/// A line of the list.
+#[derive(Serialize)]
+struct Listed {
+    name: Option<String>,
+    number: u32,
+    /// As the volume was formatted; `None`: that cannot be read.
+    scheme: Option<String>,
+    /// `whole`, `being destroyed` or `damaged`.
+    state: &'static str,
+    /// Why it is damaged.
+    reason: Option<String>,
+    /// The process of this machine that has it open, and where.
+    mounted: Option<Mounted>,
+}
+
+#[derive(Serialize)]
+struct Mounted {
+    pid: u32,
+    mountpoint: PathBuf,
+}
+
+fn list(args: &ListArgs) -> Result<ExitCode> {
+    let cluster = args.cluster.read()?;
+    let own = directories::of(&cluster)?;
+    let listed = block_on(async {
+        let store = Store::open(&cluster).await?;
+        let stores = ProxyStores::new(store.blobs.clone());
+        let listed = look(&stores, &own).await;
+        store.close().await;
+        anyhow::Ok(listed)
+    })?;
+    let (listed, missed) = listed;
+    say(match args.json {
+        true => serde_json::to_string_pretty(&listed).expect("a list is plain data"),
+        false => table(&listed),
+    })?;
+    if let Some(why) = missed {
+        bail!("disks are away, and with them there may be more: {why}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The volumes, and why there may be more.
+async fn look(stores: &ProxyStores, own: &Directories) -> (Vec<Listed>, Option<String>) {
+    let mut listed = Vec::new();
+    let Catalog { volumes, missed } = meta::list(stores).await;
+    for FoundVolume { id, name, state, .. } in volumes {
+        let scheme = match state {
+            VolumeState::Whole => meta::scheme_of(stores, id).await,
+            _ => None,
+        };
+        let holder = name.as_deref().and_then(|name| meta::lock_holder(own, name).ok()?);
+        let (state, reason) = match state {
+            VolumeState::Whole => ("whole", None),
+            VolumeState::Condemned => ("being destroyed", None),
+            VolumeState::Damaged(why) => ("damaged", Some(why)),
+        };
+        let mounted = holder.map(|MountedBy { pid, mountpoint }| Mounted { pid, mountpoint });
+        let scheme = scheme.map(|scheme| scheme.to_string());
+        listed.push(Listed { name, number: id.0, scheme, state, reason, mounted });
+    }
+    (listed, missed)
+}
+
+fn table(listed: &[Listed]) -> String {
+    if listed.is_empty() {
+        return "no volumes".to_owned();
+    }
+    let mut rows: Vec<[String; 4]> = vec![["NAME", "SCHEME", "NUMBER", "STATE"].map(str::to_owned)];
+    rows.extend(listed.iter().map(|volume| {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let state = match (&volume.reason, &volume.mounted) {
+            (Some(why), _) => format!("{}: {why}", volume.state),
+            (None, Some(by)) if volume.state == "whole" => {
+                format!("mounted at {} by process {}", by.mountpoint.display(), by.pid)
+            }
+            (None, None) if volume.state == "whole" => "not mounted on this machine".to_owned(),
+            (None, _) => volume.state.to_owned(),
+        };
+        [or_dash(&volume.name), or_dash(&volume.scheme), volume.number.to_string(), state]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let (name, scheme, number) = (width(0), width(1), width(2));
+    let line = |row: &[String; 4]| {
+        format!("{:name$}  {:scheme$}  {:number$}  {}", row[0], row[1], row[2], row[3])
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn destroy(args: &DestroyArgs) -> Result<ExitCode> {
+    let cluster = args.cluster.read()?;
+    let own = directories::of(&cluster)?;
+    // Whoever has it mounted has its disks, too, where there are no daemons.
+    let lock = args.volume.as_deref().map(|name| lock(&own, name)).transpose()?;
+    block_on(async {
+        let store = Store::open(&cluster).await?;
+        let stores = ProxyStores::new(store.blobs.clone());
+        let destroyed = destroy_found(args, &stores, &own, lock).await;
+        store.close().await;
+        destroyed
+    })
+}
+
+fn lock(own: &Directories, name: &str) -> Result<VolumeLock, LockError> {
+    let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(destroying)") };
+    VolumeLock::take(own, name, &by)
+}
+
+async fn destroy_found(
+    args: &DestroyArgs,
+    stores: &ProxyStores,
+    own: &Directories,
+    lock: Option<VolumeLock>,
+) -> Result<ExitCode> {
+    let found = match find(args, meta::list(stores).await) {
+        Ok(found) => found,
+        Err(why) => {
+            // There is no such volume to be locked.
+            lock.into_iter().for_each(VolumeLock::remove);
+            return Err(why);
+        }
+    };
+    let lock = match (lock, &found.name) {
+        (None, Some(name)) => Some(self::lock(own, name)?),
+        (lock, _) => lock,
+    };
+    let named = named(&found);
+    if !args.yes && !confirmed(&named)? {
+        say("nothing was destroyed")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    let Destroyed { deleted, unconfirmed } = with_progress(stores, found.id).await?;
+    if unconfirmed > 0 {
+        bail!(
+            "{named} cannot be mounted any more, and {deleted} of its blobs are deleted; parts of \
+             {unconfirmed} more may be on disks that are away: run this again when they are back"
+        );
+    }
+    if let Some(lock) = lock {
+        let log = directories::messages_of(own, lock.name());
+        log.iter().for_each(|file| drop(fs::remove_file(file)));
+        lock.remove();
+    }
+    say(format!("{named} is destroyed: {deleted} blobs are deleted"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The volume that is meant.
+fn find(args: &DestroyArgs, all: Catalog) -> Result<FoundVolume> {
+    let Catalog { volumes: all, missed } = all;
+    let meant = |found: &FoundVolume| match (&args.volume, args.number) {
+        (Some(name), _) => found.name.as_ref() == Some(name),
+        (None, number) => Some(found.id.0) == number,
+    };
+    let whole: Vec<String> = all.iter().map(named).collect();
+    let mut found = all.into_iter().filter(meant);
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(one), Some(other)) => {
+            bail!("two volumes are called so: give --number {} or --number {}", one.id, other.id)
+        }
+        (None, _) => {
+            if let Some(why) = missed {
+                bail!("it cannot be found while disks are away: {why}");
+            }
+            let asked = match (&args.volume, args.number) {
+                (Some(name), _) => name.clone(),
+                (None, number) => format!("number {}", number.unwrap_or_default()),
+            };
+            let others =
+                if whole.is_empty() { "nor any other".to_owned() } else { whole.join(", ") };
+            bail!("there is no volume {asked} in the cluster, only: {others}")
+        }
+    }
+}
+
+fn named(found: &FoundVolume) -> String {
+    match &found.name {
+        Some(name) => format!("volume {name}"),
+        None => format!("volume number {}", found.id),
+    }
+}
+
+/// Asks whoever sits at the terminal.
+fn confirmed(named: &str) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        bail!("nobody can be asked here whether {named} shall be destroyed: give --yes");
+    }
+    let mut out = io::stderr();
+    write!(out, "destroy {named} with all that is in it? [y/N] ").context("asking")?;
+    out.flush().context("asking")?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).context("asking")?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
+}
+
+async fn with_progress(stores: &ProxyStores, id: VolumeId) -> Result<Destroyed> {
+    let style = ProgressStyle::with_template("{spinner} {pos} blobs deleted, {per_sec}");
+    let bar = ProgressBar::no_length().with_style(style.expect("the template is one"));
+    let told = |at: Destroyed| bar.set_position(at.deleted + at.unconfirmed);
+    let destroyed = meta::destroy(stores, id, &told).await;
+    bar.finish_and_clear();
+    Ok(destroyed?)
+}

@@ -1,0 +1,329 @@
+//! The leader of a volume: sends batches to the journal, several at once, and keeps the snapshot close.
+//!
+//! One task per opened volume. It alone decides LSNs; it is the only one that writes and deletes blobs of
+//! the volume's metadata, all in the name of its epoch. It stops at once when the store says that a later
+//! epoch leads.
+//!
+//! Invariants:
+//! * A batch is called durable when its entry and all entries before it are in the store.
+//! * A batch that takes several entries is sent one entry after another, and no batch behind it before it
+//!   is there: of what was sent, no more than [`FLYING_MOST`] entries that follow one another are missing.
+//! * An entry or a manifest whose put failed is put again, the same bytes under the same name, until it is
+//!   there.
+//! * A manifest is written after all chunks that it names; entries, chunks and manifests are deleted only
+//!   after a newer manifest that does not need them is in the store.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesOrdered, StreamExt};
+use parking_lot::Mutex;
+use proto::id::BlobId;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::entry::{self, Standing};
+use super::names::{Namer, Role};
+use super::store::{StoreError, VolumeStore};
+use crate::engine::journaled::Tables;
+use crate::store::MetaError;
+use crate::table::manifest::Manifest;
+use crate::table::merge::{self, Output};
+
+/// Entries that may be under way to the store at once.
+pub(crate) const FLYING_MOST: usize = 3;
+/// How soon a failed put is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How soon a failed snapshot is tried again.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
+/// At the end of a mount the snapshot takes in the journal from so many bytes on: the next one need not
+/// read them again.
+const LAST_SNAPSHOT: usize = 256 << 10;
+
+/// So long it may take there; else the next mount has more to read.
+const LAST_SNAPSHOT_WAIT: Duration = Duration::from_secs(20);
+/// A snapshot is taken from so many journaled bytes on even where it has fewer.
+const SNAPSHOT_LEAST: usize = 2 << 20;
+/// How often the store is asked for its room, at most.
+const ROOM_EVERY: Duration = Duration::from_millis(200);
+
+/// What the leader of a volume knows besides its tables.
+pub(crate) struct Leader {
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) store: Arc<dyn VolumeStore>,
+    pub(crate) namer: Namer,
+    /// What the volume is called.
+    pub(crate) name: String,
+    /// LSN of the first entry of this epoch, and the epoch that the entry before it is of.
+    pub(crate) first: (u64, u64),
+    /// LSN of the next entry.
+    pub(crate) next: u64,
+    /// Number of the next chunk, of whichever snapshot.
+    pub(crate) chunk: Arc<AtomicU64>,
+    /// The snapshot that is in the store, and its blob.
+    pub(crate) snapshot: (Manifest, Option<BlobId>),
+    /// Entries that are in the store and not in the snapshot, in order.
+    pub(crate) entries: Vec<BlobId>,
+    /// A batch of several entries is under way.
+    pub(crate) long_flies: bool,
+    /// When the store was last asked for its room.
+    pub(crate) asked_for_room: Option<Instant>,
+}
+
+/// What comes of a batch that was sent: the names of its entries.
+struct Landed {
+    ids: Vec<BlobId>,
+    result: Result<(), StoreError>,
+}
+
+/// A snapshot under way.
+type Snapshotting = JoinHandle<Result<Taken, MetaError>>;
+
+/// A snapshot that was taken.
+struct Taken {
+    manifest: Manifest,
+    id: BlobId,
+}
+
+impl Leader {
+    /// Leads until told to stop, then sends what there is, and ends with a snapshot if one is due.
+    pub(crate) async fn lead(mut self, stop: CancellationToken) {
+        let mut flying: FuturesOrdered<BoxFuture<'static, Landed>> = FuturesOrdered::new();
+        let mut due_at: Option<Instant> = None;
+        let mut snapshot: Option<Snapshotting> = None;
+        let mut snapshot_from = Instant::now();
+        let mut stop_by = None;
+        self.count();
+        self.learn_room().await;
+        loop {
+            let stopping = stop.is_cancelled();
+            let now = Instant::now();
+            let due = stopping || due_at.is_some_and(|at| at <= now);
+            while flying.len() < FLYING_MOST
+                && !self.long_flies
+                && let Some(batch) = self.tables.next_batch(flying.len(), due)
+            {
+                flying.push_back(self.send(&batch.batch));
+                due_at = None;
+            }
+            if due_at.is_none() && self.tables.has_unsent(flying.len()) {
+                due_at = Some(now + self.tables.bounds.interval);
+            }
+            let bytes = if stopping { LAST_SNAPSHOT } else { self.snapshot_bytes() };
+            if snapshot.is_none() && now >= snapshot_from && (!stopping || flying.is_empty()) {
+                snapshot = self.begin_snapshot(bytes);
+            }
+            let waited_enough = stopping && now >= *stop_by.get_or_insert(now + LAST_SNAPSHOT_WAIT);
+            if stopping && flying.is_empty() && (snapshot.is_none() || waited_enough) {
+                snapshot.iter().for_each(JoinHandle::abort);
+                return;
+            }
+            let may_send = flying.len() < FLYING_MOST && !self.long_flies;
+            tokio::select! {
+                Some(landed) = flying.next(), if !flying.is_empty() => {
+                    if !self.land(landed).await {
+                        return;
+                    }
+                }
+                taken = ended(&mut snapshot), if snapshot.is_some() => {
+                    snapshot = None;
+                    if !self.take_over_snapshot(taken).await {
+                        if stopping {
+                            return;
+                        }
+                        snapshot_from = Instant::now() + SNAPSHOT_RETRY;
+                    }
+                }
+                () = self.tables.wanted.notified() => {}
+                () = wait_until(due_at), if due_at.is_some() && may_send => {}
+                () = stop.cancelled(), if !stopping => {}
+                () = sleep_until(snapshot_from), if snapshot.is_none() && snapshot_from > now => {}
+                () = wait_until(stop_by), if !waited_enough => {}
+            }
+        }
+    }
+
+    /// Bytes of journaled changes from which on they are merged into the snapshot: about as many as that has,
+    /// so that the journal of a small volume takes little room, and few when there is little.
+    fn snapshot_bytes(&self) -> usize {
+        let most = self.tables.bounds.snapshot_bytes;
+        let there = self.tables.snapshot_bytes() as usize;
+        if !self.tables.may_grow() {
+            return (there / 4).clamp(LAST_SNAPSHOT.min(most), most);
+        }
+        there.clamp(SNAPSHOT_LEAST.min(most), most)
+    }
+
+    /// Says how much disk the journal and the snapshot take.
+    fn count(&self) {
+        let (manifest, id) = &self.snapshot;
+        let blobs = manifest.chunks().map(|chunk| &chunk.id).chain(id).chain(&self.entries);
+        self.tables.note_disk_bytes(blobs.map(BlobId::disk_bytes).sum());
+    }
+
+    /// Asks how much metadata may still grow.
+    async fn learn_room(&mut self) {
+        if self.asked_for_room.is_none_or(|at| at.elapsed() >= ROOM_EVERY) {
+            self.asked_for_room = Some(Instant::now());
+            self.tables.note_room(self.store.room(self.namer.scheme).await);
+        }
+    }
+
+    /// Puts a batch into the journal, again and again until it is there.
+    fn send(&mut self, batch: &crate::engine::Batch) -> BoxFuture<'static, Landed> {
+        let (first, before) = self.first;
+        let at = Standing {
+            epoch: self.namer.epoch,
+            lsn: self.next,
+            first,
+            before,
+            snapshot: (self.snapshot.0.epoch, self.snapshot.0.lsn),
+        };
+        let entries =
+            entry::encode(self.namer.volume, &self.name, at, batch, self.tables.bounds.entry_bytes);
+        self.next += entries.len() as u64;
+        self.long_flies = entries.len() > 1;
+        let named = entries.into_iter().zip(at.lsn..).map(|(bytes, lsn)| {
+            let id = self.namer.name(Role::Entry, lsn, bytes.len());
+            (id.expect("an entry fits into a blob"), Bytes::from(bytes))
+        });
+        let entries: Vec<_> = named.collect();
+        let (store, tables) = (self.store.clone(), self.tables.clone());
+        Box::pin(async move {
+            let mut ids = Vec::with_capacity(entries.len());
+            for (id, bytes) in entries {
+                let result = put_until_there(&*store, id, bytes, &|e| tables.not_put(e)).await;
+                ids.push(id);
+                if result.is_err() {
+                    return Landed { ids, result };
+                }
+            }
+            Landed { ids, result: Ok(()) }
+        })
+    }
+
+    /// The oldest batch under way has arrived; `false`: another leads now.
+    async fn land(&mut self, Landed { ids, result }: Landed) -> bool {
+        match result {
+            Ok(()) => {
+                let last = ids.last().expect("a batch has an entry");
+                self.tables.durable(last.sequence());
+                self.long_flies &= ids.len() == 1;
+                self.tables.take_room(ids.iter().map(|id| u64::from(id.len())).sum());
+                self.entries.extend(ids);
+                self.count();
+                self.learn_room().await;
+                true
+            }
+            Err(error) => {
+                tracing::error!("{error}: nothing more can be written here");
+                self.tables.end(&error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Merges what is journaled into the snapshot, once it has grown to so many bytes.
+    fn begin_snapshot(&self, bytes: usize) -> Option<Snapshotting> {
+        let many = self.entries.len() >= self.tables.bounds.snapshot_entries;
+        let (newer, lsn, runs) = self.tables.freeze(if many { 0 } else { bytes })?;
+        let (tables, store, namer) = (self.tables.clone(), self.store.clone(), self.namer);
+        let (name, chunk) = (self.name.clone(), self.chunk.clone());
+        // What was removed gives its room back only where it is merged away.
+        let all = !self.tables.may_grow();
+        Some(tokio::spawn(async move {
+            let size = crate::engine::journaled::size_of_batch(&newer) as u64;
+            let depth = if all { runs.len() } else { merge::depth(&newer, size, &runs) };
+            let (merged, older) = runs.split_at(depth);
+            let made = Mutex::default();
+            let (store, cache) = (&*store, &tables.cache);
+            let out = Output { store, cache, namer, sequence: &chunk, made: &made };
+            let run = match merge::merge(&newer, merged, older.is_empty(), out).await {
+                Ok(run) => run,
+                Err(why) => {
+                    let made = made.into_inner();
+                    made.iter().for_each(|chunk| cache.forget(*chunk));
+                    if let Err(error) = store.delete(&made).await {
+                        tracing::debug!("chunks of a failed snapshot stay: {error}");
+                    }
+                    return Err(why);
+                }
+            };
+            let runs = std::iter::once(run).chain(older.iter().cloned()).collect();
+            let manifest = Manifest { name, epoch: namer.epoch, lsn, runs };
+            let bytes = Bytes::from(manifest.encode(namer.volume));
+            let id = namer.name(Role::Manifest, lsn, bytes.len());
+            let id = id.ok_or_else(|| MetaError::Engine("the volume is too large".to_owned()))?;
+            // It may be in the store though its put failed, so that nothing else may have its name.
+            put_until_there(store, id, bytes, &|e| tracing::warn!("writing a snapshot: {e}"))
+                .await
+                .map_err(|e| MetaError::Engine(e.to_string()))?;
+            Ok(Taken { manifest, id })
+        }))
+    }
+
+    /// A snapshot has ended: what it made needless is deleted. `false`: it failed.
+    async fn take_over_snapshot(&mut self, taken: Result<Taken, MetaError>) -> bool {
+        let Taken { manifest, id } = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!("the snapshot of the metadata will be tried again: {error}");
+                return false;
+            }
+        };
+        self.tables.merged(manifest.runs.clone());
+        self.asked_for_room = None;
+        let (old, old_id) = std::mem::replace(&mut self.snapshot, (manifest, Some(id)));
+        let kept: BTreeSet<BlobId> = self.snapshot.0.chunks().map(|chunk| chunk.id).collect();
+        let chunks = old.chunks().map(|chunk| chunk.id).filter(|id| !kept.contains(id));
+        let chunks: Vec<BlobId> = chunks.collect();
+        let lsn = self.snapshot.0.lsn;
+        let behind = self.entries.partition_point(|entry| entry.sequence() <= lsn);
+        let mut needless: Vec<BlobId> = self.entries.drain(..behind).collect();
+        needless.extend(&chunks);
+        needless.extend(old_id);
+        if let Err(error) = self.store.delete(&needless).await {
+            tracing::debug!("needless blobs of metadata stay for the next mount: {error}");
+        }
+        chunks.iter().for_each(|chunk| self.tables.cache.forget(*chunk));
+        self.count();
+        true
+    }
+}
+
+/// Puts a blob, the same bytes again and again until they are there or another leads; says each time why not.
+async fn put_until_there(
+    store: &dyn VolumeStore,
+    id: BlobId,
+    bytes: Bytes,
+    failed: &(dyn Fn(&StoreError) + Sync),
+) -> Result<(), StoreError> {
+    let mut wait = RETRY.0;
+    loop {
+        match store.put(id, bytes.clone()).await {
+            Err(error) if !matches!(error, StoreError::Fenced(_)) => failed(&error),
+            result => return result,
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(RETRY.1);
+    }
+}
+
+async fn ended(snapshot: &mut Option<Snapshotting>) -> Result<Taken, MetaError> {
+    match snapshot {
+        Some(task) => task.await.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string()))),
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
