@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use proto::cluster::{Cluster, Place};
+use proto::id::Generation;
 use proto::scheme::Scheme;
 use proxy::{BadSlots, BlobStore, Proxy, ProxySettings, SlotConfig};
 use storaged::bay::{BayPlan, BayState, Bays};
@@ -103,6 +104,30 @@ impl Store {
         };
         let slots = cluster.slots.iter().enumerate().map(slot).collect();
         Ok(Self { blobs: Proxy::new(cluster.group(), slots, settings), bays: Some(bays) })
+    }
+
+    /// The same blobs to whoever looks at a volume by a file that may be wrong: under the generation that disks
+    /// know already, so that it teaches them nothing, and with a fail domain for each disk, so that nothing is
+    /// taken for absent because of what the file calls one.
+    ///
+    /// # Errors
+    /// When an address makes no sense.
+    pub fn onlooker(&self, cluster: &Cluster, known: Generation) -> Result<Arc<Proxy>, OpenError> {
+        let settings = ProxySettings::default();
+        let Some(bays) = &self.bays else {
+            let mut cluster = cluster.clone();
+            cluster.generation = known;
+            cluster.slots.iter_mut().for_each(|slot| slot.domain = slot.disk.to_string());
+            return Ok(Proxy::from_cluster(&cluster, settings)?);
+        };
+        let slot = |(index, slot): (usize, &proto::cluster::Slot)| SlotConfig {
+            disk: slot.disk,
+            place: bays.all()[index].path().display().to_string(),
+            domain: slot.disk.to_string(),
+            store: bays.slot(index, slot.slot, cluster.group(), known),
+        };
+        let slots = cluster.slots.iter().enumerate().map(slot).collect();
+        Ok(Proxy::new(cluster.group(), slots, settings))
     }
 
     /// What is away of the disks, for a volume of this scheme. Asks them, for a moment.

@@ -375,11 +375,7 @@ async fn open_volume(
     let called = Called::of(&store.blobs).await;
     called.check(&plan.cluster).map_err(RollCallError::from)?;
     let stores = ProxyStores::new(store.blobs.clone());
-    if called.is_news(&plan.cluster) {
-        // Before a disk learns of a file that is wrong, and refuses the right one.
-        let looked = meta::look(&stores, &lock, MetaSettings::default()).await?;
-        check_known(plan, &looked, &called).await?;
-    }
+    check_first(store, &plan.cluster, &lock, &called).await?;
     let meta = meta::open(&stores, lock, MetaSettings::default()).await?;
     match check_file(plan, &meta, &called).await {
         Ok(warnings) => Ok((meta, warnings)),
@@ -391,15 +387,29 @@ async fn open_volume(
     }
 }
 
-/// What the volume knows, held against the file.
-async fn check_known(
-    plan: &MountPlan,
-    meta: &LocalMeta,
+/// Holds what the volume knows against the file, before anything is done by it: who takes a volume over by a file
+/// that does not list the newest entries' disks would go on without them; and a disk that has learnt of a wrong
+/// file refuses the right one.
+///
+/// # Errors
+/// When the file is refused, or the volume cannot be looked at.
+pub(crate) async fn check_first(
+    store: &Store,
+    cluster: &Cluster,
+    lock: &VolumeLock,
     called: &Called,
-) -> Result<(), RollCallError> {
-    let known = meta.members().await?;
-    roll_call::check_file(&meta.volume(), known.as_ref(), &plan.cluster)?;
-    Ok(called.check_for(meta.volume().scheme, &plan.cluster)?)
+) -> Result<(), MountError> {
+    let blobs = match called.known_before(cluster) {
+        Some(known) => store.onlooker(cluster, known)?,
+        None => store.blobs.clone(),
+    };
+    let stores = ProxyStores::new(blobs);
+    let looked = meta::look(&stores, lock, MetaSettings::default()).await?;
+    let members = looked.members().await.map_err(RollCallError::from)?;
+    let volume = looked.volume();
+    roll_call::check_file(&volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
+    called.check_for(volume.scheme, cluster).map_err(RollCallError::from)?;
+    Ok(())
 }
 
 async fn check_file(

@@ -228,11 +228,11 @@ impl Called {
         check_answers(scheme, cluster, &self.answers)
     }
 
-    /// Does some disk not know the file's generation yet? Whoever changes anything by the file teaches it to them,
-    /// so that no older file works any more.
-    pub fn is_news(&self, cluster: &Cluster) -> bool {
-        let known = self.served.iter().flatten().flatten();
-        known.into_iter().any(|known| *known < cluster.generation)
+    /// The newest generation that disks know, if the file's is newer: whoever asks them for anything by the file
+    /// teaches it to them, so that no older file works any more.
+    pub fn known_before(&self, cluster: &Cluster) -> Option<Generation> {
+        let known = self.served.iter().flatten().flatten().copied().max();
+        known.filter(|known| *known < cluster.generation)
     }
 
     /// Waits for the disks a moment, and asks them. To be done before a volume is looked for: whoever is asked for

@@ -86,6 +86,8 @@ pub(crate) struct StoreRoom {
     limit: AtomicU64,
     /// Where it would be for names: beyond what may be promised of it.
     names: AtomicU64,
+    /// By how much metadata may grow within their share.
+    growth: AtomicU64,
     /// The most that was promised since that is more than the limit would be; else 0.
     over: AtomicU64,
     /// What is promised of it, as metadata knows.
@@ -142,6 +144,7 @@ impl StoreRoom {
             blob: AtomicU32::new(TARGET_BLOB),
             limit: AtomicU64::new(u64::MAX),
             names: AtomicU64::new(u64::MAX),
+            growth: AtomicU64::new(0),
             over: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             unstored: AtomicU64::new(0),
@@ -201,6 +204,7 @@ impl StoreRoom {
         let kept = kept.min(potential / 2);
         let metadata = self.user_bytes(metadata);
         let growth = ((potential + metadata) / METADATA_SHARE).saturating_sub(metadata);
+        self.growth.store(growth, Relaxed);
         let limit = (potential - kept).saturating_sub(growth) / 1000 * (self.packed() - CUT);
         self.kept.store(kept, Relaxed);
         // Names need fewer disks than data.
@@ -290,7 +294,7 @@ impl StoreRoom {
 
     fn is_tight_for(&self, unstored: u64) -> bool {
         let left = self.free.load(Relaxed).saturating_sub(unstored);
-        self.away() != 0 && left < self.plenty()
+        self.away() != 0 && left < self.plenty() + self.growth.load(Relaxed)
     }
 
     /// Do too few disks take writes?

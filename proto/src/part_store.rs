@@ -85,8 +85,8 @@ pub trait PartStore: Send + Sync + 'static {
     /// [`PartError::WrongAddress`] and [`PartError::StaleGeneration`] as for every request.
     async fn fill(&self) -> Result<Fill, PartError>;
 
-    /// The newest generation of the group under which the slot was asked to change anything;
-    /// `None`: it has never served the group. One that has, and does not know, has lost what it held.
+    /// The newest generation of the group that the slot was addressed under; `None`: it has never served the
+    /// group. One that has, and does not know, has lost what it held.
     async fn served(&self) -> Result<Option<Generation>, PartError>;
 }
 

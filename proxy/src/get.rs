@@ -238,11 +238,17 @@ impl<'a> Get<'a> {
         }
     }
 
-    /// Waits for all that answer promptly: what was never acknowledged may yet be had.
+    /// Waits for all that answer promptly: what was never acknowledged may yet be had. For what was put apart, as
+    /// metadata are, all are waited for that may answer at all: who leads a volume deletes what it takes for
+    /// absent, and the fail domains may be said wrong.
     fn absent(&self) -> bool {
         let unheard = SlotSet::first(self.group.len()).minus(self.heard);
+        let waits = match self.spread {
+            Spread::Apart => !self.flights.is_empty(),
+            Spread::AsPossible => self.prompt().next().is_some(),
+        };
         self.step == Step::Search
-            && self.prompt().next().is_none()
+            && !waits
             && absence_proven(self.scheme, self.spread, self.seen, self.group.domains_of(unheard))
     }
 
@@ -462,7 +468,9 @@ impl Machine for Get<'_> {
             let silent = PartError::Unreachable("no answer in time".to_owned());
             self.reasons.push((flight.call.slot(), silent));
         }
-        self.outcome.get_or_insert(GetOutcome::Unavailable);
+        let absent = self.absent();
+        let outcome = if absent { GetOutcome::NotFound } else { GetOutcome::Unavailable };
+        self.outcome.get_or_insert(outcome);
     }
 
     fn settled(&self) -> bool {

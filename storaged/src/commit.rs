@@ -202,7 +202,6 @@ impl Owner {
                 Ok(true) => Ok(()),
                 // A disk that takes no writes has nothing that an older generation could change.
                 Ok(false) if self.shared.read_only().is_some() => Ok(()),
-                Ok(false) if matches!(request.ask, Ask::Turn) => Ok(()),
                 // What is news about the group is written by itself, before what brought it.
                 Ok(false) if batch.records.is_empty() => self.learn(request.to),
                 Ok(false) => {

@@ -464,7 +464,11 @@ impl Disk {
                 key.blob
             )));
         }
+        if !self.shared.admits(to)? && self.shared.read_only().is_none() {
+            self.ask(to, Ask::Turn).await?;
+        }
         self.blocking(move |shared| {
+            // A newer generation may have become known while it waited.
             shared.admits(to)?;
             shared.read(to.slot, key, range)
         })

@@ -42,8 +42,7 @@ pub(crate) enum Ask {
     Forget(Vec<BlobId>, Option<Issuer>),
     /// Promise a volume.
     Fence(VolumeId, Issuer),
-    /// Nothing but its turn: whoever looks after the answer sees all that was asked before. The slot does not
-    /// remember what it was addressed as.
+    /// Nothing but its turn: whoever looks after the answer sees all that was asked before.
     Turn,
 }
 

@@ -26,6 +26,7 @@ use serde::Serialize;
 
 use super::{ClusterFile, block_on, directories};
 use crate::embedded::Store;
+use crate::mount;
 use crate::outage::Outage;
 use crate::roll_call::{self, Called};
 
@@ -107,6 +108,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 async fn with_disks(store: &Store, lock: &VolumeLock, cluster: &Cluster) -> Result<Findings> {
     let called = Called::of(&store.blobs).await;
     called.check(cluster)?;
+    mount::check_first(store, cluster, lock, &called).await?;
     let stores = ProxyStores::new(store.blobs.clone());
     let meta = &meta::look(&stores, lock, MetaSettings::default()).await?;
     let known = meta.members().await.context("the list of the volume's disks")?;
