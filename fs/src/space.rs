@@ -294,7 +294,7 @@ impl StoreRoom {
 
     fn is_tight_for(&self, unstored: u64) -> bool {
         let left = self.free.load(Relaxed).saturating_sub(unstored);
-        self.away() != 0 && left < self.plenty() + self.growth.load(Relaxed)
+        self.away() != 0 && left < self.plenty()
     }
 
     /// Do too few disks take writes?
@@ -395,8 +395,11 @@ impl StoreRoom {
         self.free.load(Relaxed) >= self.plenty()
     }
 
+    /// While slots are away that is more: who is refused what was stored before must know that the cleaner looked
+    /// for all there is.
     fn plenty(&self) -> u64 {
-        self.low() + self.low() / 2
+        let growth = if self.away() == 0 { 0 } else { self.growth.load(Relaxed) };
+        self.low() + self.low() / 2 + growth
     }
 
     /// The store refused a blob because it is full.
