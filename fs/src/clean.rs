@@ -168,7 +168,7 @@ impl Data {
             victims.extend(self.live_record(id).await?.filter(|record| !cleaning.leaves(record)));
         }
         if self.inline_is_due() {
-            self.empty(&victims, TARGET_BLOB, cleaning).await?;
+            self.empty(&victims, self.space.blob(), cleaning).await?;
             self.inline_blobs().await?;
         }
         Ok(())
