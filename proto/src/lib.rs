@@ -12,7 +12,7 @@
 //!   our own types.
 //! * [`guests`], [`gather`]: what a server stands of those who connect to it.
 //! * [`program`], [`signals`], [`size`], [`listen`]: what people type and are told, and how a program ends.
-//! * [`touch`]: waiting for what may hang, with a bound.
+//! * [`touch`], [`awake`]: waiting for what may hang, with a bound; the clock for it.
 //! * [`observe`], [`log_file`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the
 //!   word to systemd, and memory. All of these alike in every binary.
 //!
@@ -20,6 +20,7 @@
 //! [`cluster::Cluster::read`] and those of the last two lines.
 
 pub mod allocator;
+pub mod awake;
 pub mod buffer;
 pub mod checksum;
 pub mod client;

@@ -7,15 +7,16 @@
 //! Every wait is bounded: a call without an answer is reported slow after the port's patience, and
 //! failed after [`SLOT_TIMEOUT`], unless so many are silent that this would fail the whole: then it is
 //! waited for until there is just time left to do without it. The machine is told when the deadline of
-//! the whole has passed.
+//! the whole has passed. All of it is time in which this process ran ([`proto::awake`]).
 
 use std::future::Future;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use proto::awake::Awake;
 use proto::part_store::PartError;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 /// Longest wait for one answer of one slot.
 pub(crate) const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,15 +69,22 @@ struct Waiting<C> {
     fails_at: Instant,
 }
 
-/// Runs the machine until it has settled, at `deadline` at the latest.
-pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, deadline: Instant) {
+/// Runs the machine until it has settled, at `deadline` of `clock` at the latest.
+pub(crate) async fn drive<M: Machine, P: Port<M>>(
+    machine: &mut M,
+    port: &P,
+    clock: &Awake,
+    deadline: Instant,
+) {
     let mut running = FuturesUnordered::new();
     let mut waiting: Vec<Waiting<M::Call>> = Vec::new();
     let mut sent = 0;
     // A request that has not the time to wait for both waits for the first.
-    let short = deadline - Instant::now() < SLOT_TIMEOUT + LAST_TRY;
+    let begun = clock.now();
+    let short = deadline - begun < SLOT_TIMEOUT + LAST_TRY;
     let last_try = if short { deadline } else { deadline - LAST_TRY };
-    let alarm = sleep_until(deadline);
+    let mut set_to = deadline;
+    let alarm = sleep(deadline - begun);
     tokio::pin!(alarm);
     loop {
         while let Some(call) = machine.next_call() {
@@ -84,7 +92,7 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, dea
             sent += 1;
             let answer = port.send(call);
             running.push(async move { (number, call, answer.await) });
-            let (now, patience) = (Instant::now(), port.patience(call));
+            let (now, patience) = (clock.now(), port.patience(call));
             let slow_at = now + patience;
             let fails_at = (now + SLOT_TIMEOUT).min(last_try.max(now + LAST_WAIT));
             waiting.push(Waiting { number, call, slow_at, patience, fails_at });
@@ -94,8 +102,9 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, dea
         }
         let due = waiting.iter().map(|w| w.slow_at.min(w.fails_at)).min().unwrap_or(deadline);
         // An alarm that is too early costs a look at the clock; moving it each time would cost more.
-        if due < alarm.deadline() || alarm.is_elapsed() {
-            alarm.as_mut().reset(due.min(deadline));
+        if due < set_to || alarm.is_elapsed() {
+            set_to = due.min(deadline);
+            alarm.as_mut().reset(Instant::now() + (set_to - clock.now()));
         }
         tokio::select! {
             biased;
@@ -103,7 +112,9 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, dea
                 waiting.retain(|w| w.number != number);
                 machine.replied(call, reply);
             }
-            () = alarm.as_mut() => ring(machine, &mut waiting, last_try, deadline),
+            () = alarm.as_mut() => {
+                ring(machine, &mut waiting, clock.now(), last_try, deadline);
+            }
         }
     }
 }
@@ -112,10 +123,10 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(machine: &mut M, port: &P, dea
 fn ring<M: Machine>(
     machine: &mut M,
     waiting: &mut Vec<Waiting<M::Call>>,
+    now: Instant,
     last_try: Instant,
     deadline: Instant,
 ) {
-    let now = Instant::now();
     if now >= deadline {
         return machine.timed_out();
     }

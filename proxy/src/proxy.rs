@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
+use proto::awake::Awake;
 use proto::checksum::Checked;
 use proto::client::{BadAddress, Daemon};
 use proto::cluster::{Cluster, Place};
@@ -107,8 +108,9 @@ pub struct Proxy {
     /// In whose name volumes are changed that were taken over.
     pub(crate) issuers: RwLock<HashMap<VolumeId, Issuer>>,
     health: Arc<Mutex<Health>>,
+    clock: Arc<Awake>,
     metrics: Metrics,
-    /// One per slot; they end with the proxy.
+    /// One per slot and one for the clock; they end with the proxy.
     _watchers: JoinSet<()>,
 }
 
@@ -121,11 +123,12 @@ impl Proxy {
         let group = Group::new(slots.iter().map(|slot| (slot.disk, slot.domain.as_str())));
         let domains = (0..slots.len()).map(|slot| group.domain(slot)).collect();
         let health = Arc::new(Mutex::new(Health::new(domains)));
+        let clock = Arc::new(Awake::default());
         let in_flight = settings.slot_bytes_in_flight;
         let client = |(index, slot): (usize, SlotConfig)| {
             let SlotConfig { disk, place, domain, store } = slot;
-            let health = (health.clone(), index);
-            Arc::new(SlotClient::new(disk, place, domain, store, health, in_flight))
+            let judge = (health.clone(), clock.clone());
+            Arc::new(SlotClient::new(disk, place, domain, store, judge, index, in_flight))
         };
         let slots: Vec<_> = slots.into_iter().enumerate().map(client).collect();
         let mut watchers = JoinSet::new();
@@ -135,8 +138,10 @@ impl Proxy {
                 keep_going("watching a slot", || slot.clone().watch()).await;
             });
         }
+        let ticking = clock.clone();
+        watchers.spawn(async move { ticking.tick().await });
         let (issuers, metrics) = (RwLock::default(), Metrics::new());
-        Arc::new(Self { id, slots, group, issuers, health, metrics, _watchers: watchers })
+        Arc::new(Self { id, slots, group, issuers, health, clock, metrics, _watchers: watchers })
     }
 
     /// Serves a cluster whose slots are behind daemons. Connections are made on first use. Must be
@@ -265,7 +270,7 @@ impl Proxy {
         spread: Spread,
         located: &[(PartIndex, usize)],
     ) -> Result<Stored, BlobError> {
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let deadline = self.clock.now() + REQUEST_TIMEOUT;
         self.health.lock().can_lose(id.scheme().parity_parts());
         let down = self.slots_that(SlotClient::takes_no_writes);
         let issuer = self.issuer(id.volume());
@@ -275,7 +280,7 @@ impl Proxy {
             return result;
         }
         port.ask = Ask::Anyway;
-        self.put_without(SlotSet::EMPTY, &port, spread, located, last_resort(deadline)).await
+        self.put_without(SlotSet::EMPTY, &port, spread, located, self.last_resort(deadline)).await
     }
 
     async fn put_without(
@@ -290,7 +295,7 @@ impl Proxy {
         let (place, scheme) = (self.group.place(id), id.scheme());
         let short = self.short_slots(id, down);
         let mut put = Put::new(&self.group, place, scheme, spread, down, short, located);
-        drive(&mut put, port, deadline).await;
+        drive(&mut put, port, &self.clock, deadline).await;
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
         self.metrics.retries.increment(put.reasons().len() as u64);
         match put.outcome().expect("a driven machine has settled") {
@@ -310,7 +315,7 @@ impl Proxy {
 
     /// Gets, and once more with the slots that are down when it cannot be done without them.
     async fn get_range(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let deadline = self.clock.now() + REQUEST_TIMEOUT;
         self.health.lock().can_lose(id.scheme().parity_parts());
         let down = self.slots_that(SlotClient::is_down);
         let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
@@ -319,7 +324,7 @@ impl Proxy {
             return result;
         }
         port.ask = Ask::Anyway;
-        self.get_without(SlotSet::EMPTY, &port, range, last_resort(deadline)).await
+        self.get_without(SlotSet::EMPTY, &port, range, self.last_resort(deadline)).await
     }
 
     async fn get_without(
@@ -332,7 +337,7 @@ impl Proxy {
         let (id, len) = (port.id, range.len());
         let place = self.group.place(id);
         let mut get = Get::new(&self.group, place, id, Spread::AsPossible, range, down);
-        drive(&mut get, port, deadline).await;
+        drive(&mut get, port, &self.clock, deadline).await;
         self.outcome_of(get, id, len, down)
     }
 
@@ -357,14 +362,14 @@ impl Proxy {
 
     /// Gets all of a blob that was put apart, and sees to it that all its parts are stored.
     async fn restore_whole(&self, id: BlobId) -> Result<Bytes, BlobError> {
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let deadline = self.clock.now() + REQUEST_TIMEOUT;
         self.health.lock().can_lose(id.scheme().parity_parts());
         let down = self.slots_that(SlotClient::is_down);
         let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
         let mut found = self.find_without(down, &port, deadline).await;
         if !down.is_empty() && matches!(found, Err(BlobError::Unavailable { .. })) {
             port.ask = Ask::Anyway;
-            found = self.find_without(SlotSet::EMPTY, &port, last_resort(deadline)).await;
+            found = self.find_without(SlotSet::EMPTY, &port, self.last_resort(deadline)).await;
         }
         let (bytes, located) = found?;
         self.put_parts(id, codec::encode(id, &bytes), Spread::Apart, &located).await?;
@@ -379,7 +384,7 @@ impl Proxy {
     ) -> Result<(Bytes, Vec<(PartIndex, usize)>), BlobError> {
         let id = port.id;
         let mut find = Find::new(&self.group, self.group.place(id), id, Spread::Apart, down);
-        drive(&mut find, port, deadline).await;
+        drive(&mut find, port, &self.clock, deadline).await;
         let located = find.located().to_vec();
         let bytes = self.outcome_of(find.into_get(), id, id.len() as usize, down)?;
         Ok((bytes, located))
@@ -396,6 +401,11 @@ impl Proxy {
         // A slot that fails to forget remembers for nothing: no harm.
         join_all(self.slots.iter().map(|slot| slot.forget(ids, issuer))).await;
         true
+    }
+
+    /// When a second round over slots that were down must end: one that hangs costs one wait.
+    fn last_resort(&self, deadline: Instant) -> Instant {
+        deadline.min(self.clock.now() + SLOT_TIMEOUT)
     }
 
     async fn put_whole(
@@ -418,11 +428,6 @@ impl Proxy {
         }
         result
     }
-}
-
-/// When a second round over slots that were down must end: one that hangs costs one wait.
-fn last_resort(deadline: Instant) -> Instant {
-    deadline.min(Instant::now() + SLOT_TIMEOUT)
 }
 
 /// The bytes of the range, from its pieces and what can be restored of them.

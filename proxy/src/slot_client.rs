@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use proto::awake::{self, Awake};
 use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, Generation, PartKey, VolumeId};
 use proto::limits::footprint;
@@ -109,6 +110,8 @@ pub(crate) struct SlotClient {
     store: Arc<dyn PartStore>,
     /// Of the whole group, in which this slot has `index`.
     health: Arc<Mutex<Health>>,
+    /// By which it is judged.
+    clock: Arc<Awake>,
     index: usize,
     /// Most bytes in flight each way.
     in_flight: u32,
@@ -132,7 +135,8 @@ impl SlotClient {
         place: String,
         domain: String,
         store: Arc<dyn PartStore>,
-        (health, index): (Arc<Mutex<Health>>, usize),
+        (health, clock): (Arc<Mutex<Health>>, Arc<Awake>),
+        index: usize,
         in_flight: u32,
     ) -> Self {
         Self {
@@ -141,6 +145,7 @@ impl SlotClient {
             domain,
             store,
             health,
+            clock,
             index,
             in_flight,
             to_slot: Semaphore::new(in_flight as usize),
@@ -171,7 +176,7 @@ impl SlotClient {
         if let Some(why) = health.trouble(self.index) {
             return why.to_owned();
         }
-        if let Some(silence) = health.is_silent(self.index, Instant::now()) {
+        if let Some(silence) = health.is_silent(self.index, self.clock.now()) {
             return format!("slow: no sign of life for {} s", silence.as_secs());
         }
         let heard = self.heard.borrow();
@@ -328,7 +333,7 @@ impl SlotClient {
         &self,
         call: impl Future<Output = Result<T, PartError>>,
     ) -> Result<T, PartError> {
-        timeout(SLOT_TIMEOUT, call).await.unwrap_or_else(|_| {
+        awake::timeout(SLOT_TIMEOUT, call).await.unwrap_or_else(|_| {
             Err(PartError::Unreachable(format!("no answer within {SLOT_TIMEOUT:?}")))
         })
     }
@@ -365,7 +370,7 @@ impl SlotClient {
 
     /// What an error says of the slot.
     fn blame(&self, health: &mut Health, why: &PartError, kind: Kind) -> Option<Change> {
-        let now = Instant::now();
+        let now = self.clock.now();
         match why {
             PartError::Unreachable(why) if why.starts_with(HANGS) => {
                 health.hangs(self.index, why, now)
@@ -384,7 +389,7 @@ impl SlotClient {
 
     /// It answers as it should.
     fn alive(&self) {
-        self.change(|health| health.alive(self.index, Instant::now()));
+        self.change(|health| health.alive(self.index, self.clock.now()));
     }
 
     /// Lets the group's health learn of an event, and tells what that has changed.
@@ -427,7 +432,7 @@ impl SlotClient {
                 // Either way it is time to ask.
                 let _ = timeout(POLL - REST, self.kick.notified()).await;
             } else {
-                self.change(|health| health.remind(self.index, Instant::now()));
+                self.change(|health| health.remind(self.index, self.clock.now()));
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(RETRY.end);
             }
@@ -442,12 +447,12 @@ impl SlotClient {
         let mut fill = self.store.fill();
         let mut waited = Duration::ZERO;
         let answer = loop {
-            if let Ok(answer) = timeout(SIGN_OF_LIFE, &mut fill).await {
+            if let Ok(answer) = awake::timeout(SIGN_OF_LIFE, &mut fill).await {
                 break answer;
             }
             waited += SIGN_OF_LIFE;
             let sent = flight.start;
-            self.change(|health| health.judge(self.index, Kind::Probe, sent, Instant::now()));
+            self.change(|health| health.judge(self.index, Kind::Probe, sent, self.clock.now()));
             self.heard.send_modify(|heard| {
                 let silent = || PartError::Unreachable(format!("no answer within {waited:?}"));
                 heard.answer.get_or_insert_with(|| Err(silent()));
@@ -485,7 +490,7 @@ struct Flight<'a> {
 
 impl<'a> Flight<'a> {
     fn start(slot: &'a SlotClient, kind: Kind) -> Self {
-        let start = Instant::now();
+        let start = slot.clock.now();
         slot.health.lock().sent(slot.index, kind, start);
         Self { slot, kind, start, answered: false }
     }
@@ -493,7 +498,7 @@ impl<'a> Flight<'a> {
     /// It was answered, perhaps with an error; how long that took.
     fn answered(mut self, error: Option<&PartError>) -> Duration {
         self.answered = true;
-        let (slot, kind, now) = (self.slot, self.kind, Instant::now());
+        let (slot, kind, now) = (self.slot, self.kind, self.slot.clock.now());
         let (start, took) = (self.start, now - self.start);
         let Some(why) = error else {
             slot.health.lock().answered(slot.index, kind, took, now);
@@ -514,7 +519,7 @@ impl Drop for Flight<'_> {
     fn drop(&mut self) {
         if !self.answered {
             let (slot, kind, sent) = (self.slot, self.kind, self.start);
-            slot.change(|health| health.gave_up(slot.index, kind, sent, Instant::now()));
+            slot.change(|health| health.gave_up(slot.index, kind, sent, slot.clock.now()));
         }
     }
 }

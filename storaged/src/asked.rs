@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::awake;
 use proto::convert::payload_from_wire;
 use proto::guard::caught_in;
 use proto::link::request::{Reply, Request};
 use proto::part_store::PartError;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 use crate::disk::Disk;
 use crate::queue::{Ask, To};
@@ -99,7 +99,7 @@ fn changes(
 
 /// Bounds the wait for a disk, and answers for a panic. What was asked of it may still be done.
 async fn within<T>(work: impl Future<Output = Result<T, PartError>>) -> Result<T, PartError> {
-    match timeout(ANSWER, caught_in("a request", work)).await {
+    match awake::timeout(ANSWER, caught_in("a request", work)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(panicked)) => Err(PartError::Io(panicked.to_string())),
         Err(_) => Err(PartError::Io(format!("the disk has not answered within {ANSWER:?}"))),

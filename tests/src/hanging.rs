@@ -192,9 +192,10 @@ impl Rig {
         Ok(())
     }
 
-    /// What the mount has logged.
+    /// What everybody has logged: the mount, the daemons, and the one that serves the disk that hangs.
     pub fn said(&self) -> String {
-        self.mount.as_ref().map(Process::said).unwrap_or_default()
+        let all = self.mount.iter().chain(&self.daemons).chain([&self.below]);
+        all.map(Process::said).collect::<Vec<_>>().join("\n--\n")
     }
 }
 

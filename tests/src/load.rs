@@ -97,11 +97,17 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Was nothing noticed of what happened to disks meanwhile?
-    pub fn unharmed(&self) -> Result<()> {
+    /// Did everything go well, however long it took?
+    pub fn went_well(&self) -> Result<()> {
         println!("{} operations, the slowest {:?}", self.done, self.slowest);
         ensure!(self.errors.is_empty(), "{} errors: {:?}", self.errors.len(), &self.errors[..1]);
         ensure!(self.wrong.is_empty(), "wrong bytes: {:?}", self.wrong);
+        Ok(())
+    }
+
+    /// Was nothing noticed of what happened to disks meanwhile?
+    pub fn unharmed(&self) -> Result<()> {
+        self.went_well()?;
         let (took, what) = &self.slowest;
         ensure!(*took <= LONGEST_WAIT, "{what} took {took:?}");
         Ok(())

@@ -95,6 +95,7 @@ fn is_used_again(rig: &Rig) -> Result<()> {
     wait_until("the disk to be used again", NOTICED, || {
         rig.states(LONGEST_WAIT).is_ok_and(|states| states.iter().all(|state| state == "up"))
     })
+    .with_context(|| format!("{:?}\n{}", rig.states(LONGEST_WAIT), rig.said()))
 }
 
 #[test]

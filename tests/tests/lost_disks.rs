@@ -16,6 +16,8 @@ use tests::seed::{Seed, content, first_difference};
 
 /// Longer than any one answer is waited for while others are there.
 const STANDSTILL: Duration = Duration::from_millis(2500);
+/// Longer than any request is waited for.
+const LONG_STANDSTILL: Duration = Duration::from_secs(6);
 /// After this a daemon that is back must be in use again.
 const NOTICED: Duration = Duration::from_secs(10);
 /// After this an operation that cannot succeed must have failed.
@@ -115,6 +117,32 @@ fn a_machine_that_stands_still_for_a_while_loses_nothing() -> Result<()> {
     let given_up = said.matches("slot is down").count();
     ensure!(given_up <= 2, "{given_up} disks were given up:\n{said}");
     demo.stop(Stop::Umount)
+}
+
+/// As when a laptop sleeps, or a virtual machine is moved.
+#[test]
+fn whoever_stands_still_longer_than_any_request_may_take_gets_no_error_for_it() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("standing still for long");
+    for (mode, daemons) in [(Mode::Embedded, 0), (Mode::Daemons, 8)] {
+        let mut demo = Demo::start(Setup::new(mode))?;
+        let mut load = Load::start(&demo.path(), 3, 2, 60, &mut seed);
+        load.progress(200)?;
+        let daemons = (0..daemons).map(|number| demo.daemon_pid(number));
+        let all: Vec<_> = daemons.chain([demo.mount_pid()]).collect();
+        // Often enough that all that can be under way has been met.
+        for _ in 0..3 {
+            all.iter().try_for_each(|pid| kill(*pid, Signal::SIGSTOP))?;
+            std::thread::sleep(LONG_STANDSTILL);
+            all.iter().try_for_each(|pid| kill(*pid, Signal::SIGCONT))?;
+            load.progress(200)?;
+        }
+        load.stop(PATIENCE)?.went_well()?;
+        demo.stop(Stop::Umount)?;
+    }
+    Ok(())
 }
 
 #[test]
