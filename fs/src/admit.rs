@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use crate::data::{Data, DataError};
 use crate::flush::Scope;
 use crate::reach::WHOLE;
-use crate::space::Taken;
+use crate::space::{StoreRoom, Taken};
 
 /// How often one who waits looks by himself.
 const POLL: Duration = Duration::from_millis(50);
@@ -30,6 +30,30 @@ const STORE_PATIENCE: Duration = Duration::from_secs(30);
 const TIGHT_PATIENCE: Duration = Duration::from_millis(500);
 /// Extents asked for at once.
 const PAGE: usize = 1024;
+
+/// Waiting for room that the cleaner may find.
+struct Hope {
+    deadline: Instant,
+    /// It ends when the cleaner has found nothing for so long.
+    patience: Duration,
+    in_vain: Option<Instant>,
+}
+
+impl Hope {
+    fn new(patience: Duration) -> Self {
+        Self { deadline: Instant::now() + STORE_PATIENCE, patience, in_vain: None }
+    }
+
+    /// Has it ended?
+    fn is_over(&mut self, space: &StoreRoom) -> bool {
+        let now = Instant::now();
+        if !space.is_exhausted() {
+            self.in_vain = None;
+            return now >= self.deadline;
+        }
+        now >= self.deadline || now - *self.in_vain.get_or_insert(now) >= self.patience
+    }
+}
 
 impl Data {
     /// Asks the store and metadata how much room there is.
@@ -99,8 +123,7 @@ impl Data {
     /// # Errors
     /// [`StoreRoom::why_short`](crate::space::StoreRoom::why_short).
     async fn wait_while_tight(self: &Arc<Self>) -> Result<(), DataError> {
-        let deadline = Instant::now() + STORE_PATIENCE;
-        let mut in_vain: Option<Instant> = None;
+        let mut hope = Hope::new(TIGHT_PATIENCE);
         // Whether that succeeds shows in the account.
         let _ = timeout(FULL_PATIENCE, self.settle(&Scope::All)).await;
         let _waiting = self.space.wait();
@@ -109,13 +132,7 @@ impl Data {
             if !self.space.is_tight() {
                 return Ok(());
             }
-            let now = Instant::now();
-            if !self.space.is_exhausted() {
-                in_vain = None;
-            } else if now - *in_vain.get_or_insert(now) >= TIGHT_PATIENCE {
-                break;
-            }
-            if now >= deadline || self.space.is_cut_off() {
+            if hope.is_over(&self.space) || self.space.is_cut_off() {
                 break;
             }
             self.space.wanted.notify_one();
@@ -127,18 +144,19 @@ impl Data {
     /// Room for new bytes. Everything is stored first, so that the account is exact, and what was
     /// just deleted gets a moment to be counted.
     pub(crate) async fn admit(self: &Arc<Self>, new: u64) -> Result<(), DataError> {
-        if new == 0 && !self.space.is_cut_off() {
+        let replaces = new == 0;
+        if replaces && !self.space.is_cut_off() {
             return Ok(());
         }
         let deadline = Instant::now() + FULL_PATIENCE;
         for step in 0.. {
             self.learn_space().await;
             // What replaces others needs no more than disks that take writes.
-            if self.space.fits(new) || (new == 0 && !self.space.is_cut_off()) {
-                return Ok(());
-            }
             if self.space.is_cut_off() {
                 break;
+            }
+            if replaces || self.space.fits(new) {
+                return Ok(());
             }
             match step {
                 0 if self.space.unstored() > 0 => {
@@ -232,8 +250,7 @@ impl Data {
     /// [`DataError::NoSpace`]: there is none, and none to be gained.
     pub(crate) async fn room_to_put(&self, id: &BlobId) -> Result<Taken<'_>, DataError> {
         let cost = self.space.cost(id);
-        let deadline = Instant::now() + STORE_PATIENCE;
-        let mut in_vain: Option<Instant> = None;
+        let mut hope = Hope::new(FULL_PATIENCE);
         let mut waiting = None;
         loop {
             let freed = self.space.freed.notified();
@@ -243,13 +260,7 @@ impl Data {
                 return Ok(taken);
             }
             waiting.get_or_insert_with(|| self.space.wait());
-            let now = Instant::now();
-            if !self.space.is_exhausted() {
-                in_vain = None;
-            } else if now - *in_vain.get_or_insert(now) >= FULL_PATIENCE {
-                break;
-            }
-            if now >= deadline || self.stopping.is_cancelled() {
+            if hope.is_over(&self.space) || self.stopping.is_cancelled() {
                 break;
             }
             if timeout(POLL, freed).await.is_err() {
