@@ -84,7 +84,7 @@ pub(crate) struct StoreRoom {
     blob: AtomicU32,
     /// Most bytes that may be promised; `u64::MAX` before the store was heard.
     limit: AtomicU64,
-    /// Where it would be for names: beyond what may be promised of it.
+    /// Most bytes that may be promised while names are made.
     names: AtomicU64,
     /// By how much metadata may grow within their share.
     growth: AtomicU64,
@@ -207,8 +207,9 @@ impl StoreRoom {
         self.growth.store(growth, Relaxed);
         let limit = (potential - kept).saturating_sub(growth) / 1000 * (self.packed() - CUT);
         self.kept.store(kept, Relaxed);
-        // Names need fewer disks than data.
-        let names = if space.is_cut_off() { u64::MAX } else { limit + kept / NAMES_SHARE };
+        // Names need fewer disks than data, and have room of their own: what metadata have not taken yet.
+        let beyond = limit + growth + kept / NAMES_SHARE;
+        let names = if space.is_cut_off() { u64::MAX } else { beyond };
         self.names.store(names, Relaxed);
         self.keep_limit(limit, kept);
         let free = space.available.saturating_sub(self.taken.load(Relaxed));

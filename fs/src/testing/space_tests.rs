@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use meta::{Ino, MetaStore, Time};
+use meta::{Ino, MetaStore, Time, Usage};
 use proto::id::{BlobId, GroupId, SessionId, VolumeId};
+use proto::limits::TARGET_BLOB;
 use proto::scheme::Scheme;
+use proxy::Space;
 
 use super::*;
 use crate::data::{DataError, TryWrite};
+use crate::space::StoreRoom;
 
 const NOW: Time = Time { secs: 1, nanos: 0 };
 
@@ -69,6 +72,27 @@ async fn a_full_store_says_so_at_write_and_takes_more_after_a_delete() {
         world.write(Ino(100 + ino), 0, &[1; 1 << 20]).await;
     }
     world.data.sync_all().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_full_volume_names_are_made_as_long_as_metadata_have_room_of_their_own() {
+    let room = StoreRoom::new(Scheme::erasure(4, 2).unwrap());
+    let (capacity, blob) = (1 << 30, TARGET_BLOB);
+    let store = |available| Space { capacity, available, blob, takers: 6, ..Space::default() };
+    room.learn(store(capacity), &Usage::default(), 0);
+    let full = room.limit().unwrap();
+    let usage = Usage { live_bytes: full, disk_bytes: full / 4 * 6, ..Usage::default() };
+    // The store is a log: now and then there is a little less of it than there was.
+    for lost in 0..16 {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        room.learn(store(capacity - full - (lost << 20)), &usage, 1 << 20);
+        assert_eq!(room.admit_names(), Ok(()), "{lost} MiB fewer");
+    }
+    // Beyond their share they take of what is kept back, a little.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let share = capacity / 12 / 4 * 6;
+    room.learn(store(capacity - full - capacity / 12 - (32 << 20)), &usage, share + (48 << 20));
+    assert_eq!(room.admit_names(), Err(DataError::NoSpace));
 }
 
 #[tokio::test(start_paused = true)]
