@@ -2,9 +2,9 @@
 //! metadata and blobs.
 //!
 //! Writes go to memory, bounded by [`DataSettings::dirty_bytes`], and from there in packed blobs to
-//! the store ([`crate::flush`]); reads see memory over what metadata says ([`crate::read`]). Blobs
-//! nothing refers to any more are deleted, half-dead ones emptied ([`crate::clean`]), what dead
-//! sessions left is swept ([`crate::sweep`]).
+//! the store ([`crate::data::flush`]); reads see memory over what metadata says ([`crate::data::read`]). Blobs
+//! nothing refers to any more are deleted, half-dead ones emptied ([`crate::data::clean`]), what dead
+//! sessions left is swept ([`crate::data::sweep`]).
 //!
 //! Promises:
 //! * a read sees every write that returned before it;
@@ -36,15 +36,35 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admit::FULL_PATIENCE;
-use crate::cache::Cache;
-use crate::dirty::{KEEPING, Unstored};
-use crate::flush::{Queue, RETRY, Scope};
-use crate::handle::{Handle, Handles, State};
-use crate::reach::Reach;
-use crate::read::TURNS;
-use crate::room::Room;
-use crate::space::StoreRoom;
+use self::admit::FULL_PATIENCE;
+use self::cache::Cache;
+use self::dirty::{KEEPING, Unstored};
+use self::flush::{Queue, RETRY, Scope};
+use self::handle::{Handle, Handles, State};
+use self::reach::Reach;
+use self::read::TURNS;
+use self::room::Room;
+use self::space::StoreRoom;
+
+pub(crate) mod admit;
+pub(crate) mod buffer;
+pub(crate) mod cache;
+pub(crate) mod clean;
+pub(crate) mod content;
+pub(crate) mod dirty;
+pub(crate) mod evacuate;
+pub(crate) mod flush;
+pub(crate) mod handle;
+pub(crate) mod inline;
+pub(crate) mod pack;
+pub(crate) mod plan;
+pub(crate) mod reach;
+pub(crate) mod read;
+pub(crate) mod room;
+pub(crate) mod space;
+pub(crate) mod summary;
+pub(crate) mod sweep;
+pub(crate) mod victims;
 
 /// Bounds of a mount's data plane.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 //! below is what needs both: sizes and times of data that are written but not yet stored are merged
 //! into attributes, a rename over an existing file waits until the new content is stored, an
 //! unlinked file lives until nobody has it open, and changes by the unprivileged clear setuid bits.
-//! Whether the caller may at all has been decided by the kernel ([`crate::asker`]).
+//! Whether the caller may at all has been decided by the kernel ([`crate::filesystem::asker`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,12 +20,19 @@ use proto::guard::{Panicked, keep_going};
 use proxy::BlobStore;
 use tokio::sync::Notify;
 
-use crate::access::Accesses;
-use crate::asker::{Asker, Loses};
+use self::access::Accesses;
+use self::asker::{Asker, Loses};
+use self::lifetimes::Lifetimes;
+use self::status::Status;
 use crate::data::{Data, DataError, TryWrite};
-use crate::lifetimes::Lifetimes;
 use crate::metrics::{self, Memory};
-use crate::status::Status;
+
+pub(crate) mod access;
+pub mod asker;
+pub(crate) mod lifetimes;
+pub mod status;
+#[cfg(test)]
+mod tests;
 
 /// Unit of statfs(2), in bytes.
 pub(crate) const BLOCK: u32 = 4096;

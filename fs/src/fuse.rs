@@ -10,13 +10,15 @@
 //! This process is the volume's only one, so the kernel sees every change and may cache without end:
 //! attributes, names, missing names, pages, directories and symlinks. `open`, `opendir` and `flush`
 //! answer ENOSYS, after which the kernel no longer asks; what keeps an unlinked file alive is its
-//! count of lookups ([`crate::lifetimes`]), not open handles.
+//! count of lookups ([`crate::filesystem::lifetimes`]), not open handles.
 //!
 //! Not requested, and why: the writeback cache (it moves sizes and times into the kernel), POSIX and
 //! flock locks (a parked lock request cannot be interrupted through fuser 0.18, so locks stay in the
 //! kernel, within the mount), syncfs (fuser 0.18 does not know it: the flush every second covers it).
 
 mod session;
+pub(crate) mod stale;
+pub(crate) mod synced;
 mod translate;
 
 use std::ffi::OsStr;
@@ -46,17 +48,17 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 pub(crate) use self::session::Session;
+use self::stale::{Pages, Stale};
+use self::synced::Synced;
 use self::translate::{
     GENERATION, TTL, allocate_mode, asker, caller, errno, file_attr, file_type, no_entry, owned,
     rename_mode, reply_attr, reply_empty, reply_entry, reply_written, reply_xattr, set_time,
     special, time_of,
 };
-use crate::asker::Asker;
 use crate::data::TryWrite;
+use crate::filesystem::asker::Asker;
 use crate::filesystem::{BLOCK, Change, Filesystem, FsError, FsResult, Room, Seek};
 use crate::metrics::{Metrics, Op};
-use crate::stale::{Pages, Stale};
-use crate::synced::Synced;
 
 /// Largest write and read request.
 const MAX_WRITE: u32 = 1 << 20;
@@ -152,7 +154,7 @@ impl Door {
     ) -> (Self, oneshot::Receiver<()>) {
         let told = Told { metrics: Metrics::new(), last_log: AtomicU64::new(0) };
         let (ended, end) = oneshot::channel();
-        let (stale, pages) = crate::stale::channel();
+        let (stale, pages) = crate::fuse::stale::channel();
         let (told, pages, ended) = (Arc::new(told), Some(pages), Some(ended));
         let looking = Mutex::new(());
         (Self { fs, runtime, synced, told, stale, pages, looking, ended }, end)

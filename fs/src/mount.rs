@@ -24,18 +24,25 @@ use proxy::Safety;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::Rules;
-use crate::attach;
-use crate::control::{self, Desk};
+use self::control::Desk;
+use self::embedded::{OpenError, Store};
+use self::mountpoint::{MountEntry, MountPointError, Unmount};
+use self::outage::Outage;
+use self::roll_call::{Called, RollCallError};
 use crate::data::{Data, DataSettings};
-use crate::embedded::{OpenError, Store};
+use crate::filesystem::access::Rules;
 use crate::filesystem::{Filesystem, FsError};
 use crate::fuse;
-use crate::mountpoint::{self, MountEntry, MountPointError, Unmount};
-use crate::outage::Outage;
-use crate::roll_call::{self, Called, RollCallError};
-use crate::synced::Synced;
-use crate::utab;
+use crate::fuse::synced::Synced;
+
+pub(crate) mod attach;
+pub(crate) mod control;
+pub mod embedded;
+pub mod mountpoint;
+pub mod outage;
+pub mod roll_call;
+pub mod second;
+pub(crate) mod utab;
 
 /// How far the kernel reads ahead of a sequential reader.
 const KERNEL_READ_AHEAD_KIB: u32 = 1024;

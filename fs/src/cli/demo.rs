@@ -26,9 +26,9 @@ use proto::size::Size;
 use super::daemons::{Daemons, free_ports};
 use super::{background, block_on, directories, needed_directories};
 use crate::data::DataSettings;
+use crate::filesystem::status::bytes;
+use crate::mount::mountpoint;
 use crate::mount::{Mount, MountOptions, MountPlan};
-use crate::mountpoint;
-use crate::status::bytes;
 
 mod make;
 

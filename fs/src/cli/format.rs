@@ -13,8 +13,8 @@ use proto::scheme::Scheme;
 use proxy::Safety;
 
 use super::{ClusterFile, block_on, directories};
-use crate::embedded::Store;
-use crate::roll_call::{self, WrongFile};
+use crate::mount::embedded::Store;
+use crate::mount::roll_call::{self, WrongFile};
 
 /// Create a volume in a cluster
 ///

@@ -25,10 +25,10 @@ use proxy::{BlobStore, Proxy, SlotHolds};
 use serde::Serialize;
 
 use super::{ClusterFile, block_on, directories};
-use crate::embedded::Store;
 use crate::mount;
-use crate::outage::Outage;
-use crate::roll_call::{self, Called};
+use crate::mount::embedded::Store;
+use crate::mount::outage::Outage;
+use crate::mount::roll_call::{self, Called};
 
 /// Blobs looked at at once.
 const AT_ONCE: usize = 16;

@@ -19,10 +19,10 @@ use super::{
     ClusterFile, background, block_on, directories, needed_directories, remount, with_logs,
 };
 use crate::data::DataSettings;
+use crate::mount::mountpoint;
+use crate::mount::outage::Outage;
+use crate::mount::second;
 use crate::mount::{Mount, MountPlan};
-use crate::mountpoint;
-use crate::outage::Outage;
-use crate::second;
 
 /// Between the metrics' address and the volume, a mount takes nothing else.
 const NEXT: Duration = Duration::from_millis(500);

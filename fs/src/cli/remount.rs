@@ -14,8 +14,8 @@ use proto::size::Size;
 use super::mount::{Request, at_least};
 use super::options::Options;
 use super::{ClusterFile, directories};
-use crate::control::Caller;
-use crate::mountpoint::{self, MountEntry};
+use crate::mount::control::Caller;
+use crate::mount::mountpoint::{self, MountEntry};
 
 /// How long a mount may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -10,11 +10,11 @@ use proto::program::say;
 use proto::touch::touch;
 
 use super::{ClusterFile, block_on};
-use crate::embedded::Store;
 use crate::filesystem::STATUS_XATTR;
-use crate::mountpoint;
-use crate::roll_call;
-use crate::status::Status;
+use crate::filesystem::status::Status;
+use crate::mount::embedded::Store;
+use crate::mount::mountpoint;
+use crate::mount::roll_call;
 
 /// Most that an extended attribute can hold.
 const LARGEST: usize = 64 << 10;

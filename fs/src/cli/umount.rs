@@ -11,9 +11,9 @@ use anyhow::{Result, bail};
 use proto::program::complain;
 
 use super::options::Options;
-use crate::control::{Caller, Ended, runs};
-use crate::mountpoint::{self, MountPointError, Unmount};
-use crate::utab;
+use crate::mount::control::{Caller, Ended, runs};
+use crate::mount::mountpoint::{self, MountPointError, Unmount};
+use crate::mount::utab;
 
 /// Everything dirty fits into memory, so storing it ends soon or not at all.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -17,7 +17,7 @@ use proto::program::say;
 use serde::Serialize;
 
 use super::{ClusterFile, block_on, directories};
-use crate::embedded::Store;
+use crate::mount::embedded::Store;
 
 /// List the volumes of a cluster, or destroy one
 #[derive(clap::Args)]

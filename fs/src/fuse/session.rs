@@ -9,8 +9,8 @@ use fuser::{INodeNo, MountOption, SessionACL};
 
 use super::Door;
 use crate::filesystem::Filesystem;
+use crate::fuse::stale::Pages;
 use crate::mount::{Atime, MountOptions};
-use crate::stale::Pages;
 
 /// Threads that take requests, each with its own channel to the kernel.
 const SESSION_THREADS: usize = 4;
@@ -19,7 +19,7 @@ const SESSION_THREADS: usize = 4;
 pub(crate) struct Session(fuser::Session<Door>);
 
 impl Session {
-    /// Shakes hands with the kernel over the device of a mount that [`crate::attach`] has made.
+    /// Shakes hands with the kernel over the device of a mount that [`crate::mount::attach`] has made.
     pub(crate) fn over(
         mut door: Door,
         device: OwnedFd,

@@ -10,7 +10,7 @@ use fuser::{
 };
 use meta::{Attr, Caller, Kind, NewNode, RenameMode, Time};
 
-use crate::asker::Asker;
+use crate::filesystem::asker::Asker;
 use crate::filesystem::{Allocate, BLOCK, FsError, FsResult, SetTime};
 
 /// How long the kernel may believe what it was told: every change comes through it.

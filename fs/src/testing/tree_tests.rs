@@ -20,7 +20,7 @@ use proto::scheme::Scheme;
 
 use super::reference::{Names, Reference, node};
 use super::*;
-use crate::asker::Asker;
+use crate::filesystem::asker::Asker;
 use crate::filesystem::{Allocate, Change, Filesystem, FsError, FsResult, Seek};
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use proto::id::BlobId;
 use proto::limits::CHECK_BLOCK;
 
-use crate::dirty::{Found, Unstored};
-use crate::handle::Window;
+use crate::data::dirty::{Found, Unstored};
+use crate::data::handle::Window;
 
 /// Requests of one sequential reader may overtake one another by this much.
 const SLACK: u64 = 2 << 20;

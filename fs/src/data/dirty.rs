@@ -22,8 +22,8 @@ use bytes::{Bytes, BytesMut};
 use meta::{Extent, Ino, Place};
 use proto::id::BlobId;
 
-use crate::buffer::{CHUNK, chunk, recycle};
-use crate::pack::Packer;
+use crate::data::buffer::{CHUNK, chunk, recycle};
+use crate::data::pack::Packer;
 
 /// What a range takes beside its bytes: its place in a map (whose nodes are half empty where ranges
 /// came in order), the counts of who shares it, what the allocator adds to small pieces, and what it

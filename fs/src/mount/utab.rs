@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::mountpoint::MountEntry;
+use crate::mount::mountpoint::MountEntry;
 
 const DIRECTORY: &str = "/run/mount";
 const TABLE: &str = "/run/mount/utab";

@@ -23,10 +23,10 @@ use proxy::Stored;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::admit::FULL_PATIENCE;
+use crate::data::admit::FULL_PATIENCE;
+use crate::data::handle::{Handle, State};
+use crate::data::pack::Packer;
 use crate::data::{Data, DataError};
-use crate::handle::{Handle, State};
-use crate::pack::Packer;
 
 /// First and longest wait before flights are tried again after one failed.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -438,7 +438,7 @@ impl Data {
     /// Returns when every byte of the scope that was written before the call is stored and
     /// committed.
     ///
-    /// Bytes that overlap a flight are kept back by [`crate::dirty`] until it has ended, hence a
+    /// Bytes that overlap a flight are kept back by [`crate::data::dirty`] until it has ended, hence a
     /// second round; a flight of the flusher that fails gives its bytes back, hence further ones.
     pub(crate) async fn settle(self: &Arc<Self>, scope: &Scope<'_>) -> Result<(), DataError> {
         for round in 0..ROUNDS {

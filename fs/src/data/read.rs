@@ -1,6 +1,6 @@
 //! Reading: bytes in memory over extents over zeros.
 //!
-//! A read goes in slices of bounded work ([`crate::plan`]). Nearly always one is enough, and when all
+//! A read goes in slices of bounded work ([`crate::data::plan`]). Nearly always one is enough, and when all
 //! of it is in memory the answer is there at once, without a copy if it is one run. Else the missing
 //! pieces of blobs are fetched: a check block for a random read, more when misses walk through a
 //! blob, whole units ahead of a sequential reader.
@@ -20,10 +20,10 @@ use proto::id::BlobId;
 use proxy::BlobError;
 use tokio::sync::SemaphorePermit;
 
-use crate::cache::{Coming, Fetch};
+use crate::data::cache::{Coming, Fetch};
+use crate::data::handle::{Handle, State, WINDOW_EXTENTS, Window};
+use crate::data::plan::{Segment, Slice, Snapshot};
 use crate::data::{Data, DataError};
-use crate::handle::{Handle, State, WINDOW_EXTENTS, Window};
-use crate::plan::{Segment, Slice, Snapshot};
 
 /// Largest unit of a fetch, in bytes.
 const UNIT: u32 = 1 << 20;

@@ -13,10 +13,10 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use meta::{Attr, FILE_MAX, FileUpdate, Ino, MetaError};
 
+use crate::data::flush::Scope;
+use crate::data::handle::Handle;
 use crate::data::{Data, DataError};
 use crate::filesystem::BLOCK;
-use crate::flush::Scope;
-use crate::handle::Handle;
 
 /// Extents asked for at once by a seek: the edge is mostly near.
 const PAGE: usize = 16;

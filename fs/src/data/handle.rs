@@ -10,8 +10,8 @@ use meta::{Extent, Ino, Time};
 use parking_lot::Mutex;
 
 use crate::data::DataError;
-use crate::dirty::Unstored;
-use crate::plan::Readers;
+use crate::data::dirty::Unstored;
+use crate::data::plan::Readers;
 
 /// One file in use.
 pub(crate) struct Handle {

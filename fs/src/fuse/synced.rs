@@ -2,7 +2,7 @@
 //!
 //! The kernel sends an FSYNC after each write to a mount with `sync`; for names and attributes it
 //! leaves that to us. `sync` can be changed by a remount, which the kernel does not tell: whoever
-//! remounts does ([`crate::control`]).
+//! remounts does ([`crate::mount::control`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

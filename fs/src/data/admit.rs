@@ -1,4 +1,4 @@
-//! Who may write, allocate or store how much: the data plane's side of [`crate::space`].
+//! Who may write, allocate or store how much: the data plane's side of [`crate::data::space`].
 //!
 //! New bytes are refused at write(2), fallocate(2) or copy_file_range(2) when they cannot be promised.
 //! What was promised is never refused while the cleaner finds anything to gain: its blob waits. Slots
@@ -15,10 +15,10 @@ use meta::{Ino, MetaError, Place};
 use proto::id::BlobId;
 use tokio::time::{Instant, timeout};
 
+use crate::data::flush::Scope;
+use crate::data::reach::WHOLE;
+use crate::data::space::{StoreRoom, Taken};
 use crate::data::{Data, DataError};
-use crate::flush::Scope;
-use crate::reach::WHOLE;
-use crate::space::{StoreRoom, Taken};
 
 /// How often one who waits looks by himself.
 const POLL: Duration = Duration::from_millis(50);
@@ -121,7 +121,7 @@ impl Data {
     /// so that the account is exact.
     ///
     /// # Errors
-    /// [`StoreRoom::why_short`](crate::space::StoreRoom::why_short).
+    /// [`StoreRoom::why_short`](crate::data::space::StoreRoom::why_short).
     async fn wait_while_tight(self: &Arc<Self>) -> Result<(), DataError> {
         let mut hope = Hope::new(TIGHT_PATIENCE);
         // Whether that succeeds shows in the account.

@@ -33,7 +33,7 @@
 //! be told from what is being written: on small disks blobs are smaller ([`proxy::blob_len`]).
 //!
 //! While slots are away, bytes that were stored before have fewer parts on the others than those that
-//! replace them ([`crate::reach`]), and so does what is allocated: replacing it takes of what is kept
+//! replace them ([`crate::data::reach`]), and so does what is allocated: replacing it takes of what is kept
 //! back, for as long as they are away. It may take all but what the cleaner needs to go on. From then on
 //! room is *tight*: only what has been stored since can be overwritten, and that for ever.
 

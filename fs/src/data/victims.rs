@@ -10,8 +10,8 @@ use std::collections::BinaryHeap;
 use meta::BlobRecord;
 use proto::id::BlobId;
 
+use crate::data::reach::WHOLE;
 use crate::data::{Data, DataError};
-use crate::reach::WHOLE;
 
 /// Most candidates kept of one scan.
 const MOST: usize = 16 << 10;

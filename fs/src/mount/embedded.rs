@@ -9,7 +9,7 @@ use proto::scheme::Scheme;
 use proxy::{BadSlots, BlobStore, Proxy, ProxySettings, SlotConfig};
 use storaged::bay::{BayPlan, BayState, Bays};
 
-use crate::outage::Outage;
+use crate::mount::outage::Outage;
 
 /// Why the slots of a cluster could not be had.
 #[derive(Debug, thiserror::Error)]

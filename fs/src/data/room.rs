@@ -1,7 +1,7 @@
 //! Memory for bytes that are not stored yet, and its bound.
 //!
 //! A write reserves its length before it is accepted. Memory is counted as chunks really hold it, so
-//! the bound holds for any pattern of writes. Room in the store is [`crate::space`]'s.
+//! the bound holds for any pattern of writes. Room in the store is [`crate::data::space`]'s.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

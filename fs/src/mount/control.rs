@@ -34,12 +34,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::Rules;
 use crate::data::DataError;
 use crate::filesystem::Filesystem;
+use crate::filesystem::access::Rules;
 use crate::fuse::NOISE;
-use crate::mountpoint::{self, MountEntry};
-use crate::synced::Synced;
+use crate::fuse::synced::Synced;
+use crate::mount::mountpoint::{self, MountEntry};
 
 /// How long `store` goes on trying: disks that come back soon do not make an umount fail.
 const TRY_TO_STORE: Duration = Duration::from_secs(8);

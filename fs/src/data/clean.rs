@@ -2,14 +2,14 @@
 //!
 //! Metadata counts the live bytes of every blob. Those with none are garbage: once that is durable
 //! they are deleted, and their records go when every slot has confirmed it. Those with few are
-//! emptied ([`crate::evacuate`]), the emptiest first.
+//! emptied ([`crate::data::evacuate`]), the emptiest first.
 //!
 //! One task does it. While room is plenty it takes its time, and a blob is emptied when it is less
 //! than a quarter alive, so that a byte is moved for every three that come free; nothing is scanned
 //! while little is wasted. When room is scarce, or a blob waits for some, it does nothing else until
 //! there is enough, and whatever takes more room than its live bytes would is worth emptying: small
 //! blobs, which are kept as whole copies, are packed into full ones too. Nobody waits for the task
-//! itself: [`crate::space`] tells those who wait of each piece of room that came free, and of the
+//! itself: [`crate::data::space`] tells those who wait of each piece of room that came free, and of the
 //! cleaner's finding nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,9 +22,9 @@ use proto::id::BlobId;
 use proto::limits::{MAX_BLOBS_PER_REQUEST, TARGET_BLOB};
 use tokio::time::Instant;
 
+use crate::data::evacuate::Mover;
+use crate::data::victims::{Candidates, Worth};
 use crate::data::{Data, DataError};
-use crate::evacuate::Mover;
-use crate::victims::{Candidates, Worth};
 
 /// Waste that is not worth looking for victims, in bytes.
 const TOLERATED: u64 = 16 << 20;

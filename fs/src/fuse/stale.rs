@@ -18,7 +18,7 @@ use meta::Ino;
 use parking_lot::Mutex;
 use proto::guard::caught;
 
-use crate::asker::Asker;
+use crate::filesystem::asker::Asker;
 
 /// The whole of a file, as the kernel counts.
 const WHOLE: Range<u64> = 0..i64::MAX as u64;

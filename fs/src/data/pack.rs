@@ -10,7 +10,7 @@ use bytes::Bytes;
 use meta::Ino;
 use proto::buffer::{Buffer, Pool};
 
-use crate::summary::{self, ENTRY_LEN, Entry, summary_len};
+use crate::data::summary::{self, ENTRY_LEN, Entry, summary_len};
 
 /// Runs are cut at multiples of this.
 const PAGE: u64 = 4096;

@@ -170,7 +170,7 @@ pub fn check_file(
 }
 
 /// What the disks say, held against the file. Which of them are away, or are others than it says, is told
-/// by [`crate::outage`] for as long as that is so.
+/// by [`crate::mount::outage`] for as long as that is so.
 ///
 /// # Errors
 /// When the file is old, or wrong about so many disks that nothing could be read.

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
 
-use crate::asker::Asker;
 use crate::data::{Data, DataSettings};
+use crate::filesystem::asker::Asker;
 use crate::filesystem::{Change, Filesystem, FsError, STATUS_XATTR, SetTime};
 use crate::testing::MemoryBlobs;
 
@@ -190,7 +190,7 @@ async fn attribute_namespaces() {
     assert_eq!(count(fs.listxattr(ROOT_ASKS, ino).await.unwrap()), 3);
     assert_eq!(count(fs.listxattr(USER_ASKS, ino).await.unwrap()), 2, "trusted is root's");
     let status = fs.getxattr(ROOT, STATUS_XATTR.as_bytes()).await.unwrap();
-    let status: crate::status::Status = serde_json::from_slice(&status).unwrap();
+    let status: crate::filesystem::status::Status = serde_json::from_slice(&status).unwrap();
     assert_eq!(status.mount.unwrap().volume, "v");
     assert!(fs.setxattr(USER_ASKS, ROOT, STATUS_XATTR.as_bytes(), b"", None).await.is_err());
     assert!(fs.listxattr(ROOT_ASKS, ROOT).await.unwrap().is_empty(), "it is not listed");
@@ -305,7 +305,7 @@ async fn setting_a_time_waits_for_a_part_of_what_is_told_of_reads() {
 #[tokio::test]
 async fn a_request_that_panics_is_answered_with_an_error() {
     let (fs, _) = mounted();
-    let synced = Arc::new(crate::synced::Synced::new(false, false));
+    let synced = Arc::new(crate::fuse::synced::Synced::new(false, false));
     let (door, _ended) = crate::fuse::Door::new(fs, tokio::runtime::Handle::current(), synced);
     let answers = Arc::new(parking_lot::Mutex::new(Vec::new()));
     for (number, panics) in [true, false, true, false].into_iter().enumerate() {
