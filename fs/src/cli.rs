@@ -2,17 +2,10 @@
 //! error is one sentence on stderr and exit code 1 (2 for a command line that makes no sense).
 
 use std::ffi::OsString;
-use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use meta::Directories;
-use proto::cluster::{Cluster, DEFAULT_FILE};
-use proto::observe::init_logs;
+use clap::{CommandFactory, Parser, Subcommand};
 use proto::program;
-use proto::touch::touch;
 
 mod background;
 mod cluster;
@@ -26,9 +19,13 @@ mod manual;
 mod mount;
 mod options;
 mod remount;
+mod request;
+mod setup;
 mod status;
 mod umount;
 mod volume;
+
+use setup::{exit_code, with_logs};
 
 /// A filesystem that keeps every byte erasure-coded across many disks.
 #[derive(Parser)]
@@ -64,43 +61,6 @@ enum Command {
     },
 }
 
-/// The cluster that a command works on.
-#[derive(Clone, Debug, clap::Args)]
-struct ClusterFile {
-    /// The cluster's file
-    #[arg(
-        long = "cluster",
-        value_name = "FILE",
-        env = "ASHLAR_CLUSTER",
-        default_value = DEFAULT_FILE
-    )]
-    path: PathBuf,
-}
-
-impl ClusterFile {
-    fn new(path: PathBuf) -> Self {
-        Self { path }
-    }
-
-    /// Reads and validates it.
-    fn read(&self) -> Result<Cluster> {
-        let path = self.path.clone();
-        let read = touch(move || Cluster::read(&path));
-        Ok(read.with_context(|| format!("cluster file {}", self.path.display()))??)
-    }
-
-    /// Has somebody said which?
-    fn is_named(&self) -> bool {
-        self.path != Path::new(DEFAULT_FILE)
-    }
-}
-
-impl Default for ClusterFile {
-    fn default() -> Self {
-        Self::new(std::env::var_os("ASHLAR_CLUSTER").map_or(DEFAULT_FILE.into(), PathBuf::from))
-    }
-}
-
 /// Runs the program on its arguments. Called `mount.fuse.ashlar` or `umount.fuse.ashlar` it is the
 /// helper of mount(8) or umount(8).
 pub fn main() -> ExitCode {
@@ -123,54 +83,14 @@ pub fn main() -> ExitCode {
         Command::Fsck(args) => with_logs(log, "error", || fsck::run(args)),
         Command::Volume(args) => with_logs(log, "error", || volume::run(args)),
         Command::InstallHelper(args) => helper::install(&args),
-        Command::Completions(args) => manual::completions(&args),
-        Command::Man(args) => manual::write_pages(&args),
+        Command::Completions(args) => manual::completions(&args, &Cli::command()),
+        Command::Man(args) => manual::write_pages(&args, &Cli::command()),
     };
     exit_code(result, ExitCode::FAILURE)
 }
 
-fn exit_code(result: Result<ExitCode>, failure: ExitCode) -> ExitCode {
-    program::exit_code("ashlar", result, failure)
-}
-
-/// Interactive commands are quiet unless something is wrong: `default` says from where on.
-fn with_logs(
-    log: Option<&str>,
-    default: &str,
-    run: impl FnOnce() -> Result<ExitCode>,
-) -> Result<ExitCode> {
-    init_logs(log, default, Some(crate::fuse::NOISE))?;
-    run()
-}
-
-/// Threads for what blocks and is no disk's own business: little, such as opening disks and mounting.
-const BLOCKING_THREADS: usize = 8;
-
-/// Runs a command's future to its end.
-fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    // A disk has a file open for each of its block files.
-    proto::guests::raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build()
-        .context("starting threads")?;
-    let result = runtime.block_on(work);
-    // What the kernel or a dead daemon still owes an answer must not keep the process.
-    runtime.shutdown_background();
-    result
-}
-
-/// Directories that a mount of the cluster's volumes must keep off.
-fn needed_directories(cluster: &Cluster, own: &Directories) -> Vec<PathBuf> {
-    let disks = cluster.slots.iter().filter_map(|slot| slot.path.clone());
-    disks.chain(own.all().map(Path::to_owned)).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -28,23 +28,22 @@ use meta::{FILE_MAX, Ino, MetaError, MetaStore, Time, VolumeInfo};
 use parking_lot::Mutex;
 use proto::buffer::Pool;
 use proto::guard::{self, keep_going};
-use proto::id::{BlobId, SessionId};
+use proto::id::SessionId;
 use proto::limits::TARGET_BLOB;
-use proxy::{BlobError, BlobStore};
+use proxy::BlobStore;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::admit::FULL_PATIENCE;
 use self::cache::Cache;
 use self::dirty::{KEEPING, Unstored};
-use self::flush::{Queue, RETRY, Scope};
 use self::handle::{Handle, Handles, State};
+use self::queue::{Queue, RETRY, Scope};
 use self::reach::Reach;
-use self::read::TURNS;
 use self::room::Room;
-use self::space::StoreRoom;
+use self::space::{FULL_PATIENCE, StoreRoom};
+use crate::error::DataError;
 
 pub(crate) mod admit;
 pub(crate) mod buffer;
@@ -58,6 +57,7 @@ pub(crate) mod handle;
 pub(crate) mod inline;
 pub(crate) mod pack;
 pub(crate) mod plan;
+pub(crate) mod queue;
 pub(crate) mod reach;
 pub(crate) mod read;
 pub(crate) mod room;
@@ -65,6 +65,11 @@ pub(crate) mod space;
 pub(crate) mod summary;
 pub(crate) mod sweep;
 pub(crate) mod victims;
+
+/// Unit in which files are counted by statfs(2) and stat(2), and cut by fallocate(2), in bytes.
+pub(crate) const BLOCK: u32 = 4096;
+/// Reads of several slices that are worked on at once.
+const TURNS: usize = 4;
 
 /// Bounds of a mount's data plane.
 #[derive(Clone, Debug)]
@@ -194,49 +199,6 @@ pub struct DataStatus {
     pub available: Option<u64>,
     /// Why the last blob could not be stored; `None` once one could.
     pub last_error: Option<String>,
-}
-
-/// Why the data plane did not do what was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DataError {
-    /// The store has no room.
-    #[error("no space left")]
-    NoSpace,
-    /// The store cannot say or do it now.
-    #[error("{0}")]
-    Unavailable(String),
-    /// Metadata names a blob that the store proves not to have: bytes are lost.
-    #[error("blob {0} is lost")]
-    Lost(BlobId),
-    /// Bytes that were written, and not stored, are lost. Trying again is in vain.
-    #[error("{0}")]
-    Gone(String),
-    /// Metadata refused.
-    #[error("{0}")]
-    Meta(MetaError),
-}
-
-impl From<MetaError> for DataError {
-    fn from(error: MetaError) -> Self {
-        match error {
-            MetaError::NoSpace => Self::NoSpace,
-            error => Self::Meta(error),
-        }
-    }
-}
-
-impl From<BlobError> for DataError {
-    fn from(error: BlobError) -> Self {
-        match error {
-            BlobError::Full => Self::NoSpace,
-            BlobError::NotFound(id) => Self::Lost(id),
-            BlobError::Unavailable { .. }
-            | BlobError::TooFewSlots { .. }
-            | BlobError::Fenced { .. }
-            | BlobError::Conflict(_)
-            | BlobError::Invalid(_) => Self::Unavailable(error.to_string()),
-        }
-    }
 }
 
 impl Data {

@@ -4,8 +4,8 @@
 use meta::MetaError;
 use nix::errno::Errno;
 
-use crate::data::DataError;
-use crate::filesystem::FsError;
+use crate::error::DataError;
+use crate::error::FsError;
 
 impl FsError {
     /// The errno of the caller.

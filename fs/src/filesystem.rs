@@ -16,15 +16,15 @@ use meta::{
     Unlinked,
 };
 use parking_lot::Mutex;
-use proto::guard::{Panicked, keep_going};
+use proto::guard::keep_going;
 use proxy::BlobStore;
 use tokio::sync::Notify;
 
 use self::access::Accesses;
 use self::asker::{Asker, Loses};
 use self::lifetimes::Lifetimes;
-use self::status::Status;
-use crate::data::{Data, DataError, TryWrite};
+use crate::data::{BLOCK, Data, TryWrite};
+use crate::error::{FsError, FsResult};
 use crate::metrics::{self, Memory};
 
 pub(crate) mod access;
@@ -34,8 +34,6 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-/// Unit of statfs(2), in bytes.
-pub(crate) const BLOCK: u32 = 4096;
 /// Inodes that statfs(2) says may still be created: only room for their data limits them.
 const FREE_INODES: u64 = 1 << 32;
 /// Longest range that copy_file_range(2) copies through memory, in bytes.
@@ -56,44 +54,6 @@ const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
 
 /// The extended attribute that holds an SELinux label. A kernel with SELinux never asks for it.
 const LABEL: &[u8] = b"security.selinux";
-
-/// Why an operation was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum FsError {
-    /// Metadata refused.
-    #[error(transparent)]
-    Meta(#[from] MetaError),
-    /// The data plane refused.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// EOPNOTSUPP.
-    #[error("not supported")]
-    NotSupported,
-    /// EPERM.
-    #[error("operation not permitted")]
-    NotPermitted,
-    /// ERANGE: the value is longer than the caller's buffer.
-    #[error("buffer too small")]
-    BufferTooSmall,
-    /// ENXIO: no data or hole after this offset.
-    #[error("offset beyond the end")]
-    BeyondEnd,
-    /// EISDIR.
-    #[error("is a directory")]
-    IsDirectory,
-    /// EINVAL.
-    #[error("invalid argument: {0}")]
-    Invalid(&'static str),
-    /// ENOTCONN: the mount is being taken down.
-    #[error("the mount has ended")]
-    Stopped,
-    /// EIO: it was not done to its end.
-    #[error(transparent)]
-    Panicked(#[from] Panicked),
-}
-
-/// What an operation answers.
-pub type FsResult<T> = Result<T, FsError>;
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,6 +273,33 @@ impl Filesystem {
             }
             self.data.dying.fetch_sub(batch.len() as u64, Ordering::Relaxed);
         }
+    }
+
+    // When files were read.
+
+    /// Somebody read the content of a file, or the target of a symbolic link.
+    pub fn was_read(&self, ino: Ino) {
+        self.accesses.note(ino, Kind::File, now());
+    }
+
+    /// Somebody listed a directory.
+    pub fn was_listed(&self, ino: Ino) {
+        self.accesses.note(ino, Kind::Directory, now());
+    }
+
+    async fn tell_forever(self: Arc<Self>) {
+        loop {
+            self.accesses.due().await;
+            if self.is_stopped() {
+                return;
+            }
+            self.tell_reads().await;
+        }
+    }
+
+    /// Tells metadata what was read so far. What it does not take stays noted.
+    pub(crate) async fn tell_reads(&self) {
+        self.accesses.tell_all(&*self.meta, |attr| self.overlay(attr)).await;
     }
 
     /// Moves when what was in memory alone has come to metadata.
@@ -642,7 +629,7 @@ impl Filesystem {
     /// getxattr(2).
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> FsResult<Vec<u8>> {
         if name == STATUS_XATTR.as_bytes() {
-            return Ok(Status::of(self).await?.to_json().into_bytes());
+            return Ok(self.status().await?.to_json().into_bytes());
         }
         check_namespace(name)?;
         match self.meta.getxattr(ino, name).await {

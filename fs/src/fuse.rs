@@ -55,9 +55,11 @@ use self::translate::{
     rename_mode, reply_attr, reply_empty, reply_entry, reply_written, reply_xattr, set_time,
     special, time_of,
 };
+use crate::data::BLOCK;
 use crate::data::TryWrite;
+use crate::error::{FsError, FsResult};
 use crate::filesystem::asker::Asker;
-use crate::filesystem::{BLOCK, Change, Filesystem, FsError, FsResult, Room, Seek};
+use crate::filesystem::{Change, Filesystem, Room, Seek};
 use crate::metrics::{Metrics, Op};
 
 /// Largest write and read request.

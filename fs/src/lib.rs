@@ -12,7 +12,7 @@
 //! * [`data`]: the data plane. Writes gathered in memory (`dirty`, `handle`, `room`), packed into blobs (`pack`,
 //!   `summary`, `buffer`), stored (`flush`), read back (`plan`, `read`, `cache`), changed by range (`content`); dead blobs
 //!   deleted, half-dead ones emptied (`clean`, `sweep`).
-//! * `errno` (the one match) and `metrics`.
+//! * At the bottom: [`error`] and `errno` (the one match), [`options`], `metrics`.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -20,9 +20,11 @@
 pub mod cli;
 pub mod data;
 mod errno;
+pub mod error;
 pub mod filesystem;
 mod fuse;
 mod metrics;
 pub mod mount;
+pub mod options;
 #[cfg(test)]
 mod testing;

@@ -14,7 +14,7 @@ use proto::rpc::storaged::{DiskStatus, StatusReply};
 use proto::touch::touch;
 use storaged::superblock::Superblock;
 
-use super::block_on;
+use super::setup::block_on;
 
 /// How long a daemon may take to be there, which may have been started just now.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -11,29 +11,27 @@
 //! ```
 
 use std::fmt;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use proto::cluster::Cluster;
 use proto::program::say;
-use proto::scheme::Scheme;
 use proto::signals::{self, Hangup};
-use proto::size::Size;
 
 use super::daemons::{Daemons, free_ports};
-use super::{background, block_on, directories, needed_directories};
+use super::setup::block_on;
+use super::{background, directories};
 use crate::data::DataSettings;
 use crate::filesystem::status::bytes;
 use crate::mount::mountpoint;
-use crate::mount::{Mount, MountOptions, MountPlan};
+use crate::mount::{Mount, MountPlan};
+use crate::options::MountOptions;
 
 mod make;
 
-/// The volume of a demo.
-pub(super) const VOLUME: &str = "demo";
+use make::{Made, VOLUME, Wanted};
+
 /// Try it: a directory on a few small disks, mounted with one command
 ///
 /// The first run formats the disks, which are directories; later runs mount the same volume with
@@ -52,16 +50,8 @@ pub(super) struct Args {
     /// Return when it is mounted; a process in the background serves it, and logs to DIR/demo.log
     #[arg(long)]
     background: bool,
-    /// Number of disks to format [default: 8]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(super) disks: Option<u16>,
-    /// How data are protected: ec(K,M), readable with any M disks lost, or copies(N)
-    /// [default: ec(4,2)]
-    #[arg(long)]
-    pub(super) scheme: Option<Scheme>,
-    /// Room of all disks together [default: 80 % of what is free]
-    #[arg(long)]
-    pub(super) size: Option<Size>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// One storage daemon per disk, reached by gRPC, instead of everything in one process
     #[arg(long)]
     daemons: bool,
@@ -91,9 +81,9 @@ fn start(args: &Args) -> Result<ExitCode> {
     let planned: Vec<&Path> = planned.iter().map(PathBuf::as_path).collect();
     let made = Made::directory(&args.mountpoint).context("mount point")?;
     let mountpoint = mountpoint::check(&args.mountpoint, &planned, false)?;
-    let local = make::find_or_make(args, &dir)?;
+    let local = make::find_or_make(&args.wanted, &dir)?;
     let directories = directories::of(&local)?;
-    let needed = needed_directories(&local, &directories);
+    let needed = directories::needed(&local, &directories);
     mountpoint::check(
         &mountpoint,
         &needed.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
@@ -152,7 +142,7 @@ async fn serve(
     let mount = Mount::start(plan, stop.clone()).await?;
     made.keep();
     let scheme = mount.scheme();
-    if let Some(asked) = args.scheme.filter(|asked| *asked != scheme) {
+    if let Some(asked) = args.wanted.scheme.filter(|asked| *asked != scheme) {
         stop.cancel();
         mount.run().await?;
         let dir = dir.display();
@@ -213,41 +203,6 @@ impl fmt::Display for Again<'_> {
         }
         let words = [(self.0.daemons, " --daemons"), (self.0.background, " --background")];
         words.into_iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
-    }
-}
-
-/// Directories that were made for a demo which may not come to be: then they are taken away again.
-struct Made(Vec<PathBuf>);
-
-impl Made {
-    /// Makes the directory, and those above it, if it is not there.
-    fn directory(path: &Path) -> Result<Self> {
-        let failed = |e: io::Error| format!("{} cannot be made: {e}", path.display());
-        let mut made = Self(Vec::new());
-        let missing = |path: &&Path| {
-            fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
-        };
-        let path = std::path::absolute(path).map_err(|e| anyhow::anyhow!(failed(e)))?;
-        let all: Vec<&Path> = path.ancestors().take_while(missing).collect();
-        for path in all.into_iter().rev() {
-            fs::create_dir(path).map_err(|e| anyhow::anyhow!(failed(e)))?;
-            made.0.push(path.to_owned());
-        }
-        Ok(made)
-    }
-
-    /// It has come to be.
-    fn keep(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        for path in self.0.iter().rev() {
-            // If somebody uses it by now, it stays.
-            let _ = fs::remove_dir(path);
-        }
     }
 }
 

@@ -10,7 +10,7 @@
 //! ID is the cluster's: volumes of one name in two clusters have nothing in common.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use meta::Directories;
@@ -67,10 +67,14 @@ fn find(
     Ok(Directories { cache: cache.join(&id), runtime })
 }
 
+/// Directories that a mount of the cluster's volumes must keep off.
+pub(super) fn needed(cluster: &Cluster, own: &Directories) -> Vec<PathBuf> {
+    let disks = cluster.slots.iter().filter_map(|slot| slot.path.clone());
+    disks.chain(own.all().map(Path::to_owned)).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     const ID: &str = "5ad0c2f0-0000-4000-8000-000000000000";

@@ -12,7 +12,8 @@ use proto::program::{complain, say};
 use proto::scheme::Scheme;
 use proxy::Safety;
 
-use super::{ClusterFile, block_on, directories};
+use super::directories;
+use super::setup::{ClusterFile, block_on};
 use crate::mount::embedded::Store;
 use crate::mount::roll_call::{self, WrongFile};
 

@@ -24,7 +24,8 @@ use proto::program::say;
 use proxy::{BlobStore, Proxy, SlotHolds};
 use serde::Serialize;
 
-use super::{ClusterFile, block_on, directories};
+use super::directories;
+use super::setup::{ClusterFile, block_on};
 use crate::mount;
 use crate::mount::embedded::Store;
 use crate::mount::outage::Outage;

@@ -19,7 +19,9 @@ use clap::{CommandFactory, Parser};
 use proto::program::{self, say};
 
 use super::options::Options;
-use super::{exit_code, mount, umount, with_logs};
+use super::request::Request;
+use super::setup::{exit_code, with_logs};
+use super::{mount, umount};
 
 /// How mount(8) and umount(8) tell that it did not work.
 const FAILURE: u8 = 32;
@@ -121,7 +123,7 @@ fn run_mount(args: MountArgs) -> Result<ExitCode> {
     if args.fake {
         return Ok(ExitCode::SUCCESS);
     }
-    mount::run_request(mount::Request::of_helper(args.volume, args.mountpoint, options))
+    mount::run_request(Request::of_helper(args.volume, args.mountpoint, options))
 }
 
 /// Let mount(8), fstab and systemd mount volumes

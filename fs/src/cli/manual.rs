@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
-use super::{Cli, helper};
+use super::helper;
 
 /// Print what lets a shell complete command lines
 #[derive(clap::Args)]
@@ -46,17 +46,17 @@ enum Program {
 
 impl Program {
     /// What it understands, and the section of the manual that it belongs to.
-    fn command(self) -> (Command, &'static str) {
+    fn command(self, ashlar: &Command) -> (Command, &'static str) {
         match self {
-            Self::Ashlar => (Cli::command(), "1"),
+            Self::Ashlar => (ashlar.clone(), "1"),
             Self::Storaged => (storaged::cli::command(), "8"),
             Self::Proxyd => (proxy::cli::Cli::command(), "8"),
         }
     }
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
-    let (mut command, _) = args.program.command();
+pub(super) fn completions(args: &CompletionsArgs, ashlar: &Command) -> Result<ExitCode> {
+    let (mut command, _) = args.program.command(ashlar);
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
@@ -65,10 +65,10 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
 }
 
 /// Writes `ashlar.1`, `ashlar-mount.1`, ..., `storaged.8` and so on.
-pub(super) fn write_pages(args: &ManArgs) -> Result<ExitCode> {
+pub(super) fn write_pages(args: &ManArgs, ashlar: &Command) -> Result<ExitCode> {
     fs::create_dir_all(&args.dir).with_context(|| args.dir.display().to_string())?;
     for program in Program::value_variants() {
-        let (command, section) = program.command();
+        let (command, section) = program.command(ashlar);
         pages(command, section, &args.dir)?;
     }
     for command in helper::commands() {

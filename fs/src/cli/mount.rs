@@ -15,9 +15,9 @@ use proto::systemd;
 use tokio_util::sync::CancellationToken;
 
 use super::options::Options;
-use super::{
-    ClusterFile, background, block_on, directories, needed_directories, remount, with_logs,
-};
+use super::request::{Request, at_least};
+use super::setup::{ClusterFile, block_on, with_logs};
+use super::{background, directories, remount};
 use crate::data::DataSettings;
 use crate::mount::mountpoint;
 use crate::mount::outage::Outage;
@@ -28,9 +28,6 @@ use crate::mount::{Mount, MountPlan};
 const NEXT: Duration = Duration::from_millis(500);
 /// Memory for either purpose.
 const MEMORY: u64 = 64 << 20;
-/// Less than this for what is not yet stored would make every write wait.
-const LEAST_DIRTY: u64 = 8 << 20;
-
 /// Mount a volume
 ///
 /// Returns when the volume is mounted; a process in the background serves it, and logs to
@@ -93,17 +90,6 @@ Examples:
   ashlar mount photos /mnt/2024 -o ro,subdir=/2024
   ashlar mount photos /mnt/photos -o remount,ro";
 
-/// Everything that decides how a volume is mounted, from wherever it was said.
-pub(super) struct Request {
-    pub(super) volume: String,
-    pub(super) mountpoint: PathBuf,
-    pub(super) cluster: ClusterFile,
-    pub(super) options: Options,
-    foreground: bool,
-    /// A volume that is mounted may be shown here as well; only root can do that.
-    second: bool,
-}
-
 pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     let text = args.options.join(",");
     let mut options: Options = text.parse()?;
@@ -118,14 +104,6 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     options.log = log.map(str::to_owned).or(options.log);
     let Args { volume, mountpoint, cluster, foreground, .. } = args;
     run_request(Request { volume, mountpoint, cluster, options, foreground, second: false })
-}
-
-impl Request {
-    /// As mount(8) asks its helper.
-    pub(super) fn of_helper(volume: String, mountpoint: PathBuf, options: Options) -> Self {
-        let cluster = ClusterFile::default();
-        Self { volume, mountpoint, cluster, options, foreground: false, second: true }
-    }
 }
 
 /// Mounts, or changes a mount.
@@ -145,7 +123,7 @@ fn mount(request: Request) -> Result<ExitCode> {
     let Request { volume, mountpoint, cluster, options, foreground, second } = request;
     let cluster = options.cluster.map_or(cluster, ClusterFile::new).read()?;
     let directories = directories::of(&cluster)?;
-    let needed = needed_directories(&cluster, &directories);
+    let needed = directories::needed(&cluster, &directories);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
     let mountpoint = mountpoint::check(&mountpoint, &needed, options.nonempty)?;
     let log = directories::messages(&directories, &volume);
@@ -184,11 +162,6 @@ fn mount(request: Request) -> Result<ExitCode> {
         anyhow::Ok(mount.run().await?)
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The memory for what is not yet stored that this stands for.
-pub(super) fn at_least(dirty: Size) -> Size {
-    Size(dirty.0.max(LEAST_DIRTY))
 }
 
 /// What is away of the disks of a mount that has begun.

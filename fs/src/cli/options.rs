@@ -9,7 +9,7 @@ use std::str::FromStr;
 use proto::listen::Listen;
 use proto::size::Size;
 
-use crate::mount::{Atime, MountOptions};
+use crate::options::{Atime, MountOptions};
 
 /// What `-o` may say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

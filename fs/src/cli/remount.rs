@@ -11,9 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use proto::size::Size;
 
-use super::mount::{Request, at_least};
+use super::directories;
 use super::options::Options;
-use super::{ClusterFile, directories};
+use super::request::{Request, at_least};
+use super::setup::ClusterFile;
 use crate::mount::control::Caller;
 use crate::mount::mountpoint::{self, MountEntry};
 

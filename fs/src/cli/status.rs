@@ -9,7 +9,7 @@ use proxy::BlobStore;
 use proto::program::say;
 use proto::touch::touch;
 
-use super::{ClusterFile, block_on};
+use super::setup::{ClusterFile, block_on};
 use crate::filesystem::STATUS_XATTR;
 use crate::filesystem::status::Status;
 use crate::mount::embedded::Store;

@@ -16,7 +16,8 @@ use proto::id::VolumeId;
 use proto::program::say;
 use serde::Serialize;
 
-use super::{ClusterFile, block_on, directories};
+use super::directories;
+use super::setup::{ClusterFile, block_on};
 use crate::mount::embedded::Store;
 
 /// List the volumes of a cluster, or destroy one

@@ -11,19 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use meta::{Ino, MetaError, Place};
+use meta::{Ino, MetaError, Place, is_inline};
 use proto::id::BlobId;
 use tokio::time::{Instant, timeout};
 
-use crate::data::flush::Scope;
+use crate::data::Data;
+use crate::data::queue::Scope;
 use crate::data::reach::WHOLE;
-use crate::data::space::{StoreRoom, Taken};
-use crate::data::{Data, DataError};
+use crate::data::space::{FULL_PATIENCE, StoreRoom, Taken};
+use crate::error::DataError;
 
 /// How often one who waits looks by himself.
 const POLL: Duration = Duration::from_millis(50);
-/// How long bytes that there is no room for are waited with, in case some comes back.
-pub(crate) const FULL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a blob waits for the cleaner at most.
 const STORE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the cleaner must have found nothing before what is tight is refused.
@@ -269,5 +268,36 @@ impl Data {
         }
         self.space.refuse();
         Err(self.space.why_short())
+    }
+
+    /// The share of a blob that is in reach, in thousandths, as far as is known without asking.
+    pub(crate) fn known_reach(&self, id: &BlobId) -> u64 {
+        match self.space.away() {
+            0 => WHOLE,
+            away => self.reach.known(away, id).unwrap_or(WHOLE),
+        }
+    }
+
+    /// The share of a blob that is in reach, in thousandths.
+    pub(crate) async fn reach(&self, id: &BlobId) -> u64 {
+        let away = self.space.away();
+        if away == 0 || is_inline(id) {
+            return WHOLE;
+        }
+        if let Some(known) = self.reach.known(away, id) {
+            return known;
+        }
+        let parts = self.blobs.in_reach(*id).await as u64;
+        let share = parts * WHOLE / id.scheme().parts() as u64;
+        self.reach.learn(away, *id, share);
+        share
+    }
+
+    /// Room that deleting a blob gives back now.
+    pub(crate) fn gives_back(&self, id: &BlobId) -> u64 {
+        if is_inline(id) {
+            return 0;
+        }
+        self.space.cost(id) * self.known_reach(id) / WHOLE
     }
 }

@@ -22,9 +22,10 @@ use proto::id::BlobId;
 use proto::limits::{MAX_BLOBS_PER_REQUEST, TARGET_BLOB};
 use tokio::time::Instant;
 
+use crate::data::Data;
 use crate::data::evacuate::Mover;
 use crate::data::victims::{Candidates, Worth};
-use crate::data::{Data, DataError};
+use crate::error::DataError;
 
 /// Waste that is not worth looking for victims, in bytes.
 const TOLERATED: u64 = 16 << 20;

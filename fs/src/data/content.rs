@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use meta::{Attr, FILE_MAX, FileUpdate, Ino, MetaError};
 
-use crate::data::flush::Scope;
+use crate::data::BLOCK;
+use crate::data::Data;
 use crate::data::handle::Handle;
-use crate::data::{Data, DataError};
-use crate::filesystem::BLOCK;
+use crate::data::queue::Scope;
+use crate::error::DataError;
 
 /// Extents asked for at once by a seek: the edge is mostly near.
 const PAGE: usize = 16;

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use meta::{Extent, Ino, NewBlob, Place, Relocation};
 use proto::id::BlobId;
 
+use crate::data::Data;
 use crate::data::pack::Packer;
 use crate::data::summary::{self, TRAILER_LEN};
-use crate::data::{Data, DataError};
+use crate::error::DataError;
 
 /// Ranges of a blob that are looked up without letting others go in between.
 const LOOKS: usize = 64;

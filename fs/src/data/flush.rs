@@ -5,10 +5,7 @@
 //! metadata names them. The flusher starts flights as soon as enough is dirty for a full blob, and
 //! sends everything once a second; fsync sends one file's ranges at once, on the caller's own task.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
@@ -16,108 +13,20 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use meta::{FileUpdate, INLINE, Ino, MetaError, NewBlob, Time, is_inline};
-use parking_lot::Mutex;
 use proto::id::BlobId;
 use proto::limits::CHECK_BLOCK;
 use proxy::Stored;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::data::admit::FULL_PATIENCE;
-use crate::data::handle::{Handle, State};
+use crate::data::Data;
+use crate::data::handle::Handle;
 use crate::data::pack::Packer;
-use crate::data::{Data, DataError};
+use crate::data::queue::{RETRY, Scope};
+use crate::data::space::FULL_PATIENCE;
+use crate::error::DataError;
 
-/// First and longest wait before flights are tried again after one failed.
-pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// Rounds in which a sync tries to store what other flights kept back.
 const ROUNDS: usize = 4;
-
-/// Files with dirty ranges, and flights that have not ended.
-#[derive(Default)]
-pub(crate) struct Queue {
-    files: Mutex<BTreeMap<Ino, Arc<Handle>>>,
-    /// With the bytes of their blobs, once these are known.
-    airborne: Mutex<BTreeMap<u64, u64>>,
-    /// Flights whose extents are committed; counted before their bytes leave memory.
-    pub(crate) commits: AtomicU64,
-    /// Told whenever a flight has ended.
-    landed: Notify,
-    /// Wakes the flusher.
-    pub(crate) kick: Notify,
-}
-
-impl Queue {
-    /// Adds a file that has dirty ranges now.
-    pub(crate) fn add(&self, handle: &Arc<Handle>) {
-        self.files.lock().insert(handle.ino, Arc::clone(handle));
-    }
-
-    fn next(&self, from: Ino) -> Option<Arc<Handle>> {
-        let files = self.files.lock();
-        files.range((Bound::Included(from), Bound::Unbounded)).next().map(|(_, h)| Arc::clone(h))
-    }
-
-    /// Takes a file out that has none any more. Its state is locked, so that none can be added.
-    pub(crate) fn settle(&self, handle: &Handle, state: &mut State) {
-        if state.queued && state.unstored.dirty_len() == 0 {
-            state.queued = false;
-            self.files.lock().remove(&handle.ino);
-        }
-    }
-
-    fn airborne(&self) -> Vec<u64> {
-        self.airborne.lock().keys().copied().collect()
-    }
-
-    /// Flights that have not ended.
-    pub(crate) fn flights(&self) -> usize {
-        self.airborne.lock().len()
-    }
-
-    /// Bytes of their blobs.
-    pub(crate) fn flying_bytes(&self) -> u64 {
-        self.airborne.lock().values().sum()
-    }
-
-    /// Waits until these flights have ended, well or not. Every put is bounded, so this is too.
-    async fn landed(&self, flights: &[u64]) {
-        loop {
-            let landed = self.landed.notified();
-            tokio::pin!(landed);
-            landed.as_mut().enable();
-            let airborne = |flight| self.airborne.lock().contains_key(flight);
-            if !flights.iter().any(airborne) {
-                return;
-            }
-            landed.await;
-        }
-    }
-}
-
-/// Whose dirty ranges are meant.
-pub(crate) enum Scope<'a> {
-    /// One file's.
-    One(&'a Arc<Handle>),
-    /// All files'.
-    All,
-}
-
-impl Scope<'_> {
-    fn next(&self, queue: &Queue, from: Ino) -> Option<Arc<Handle>> {
-        match self {
-            Self::One(handle) => (handle.ino >= from).then(|| Arc::clone(handle)),
-            Self::All => queue.next(from),
-        }
-    }
-
-    fn flights(&self, queue: &Queue) -> Vec<u64> {
-        match self {
-            Self::One(handle) => handle.state.lock().unstored.flights(),
-            Self::All => queue.airborne(),
-        }
-    }
-}
 
 /// What metadata was told of one file's times, or why it does not take the file.
 type Told = Result<Option<Time>, MetaError>;

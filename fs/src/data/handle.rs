@@ -6,12 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use meta::{Extent, Ino, Time};
+use meta::{Ino, Time};
 use parking_lot::Mutex;
 
-use crate::data::DataError;
 use crate::data::dirty::Unstored;
-use crate::data::plan::Readers;
+use crate::data::plan::{Readers, Window};
+use crate::error::DataError;
 
 /// One file in use.
 pub(crate) struct Handle {
@@ -47,14 +47,6 @@ pub(crate) struct State {
     size: Option<u64>,
     windows: Windows,
     changes: u64,
-}
-
-/// Extents of a stretch of a file, as metadata had them at the last change.
-pub(crate) struct Window {
-    /// The stretch.
-    pub(crate) range: Range<u64>,
-    /// All extents that touch it, in order.
-    pub(crate) extents: Vec<Extent>,
 }
 
 /// Windows remembered per file: those of readers at several places.
@@ -236,6 +228,10 @@ impl Handles {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
+    use meta::Extent;
+
     use super::*;
 
     #[test]

@@ -17,7 +17,8 @@ use meta::is_inline;
 use proto::id::BlobId;
 use proxy::BlobError;
 
-use crate::data::{Data, DataError};
+use crate::data::Data;
+use crate::error::DataError;
 
 /// Longest inline blob, in bytes, its summary included. Of a longer one k data parts on as many disks are
 /// written sooner than m + 1 whole copies.

@@ -8,11 +8,11 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use meta::Extent;
 use proto::id::BlobId;
 use proto::limits::CHECK_BLOCK;
 
 use crate::data::dirty::{Found, Unstored};
-use crate::data::handle::Window;
 
 /// Requests of one sequential reader may overtake one another by this much.
 const SLACK: u64 = 2 << 20;
@@ -86,6 +86,14 @@ impl Readers {
         let ahead = reader.note(range, limit);
         (reader.streak > 0, ahead)
     }
+}
+
+/// Extents of a stretch of a file, as metadata had them at the last change.
+pub(crate) struct Window {
+    /// The stretch.
+    pub(crate) range: Range<u64>,
+    /// All extents that touch it, in order.
+    pub(crate) extents: Vec<Extent>,
 }
 
 /// A run of a file's bytes.

@@ -7,11 +7,8 @@
 
 use std::collections::HashMap;
 
-use meta::is_inline;
 use parking_lot::Mutex;
 use proto::id::BlobId;
-
-use crate::data::Data;
 
 /// All of it, in thousandths.
 pub(crate) const WHOLE: u64 = 1000;
@@ -30,44 +27,23 @@ struct Known {
     blobs: HashMap<BlobId, u64>,
 }
 
+impl Reach {
+    /// What is known of a blob while these slots are away.
+    pub(crate) fn known(&self, away: u64, id: &BlobId) -> Option<u64> {
+        self.known.lock().of(away).get(id).copied()
+    }
+
+    /// Remembers it.
+    pub(crate) fn learn(&self, away: u64, id: BlobId, share: u64) {
+        self.known.lock().of(away).insert(id, share);
+    }
+}
+
 impl Known {
     fn of(&mut self, away: u64) -> &mut HashMap<BlobId, u64> {
         if self.away != away || self.blobs.len() >= MOST {
             (self.away, self.blobs) = (away, HashMap::new());
         }
         &mut self.blobs
-    }
-}
-
-impl Data {
-    /// The share of a blob that is in reach, in thousandths, as far as is known without asking.
-    pub(crate) fn known_reach(&self, id: &BlobId) -> u64 {
-        match self.space.away() {
-            0 => WHOLE,
-            away => self.reach.known.lock().of(away).get(id).copied().unwrap_or(WHOLE),
-        }
-    }
-
-    /// The share of a blob that is in reach, in thousandths.
-    pub(crate) async fn reach(&self, id: &BlobId) -> u64 {
-        let away = self.space.away();
-        if away == 0 || is_inline(id) {
-            return WHOLE;
-        }
-        if let Some(known) = self.reach.known.lock().of(away).get(id) {
-            return *known;
-        }
-        let parts = self.blobs.in_reach(*id).await as u64;
-        let share = parts * WHOLE / id.scheme().parts() as u64;
-        self.reach.known.lock().of(away).insert(*id, share);
-        share
-    }
-
-    /// Room that deleting a blob gives back now.
-    pub(crate) fn gives_back(&self, id: &BlobId) -> u64 {
-        if is_inline(id) {
-            return 0;
-        }
-        self.space.cost(id) * self.known_reach(id) / WHOLE
     }
 }

@@ -6,7 +6,7 @@
 //! blob, whole units ahead of a sequential reader.
 //!
 //! A read of a fragmented file takes many slices. It leaves the caller's thread after the first, waits
-//! for its turn ([`TURNS`]), so that memory and the threads of the runtime stay free for others, and
+//! for its turn (`TURNS`), so that memory and the threads of the runtime stay free for others, and
 //! lets them go between two slices. Each slice asks metadata for its own extents: readers at several
 //! places do not wait for one another's.
 
@@ -20,10 +20,11 @@ use proto::id::BlobId;
 use proxy::BlobError;
 use tokio::sync::SemaphorePermit;
 
+use crate::data::Data;
 use crate::data::cache::{Coming, Fetch};
-use crate::data::handle::{Handle, State, WINDOW_EXTENTS, Window};
-use crate::data::plan::{Segment, Slice, Snapshot};
-use crate::data::{Data, DataError};
+use crate::data::handle::{Handle, State, WINDOW_EXTENTS};
+use crate::data::plan::{Segment, Slice, Snapshot, Window};
+use crate::error::DataError;
 
 /// Largest unit of a fetch, in bytes.
 const UNIT: u32 = 1 << 20;
@@ -31,8 +32,6 @@ const UNIT: u32 = 1 << 20;
 const WINDOW: u64 = 256 << 20;
 /// Extents asked for ahead of a random read, which has no use for those behind it.
 const FEW: usize = 16;
-/// Reads of several slices that are worked on at once.
-pub(crate) const TURNS: usize = 4;
 /// Reads of up to this do not wait for a turn before they have tried, in bytes.
 const SHORT: u64 = 16 << 10;
 /// How often a slice is planned anew when blobs went away under it.

@@ -49,7 +49,7 @@ use proxy::Space;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::data::DataError;
+use crate::error::DataError;
 
 /// Share of the potential that is kept back, and of a small one, which keeps back at most so many bytes.
 const KEPT_SHARE: u64 = 16;
@@ -73,6 +73,9 @@ const PLENTY: u64 = 256 << 20;
 /// Metadata and the store are asked one after the other: what is under way between them is missed
 /// by both. The highest answer of so long a time counts.
 const SAMPLES: Duration = Duration::from_secs(5);
+
+/// How long bytes that there is no room for are waited with, in case some comes back.
+pub(crate) const FULL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a full blob has of padding and summary, at most, in bytes.
 const PADDING: u32 = 2 * DISK_BLOCK as u32;

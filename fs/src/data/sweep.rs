@@ -14,7 +14,8 @@ use meta::BlobRecord;
 use proto::id::{BlobId, SessionId};
 use proto::limits::MAX_BLOBS_PER_REQUEST;
 
-use crate::data::{Data, DataError};
+use crate::data::Data;
+use crate::error::DataError;
 
 /// First and longest wait before a sweep is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

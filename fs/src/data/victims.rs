@@ -10,8 +10,9 @@ use std::collections::BinaryHeap;
 use meta::BlobRecord;
 use proto::id::BlobId;
 
+use crate::data::Data;
 use crate::data::reach::WHOLE;
-use crate::data::{Data, DataError};
+use crate::error::DataError;
 
 /// Most candidates kept of one scan.
 const MOST: usize = 16 << 10;

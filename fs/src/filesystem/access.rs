@@ -14,19 +14,18 @@
 //!   that whoever asks both can tell that he has met a time in neither.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
 use std::time::Duration;
 
-use meta::{Attr, Ino, Kind, MetaError, Time};
+use meta::{Attr, Ino, Kind, MetaError, MetaStore, Time};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{MutexGuard, Notify};
+use tokio::time::timeout;
 
-use crate::filesystem::{Filesystem, FsResult, now};
-use crate::mount::{Atime, MountOptions};
+use crate::options::{Atime, MountOptions};
 
 /// Reads are told to metadata so long after the first of them, unless there are very many.
 const TELL_READS: Duration = Duration::from_secs(10);
@@ -218,6 +217,28 @@ struct Telling<'a> {
 }
 
 impl Telling<'_> {
+    async fn tell(
+        &self,
+        meta: &dyn MetaStore,
+        shown: &(impl Fn(Attr) -> Attr + Send + Sync),
+    ) -> Result<(), MetaError> {
+        let mut times = Vec::with_capacity(self.reads.len());
+        for &(ino, _) in &self.reads {
+            let known = match meta.getattr(ino).await {
+                Err(MetaError::NotFound | MetaError::Damaged(_)) => continue,
+                known => known?,
+            };
+            let atime = shown(known).atime;
+            if atime != known.atime {
+                times.push((ino, atime));
+            }
+        }
+        if !times.is_empty() {
+            meta.accessed(&times).await?;
+        }
+        Ok(())
+    }
+
     /// Metadata has all of it. Who was read meanwhile stays noted.
     fn done(self) {
         self.accesses.told.fetch_add(1, SeqCst);
@@ -231,35 +252,24 @@ impl Telling<'_> {
     }
 }
 
-impl Filesystem {
-    /// Somebody read the content of a file, or the target of a symbolic link.
-    pub fn was_read(&self, ino: Ino) {
-        self.accesses.note(ino, Kind::File, now());
+impl Accesses {
+    /// Waits until there is something to tell, and for more of it: not for long, nor when there is much, or when the
+    /// mount ends.
+    pub(crate) async fn due(&self) {
+        self.some.notified().await;
+        let _early = timeout(TELL_READS, self.many.notified()).await;
     }
 
-    /// Somebody listed a directory.
-    pub fn was_listed(&self, ino: Ino) {
-        self.accesses.note(ino, Kind::Directory, now());
-    }
-
-    /// Tells metadata what was read, until the mount ends.
-    pub(crate) async fn tell_forever(self: Arc<Self>) {
-        loop {
-            self.accesses.some.notified().await;
-            if self.is_stopped() {
-                return;
-            }
-            // Ends early when there are many, or with the mount.
-            let _ = tokio::time::timeout(TELL_READS, self.accesses.many.notified()).await;
-            self.tell_reads().await;
-        }
-    }
-
-    /// Tells metadata what was read so far. What it does not take stays noted.
-    pub(crate) async fn tell_reads(&self) {
-        for batch in self.accesses.noted().chunks(TELL_BATCH) {
-            let telling = self.accesses.tell(batch).await;
-            match self.tell(&telling).await {
+    /// Tells metadata what was read so far. `shown`: attributes as stat(2) shows them. What metadata do not take stays
+    /// noted.
+    pub(crate) async fn tell_all(
+        &self,
+        meta: &dyn MetaStore,
+        shown: impl Fn(Attr) -> Attr + Send + Sync,
+    ) {
+        for batch in self.noted().chunks(TELL_BATCH) {
+            let telling = self.tell(batch).await;
+            match telling.tell(meta, &shown).await {
                 Ok(()) => telling.done(),
                 Err(e) => {
                     tracing::warn!("access times stay in memory for now: {e}");
@@ -268,27 +278,9 @@ impl Filesystem {
             }
             tokio::task::yield_now().await;
         }
-        if self.accesses.noted.load(Relaxed) > 0 {
-            self.accesses.some.notify_one();
+        if self.noted.load(Relaxed) > 0 {
+            self.some.notify_one();
         }
-    }
-
-    async fn tell(&self, telling: &Telling<'_>) -> FsResult<()> {
-        let mut times = Vec::with_capacity(telling.reads.len());
-        for &(ino, _) in &telling.reads {
-            let known = match self.meta.getattr(ino).await {
-                Err(MetaError::NotFound | MetaError::Damaged(_)) => continue,
-                known => known?,
-            };
-            let atime = self.overlay(known).atime;
-            if atime != known.atime {
-                times.push((ino, atime));
-            }
-        }
-        if !times.is_empty() {
-            self.meta.accessed(&times).await?;
-        }
-        Ok(())
     }
 }
 

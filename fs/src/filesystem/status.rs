@@ -6,7 +6,8 @@ use std::fmt::{self, Write as _};
 use proxy::{Safety, SlotStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::filesystem::{Filesystem, FsResult};
+use crate::error::FsResult;
+use crate::filesystem::Filesystem;
 
 /// What `ashlar status` tells.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,21 +66,21 @@ pub struct MountStatus {
     pub warnings: Vec<String>,
 }
 
-impl Status {
-    /// Of a mounted volume.
-    pub(crate) async fn of(fs: &Filesystem) -> FsResult<Self> {
-        let volume = fs.meta.volume();
-        let usage = fs.meta.usage().await?;
-        fs.data.learn_space().await;
-        let data = fs.data.status();
-        let disks = fs.blobs.slots().await;
+impl Filesystem {
+    /// How it is.
+    pub(crate) async fn status(&self) -> FsResult<Status> {
+        let volume = self.meta.volume();
+        let usage = self.meta.usage().await?;
+        self.data.learn_space().await;
+        let data = self.data.status();
+        let disks = self.blobs.slots().await;
         let safety = Safety::new(volume.scheme, disks.iter().map(|slot| slot.domain.as_str()));
         let mount = MountStatus {
             volume: volume.name,
             scheme: volume.scheme.to_string(),
-            session: fs.meta.session().0,
+            session: self.meta.session().0,
             pid: std::process::id(),
-            capacity: fs.data.space.limit().unwrap_or(0),
+            capacity: self.data.space.limit().unwrap_or(0),
             available: data.available.unwrap_or(0),
             inodes: usage.inodes,
             live_bytes: usage.live_bytes,
@@ -90,17 +91,19 @@ impl Status {
             cache_bytes: data.cache_bytes,
             cache_hits: data.cache_hits,
             cache_misses: data.cache_misses,
-            no_writes: fs.data.space.why_no_writes(),
+            no_writes: self.data.space.why_no_writes(),
             last_error: data.last_error,
-            safety: match fs.warnings() {
+            safety: match self.warnings() {
                 [] => safety.to_string(),
                 _ => format!("of new data: {safety}; of older data: see the warnings"),
             },
-            warnings: safety.warning().into_iter().chain(fs.warnings().iter().cloned()).collect(),
+            warnings: safety.warning().into_iter().chain(self.warnings().iter().cloned()).collect(),
         };
-        Ok(Self { mount: Some(mount), ..Self::of_disks(disks) })
+        Ok(Status { mount: Some(mount), ..Status::of_disks(disks) })
     }
+}
 
+impl Status {
     /// Of disks alone.
     pub fn of_disks(disks: Vec<SlotStatus>) -> Self {
         Self { version: proto::VERSION.to_owned(), mount: None, disks }

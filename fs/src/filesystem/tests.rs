@@ -10,8 +10,9 @@ use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
 
 use crate::data::{Data, DataSettings};
+use crate::error::FsError;
 use crate::filesystem::asker::Asker;
-use crate::filesystem::{Change, Filesystem, FsError, STATUS_XATTR, SetTime};
+use crate::filesystem::{Change, Filesystem, STATUS_XATTR, SetTime};
 use crate::testing::MemoryBlobs;
 
 const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0 };

@@ -10,7 +10,7 @@ use fuser::{INodeNo, MountOption, SessionACL};
 use super::Door;
 use crate::filesystem::Filesystem;
 use crate::fuse::stale::Pages;
-use crate::mount::{Atime, MountOptions};
+use crate::options::{Atime, MountOptions};
 
 /// Threads that take requests, each with its own channel to the kernel.
 const SESSION_THREADS: usize = 4;

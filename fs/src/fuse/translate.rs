@@ -10,8 +10,10 @@ use fuser::{
 };
 use meta::{Attr, Caller, Kind, NewNode, RenameMode, Time};
 
+use crate::data::BLOCK;
+use crate::error::{FsError, FsResult};
 use crate::filesystem::asker::Asker;
-use crate::filesystem::{Allocate, BLOCK, FsError, FsResult, SetTime};
+use crate::filesystem::{Allocate, SetTime};
 
 /// How long the kernel may believe what it was told: every change comes through it.
 pub(super) const TTL: Duration = Duration::from_secs(3600);

@@ -18,7 +18,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::mount::{Atime, MountOptions};
+use crate::options::{Atime, MountOptions};
 
 /// What is behind `fuse.` in the type that /proc/mounts shows.
 const SUBTYPE: &str = "ashlar";

@@ -34,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::data::DataError;
+use crate::error::DataError;
 use crate::filesystem::Filesystem;
 use crate::filesystem::access::Rules;
 use crate::fuse::NOISE;

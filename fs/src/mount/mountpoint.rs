@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use proto::touch::touch;
 
-use crate::mount::MountOptions;
 use crate::mount::attach;
+use crate::options::MountOptions;
 
 /// The type of our mounts.
 const TYPE: &str = "fuse.ashlar";

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use meta::Directories;
 
-use crate::mount::MountOptions;
 use crate::mount::attach::Detached;
 use crate::mount::control;
 use crate::mount::mountpoint::MountEntry;
 use crate::mount::utab;
+use crate::options::MountOptions;
 
 /// How long another process may take to mount a volume that it has opened.
 const WAIT_FOR_FIRST: Duration = Duration::from_secs(30);

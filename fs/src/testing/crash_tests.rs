@@ -6,7 +6,7 @@ use std::time::Duration;
 use meta::Ino;
 
 use super::*;
-use crate::data::DataError;
+use crate::error::DataError;
 
 #[tokio::test(start_paused = true)]
 async fn what_was_synced_survives_a_crash_and_what_was_not_is_swept() {

@@ -10,7 +10,7 @@ use proto::limits::MAX_LIST;
 use proto::scheme::Scheme;
 
 use super::*;
-use crate::data::DataError;
+use crate::error::DataError;
 
 /// Longer than anything here may take.
 const BOUND: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use proto::scheme::Scheme;
 use tokio::time::Instant;
 
 use super::*;
-use crate::data::DataError;
+use crate::error::DataError;
 
 const NOW: Time = Time { secs: 1, nanos: 0 };
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };

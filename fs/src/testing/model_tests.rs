@@ -6,7 +6,7 @@ use std::time::Duration;
 use meta::{Ino, MetaStore};
 
 use super::*;
-use crate::data::DataError;
+use crate::error::DataError;
 
 const FILE: u64 = 600_000;
 

@@ -11,7 +11,8 @@ use proto::scheme::Scheme;
 use proxy::Space;
 
 use super::*;
-use crate::data::{DataError, TryWrite};
+use crate::data::TryWrite;
+use crate::error::DataError;
 use crate::space::StoreRoom;
 
 const NOW: Time = Time { secs: 1, nanos: 0 };

@@ -20,8 +20,9 @@ use proto::scheme::Scheme;
 
 use super::reference::{Names, Reference, node};
 use super::*;
+use crate::error::{FsError, FsResult};
 use crate::filesystem::asker::Asker;
-use crate::filesystem::{Allocate, Change, Filesystem, FsError, FsResult, Seek};
+use crate::filesystem::{Allocate, Change, Filesystem, Seek};
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 const ASKER: Asker = Asker { uid: 0, gid: 0, thread: 0 };

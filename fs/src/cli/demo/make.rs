@@ -18,9 +18,11 @@ use proto::size::Size;
 use storaged::InitOptions;
 use storaged::superblock::Superblock;
 
-use super::{Args, Made, VOLUME};
-use crate::cli::{block_on, format};
+use crate::cli::format;
+use crate::cli::setup::block_on;
 
+/// The volume of a demo.
+pub(super) const VOLUME: &str = "demo";
 /// Disks, unless told otherwise.
 const DISKS: usize = 8;
 /// Smallest and largest block file of a demo's disk: a small disk needs several.
@@ -33,19 +35,34 @@ const FEWEST: u64 = 4;
 const PARTS: [&str; 2] = ["disks", LAST];
 const LAST: &str = "cluster.toml";
 
+/// What is asked for of the disks.
+#[derive(clap::Args)]
+pub(super) struct Wanted {
+    /// Number of disks to format [default: 8]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    disks: Option<u16>,
+    /// How data are protected: ec(K,M), readable with any M disks lost, or copies(N)
+    /// [default: ec(4,2)]
+    #[arg(long)]
+    pub(super) scheme: Option<Scheme>,
+    /// Room of all disks together [default: 80 % of what is free]
+    #[arg(long)]
+    size: Option<Size>,
+}
+
 /// The demo in this directory; a new one, if there is none.
-pub(super) fn find_or_make(args: &Args, dir: &Path) -> Result<Cluster> {
+pub(super) fn find_or_make(wanted: &Wanted, dir: &Path) -> Result<Cluster> {
     let made = Made::directory(dir)?;
-    make(args, dir)?;
+    make(wanted, dir)?;
     made.keep();
     let cluster = Cluster::read(&dir.join(LAST))?;
-    check_same(args, &cluster, dir)?;
+    check_same(wanted, &cluster, dir)?;
     Ok(cluster)
 }
 
-fn make(args: &Args, dir: &Path) -> Result<()> {
+fn make(wanted: &Wanted, dir: &Path) -> Result<()> {
     let named = || dir.display().to_string();
-    let plan = Plan::of(args)?;
+    let plan = Plan::of(wanted)?;
     let lock = Flock::lock(File::open(dir).with_context(named)?, FlockArg::LockExclusive);
     let _lock = lock.map_err(|(_, e)| e).with_context(named)?;
     if dir.join(LAST).exists() {
@@ -97,14 +114,14 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(args: &Args) -> Result<Self> {
-        let disks = args.disks.map_or(DISKS, usize::from);
-        let scheme = args.scheme.map_or_else(|| Scheme::erasure(4, 2), Ok)?;
+    fn of(wanted: &Wanted) -> Result<Self> {
+        let disks = wanted.disks.map_or(DISKS, usize::from);
+        let scheme = wanted.scheme.map_or_else(|| Scheme::erasure(4, 2), Ok)?;
         if scheme.parts() > disks {
             bail!("{scheme} needs {} disks, and --disks says {disks}", scheme.parts());
         }
         let least = disks as u64 * FEWEST * BLOCK_FILE.0;
-        match args.size {
+        match wanted.size {
             Some(size) if size.0 < least => {
                 bail!("--size {size} is too small for {disks} disks: at least {}", Size(least))
             }
@@ -155,13 +172,13 @@ fn capacity(total: u64, disks: usize) -> u64 {
 }
 
 /// A formatted demo is what it is: asked for another one, it says so.
-fn check_same(args: &Args, cluster: &Cluster, dir: &Path) -> Result<()> {
+fn check_same(wanted: &Wanted, cluster: &Cluster, dir: &Path) -> Result<()> {
     let have = cluster.slots.len();
     let other = |have: String, asked: String| {
         let dir = dir.display();
         bail!("the demo in {dir} has {have}, not {asked}: choose another --dir, or remove it")
     };
-    if let Some(asked) = args.disks.filter(|&asked| usize::from(asked) != have) {
+    if let Some(asked) = wanted.disks.filter(|&asked| usize::from(asked) != have) {
         return other(format!("{have} disks"), asked.to_string());
     }
     // One that cannot be read, or is another, is for the mount to judge.
@@ -170,7 +187,7 @@ fn check_same(args: &Args, cluster: &Cluster, dir: &Path) -> Result<()> {
         (disk.disk == slot.disk).then_some(disk)
     });
     let capacities: Vec<u64> = disks.map(|disk| disk.capacity).collect();
-    if let Some(asked) = args.size
+    if let Some(asked) = wanted.size
         && let Some(&found) = capacities.iter().find(|&&found| found != capacity(asked.0, have))
     {
         return other(
@@ -190,4 +207,39 @@ pub(super) fn write_cluster(file: &Path, cluster: &Cluster) -> Result<()> {
         fs::rename(&new, file)
     };
     write().with_context(|| file.display().to_string())
+}
+
+/// Directories that were made for a demo which may not come to be: then they are taken away again.
+pub(super) struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes the directory, and those above it, if it is not there.
+    pub(super) fn directory(path: &Path) -> Result<Self> {
+        let failed = |e: io::Error| format!("{} cannot be made: {e}", path.display());
+        let mut made = Self(Vec::new());
+        let missing = |path: &&Path| {
+            fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        };
+        let path = std::path::absolute(path).map_err(|e| anyhow::anyhow!(failed(e)))?;
+        let all: Vec<&Path> = path.ancestors().take_while(missing).collect();
+        for path in all.into_iter().rev() {
+            fs::create_dir(path).map_err(|e| anyhow::anyhow!(failed(e)))?;
+            made.0.push(path.to_owned());
+        }
+        Ok(made)
+    }
+
+    /// It has come to be.
+    pub(super) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            // If somebody uses it by now, it stays.
+            let _ = fs::remove_dir(path);
+        }
+    }
 }
