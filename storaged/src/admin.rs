@@ -15,12 +15,14 @@ use proto::program::{self, complain, sentence};
 use proto::touch::touch;
 use serde_json::{Value, json};
 
+use crate::arguments::{Disks, InitArgs, PartArgs, StatusArgs};
 use crate::block_file;
-use crate::cli::{Disks, InitArgs, PartArgs, StatusArgs};
-use crate::disk::{Disk, DiskOptions};
+use crate::disk::Disk;
 use crate::error::{DiskError, DiskProblem};
+use crate::init::{InitOptions, init_disk};
+use crate::open::DiskOptions;
 use crate::room::Room;
-use crate::superblock::{InitOptions, Superblock, init_disk, lock};
+use crate::superblock::{Superblock, lock};
 
 /// How long a daemon may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);

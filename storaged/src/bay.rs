@@ -17,14 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
-use proto::part_store::{PartError, PartStore};
+use proto::id::{ClusterId, DiskId};
+use proto::part_store::PartError;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::disk::{Disk, DiskOptions};
+use crate::disk::Disk;
 use crate::error::{DiskProblem, panic_text};
 use crate::late::all_but_late;
-use crate::slot::LocalSlot;
+use crate::open::DiskOptions;
 use crate::superblock::Superblock;
 
 /// Pauses between attempts to open a disk that is out: the first, and the longest.
@@ -192,18 +192,6 @@ impl Bays {
         }
         // Nobody can say which disks those are.
         Err(PartError::Unreachable(format!("out, or not served here: {}", unknown.join("; "))))
-    }
-
-    /// One slot of the disk in the `nth` bay, for a proxy in this process that knows the group at this
-    /// generation.
-    pub fn slot(
-        &self,
-        nth: usize,
-        slot: SlotId,
-        group: GroupId,
-        generation: Generation,
-    ) -> Arc<dyn PartStore> {
-        Arc::new(LocalSlot::new(self.bays[nth].clone(), slot, group, generation))
     }
 
     /// Lets no more disks in, brings those that are in to rest, and returns when that is done, or when

@@ -24,14 +24,28 @@ use crate::io::aligned::PooledBuf;
 use crate::io::direct::{DirectFile, Mode};
 #[cfg(test)]
 use crate::io::faults::{self, Call};
-use crate::record::{Entry, Place, footprint_blocks, parse, payload_offset};
-use crate::superblock::Access;
+use crate::record::{Entry, MAX_RECORD, Place, footprint_blocks, parse, payload_offset};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
+/// Smallest block file, in bytes: one that holds the largest part and some more.
+pub(crate) const MIN_BLOCK_FILE: u64 = 16 << 20;
+/// Largest block file, in bytes.
+pub(crate) const MAX_BLOCK_FILE: u64 = 16 << 30;
 /// Bytes read at once while scanning small records.
 const WINDOW: usize = 1 << 20;
 /// From this size on a record is stepped over instead of read through, in blocks.
 const LARGE: u32 = (256 << 10) / DISK_BLOCK as u32;
+
+const _: () = assert!(MIN_BLOCK_FILE > MAX_RECORD);
+
+/// What can be done with the files of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// All of it.
+    Write,
+    /// They are on a filesystem that is mounted read-only.
+    Read,
+}
 
 /// One open block file.
 #[derive(Debug)]

@@ -2,19 +2,17 @@
 //! parsing, so nothing behind sees a string.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use proto::id::{BlobId, ClusterId, SlotId};
 use proto::listen::Listen;
 use proto::observe::init_logs;
 use proto::program;
-use proto::size::Size;
 
 use crate::admin;
+use crate::arguments::{Disks, InitArgs, PartArgs, StatusArgs};
 use crate::daemon::{self, RunConfig};
-use crate::superblock::Superblock;
 
 /// Keeps parts of blobs on the disks of this machine.
 #[derive(Debug, Parser)]
@@ -87,59 +85,6 @@ enum DiskCommand {
     RebuildIndex(Disks),
 }
 
-/// Which disks.
-#[derive(Debug, Args)]
-pub(crate) struct Disks {
-    /// Directories of the disks
-    #[arg(required = true, value_name = "DIR")]
-    pub(crate) dirs: Vec<PathBuf>,
-    /// Print JSON, one object per line
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// The disk to be.
-#[derive(Debug, Args)]
-pub(crate) struct InitArgs {
-    /// Directory; must be empty or not there yet
-    pub(crate) dir: PathBuf,
-    /// Where the disk belongs.
-    #[command(flatten)]
-    pub(crate) belongs: Belongs,
-    /// Space to use [default: 90 % of what is free and not promised to other disks there]
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) capacity: Option<Size>,
-    /// Size of one block file
-    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
-    pub(crate) block_file: Size,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// One of the two.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct Belongs {
-    /// Cluster to join: the id that the first disk's init printed, or the directory of a disk of it
-    #[arg(long, value_name = "UUID|DIR", value_parser = cluster)]
-    pub(crate) cluster: Option<ClusterId>,
-    /// Begin a new cluster
-    #[arg(long)]
-    pub(crate) new_cluster: bool,
-}
-
-/// Which daemon.
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Where it listens
-    #[arg(long, value_name = "HOST:PORT", default_value = daemon::DEFAULT_LISTEN)]
-    pub(crate) address: String,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum PartsCommand {
     /// List all parts
@@ -153,38 +98,6 @@ enum PartsCommand {
         after_help = "Example:\n  storaged parts get /srv/disk0 '1-3-17-0-4096-ec(4,2)' --part 0 > part0"
     )]
     Get(PartArgs),
-}
-
-/// Which part of which blob.
-#[derive(Debug, Args)]
-pub(crate) struct PartArgs {
-    /// Directory of the disk
-    pub(crate) dir: PathBuf,
-    /// The blob, as VOLUME-SESSION-SEQUENCE-GROUP-LENGTH-SCHEME
-    pub(crate) blob: BlobId,
-    /// Which of its parts, from 0
-    #[arg(long, default_value_t = 0)]
-    pub(crate) part: usize,
-    /// The slot on the disk
-    #[arg(long, value_parser = slot, default_value = "0")]
-    pub(crate) slot: SlotId,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-fn slot(text: &str) -> Result<SlotId, std::num::ParseIntError> {
-    text.parse().map(SlotId)
-}
-
-/// A cluster's id, or that of a disk.
-fn cluster(text: &str) -> Result<ClusterId, String> {
-    if let Ok(id) = text.parse() {
-        return Ok(id);
-    }
-    let of_disk = Superblock::read_soon(Path::new(text));
-    let neither = |e| format!("neither a cluster's id nor the directory of a disk of it: {e}");
-    of_disk.map(|superblock| superblock.cluster).map_err(neither)
 }
 
 /// What the program understands, for its manual pages and completions.

@@ -15,10 +15,9 @@
 //! * So is to whom a volume is promised: what was asked before a fence and is decided after it is refused.
 //! * After a failed write or sync nothing is written any more: the disk is read-only.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, LazyLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proto::buffer::Aligned;
@@ -27,16 +26,13 @@ use proto::id::{BlobId, PartKey, SlotId, VolumeId};
 use proto::limits::DISK_BLOCK;
 use proto::part_store::{Issuer, PartError};
 
-use crate::ahead::{Ahead, REGION};
+use crate::ahead::REGION;
 use crate::batch::{FULL_BATCH, Layout, MAX_RECORDS, Planned};
 use crate::block_file::BlockFile;
-use crate::compact::Compaction;
-use crate::disk::Shared;
 use crate::fill::{FileState, Stage};
-use crate::give_back::Declined;
 use crate::index::{IndexResult, Mark, is_no_room};
 use crate::io::direct::is_no_space;
-use crate::ledger::Ledger;
+use crate::owner::{NO_ROOM, Owner, RunningCheckpoint};
 use crate::queue::{Ask, Request, To};
 use crate::record::{
     Place, What, decode_fence, encode_blobs, encode_fence, encode_slot, footprint,
@@ -49,8 +45,6 @@ const CHECKPOINT_CHANGES: usize = 32 << 10;
 const CHECKPOINT_BYTES: u64 = 128 << 20;
 /// A disk with nothing to do writes its checkpoint after this time.
 const CHECKPOINT_IDLE: Duration = Duration::from_secs(2);
-/// How long nothing is tried again that the filesystem had no room for.
-pub(crate) const NO_ROOM: Duration = Duration::from_secs(2);
 /// Changes in memory, while there is no room for them in redb, from which on nothing new is taken.
 const MAX_CHANGES: usize = 16 * CHECKPOINT_CHANGES;
 /// How soon to look again after a checkpoint, or for the next step of compaction.
@@ -62,38 +56,6 @@ const MAX_RECLAIMS: usize = 256;
 
 /// What is written ahead of the log, for all disks.
 static ZEROS: LazyLock<Aligned> = LazyLock::new(|| Aligned::zeroed(REGION as usize * DISK_BLOCK));
-
-/// Dead records of a file that is to go, to be struck off once it is gone.
-pub(crate) type Dead = Vec<(SlotId, PartKey, Place)>;
-
-/// The state of a disk's one writer.
-pub(crate) struct Owner {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) ledger: Ledger,
-    /// The file that is written; `None` before the first and when none can be made.
-    pub(crate) current: Option<Arc<BlockFile>>,
-    /// Sequence of the last record.
-    pub(crate) sequence: u64,
-    pub(crate) scratch: Aligned,
-    pub(crate) ahead: Ahead,
-    pub(crate) compaction: Option<Compaction>,
-    /// No step of compaction in the background before this.
-    pub(crate) compact_from: Instant,
-    /// Files of stage doomed.
-    pub(crate) doomed: HashMap<u32, Dead>,
-    pub(crate) checkpoint: Option<RunningCheckpoint>,
-    /// No checkpoint by itself before this.
-    pub(crate) checkpoint_from: Instant,
-    pub(crate) logged: u64,
-    pub(crate) changed_at: Instant,
-    pub(crate) declined: Declined,
-}
-
-/// A checkpoint that a thread is writing.
-pub(crate) struct RunningCheckpoint {
-    thread: JoinHandle<IndexResult<()>>,
-    doomed: Vec<u32>,
-}
 
 /// The records gathered for one write.
 #[derive(Default)]
@@ -629,8 +591,9 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block_file::Access;
     use crate::fault_tests::{self, content, fresh, get, key, log, place_of, put};
-    use crate::superblock::{Access, Superblock};
+    use crate::superblock::Superblock;
     use crate::{DiskOptions, open};
     use proto::id::{Generation, GroupId};
     use std::os::unix::fs::FileExt;

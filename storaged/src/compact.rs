@@ -9,7 +9,7 @@
 //! has, so that it stays known as corrupt and can be put again. What the index has in the file and no
 //! record was found for is written from the index: deletes, slots and promises as they are, parts as lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,9 +20,9 @@ use proto::part_store::PartError;
 
 use crate::batch::Planned;
 use crate::block_file::{BlockFile, Found, Scan};
-use crate::commit::{Dead, Owner};
 use crate::fill::Stage;
 use crate::index::IndexResult;
+use crate::owner::{Compaction, Owner};
 use crate::record::{
     Place, What, decode_blobs, decode_fence, decode_slot, encode_blobs, encode_fence, encode_slot,
 };
@@ -35,17 +35,6 @@ const STEP_RECORDS: usize = 256;
 const PACE: Duration = Duration::from_millis(10);
 /// Pause after a step that failed.
 const BACK_OFF: Duration = Duration::from_secs(5);
-
-/// A file that is being emptied.
-pub(crate) struct Compaction {
-    file: u32,
-    next: u32,
-    dead: Dead,
-    /// Blobs in the deletes and forgets met so far: written again together.
-    blobs: BTreeMap<SlotId, BTreeSet<BlobId>>,
-    /// Something in the file is no record, or cannot be read.
-    damaged: bool,
-}
 
 impl Owner {
     /// One step, if a file is worth it.

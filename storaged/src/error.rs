@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use proto::id::{ClusterId, DiskId};
 
+use crate::block_file::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
 use crate::index::is_no_room;
-use crate::room::Room;
-use crate::superblock::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
 
 /// A disk that cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -98,13 +97,16 @@ pub enum DiskProblem {
     },
     /// Others have been promised what is free.
     #[error(
-        "{} bytes are free, and the other disks on this filesystem ({}) have still to take {}: too little is \
-         left for the {needed} bytes that are needed with these block files, unless --capacity says so",
-        room.free, room.disks, room.promised
+        "{free} bytes are free, and the other disks on this filesystem ({disks}) have still to take {promised}: too \
+         little is left for the {needed} bytes that are needed with these block files, unless --capacity says so"
     )]
     Promised {
-        /// What there is.
-        room: Room,
+        /// What is free.
+        free: u64,
+        /// How many other disks there are.
+        disks: usize,
+        /// What they have still to take.
+        promised: u64,
         /// The least.
         needed: u64,
     },

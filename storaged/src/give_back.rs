@@ -5,7 +5,6 @@
 //! because it never can, stays in use, is counted so, is said once, and is tried again. Any other error
 //! is the disk's, as everywhere.
 
-use std::collections::HashSet;
 use std::io;
 use std::time::Instant;
 
@@ -13,29 +12,13 @@ use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 
 use crate::block_file::{BlockFile, directory, sync_directory};
-use crate::commit::{NO_ROOM, Owner};
 use crate::io::direct::{is_declined, is_unsupported};
 use crate::ledger::Hole;
+use crate::owner::{NO_ROOM, Owner};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
 /// Most holes that are remembered; compaction gains what is forgotten.
 const MAX_HOLES: usize = 64 << 10;
-
-/// What the filesystem has declined.
-#[derive(Default)]
-pub(crate) struct Declined {
-    /// Nothing is tried again before this.
-    until: Option<Instant>,
-    /// It cannot make holes.
-    no_holes: bool,
-    said: HashSet<&'static str>,
-}
-
-impl Declined {
-    fn rests(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() < until)
-    }
-}
 
 impl Owner {
     fn declined(&mut self, doing: &'static str, why: &io::Error) {

@@ -27,6 +27,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -40,53 +41,18 @@ use crate::record::Place;
 
 mod backend;
 mod key;
+mod layer;
 mod scan;
 mod stored;
 
 pub(crate) use backend::Home;
 use key::{
-    BlobBytes, DeadBytes, PartBytes, blob_bytes, dead_bytes, key_of, part_bytes, place_of_dead,
-    prefixed,
+    BlobBytes, DeadBytes, blob_bytes, dead_bytes, key_of, part_bytes, place_of_dead, prefixed,
 };
+use layer::Layer;
+pub(crate) use layer::{Checkpoint, Fences, IndexResult, Mark, Tomb};
 pub(crate) use stored::{Saved, is_echo, is_no_room};
 use stored::{Store, Stored, guarded};
-
-/// A remembered delete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tomb {
-    /// Where its record lies.
-    pub(crate) place: Place,
-    /// It is kept only for dead records that are still there.
-    pub(crate) forgotten: bool,
-}
-
-impl Tomb {
-    fn of((place, forgotten): (u64, u8)) -> Self {
-        Self { place: Place::unpack(place), forgotten: forgotten != 0 }
-    }
-}
-
-/// Up to which record everything is in redb.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    /// The next record's place.
-    pub(crate) place: Place,
-    /// The last record's sequence.
-    pub(crate) sequence: u64,
-}
-
-/// Changes over a lower layer; `None` and `false` hide what is below.
-#[derive(Clone, Default)]
-struct Layer {
-    parts: BTreeMap<PartBytes, Option<Place>>,
-    tombs: BTreeMap<BlobBytes, Option<Tomb>>,
-    dead: BTreeMap<DeadBytes, bool>,
-    slots: BTreeMap<SlotId, (GroupId, Generation)>,
-    fences: Fences,
-}
-
-/// To whom the volumes of each slot are promised.
-pub(crate) type Fences = BTreeMap<(SlotId, VolumeId), Issuer>;
 
 #[derive(Default)]
 struct Layers {
@@ -103,22 +69,11 @@ impl Layers {
     }
 }
 
-/// Any failure of redb.
-pub(crate) type IndexResult<T> = Result<T, redb::Error>;
-
 /// The index of one disk.
 pub(crate) struct Index {
     store: Store,
     pub(crate) calls: Arc<Calls>,
     layers: RwLock<Layers>,
-}
-
-/// A layer on its way into redb.
-pub(crate) struct Checkpoint {
-    layer: Arc<Layer>,
-    space: Space,
-    mark: Mark,
-    disk: DiskId,
 }
 
 impl Index {
@@ -394,4 +349,17 @@ impl Index {
         fences.extend(newer.fences);
         slots.extend(newer.slots);
     }
+}
+
+/// The index's file.
+pub(crate) fn path_in(dir: &Path) -> PathBuf {
+    dir.join("index.redb")
+}
+
+/// Keeps a damaged index for whoever wants to know why; one is enough.
+pub(crate) fn set_aside(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        std::fs::rename(path, path.with_extension("redb.damaged"))?;
+    }
+    Ok(())
 }

@@ -4,15 +4,15 @@
 //! Nothing read from it is believed before it is checked; nothing is acknowledged before it is on
 //! stable storage.
 //!
-//! * [`superblock`]: who a disk is; [`room`]: how large it may be. `block_file`, `record`: how bytes lie on it.
-//! * `queue`, `batch`, `ahead`, `commit`: from a request to one write and one sync; `compact` and
+//! * [`superblock`]: who a disk is; [`room`]: how large it may be; `init` makes one. `block_file`, `record`: how bytes lie on it.
+//! * `queue`, `batch`, `ahead`, `owner`, `commit`: from a request to one write and one sync; `compact` and
 //!   `give_back`: space back.
-//! * `read`, `readers`: from a request to verified bytes. `calls`: which of all these do not return.
+//! * `shared`: what the owner and the readers of a disk both use. `read`, `readers`: from a request to verified bytes. `calls`: which of all these do not return.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
 //! * `open`, `replay` and `recovery` (pure): after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its
 //!   [`bay`]; [`service`] and `door` serve the same to others, by `link`, where `clients` knows whose connection
-//!   is the newest and `asked` what to do; [`cli`] is the program.
+//!   is the newest and `asked` what to do; [`cli`] is the program, `arguments` and `admin` its commands.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -20,6 +20,7 @@
 
 mod admin;
 mod ahead;
+mod arguments;
 mod asked;
 mod batch;
 pub mod bay;
@@ -40,12 +41,14 @@ mod give_back;
 mod index;
 #[cfg(test)]
 mod index_tests;
+mod init;
 mod io;
 mod late;
 mod ledger;
 mod link;
 pub mod metrics;
 mod open;
+mod owner;
 mod queue;
 mod read;
 mod readers;
@@ -54,9 +57,11 @@ mod recovery;
 mod replay;
 pub mod room;
 pub mod service;
+mod shared;
 mod slot;
 pub mod superblock;
 
-pub use disk::{Disk, DiskOptions, DiskState};
+pub use disk::{Disk, DiskState};
 pub use error::{DiskError, DiskProblem};
-pub use superblock::{InitOptions, init_disk};
+pub use init::{DEFAULT_BLOCK_FILE, InitOptions, init_disk};
+pub use open::DiskOptions;

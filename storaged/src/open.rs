@@ -7,25 +7,42 @@
 //! and the index is made anew: an index is never a reason to do without a disk. How the logs are read
 //! is in [`crate::replay`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proto::guard::caught;
+use proto::id::{ClusterId, DiskId};
 use proto::limits::DISK_BLOCK;
 
-use crate::block_file::numbers;
-use crate::commit::Owner;
-use crate::disk::DiskOptions;
+use crate::block_file::{Access, numbers};
 use crate::error::DiskProblem;
 use crate::fill::FileState;
-use crate::index::{Home, Index, IndexResult, Saved, is_no_room};
+use crate::index::{self, Home, Index, IndexResult, Saved, is_no_room};
+use crate::owner::Owner;
 use crate::replay::Recovery;
-use crate::superblock::{Access, Superblock};
+use crate::superblock::Superblock;
 
 const BLOCK: u64 = DISK_BLOCK as u64;
 
-/// The index's file.
-pub(crate) fn index_path(dir: &Path) -> PathBuf {
-    dir.join("index.redb")
+/// Memory for the index's cache, in bytes; of tests so little that lookups reach the file.
+const MEMORY: usize = if cfg!(test) { 64 << 10 } else { 8 << 20 };
+
+/// How a disk is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOptions {
+    /// Refuse a disk of another cluster.
+    pub cluster: Option<ClusterId>,
+    /// Refuse any other disk.
+    pub disk: Option<DiskId>,
+    /// Memory for the index's cache, in bytes.
+    pub memory: usize,
+    /// Set the index aside and make it anew from the block files.
+    pub rebuild_index: bool,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self { cluster: None, disk: None, memory: MEMORY, rebuild_index: false }
+    }
 }
 
 /// Everything up to a running owner.
@@ -35,9 +52,9 @@ pub(crate) fn recover(
     options: &DiskOptions,
     access: Access,
 ) -> Result<Owner, DiskProblem> {
-    let path = index_path(dir);
+    let path = index::path_in(dir);
     if options.rebuild_index {
-        set_aside(&path)?;
+        index::set_aside(&path)?;
     }
     let missing = !path.exists();
     let opening =
@@ -63,7 +80,7 @@ pub(crate) fn recover(
         tracing::error!(dir = %dir.display(), "the index is in memory, and made anew at the next start");
         return opening.rebuild(Home::Memory);
     }
-    set_aside(&path)?;
+    index::set_aside(&path)?;
     opening.rebuild_at(&path)
 }
 
@@ -78,7 +95,7 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     fn index(&self) -> IndexResult<(Index, Option<Saved>)> {
-        let path = index_path(self.dir);
+        let path = index::path_in(self.dir);
         let home = match self.access {
             Access::Write => Home::File(path),
             Access::Read => Home::Over(path),
@@ -135,12 +152,4 @@ impl Opening<'_> {
             done => done,
         }
     }
-}
-
-/// Keeps a damaged index for whoever wants to know why; one is enough.
-pub(crate) fn set_aside(path: &Path) -> std::io::Result<()> {
-    if path.exists() {
-        std::fs::rename(path, path.with_extension("redb.damaged"))?;
-    }
-    Ok(())
 }

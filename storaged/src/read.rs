@@ -13,8 +13,8 @@ use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 use proto::part_store::PartError;
 
 use crate::block_file::BlockFile;
-use crate::disk::Shared;
 use crate::record::{Entry, Place, What, footprint_blocks, parse, payload_offset};
+use crate::shared::Shared;
 
 /// How often a part that moves under the reader is looked for again.
 const ATTEMPTS: usize = 8;

@@ -18,17 +18,16 @@ use proto::buffer::Aligned;
 use proto::limits::DISK_BLOCK;
 
 use crate::ahead::Ahead;
-use crate::block_file::{BlockFile, Found, Scan, directory, len_of, sync_directory};
-use crate::commit::{Dead, Owner};
-use crate::disk::Shared;
+use crate::block_file::{Access, BlockFile, Found, Scan, directory, len_of, sync_directory};
 use crate::error::DiskProblem;
 use crate::fill::{FileState, Space, Stage};
-use crate::give_back::Declined;
 use crate::index::{Index, Mark, Saved, is_no_room};
 use crate::ledger::Ledger;
+use crate::owner::{Dead, Declined, Owner};
 use crate::record::{Place, What, decode_blobs};
 use crate::recovery::{Seen, end_of_log};
-use crate::superblock::{Access, Superblock};
+use crate::shared::Shared;
+use crate::superblock::Superblock;
 
 const BLOCK: u64 = DISK_BLOCK as u64;
 /// A new life of the disk starts its sequences so far behind the last one it knows of, so that no

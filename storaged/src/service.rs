@@ -3,7 +3,6 @@
 //! What is asked of a slot comes by [`crate::link`]; gRPC tells how the daemon is.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use proto::convert::Address;
@@ -11,38 +10,19 @@ use proto::id::{Generation, GroupId, SlotId};
 use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 use proto::rpc::storaged as wire;
-use proto::rpc::storaged::storaged_server::{Storaged, StoragedServer};
-use tokio::net::TcpListener;
+use proto::rpc::storaged::storaged_server::Storaged;
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::bay::{Bay, BayState, Bays};
 use crate::clients::Clients;
 use crate::disk::Disk;
-use crate::door;
 
-/// Requests that one connection for gRPC may have under way.
-const MAX_STREAMS: u32 = 64;
-/// Bytes that may lie unread in a connection for gRPC, and of the one message that is asked there: it is empty.
-const WINDOW: u32 = 64 << 10;
-const MAX_MESSAGE: usize = 1 << 10;
-/// Longest frame of gRPC.
-const MAX_FRAME: u32 = 16 << 10;
-/// Bytes of headers of one request.
-const MAX_HEADERS: u32 = 8 << 10;
 /// Bytes of payload that may be under way between this daemon and everybody, in equal shares for its
 /// disks, so that one that hangs does not use up what the others need.
 const DAEMON_BYTES: usize = 256 << 20;
 /// Least and most of a disk's share, each way.
 const DISK_BYTES: (usize, usize) = (12 << 20, 32 << 20);
-/// A silent connection is asked for a sign of life this often, and dropped after as long.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// How long requests under way may take to finish once the daemon is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
-
 /// What may be under way to and from a disk, in blocks.
 #[derive(Clone)]
 pub(crate) struct Budget {
@@ -75,34 +55,6 @@ impl Service {
         let room = || Arc::new(Semaphore::new(blocks));
         let budgets = bays.all().iter().map(|_| Budget { writes: room(), reads: room() }).collect();
         Self { bays, budgets, clients: Arc::default() }
-    }
-
-    /// Serves until told to stop; then lets what is under way finish.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        stop: CancellationToken,
-    ) -> Result<(), tonic::transport::Error> {
-        let service = StoragedServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
-        let (grpc, incoming) = tokio::sync::mpsc::channel(door::WAITING);
-        let accepting = door::accept(listener, self, grpc, stop.clone());
-        let serving = Server::builder()
-            .max_frame_size(MAX_FRAME)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .http2_max_header_list_size(MAX_HEADERS)
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .serve_with_incoming_shutdown(
-                service,
-                ReceiverStream::new(incoming),
-                stop.clone().cancelled_owned(),
-            );
-        tokio::select! {
-            (result, ()) = async { tokio::join!(serving, accepting) } => result,
-            () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
-        }
     }
 
     /// Who is connected by a link.

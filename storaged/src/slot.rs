@@ -10,9 +10,10 @@ use proto::id::{BlobId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, Vo
 use proto::limits::MAX_BLOBS_PER_REQUEST;
 use proto::part_store::{Fill, Held, Issuer, Page, PartError, PartStore, Scope};
 
-use crate::bay::Bay;
-use crate::disk::fits;
+use crate::bay::{Bay, Bays};
+use crate::disk::Disk;
 use crate::queue::{Ask, To};
+use crate::shared::fits;
 
 /// One slot, with what the caller knows of its group.
 pub(crate) struct LocalSlot {
@@ -28,6 +29,32 @@ impl LocalSlot {
 
     async fn ask(&self, ask: Ask) -> Result<(), PartError> {
         self.bay.disk()?.ask(self.to, ask).await
+    }
+}
+
+impl Disk {
+    /// One slot, for a proxy in this process that knows the group at this generation.
+    pub fn slot(
+        self: &Arc<Self>,
+        slot: SlotId,
+        group: GroupId,
+        generation: Generation,
+    ) -> Arc<dyn PartStore> {
+        Arc::new(LocalSlot::new(Arc::new(Bay::of(self.clone())), slot, group, generation))
+    }
+}
+
+impl Bays {
+    /// One slot of the disk in the `nth` bay, for a proxy in this process that knows the group at this
+    /// generation.
+    pub fn slot(
+        &self,
+        nth: usize,
+        slot: SlotId,
+        group: GroupId,
+        generation: Generation,
+    ) -> Arc<dyn PartStore> {
+        Arc::new(LocalSlot::new(self.all()[nth].clone(), slot, group, generation))
     }
 }
 

@@ -28,25 +28,12 @@ use serde::Serialize;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::block_file;
+use crate::block_file::{self, Access};
 use crate::error::{DiskError, DiskProblem};
-use crate::record::MAX_RECORD;
-use crate::room::Room;
 
 const MAGIC: [u8; 8] = *b"ASHLDSK\n";
 const VERSION: u32 = 4;
 const COPIES: u32 = 3;
-/// Block files of a disk that is made without saying otherwise, in bytes.
-pub const DEFAULT_BLOCK_FILE: u64 = 256 << 20;
-/// Smallest block file, in bytes: one that holds the largest part and some more.
-pub const MIN_BLOCK_FILE: u64 = 16 << 20;
-/// Largest block file, in bytes.
-pub const MAX_BLOCK_FILE: u64 = 16 << 30;
-/// Fewest block files a disk must have room for: what it keeps in reserve, and one to use.
-const MIN_FILES: u64 = 4;
-
-const _: () = assert!(MIN_BLOCK_FILE > MAX_RECORD);
-
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct OnDisk {
@@ -75,23 +62,8 @@ pub struct Superblock {
     pub block_file: u64,
 }
 
-/// How a disk is made.
-#[derive(Clone, Copy, Debug)]
-pub struct InitOptions {
-    /// Bytes that block files may take in all; `None`: 90 % of what is free and not promised to other
-    /// disks ([`Room`]).
-    pub capacity: Option<u64>,
-    /// Bytes of one block file.
-    pub block_file: u64,
-}
-
-impl Default for InitOptions {
-    fn default() -> Self {
-        Self { capacity: None, block_file: DEFAULT_BLOCK_FILE }
-    }
-}
-
-fn path(dir: &Path) -> PathBuf {
+/// Where it is.
+pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join("superblock")
 }
 
@@ -176,15 +148,6 @@ impl Superblock {
     }
 }
 
-/// What can be done with the files of a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// All of it.
-    Write,
-    /// They are on a filesystem that is mounted read-only.
-    Read,
-}
-
 /// A disk that this process has, for as long as this lives.
 pub(crate) struct Locked {
     /// The lock.
@@ -219,63 +182,8 @@ pub fn is_in_use(dir: &Path) -> bool {
     matches!(lock(dir), Err(DiskError { problem: DiskProblem::InUse, .. }))
 }
 
-/// Makes an empty or missing directory a disk of the cluster, under a new id.
-///
-/// # Errors
-/// If the directory is not empty, cannot be written, or has no room for the capacity.
-pub fn init_disk(
-    dir: &Path,
-    cluster: ClusterId,
-    options: InitOptions,
-) -> Result<DiskId, DiskError> {
-    let fail = |problem| DiskError::new(dir, problem);
-    let io = |e| DiskError::new(dir, DiskProblem::Io(e));
-    if dir.exists() && !dir.is_dir() {
-        return Err(fail(DiskProblem::NotADirectory));
-    }
-    std::fs::create_dir_all(dir).map_err(io)?;
-    if path(dir).exists() {
-        return Err(fail(DiskProblem::AlreadyADisk));
-    }
-    for entry in std::fs::read_dir(dir).map_err(io)? {
-        // A fresh filesystem comes with a lost+found.
-        if entry.map_err(io)?.file_name() != "lost+found" {
-            return Err(fail(DiskProblem::NotEmpty));
-        }
-    }
-    let room = Room::around(dir).map_err(io)?;
-    let capacity = options.capacity.unwrap_or(room.unpromised() / 10 * 9);
-    check_sizes(capacity, &options, &room).map_err(fail)?;
-    let superblock = Superblock {
-        cluster,
-        disk: DiskId::random(),
-        capacity,
-        block_file: options.block_file / DISK_BLOCK as u64 * DISK_BLOCK as u64,
-    };
-    write(dir, &superblock).map_err(io)?;
-    Ok(superblock.disk)
-}
-
-fn check_sizes(capacity: u64, options: &InitOptions, room: &Room) -> Result<(), DiskProblem> {
-    let (block_file, free) = (options.block_file, room.free);
-    if !(MIN_BLOCK_FILE..=MAX_BLOCK_FILE).contains(&block_file) {
-        return Err(DiskProblem::BlockFile(block_file));
-    }
-    let needed = MIN_FILES * block_file;
-    if capacity < needed && options.capacity.is_none() && room.promised > 0 {
-        return Err(DiskProblem::Promised { room: *room, needed });
-    }
-    if capacity < needed {
-        return Err(DiskProblem::TooSmall { capacity, needed });
-    }
-    if capacity > free {
-        return Err(DiskProblem::NoRoom { capacity, free });
-    }
-    Ok(())
-}
-
 /// The superblock comes last and under its final name at once: a directory is a whole disk or none.
-fn write(dir: &Path, superblock: &Superblock) -> io::Result<()> {
+pub(crate) fn write(dir: &Path, superblock: &Superblock) -> io::Result<()> {
     std::fs::create_dir(block_file::directory(dir))?;
     let mut bytes = vec![0; COPIES as usize * DISK_BLOCK];
     for (copy, block) in bytes.chunks_mut(DISK_BLOCK).enumerate() {
@@ -291,6 +199,7 @@ fn write(dir: &Path, superblock: &Superblock) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::init::{InitOptions, init_disk};
 
     const SMALL: InitOptions = InitOptions { capacity: Some(64 << 20), block_file: 16 << 20 };
 
@@ -326,22 +235,5 @@ mod tests {
             let said = error.contains(&format!("format {version}")) && error.contains(advice);
             assert!(said, "{error}");
         }
-    }
-
-    #[test]
-    fn bad_places_and_sizes_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let init = |name: &str, options| {
-            init_disk(&dir.path().join(name), ClusterId::random(), options).unwrap_err().to_string()
-        };
-        assert!(init("a", InitOptions { capacity: Some(1), ..SMALL }).contains("too small"));
-        let huge = InitOptions { capacity: Some(1 << 60), ..SMALL };
-        assert!(init("b", huge).contains("free"));
-        assert!(init("c", InitOptions { block_file: 4096, ..SMALL }).contains("block file"));
-        std::fs::create_dir(dir.path().join("d")).unwrap();
-        std::fs::write(dir.path().join("d/precious"), "x").unwrap();
-        assert!(init("d", SMALL).contains("not empty"));
-        init_disk(&dir.path().join("e"), ClusterId::random(), SMALL).unwrap();
-        assert!(init("e", SMALL).contains("already"));
     }
 }

@@ -18,7 +18,7 @@ use redb::{
 
 use super::backend::{Home, IndexFile};
 use super::key::{BLOB_KEY, BlobBytes, DEAD_KEY, DeadBytes, PART_KEY, PartBytes};
-use super::{Checkpoint, Fences, IndexResult, Layer, Mark};
+use super::layer::{Checkpoint, Fences, IndexResult, Layer, Mark};
 use crate::calls::Calls;
 use crate::fill::{FileState, Space, Stage};
 use crate::io::direct::is_no_space;

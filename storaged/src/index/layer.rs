@@ -1,0 +1,59 @@
+//! What the layers of an index are made of: changes over what is below them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::id::{DiskId, Generation, GroupId, SlotId, VolumeId};
+use proto::part_store::Issuer;
+
+use super::key::{BlobBytes, DeadBytes, PartBytes};
+use crate::fill::Space;
+use crate::record::Place;
+
+/// A remembered delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tomb {
+    /// Where its record lies.
+    pub(crate) place: Place,
+    /// It is kept only for dead records that are still there.
+    pub(crate) forgotten: bool,
+}
+
+impl Tomb {
+    pub(super) fn of((place, forgotten): (u64, u8)) -> Self {
+        Self { place: Place::unpack(place), forgotten: forgotten != 0 }
+    }
+}
+
+/// Up to which record everything is in redb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// The next record's place.
+    pub(crate) place: Place,
+    /// The last record's sequence.
+    pub(crate) sequence: u64,
+}
+
+/// Changes over a lower layer; `None` and `false` hide what is below.
+#[derive(Clone, Default)]
+pub(super) struct Layer {
+    pub(super) parts: BTreeMap<PartBytes, Option<Place>>,
+    pub(super) tombs: BTreeMap<BlobBytes, Option<Tomb>>,
+    pub(super) dead: BTreeMap<DeadBytes, bool>,
+    pub(super) slots: BTreeMap<SlotId, (GroupId, Generation)>,
+    pub(super) fences: Fences,
+}
+
+/// To whom the volumes of each slot are promised.
+pub(crate) type Fences = BTreeMap<(SlotId, VolumeId), Issuer>;
+
+/// Any failure of redb.
+pub(crate) type IndexResult<T> = Result<T, redb::Error>;
+
+/// A layer on its way into redb.
+pub(crate) struct Checkpoint {
+    pub(super) layer: Arc<Layer>,
+    pub(super) space: Space,
+    pub(super) mark: Mark,
+    pub(super) disk: DiskId,
+}

@@ -1,0 +1,80 @@
+//! The state of a disk's one writer. What it does is in [`crate::commit`] (batches and checkpoints),
+//! [`crate::compact`] and [`crate::give_back`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use proto::buffer::Aligned;
+use proto::id::{BlobId, PartKey, SlotId};
+
+use crate::ahead::Ahead;
+use crate::block_file::BlockFile;
+use crate::index::IndexResult;
+use crate::ledger::Ledger;
+use crate::record::Place;
+use crate::shared::Shared;
+
+/// How long nothing is tried again that the filesystem had no room for.
+pub(crate) const NO_ROOM: Duration = Duration::from_secs(2);
+
+/// Dead records of a file that is to go, to be struck off once it is gone.
+pub(crate) type Dead = Vec<(SlotId, PartKey, Place)>;
+
+/// The state of a disk's one writer.
+pub(crate) struct Owner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ledger: Ledger,
+    /// The file that is written; `None` before the first and when none can be made.
+    pub(crate) current: Option<Arc<BlockFile>>,
+    /// Sequence of the last record.
+    pub(crate) sequence: u64,
+    pub(crate) scratch: Aligned,
+    pub(crate) ahead: Ahead,
+    pub(crate) compaction: Option<Compaction>,
+    /// No step of compaction in the background before this.
+    pub(crate) compact_from: Instant,
+    /// Files of stage doomed.
+    pub(crate) doomed: HashMap<u32, Dead>,
+    pub(crate) checkpoint: Option<RunningCheckpoint>,
+    /// No checkpoint by itself before this.
+    pub(crate) checkpoint_from: Instant,
+    pub(crate) logged: u64,
+    pub(crate) changed_at: Instant,
+    pub(crate) declined: Declined,
+}
+
+/// A checkpoint that a thread is writing.
+pub(crate) struct RunningCheckpoint {
+    pub(crate) thread: JoinHandle<IndexResult<()>>,
+    pub(crate) doomed: Vec<u32>,
+}
+
+/// A file that is being emptied.
+pub(crate) struct Compaction {
+    pub(crate) file: u32,
+    pub(crate) next: u32,
+    pub(crate) dead: Dead,
+    /// Blobs in the deletes and forgets met so far: written again together.
+    pub(crate) blobs: BTreeMap<SlotId, BTreeSet<BlobId>>,
+    /// Something in the file is no record, or cannot be read.
+    pub(crate) damaged: bool,
+}
+
+/// What the filesystem has declined.
+#[derive(Default)]
+pub(crate) struct Declined {
+    /// Nothing is tried again before this.
+    pub(crate) until: Option<Instant>,
+    /// It cannot make holes.
+    pub(crate) no_holes: bool,
+    pub(crate) said: HashSet<&'static str>,
+}
+
+impl Declined {
+    /// Is it too early to try again?
+    pub(crate) fn rests(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+}

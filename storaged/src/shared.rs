@@ -1,0 +1,272 @@
+//! What the owner and the readers of a disk share: its files, slots, promises and damage, whether it can go on, and
+//! who may ask what of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex, RwLock};
+use proto::id::{DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
+use proto::part_store::{Fill, Issuer, PartError};
+
+use crate::block_file::BlockFile;
+use crate::calls::Calls;
+use crate::fill::Space;
+use crate::index::{self, Fences, Index, is_echo, is_no_room};
+use crate::metrics::DiskMetrics;
+use crate::queue::{Queue, To};
+use crate::record::{Place, decode_fence, decode_slot};
+
+/// Records whose checksum tables are kept in memory, of each disk.
+const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Damaged parts that are counted.
+const MAX_DAMAGED: usize = 10_000;
+/// Slots that one disk may have.
+const MAX_DISK_SLOTS: usize = 1024;
+/// Volumes that may be promised on one disk: each is kept in memory.
+const MAX_FENCES: usize = 64 << 10;
+
+/// What the owner and the readers of a disk share.
+pub(crate) struct Shared {
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: DiskId,
+    pub(crate) queue: Queue,
+    pub(crate) index: Arc<Index>,
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) files: RwLock<HashMap<u32, Arc<BlockFile>>>,
+    pub(crate) slots: RwLock<BTreeMap<SlotId, (GroupId, Generation)>>,
+    pub(crate) fences: RwLock<Fences>,
+    pub(crate) tables: Mutex<LruCache<Place, Arc<[u32]>>>,
+    pub(crate) metrics: DiskMetrics,
+    /// A block file that nobody could read, and that may hold anything.
+    pub(crate) unread: Option<u32>,
+    highest_file: AtomicU32,
+    view: Mutex<(Fill, u64)>,
+    read_only: RwLock<Option<String>>,
+    end: Mutex<End>,
+    ended: Condvar,
+    damaged: Mutex<BTreeSet<(SlotId, PartKey)>>,
+}
+
+impl Shared {
+    /// Why the disk takes no writes, if so.
+    pub(crate) fn read_only(&self) -> Option<String> {
+        self.read_only.read().clone()
+    }
+
+    /// From now on it takes none. The first reason stays.
+    pub(crate) fn set_read_only(&self, why: &str) {
+        self.read_only.write().get_or_insert_with(|| why.to_owned());
+    }
+
+    /// The index cannot be relied on any more, or the owner's thread is gone: the disk can only be
+    /// opened anew. The first reason stays.
+    pub(crate) fn lose(&self, why: String) {
+        let mut end = self.end.lock();
+        if end.lost.is_none() {
+            tracing::error!(disk = %self.disk, "the disk cannot go on: {why}");
+            self.set_read_only(&why);
+            end.lost = Some(why);
+            self.ended.notify_all();
+        }
+    }
+
+    /// Redb has failed, and will go on failing: the disk has to be opened anew. What is wrong in the
+    /// index's file would be met again, so that is made anew, too; want of room is not wrong with it,
+    /// and whoever met what is has said so before any echo.
+    pub(crate) fn index_failed(&self, e: &redb::Error) -> PartError {
+        if self.end.lock().closed {
+            return PartError::Io("the disk is closed".to_owned());
+        }
+        let lost = self.end.lock().lost.is_some();
+        if !lost
+            && !is_no_room(e)
+            && !is_echo(e)
+            && let Err(e) = index::set_aside(&index::path_in(&self.dir))
+        {
+            tracing::error!(disk = %self.disk, "the index stays: {e}");
+        }
+        self.lose(format!("the index cannot be used: {e}"));
+        PartError::Io(format!("index: {e}"))
+    }
+
+    /// The index does not know of the part.
+    pub(crate) fn unknown(&self) -> PartError {
+        match self.unread {
+            None => PartError::NotFound,
+            Some(file) => PartError::Io(format!(
+                "not known here, but block file {file} cannot be opened and may have it"
+            )),
+        }
+    }
+
+    /// Waits until the disk cannot go on, and answers why. `None`: it was closed. Blocks.
+    pub(crate) fn until_lost(&self) -> Option<String> {
+        let mut end = self.end.lock();
+        while end.lost.is_none() && !end.closed {
+            self.ended.wait(&mut end);
+        }
+        end.lost.clone().filter(|_| !end.closed)
+    }
+
+    /// How full the disk is, and how many parts it holds.
+    pub(crate) fn view(&self) -> (Fill, u64) {
+        *self.view.lock()
+    }
+
+    /// Parts that are known to be damaged.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged.lock().len() as u64
+    }
+
+    /// Nothing is taken any more.
+    pub(crate) fn close(&self) {
+        self.end.lock().closed = true;
+        self.ended.notify_all();
+        self.queue.close();
+    }
+
+    /// The part cannot be read as it should be.
+    pub(crate) fn note_damage(&self, slot: SlotId, key: PartKey) {
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < MAX_DAMAGED && damaged.insert((slot, key)) {
+            tracing::warn!(disk = %self.disk, %slot, %key, "a part is damaged");
+            self.metrics.damaged(damaged.len());
+        }
+    }
+
+    /// Parts for which `gone` holds were put again, or deleted.
+    pub(crate) fn damage_gone(&self, gone: impl Fn(SlotId, PartKey) -> bool) {
+        let mut damaged = self.damaged.lock();
+        if !damaged.is_empty() {
+            damaged.retain(|(slot, key)| !gone(*slot, *key));
+            self.metrics.damaged(damaged.len());
+        }
+    }
+
+    /// Tells everyone how full the disk is.
+    pub(crate) fn publish(&self, space: &Space) {
+        let fill = space.fill();
+        self.metrics.fill(&fill, space.parts);
+        *self.view.lock() = (fill, space.parts);
+    }
+
+    /// A number that no file has had, taken.
+    pub(crate) fn take_file_number(&self) -> u32 {
+        self.highest_file.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The lowest number that the next file may have.
+    pub(crate) fn next_file_number(&self) -> u32 {
+        self.highest_file.load(Ordering::Relaxed) + 1
+    }
+
+    /// May the slot be addressed so, as far as is known now? `false`: it may, and what it is addressed as has
+    /// to be remembered first.
+    pub(crate) fn admits(&self, to: To) -> Result<bool, PartError> {
+        let slots = self.slots.read();
+        let known = slots.get(&to.slot).copied();
+        if known.is_none() && slots.len() >= MAX_DISK_SLOTS {
+            return Err(PartError::WrongAddress("the disk has no more slots".to_owned()));
+        }
+        Ok(fits(to.slot, known, to.group, to.generation)? == Some(to.generation))
+    }
+
+    /// To whom the volume is promised.
+    pub(crate) fn promise(&self, slot: SlotId, volume: VolumeId) -> Option<Issuer> {
+        self.fences.read().get(&(slot, volume)).copied()
+    }
+
+    /// May the volume be promised so? `false`: it is already.
+    pub(crate) fn may_promise(
+        &self,
+        slot: SlotId,
+        volume: VolumeId,
+        issuer: Issuer,
+    ) -> Result<bool, PartError> {
+        let promise = self.promise(slot, volume);
+        Issuer::check(Some(issuer), promise)?;
+        if promise.is_none() && self.fences.read().len() >= MAX_FENCES {
+            return Err(PartError::Invalid("the disk can promise no more volumes".to_owned()));
+        }
+        Ok(promise != Some(issuer))
+    }
+
+    /// Takes over what a fence record says.
+    pub(crate) fn learn_fence(&self, slot: SlotId, payload: &[u8]) {
+        let Some((volume, promise)) = decode_fence(payload) else { return };
+        let mut fences = self.fences.write();
+        let known = fences.entry((slot, volume)).or_insert(promise);
+        if promise.epoch > known.epoch {
+            *known = promise;
+        }
+        self.index.set_fence(slot, volume, *known);
+    }
+
+    /// Takes over what a slot record says.
+    pub(crate) fn learn_slot(&self, slot: SlotId, payload: &[u8]) {
+        let Some((group, generation)) = decode_slot(payload) else { return };
+        let mut slots = self.slots.write();
+        let known = slots.entry(slot).or_insert((group, generation));
+        if known.0 == group {
+            known.1 = known.1.max(generation);
+            self.index.set_slot(slot, group, known.1);
+        }
+    }
+
+    /// Ready to be shared.
+    pub(crate) fn new(dir: &Path, disk: DiskId, index: Arc<Index>) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            disk,
+            queue: Queue::new(),
+            calls: index.calls.clone(),
+            index,
+            files: RwLock::default(),
+            slots: RwLock::default(),
+            fences: RwLock::default(),
+            tables: Mutex::new(LruCache::new(TABLES)),
+            metrics: DiskMetrics::new(disk),
+            unread: None,
+            highest_file: AtomicU32::new(0),
+            view: Mutex::new((Space::new(0, 1).fill(), 0)),
+            read_only: RwLock::default(),
+            end: Mutex::default(),
+            ended: Condvar::new(),
+            damaged: Mutex::default(),
+        }
+    }
+
+    /// Numbers up to this one are taken.
+    pub(crate) fn reserve_numbers(&self, highest: u32) {
+        self.highest_file.fetch_max(highest, Ordering::Relaxed);
+    }
+}
+
+/// What ends the life of an open disk.
+#[derive(Default)]
+struct End {
+    /// Why it cannot go on.
+    lost: Option<String>,
+    /// It is not wanted any more.
+    closed: bool,
+}
+
+/// Whether a slot that is known as this may be addressed so; the newest generation that it knows.
+pub(crate) fn fits(
+    slot: SlotId,
+    known: Option<(GroupId, Generation)>,
+    group: GroupId,
+    generation: Generation,
+) -> Result<Option<Generation>, PartError> {
+    match known {
+        Some((own, _)) if own != group => Err(PartError::WrongAddress(format!(
+            "slot {slot} belongs to group {own}, not to group {group}"
+        ))),
+        Some((_, newest)) if generation < newest => Err(PartError::StaleGeneration(newest)),
+        known => Ok(known.map(|(_, newest)| newest)),
+    }
+}
