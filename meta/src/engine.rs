@@ -19,7 +19,7 @@ use async_trait::async_trait;
 
 use crate::key::Key;
 use crate::store::MetaError;
-use crate::table::cache::Missing;
+use crate::table::run::Missing;
 
 /// A value: cheap to share.
 pub(crate) type Value = Arc<[u8]>;

@@ -23,7 +23,7 @@ use crate::key::volume::VolumeRecord;
 use crate::lock::VolumeLock;
 use crate::members::Members;
 use crate::name::{self, Hasher};
-use crate::ops::{Step, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
+use crate::ops::{Step, acl, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
 use crate::store::{
     Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, MetaError, MetaStore,
     NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage, VolumeInfo,
@@ -377,7 +377,7 @@ impl MetaStore for LocalMeta {
         value: &[u8],
         must: Option<bool>,
     ) -> Result<(), MetaError> {
-        self.grow(|txn| xattr::set(txn, ino, name, value, must)).await
+        self.grow(|txn| acl::setxattr(txn, ino, name, value, must)).await
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError> {

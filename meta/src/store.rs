@@ -17,7 +17,7 @@ use proto::guard::Panicked;
 use proto::id::{BlobId, SessionId};
 use proto::scheme::Scheme;
 
-use crate::table::cache::Missing;
+use crate::table::run::Missing;
 
 /// Number of an inode. 1 is the root directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

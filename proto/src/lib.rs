@@ -5,7 +5,7 @@
 //! **scheme** ([`scheme::Scheme`]) into k data and m parity **parts**; a part lies in a **slot** of
 //! a **disk**; slots on distinct fail domains form a **group** ([`cluster::Cluster`]).
 //!
-//! * [`id`], [`scheme`], [`cluster`], [`limits`]: types and arithmetic both ends must agree on.
+//! * [`id`], [`part`], [`scheme`], [`cluster`], [`limits`]: types and arithmetic both ends must agree on.
 //! * [`checksum`]: bytes that travel with their CRC-32C.
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
 //! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
@@ -36,6 +36,7 @@ pub mod listen;
 pub mod log_file;
 pub mod metrics_server;
 pub mod observe;
+pub mod part;
 pub mod part_store;
 pub mod program;
 pub mod scheme;

@@ -15,8 +15,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::PartIndex;
 use crate::limits::{CHECK_BLOCK, DISK_BLOCK};
+use crate::part::PartIndex;
 
 /// Codec number of plain copies: every part is the whole blob.
 const COPIES: u8 = 0;

@@ -4,11 +4,10 @@
 //! padding. The code works on 64-byte units, the same unit of every part at a time: so any interval
 //! of parts that begins and ends on a unit can be encoded and decoded alone.
 //!
-//! Short intervals are restored by tables, see `maps`. Encoders and decoders keep their working space, one per thread. Parity is made in aligned buffers
+//! Short intervals are restored by tables, see `maps`, longer ones by the library (`reed_solomon`). Parity is made in aligned buffers
 //! that are used again, so that a disk in this process writes it without a copy. Checksums are
 //! computed while the bytes are still in the CPU's cache.
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -19,12 +18,11 @@ use proto::checksum::{Checked, block_count};
 use proto::id::{BlobId, PartIndex, PartSet};
 use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
 use proto::scheme::Scheme;
-use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
 use crate::maps;
+pub use crate::reed_solomon::CodecError;
+use crate::reed_solomon::{self, UNIT};
 
-/// Unit of the code, in bytes: it mixes bytes within such a unit, never across.
-pub(crate) const UNIT: u32 = 64;
 /// Bytes of each part encoded at a time: the working space of all parts stays in the CPU's cache.
 const STEP: usize = 16 << 10;
 /// Bytes of the parity of a full blob of ec(4,2), which a buffer of the pool holds.
@@ -36,20 +34,6 @@ const PARITY_KEPT: usize = 8;
 const SHORT: usize = 128 << 10;
 
 static PARITY: LazyLock<Arc<Pool>> = LazyLock::new(|| Pool::new(PARITY_LEN, PARITY_KEPT));
-
-thread_local! {
-    static ENCODER: RefCell<Option<ReedSolomonEncoder>> = const { RefCell::new(None) };
-    static DECODER: RefCell<Option<ReedSolomonDecoder>> = const { RefCell::new(None) };
-}
-
-/// Parts that do not make a blob: a bug of ours or of whoever stored them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("decoding: {0}")]
-pub struct CodecError(String);
-
-fn codec_error(error: reed_solomon_simd::Error) -> CodecError {
-    CodecError(error.to_string())
-}
 
 /// All parts of a blob, in order, with their checksums.
 ///
@@ -99,35 +83,13 @@ fn fill_parity(
     for start in (0..part_len).step_by(CHECK_BLOCK as usize) {
         let block = start..(start + CHECK_BLOCK as usize).min(part_len);
         for step in block.clone().step_by(STEP) {
-            encode_step(scheme, data, &mut parity, step..(step + STEP).min(block.end));
+            reed_solomon::encode(scheme, data, &mut parity, step..(step + STEP).min(block.end));
         }
         let blocks = data.iter().map(|part| &part[block.clone()]);
         let blocks = blocks.chain(parity.iter().map(|part| &part[block.clone()]));
         blocks.zip(&mut checks).for_each(|(bytes, checks)| checks.push(crc32c(bytes)));
     }
     checks
-}
-
-/// Encodes the same interval of all parts.
-fn encode_step(scheme: Scheme, data: &[Bytes], parity: &mut [&mut [u8]], range: Range<usize>) {
-    const FITS: &str = "a scheme's numbers and a part's length suit the code";
-    let (k, m) = (scheme.data_parts(), scheme.parity_parts());
-    ENCODER.with_borrow_mut(|slot| {
-        let encoder = match slot {
-            Some(encoder) => {
-                encoder.reset(k, m, range.len()).expect(FITS);
-                encoder
-            }
-            None => slot.insert(ReedSolomonEncoder::new(k, m, range.len()).expect(FITS)),
-        };
-        for part in data {
-            encoder.add_original_shard(&part[range.clone()]).expect(FITS);
-        }
-        let result = encoder.encode().expect(FITS);
-        for (out, shard) in parity.iter_mut().zip(result.recovery_iter()) {
-            out[range.clone()].copy_from_slice(shard);
-        }
-    });
 }
 
 /// The interval of other parts that is needed to restore `range` of one part.
@@ -163,39 +125,8 @@ pub fn decode(
     if first.len() <= SHORT && first.len().is_multiple_of(UNIT as usize) {
         maps::restore(scheme, parts, wanted)
     } else {
-        decode_wide(scheme, parts, wanted)
+        reed_solomon::decode(scheme, parts, wanted)
     }
-}
-
-/// The same, by the decoder of the library, from k parts.
-pub(crate) fn decode_wide(
-    scheme: Scheme,
-    parts: &[(PartIndex, Bytes)],
-    wanted: &[PartIndex],
-) -> Result<Vec<Bytes>, CodecError> {
-    let (k, m, len) = (scheme.data_parts(), scheme.parity_parts(), parts[0].1.len());
-    DECODER.with_borrow_mut(|slot| {
-        let decoder = match slot {
-            Some(decoder) => {
-                decoder.reset(k, m, len).map_err(codec_error)?;
-                decoder
-            }
-            None => slot.insert(ReedSolomonDecoder::new(k, m, len).map_err(codec_error)?),
-        };
-        for (part, bytes) in parts {
-            match part.get() {
-                data if data < k => decoder.add_original_shard(data, bytes),
-                parity => decoder.add_recovery_shard(parity - k, bytes),
-            }
-            .map_err(codec_error)?;
-        }
-        let result = decoder.decode().map_err(codec_error)?;
-        let restored = |part: &PartIndex| {
-            let bytes = result.restored_original(part.get()).map(Bytes::copy_from_slice);
-            bytes.ok_or_else(|| CodecError(format!("part {part} was not missing")))
-        };
-        wanted.iter().map(restored).collect()
-    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! * `quorum` (pure): what follows from *which* slots answered,
 //! * `put`, `get`, `restore` (state machines, no I/O): what to ask next, when to stop, what to answer,
 //! * `driver`: all the waiting,
-//! * [`codec`]: parts from bytes and back; `maps`: short intervals of lost ones,
+//! * [`codec`]: parts from bytes and back; `maps`: short intervals of lost ones; `reed_solomon`: the code itself,
 //! * `health` (pure): which slots are out of use, all of them judged together,
 //! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
 //! * `survey`: what every slot is asked alike: listings, fences,
@@ -30,6 +30,7 @@ pub mod placement;
 mod proxy;
 mod put;
 mod quorum;
+mod reed_solomon;
 mod restore;
 mod safety;
 pub mod service;

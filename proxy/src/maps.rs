@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use proto::id::{PartIndex, PartSet};
 use proto::scheme::Scheme;
 
-use crate::codec::{CodecError, UNIT, decode_wide};
+use crate::reed_solomon::{self, CodecError, UNIT};
 
 /// Bits of an element.
 const BITS: usize = 16;
@@ -47,7 +47,7 @@ struct Table {
 /// For each wanted part one table for each given one, both in order.
 struct Maps(Vec<Vec<Table>>);
 
-/// Restores parts as [`crate::codec::decode`] does, from k distinct ones of equally many whole units.
+/// Restores parts as [`reed_solomon::decode`] does, from k distinct ones of equally many whole units.
 pub(crate) fn restore(
     scheme: Scheme,
     parts: &[(PartIndex, Bytes)],
@@ -91,7 +91,7 @@ impl Maps {
         };
         let basis: Vec<_> = key.given.iter().enumerate().map(basis).collect();
         let wanted: Vec<_> = key.wanted.iter().collect();
-        let images = decode_wide(key.scheme, &basis, &wanted)?;
+        let images = reed_solomon::decode(key.scheme, &basis, &wanted)?;
         let tables = |image: &Bytes| (0..given).map(|nth| Table::new(image, nth)).collect();
         Ok(Self(images.iter().map(tables).collect()))
     }

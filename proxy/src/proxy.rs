@@ -37,11 +37,10 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
-use crate::quorum::{SlotSet, Spread};
+use crate::quorum::{SlotSet, Sought, Spread};
 use crate::restore::Find;
 use crate::slot_client::{Ask, SlotClient};
 use crate::space;
-use crate::survey::Sought;
 
 /// How often a roll that nobody answers is called again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

@@ -116,6 +116,17 @@ pub(crate) fn could_hide(scheme: Scheme, silent: usize) -> bool {
     silent * room(scheme, Spread::AsPossible) >= scheme.parts()
 }
 
+/// Which blobs a listing must not miss.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sought {
+    /// Those of any scheme seen, or of the copies that go with it, or of two copies; their parts may have had to
+    /// share domains.
+    All,
+    /// Those that were put apart, and survive the loss of so many domains; `None`: of as many as those
+    /// that are seen, or of one.
+    Apart(Option<usize>),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

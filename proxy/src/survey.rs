@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::blob_store::{BlobError, Listing, Volumes};
 use crate::proxy::Proxy;
-use crate::quorum::{SlotSet, all_but, could_hide};
+use crate::quorum::{SlotSet, Sought, all_but, could_hide};
 use crate::slot_client::{Ask, SlotClient};
 
 /// How long those are waited for that can be done without.
@@ -231,17 +231,6 @@ struct Gathered {
     whole: bool,
     /// Why a blob could be missed.
     missed: Result<(), BlobError>,
-}
-
-/// Which blobs a listing must not miss.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Sought {
-    /// Those of any scheme seen, or of the copies that go with it, or of two copies; their parts may have had to
-    /// share domains.
-    All,
-    /// Those that were put apart, and survive the loss of so many domains; `None`: of as many as those
-    /// that are seen, or of one.
-    Apart(Option<usize>),
 }
 
 /// Blobs that a slot has told of, in order.

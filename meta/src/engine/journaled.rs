@@ -36,8 +36,8 @@ use super::{Batch, Direction, Kv, Over, Read, Scanned, Value, View, Visit, Write
 use crate::journal::store::StoreError;
 use crate::key::Key;
 use crate::store::MetaError;
-use crate::table::cache::{Cache, Missing};
-use crate::table::run::Run;
+use crate::table::cache::Cache;
+use crate::table::run::{Missing, Run};
 use crate::table::view::Snapshot;
 
 /// So many batches may wait for the store before transactions wait for them.

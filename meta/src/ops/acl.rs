@@ -4,9 +4,9 @@
 //! classes. Only directories have a default list. The walk of `ashlar fsck` checks both.
 
 use super::xattr;
-use crate::acl::{ACCESS, Acl, DEFAULT};
+use crate::acl::{ACCESS, Acl, DEFAULT, is_acl};
 use crate::inode::Inode;
-use crate::store::{Kind, MetaError};
+use crate::store::{Ino, Kind, MetaError};
 use crate::txn::{Txn, damaged};
 
 /// A list of an inode. Costs nothing where there are no extended attributes.
@@ -15,14 +15,23 @@ fn read(txn: &Txn<'_>, inode: &Inode, name: &[u8]) -> Result<Option<Acl>, MetaEr
     Acl::parse(&value).map_err(|_| damaged("an access list"))
 }
 
-/// setxattr(2) of a list; putting the inode is the caller's. An access list changes the mode, and
-/// one that is no more than a mode is not kept.
-pub(crate) fn set(
+/// setxattr(2). An access list always replaces the one before.
+pub(crate) fn setxattr(
     txn: &mut Txn<'_>,
-    inode: &mut Inode,
+    ino: Ino,
     name: &[u8],
     value: &[u8],
+    must: Option<bool>,
 ) -> Result<(), MetaError> {
+    xattr::set_by(txn, ino, name, value, |txn, inode| match is_acl(name) {
+        true => set(txn, inode, name, value),
+        false => xattr::put_new_or_old(txn, inode, name, value, must),
+    })
+}
+
+/// setxattr(2) of a list; putting the inode is the caller's. An access list changes the mode, and
+/// one that is no more than a mode is not kept.
+fn set(txn: &mut Txn<'_>, inode: &mut Inode, name: &[u8], value: &[u8]) -> Result<(), MetaError> {
     let list = Acl::parse(value)?;
     if name == DEFAULT && list.is_some() && !inode.is_dir() {
         return Err(MetaError::AccessDenied);

@@ -2,8 +2,6 @@
 
 use std::ops::ControlFlow;
 
-use super::acl;
-use crate::acl::is_acl;
 use crate::inode::Inode;
 use crate::key;
 use crate::store::{Ino, MetaError, NAME_MAX, XATTR_COUNT_MAX, XATTR_VALUE_MAX};
@@ -38,31 +36,38 @@ pub(crate) fn find(
     Ok(xattr::find(bucket.as_deref().unwrap_or_default(), name)?.map(<[u8]>::to_vec))
 }
 
-/// Sets an attribute. An access list always replaces the one before.
-pub(crate) fn set(
+/// Sets an attribute by what `set` does to the inode, if it can have this name and value.
+pub(super) fn set_by(
     txn: &mut Txn<'_>,
     ino: Ino,
     name: &[u8],
     value: &[u8],
-    must: Option<bool>,
+    set: impl FnOnce(&mut Txn<'_>, &mut Inode) -> Result<(), MetaError>,
 ) -> Result<(), MetaError> {
     check_name(name)?;
     if value.len() > XATTR_VALUE_MAX {
         return Err(MetaError::AttributeTooLarge);
     }
     let mut inode = txn.inode(ino)?;
-    if is_acl(name) {
-        acl::set(txn, &mut inode, name, value)?;
-    } else {
-        match (find(txn, &inode, name)?.is_some(), must) {
-            (true, Some(false)) => return Err(MetaError::Exists),
-            (false, Some(true)) => return Err(MetaError::NoAttribute),
-            _ => put(txn, &mut inode, name, value)?,
-        }
-    }
+    set(txn, &mut inode)?;
     inode.attr.ctime = txn.now();
     txn.put_inode(&inode);
     Ok(())
+}
+
+/// Sets an attribute that must be there already, or must not, if `must` says so; putting the inode is the caller's.
+pub(super) fn put_new_or_old(
+    txn: &mut Txn<'_>,
+    inode: &mut Inode,
+    name: &[u8],
+    value: &[u8],
+    must: Option<bool>,
+) -> Result<(), MetaError> {
+    match (find(txn, inode, name)?.is_some(), must) {
+        (true, Some(false)) => Err(MetaError::Exists),
+        (false, Some(true)) => Err(MetaError::NoAttribute),
+        _ => put(txn, inode, name, value),
+    }
 }
 
 /// Sets an attribute whether it is there or not; putting the inode is the caller's.

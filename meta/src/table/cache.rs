@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use proto::id::{BlobId, VolumeId};
 
 use super::chunk::{BadChunk, Block, FOOTER, Index};
-use super::run::ChunkRef;
+use super::run::{ChunkRef, Missing};
 use crate::journal::store::{StoreError, VolumeStore};
 use crate::store::MetaError;
 
@@ -45,21 +45,6 @@ struct Blocks {
     lru: LruCache<(BlobId, u32), Arc<Block>>,
     bytes: usize,
     most: usize,
-}
-
-/// A block that must be fetched before a look can go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missing {
-    chunk: ChunkRef,
-    /// `None`: its index, and whichever block is wanted then.
-    block: Option<u32>,
-}
-
-impl Missing {
-    /// The chunk that it is of.
-    pub(crate) fn chunk(&self) -> &ChunkRef {
-        &self.chunk
-    }
 }
 
 impl Cache {

@@ -20,6 +20,21 @@ pub(crate) struct ChunkRef {
     pub(crate) last: Key,
 }
 
+/// A block that must be fetched before a look can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub(super) chunk: ChunkRef,
+    /// `None`: its index, and whichever block is wanted then.
+    pub(super) block: Option<u32>,
+}
+
+impl Missing {
+    /// The chunk that it is of.
+    pub(crate) fn chunk(&self) -> &ChunkRef {
+        &self.chunk
+    }
+}
+
 /// Chunks whose keys rise from one to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Run {
