@@ -18,6 +18,7 @@ pub mod hanging;
 pub mod load;
 pub mod machine;
 pub mod mapped;
+pub mod modules;
 pub mod moments;
 pub mod pair;
 pub mod process;
