@@ -20,15 +20,15 @@ use proto::guard::keep_going;
 use proxy::BlobStore;
 use tokio::sync::Notify;
 
-use self::access::Accesses;
 use self::asker::{Asker, Loses};
+use self::atime::Atimes;
 use self::lifetimes::Lifetimes;
 use crate::data::{BLOCK, Data, TryWrite};
 use crate::error::{FsError, FsResult};
 use crate::metrics::{self, Memory};
 
-pub(crate) mod access;
 pub mod asker;
+pub(crate) mod atime;
 pub(crate) mod lifetimes;
 pub mod status;
 #[cfg(test)]
@@ -131,7 +131,7 @@ pub struct Filesystem {
     dead: Mutex<Vec<Ino>>,
     dead_wake: Notify,
     stopped: AtomicBool,
-    pub(crate) accesses: Accesses,
+    pub(crate) atimes: Atimes,
     on_change: OnceLock<OnChange>,
     /// What there was to warn of when it was mounted.
     warnings: OnceLock<Vec<String>>,
@@ -161,7 +161,7 @@ impl Filesystem {
             dead: Mutex::default(),
             dead_wake: Notify::new(),
             stopped: AtomicBool::new(false),
-            accesses: Accesses::new(),
+            atimes: Atimes::new(),
             on_change: OnceLock::new(),
             warnings: OnceLock::new(),
         });
@@ -179,7 +179,7 @@ impl Filesystem {
     pub async fn stop(&self) -> FsResult<()> {
         self.stopped.store(true, Ordering::SeqCst);
         self.dead_wake.notify_one();
-        self.accesses.end();
+        self.atimes.end();
         let stored = self.data.stop().await;
         self.tell_reads().await;
         stored?;
@@ -279,17 +279,17 @@ impl Filesystem {
 
     /// Somebody read the content of a file, or the target of a symbolic link.
     pub fn was_read(&self, ino: Ino) {
-        self.accesses.note(ino, Kind::File, now());
+        self.atimes.note(ino, Kind::File, now());
     }
 
     /// Somebody listed a directory.
     pub fn was_listed(&self, ino: Ino) {
-        self.accesses.note(ino, Kind::Directory, now());
+        self.atimes.note(ino, Kind::Directory, now());
     }
 
     async fn tell_forever(self: Arc<Self>) {
         loop {
-            self.accesses.due().await;
+            self.atimes.due().await;
             if self.is_stopped() {
                 return;
             }
@@ -299,12 +299,12 @@ impl Filesystem {
 
     /// Tells metadata what was read so far. What it does not take stays noted.
     pub(crate) async fn tell_reads(&self) {
-        self.accesses.tell_all(&*self.meta, |attr| self.overlay(attr)).await;
+        self.atimes.tell_all(&*self.meta, |attr| self.overlay(attr)).await;
     }
 
     /// Moves when what was in memory alone has come to metadata.
     fn moves(&self) -> (u64, u64) {
-        (self.data.commits(), self.accesses.told())
+        (self.data.commits(), self.atimes.told())
     }
 
     /// Attributes as the caller must see them: with what is written and not yet stored, and with
@@ -326,7 +326,7 @@ impl Filesystem {
                 attr.ctime = attr.ctime.max(mtime);
             }
         }
-        attr.atime = self.accesses.atime(&attr);
+        attr.atime = self.atimes.atime(&attr);
         attr
     }
 
@@ -499,7 +499,7 @@ impl Filesystem {
                 self.data.forget_mtime(ino);
             }
             let _untold = match set.atime {
-                Some(_) => Some(self.accesses.forget(ino).await),
+                Some(_) => Some(self.atimes.discard(ino).await),
                 None => None,
             };
             self.meta.setattr(ino, set).await?;

@@ -31,7 +31,7 @@ use self::roll_call::{Called, RollCallError};
 use crate::data::{Data, DataSettings};
 use crate::error::FsError;
 use crate::filesystem::Filesystem;
-use crate::filesystem::access::Rules;
+use crate::filesystem::atime::AtimeRules;
 use crate::fuse;
 use crate::fuse::synced::Synced;
 use crate::options::{MountOptions, is_root};
@@ -350,7 +350,7 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
     if let Some(path) = &options.subdirectory {
         find(filesystem, &volume, path).await?;
     }
-    filesystem.accesses.obey(Rules::of(&options));
+    filesystem.atimes.obey(AtimeRules::of(&options));
     let synced = Arc::new(Synced::new(options.sync, options.dirsync));
     let runtime = tokio::runtime::Handle::current();
     let (door, ended) = fuse::Door::new(filesystem.clone(), runtime, synced.clone());

@@ -295,11 +295,11 @@ async fn setting_a_time_waits_for_a_part_of_what_is_told_of_reads() {
         let long_ago = SetTime::To(Time { secs: 1, nanos: 0 });
         let change = Change { atime: Some(long_ago), mtime: Some(long_ago), ..Change::default() };
         fs.setattr(ROOT_ASKS, ino, change).await.unwrap();
-        fs.accesses.waiting()
+        fs.atimes.waiting()
     };
     let ((), left) = tokio::join!(fs.tell_reads(), set);
     assert!(left as u64 > READS - 1000, "{left} of {READS} were left when the time was set");
-    assert_eq!(fs.accesses.waiting(), 0, "all are told in the end");
+    assert_eq!(fs.atimes.waiting(), 0, "all are told in the end");
 }
 
 /// A request that panics, at once or later, is answered, and so are others.

@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::DataError;
 use crate::filesystem::Filesystem;
-use crate::filesystem::access::Rules;
+use crate::filesystem::atime::AtimeRules;
 use crate::fuse::NOISE;
 use crate::fuse::synced::Synced;
 use crate::mount::mountpoint::{self, MountEntry};
@@ -232,7 +232,7 @@ impl Answering {
     async fn remounted(&self, words: &str) {
         self.synced.set(words.split(',').any(|word| word == "sync"));
         self.fs.tell_reads().await;
-        self.fs.accesses.obey(Rules::shown(words));
+        self.fs.atimes.obey(AtimeRules::shown(words));
     }
 
     async fn store(&self) -> String {

@@ -10,7 +10,7 @@
 //!
 //! Invariants:
 //! * a time that somebody set is not replaced by that of an earlier read;
-//! * what is told stays noted until metadata has it, and [`Accesses::told`] moves before it goes, so
+//! * what is told stays noted until metadata has it, and [`Atimes::told`] moves before it goes, so
 //!   that whoever asks both can tell that he has met a time in neither.
 
 use std::collections::HashMap;
@@ -40,12 +40,12 @@ const CROWDED: usize = 1 << 16;
 
 /// Which reads count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rules {
+pub(crate) struct AtimeRules {
     files: Atime,
     directories: Atime,
 }
 
-impl Rules {
+impl AtimeRules {
     /// As a mount was asked for.
     pub(crate) fn of(options: &MountOptions) -> Self {
         let files = match options.atime {
@@ -101,8 +101,8 @@ impl Reads {
 }
 
 /// Reads that metadata does not know of.
-pub(crate) struct Accesses {
-    rules: RwLock<Rules>,
+pub(crate) struct Atimes {
+    rules: RwLock<AtimeRules>,
     shards: [Mutex<HashMap<Ino, Reads>>; SHARDS],
     noted: AtomicUsize,
     told: AtomicU64,
@@ -113,11 +113,11 @@ pub(crate) struct Accesses {
     many: Notify,
 }
 
-impl Accesses {
+impl Atimes {
     /// None, under the rules of a plain mount.
     pub(crate) fn new() -> Self {
         Self {
-            rules: RwLock::new(Rules::of(&MountOptions::default())),
+            rules: RwLock::new(AtimeRules::of(&MountOptions::default())),
             shards: std::array::from_fn(|_| Mutex::default()),
             noted: AtomicUsize::new(0),
             told: AtomicU64::new(0),
@@ -128,7 +128,7 @@ impl Accesses {
     }
 
     /// What counts from now on. What was noted before goes by the new rules, unless it was told.
-    pub(crate) fn obey(&self, rules: Rules) {
+    pub(crate) fn obey(&self, rules: AtimeRules) {
         *self.rules.write() = rules;
     }
 
@@ -163,9 +163,9 @@ impl Accesses {
         reads.map_or(attr.atime, |reads| reads.atime(rule, attr))
     }
 
-    /// Forgets reads of an inode, so that a time can be set: until the answer is dropped, nothing
+    /// Discards reads of an inode, so that a time can be set: until the answer is dropped, nothing
     /// is told. Waits for a batch that is being told, not for all there is.
-    pub(crate) async fn forget(&self, ino: Ino) -> MutexGuard<'_, ()> {
+    pub(crate) async fn discard(&self, ino: Ino) -> MutexGuard<'_, ()> {
         let telling = self.telling.lock().await;
         if self.shard(ino).lock().remove(&ino).is_some() {
             self.noted.fetch_sub(1, Relaxed);
@@ -204,13 +204,13 @@ impl Accesses {
         let guard = self.telling.lock().await;
         let noted = |ino: &Ino| Some((*ino, *self.shard(*ino).lock().get(ino)?));
         let reads = inos.iter().filter_map(noted).collect();
-        Telling { accesses: self, reads, _guard: guard }
+        Telling { atimes: self, reads, _guard: guard }
     }
 }
 
 /// Reads that are being told, and no time is set meanwhile.
 struct Telling<'a> {
-    accesses: &'a Accesses,
+    atimes: &'a Atimes,
     /// In order of inode.
     reads: Vec<(Ino, Reads)>,
     _guard: MutexGuard<'a, ()>,
@@ -241,18 +241,18 @@ impl Telling<'_> {
 
     /// Metadata has all of it. Who was read meanwhile stays noted.
     fn done(self) {
-        self.accesses.told.fetch_add(1, SeqCst);
+        self.atimes.told.fetch_add(1, SeqCst);
         for (ino, reads) in &self.reads {
-            let mut shard = self.accesses.shard(*ino).lock();
+            let mut shard = self.atimes.shard(*ino).lock();
             if shard.get(ino) == Some(reads) {
                 shard.remove(ino);
-                self.accesses.noted.fetch_sub(1, Relaxed);
+                self.atimes.noted.fetch_sub(1, Relaxed);
             }
         }
     }
 }
 
-impl Accesses {
+impl Atimes {
     /// Waits until there is something to tell, and for more of it: not for long, nor when there is much, or when the
     /// mount ends.
     pub(crate) async fn due(&self) {
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn rules_are_read_as_they_are_asked_for_and_as_the_kernel_shows_them() {
-        let rules = |files, directories| Rules { files, directories };
+        let rules = |files, directories| AtimeRules { files, directories };
         let cases = [
             ("rw,relatime,rw,user_id=0", rules(Atime::Relative, Atime::Relative)),
             ("rw,noatime,rw", rules(Atime::Never, Atime::Never)),
@@ -333,32 +333,32 @@ mod tests {
             ("ro,relatime,rw", rules(Atime::Never, Atime::Never)),
         ];
         for (words, expected) in cases {
-            assert_eq!(Rules::shown(words), expected, "{words}");
+            assert_eq!(AtimeRules::shown(words), expected, "{words}");
         }
         let plain = MountOptions::default();
-        assert_eq!(Rules::of(&plain), rules(Atime::Relative, Atime::Relative));
+        assert_eq!(AtimeRules::of(&plain), rules(Atime::Relative, Atime::Relative));
         let strict = MountOptions { atime: Some(Atime::Strict), nodiratime: true, ..plain };
-        assert_eq!(Rules::of(&strict), rules(Atime::Strict, Atime::Never));
+        assert_eq!(AtimeRules::of(&strict), rules(Atime::Strict, Atime::Never));
     }
 
     #[tokio::test]
     async fn what_was_read_while_it_was_told_stays_noted() {
-        let accesses = Accesses::new();
-        accesses.note(Ino(7), Kind::File, at(20));
-        accesses.note(Ino(8), Kind::File, at(20));
-        assert_eq!(accesses.noted(), [Ino(7), Ino(8)]);
-        let telling = accesses.tell(&[Ino(7), Ino(8)]).await;
+        let atimes = Atimes::new();
+        atimes.note(Ino(7), Kind::File, at(20));
+        atimes.note(Ino(8), Kind::File, at(20));
+        assert_eq!(atimes.noted(), [Ino(7), Ino(8)]);
+        let telling = atimes.tell(&[Ino(7), Ino(8)]).await;
         let both = Reads { first: at(20), last: at(20) };
         assert_eq!(telling.reads, [(Ino(7), both), (Ino(8), both)]);
-        accesses.note(Ino(7), Kind::File, at(30));
-        let told = accesses.told();
+        atimes.note(Ino(7), Kind::File, at(30));
+        let told = atimes.told();
         telling.done();
         // Who has looked into metadata before, and here now, must look again.
-        assert_ne!(accesses.told(), told);
+        assert_ne!(atimes.told(), told);
         let again = Reads { last: at(30), ..both };
-        assert_eq!(accesses.tell(&[Ino(7), Ino(8)]).await.reads, [(Ino(7), again)]);
-        drop(accesses.forget(Ino(7)).await);
-        assert_eq!(accesses.atime(&attr(10, 10, 10)), at(10));
-        assert_eq!(accesses.noted.load(Relaxed), 0);
+        assert_eq!(atimes.tell(&[Ino(7), Ino(8)]).await.reads, [(Ino(7), again)]);
+        drop(atimes.discard(Ino(7)).await);
+        assert_eq!(atimes.atime(&attr(10, 10, 10)), at(10));
+        assert_eq!(atimes.noted.load(Relaxed), 0);
     }
 }
