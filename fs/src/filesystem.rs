@@ -4,7 +4,7 @@
 //! below is what needs both: sizes and times of data that are written but not yet stored are merged
 //! into attributes, a rename over an existing file waits until the new content is stored, an
 //! unlinked file lives until nobody has it open, and changes by the unprivileged clear setuid bits.
-//! Whether the caller may at all has been decided by the kernel ([`crate::filesystem::asker`]).
+//! Whether the caller may at all has been decided by the kernel ([`crate::filesystem::privileges`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,16 +20,16 @@ use proto::guard::keep_going;
 use proxy::BlobStore;
 use tokio::sync::Notify;
 
-use self::asker::{Asker, Loses};
 use self::atime::Atimes;
 use self::lifetimes::Lifetimes;
+use self::privileges::{Loses, Requester};
 use crate::data::{BLOCK, Data, TryWrite};
 use crate::error::{FsError, FsResult};
 use crate::metrics::{self, Memory};
 
-pub mod asker;
 pub(crate) mod atime;
 pub(crate) mod lifetimes;
+pub mod privileges;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -462,7 +462,12 @@ impl Filesystem {
     }
 
     /// chmod(2), chown(2), truncate(2), utimensat(2).
-    pub async fn setattr(&self, asker: Asker, ino: Ino, mut change: Change) -> FsResult<Attr> {
+    pub async fn setattr(
+        &self,
+        requester: Requester,
+        ino: Ino,
+        mut change: Change,
+    ) -> FsResult<Attr> {
         if change == Change::default() {
             // chown(2) that names neither owner nor group: as if to the present owner, as elsewhere.
             change.uid = Some(self.meta.getattr(ino).await?.uid);
@@ -471,7 +476,7 @@ impl Filesystem {
             if self.meta.getattr(ino).await?.kind != Kind::File {
                 return Err(FsError::Invalid("only files have a size to set"));
             }
-            self.clear_privileges(asker, ino).await?;
+            self.clear_privileges(requester, ino).await?;
             self.data.truncate(ino, size).await?;
         }
         let time = |time: SetTime| match time {
@@ -480,7 +485,7 @@ impl Filesystem {
         };
         let new_owner = change.uid.is_some() || change.gid.is_some();
         let set = SetAttr {
-            outsider: new_owner && asker.is_outsider(&self.meta.getattr(ino).await?),
+            outsider: new_owner && requester.is_outsider(&self.meta.getattr(ino).await?),
             mode: change.mode,
             uid: change.uid,
             gid: change.gid,
@@ -509,9 +514,9 @@ impl Filesystem {
 
     /// Setuid and setgid go when somebody unprivileged changes the content. (File capabilities are
     /// the kernel's: it removes their attribute itself.)
-    async fn clear_privileges(&self, asker: Asker, ino: Ino) -> FsResult<()> {
+    async fn clear_privileges(&self, requester: Requester, ino: Ino) -> FsResult<()> {
         let attr = self.meta.getattr(ino).await?;
-        self.take_away(ino, asker.loses_by_writing(&attr, None)).await
+        self.take_away(ino, requester.loses_by_writing(&attr, None)).await
     }
 
     async fn take_away(&self, ino: Ino, what: Loses) -> FsResult<()> {
@@ -532,10 +537,10 @@ impl Filesystem {
     }
 
     /// What must be done before a write. `kill`: the writer, who has not CAP_FSETID.
-    pub async fn before_write(&self, ino: Ino, kill: Option<Asker>) -> FsResult<()> {
-        let Some(asker) = kill else { return Ok(()) };
+    pub async fn before_write(&self, ino: Ino, kill: Option<Requester>) -> FsResult<()> {
+        let Some(requester) = kill else { return Ok(()) };
         let attr = self.meta.getattr(ino).await?;
-        self.take_away(ino, asker.loses_by_writing(&attr, Some(false))).await
+        self.take_away(ino, requester.loses_by_writing(&attr, Some(false))).await
     }
 
     /// Takes the bytes at once, or says that the buffers are full and [`Self::write`] must wait.
@@ -550,7 +555,7 @@ impl Filesystem {
         ino: Ino,
         offset: u64,
         data: Bytes,
-        kill: Option<Asker>,
+        kill: Option<Requester>,
     ) -> FsResult<()> {
         self.before_write(ino, kill).await?;
         Ok(self.data.write(ino, offset, data, now()).await?)
@@ -569,14 +574,14 @@ impl Filesystem {
     /// fallocate(2).
     pub async fn fallocate(
         &self,
-        asker: Asker,
+        requester: Requester,
         ino: Ino,
         offset: u64,
         len: u64,
         how: Allocate,
     ) -> FsResult<()> {
         let end = offset.checked_add(len).ok_or(MetaError::FileTooLarge)?;
-        self.clear_privileges(asker, ino).await?;
+        self.clear_privileges(requester, ino).await?;
         match how {
             Allocate::Reserve { grow } => self.data.fallocate(ino, offset..end, grow).await?,
             Allocate::Punch => self.data.punch(ino, offset..end).await?,
@@ -600,7 +605,7 @@ impl Filesystem {
     /// copy can share them, would be a blob for each: those bytes are copied, and packed as all others.
     pub async fn copy_range(
         &self,
-        asker: Asker,
+        requester: Requester,
         from: (Ino, u64),
         to: (Ino, u64),
         len: u64,
@@ -613,7 +618,7 @@ impl Filesystem {
         if from.0 == to.0 && from.1.abs_diff(to.1) < len {
             return Err(FsError::Invalid("the ranges overlap"));
         }
-        self.clear_privileges(asker, to.0).await?;
+        self.clear_privileges(requester, to.0).await?;
         if len <= COPY_SMALL && self.data.is_unstored(from.0, from.1..from.1 + len) {
             let bytes = self.data.read(from.0, from.1..from.1 + len).await?;
             let copied = bytes.len() as u64;
@@ -642,7 +647,7 @@ impl Filesystem {
     /// setxattr(2). `must`: `Some(true)` it has to exist, `Some(false)` it must not.
     pub async fn setxattr(
         &self,
-        asker: Asker,
+        requester: Requester,
         ino: Ino,
         name: &[u8],
         value: &[u8],
@@ -654,7 +659,7 @@ impl Filesystem {
         check_namespace(name)?;
         if name == ACCESS_LIST {
             let attr = self.meta.getattr(ino).await?;
-            if asker.is_outsider(&attr) {
+            if requester.is_outsider(&attr) {
                 let set = SetAttr { mode: Some(attr.mode & !SETGID), ..SetAttr::default() };
                 self.meta.setattr(ino, set).await?;
             }
@@ -664,9 +669,9 @@ impl Filesystem {
     }
 
     /// listxattr(2): the names, each ended by a zero byte. Those in `trusted.` are root's alone.
-    pub async fn listxattr(&self, asker: Asker, ino: Ino) -> FsResult<Vec<u8>> {
+    pub async fn listxattr(&self, requester: Requester, ino: Ino) -> FsResult<Vec<u8>> {
         let names = self.meta.listxattr(ino).await?;
-        let visible = |name: &&Vec<u8>| asker.uid == 0 || !name.starts_with(b"trusted.");
+        let visible = |name: &&Vec<u8>| requester.uid == 0 || !name.starts_with(b"trusted.");
         let mut list = Vec::new();
         for name in names.iter().filter(visible) {
             list.extend_from_slice(name);

@@ -51,14 +51,14 @@ pub(crate) use self::session::Session;
 use self::stale::{Pages, Stale};
 use self::synced::Synced;
 use self::translate::{
-    GENERATION, TTL, allocate_mode, asker, caller, errno, file_attr, file_type, no_entry, owned,
-    rename_mode, reply_attr, reply_empty, reply_entry, reply_written, reply_xattr, set_time,
-    special, time_of,
+    GENERATION, TTL, allocate_mode, caller, errno, file_attr, file_type, no_entry, owned,
+    rename_mode, reply_attr, reply_empty, reply_entry, reply_written, reply_xattr, requester,
+    set_time, special, time_of,
 };
 use crate::data::BLOCK;
 use crate::data::TryWrite;
 use crate::error::{FsError, FsResult};
-use crate::filesystem::asker::Asker;
+use crate::filesystem::privileges::Requester;
 use crate::filesystem::{Change, Filesystem, Room, Seek};
 use crate::metrics::{Metrics, Op};
 
@@ -214,11 +214,11 @@ impl Door {
 
     /// A file's times are about to be set. Has the kernel send what was stored in a mapping before, so
     /// that it does not get a later time; answers where to wait for that. `None`: nothing was.
-    fn write_back(&self, ino: Ino, asker: Asker) -> Option<oneshot::Receiver<()>> {
+    fn write_back(&self, ino: Ino, requester: Requester) -> Option<oneshot::Receiver<()>> {
         let mapped_by = match self.looking.try_lock() {
-            Some(_) if self.fs.data.is_mapped(ino) || asker.maps(ino) => None,
+            Some(_) if self.fs.data.is_mapped(ino) || requester.maps(ino) => None,
             Some(_) => return None,
-            None => Some(asker),
+            None => Some(requester),
         };
         let (sender, written) = oneshot::channel();
         self.stale.write_back(ino, mapped_by, move || {
@@ -234,7 +234,7 @@ impl Door {
         ino: Ino,
         offset: u64,
         data: &[u8],
-        kill: Option<Asker>,
+        kill: Option<Requester>,
     ) -> Option<FsResult<()>> {
         if self.fs.is_stopped() {
             return Some(Err(FsError::Stopped));
@@ -321,16 +321,16 @@ impl fuser::Filesystem for Door {
             mtime: mtime.map(set_time),
             ctime: ctime.map(time_of),
         };
-        let (fs, asker) = (self.fs.clone(), asker(req));
+        let (fs, requester) = (self.fs.clone(), requester(req));
         // Of a file that is being cut, the kernel sends nothing before we have answered.
         let times_alone = change.mtime.is_some() && change.size.is_none();
-        let written = times_alone.then(|| self.write_back(Ino(ino.0), asker)).flatten();
+        let written = times_alone.then(|| self.write_back(Ino(ino.0), requester)).flatten();
         let work = async move {
             if let Some(written) = written {
                 // It is told, or the thread that would is gone.
                 let _ = written.await;
             }
-            fs.setattr(asker, Ino(ino.0), change).await
+            fs.setattr(requester, Ino(ino.0), change).await
         };
         self.answer(Op::Setattr, work, move |result| reply_attr(reply, result));
     }
@@ -517,7 +517,7 @@ impl fuser::Filesystem for Door {
         let since = Instant::now();
         let (ino, len) = (Ino(ino.0), data.len() as u32);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let kill = kill.then(|| asker(req));
+        let kill = kill.then(|| requester(req));
         self.told.metrics.written(data.len());
         // Not what comes from the cache itself: it waits for the answer.
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -640,9 +640,9 @@ impl fuser::Filesystem for Door {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let (fs, asker) = (self.fs.clone(), asker(req));
+        let (fs, requester) = (self.fs.clone(), requester(req));
         let work = async move {
-            fs.fallocate(asker, Ino(ino.0), offset, length, allocate_mode(mode)?).await
+            fs.fallocate(requester, Ino(ino.0), offset, length, allocate_mode(mode)?).await
         };
         self.answer(Op::Fallocate, work, move |result| reply_empty(reply, result));
     }
@@ -685,12 +685,12 @@ impl fuser::Filesystem for Door {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (fs, asker) = (self.fs.clone(), asker(req));
+        let (fs, requester) = (self.fs.clone(), requester(req));
         let len = len.min(MAX_COPY);
         let synced = self.synced.covers(Op::CopyRange);
         let work = async move {
             let (from, to) = ((Ino(ino_in.0), offset_in), (Ino(ino_out.0), offset_out));
-            let copied = fs.copy_range(asker, from, to, len).await?;
+            let copied = fs.copy_range(requester, from, to, len).await?;
             if synced {
                 // Bytes that were copied are not stored with metadata.
                 fs.fsync(to.0).await?;
@@ -721,7 +721,7 @@ impl fuser::Filesystem for Door {
             XATTR_REPLACE => Some(true),
             _ => None,
         };
-        let (fs, asker) = (self.fs.clone(), asker(req));
+        let (fs, requester) = (self.fs.clone(), requester(req));
         let (name, value) = (owned(name), value.to_vec());
         let work = async move {
             if flags == XATTR_CREATE | XATTR_REPLACE {
@@ -729,14 +729,14 @@ impl fuser::Filesystem for Door {
                 let found = fs.getxattr(Ino(ino.0), &name).await;
                 return found.and(Err(MetaError::Exists.into()));
             }
-            fs.setxattr(asker, Ino(ino.0), &name, &value, must).await
+            fs.setxattr(requester, Ino(ino.0), &name, &value, must).await
         };
         self.answer(Op::Setxattr, work, move |result| reply_empty(reply, result));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (fs, asker) = (self.fs.clone(), asker(req));
-        let work = async move { fs.listxattr(asker, Ino(ino.0)).await };
+        let (fs, requester) = (self.fs.clone(), requester(req));
+        let work = async move { fs.listxattr(requester, Ino(ino.0)).await };
         self.answer(Op::Listxattr, work, move |result| reply_xattr(reply, size, result));
     }
 

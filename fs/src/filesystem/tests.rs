@@ -11,13 +11,13 @@ use proto::scheme::Scheme;
 
 use crate::data::{Data, DataSettings};
 use crate::error::FsError;
-use crate::filesystem::asker::Asker;
+use crate::filesystem::privileges::Requester;
 use crate::filesystem::{Change, Filesystem, STATUS_XATTR, SetTime};
 use crate::testing::MemoryBlobs;
 
 const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
-const ROOT_ASKS: Asker = Asker { uid: 0, gid: 0, thread: 0 };
-const USER_ASKS: Asker = Asker { uid: 1000, gid: 1000, thread: 0 };
+const ROOT_ASKS: Requester = Requester { uid: 0, gid: 0, thread: 0 };
+const USER_ASKS: Requester = Requester { uid: 1000, gid: 1000, thread: 0 };
 
 /// A filesystem over metadata and blobs in memory. Nothing is stored before it is asked for.
 fn mounted() -> (Arc<Filesystem>, Arc<meta::LocalMeta>) {
@@ -154,7 +154,7 @@ async fn setgid_goes_even_unexecutable_when_an_outsider_changes_something() {
     let ino = file(&fs, b"f", 0o644).await;
     let chown = Change { uid: Some(7), gid: Some(0), ..Change::default() };
     let size = Change { size: Some(1), ..Change::default() };
-    let insider = Asker { gid: 0, ..USER_ASKS };
+    let insider = Requester { gid: 0, ..USER_ASKS };
     let cases = [
         (ROOT_ASKS, chown, 0o2660),
         (insider, chown, 0o2660),
@@ -163,11 +163,11 @@ async fn setgid_goes_even_unexecutable_when_an_outsider_changes_something() {
         (insider, size, 0o2660),
         (USER_ASKS, size, 0o660),
     ];
-    for (asker, change, expected) in cases {
+    for (requester, change, expected) in cases {
         let mode = Change { mode: Some(0o6660), ..Change::default() };
         fs.setattr(ROOT_ASKS, ino, mode).await.unwrap();
-        let mode = fs.setattr(asker, ino, change).await.unwrap().mode;
-        assert_eq!(mode, expected, "{asker:?} {change:?}");
+        let mode = fs.setattr(requester, ino, change).await.unwrap().mode;
+        assert_eq!(mode, expected, "{requester:?} {change:?}");
     }
 }
 

@@ -18,7 +18,7 @@ use meta::Ino;
 use parking_lot::Mutex;
 use proto::guard::caught;
 
-use crate::filesystem::asker::Asker;
+use crate::filesystem::privileges::Requester;
 
 /// The whole of a file, as the kernel counts.
 const WHOLE: Range<u64> = 0..i64::MAX as u64;
@@ -28,7 +28,7 @@ struct Written {
     ino: Ino,
     range: Range<u64>,
     /// Only if this one has the file mapped.
-    mapped_by: Option<Asker>,
+    mapped_by: Option<Requester>,
     then: Box<dyn FnOnce() + Send>,
 }
 
@@ -57,7 +57,7 @@ impl Stale {
     pub(crate) fn write_back(
         &self,
         ino: Ino,
-        mapped_by: Option<Asker>,
+        mapped_by: Option<Requester>,
         then: impl FnOnce() + Send + 'static,
     ) {
         self.send(Written { ino, range: WHOLE, mapped_by, then: Box::new(then) });
@@ -79,7 +79,7 @@ impl Pages {
         let serve = move || {
             for Written { ino, range, mapped_by, then } in self.0.into_inner() {
                 let forget = || {
-                    if mapped_by.is_none_or(|asker| asker.maps(ino)) {
+                    if mapped_by.is_none_or(|requester| requester.maps(ino)) {
                         forget(ino, range);
                     }
                 };
@@ -136,7 +136,7 @@ mod tests {
     fn pages_stay_of_what_is_not_mapped() {
         let (stale, pages) = channel();
         let (done, ended) = mpsc::channel();
-        let nobody = Asker { uid: 0, gid: 0, thread: 0 };
+        let nobody = Requester { uid: 0, gid: 0, thread: 0 };
         for (ino, by) in [(1, Some(nobody)), (2, None)] {
             let done = done.clone();
             stale.write_back(Ino(ino), by, move || done.send(format!("then {ino}")).unwrap());

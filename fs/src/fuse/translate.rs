@@ -12,7 +12,7 @@ use meta::{Attr, Caller, Kind, NewNode, RenameMode, Time};
 
 use crate::data::BLOCK;
 use crate::error::{FsError, FsResult};
-use crate::filesystem::asker::Asker;
+use crate::filesystem::privileges::Requester;
 use crate::filesystem::{Allocate, SetTime};
 
 /// How long the kernel may believe what it was told: every change comes through it.
@@ -34,8 +34,8 @@ pub(super) fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), umask: 0 }
 }
 
-pub(super) fn asker(req: &Request) -> Asker {
-    Asker { uid: req.uid(), gid: req.gid(), thread: req.pid() }
+pub(super) fn requester(req: &Request) -> Requester {
+    Requester { uid: req.uid(), gid: req.gid(), thread: req.pid() }
 }
 
 pub(super) fn owned(name: &OsStr) -> Box<[u8]> {

@@ -21,11 +21,11 @@ use proto::scheme::Scheme;
 use super::reference::{Names, Reference, node};
 use super::*;
 use crate::error::{FsError, FsResult};
-use crate::filesystem::asker::Asker;
+use crate::filesystem::privileges::Requester;
 use crate::filesystem::{Allocate, Change, Filesystem, Seek};
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
-const ASKER: Asker = Asker { uid: 0, gid: 0, thread: 0 };
+const ASKER: Requester = Requester { uid: 0, gid: 0, thread: 0 };
 /// Files are about as long as this.
 const LEN: u64 = 20_000;
 

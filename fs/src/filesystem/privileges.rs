@@ -23,7 +23,7 @@ const CAP_FSETID: u32 = 4;
 
 /// The thread on whose behalf the kernel asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asker {
+pub struct Requester {
     /// Effective user.
     pub uid: u32,
     /// Effective group.
@@ -32,7 +32,7 @@ pub struct Asker {
     pub thread: u32,
 }
 
-/// What of an inode's mode a change by some asker takes away.
+/// What of an inode's mode a change by some requester takes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loses {
     /// Nothing.
@@ -43,8 +43,8 @@ pub(crate) enum Loses {
     All,
 }
 
-impl Asker {
-    /// What a change of the content by this asker takes away. `privileged`: the kernel has said
+impl Requester {
+    /// What a change of the content by this requester takes away. `privileged`: the kernel has said
     /// whether it has CAP_FSETID.
     pub(crate) fn loses_by_writing(&self, attr: &Attr, privileged: Option<bool>) -> Loses {
         if attr.mode & (SETUID | SETGID) == 0 || privileged == Some(true) {
@@ -62,7 +62,7 @@ impl Asker {
         }
     }
 
-    /// Does a change of owner, group or access list by this asker take away a setgid bit that
+    /// Does a change of owner, group or access list by this requester take away a setgid bit that
     /// others would keep?
     pub(crate) fn is_outsider(&self, attr: &Attr) -> bool {
         attr.mode & SETGID != 0 && {
@@ -72,7 +72,7 @@ impl Asker {
     }
 }
 
-impl Asker {
+impl Requester {
     /// Does its process have the file in its memory, to be written? Waits while that memory's map
     /// changes, for which the process may be waiting for an answer of ours: on one session thread at
     /// a time, or elsewhere.
@@ -100,13 +100,13 @@ struct Known {
 }
 
 impl Known {
-    fn of(asker: &Asker) -> Self {
-        let status = match asker.thread {
+    fn of(requester: &Requester) -> Self {
+        let status = match requester.thread {
             0 => None,
             thread => fs::read_to_string(format!("/proc/{thread}/status")).ok(),
         };
         let known = status.as_deref().and_then(Self::parse);
-        known.unwrap_or_else(|| Self { groups: Vec::new(), fsetid: asker.uid == 0 })
+        known.unwrap_or_else(|| Self { groups: Vec::new(), fsetid: requester.uid == 0 })
     }
 
     fn parse(status: &str) -> Option<Self> {
@@ -116,8 +116,8 @@ impl Known {
         Some(Self { groups: groups.ok()?, fsetid: capabilities >> CAP_FSETID & 1 == 1 })
     }
 
-    fn in_group(&self, asker: &Asker, gid: u32) -> bool {
-        asker.gid == gid || self.groups.contains(&gid)
+    fn in_group(&self, requester: &Requester, gid: u32) -> bool {
+        requester.gid == gid || self.groups.contains(&gid)
     }
 }
 
@@ -144,14 +144,14 @@ mod tests {
         assert!(!shares(&line.replace("rw-s", "r--s"), Ino(4711)), "only read");
         assert!(!shares("7ffd0000-7ffd1000 rw-p 00000000 00:00 0", Ino(0)));
         assert!(!shares("", Ino(0)));
-        let nobody = Asker { uid: 0, gid: 0, thread: 0 };
+        let nobody = Requester { uid: 0, gid: 0, thread: 0 };
         assert!(!nobody.maps(Ino(1)));
     }
 
     #[test]
     fn a_thread_that_is_not_known_is_judged_by_its_user() {
-        let root = Known::of(&Asker { uid: 0, gid: 0, thread: 0 });
-        let user = Known::of(&Asker { uid: 10, gid: 20, thread: u32::MAX });
+        let root = Known::of(&Requester { uid: 0, gid: 0, thread: 0 });
+        let user = Known::of(&Requester { uid: 10, gid: 20, thread: u32::MAX });
         assert!(root.fsetid && !user.fsetid && user.groups.is_empty());
     }
 }
