@@ -4,7 +4,7 @@
 //! * [`cli`]: the commands.
 //! * [`mount`]: a mount's life: the cluster file against what disks know (`roll_call`), disks opened in this process
 //!   or daemons (`embedded`), the kernel's side (`attach`, `mountpoint`), how umount finds it and talks to it (`control`,
-//!   `utab`), the same volume at another place (`second`).
+//!   `utab`), the same volume at another place (`bind_mount`).
 //! * `fuse`: the kernel's door, alone in naming fuser, with pages that direct writes outdate (`stale`) and `-o sync`
 //!   (`synced`).
 //! * [`filesystem`]: one function per system call, on our own types; what a change takes away (`privileges`), unlinked but

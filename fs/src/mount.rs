@@ -37,12 +37,12 @@ use crate::fuse::synced::Synced;
 use crate::options::{MountOptions, is_root};
 
 pub(crate) mod attach;
+pub mod bind_mount;
 pub(crate) mod control;
 pub mod embedded;
 pub mod mountpoint;
 pub mod outage;
 pub mod roll_call;
-pub mod second;
 pub(crate) mod utab;
 
 /// How far the kernel reads ahead of a sequential reader.

@@ -19,9 +19,9 @@ use super::request::{Request, at_least};
 use super::setup::{ClusterFile, block_on, with_logs};
 use super::{background, directories, remount};
 use crate::data::DataSettings;
+use crate::mount::bind_mount;
 use crate::mount::mountpoint;
 use crate::mount::outage::Outage;
-use crate::mount::second;
 use crate::mount::{Mount, MountPlan};
 
 /// Between the metrics' address and the volume, a mount takes nothing else.
@@ -103,7 +103,7 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     options.metrics = args.metrics.or(options.metrics);
     options.log = log.map(str::to_owned).or(options.log);
     let Args { volume, mountpoint, cluster, foreground, .. } = args;
-    run_request(Request { volume, mountpoint, cluster, options, foreground, second: false })
+    run_request(Request { volume, mountpoint, cluster, options, foreground, bind_mount: false })
 }
 
 /// Mounts, or changes a mount.
@@ -120,7 +120,7 @@ pub(super) fn run_request(request: Request) -> Result<ExitCode> {
 }
 
 fn mount(request: Request) -> Result<ExitCode> {
-    let Request { volume, mountpoint, cluster, options, foreground, second } = request;
+    let Request { volume, mountpoint, cluster, options, foreground, bind_mount } = request;
     let cluster = options.cluster.map_or(cluster, ClusterFile::new).read()?;
     let directories = directories::of(&cluster)?;
     let needed = directories::needed(&cluster, &directories);
@@ -148,8 +148,8 @@ fn mount(request: Request) -> Result<ExitCode> {
         let stop = signals::take("ashlar", hangup).context("waiting for signals")?;
         log_start(&plan);
         let at = plan.mountpoint.clone();
-        let second = second && nix::unistd::geteuid().is_root();
-        let mount = systemd::starting(start_or_show(plan, second, stop)).await?;
+        let bind_mount = bind_mount && nix::unistd::geteuid().is_root();
+        let mount = systemd::starting(start_or_show(plan, bind_mount, stop)).await?;
         systemd::ready();
         mount.iter().flat_map(Mount::warnings).for_each(|warning| background::warn(warning));
         let outage = started_without(&mount).await.map(|outage| outage.to_string());
@@ -172,7 +172,7 @@ async fn started_without(mount: &Option<Mount>) -> Option<Outage> {
 /// Mounts it, to be served; or shows it here, if another process has mounted it and that will do.
 async fn start_or_show(
     plan: MountPlan,
-    second: bool,
+    bind_mount: bool,
     stop: CancellationToken,
 ) -> Result<Option<Mount>> {
     let MountPlan { volume, mountpoint, options, metrics, .. } = plan.clone();
@@ -182,15 +182,15 @@ async fn start_or_show(
         anyhow::Ok(Mount::start(plan, stop).await?)
     };
     let why = match start().await {
-        Err(why) if second => why,
+        Err(why) if bind_mount => why,
         started => return started.map(Some),
     };
     if why.is::<ObserveError>() {
         // Who has got that address takes the volume next.
         tokio::time::sleep(NEXT).await;
     }
-    match second::first(&directories, &volume).await {
-        Some(first) => second::show(&first, &mountpoint, &options)?,
+    match bind_mount::first(&directories, &volume).await {
+        Some(first) => bind_mount::show(&first, &mountpoint, &options)?,
         None => return Err(why),
     }
     Ok(None)

@@ -19,14 +19,14 @@ pub(super) struct Request {
     /// Stays in the foreground.
     pub(super) foreground: bool,
     /// A volume that is mounted may be shown here as well; only root can do that.
-    pub(super) second: bool,
+    pub(super) bind_mount: bool,
 }
 
 impl Request {
     /// As mount(8) asks its helper.
     pub(super) fn of_helper(volume: String, mountpoint: PathBuf, options: Options) -> Self {
         let cluster = ClusterFile::default();
-        Self { volume, mountpoint, cluster, options, foreground: false, second: true }
+        Self { volume, mountpoint, cluster, options, foreground: false, bind_mount: true }
     }
 }
 
