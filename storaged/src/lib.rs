@@ -11,13 +11,14 @@
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
 //! * `open`, `replay` and `recovery` (pure): after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its
-//!   [`bay`]; [`service`] and `door` serve the same to others, by `link`, where `clients` knows whose connection
+//!   [`bay`]; [`service`] and `acceptor` serve the same to others, by `link`, where `clients` knows whose connection
 //!   is the newest and `asked` what to do; [`cli`] is the program, `arguments` and `admin` its commands.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 #![forbid(unsafe_code)]
 
+mod acceptor;
 mod admin;
 mod ahead;
 mod arguments;
@@ -32,7 +33,6 @@ mod commit;
 mod compact;
 pub mod daemon;
 mod disk;
-mod door;
 mod error;
 #[cfg(test)]
 mod fault_tests;
