@@ -4,7 +4,7 @@
 //! padding. The code works on 64-byte units, the same unit of every part at a time: so any interval
 //! of parts that begins and ends on a unit can be encoded and decoded alone.
 //!
-//! Short intervals are restored by tables, see `maps`, longer ones by the library (`reed_solomon`). Parity is made in aligned buffers
+//! Short intervals are restored by tables, see `decode_tables`, longer ones by the library (`reed_solomon`). Parity is made in aligned buffers
 //! that are used again, so that a disk in this process writes it without a copy. Checksums are
 //! computed while the bytes are still in the CPU's cache.
 
@@ -19,7 +19,7 @@ use proto::id::{BlobId, PartIndex, PartSet};
 use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
 use proto::scheme::Scheme;
 
-use crate::maps;
+use crate::decode_tables;
 pub use crate::reed_solomon::CodecError;
 use crate::reed_solomon::{self, UNIT};
 
@@ -123,7 +123,7 @@ pub fn decode(
         return Err(CodecError("parts are given twice, or their lengths differ".to_owned()));
     }
     if first.len() <= SHORT && first.len().is_multiple_of(UNIT as usize) {
-        maps::restore(scheme, parts, wanted)
+        decode_tables::restore(scheme, parts, wanted)
     } else {
         reed_solomon::decode(scheme, parts, wanted)
     }

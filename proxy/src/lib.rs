@@ -6,7 +6,7 @@
 //! * `quorum` (pure): what follows from *which* slots answered,
 //! * `put`, `get`, `restore` (state machines, no I/O): what to ask next, when to stop, what to answer,
 //! * `driver`: all the waiting,
-//! * [`codec`]: parts from bytes and back; `maps`: short intervals of lost ones; `reed_solomon`: the code itself,
+//! * [`codec`]: parts from bytes and back; `decode_tables`: short intervals of lost ones; `reed_solomon`: the code itself,
 //! * `health` (pure): which slots are out of use, all of them judged together,
 //! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
 //! * `survey`: what every slot is asked alike: listings, fences,
@@ -19,12 +19,12 @@
 mod blob_store;
 pub mod cli;
 pub mod codec;
+mod decode_tables;
 mod driver;
 mod get;
 mod health;
 #[cfg(test)]
 mod machine_tests;
-mod maps;
 pub mod metrics;
 pub mod placement;
 mod proxy;

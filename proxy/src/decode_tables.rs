@@ -23,11 +23,11 @@ use crate::reed_solomon::{self, CodecError, UNIT};
 const BITS: usize = 16;
 /// Elements of a unit.
 const ELEMENTS: usize = UNIT as usize / 2;
-/// Sets of parts whose maps are kept: all of ec(4,2) with up to two disks lost, with room for other
+/// Sets of parts whose tables are kept: all of ec(4,2) with up to two disks lost, with room for other
 /// schemes. Each takes some KiB.
 const KEPT: NonZero<usize> = NonZero::new(64).expect("not zero");
 
-static MAPS: LazyLock<Mutex<LruCache<Key, Arc<Maps>>>> =
+static TABLES: LazyLock<Mutex<LruCache<Key, Arc<DecodeTables>>>> =
     LazyLock::new(|| Mutex::new(LruCache::new(KEPT)));
 
 /// Which parts are restored from which.
@@ -45,7 +45,7 @@ struct Table {
 }
 
 /// For each wanted part one table for each given one, both in order.
-struct Maps(Vec<Vec<Table>>);
+struct DecodeTables(Vec<Vec<Table>>);
 
 /// Restores parts as [`reed_solomon::decode`] does, from k distinct ones of equally many whole units.
 pub(crate) fn restore(
@@ -60,22 +60,22 @@ pub(crate) fn restore(
         given: given.iter().map(|(part, _)| *part).collect(),
         wanted: wanted.iter().copied().collect(),
     };
-    let kept = MAPS.lock().get(&key).cloned();
-    let maps = match kept {
-        Some(maps) => maps,
+    let kept = TABLES.lock().get(&key).cloned();
+    let tables = match kept {
+        Some(tables) => tables,
         None => {
-            let made = Arc::new(Maps::ask(key)?);
-            MAPS.lock().put(key, Arc::clone(&made));
+            let made = Arc::new(DecodeTables::ask(key)?);
+            TABLES.lock().put(key, Arc::clone(&made));
             made
         }
     };
     let bytes: Vec<&[u8]> = given.iter().map(|(_, bytes)| bytes.as_ref()).collect();
-    let restored: Vec<Bytes> = maps.0.iter().map(|tables| apply(tables, &bytes)).collect();
+    let restored: Vec<Bytes> = tables.0.iter().map(|tables| apply(tables, &bytes)).collect();
     let nth = |part: &PartIndex| key.wanted.iter().position(|wanted| wanted == *part);
     Ok(wanted.iter().filter_map(nth).map(|nth| restored[nth].clone()).collect())
 }
 
-impl Maps {
+impl DecodeTables {
     /// Has parts decoded in which each basis element of each given part stands alone.
     fn ask(key: Key) -> Result<Self, CodecError> {
         let given = key.given.iter().count();
