@@ -41,8 +41,8 @@ use self::dirty::{KEEPING, Unstored};
 use self::handle::{Handle, Handles, State};
 use self::queue::{Queue, RETRY, Scope};
 use self::reach::Reach;
-use self::room::Room;
 use self::space::{FULL_PATIENCE, StoreRoom};
+use self::write_budget::WriteBudget;
 use crate::error::DataError;
 
 pub(crate) mod admit;
@@ -60,11 +60,11 @@ pub(crate) mod plan;
 pub(crate) mod queue;
 pub(crate) mod reach;
 pub(crate) mod read;
-pub(crate) mod room;
 pub(crate) mod space;
 pub(crate) mod summary;
 pub(crate) mod sweep;
 pub(crate) mod victims;
+pub(crate) mod write_budget;
 
 /// Unit in which files are counted by statfs(2) and stat(2), and cut by fallocate(2), in bytes.
 pub(crate) const BLOCK: u32 = 4096;
@@ -118,7 +118,7 @@ pub struct Data {
     pub(crate) sequence: AtomicU64,
     pub(crate) handles: Handles,
     pub(crate) queue: Queue,
-    pub(crate) room: Room,
+    pub(crate) budget: WriteBudget,
     pub(crate) space: StoreRoom,
     /// Held by who promises room to a range, from the look whether there is any.
     pub(crate) promising: tokio::sync::Mutex<()>,
@@ -214,7 +214,7 @@ impl Data {
             sequence: AtomicU64::new(1),
             handles: Handles::new(),
             queue: Queue::default(),
-            room: Room::new(settings.dirty_bytes),
+            budget: WriteBudget::new(settings.dirty_bytes),
             space: StoreRoom::new(volume.scheme),
             promising: tokio::sync::Mutex::default(),
             dying: AtomicU64::new(0),
@@ -275,7 +275,7 @@ impl Data {
         let (memory, dirty) = (state.unstored.memory(), state.unstored.dirty_len());
         let unstored = state.unstored.unstored_len();
         let half_done = |state: &mut State| {
-            self.room.account((memory, 0), reserved, (dirty, 0));
+            self.budget.account((memory, 0), reserved, (dirty, 0));
             self.space.note_unstored(unstored, 0);
             let why = "what was written was lost in a fault of this program";
             self.lose(handle, state, DataError::Gone(why.to_owned()));
@@ -283,7 +283,7 @@ impl Data {
         let result = guard::or_else(state, |state| f(&mut state.unstored), half_done);
         let now = (state.unstored.memory(), state.unstored.dirty_len());
         self.space.note_unstored(unstored, state.unstored.unstored_len());
-        let (before, after) = self.room.account((memory, now.0), reserved, (dirty, now.1));
+        let (before, after) = self.budget.account((memory, now.0), reserved, (dirty, now.1));
         if now.1 > 0 && !state.queued {
             state.queued = true;
             self.queue.add(handle);
@@ -340,13 +340,13 @@ impl Data {
     fn take_in(&self, ino: Ino, offset: u64, data: &[u8], now: Time) -> Result<bool, DataError> {
         let len = data.len() as u64;
         let taken = len + KEEPING;
-        if !self.room.reserve(taken) {
+        if !self.budget.reserve(taken) {
             return Ok(false);
         }
         let handle = self.handles.open(ino);
         let mut state = handle.state.lock();
         if let Err(lost) = state.check() {
-            self.room.account((0, 0), taken, (0, 0));
+            self.budget.account((0, 0), taken, (0, 0));
             return Err(lost);
         }
         self.change(&handle, &mut state, taken, |unstored| unstored.write(offset, data));
@@ -368,7 +368,7 @@ impl Data {
         now: Time,
     ) -> Result<(), DataError> {
         let mut at = offset;
-        for piece in data.chunks(self.room.piece()) {
+        for piece in data.chunks(self.budget.piece()) {
             self.write_piece(ino, at, piece, now).await?;
             at += piece.len() as u64;
         }
@@ -386,7 +386,7 @@ impl Data {
         let range = offset..offset + data.len() as u64;
         let (mut admitted, mut refused) = (false, None);
         loop {
-            let freed = self.room.freed.notified();
+            let freed = self.budget.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
             if self.stopping.is_cancelled() {
@@ -514,7 +514,7 @@ impl Data {
         let cache = self.cache.usage();
         let counters = self.status.lock();
         DataStatus {
-            dirty_bytes: self.room.memory(),
+            dirty_bytes: self.budget.memory(),
             blobs_in_flight: self.queue.flights() as u64,
             blobs_put: counters.blobs_put,
             bytes_put: counters.bytes_put,
@@ -546,7 +546,7 @@ impl Data {
             stored = self.sync_all().await;
         }
         self.stopping.cancel();
-        self.room.freed.notify_waiters();
+        self.budget.freed.notify_waiters();
         self.tasks.close();
         self.tasks.wait().await;
         // A writer may have got its room from that very flush.

@@ -193,7 +193,7 @@ impl Data {
                 tracing::warn!(%blob, %error, "a blob is not stored; its bytes are tried again");
                 self.status.lock().last_error = Some(error.clone());
                 flight.air.give_back(Some(&error));
-                self.room.freed.notify_waiters();
+                self.budget.freed.notify_waiters();
                 Err(error)
             }
         }
@@ -409,15 +409,15 @@ impl Data {
             (flusher.due, flusher.drain, flusher.cursor) = (None, true, Cursor::START);
         }
         while flights.len() < self.settings.puts_in_flight {
-            let enough = self.room.dirty() >= u64::from(self.space.blob())
-                || (flights.is_empty() && self.room.is_pressed() && self.room.dirty() > 0);
+            let enough = self.budget.dirty() >= u64::from(self.space.blob())
+                || (flights.is_empty() && self.budget.is_pressed() && self.budget.dirty() > 0);
             if !enough && !flusher.drain {
                 return;
             }
             let formed = self.form(&Scope::All, &mut flusher.cursor, !flusher.drain);
             let Some(flight) = formed else {
                 // What is still dirty overlaps a flight: its end wakes us, and so does the clock.
-                if flusher.drain && self.room.dirty() > 0 {
+                if flusher.drain && self.budget.dirty() > 0 {
                     flusher.due = Some(now + self.settings.flush_interval);
                 }
                 (flusher.drain, flusher.cursor) = (false, Cursor::START);

@@ -1,14 +1,14 @@
 //! Memory for bytes that are not stored yet, and its bound.
 //!
 //! A write reserves its length before it is accepted. Memory is counted as chunks really hold it, so
-//! the bound holds for any pattern of writes. Room in the store is [`crate::data::space`]'s.
+//! the bound holds for any pattern of writes. WriteBudget in the store is [`crate::data::space`]'s.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
 /// Counters of what is not stored yet.
-pub(crate) struct Room {
+pub(crate) struct WriteBudget {
     limit: u64,
     memory: AtomicU64,
     dirty: AtomicU64,
@@ -16,7 +16,7 @@ pub(crate) struct Room {
     pub(crate) freed: Notify,
 }
 
-impl Room {
+impl WriteBudget {
     /// At most `limit` bytes of memory.
     pub(crate) fn new(limit: u64) -> Self {
         Self { limit, memory: AtomicU64::new(0), dirty: AtomicU64::new(0), freed: Notify::new() }
