@@ -21,14 +21,14 @@ use proxy::BlobStore;
 use tokio::sync::Notify;
 
 use self::atime::Atimes;
-use self::lifetimes::Lifetimes;
+use self::lookup_counts::LookupCounts;
 use self::privileges::{Loses, Requester};
 use crate::data::{BLOCK, Data, TryWrite};
 use crate::error::{FsError, FsResult};
 use crate::metrics::{self, Memory};
 
 pub(crate) mod atime;
-pub(crate) mod lifetimes;
+pub(crate) mod lookup_counts;
 pub mod privileges;
 pub mod status;
 #[cfg(test)]
@@ -127,7 +127,7 @@ pub struct Filesystem {
     pub(crate) meta: Arc<dyn MetaStore>,
     pub(crate) data: Arc<Data>,
     pub(crate) blobs: Arc<dyn BlobStore>,
-    lifetimes: Lifetimes,
+    lookup_counts: LookupCounts,
     dead: Mutex<Vec<Ino>>,
     dead_wake: Notify,
     stopped: AtomicBool,
@@ -157,7 +157,7 @@ impl Filesystem {
             meta,
             data,
             blobs,
-            lifetimes: Lifetimes::new(),
+            lookup_counts: LookupCounts::new(),
             dead: Mutex::default(),
             dead_wake: Notify::new(),
             stopped: AtomicBool::new(false),
@@ -221,20 +221,20 @@ impl Filesystem {
             allocated: proto::allocator::allocated_bytes(),
             resident: proto::allocator::resident_bytes(),
         };
-        metrics::observe(&self.data.status(), &memory, self.lifetimes.count(), files);
+        metrics::observe(&self.data.status(), &memory, self.lookup_counts.count(), files);
     }
 
-    // Lifetimes.
+    // Lookup counts.
 
     /// The kernel gives `count` lookups of an inode back.
     pub fn forget(&self, ino: Ino, count: u64) {
-        if self.lifetimes.forgotten(ino, count) {
+        if self.lookup_counts.forgotten(ino, count) {
             self.reap_later(ino);
         }
     }
 
     fn unlinked(&self, gone: Unlinked) {
-        if gone.orphan && self.lifetimes.orphaned(gone.ino) {
+        if gone.orphan && self.lookup_counts.orphaned(gone.ino) {
             self.reap_later(gone.ino);
         }
     }
@@ -345,7 +345,7 @@ impl Filesystem {
                 Err(e) => return Err(e.into()),
             };
             if self.moves() == moves {
-                self.lifetimes.named(attr.ino);
+                self.lookup_counts.named(attr.ino);
                 return Ok(Some(attr));
             }
         }
@@ -355,7 +355,7 @@ impl Filesystem {
     /// that still has a name.
     async fn lookup_handle(&self, ino: Ino) -> FsResult<Option<Attr>> {
         // Before the look: nothing keeps the last name from going in between.
-        self.lifetimes.named(ino);
+        self.lookup_counts.named(ino);
         let found = self.getattr(ino).await;
         if matches!(&found, Ok(attr) if attr.nlink > 0) {
             return found.map(Some);
@@ -378,7 +378,7 @@ impl Filesystem {
     ) -> FsResult<Attr> {
         self.data.space.admit_names()?;
         let attr = self.meta.create(caller, parent, name, mode, node).await?;
-        self.lifetimes.named(attr.ino);
+        self.lookup_counts.named(attr.ino);
         Ok(attr)
     }
 
@@ -387,7 +387,7 @@ impl Filesystem {
         self.data.space.admit_names()?;
         self.meta.link(ino, parent, name).await?;
         let attr = self.getattr(ino).await?;
-        self.lifetimes.named(ino);
+        self.lookup_counts.named(ino);
         Ok(attr)
     }
 
@@ -444,7 +444,7 @@ impl Filesystem {
 
     /// An entry of [`Self::readdir`] goes into an answer that names its inode.
     pub fn named_entry(&self, entry: &DirEntry) -> Attr {
-        self.lifetimes.named(entry.attr.ino);
+        self.lookup_counts.named(entry.attr.ino);
         entry.attr
     }
 

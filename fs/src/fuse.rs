@@ -10,7 +10,7 @@
 //! This process is the volume's only one, so the kernel sees every change and may cache without end:
 //! attributes, names, missing names, pages, directories and symlinks. `open`, `opendir` and `flush`
 //! answer ENOSYS, after which the kernel no longer asks; what keeps an unlinked file alive is its
-//! count of lookups ([`crate::filesystem::lifetimes`]), not open handles.
+//! count of lookups ([`crate::filesystem::lookup_counts`]), not open handles.
 //!
 //! Not requested, and why: the writeback cache (it moves sizes and times into the kernel), POSIX and
 //! flock locks (a parked lock request cannot be interrupted through fuser 0.18, so locks stay in the

@@ -8,7 +8,7 @@
 //! * `fuse`: the kernel's door, alone in naming fuser, with pages that direct writes outdate (`stale`) and `-o sync`
 //!   (`synced`).
 //! * [`filesystem`]: one function per system call, on our own types; what a change takes away (`privileges`), unlinked but
-//!   open (`lifetimes`), when what was read (`atime`), `status`.
+//!   open (`lookup_counts`), when what was read (`atime`), `status`.
 //! * [`data`]: the data plane. Writes gathered in memory (`dirty`, `handle`, `write_budget`), packed into blobs (`pack`,
 //!   `summary`, `buffer`), stored (`flush`), read back (`plan`, `read`, `cache`), changed by range (`content`); dead blobs
 //!   deleted, half-dead ones emptied (`clean`, `sweep`).

@@ -24,11 +24,11 @@ struct Life {
 }
 
 /// Counts of what the kernel knows.
-pub(crate) struct Lifetimes {
+pub(crate) struct LookupCounts {
     shards: Vec<Mutex<HashMap<Ino, Life>>>,
 }
 
-impl Lifetimes {
+impl LookupCounts {
     pub(crate) fn new() -> Self {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn an_open_orphan_lives_until_it_is_forgotten() {
-        let lives = Lifetimes::new();
+        let lives = LookupCounts::new();
         lives.named(INO);
         lives.named(INO);
         assert!(!lives.orphaned(INO));
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_late_forget_of_an_earlier_life_does_not_end_this_one() {
-        let lives = Lifetimes::new();
+        let lives = LookupCounts::new();
         lives.named(INO); // the life whose FORGET is late
         lives.named(INO); // this one
         assert!(!lives.orphaned(INO));
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_inode_with_names_is_not_reaped_and_an_unknown_orphan_is() {
-        let lives = Lifetimes::new();
+        let lives = LookupCounts::new();
         lives.named(INO);
         assert!(!lives.forgotten(INO, 1));
         assert!(lives.orphaned(INO));
