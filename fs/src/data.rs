@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use self::cache::Cache;
 use self::dirty::{KEEPING, Unstored};
-use self::handle::{Handle, Handles, State};
+use self::open_inode::{OpenInode, OpenInodes, State};
 use self::queue::{Queue, RETRY, Scope};
 use self::reach::Reach;
 use self::space::{FULL_PATIENCE, StoreRoom};
@@ -53,8 +53,8 @@ pub(crate) mod content;
 pub(crate) mod dirty;
 pub(crate) mod evacuate;
 pub(crate) mod flush;
-pub(crate) mod handle;
 pub(crate) mod inline;
+pub(crate) mod open_inode;
 pub(crate) mod pack;
 pub(crate) mod plan;
 pub(crate) mod queue;
@@ -116,7 +116,7 @@ pub struct Data {
     pub(crate) session: SessionId,
     /// Sequence of the next blob; also the number of its flight.
     pub(crate) sequence: AtomicU64,
-    pub(crate) handles: Handles,
+    pub(crate) open_inodes: OpenInodes,
     pub(crate) queue: Queue,
     pub(crate) budget: WriteBudget,
     pub(crate) space: StoreRoom,
@@ -212,7 +212,7 @@ impl Data {
         let data = Arc::new(Self {
             session,
             sequence: AtomicU64::new(1),
-            handles: Handles::new(),
+            open_inodes: OpenInodes::new(),
             queue: Queue::default(),
             budget: WriteBudget::new(settings.dirty_bytes),
             space: StoreRoom::new(volume.scheme),
@@ -267,7 +267,7 @@ impl Data {
     /// taken before.
     pub(crate) fn change<R>(
         &self,
-        handle: &Arc<Handle>,
+        open_inode: &Arc<OpenInode>,
         state: &mut State,
         reserved: u64,
         f: impl FnOnce(&mut Unstored) -> R,
@@ -278,7 +278,7 @@ impl Data {
             self.budget.account((memory, 0), reserved, (dirty, 0));
             self.space.note_unstored(unstored, 0);
             let why = "what was written was lost in a fault of this program";
-            self.lose(handle, state, DataError::Gone(why.to_owned()));
+            self.lose(open_inode, state, DataError::Gone(why.to_owned()));
         };
         let result = guard::or_else(state, |state| f(&mut state.unstored), half_done);
         let now = (state.unstored.memory(), state.unstored.dirty_len());
@@ -286,7 +286,7 @@ impl Data {
         let (before, after) = self.budget.account((memory, now.0), reserved, (dirty, now.1));
         if now.1 > 0 && !state.queued {
             state.queued = true;
-            self.queue.add(handle);
+            self.queue.add(open_inode);
         }
         let blob = u64::from(self.space.blob());
         let grown = after > before && after / blob != before / blob;
@@ -298,18 +298,18 @@ impl Data {
 
     /// Bytes of a file that can never be stored are let go, so that they keep no memory from others.
     /// The file is lost until it is mounted again.
-    pub(crate) fn give_up(&self, handle: &Arc<Handle>, state: &mut State, why: &DataError) {
-        self.change(handle, state, 0, |unstored| unstored.cut(0..u64::MAX));
-        self.lose(handle, state, why.clone());
+    pub(crate) fn give_up(&self, open_inode: &Arc<OpenInode>, state: &mut State, why: &DataError) {
+        self.change(open_inode, state, 0, |unstored| unstored.cut(0..u64::MAX));
+        self.lose(open_inode, state, why.clone());
     }
 
-    fn lose(&self, handle: &Handle, state: &mut State, why: DataError) {
-        let ino = handle.ino.0;
+    fn lose(&self, open_inode: &OpenInode, state: &mut State, why: DataError) {
+        let ino = open_inode.ino.0;
         tracing::error!("what was written to inode {ino} and not stored is lost: {why}");
         let told = format!("what was written to inode {ino} is lost: {why}");
         self.lost.lock().get_or_insert(DataError::Gone(told));
         state.lose(why);
-        self.queue.settle(handle, state);
+        self.queue.settle(open_inode, state);
     }
 
     /// Writes, if that needs no waiting.
@@ -343,13 +343,13 @@ impl Data {
         if !self.budget.reserve(taken) {
             return Ok(false);
         }
-        let handle = self.handles.open(ino);
-        let mut state = handle.state.lock();
+        let open_inode = self.open_inodes.open(ino);
+        let mut state = open_inode.state.lock();
         if let Err(lost) = state.check() {
             self.budget.account((0, 0), taken, (0, 0));
             return Err(lost);
         }
-        self.change(&handle, &mut state, taken, |unstored| unstored.write(offset, data));
+        self.change(&open_inode, &mut state, taken, |unstored| unstored.write(offset, data));
         state.mtime = Some(now);
         Ok(true)
     }
@@ -431,8 +431,8 @@ impl Data {
 
     /// What metadata does not know yet of a file; `None` when it knows all.
     pub fn pending(&self, ino: Ino) -> Option<Pending> {
-        let handle = self.handles.get(ino)?;
-        let state = handle.state.lock();
+        let open_inode = self.open_inodes.get(ino)?;
+        let state = open_inode.state.lock();
         (!state.unstored.is_empty() || state.mtime.is_some()).then(|| Pending {
             size: state.unstored.end(),
             mtime: state.mtime,
@@ -448,19 +448,19 @@ impl Data {
 
     /// An explicit time is about to be set: those of earlier writes must not replace it.
     pub fn forget_mtime(&self, ino: Ino) {
-        if let Some(handle) = self.handles.get(ino) {
-            handle.state.lock().mtime = None;
+        if let Some(open_inode) = self.open_inodes.get(ino) {
+            open_inode.state.lock().mtime = None;
         }
     }
 
     /// The kernel sends bytes that were stored in a mapping of the file.
     pub fn note_mapped(&self, ino: Ino) {
-        self.handles.open(ino).state.lock().mapped = true;
+        self.open_inodes.open(ino).state.lock().mapped = true;
     }
 
     /// Has it sent such bytes, not long ago?
     pub fn is_mapped(&self, ino: Ino) -> bool {
-        self.handles.get(ino).is_some_and(|handle| handle.state.lock().mapped)
+        self.open_inodes.get(ino).is_some_and(|open_inode| open_inode.state.lock().mapped)
     }
 
     /// Returns when what was written to the file before the call, and all metadata changed before
@@ -479,10 +479,10 @@ impl Data {
     /// # Errors
     /// Why not. The bytes stay in memory and are tried again.
     pub async fn flush_file(self: &Arc<Self>, ino: Ino) -> Result<(), DataError> {
-        match self.handles.get(ino) {
-            Some(handle) => {
-                self.settle(&Scope::One(&handle)).await?;
-                handle.state.lock().check()
+        match self.open_inodes.get(ino) {
+            Some(open_inode) => {
+                self.settle(&Scope::One(&open_inode)).await?;
+                open_inode.state.lock().check()
             }
             None => Ok(()),
         }
@@ -500,12 +500,12 @@ impl Data {
 
     /// The inode is gone: nothing of it needs to be stored.
     pub fn discard(&self, ino: Ino) {
-        if let Some(handle) = self.handles.remove(ino) {
-            let mut state = handle.state.lock();
+        if let Some(open_inode) = self.open_inodes.remove(ino) {
+            let mut state = open_inode.state.lock();
             state.mtime = None;
             state.layout_changed(None);
-            self.change(&handle, &mut state, 0, |unstored| unstored.cut(0..u64::MAX));
-            self.queue.settle(&handle, &mut state);
+            self.change(&open_inode, &mut state, 0, |unstored| unstored.cut(0..u64::MAX));
+            self.queue.settle(&open_inode, &mut state);
         }
     }
 

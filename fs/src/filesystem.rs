@@ -212,7 +212,7 @@ impl Filesystem {
 
     /// Brings the figures of metrics up to date.
     pub(crate) fn observe(&self) {
-        let (files, extents) = self.data.handles.usage();
+        let (files, extents) = self.data.open_inodes.usage();
         let memory = Memory {
             flights: self.data.queue.flying_bytes(),
             pools: proto::buffer::kept_bytes() as u64,
@@ -495,7 +495,7 @@ impl Filesystem {
         };
         if set != SetAttr::default() {
             // A flight that commits now must not bring the time of an earlier write back.
-            let handle = set.mtime.and_then(|_| self.data.handles.get(ino));
+            let handle = set.mtime.and_then(|_| self.data.open_inodes.get(ino));
             let _order = match &handle {
                 Some(handle) => Some(handle.order.lock().await),
                 None => None,

@@ -231,8 +231,8 @@ impl Data {
 
     fn unstored_in(&self, ino: Ino, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut runs = Vec::new();
-        let Some(handle) = self.handles.get(ino) else { return runs };
-        let state = handle.state.lock();
+        let Some(open_inode) = self.open_inodes.get(ino) else { return runs };
+        let state = open_inode.state.lock();
         let mut at = range.start;
         while at < range.end
             && let Some(run) = state.unstored.next_run(at..range.end)

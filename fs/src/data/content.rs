@@ -15,7 +15,7 @@ use meta::{Attr, FILE_MAX, FileUpdate, Ino, MetaError};
 
 use crate::data::BLOCK;
 use crate::data::Data;
-use crate::data::handle::Handle;
+use crate::data::open_inode::OpenInode;
 use crate::data::queue::Scope;
 use crate::error::DataError;
 
@@ -56,11 +56,11 @@ impl Data {
         if size > FILE_MAX {
             return Err(MetaError::FileTooLarge.into());
         }
-        let handle = self.handles.open(ino);
-        let _order = handle.order.lock().await;
+        let open_inode = self.open_inodes.open(ino);
+        let _order = open_inode.order.lock().await;
         let attr = self.meta.truncate(ino, size).await?;
         self.note_stored().await;
-        self.cut(&handle, size..u64::MAX, &attr);
+        self.cut(&open_inode, size..u64::MAX, &attr);
         Ok(attr)
     }
 
@@ -77,12 +77,12 @@ impl Data {
         checked(&range)?;
         let _promising = self.promising.lock().await;
         self.admit(self.holes_in(ino, range.clone()).await?).await?;
-        let handle = self.handles.open(ino);
-        let _order = handle.order.lock().await;
-        self.tell_size(&handle).await?;
+        let open_inode = self.open_inodes.open(ino);
+        let _order = open_inode.order.lock().await;
+        self.tell_size(&open_inode).await?;
         let attr = self.meta.allocate(ino, range, grow).await?;
         self.note_stored().await;
-        self.cut(&handle, 0..0, &attr);
+        self.cut(&open_inode, 0..0, &attr);
         Ok(attr)
     }
 
@@ -118,12 +118,12 @@ impl Data {
         grow: bool,
     ) -> Result<Attr, DataError> {
         checked(&range)?;
-        let handle = self.handles.open(ino);
-        let _order = handle.order.lock().await;
-        self.tell_size(&handle).await?;
+        let open_inode = self.open_inodes.open(ino);
+        let _order = open_inode.order.lock().await;
+        self.tell_size(&open_inode).await?;
         let attr = self.meta.clear_range(ino, range.clone(), allocate, grow).await?;
         self.note_stored().await;
-        self.cut(&handle, range, &attr);
+        self.cut(&open_inode, range, &attr);
         Ok(attr)
     }
 
@@ -143,8 +143,8 @@ impl Data {
         let len = range.end - range.start;
         let target = to_offset..to_offset.checked_add(len).ok_or(MetaError::FileTooLarge)?;
         checked(&target)?;
-        let source = self.handles.open(from);
-        let handle = self.handles.open(to);
+        let source = self.open_inodes.open(from);
+        let open_inode = self.open_inodes.open(to);
         self.settle(&Scope::One(&source)).await?;
         let _promising = self.promising.lock().await;
         // A clone counts as the copy that it is to whoever asked for one: all of it can be
@@ -155,28 +155,28 @@ impl Data {
         if from == to {
             _first = source.order.lock().await;
         } else {
-            let (a, b) = if from < to { (&source, &handle) } else { (&handle, &source) };
+            let (a, b) = if from < to { (&source, &open_inode) } else { (&open_inode, &source) };
             _first = a.order.lock().await;
             _second = b.order.lock().await;
         }
-        self.tell_size(&handle).await?;
+        self.tell_size(&open_inode).await?;
         let attr = self.meta.clone_range(from, range, to, to_offset).await?;
         self.note_stored().await;
-        self.cut(&handle, target, &attr);
+        self.cut(&open_inode, target, &attr);
         Ok(attr)
     }
 
     /// Tells metadata how long unstored bytes make the file. The caller holds its order.
-    async fn tell_size(&self, handle: &Arc<Handle>) -> Result<(), DataError> {
+    async fn tell_size(&self, open_inode: &Arc<OpenInode>) -> Result<(), DataError> {
         let (size, mtime) = {
-            let state = handle.state.lock();
+            let state = open_inode.state.lock();
             (state.unstored.end(), state.mtime)
         };
         if size == 0 {
             return Ok(());
         }
         let size_at_least = Some(size);
-        let update = FileUpdate { ino: handle.ino, extents: Vec::new(), size_at_least, mtime };
+        let update = FileUpdate { ino: open_inode.ino, extents: Vec::new(), size_at_least, mtime };
         self.meta.commit(&[], &[update]).await?;
         // Counted like a flight: the size is about to leave memory.
         self.queue.commits.fetch_add(1, SeqCst);
@@ -184,13 +184,13 @@ impl Data {
     }
 
     /// Metadata has changed to `attr`: cuts the range out of memory. The caller holds the order.
-    fn cut(&self, handle: &Arc<Handle>, range: Range<u64>, attr: &Attr) {
-        let mut state = handle.state.lock();
+    fn cut(&self, open_inode: &Arc<OpenInode>, range: Range<u64>, attr: &Attr) {
+        let mut state = open_inode.state.lock();
         // It took the time of this change, which is later than those of the writes.
         state.mtime = None;
         state.layout_changed(Some(attr.size));
-        self.change(handle, &mut state, 0, |unstored| unstored.cut(range));
-        self.queue.settle(handle, &mut state);
+        self.change(open_inode, &mut state, 0, |unstored| unstored.cut(range));
+        self.queue.settle(open_inode, &mut state);
     }
 
     /// First byte from `offset` on that lies in a block with data; `None` when there is none.
@@ -266,15 +266,15 @@ impl Data {
     }
 
     fn next_unstored(&self, ino: Ino, range: Range<u64>) -> Option<Range<u64>> {
-        let handle = self.handles.get(ino)?;
-        let state = handle.state.lock();
+        let open_inode = self.open_inodes.get(ino)?;
+        let state = open_inode.state.lock();
         state.unstored.next_run(range)
     }
 
     async fn size(&self, ino: Ino) -> Result<u64, DataError> {
-        let handle = self.handles.open(ino);
+        let open_inode = self.open_inodes.open(ino);
         // In this order: bytes that land in between are counted by metadata.
-        let unstored = handle.state.lock().unstored.end();
+        let unstored = open_inode.state.lock().unstored.end();
         Ok(self.meta.getattr(ino).await?.size.max(unstored))
     }
 }

@@ -211,9 +211,9 @@ impl<'a> Mover<'a> {
             return Err(error.into());
         }
         for ino in moves.iter().map(|relocation| relocation.ino).collect::<BTreeSet<_>>() {
-            if let Some(handle) = data.handles.get(ino) {
+            if let Some(open_inode) = data.open_inodes.get(ino) {
                 // Sizes did not change, but asking again costs little.
-                handle.state.lock().layout_changed(None);
+                open_inode.state.lock().layout_changed(None);
             }
         }
         data.status.lock().bytes_cleaned += packer.data_len() as u64;

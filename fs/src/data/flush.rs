@@ -19,7 +19,7 @@ use proxy::Stored;
 use tokio::time::Instant;
 
 use crate::data::Data;
-use crate::data::handle::Handle;
+use crate::data::open_inode::OpenInode;
 use crate::data::pack::Packer;
 use crate::data::queue::{RETRY, Scope};
 use crate::data::space::FULL_PATIENCE;
@@ -48,7 +48,7 @@ struct Airborne {
     data: Arc<Data>,
     number: u64,
     /// In order of inode.
-    files: Vec<Arc<Handle>>,
+    files: Vec<Arc<OpenInode>>,
     ended: bool,
 }
 
@@ -76,9 +76,9 @@ impl Airborne {
 
     /// Its bytes are dirty again.
     fn give_back(&mut self, error: Option<&DataError>) {
-        for handle in &self.files {
-            let mut state = handle.state.lock();
-            self.data.change(handle, &mut state, 0, |unstored| unstored.give_back(self.number));
+        for open_inode in &self.files {
+            let mut state = open_inode.state.lock();
+            self.data.change(open_inode, &mut state, 0, |unstored| unstored.give_back(self.number));
             if let Some(error) = error {
                 state.error = Some(error.clone());
             }
@@ -113,25 +113,25 @@ impl Data {
         let number = air.number;
         let mut packer = Packer::of(self.space.blob());
         loop {
-            let Some(handle) = scope.next(&self.queue, cursor.ino) else {
+            let Some(open_inode) = scope.next(&self.queue, cursor.ino) else {
                 if wrapped {
                     break;
                 }
                 (wrapped, *cursor) = (true, Cursor::START);
                 continue;
             };
-            if wrap && wrapped && handle.ino > start.ino {
+            if wrap && wrapped && open_inode.ino > start.ino {
                 break;
             }
-            let from = if handle.ino == cursor.ino { cursor.offset } else { 0 };
+            let from = if open_inode.ino == cursor.ino { cursor.offset } else { 0 };
             let before = packer.data_len();
-            let ino = handle.ino;
-            air.files.push(Arc::clone(&handle));
-            let mut state = handle.state.lock();
-            let stopped = self.change(&handle, &mut state, 0, |unstored| {
+            let ino = open_inode.ino;
+            air.files.push(Arc::clone(&open_inode));
+            let mut state = open_inode.state.lock();
+            let stopped = self.change(&open_inode, &mut state, 0, |unstored| {
                 unstored.take(ino, number, from, &mut packer)
             });
-            self.queue.settle(&handle, &mut state);
+            self.queue.settle(&open_inode, &mut state);
             drop(state);
             if packer.data_len() == before {
                 air.files.pop();
@@ -148,8 +148,8 @@ impl Data {
             air.end();
             return None;
         }
-        air.files.sort_unstable_by_key(|handle| handle.ino);
-        air.files.dedup_by_key(|handle| handle.ino);
+        air.files.sort_unstable_by_key(|open_inode| open_inode.ino);
+        air.files.dedup_by_key(|open_inode| open_inode.ino);
         let len = packer.blob_len();
         // Who waits for one file waits for its metadata next.
         let inline = matches!(scope, Scope::One(_)) && self.takes_inline(len);
@@ -164,18 +164,18 @@ impl Data {
         match self.store(&flight).await {
             Ok(sent) => {
                 let number = flight.air.number;
-                for (handle, mtime) in flight.air.files.iter().zip(sent) {
-                    let mut state = handle.state.lock();
+                for (open_inode, mtime) in flight.air.files.iter().zip(sent) {
+                    let mut state = open_inode.state.lock();
                     let mtime = match mtime {
                         Ok(mtime) => mtime,
                         Err(why) => {
-                            self.give_up(handle, &mut state, &why.into());
+                            self.give_up(open_inode, &mut state, &why.into());
                             continue;
                         }
                     };
                     let landed = state.unstored.landed(number, flight.id);
                     state.landed(landed.last().map_or(0, |e| e.offset + e.len));
-                    self.change(handle, &mut state, 0, |unstored| unstored.settle(number));
+                    self.change(open_inode, &mut state, 0, |unstored| unstored.settle(number));
                     state.error = None;
                     if mtime.is_some() && state.mtime == mtime {
                         state.mtime = None;
@@ -251,13 +251,13 @@ impl Data {
         drop(room);
         let files = &flight.air.files;
         let mut orders = Vec::with_capacity(files.len());
-        for handle in files {
-            orders.push(handle.order.lock().await);
+        for open_inode in files {
+            orders.push(open_inode.order.lock().await);
         }
         let mut updates = Vec::with_capacity(files.len());
         let mut times: Vec<Told> = Vec::with_capacity(files.len());
-        for handle in files {
-            let state = handle.state.lock();
+        for open_inode in files {
+            let state = open_inode.state.lock();
             let extents = state.unstored.landed(flight.air.number, flight.id);
             let Some(last) = extents.last() else {
                 times.push(Ok(None));
@@ -266,7 +266,7 @@ impl Data {
             times.push(Ok(state.mtime));
             let size_at_least = Some(last.offset + last.len);
             updates.push(FileUpdate {
-                ino: handle.ino,
+                ino: open_inode.ino,
                 size_at_least,
                 extents,
                 mtime: state.mtime,
@@ -281,7 +281,7 @@ impl Data {
             }
         };
         for (ino, why) in refused {
-            let at = files.iter().position(|handle| handle.ino == ino);
+            let at = files.iter().position(|open_inode| open_inode.ino == ino);
             times[at.expect("an update is of a file of the flight")] = Err(why);
         }
         if is_inline(&flight.id) {

@@ -10,7 +10,7 @@ use meta::Ino;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::data::handle::{Handle, State};
+use crate::data::open_inode::{OpenInode, State};
 
 /// First and longest wait before flights are tried again after one failed.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -18,7 +18,7 @@ pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Dura
 /// Files with dirty ranges, and flights that have not ended.
 #[derive(Default)]
 pub(crate) struct Queue {
-    files: Mutex<BTreeMap<Ino, Arc<Handle>>>,
+    files: Mutex<BTreeMap<Ino, Arc<OpenInode>>>,
     /// With the bytes of their blobs, once these are known.
     pub(super) airborne: Mutex<BTreeMap<u64, u64>>,
     /// Flights whose extents are committed; counted before their bytes leave memory.
@@ -31,20 +31,20 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Adds a file that has dirty ranges now.
-    pub(crate) fn add(&self, handle: &Arc<Handle>) {
-        self.files.lock().insert(handle.ino, Arc::clone(handle));
+    pub(crate) fn add(&self, open_inode: &Arc<OpenInode>) {
+        self.files.lock().insert(open_inode.ino, Arc::clone(open_inode));
     }
 
-    pub(super) fn next(&self, from: Ino) -> Option<Arc<Handle>> {
+    pub(super) fn next(&self, from: Ino) -> Option<Arc<OpenInode>> {
         let files = self.files.lock();
         files.range((Bound::Included(from), Bound::Unbounded)).next().map(|(_, h)| Arc::clone(h))
     }
 
     /// Takes a file out that has none any more. Its state is locked, so that none can be added.
-    pub(crate) fn settle(&self, handle: &Handle, state: &mut State) {
+    pub(crate) fn settle(&self, open_inode: &OpenInode, state: &mut State) {
         if state.queued && state.unstored.dirty_len() == 0 {
             state.queued = false;
-            self.files.lock().remove(&handle.ino);
+            self.files.lock().remove(&open_inode.ino);
         }
     }
 
@@ -80,22 +80,22 @@ impl Queue {
 /// Whose dirty ranges are meant.
 pub(crate) enum Scope<'a> {
     /// One file's.
-    One(&'a Arc<Handle>),
+    One(&'a Arc<OpenInode>),
     /// All files'.
     All,
 }
 
 impl Scope<'_> {
-    pub(super) fn next(&self, queue: &Queue, from: Ino) -> Option<Arc<Handle>> {
+    pub(super) fn next(&self, queue: &Queue, from: Ino) -> Option<Arc<OpenInode>> {
         match self {
-            Self::One(handle) => (handle.ino >= from).then(|| Arc::clone(handle)),
+            Self::One(open_inode) => (open_inode.ino >= from).then(|| Arc::clone(open_inode)),
             Self::All => queue.next(from),
         }
     }
 
     pub(super) fn flights(&self, queue: &Queue) -> Vec<u64> {
         match self {
-            Self::One(handle) => handle.state.lock().unstored.flights(),
+            Self::One(open_inode) => open_inode.state.lock().unstored.flights(),
             Self::All => queue.airborne(),
         }
     }

@@ -22,7 +22,7 @@ use tokio::sync::SemaphorePermit;
 
 use crate::data::Data;
 use crate::data::cache::{Coming, Fetch};
-use crate::data::handle::{Handle, State, WINDOW_EXTENTS};
+use crate::data::open_inode::{OpenInode, State, WINDOW_EXTENTS};
 use crate::data::plan::{Segment, Slice, Snapshot, Window};
 use crate::error::DataError;
 
@@ -203,24 +203,24 @@ impl Data {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let handle = self.handles.open(ino);
-        let size = self.learn_size(&handle).await?;
+        let open_inode = self.open_inodes.open(ino);
+        let size = self.learn_size(&open_inode).await?;
         let range = range.start..range.end.min(size);
         if range.is_empty() {
             return Ok(Bytes::new());
         }
         let long = range.end - range.start > SHORT;
         let (sequential, ahead, fragmented) = {
-            let mut state = handle.state.lock();
+            let mut state = open_inode.state.lock();
             let (sequential, ahead) = state.readers.note(&range, self.settings.read_ahead);
             (sequential, ahead, long && state.fragmented)
         };
         let turn = if fragmented { Some(self.turn().await) } else { None };
         let measure = if fragmented { FURTHER } else { FIRST };
-        let first = self.slice(&handle, &range, measure, (sequential, ahead)).await?;
+        let first = self.slice(&open_inode, &range, measure, (sequential, ahead)).await?;
         let is_whole = first.is_last || first.end >= range.end;
         if long {
-            handle.state.lock().fragmented = !is_whole;
+            open_inode.state.lock().fragmented = !is_whole;
         }
         if is_whole {
             return Ok(join(first.pieces));
@@ -229,7 +229,7 @@ impl Data {
             Some(turn) => turn,
             None => self.turn().await,
         };
-        self.read_on(&handle, range, first, sequential).await
+        self.read_on(&open_inode, range, first, sequential).await
     }
 
     /// A read of more than one slice goes on where others wait for their turn, not on the thread that
@@ -243,7 +243,7 @@ impl Data {
     /// All slices of a read after the first.
     async fn read_on(
         self: &Arc<Self>,
-        handle: &Arc<Handle>,
+        open_inode: &Arc<OpenInode>,
         range: Range<u64>,
         first: Answer,
         sequential: bool,
@@ -257,15 +257,15 @@ impl Data {
             }
             tokio::task::yield_now().await;
             let rest = last.end..range.end;
-            last = self.slice(handle, &rest, FURTHER, (sequential, None)).await?;
+            last = self.slice(open_inode, &rest, FURTHER, (sequential, None)).await?;
         }
     }
 
     /// The size with what is not stored yet.
-    async fn learn_size(&self, handle: &Handle) -> Result<u64, DataError> {
+    async fn learn_size(&self, open_inode: &OpenInode) -> Result<u64, DataError> {
         loop {
             let changes = {
-                let state = handle.state.lock();
+                let state = open_inode.state.lock();
                 // What is lost is no empty file.
                 state.check()?;
                 if let Some(size) = state.size() {
@@ -273,8 +273,8 @@ impl Data {
                 }
                 state.changes()
             };
-            let size = self.meta.getattr(handle.ino).await?.size;
-            handle.state.lock().learn_size(size, changes);
+            let size = self.meta.getattr(open_inode.ino).await?.size;
+            open_inode.state.lock().learn_size(size, changes);
         }
     }
 
@@ -282,14 +282,14 @@ impl Data {
     /// and what is to be fetched ahead of it?
     async fn slice(
         self: &Arc<Self>,
-        handle: &Arc<Handle>,
+        open_inode: &Arc<OpenInode>,
         range: &Range<u64>,
         measure: Measure,
         (sequential, ahead): (bool, Option<Range<u64>>),
     ) -> Result<Answer, DataError> {
         let mut replans = 0;
         loop {
-            let (slice, is_last) = self.plan(handle, range, measure.runs, sequential).await?;
+            let (slice, is_last) = self.plan(open_inode, range, measure.runs, sequential).await?;
             let found = self.look_up(&slice, measure.fetches);
             let end = found.end;
             let is_last = is_last && end == slice.range.end;
@@ -298,13 +298,13 @@ impl Data {
             }
             let coming = self.start_fetches(&found.missing, sequential);
             if let Some(ahead) = &ahead {
-                self.read_ahead(handle, ahead.clone());
+                self.read_ahead(open_inode, ahead.clone());
             }
             match self.wait_for(found, coming).await {
                 // The cleaner may have moved the bytes since metadata was asked.
                 Err(BlobError::NotFound(_)) if replans < REPLANS => {
                     replans += 1;
-                    handle.state.lock().layout_changed(None);
+                    open_inode.state.lock().layout_changed(None);
                 }
                 answer => return Ok(Answer { pieces: answer?, end, is_last }),
             }
@@ -314,14 +314,14 @@ impl Data {
     /// What the first bytes of a range are made of; does the file end there?
     async fn plan(
         &self,
-        handle: &Arc<Handle>,
+        open_inode: &Arc<OpenInode>,
         range: &Range<u64>,
         most: usize,
         sequential: bool,
     ) -> Result<(Slice, bool), DataError> {
         loop {
             let planned = {
-                let mut state = handle.state.lock();
+                let mut state = open_inode.state.lock();
                 state.check()?;
                 plan(&mut state, range, most)
             };
@@ -329,16 +329,17 @@ impl Data {
                 Plan::Ready { slice, is_last } => return Ok((slice, is_last)),
                 Plan::NeedsSize => {}
                 Plan::NeedsExtents { snapshot, changes, is_last } => {
-                    let window = self.ask(handle.ino, &snapshot.range, most, sequential).await?;
+                    let window =
+                        self.ask(open_inode.ino, &snapshot.range, most, sequential).await?;
                     let end = snapshot.range.end;
                     let slice = snapshot.over(Some(&window), most);
-                    handle.state.lock().learn_window(window, changes);
-                    self.handles.bound_windows();
+                    open_inode.state.lock().learn_window(window, changes);
+                    self.open_inodes.bound_windows();
                     let is_last = is_last && slice.range.end == end;
                     return Ok((slice, is_last));
                 }
             }
-            self.learn_size(handle).await?;
+            self.learn_size(open_inode).await?;
         }
     }
 
@@ -438,9 +439,9 @@ impl Data {
 
     /// Fetches whole units ahead of a reader, as far as it is known where they are, and where nobody
     /// has asked for them yet.
-    fn read_ahead(self: &Arc<Self>, handle: &Handle, range: Range<u64>) {
+    fn read_ahead(self: &Arc<Self>, open_inode: &OpenInode, range: Range<u64>) {
         let slice = {
-            let mut state = handle.state.lock();
+            let mut state = open_inode.state.lock();
             let size = state.size().unwrap_or(0);
             let snapshot =
                 Snapshot::take(&state.unstored, range.start..range.end.min(size), WINDOW_EXTENTS);

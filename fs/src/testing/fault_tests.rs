@@ -122,9 +122,9 @@ async fn a_change_that_panics_half_way_costs_its_file_what_is_not_stored() {
     (2..4).for_each(|ino| world.meta.create_file(Ino(ino)));
     world.write(Ino(3), 0, &[8; 9000]).await;
     world.write(Ino(2), 0, &[7; 9000]).await;
-    let handle = world.data.handles.open(Ino(2));
+    let open_inode = world.data.open_inodes.open(Ino(2));
     let changed = caught("a change", || {
-        world.data.change(&handle, &mut handle.state.lock(), 0, |unstored| {
+        world.data.change(&open_inode, &mut open_inode.state.lock(), 0, |unstored| {
             unstored.cut(0..5000);
             panic!("half way");
         })

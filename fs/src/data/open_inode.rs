@@ -14,7 +14,7 @@ use crate::data::plan::{Readers, Window};
 use crate::error::DataError;
 
 /// One file in use.
-pub(crate) struct Handle {
+pub(crate) struct OpenInode {
     /// Its inode.
     pub(crate) ino: Ino,
     /// Never held while waiting.
@@ -24,7 +24,7 @@ pub(crate) struct Handle {
     pub(crate) order: tokio::sync::Mutex<()>,
 }
 
-/// The changing part of a [`Handle`].
+/// The changing part of a [`OpenInode`].
 #[derive(Default)]
 pub(crate) struct State {
     /// Bytes on their way to the store.
@@ -159,20 +159,20 @@ impl State {
 }
 
 const SHARDS: usize = 16;
-/// Handles per shard from which on idle ones are dropped.
+/// OpenInodes per shard from which on idle ones are dropped.
 const CROWDED: usize = 1024;
 
 /// All files in use.
-pub(crate) struct Handles {
+pub(crate) struct OpenInodes {
     shards: [Mutex<Shard>; SHARDS],
 }
 
 struct Shard {
-    files: HashMap<Ino, Arc<Handle>>,
+    files: HashMap<Ino, Arc<OpenInode>>,
     prune_at: usize,
 }
 
-impl Handles {
+impl OpenInodes {
     /// None.
     pub(crate) fn new() -> Self {
         let shard = || Mutex::new(Shard { files: HashMap::new(), prune_at: CROWDED });
@@ -183,25 +183,26 @@ impl Handles {
         &self.shards[ino.0 as usize % SHARDS]
     }
 
-    /// The handle of a file, if there is one.
-    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<Handle>> {
+    /// The open inode of a file, if there is one.
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<OpenInode>> {
         self.shard(ino).lock().files.get(&ino).cloned()
     }
 
-    /// The handle of a file.
-    pub(crate) fn open(&self, ino: Ino) -> Arc<Handle> {
+    /// The open inode of a file.
+    pub(crate) fn open(&self, ino: Ino) -> Arc<OpenInode> {
         let mut shard = self.shard(ino).lock();
-        if let Some(handle) = shard.files.get(&ino) {
-            return Arc::clone(handle);
+        if let Some(open_inode) = shard.files.get(&ino) {
+            return Arc::clone(open_inode);
         }
         if shard.files.len() >= shard.prune_at {
-            // Whoever uses a handle holds a second reference, taken under this lock.
+            // Whoever uses an open inode holds a second reference, taken under this lock.
             shard.files.retain(|_, h| Arc::strong_count(h) > 1 || !h.state.lock().is_idle());
             shard.prune_at = CROWDED.max(2 * shard.files.len());
         }
-        let handle = Arc::new(Handle { ino, state: Mutex::default(), order: Default::default() });
-        shard.files.insert(ino, Arc::clone(&handle));
-        handle
+        let open_inode =
+            Arc::new(OpenInode { ino, state: Mutex::default(), order: Default::default() });
+        shard.files.insert(ino, Arc::clone(&open_inode));
+        open_inode
     }
 
     /// Sees to it that no more extents are remembered than may be.
@@ -209,7 +210,7 @@ impl Handles {
         if REMEMBERED.load(Relaxed) > REMEMBERED_MOST {
             for shard in &self.shards {
                 let files: Vec<_> = shard.lock().files.values().cloned().collect();
-                files.iter().for_each(|handle| handle.state.lock().windows.clear());
+                files.iter().for_each(|open_inode| open_inode.state.lock().windows.clear());
             }
         }
     }
@@ -220,8 +221,8 @@ impl Handles {
         (files, REMEMBERED.load(Relaxed))
     }
 
-    /// Takes the handle of a file away.
-    pub(crate) fn remove(&self, ino: Ino) -> Option<Arc<Handle>> {
+    /// Takes the open inode of a file away.
+    pub(crate) fn remove(&self, ino: Ino) -> Option<Arc<OpenInode>> {
         self.shard(ino).lock().files.remove(&ino)
     }
 }
@@ -235,16 +236,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_handles_go_and_busy_ones_stay() {
-        let handles = Handles::new();
-        let busy = handles.open(Ino(SHARDS as u64));
-        handles.open(Ino(2 * SHARDS as u64)).state.lock().unstored.write(0, b"dirty");
+    fn idle_open_inodes_go_and_busy_ones_stay() {
+        let open_inodes = OpenInodes::new();
+        let busy = open_inodes.open(Ino(SHARDS as u64));
+        open_inodes.open(Ino(2 * SHARDS as u64)).state.lock().unstored.write(0, b"dirty");
         for n in 3..3000 {
-            handles.open(Ino(n * SHARDS as u64));
+            open_inodes.open(Ino(n * SHARDS as u64));
         }
-        assert!(Arc::ptr_eq(&busy, &handles.open(Ino(SHARDS as u64))));
-        assert_eq!(handles.open(Ino(2 * SHARDS as u64)).state.lock().unstored.dirty_len(), 5);
-        assert!(handles.shard(Ino(0)).lock().files.len() <= CROWDED + 2);
+        assert!(Arc::ptr_eq(&busy, &open_inodes.open(Ino(SHARDS as u64))));
+        assert_eq!(open_inodes.open(Ino(2 * SHARDS as u64)).state.lock().unstored.dirty_len(), 5);
+        assert!(open_inodes.shard(Ino(0)).lock().files.len() <= CROWDED + 2);
     }
 
     fn window(range: Range<u64>, extents: usize) -> Window {
@@ -254,25 +255,25 @@ mod tests {
 
     #[test]
     fn what_is_remembered_of_extents_is_bounded_and_not_what_changed_meanwhile() {
-        let handles = Handles::new();
+        let open_inodes = OpenInodes::new();
         for ino in 0..2000 {
-            let handle = handles.open(Ino(ino));
+            let open_inode = open_inodes.open(Ino(ino));
             for place in 0..10 {
                 let at = place << 30;
-                let mut state = handle.state.lock();
+                let mut state = open_inode.state.lock();
                 let changes = state.changes();
                 state.learn_window(window(at..at + (1 << 30), 200), changes);
                 state.learn_window(window(at..at + (1 << 30), 10_000), changes);
                 state.learn_window(window(1 << 40..1 << 41, 1), changes + 1);
                 drop(state);
-                handles.bound_windows();
-                let (files, extents) = handles.usage();
+                open_inodes.bound_windows();
+                let (files, extents) = open_inodes.usage();
                 // Other tests remember some too.
                 assert!(extents <= 2 * REMEMBERED_MOST, "{extents} extents of {files} files");
             }
         }
-        let handle = handles.open(Ino(1999));
-        let mut state = handle.state.lock();
+        let open_inode = open_inodes.open(Ino(1999));
+        let mut state = open_inode.state.lock();
         let most = state.windows.0.iter().map(|window| window.extents.len()).max();
         assert!(state.windows.0.len() <= WINDOWS && most.is_none_or(|most| most == 200));
         assert!(state.window(&(1 << 40..1 << 41)).is_none(), "asked before a change");
