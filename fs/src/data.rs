@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::cache::Cache;
-use self::dirty::{KEEPING, Unstored};
+use self::dirty_ranges::{DirtyRanges, KEEPING};
 use self::open_inode::{OpenInode, OpenInodes, State};
 use self::queue::{Queue, RETRY, Scope};
 use self::reach::Reach;
@@ -50,7 +50,7 @@ pub(crate) mod buffer;
 pub(crate) mod cache;
 pub(crate) mod clean;
 pub(crate) mod content;
-pub(crate) mod dirty;
+pub(crate) mod dirty_ranges;
 pub(crate) mod evacuate;
 pub(crate) mod flush;
 pub(crate) mod inline;
@@ -270,19 +270,19 @@ impl Data {
         open_inode: &Arc<OpenInode>,
         state: &mut State,
         reserved: u64,
-        f: impl FnOnce(&mut Unstored) -> R,
+        f: impl FnOnce(&mut DirtyRanges) -> R,
     ) -> R {
-        let (memory, dirty) = (state.unstored.memory(), state.unstored.dirty_len());
-        let unstored = state.unstored.unstored_len();
+        let (memory, dirty) = (state.dirty_ranges.memory(), state.dirty_ranges.dirty_len());
+        let unstored = state.dirty_ranges.unstored_len();
         let half_done = |state: &mut State| {
             self.budget.account((memory, 0), reserved, (dirty, 0));
             self.space.note_unstored(unstored, 0);
             let why = "what was written was lost in a fault of this program";
             self.lose(open_inode, state, DataError::Gone(why.to_owned()));
         };
-        let result = guard::or_else(state, |state| f(&mut state.unstored), half_done);
-        let now = (state.unstored.memory(), state.unstored.dirty_len());
-        self.space.note_unstored(unstored, state.unstored.unstored_len());
+        let result = guard::or_else(state, |state| f(&mut state.dirty_ranges), half_done);
+        let now = (state.dirty_ranges.memory(), state.dirty_ranges.dirty_len());
+        self.space.note_unstored(unstored, state.dirty_ranges.unstored_len());
         let (before, after) = self.budget.account((memory, now.0), reserved, (dirty, now.1));
         if now.1 > 0 && !state.queued {
             state.queued = true;
@@ -299,7 +299,7 @@ impl Data {
     /// Bytes of a file that can never be stored are let go, so that they keep no memory from others.
     /// The file is lost until it is mounted again.
     pub(crate) fn give_up(&self, open_inode: &Arc<OpenInode>, state: &mut State, why: &DataError) {
-        self.change(open_inode, state, 0, |unstored| unstored.cut(0..u64::MAX));
+        self.change(open_inode, state, 0, |ranges| ranges.cut(0..u64::MAX));
         self.lose(open_inode, state, why.clone());
     }
 
@@ -349,7 +349,7 @@ impl Data {
             self.budget.account((0, 0), taken, (0, 0));
             return Err(lost);
         }
-        self.change(&open_inode, &mut state, taken, |unstored| unstored.write(offset, data));
+        self.change(&open_inode, &mut state, taken, |ranges| ranges.write(offset, data));
         state.mtime = Some(now);
         Ok(true)
     }
@@ -433,10 +433,10 @@ impl Data {
     pub fn pending(&self, ino: Ino) -> Option<Pending> {
         let open_inode = self.open_inodes.get(ino)?;
         let state = open_inode.state.lock();
-        (!state.unstored.is_empty() || state.mtime.is_some()).then(|| Pending {
-            size: state.unstored.end(),
+        (!state.dirty_ranges.is_empty() || state.mtime.is_some()).then(|| Pending {
+            size: state.dirty_ranges.end(),
             mtime: state.mtime,
-            dirty_bytes: state.unstored.unstored_len(),
+            dirty_bytes: state.dirty_ranges.unstored_len(),
         })
     }
 
@@ -504,7 +504,7 @@ impl Data {
             let mut state = open_inode.state.lock();
             state.mtime = None;
             state.layout_changed(None);
-            self.change(&open_inode, &mut state, 0, |unstored| unstored.cut(0..u64::MAX));
+            self.change(&open_inode, &mut state, 0, |ranges| ranges.cut(0..u64::MAX));
             self.queue.settle(&open_inode, &mut state);
         }
     }

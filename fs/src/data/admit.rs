@@ -235,7 +235,7 @@ impl Data {
         let state = open_inode.state.lock();
         let mut at = range.start;
         while at < range.end
-            && let Some(run) = state.unstored.next_run(at..range.end)
+            && let Some(run) = state.dirty_ranges.next_run(at..range.end)
         {
             at = run.end;
             runs.push(run);

@@ -170,7 +170,7 @@ impl Data {
     async fn tell_size(&self, open_inode: &Arc<OpenInode>) -> Result<(), DataError> {
         let (size, mtime) = {
             let state = open_inode.state.lock();
-            (state.unstored.end(), state.mtime)
+            (state.dirty_ranges.end(), state.mtime)
         };
         if size == 0 {
             return Ok(());
@@ -189,7 +189,7 @@ impl Data {
         // It took the time of this change, which is later than those of the writes.
         state.mtime = None;
         state.layout_changed(Some(attr.size));
-        self.change(open_inode, &mut state, 0, |unstored| unstored.cut(range));
+        self.change(open_inode, &mut state, 0, |ranges| ranges.cut(range));
         self.queue.settle(open_inode, &mut state);
     }
 
@@ -268,13 +268,13 @@ impl Data {
     fn next_unstored(&self, ino: Ino, range: Range<u64>) -> Option<Range<u64>> {
         let open_inode = self.open_inodes.get(ino)?;
         let state = open_inode.state.lock();
-        state.unstored.next_run(range)
+        state.dirty_ranges.next_run(range)
     }
 
     async fn size(&self, ino: Ino) -> Result<u64, DataError> {
         let open_inode = self.open_inodes.open(ino);
         // In this order: bytes that land in between are counted by metadata.
-        let unstored = open_inode.state.lock().unstored.end();
+        let unstored = open_inode.state.lock().dirty_ranges.end();
         Ok(self.meta.getattr(ino).await?.size.max(unstored))
     }
 }

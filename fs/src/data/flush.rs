@@ -78,7 +78,7 @@ impl Airborne {
     fn give_back(&mut self, error: Option<&DataError>) {
         for open_inode in &self.files {
             let mut state = open_inode.state.lock();
-            self.data.change(open_inode, &mut state, 0, |unstored| unstored.give_back(self.number));
+            self.data.change(open_inode, &mut state, 0, |ranges| ranges.give_back(self.number));
             if let Some(error) = error {
                 state.error = Some(error.clone());
             }
@@ -128,8 +128,8 @@ impl Data {
             let ino = open_inode.ino;
             air.files.push(Arc::clone(&open_inode));
             let mut state = open_inode.state.lock();
-            let stopped = self.change(&open_inode, &mut state, 0, |unstored| {
-                unstored.take(ino, number, from, &mut packer)
+            let stopped = self.change(&open_inode, &mut state, 0, |ranges| {
+                ranges.take(ino, number, from, &mut packer)
             });
             self.queue.settle(&open_inode, &mut state);
             drop(state);
@@ -173,9 +173,9 @@ impl Data {
                             continue;
                         }
                     };
-                    let landed = state.unstored.landed(number, flight.id);
+                    let landed = state.dirty_ranges.landed(number, flight.id);
                     state.landed(landed.last().map_or(0, |e| e.offset + e.len));
-                    self.change(open_inode, &mut state, 0, |unstored| unstored.settle(number));
+                    self.change(open_inode, &mut state, 0, |ranges| ranges.settle(number));
                     state.error = None;
                     if mtime.is_some() && state.mtime == mtime {
                         state.mtime = None;
@@ -258,7 +258,7 @@ impl Data {
         let mut times: Vec<Told> = Vec::with_capacity(files.len());
         for open_inode in files {
             let state = open_inode.state.lock();
-            let extents = state.unstored.landed(flight.air.number, flight.id);
+            let extents = state.dirty_ranges.landed(flight.air.number, flight.id);
             let Some(last) = extents.last() else {
                 times.push(Ok(None));
                 continue;
@@ -347,7 +347,7 @@ impl Data {
     /// Returns when every byte of the scope that was written before the call is stored and
     /// committed.
     ///
-    /// Bytes that overlap a flight are kept back by [`crate::data::dirty`] until it has ended, hence a
+    /// Bytes that overlap a flight are kept back by [`crate::data::dirty_ranges`] until it has ended, hence a
     /// second round; a flight of the flusher that fails gives its bytes back, hence further ones.
     pub(crate) async fn settle(self: &Arc<Self>, scope: &Scope<'_>) -> Result<(), DataError> {
         for round in 0..ROUNDS {

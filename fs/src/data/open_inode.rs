@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use meta::{Ino, Time};
 use parking_lot::Mutex;
 
-use crate::data::dirty::Unstored;
+use crate::data::dirty_ranges::DirtyRanges;
 use crate::data::plan::{Readers, Window};
 use crate::error::DataError;
 
@@ -28,7 +28,7 @@ pub(crate) struct OpenInode {
 #[derive(Default)]
 pub(crate) struct State {
     /// Bytes on their way to the store.
-    pub(crate) unstored: Unstored,
+    pub(crate) dirty_ranges: DirtyRanges,
     /// Time of the last write that metadata does not know yet.
     pub(crate) mtime: Option<Time>,
     /// In the flusher's queue.
@@ -99,7 +99,7 @@ impl Drop for Windows {
 impl State {
     /// Bytes of the file are gone: whoever reads, writes or syncs it is told from now on.
     pub(crate) fn lose(&mut self, why: DataError) {
-        self.unstored = Unstored::default();
+        self.dirty_ranges = DirtyRanges::default();
         self.mtime = None;
         self.lost = Some(why);
         self.layout_changed(None);
@@ -130,7 +130,7 @@ impl State {
 
     /// Size with bytes that are not stored yet; `None` before metadata was asked.
     pub(crate) fn size(&self) -> Option<u64> {
-        self.size.map(|size| size.max(self.unstored.end()))
+        self.size.map(|size| size.max(self.dirty_ranges.end()))
     }
 
     /// Keeps what metadata said, asked at `changes`.
@@ -153,7 +153,7 @@ impl State {
     }
 
     fn is_idle(&self) -> bool {
-        let stored = self.unstored.is_empty() && self.mtime.is_none() && !self.queued;
+        let stored = self.dirty_ranges.is_empty() && self.mtime.is_none() && !self.queued;
         stored && self.error.is_none() && self.lost.is_none()
     }
 }
@@ -239,12 +239,15 @@ mod tests {
     fn idle_open_inodes_go_and_busy_ones_stay() {
         let open_inodes = OpenInodes::new();
         let busy = open_inodes.open(Ino(SHARDS as u64));
-        open_inodes.open(Ino(2 * SHARDS as u64)).state.lock().unstored.write(0, b"dirty");
+        open_inodes.open(Ino(2 * SHARDS as u64)).state.lock().dirty_ranges.write(0, b"dirty");
         for n in 3..3000 {
             open_inodes.open(Ino(n * SHARDS as u64));
         }
         assert!(Arc::ptr_eq(&busy, &open_inodes.open(Ino(SHARDS as u64))));
-        assert_eq!(open_inodes.open(Ino(2 * SHARDS as u64)).state.lock().unstored.dirty_len(), 5);
+        assert_eq!(
+            open_inodes.open(Ino(2 * SHARDS as u64)).state.lock().dirty_ranges.dirty_len(),
+            5
+        );
         assert!(open_inodes.shard(Ino(0)).lock().files.len() <= CROWDED + 2);
     }
 

@@ -12,7 +12,7 @@ use meta::Extent;
 use proto::id::BlobId;
 use proto::limits::CHECK_BLOCK;
 
-use crate::data::dirty::{Found, Unstored};
+use crate::data::dirty_ranges::{DirtyRanges, Found};
 
 /// Requests of one sequential reader may overtake one another by this much.
 const SLACK: u64 = 2 << 20;
@@ -126,12 +126,12 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// Looks through a range for at most `most` runs.
-    pub(crate) fn take(unstored: &Unstored, mut range: Range<u64>, most: usize) -> Self {
+    pub(crate) fn take(ranges: &DirtyRanges, mut range: Range<u64>, most: usize) -> Self {
         range.end = range.end.max(range.start);
         let mut runs = Vec::new();
         let mut at = range.start;
         while at < range.end
-            && let Some((start, found)) = unstored.find(at..range.end)
+            && let Some((start, found)) = ranges.find(at..range.end)
         {
             let bytes = match found {
                 Found::Dirty(data) => Bytes::copy_from_slice(data),
@@ -295,10 +295,10 @@ mod tests {
 
     #[test]
     fn a_slice_ends_where_its_window_or_its_measure_does() {
-        let mut unstored = Unstored::default();
-        unstored.write(64 * 5, &[7; 64 * 3]);
+        let mut ranges = DirtyRanges::default();
+        ranges.write(64 * 5, &[7; 64 * 3]);
         let range = 64 * 2..64 * 1000;
-        let take = |most| Snapshot::take(&unstored, range.clone(), most);
+        let take = |most| Snapshot::take(&ranges, range.clone(), most);
         let window = fragments(2, 20);
         let slice = take(100).over(Some(&window), 100);
         assert_eq!(slice.range, 64 * 2..64 * 22, "as far as the window reaches");
@@ -311,13 +311,13 @@ mod tests {
         assert!(slice.segments.len() <= 102, "{} segments", slice.segments.len());
         assert!(!slice.range.is_empty());
         // Neither metadata nor a blob is asked for what is in memory.
-        let whole = Snapshot::take(&unstored, 64 * 5..64 * 8, 100);
+        let whole = Snapshot::take(&ranges, 64 * 5..64 * 8, 100);
         assert!(whole.is_whole());
         assert_eq!(whole.over(None, 100).segments, [Segment::Memory(vec![7; 64 * 3].into())]);
         // Very many runs in memory are a slice's measure too.
-        let mut unstored = Unstored::default();
-        (0..1000).for_each(|n| unstored.write(2 * n, &[1]));
-        let snapshot = Snapshot::take(&unstored, 0..2000, 100);
+        let mut ranges = DirtyRanges::default();
+        (0..1000).for_each(|n| ranges.write(2 * n, &[1]));
+        let snapshot = Snapshot::take(&ranges, 0..2000, 100);
         assert_eq!(snapshot.range, 0..199);
     }
 }

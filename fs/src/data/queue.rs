@@ -42,7 +42,7 @@ impl Queue {
 
     /// Takes a file out that has none any more. Its state is locked, so that none can be added.
     pub(crate) fn settle(&self, open_inode: &OpenInode, state: &mut State) {
-        if state.queued && state.unstored.dirty_len() == 0 {
+        if state.queued && state.dirty_ranges.dirty_len() == 0 {
             state.queued = false;
             self.files.lock().remove(&open_inode.ino);
         }
@@ -95,7 +95,7 @@ impl Scope<'_> {
 
     pub(super) fn flights(&self, queue: &Queue) -> Vec<u64> {
         match self {
-            Self::One(open_inode) => open_inode.state.lock().unstored.flights(),
+            Self::One(open_inode) => open_inode.state.lock().dirty_ranges.flights(),
             Self::All => queue.airborne(),
         }
     }

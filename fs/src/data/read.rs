@@ -170,7 +170,7 @@ enum Plan {
 fn plan(state: &mut State, range: &Range<u64>, most: usize) -> Plan {
     let Some(size) = state.size() else { return Plan::NeedsSize };
     let end = range.end.min(size);
-    let snapshot = Snapshot::take(&state.unstored, range.start..end, most);
+    let snapshot = Snapshot::take(&state.dirty_ranges, range.start..end, most);
     let is_last = end < range.end && snapshot.range.end >= end;
     if snapshot.is_whole() {
         return Plan::Ready { slice: snapshot.over(None, most), is_last };
@@ -443,8 +443,11 @@ impl Data {
         let slice = {
             let mut state = open_inode.state.lock();
             let size = state.size().unwrap_or(0);
-            let snapshot =
-                Snapshot::take(&state.unstored, range.start..range.end.min(size), WINDOW_EXTENTS);
+            let snapshot = Snapshot::take(
+                &state.dirty_ranges,
+                range.start..range.end.min(size),
+                WINDOW_EXTENTS,
+            );
             let at = snapshot.range.start..snapshot.range.start + 1;
             match state.window(&at) {
                 Some(window) if !snapshot.range.is_empty() => {

@@ -124,8 +124,8 @@ async fn a_change_that_panics_half_way_costs_its_file_what_is_not_stored() {
     world.write(Ino(2), 0, &[7; 9000]).await;
     let open_inode = world.data.open_inodes.open(Ino(2));
     let changed = caught("a change", || {
-        world.data.change(&open_inode, &mut open_inode.state.lock(), 0, |unstored| {
-            unstored.cut(0..5000);
+        world.data.change(&open_inode, &mut open_inode.state.lock(), 0, |ranges| {
+            ranges.cut(0..5000);
             panic!("half way");
         })
     });

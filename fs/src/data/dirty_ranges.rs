@@ -56,7 +56,7 @@ struct Flying {
 
 /// What of one file is not stored yet.
 #[derive(Default)]
-pub(crate) struct Unstored {
+pub(crate) struct DirtyRanges {
     dirty: BTreeMap<u64, BytesMut>,
     dirty_len: u64,
     dirty_memory: u64,
@@ -68,7 +68,7 @@ fn len_of(data: &[u8]) -> u64 {
     data.len() as u64
 }
 
-impl Unstored {
+impl DirtyRanges {
     /// Bytes waiting to be packed.
     pub(crate) fn dirty_len(&self) -> u64 {
         self.dirty_len
@@ -392,5 +392,5 @@ impl Unstored {
 }
 
 #[cfg(test)]
-#[path = "dirty_tests.rs"]
+#[path = "dirty_ranges_tests.rs"]
 mod tests;

@@ -15,7 +15,7 @@ fn blob(flight: u64) -> BlobId {
 struct Model {
     seen: Vec<u8>,
     stored: Vec<u8>,
-    unstored: Unstored,
+    ranges: DirtyRanges,
     flights: BTreeMap<u64, Bytes>,
     next: u64,
 }
@@ -35,7 +35,7 @@ impl Model {
         Self {
             seen: vec![0; FILE],
             stored: vec![0; FILE],
-            unstored: Unstored::default(),
+            ranges: DirtyRanges::default(),
             flights: BTreeMap::new(),
             next: 1,
         }
@@ -50,17 +50,17 @@ impl Model {
             Step::Write(at, len, byte) => {
                 let data: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
                 self.seen[at..at + len].copy_from_slice(&data);
-                self.unstored.write(at as u64, &data);
+                self.ranges.write(at as u64, &data);
             }
             Step::Cut(at, len) => self.cut(at..at + len),
             Step::Truncate(at) => {
                 self.cut(at..FILE);
-                self.unstored.cut(at as u64..u64::MAX);
-                assert!(self.unstored.end() <= at as u64);
+                self.ranges.cut(at as u64..u64::MAX);
+                assert!(self.ranges.end() <= at as u64);
             }
             Step::Launch => {
                 let mut packer = Packer::of(TARGET_BLOB);
-                self.unstored.take(Ino(9), self.next, 0, &mut packer);
+                self.ranges.take(Ino(9), self.next, 0, &mut packer);
                 if !packer.is_empty() {
                     let pool = proto::buffer::Pool::new(1 << 20, 1);
                     self.flights.insert(self.next, packer.assemble(&pool));
@@ -70,17 +70,17 @@ impl Model {
             Step::Land(nth) => {
                 let Some(flight) = self.nth_flight(nth) else { return };
                 let data = self.flights.remove(&flight).unwrap();
-                for extent in self.unstored.landed(flight, blob(flight)) {
+                for extent in self.ranges.landed(flight, blob(flight)) {
                     let (at, len) = (extent.offset as usize, extent.len as usize);
                     let from = extent.place.unwrap().offset as usize;
                     self.stored[at..at + len].copy_from_slice(&data[from..from + len]);
                 }
-                self.unstored.settle(flight);
+                self.ranges.settle(flight);
             }
             Step::Fail(nth) => {
                 let Some(flight) = self.nth_flight(nth) else { return };
                 self.flights.remove(&flight);
-                self.unstored.give_back(flight);
+                self.ranges.give_back(flight);
             }
         }
         self.check();
@@ -89,13 +89,13 @@ impl Model {
     fn cut(&mut self, range: Range<usize>) {
         self.seen[range.clone()].fill(0);
         self.stored[range.clone()].fill(0);
-        self.unstored.cut(range.start as u64..range.end as u64);
+        self.ranges.cut(range.start as u64..range.end as u64);
     }
 
     fn check(&self) {
         let mut read = self.stored.clone();
         let mut at = 0;
-        while let Some((start, found)) = self.unstored.find(at..FILE as u64) {
+        while let Some((start, found)) = self.ranges.find(at..FILE as u64) {
             let data = match &found {
                 Found::Dirty(data) => data,
                 Found::Flying(data) => &data[..],
@@ -105,13 +105,13 @@ impl Model {
             at = start + data.len() as u64;
         }
         assert_eq!(read, self.seen);
-        let unstored = &self.unstored;
-        let memory: usize = unstored.dirty.values().map(BytesMut::capacity).sum();
-        let len: usize = unstored.dirty.values().map(BytesMut::len).sum();
-        let flying: usize = unstored.flying.values().map(|f| f.data.len()).sum();
-        let ranges = (unstored.dirty.len() + unstored.flying.len()) as u64;
-        assert_eq!(unstored.memory(), (memory + flying) as u64 + KEEPING * ranges);
-        assert_eq!((unstored.dirty_len(), unstored.flying_len), (len as u64, flying as u64));
+        let ranges = &self.ranges;
+        let memory: usize = ranges.dirty.values().map(BytesMut::capacity).sum();
+        let len: usize = ranges.dirty.values().map(BytesMut::len).sum();
+        let flying: usize = ranges.flying.values().map(|f| f.data.len()).sum();
+        let count = (ranges.dirty.len() + ranges.flying.len()) as u64;
+        assert_eq!(ranges.memory(), (memory + flying) as u64 + KEEPING * count);
+        assert_eq!((ranges.dirty_len(), ranges.flying_len), (len as u64, flying as u64));
     }
 }
 
@@ -144,34 +144,34 @@ proptest! {
                 model.step(Step::Land(0));
             }
         }
-        prop_assert!(model.unstored.is_empty());
-        prop_assert_eq!(model.unstored.memory(), 0);
+        prop_assert!(model.ranges.is_empty());
+        prop_assert_eq!(model.ranges.memory(), 0);
         prop_assert_eq!(model.stored, model.seen);
     }
 }
 
 #[test]
 fn small_writes_in_a_row_share_chunks_and_little_memory() {
-    let mut unstored = Unstored::default();
-    unstored.write(0, &[1; 4096]);
-    assert_eq!(unstored.memory(), 4096 + KEEPING);
+    let mut ranges = DirtyRanges::default();
+    ranges.write(0, &[1; 4096]);
+    assert_eq!(ranges.memory(), 4096 + KEEPING);
     for page in 1..1024u64 {
-        unstored.write(page * 4096, &[1; 4096]);
-        assert!(unstored.memory() <= 2 * unstored.dirty_len() + CHUNK as u64);
+        ranges.write(page * 4096, &[1; 4096]);
+        assert!(ranges.memory() <= 2 * ranges.dirty_len() + CHUNK as u64);
     }
-    assert_eq!((unstored.dirty.len(), unstored.memory()), (4, (4 << 20) + 4 * KEEPING));
+    assert_eq!((ranges.dirty.len(), ranges.memory()), (4, (4 << 20) + 4 * KEEPING));
 }
 
 #[test]
 fn tiny_writes_are_counted_with_what_it_takes_to_keep_them_and_a_large_one_over_them_is_one() {
-    let mut unstored = Unstored::default();
+    let mut ranges = DirtyRanges::default();
     for n in 0..10_000 {
-        unstored.write(2 * n, &[1]);
+        ranges.write(2 * n, &[1]);
     }
-    assert!(unstored.memory() >= 10_000 * KEEPING, "{}", unstored.memory());
-    unstored.write(100, &[2; 15_000]);
-    assert_eq!(unstored.dirty.len(), 50 + 1 + (20_000 - 15_100) / 2);
-    assert_eq!(unstored.next_run(100..20_000), Some(100..15_100));
-    let Some((_, Found::Dirty(data))) = unstored.find(98..99) else { panic!("it is there") };
+    assert!(ranges.memory() >= 10_000 * KEEPING, "{}", ranges.memory());
+    ranges.write(100, &[2; 15_000]);
+    assert_eq!(ranges.dirty.len(), 50 + 1 + (20_000 - 15_100) / 2);
+    assert_eq!(ranges.next_run(100..20_000), Some(100..15_100));
+    let Some((_, Found::Dirty(data))) = ranges.find(98..99) else { panic!("it is there") };
     assert_eq!(data, [1]);
 }
