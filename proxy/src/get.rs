@@ -90,7 +90,7 @@ enum Step {
     Search,
 }
 
-struct Flight {
+struct PendingCall {
     call: GetCall,
     slow: bool,
 }
@@ -108,7 +108,7 @@ pub(crate) struct Get<'a> {
     restored: Vec<(PartIndex, Bytes)>,
     calls: Vec<GetCall>,
     made: usize,
-    flights: Vec<Flight>,
+    flights: Vec<PendingCall>,
     /// Slots that each part was asked of as an interval.
     asked: [SlotSet; 32],
     /// Slots that said they hold the part.
@@ -199,7 +199,7 @@ impl<'a> Get<'a> {
 
     fn call(&mut self, call: GetCall) {
         self.calls.push(call);
-        self.flights.push(Flight { call, slow: false });
+        self.flights.push(PendingCall { call, slow: false });
     }
 
     fn read_piece(&mut self, piece: usize, slot: usize) {

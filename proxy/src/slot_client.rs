@@ -354,7 +354,7 @@ impl SlotClient {
             let room = semaphore.acquire_many(len).await;
             _room = Some(room.expect("the semaphore is never closed"));
         }
-        let flight = Flight::start(self, kind);
+        let flight = PendingRequest::start(self, kind);
         let result = call.await;
         let took = flight.answered(result.as_ref().err());
         match (&result, kind) {
@@ -443,7 +443,7 @@ impl SlotClient {
     async fn probe(&self) -> bool {
         // What is stored while it answers counts until the next answer, which surely knows of it.
         let known = self.stored_since.load(Ordering::Relaxed);
-        let flight = Flight::start(self, Kind::Probe);
+        let flight = PendingRequest::start(self, Kind::Probe);
         let mut fill = self.store.fill();
         let mut waited = Duration::ZERO;
         let answer = loop {
@@ -481,14 +481,14 @@ impl SlotClient {
 }
 
 /// A request on its way. Dropped before its answer, it tells against the slot.
-struct Flight<'a> {
+struct PendingRequest<'a> {
     slot: &'a SlotClient,
     kind: Kind,
     start: Instant,
     answered: bool,
 }
 
-impl<'a> Flight<'a> {
+impl<'a> PendingRequest<'a> {
     fn start(slot: &'a SlotClient, kind: Kind) -> Self {
         let start = slot.clock.now();
         slot.health.lock().sent(slot.index, kind, start);
@@ -515,7 +515,7 @@ impl<'a> Flight<'a> {
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         if !self.answered {
             let (slot, kind, sent) = (self.slot, self.kind, self.start);

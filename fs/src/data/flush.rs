@@ -1,6 +1,6 @@
 //! From dirty ranges to stored ones: forms blobs, puts them, commits their extents.
 //!
-//! A blob on its way is a **flight**. Its bytes stay readable in their files until the commit; if the
+//! A blob on its way is **in flight**, and called a flight. Its bytes stay readable in their files until the commit; if the
 //! put fails, or the flight is dropped half-way, they are dirty again. Data are durable before
 //! metadata names them. The flusher starts flights as soon as enough is dirty for a full blob, and
 //! sends everything once a second; fsync sends one file's ranges at once, on the caller's own task.
@@ -44,7 +44,7 @@ impl Cursor {
 
 /// Bytes that are on their way, or about to be. However they come to grief, they are dirty again, and
 /// nobody waits for them.
-struct Airborne {
+struct InFlight {
     data: Arc<Data>,
     number: u64,
     /// In order of inode.
@@ -53,24 +53,24 @@ struct Airborne {
 }
 
 /// A blob on its way.
-struct Flight {
-    air: Airborne,
+struct InFlightBlob {
+    in_flight: InFlight,
     id: BlobId,
     bytes: Bytes,
 }
 
-impl Airborne {
+impl InFlight {
     /// Before any range says it flies, so that nobody takes it for landed.
     fn start(data: &Arc<Data>) -> Self {
         let number = data.sequence.fetch_add(1, Relaxed);
-        data.queue.airborne.lock().insert(number, 0);
+        data.queue.in_flight.lock().insert(number, 0);
         Self { data: Arc::clone(data), number, files: Vec::new(), ended: false }
     }
 
     /// Nobody needs to wait for it.
     fn end(&mut self) {
         self.ended = true;
-        self.data.queue.airborne.lock().remove(&self.number);
+        self.data.queue.in_flight.lock().remove(&self.number);
         self.data.queue.landed.notify_waiters();
     }
 
@@ -88,7 +88,7 @@ impl Airborne {
     }
 }
 
-impl Drop for Airborne {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.ended {
             // Its blob may be stored, and nothing names it.
@@ -106,11 +106,11 @@ impl Data {
         scope: &Scope<'_>,
         cursor: &mut Cursor,
         wrap: bool,
-    ) -> Option<Flight> {
+    ) -> Option<InFlightBlob> {
         let start = *cursor;
         let mut wrapped = !wrap;
-        let mut air = Airborne::start(self);
-        let number = air.number;
+        let mut in_flight = InFlight::start(self);
+        let number = in_flight.number;
         let mut packer = Packer::of(self.space.blob());
         loop {
             let Some(open_inode) = scope.next(&self.queue, cursor.ino) else {
@@ -126,7 +126,7 @@ impl Data {
             let from = if open_inode.ino == cursor.ino { cursor.offset } else { 0 };
             let before = packer.data_len();
             let ino = open_inode.ino;
-            air.files.push(Arc::clone(&open_inode));
+            in_flight.files.push(Arc::clone(&open_inode));
             let mut state = open_inode.state.lock();
             let stopped = self.change(&open_inode, &mut state, 0, |ranges| {
                 ranges.take(ino, number, from, &mut packer)
@@ -134,7 +134,7 @@ impl Data {
             self.queue.settle(&open_inode, &mut state);
             drop(state);
             if packer.data_len() == before {
-                air.files.pop();
+                in_flight.files.pop();
             }
             *cursor = match stopped {
                 Some(offset) => Cursor { ino, offset },
@@ -145,26 +145,26 @@ impl Data {
             }
         }
         if packer.is_empty() {
-            air.end();
+            in_flight.end();
             return None;
         }
-        air.files.sort_unstable_by_key(|open_inode| open_inode.ino);
-        air.files.dedup_by_key(|open_inode| open_inode.ino);
+        in_flight.files.sort_unstable_by_key(|open_inode| open_inode.ino);
+        in_flight.files.dedup_by_key(|open_inode| open_inode.ino);
         let len = packer.blob_len();
         // Who waits for one file waits for its metadata next.
         let inline = matches!(scope, Scope::One(_)) && self.takes_inline(len);
         let id = self.blob_id(number | if inline { INLINE } else { 0 }, len);
         let bytes = packer.assemble(&self.pool);
-        self.queue.airborne.lock().insert(number, bytes.len() as u64);
-        Some(Flight { air, id, bytes })
+        self.queue.in_flight.lock().insert(number, bytes.len() as u64);
+        Some(InFlightBlob { in_flight, id, bytes })
     }
 
     /// Puts and commits one blob.
-    async fn fly(self: &Arc<Self>, mut flight: Flight) -> Result<(), DataError> {
+    async fn fly(self: &Arc<Self>, mut flight: InFlightBlob) -> Result<(), DataError> {
         match self.store(&flight).await {
             Ok(sent) => {
-                let number = flight.air.number;
-                for (open_inode, mtime) in flight.air.files.iter().zip(sent) {
+                let number = flight.in_flight.number;
+                for (open_inode, mtime) in flight.in_flight.files.iter().zip(sent) {
                     let mut state = open_inode.state.lock();
                     let mtime = match mtime {
                         Ok(mtime) => mtime,
@@ -181,7 +181,7 @@ impl Data {
                         state.mtime = None;
                     }
                 }
-                flight.air.end();
+                flight.in_flight.end();
                 self.status.lock().last_error = None;
                 Ok(())
             }
@@ -192,7 +192,7 @@ impl Data {
                 let blob = flight.id;
                 tracing::warn!(%blob, %error, "a blob is not stored; its bytes are tried again");
                 self.status.lock().last_error = Some(error.clone());
-                flight.air.give_back(Some(&error));
+                flight.in_flight.give_back(Some(&error));
                 self.budget.freed.notify_waiters();
                 Err(error)
             }
@@ -242,14 +242,14 @@ impl Data {
 
     /// The two steps, in this order. Answers which time was told to metadata of each file, or why it
     /// takes nothing of that one.
-    async fn store(&self, flight: &Flight) -> Result<Vec<Told>, DataError> {
+    async fn store(&self, flight: &InFlightBlob) -> Result<Vec<Told>, DataError> {
         let room = self.room_to_put(&flight.id).await?;
         let stored = match is_inline(&flight.id) {
             true => Stored { degraded: false },
             false => self.put(flight.id, flight.bytes.clone()).await?,
         };
         drop(room);
-        let files = &flight.air.files;
+        let files = &flight.in_flight.files;
         let mut orders = Vec::with_capacity(files.len());
         for open_inode in files {
             orders.push(open_inode.order.lock().await);
@@ -258,7 +258,7 @@ impl Data {
         let mut times: Vec<Told> = Vec::with_capacity(files.len());
         for open_inode in files {
             let state = open_inode.state.lock();
-            let extents = state.dirty_ranges.landed(flight.air.number, flight.id);
+            let extents = state.dirty_ranges.landed(flight.in_flight.number, flight.id);
             let Some(last) = extents.last() else {
                 times.push(Ok(None));
                 continue;

@@ -20,7 +20,7 @@ pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Dura
 pub(crate) struct Queue {
     files: Mutex<BTreeMap<Ino, Arc<OpenInode>>>,
     /// With the bytes of their blobs, once these are known.
-    pub(super) airborne: Mutex<BTreeMap<u64, u64>>,
+    pub(super) in_flight: Mutex<BTreeMap<u64, u64>>,
     /// Flights whose extents are committed; counted before their bytes leave memory.
     pub(crate) commits: AtomicU64,
     /// Told whenever a flight has ended.
@@ -48,18 +48,18 @@ impl Queue {
         }
     }
 
-    fn airborne(&self) -> Vec<u64> {
-        self.airborne.lock().keys().copied().collect()
+    fn in_flight(&self) -> Vec<u64> {
+        self.in_flight.lock().keys().copied().collect()
     }
 
     /// Flights that have not ended.
     pub(crate) fn flights(&self) -> usize {
-        self.airborne.lock().len()
+        self.in_flight.lock().len()
     }
 
     /// Bytes of their blobs.
     pub(crate) fn flying_bytes(&self) -> u64 {
-        self.airborne.lock().values().sum()
+        self.in_flight.lock().values().sum()
     }
 
     /// Waits until these flights have ended, well or not. Every put is bounded, so this is too.
@@ -68,8 +68,8 @@ impl Queue {
             let landed = self.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            let airborne = |flight| self.airborne.lock().contains_key(flight);
-            if !flights.iter().any(airborne) {
+            let in_flight = |flight| self.in_flight.lock().contains_key(flight);
+            if !flights.iter().any(in_flight) {
                 return;
             }
             landed.await;
@@ -96,7 +96,7 @@ impl Scope<'_> {
     pub(super) fn flights(&self, queue: &Queue) -> Vec<u64> {
         match self {
             Self::One(open_inode) => open_inode.state.lock().dirty_ranges.flights(),
-            Self::All => queue.airborne(),
+            Self::All => queue.in_flight(),
         }
     }
 }
