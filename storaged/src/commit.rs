@@ -288,7 +288,7 @@ impl Owner {
 
     fn decide_put(&self, slot: SlotId, key: PartKey, data: &Checked) -> IndexResult<Decision> {
         let index = &self.ledger.index;
-        if index.tomb(slot, key.blob)?.is_some() {
+        if index.tombstone(slot, key.blob)?.is_some() {
             return Ok(Decision::Refuse(PartError::Deleted));
         }
         let place = index.part(slot, key)?;
@@ -309,7 +309,7 @@ impl Owner {
         let index = &self.ledger.index;
         let mut wanted = Vec::new();
         for blob in blobs {
-            if index.tomb(slot, *blob)?.is_none() && !wanted.contains(blob) {
+            if index.tombstone(slot, *blob)?.is_none() && !wanted.contains(blob) {
                 wanted.push(*blob);
             }
         }
@@ -320,7 +320,7 @@ impl Owner {
         let index = &self.ledger.index;
         let mut wanted = Vec::new();
         for blob in blobs {
-            if index.tomb(slot, *blob)?.is_some_and(|tomb| !tomb.forgotten) {
+            if index.tombstone(slot, *blob)?.is_some_and(|tombstone| !tombstone.forgotten) {
                 wanted.push(*blob);
             }
         }

@@ -177,7 +177,7 @@ impl Owner {
         match what {
             What::Delete | What::Forget => {
                 for blob in decode_blobs(payload.data()) {
-                    if self.ledger.index.tomb(slot, blob)?.is_some() {
+                    if self.ledger.index.tombstone(slot, blob)?.is_some() {
                         work.blobs.entry(slot).or_default().insert(blob);
                     }
                 }
@@ -211,11 +211,11 @@ impl Owner {
             }
             let (mut needed, mut forgotten) = (Vec::new(), Vec::new());
             for blob in std::mem::take(blobs) {
-                let Some(tomb) = self.ledger.index.tomb(*slot, blob)? else { continue };
-                if tomb.place.file == work.file {
+                let Some(tombstone) = self.ledger.index.tombstone(*slot, blob)? else { continue };
+                if tombstone.place.file == work.file {
                     needed.push(blob);
                 }
-                if tomb.forgotten {
+                if tombstone.forgotten {
                     forgotten.push(blob);
                 }
             }
@@ -228,7 +228,7 @@ impl Owner {
     /// What damage has hidden from the scan is written from the index.
     fn mend(&mut self, work: &mut Compaction) -> Result<(), PartError> {
         let state = *self.ledger.space.file(work.file);
-        if !work.damaged && state.live == 0 && state.tombs == 0 {
+        if !work.damaged && state.live == 0 && state.tombstones == 0 {
             return Ok(());
         }
         let index = self.ledger.index.clone();
@@ -239,7 +239,9 @@ impl Owner {
             let zeros = Checked::compute(Bytes::from(vec![0; key.blob.part_len() as usize]));
             self.move_records(vec![again(slot, What::Lost(key), zeros, Vec::new(), Some(place))])?;
         }
-        for (slot, blob) in index.tombs_in(work.file).map_err(|e| self.shared.index_failed(&e))? {
+        for (slot, blob) in
+            index.tombstones_in(work.file).map_err(|e| self.shared.index_failed(&e))?
+        {
             work.blobs.entry(slot).or_default().insert(blob);
         }
         let mut records = self.remembered(work, true).map_err(|e| self.shared.index_failed(&e))?;
@@ -260,7 +262,7 @@ impl Owner {
     /// The file may go, unless the index still refers to something in it.
     fn end_compaction(&mut self, work: Compaction) {
         let state = self.ledger.space.file(work.file);
-        if state.live > 0 || state.tombs > 0 {
+        if state.live > 0 || state.tombstones > 0 {
             self.keep(work.file, &"its account does not add up");
             return;
         }

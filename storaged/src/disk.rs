@@ -228,7 +228,7 @@ impl Disk {
     pub(crate) async fn held(&self, slot: SlotId, blob: BlobId) -> Result<Held, PartError> {
         self.blocking(move |shared| {
             let failed = |e| shared.index_failed(&e);
-            let deleted = shared.index.tomb(slot, blob).map_err(failed)?.is_some();
+            let deleted = shared.index.tombstone(slot, blob).map_err(failed)?.is_some();
             let parts = shared.index.parts_of(slot, blob).map_err(failed)?;
             if parts.is_empty() && !deleted && shared.unread.is_some() {
                 return Err(shared.unknown());

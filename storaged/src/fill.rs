@@ -20,7 +20,7 @@ use proto::limits::DISK_BLOCK;
 use proto::part_store::{Fill, FillLevel};
 
 /// What one remembered delete is counted as, in bytes.
-const TOMB: u64 = 32;
+const TOMBSTONE: u64 = 32;
 /// Share of the limit from which other groups are preferred, in percent.
 const YELLOW: u64 = 85;
 /// Dead bytes from which a file is worth compacting in the background.
@@ -49,7 +49,7 @@ pub(crate) struct FileState {
     /// Bytes given back by holes.
     pub(crate) punched: u64,
     /// Remembered deletes whose record is here.
-    pub(crate) tombs: u32,
+    pub(crate) tombstones: u32,
     /// What becomes of it.
     pub(crate) stage: Stage,
 }
@@ -57,7 +57,7 @@ pub(crate) struct FileState {
 impl FileState {
     /// An empty file that is written to.
     pub(crate) fn open() -> Self {
-        Self { tail: 0, live: 0, punched: 0, tombs: 0, stage: Stage::Open }
+        Self { tail: 0, live: 0, punched: 0, tombstones: 0, stage: Stage::Open }
     }
 
     fn used(&self) -> u64 {
@@ -65,7 +65,7 @@ impl FileState {
     }
 
     fn needed(&self) -> u64 {
-        self.live + u64::from(self.tombs) * TOMB
+        self.live + u64::from(self.tombstones) * TOMBSTONE
     }
 
     /// Bytes that compaction would gain.
@@ -212,7 +212,7 @@ mod tests {
             tail: tail_mib * 256,
             live: live_mib * MIB,
             punched: 0,
-            tombs: 0,
+            tombstones: 0,
             stage: Stage::Sealed,
         }
     }

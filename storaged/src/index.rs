@@ -12,7 +12,7 @@
 //! dead   slot 4 | blob 31 | part 1 | place 8     ()   dead records that are still on disk
 //! slots  slot                                    group, generation
 //! fences slot, volume                            epoch, owner
-//! files  number                                  tail, live, punched, tombs, stage
+//! files  number                                  tail, live, punched, tombstones, stage
 //! unread number                                  ()   files that could not be read when they should have been
 //! meta   name                                    number
 //! ```
@@ -50,7 +50,7 @@ use key::{
     BlobBytes, DeadBytes, blob_bytes, dead_bytes, key_of, part_bytes, place_of_dead, prefixed,
 };
 use layer::Layer;
-pub(crate) use layer::{Checkpoint, Fences, IndexResult, Mark, Tomb};
+pub(crate) use layer::{Checkpoint, Fences, IndexResult, Mark, Tombstone};
 pub(crate) use stored::{Saved, is_echo, is_no_room};
 use stored::{Store, Stored, guarded};
 
@@ -147,47 +147,47 @@ impl Index {
     }
 
     /// The delete that is remembered of the blob.
-    pub(crate) fn tomb(&self, slot: SlotId, blob: BlobId) -> IndexResult<Option<Tomb>> {
+    pub(crate) fn tombstone(&self, slot: SlotId, blob: BlobId) -> IndexResult<Option<Tombstone>> {
         let bytes = blob_bytes(slot, blob);
         let layers = self.layers.read();
         for layer in layers.iter() {
-            if let Some(tomb) = layer.tombs.get(&bytes) {
-                return Ok(*tomb);
+            if let Some(tombstone) = layer.tombstones.get(&bytes) {
+                return Ok(*tombstone);
             }
         }
         let stored = layers.stored.clone();
         drop(layers);
         self.look(stored, |stored| {
-            let Some(table) = &stored.tombs else { return Ok(None) };
-            Ok(table.get(&bytes)?.map(|value| Tomb::of(value.value())))
+            let Some(table) = &stored.tombstones else { return Ok(None) };
+            Ok(table.get(&bytes)?.map(|value| Tombstone::of(value.value())))
         })
     }
 
     /// Deletes that a record in the file remembers. Reads the whole table: for damage only.
-    pub(crate) fn tombs_in(&self, file: u32) -> IndexResult<Vec<(SlotId, BlobId)>> {
+    pub(crate) fn tombstones_in(&self, file: u32) -> IndexResult<Vec<(SlotId, BlobId)>> {
         let stored = self.layers.read().stored.clone();
-        let mut tombs = self.look(stored, |stored| {
-            let mut tombs: BTreeMap<BlobBytes, Option<Tomb>> = BTreeMap::new();
-            let Some(table) = &stored.tombs else { return Ok(tombs) };
+        let mut tombstones = self.look(stored, |stored| {
+            let mut tombstones: BTreeMap<BlobBytes, Option<Tombstone>> = BTreeMap::new();
+            let Some(table) = &stored.tombstones else { return Ok(tombstones) };
             for row in table.iter()? {
                 let (key, value) = row?;
-                let tomb = Tomb::of(value.value());
-                if tomb.place.file == file {
-                    tombs.insert(*key.value(), Some(tomb));
+                let tombstone = Tombstone::of(value.value());
+                if tombstone.place.file == file {
+                    tombstones.insert(*key.value(), Some(tombstone));
                 }
             }
-            Ok(tombs)
+            Ok(tombstones)
         })?;
         let layers = self.layers.read();
         for layer in layers.iter().rev() {
-            tombs.extend(layer.tombs.iter().map(|(key, tomb)| (*key, *tomb)));
+            tombstones.extend(layer.tombstones.iter().map(|(key, tombstone)| (*key, *tombstone)));
         }
-        let here = |(key, tomb): (BlobBytes, Option<Tomb>)| {
-            tomb.filter(|tomb| tomb.place.file == file)?;
+        let here = |(key, tombstone): (BlobBytes, Option<Tombstone>)| {
+            tombstone.filter(|tombstone| tombstone.place.file == file)?;
             let slot = SlotId(u32::from_be_bytes(key[..4].try_into().ok()?));
             Some((slot, BlobId::from_bytes(&key[4..])?))
         };
-        Ok(tombs.into_iter().filter_map(here).collect())
+        Ok(tombstones.into_iter().filter_map(here).collect())
     }
 
     /// Is a dead record of the blob still on disk?
@@ -242,20 +242,20 @@ impl Index {
     }
 
     /// Remembers a delete, or stops remembering it.
-    pub(crate) fn set_tomb(&self, slot: SlotId, blob: BlobId, tomb: Option<Tomb>) {
-        self.layers.write().active.tombs.insert(blob_bytes(slot, blob), tomb);
+    pub(crate) fn set_tombstone(&self, slot: SlotId, blob: BlobId, tombstone: Option<Tombstone>) {
+        self.layers.write().active.tombstones.insert(blob_bytes(slot, blob), tombstone);
     }
 
-    /// A forgotten delete is gone once no dead record needs it. Answers the tomb that went.
-    pub(crate) fn drop_tomb_if_free(
+    /// A forgotten delete is gone once no dead record needs it. Answers the tombstone that went.
+    pub(crate) fn drop_tombstone_if_free(
         &self,
         slot: SlotId,
         blob: BlobId,
-    ) -> IndexResult<Option<Tomb>> {
-        match self.tomb(slot, blob)? {
-            Some(tomb) if tomb.forgotten && !self.has_dead(slot, blob)? => {
-                self.set_tomb(slot, blob, None);
-                Ok(Some(tomb))
+    ) -> IndexResult<Option<Tombstone>> {
+        match self.tombstone(slot, blob)? {
+            Some(tombstone) if tombstone.forgotten && !self.has_dead(slot, blob)? => {
+                self.set_tombstone(slot, blob, None);
+                Ok(Some(tombstone))
             }
             _ => Ok(None),
         }
@@ -311,8 +311,8 @@ impl Index {
     /// Changes that are not in redb yet and not on their way there.
     pub(crate) fn pending(&self) -> usize {
         let layers = self.layers.read();
-        let Layer { parts, tombs, dead, slots, fences } = &layers.active;
-        parts.len() + tombs.len() + dead.len() + slots.len() + fences.len()
+        let Layer { parts, tombstones, dead, slots, fences } = &layers.active;
+        parts.len() + tombstones.len() + dead.len() + slots.len() + fences.len()
     }
 
     /// Takes the active layer to be written; until [`Index::thaw`] there may be only one.
@@ -342,9 +342,9 @@ impl Index {
         let mut layers = self.layers.write();
         let Some(frozen) = layers.frozen.take() else { return };
         let newer = std::mem::replace(&mut layers.active, Arc::unwrap_or_clone(frozen));
-        let Layer { parts, tombs, dead, slots, fences } = &mut layers.active;
+        let Layer { parts, tombstones, dead, slots, fences } = &mut layers.active;
         parts.extend(newer.parts);
-        tombs.extend(newer.tombs);
+        tombstones.extend(newer.tombstones);
         dead.extend(newer.dead);
         fences.extend(newer.fences);
         slots.extend(newer.slots);

@@ -7,7 +7,7 @@ use proto::id::{BlobId, PartKey, SlotId};
 use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 
 use crate::fill::Space;
-use crate::index::{Index, IndexResult, Tomb};
+use crate::index::{Index, IndexResult, Tombstone};
 use crate::record::{Place, footprint};
 
 /// A dead payload whose space can be given back: whole blocks of a file.
@@ -57,9 +57,9 @@ impl Ledger {
         key: PartKey,
         place: Place,
     ) -> IndexResult<()> {
-        if let Some(tomb) = self.index.tomb(slot, key.blob)? {
-            self.index.set_tomb(slot, key.blob, None);
-            self.uncount(tomb);
+        if let Some(tombstone) = self.index.tombstone(slot, key.blob)? {
+            self.index.set_tombstone(slot, key.blob, None);
+            self.uncount(tombstone);
         }
         let replaced = self.index.part(slot, key)?;
         self.put(slot, key, place, replaced);
@@ -77,13 +77,13 @@ impl Ledger {
             for (part, at) in self.index.parts_of(slot, *blob)? {
                 self.kill(slot, PartKey { blob: *blob, part }, at);
             }
-            let old = self.index.tomb(slot, *blob)?;
+            let old = self.index.tombstone(slot, *blob)?;
             if let Some(old) = old {
                 self.uncount(old);
             }
             let forgotten = old.is_some_and(|old| old.forgotten);
-            self.index.set_tomb(slot, *blob, Some(Tomb { place, forgotten }));
-            self.space.file(place.file).tombs += 1;
+            self.index.set_tombstone(slot, *blob, Some(Tombstone { place, forgotten }));
+            self.space.file(place.file).tombstones += 1;
         }
         Ok(())
     }
@@ -104,8 +104,12 @@ impl Ledger {
     /// The deletes of the blobs need not be remembered.
     pub(crate) fn forget(&mut self, slot: SlotId, blobs: &[BlobId]) -> IndexResult<()> {
         for blob in blobs {
-            if let Some(tomb) = self.index.tomb(slot, *blob)? {
-                self.index.set_tomb(slot, *blob, Some(Tomb { forgotten: true, ..tomb }));
+            if let Some(tombstone) = self.index.tombstone(slot, *blob)? {
+                self.index.set_tombstone(
+                    slot,
+                    *blob,
+                    Some(Tombstone { forgotten: true, ..tombstone }),
+                );
                 self.settle(slot, *blob)?;
             }
         }
@@ -118,15 +122,15 @@ impl Ledger {
         if !self.space.unread.is_empty() {
             return Ok(());
         }
-        if let Some(tomb) = self.index.drop_tomb_if_free(slot, blob)? {
-            self.uncount(tomb);
+        if let Some(tombstone) = self.index.drop_tombstone_if_free(slot, blob)? {
+            self.uncount(tombstone);
         }
         Ok(())
     }
 
-    fn uncount(&mut self, tomb: Tomb) {
-        let file = self.space.file(tomb.place.file);
-        file.tombs = file.tombs.saturating_sub(1);
+    fn uncount(&mut self, tombstone: Tombstone) {
+        let file = self.space.file(tombstone.place.file);
+        file.tombstones = file.tombstones.saturating_sub(1);
     }
 
     /// The dead records are no longer on disk: their file is gone.

@@ -35,7 +35,7 @@ impl Shared {
         for _ in 0..ATTEMPTS {
             let failed = |e| self.index_failed(&e);
             let Some(place) = self.index.part(slot, key).map_err(failed)? else {
-                let deleted = self.index.tomb(slot, key.blob).map_err(failed)?.is_some();
+                let deleted = self.index.tombstone(slot, key.blob).map_err(failed)?.is_some();
                 return Err(if deleted { PartError::Deleted } else { self.unknown() });
             };
             match tried {

@@ -128,7 +128,7 @@ impl<'a> Recovery<'a> {
             self.take_or_note(number, start)?;
         }
         for (number, state) in &self.ledger.space.files {
-            if !self.files.contains(number) && (state.live > 0 || state.tombs > 0) {
+            if !self.files.contains(number) && (state.live > 0 || state.tombstones > 0) {
                 tracing::error!(disk = %self.shared.disk, "block file {number} is missing: its parts are lost");
             }
         }

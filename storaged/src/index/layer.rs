@@ -12,14 +12,14 @@ use crate::record::Place;
 
 /// A remembered delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tomb {
+pub(crate) struct Tombstone {
     /// Where its record lies.
     pub(crate) place: Place,
     /// It is kept only for dead records that are still there.
     pub(crate) forgotten: bool,
 }
 
-impl Tomb {
+impl Tombstone {
     pub(super) fn of((place, forgotten): (u64, u8)) -> Self {
         Self { place: Place::unpack(place), forgotten: forgotten != 0 }
     }
@@ -38,7 +38,7 @@ pub(crate) struct Mark {
 #[derive(Clone, Default)]
 pub(super) struct Layer {
     pub(super) parts: BTreeMap<PartBytes, Option<Place>>,
-    pub(super) tombs: BTreeMap<BlobBytes, Option<Tomb>>,
+    pub(super) tombstones: BTreeMap<BlobBytes, Option<Tombstone>>,
     pub(super) dead: BTreeMap<DeadBytes, bool>,
     pub(super) slots: BTreeMap<SlotId, (GroupId, Generation)>,
     pub(super) fences: Fences,

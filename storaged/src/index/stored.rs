@@ -25,7 +25,7 @@ use crate::io::direct::is_no_space;
 use crate::record::Place;
 
 const PARTS: TableDefinition<'_, &[u8; PART_KEY], u64> = TableDefinition::new("parts");
-const TOMBS: TableDefinition<'_, &[u8; BLOB_KEY], (u64, u8)> = TableDefinition::new("tombs");
+const TOMBSTONES: TableDefinition<'_, &[u8; BLOB_KEY], (u64, u8)> = TableDefinition::new("tombs");
 const DEAD: TableDefinition<'_, &[u8; DEAD_KEY], ()> = TableDefinition::new("dead");
 const SLOTS: TableDefinition<'_, u32, (u32, u64)> = TableDefinition::new("slots");
 const FENCES: TableDefinition<'_, (u32, u32), (u64, u128)> = TableDefinition::new("fences");
@@ -56,7 +56,7 @@ pub(crate) fn is_echo(error: &redb::Error) -> bool {
 #[derive(Default)]
 pub(super) struct Stored {
     pub(super) parts: Option<ReadOnlyTable<&'static PartBytes, u64>>,
-    pub(super) tombs: Option<ReadOnlyTable<&'static BlobBytes, (u64, u8)>>,
+    pub(super) tombstones: Option<ReadOnlyTable<&'static BlobBytes, (u64, u8)>>,
     pub(super) dead: Option<ReadOnlyTable<&'static DeadBytes, ()>>,
 }
 
@@ -65,7 +65,7 @@ impl Stored {
         let txn = db.begin_read()?;
         Ok(Self {
             parts: table(&txn, PARTS)?,
-            tombs: table(&txn, TOMBS)?,
+            tombstones: table(&txn, TOMBSTONES)?,
             dead: table(&txn, DEAD)?,
         })
     }
@@ -74,8 +74,8 @@ impl Stored {
 impl Drop for Stored {
     fn drop(&mut self) {
         // After a panic redb's locks may be poisoned, and letting go panics, too.
-        let Self { parts, tombs, dead } = self;
-        let tables = (parts.take(), tombs.take(), dead.take());
+        let Self { parts, tombstones, dead } = self;
+        let tables = (parts.take(), tombstones.take(), dead.take());
         let _told = caught("closing the index", || drop(tables));
     }
 }
@@ -212,14 +212,14 @@ fn read_saved(txn: &ReadTransaction, disk: DiskId) -> IndexResult<Option<Saved>>
     let mut files = BTreeMap::new();
     for row in txn.open_table(FILES)?.iter()? {
         let (number, value) = row?;
-        let (tail, live, punched, tombs, stage) = value.value();
+        let (tail, live, punched, tombstones, stage) = value.value();
         let stage = match stage {
             0 => Stage::Open,
             1 => Stage::Sealed,
             2 => Stage::Kept,
             _ => Stage::Doomed,
         };
-        files.insert(number.value(), FileState { tail, live, punched, tombs, stage });
+        files.insert(number.value(), FileState { tail, live, punched, tombstones, stage });
     }
     let mut slots = BTreeMap::new();
     for row in txn.open_table(SLOTS)?.iter()? {
@@ -272,7 +272,7 @@ impl Checkpoint {
                 Stage::Kept => 2,
                 Stage::Doomed => 3,
             };
-            files.insert(number, (file.tail, file.live, file.punched, file.tombs, stage))?;
+            files.insert(number, (file.tail, file.live, file.punched, file.tombstones, stage))?;
         }
         let mut unread = txn.open_table(UNREAD)?;
         unread.retain(|number, ()| space.unread.contains(&number))?;
@@ -292,13 +292,16 @@ impl Layer {
                 None => drop(parts.remove(key)?),
             }
         }
-        let mut tombs = txn.open_table(TOMBS)?;
-        for (key, tomb) in &self.tombs {
-            match tomb {
-                Some(tomb) => {
-                    drop(tombs.insert(key, (tomb.place.pack(), u8::from(tomb.forgotten)))?);
+        let mut tombstones = txn.open_table(TOMBSTONES)?;
+        for (key, tombstone) in &self.tombstones {
+            match tombstone {
+                Some(tombstone) => {
+                    drop(
+                        tombstones
+                            .insert(key, (tombstone.place.pack(), u8::from(tombstone.forgotten)))?,
+                    );
                 }
-                None => drop(tombs.remove(key)?),
+                None => drop(tombstones.remove(key)?),
             }
         }
         let mut dead = txn.open_table(DEAD)?;
