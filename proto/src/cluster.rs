@@ -97,7 +97,7 @@ pub struct Slot {
 
 /// Where a slot is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'a> {
+pub enum Endpoint<'a> {
     /// Served by the daemon at this address.
     Remote(&'a str),
     /// A directory that this process opens.
@@ -111,10 +111,10 @@ impl Slot {
     }
 
     /// Where it is. Invariant of a validated cluster: exactly one of address and path is set.
-    pub fn place(&self) -> Place<'_> {
+    pub fn endpoint(&self) -> Endpoint<'_> {
         match (&self.address, &self.path) {
-            (Some(address), _) => Place::Remote(address),
-            (None, Some(path)) => Place::Local(path),
+            (Some(address), _) => Endpoint::Remote(address),
+            (None, Some(path)) => Endpoint::Local(path),
             (None, None) => unreachable!("a validated slot has an address or a path"),
         }
     }
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn a_good_file_survives_being_written_and_read() {
         let cluster = parse(&[slot(1, "path = \"d1\""), slot(2, "path = \"/d2\"")]).unwrap();
-        assert_eq!(cluster.slots[0].place(), Place::Local(Path::new("/etc/ashlar/d1")));
+        assert_eq!(cluster.slots[0].endpoint(), Endpoint::Local(Path::new("/etc/ashlar/d1")));
         assert_eq!(cluster.cache, None);
         assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster.clone()));
         assert_eq!(cluster.domains().len(), 2);

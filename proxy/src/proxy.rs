@@ -16,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use proto::awake::Awake;
 use proto::checksum::Checked;
 use proto::client::{BadAddress, Daemon};
-use proto::cluster::{Cluster, Place};
+use proto::cluster::{Cluster, Endpoint};
 use proto::convert::Address;
 use proto::guard::keep_going;
 use proto::id::{
@@ -148,7 +148,9 @@ impl Proxy {
     pub fn from_cluster(cluster: &Cluster, settings: ProxySettings) -> Result<Arc<Self>, BadSlots> {
         let mut slots = Vec::with_capacity(cluster.slots.len());
         for (index, slot) in cluster.slots.iter().enumerate() {
-            let Place::Remote(address) = slot.place() else { return Err(BadSlots::Local(index)) };
+            let Endpoint::Remote(address) = slot.endpoint() else {
+                return Err(BadSlots::Local(index));
+            };
             let to = Address {
                 cluster: cluster.cluster,
                 disk: slot.disk,

@@ -46,14 +46,14 @@ const FIRST: usize = 16 << 10;
 const READ_BUFFER: usize = 4 << 10;
 
 /// What the answer to a request needs.
-struct Caller {
+struct Responder {
     id: u32,
     outgoing: Arc<Outgoing>,
     share: Share,
     _under_way: Option<UnderWay>,
 }
 
-impl Caller {
+impl Responder {
     /// A client that is gone needs no answer.
     fn answer(self, answer: Answer) {
         let (head, payload) = match answer {
@@ -153,7 +153,7 @@ impl Receiver<'_> {
                 // Who does not listen to refusals does not pile them up.
                 let share = (share_of(own, 1).await?, None);
                 let outgoing = self.outgoing.clone();
-                Caller { id, outgoing, share, _under_way: None }.answer(Err(why));
+                Responder { id, outgoing, share, _under_way: None }.answer(Err(why));
                 return Ok(());
             }
         };
@@ -170,9 +170,9 @@ impl Receiver<'_> {
         let (room, share) =
             if is_get { (None, (share, Some(room))) } else { (Some(room), (share, None)) };
         let (outgoing, _under_way) = (self.outgoing.clone(), Some(self.guest.begin()));
-        let caller = Caller { id, outgoing, share, _under_way };
+        let responder = Responder { id, outgoing, share, _under_way };
         let answering = begin(found.disk, to, request, payload, room);
-        self.under_way.spawn(async move { caller.answer(answering.await) });
+        self.under_way.spawn(async move { responder.answer(answering.await) });
         Ok(())
     }
 

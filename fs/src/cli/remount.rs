@@ -15,7 +15,7 @@ use super::directories;
 use super::options::Options;
 use super::request::{Request, at_least};
 use super::setup::ClusterFile;
-use crate::mount::control::Caller;
+use crate::mount::control::ControlClient;
 use crate::mount::mountpoint::{self, MountEntry};
 
 /// How long a mount may take to answer.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn run(request: &Request) -> Result<ExitCode> {
     let at = mountpoint::canonical(&request.mountpoint)?;
     let entry = mountpoint::volume_at(&at)?;
-    let mut caller = Caller::call_patiently(&entry, PATIENCE);
+    let mut caller = ControlClient::call_patiently(&entry, PATIENCE);
     check(request, &entry, caller.as_mut()).with_context(|| at.display().to_string())?;
     if let (Some(filter), Some(caller)) = (&request.options.log, &mut caller) {
         // First, as it can be refused.
@@ -40,7 +40,7 @@ pub(super) fn run(request: &Request) -> Result<ExitCode> {
 }
 
 /// Is all that cannot change as it is?
-fn check(request: &Request, entry: &MountEntry, caller: Option<&mut Caller>) -> Result<()> {
+fn check(request: &Request, entry: &MountEntry, caller: Option<&mut ControlClient>) -> Result<()> {
     let Request { volume, options, .. } = request;
     if *volume != entry.source {
         bail!("volume {} is mounted there, not {volume}", entry.source);
@@ -77,7 +77,7 @@ fn check_cluster(request: &Request, pid: Option<u32>) -> Result<()> {
 }
 
 /// Has it the memory and metrics that are asked for?
-fn check_settings(options: &Options, caller: Option<&mut Caller>) -> Result<()> {
+fn check_settings(options: &Options, caller: Option<&mut ControlClient>) -> Result<()> {
     let text = |size: Option<Size>| size.map(|size| size.to_string());
     let asked = |options: &Options| {
         let metrics = options.metrics.as_ref().map(ToString::to_string);

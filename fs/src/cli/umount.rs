@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use proto::program::complain;
 
 use super::options::Options;
-use crate::mount::control::{Caller, Ended, runs};
+use crate::mount::control::{ControlClient, Ended, runs};
 use crate::mount::mountpoint::{self, MountPointError, Unmount};
 use crate::mount::utab;
 
@@ -54,8 +54,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let at = mountpoint::canonical(&args.mountpoint)?;
     let entry = mountpoint::volume_at(&at)?;
     let called = match args.force {
-        true => Caller::call(&entry),
-        false => Caller::call_patiently(&entry, BEGINNING),
+        true => ControlClient::call(&entry),
+        false => ControlClient::call_patiently(&entry, BEGINNING),
     };
     let Some(mut caller) = called else {
         return unserved(&at, args);
@@ -115,7 +115,7 @@ fn unserved(at: &Path, args: &Args) -> Result<ExitCode> {
 }
 
 /// Takes it away from its process first, so that whoever waits in it gets an error.
-fn force(at: &Path, mut caller: Caller, lazy: bool) -> Result<ExitCode> {
+fn force(at: &Path, mut caller: ControlClient, lazy: bool) -> Result<ExitCode> {
     mountpoint::unmount(at, if lazy { Unmount::ForceLazy } else { Unmount::Force })?;
     let pid = caller.pid;
     let ended = caller.end(FORCE_PATIENCE).or_else(|| {

@@ -266,7 +266,7 @@ pub(crate) enum Ended {
 }
 
 /// The calling side: one connection to the process that serves a mount.
-pub(crate) struct Caller {
+pub(crate) struct ControlClient {
     stream: BufReader<UnixStream>,
     /// The process.
     pub(crate) pid: u32,
@@ -274,7 +274,7 @@ pub(crate) struct Caller {
     ended: Option<Ended>,
 }
 
-impl Caller {
+impl ControlClient {
     /// Calls the process that serves this mount. `None`: nobody answers.
     pub(crate) fn call(mount: &MountEntry) -> Option<Self> {
         let stream = UnixStream::connect_addr(&address(mount).ok()?).ok()?;
@@ -348,7 +348,7 @@ impl Caller {
         }
     }
 
-    /// Asks whether the kernel still has the mount, out of our sight: [`Caller::end`] hears it.
+    /// Asks whether the kernel still has the mount, out of our sight: [`ControlClient::end`] hears it.
     pub(crate) fn ask_elsewhere(&mut self) {
         let _ = self.say("mounted");
     }
@@ -409,7 +409,8 @@ pub(crate) fn runs(pid: u32) -> bool {
 
 /// Everywhere that this process shows this volume.
 pub(crate) fn places(volume: &str, pid: u32) -> Vec<MountEntry> {
-    let serves = |mount: &MountEntry| Caller::call(mount).is_some_and(|caller| caller.pid == pid);
+    let serves =
+        |mount: &MountEntry| ControlClient::call(mount).is_some_and(|caller| caller.pid == pid);
     let of_it = mountpoint::volumes().into_iter().filter(|mount| mount.source == volume);
     of_it.filter(serves).collect()
 }
@@ -428,15 +429,15 @@ mod tests {
         let _ending = UnixListener::bind_addr(&address(&mount("photos")).unwrap()).unwrap();
         let longest = "x".repeat(64);
         let _new = UnixListener::bind_addr(&address(&mount(&longest)).unwrap()).unwrap();
-        assert!(Caller::call(&mount(&longest)).is_some());
-        assert!(Caller::call(&mount("letters")).is_none());
+        assert!(ControlClient::call(&mount(&longest)).is_some());
+        assert!(ControlClient::call(&mount("letters")).is_none());
     }
 
     #[test]
     fn what_a_process_said_of_its_end_counts_however_long_it_takes_to_end() {
         let mount = MountEntry::example("slow", "/", "/mnt");
         let desk = UnixListener::bind_addr(&address(&mount).unwrap()).unwrap();
-        let mut caller = Caller::call(&mount).unwrap();
+        let mut caller = ControlClient::call(&mount).unwrap();
         let (mut process, _) = desk.accept().unwrap();
         process.write_all(b"ended stored\n").unwrap();
         assert_eq!(caller.end(Duration::from_millis(50)), None, "it has not ended yet");

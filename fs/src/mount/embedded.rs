@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use proto::cluster::{Cluster, Place};
+use proto::cluster::{Cluster, Endpoint};
 use proto::id::Generation;
 use proto::scheme::Scheme;
 use proxy::{BadSlots, BlobStore, Proxy, ProxySettings, SlotConfig};
@@ -76,11 +76,11 @@ impl Store {
         let local: Option<Vec<BayPlan>> = cluster
             .slots
             .iter()
-            .map(|slot| match slot.place() {
-                Place::Local(path) => {
+            .map(|slot| match slot.endpoint() {
+                Endpoint::Local(path) => {
                     Some(BayPlan { dir: path.to_owned(), disk: Some(slot.disk), seen: None })
                 }
-                Place::Remote(_) => None,
+                Endpoint::Remote(_) => None,
             })
             .collect();
         let Some(local) = local else {

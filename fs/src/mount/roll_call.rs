@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meta::{LocalMeta, Members, MetaError, MetaStore, VolumeInfo};
-use proto::cluster::{Cluster, Place, Slot, TooNarrow};
+use proto::cluster::{Cluster, Endpoint, Slot, TooNarrow};
 use proto::id::{ClusterId, Generation, SessionId};
 use proto::part_store::PartError;
 use proto::scheme::Scheme;
@@ -282,9 +282,9 @@ pub async fn call(
 
 /// A slot as people find it.
 pub(crate) fn named(index: usize, slot: &Slot) -> String {
-    match slot.place() {
-        Place::Remote(address) => format!("slot {index} ({address})"),
-        Place::Local(path) => format!("slot {index} ({})", path.display()),
+    match slot.endpoint() {
+        Endpoint::Remote(address) => format!("slot {index} ({address})"),
+        Endpoint::Local(path) => format!("slot {index} ({})", path.display()),
     }
 }
 
