@@ -447,7 +447,7 @@ impl Data {
     }
 
     /// An explicit time is about to be set: those of earlier writes must not replace it.
-    pub fn forget_mtime(&self, ino: Ino) {
+    pub fn drop_mtime(&self, ino: Ino) {
         if let Some(open_inode) = self.open_inodes.get(ino) {
             open_inode.state.lock().mtime = None;
         }

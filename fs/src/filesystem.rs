@@ -501,7 +501,7 @@ impl Filesystem {
                 None => None,
             };
             if set.mtime.is_some() {
-                self.data.forget_mtime(ino);
+                self.data.drop_mtime(ino);
             }
             let _untold = match set.atime {
                 Some(_) => Some(self.atimes.discard(ino).await),

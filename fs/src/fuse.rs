@@ -529,7 +529,7 @@ impl fuser::Filesystem for Door {
         let answer = move |result: Result<u32, Errno>| match (stale, result) {
             (Some(stale), Ok(len)) => {
                 let range = offset..offset.saturating_add(len.into());
-                stale.forget(ino, range, move || reply.written(len));
+                stale.invalidate(ino, range, move || reply.written(len));
             }
             (_, result) => reply_written(reply, result),
         };

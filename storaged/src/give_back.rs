@@ -125,7 +125,7 @@ impl Owner {
         }
         drop(call);
         for number in gone {
-            self.forget_file(number);
+            self.strike_off(number);
         }
         match result {
             Ok(()) => drop(self.declined.said.remove("removing a block file")),
@@ -138,7 +138,7 @@ impl Owner {
         }
     }
 
-    fn forget_file(&mut self, number: u32) {
+    fn strike_off(&mut self, number: u32) {
         self.shared.files.write().remove(&number);
         self.ledger.space.files.remove(&number);
         self.ledger.space.long.remove(&number);

@@ -98,7 +98,7 @@ impl Inner {
         spans[..after].last().filter(|span| span.range.contains(&at))
     }
 
-    fn forget_span(&mut self, key: Key, start: u32) {
+    fn evict_span(&mut self, key: Key, start: u32) {
         if let Some(spans) = self.spans.get_mut(&key) {
             spans.retain(|span| span.range.start != start);
             if spans.is_empty() {
@@ -169,7 +169,7 @@ impl Cache {
                 && let Some(bytes) = inner.units.pop(&unit)
             {
                 inner.bytes -= bytes.len() as u64 + OVERHEAD;
-                inner.forget_span(unit.0, unit.1);
+                inner.evict_span(unit.0, unit.1);
             }
         }
     }
@@ -252,12 +252,12 @@ impl Cache {
                     }
                 }
             }
-            Err(_) => inner.forget_span(key, start),
+            Err(_) => inner.evict_span(key, start),
         }
         while inner.bytes > self.limit {
             let Some(((key, start), bytes)) = inner.units.pop_lru() else { break };
             inner.bytes -= bytes.len() as u64 + OVERHEAD;
-            inner.forget_span(key, start);
+            inner.evict_span(key, start);
         }
         drop(inner);
         // Nobody waiting is fine: it was read ahead.

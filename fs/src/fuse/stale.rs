@@ -47,8 +47,13 @@ pub(crate) fn channel() -> (Stale, Pages) {
 }
 
 impl Stale {
-    /// Has the kernel forget the pages of a range, then does what is left to do.
-    pub(crate) fn forget(&self, ino: Ino, range: Range<u64>, then: impl FnOnce() + Send + 'static) {
+    /// Has the kernel invalidate the pages of a range, then does what is left to do.
+    pub(crate) fn invalidate(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
         self.send(Written { ino, range, mapped_by: None, then: Box::new(then) });
     }
 
@@ -71,20 +76,20 @@ impl Stale {
 }
 
 impl Pages {
-    /// Tells the kernel by `forget`, on a thread that ends with the other end.
+    /// Tells the kernel by `invalidate`, on a thread that ends with the other end.
     pub(crate) fn serve(
         self,
-        forget: impl Fn(Ino, Range<u64>) + Send + 'static,
+        invalidate: impl Fn(Ino, Range<u64>) + Send + 'static,
     ) -> std::io::Result<()> {
         let serve = move || {
             for Written { ino, range, mapped_by, then } in self.0.into_inner() {
-                let forget = || {
+                let invalidate = || {
                     if mapped_by.is_none_or(|requester| requester.maps(ino)) {
-                        forget(ino, range);
+                        invalidate(ino, range);
                     }
                 };
                 // Whoever waits is answered all the same, and so is the next.
-                let _ = caught("having pages forgotten", forget);
+                let _ = caught("having pages forgotten", invalidate);
                 let _ = caught("answering a request", then);
             }
         };
@@ -98,21 +103,22 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn pages_are_forgotten_before_what_follows() {
+    fn pages_are_invalidated_before_what_follows() {
         let (stale, pages) = channel();
         let (done, ended) = mpsc::channel();
         let order = Arc::new(Mutex::new(Vec::new()));
         for i in 0..3 {
             let (order, done) = (order.clone(), done.clone());
-            stale.forget(Ino(i), i..i + 1, move || {
+            stale.invalidate(Ino(i), i..i + 1, move || {
                 order.lock().push(format!("then {i}"));
                 done.send(()).unwrap();
             });
         }
         let told = order.clone();
-        pages.serve(move |ino, _| told.lock().push(format!("forget {}", ino.0))).unwrap();
+        pages.serve(move |ino, _| told.lock().push(format!("invalidate {}", ino.0))).unwrap();
         (0..3).for_each(|_| ended.recv().unwrap());
-        let expected = ["forget 0", "then 0", "forget 1", "then 1", "forget 2", "then 2"];
+        let expected =
+            ["invalidate 0", "then 0", "invalidate 1", "then 1", "invalidate 2", "then 2"];
         assert_eq!(*order.lock(), expected);
     }
 
@@ -122,7 +128,7 @@ mod tests {
         let (done, ended) = mpsc::channel();
         for ino in 0..3 {
             let done = done.clone();
-            stale.forget(Ino(ino), 0..1, move || {
+            stale.invalidate(Ino(ino), 0..1, move || {
                 assert!(ino != 1, "an answer panics");
                 done.send(ino).unwrap();
             });
@@ -141,9 +147,9 @@ mod tests {
             let done = done.clone();
             stale.write_back(Ino(ino), by, move || done.send(format!("then {ino}")).unwrap());
         }
-        pages.serve(move |ino, _| done.send(format!("forget {}", ino.0)).unwrap()).unwrap();
+        pages.serve(move |ino, _| done.send(format!("invalidate {}", ino.0)).unwrap()).unwrap();
         let said: Vec<_> = (0..3).map(|_| ended.recv().unwrap()).collect();
-        assert_eq!(said, ["then 1", "forget 2", "then 2"]);
+        assert_eq!(said, ["then 1", "invalidate 2", "then 2"]);
     }
 
     #[test]
@@ -151,7 +157,7 @@ mod tests {
         let (stale, pages) = channel();
         drop(pages);
         let (done, ended) = mpsc::channel();
-        stale.forget(Ino(1), 0..1, move || done.send(()).unwrap());
+        stale.invalidate(Ino(1), 0..1, move || done.send(()).unwrap());
         ended.recv().unwrap();
     }
 }
