@@ -3,15 +3,15 @@
 //!
 //! * [`cli`]: the commands.
 //! * [`mount`]: a mount's life: the cluster file against what disks know (`roll_call`), disks opened in this process
-//!   or daemons (`embedded`), the kernel's side (`attach`, `mountpoint`), how umount finds it and talks to it (`control`,
-//!   `utab`), the same volume at another place (`bind_mount`).
+//!   or daemons (`embedded`), the kernel's side (`attach`, `mountpoint`), how umount finds it and talks to it
+//!   (`control`, `utab`), the same volume at another place (`bind_mount`).
 //! * `fuse`: the kernel's door, alone in naming fuser, with pages that direct writes outdate (`stale`) and `-o sync`
 //!   (`synced`).
-//! * [`filesystem`]: one function per system call, on our own types; what a change takes away (`privileges`), unlinked but
-//!   open (`lookup_counts`), when what was read (`atime`), `status`.
-//! * [`data`]: the data plane. Writes gathered in memory (`dirty_ranges`, `open_inode`, `write_budget`), packed into blobs (`pack`,
-//!   `summary`, `buffer`), stored (`flush`), read back (`plan`, `read`, `cache`), changed by range (`content`); dead blobs
-//!   deleted, half-dead ones emptied (`clean`, `sweep`).
+//! * [`filesystem`]: one function per system call, on our own types; what a change takes away (`privileges`),
+//!   unlinked but open (`lookup_counts`), when what was read (`atime`), `status`.
+//! * [`data`]: the data plane. Writes gathered in memory (`dirty_ranges`, `open_inode`, `write_budget`), packed into
+//!   blobs (`pack`, `summary`, `buffer`), stored (`queue`, `flush`), read back (`plan`, `read`, `cache`), changed by range
+//!   (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
 //! * At the bottom: [`error`] and `errno` (the one match), [`options`], `metrics`.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.

@@ -4,10 +4,12 @@
 //! Nothing read from it is believed before it is checked; nothing is acknowledged before it is on
 //! stable storage.
 //!
-//! * [`superblock`]: who a disk is; [`room`]: how large it may be; `init` makes one. `block_file`, `record`: how bytes lie on it.
+//! * [`superblock`]: who a disk is; [`room`]: how large it may be; `init` makes one. `block_file`, `record`: how bytes
+//!   lie on it.
 //! * `queue`, `batch`, `ahead`, `owner`, `commit`: from a request to one write and one sync; `compact` and
 //!   `give_back`: space back.
-//! * `shared`: what the owner and the readers of a disk both use. `read`, `readers`: from a request to verified bytes. `calls`: which of all these do not return.
+//! * `shared`: what the owner and the readers of a disk both use. `read`, `readers`: from a request to verified
+//!   bytes. `calls`: which of all these do not return.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
 //! * `open`, `replay` and `recovery` (pure): after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its

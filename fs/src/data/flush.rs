@@ -1,7 +1,7 @@
 //! From dirty ranges to stored ones: forms blobs, puts them, commits their extents.
 //!
-//! A blob on its way is **in flight**, and called a flight. Its bytes stay readable in their files until the commit; if the
-//! put fails, or the flight is dropped half-way, they are dirty again. Data are durable before
+//! A blob on its way is **in flight**, and called a flight. Its bytes stay readable in their files until
+//! the commit; if the put fails, or the flight is dropped half-way, they are dirty again. Data are durable before
 //! metadata names them. The flusher starts flights as soon as enough is dirty for a full blob, and
 //! sends everything once a second; fsync sends one file's ranges at once, on the caller's own task.
 

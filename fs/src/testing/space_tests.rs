@@ -13,7 +13,7 @@ use proxy::Space;
 use super::*;
 use crate::data::TryWrite;
 use crate::error::DataError;
-use crate::space::StoreRoom;
+use crate::data::space::StoreRoom;
 
 const NOW: Time = Time { secs: 1, nanos: 0 };
 

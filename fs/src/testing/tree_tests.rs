@@ -25,7 +25,7 @@ use crate::filesystem::privileges::Requester;
 use crate::filesystem::{Allocate, Change, Filesystem, Seek};
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
-const ASKER: Requester = Requester { uid: 0, gid: 0, thread: 0 };
+const REQUESTER: Requester = Requester { uid: 0, gid: 0, thread: 0 };
 /// Files are about as long as this.
 const LEN: u64 = 20_000;
 
@@ -311,13 +311,13 @@ impl Task {
         let ino = self.no_symlink(a);
         let (mode, uid) = (u32::from(b) % 0o10_000, u32::from(c % 3));
         let change = Change { mode: Some(mode), ..Change::default() };
-        self.fs.setattr(ASKER, ino, change).await.unwrap();
+        self.fs.setattr(REQUESTER, ino, change).await.unwrap();
         let attr = self.fs.getattr(ino).await.unwrap();
         self.is.node(ino, |node| node.mode = attr.mode);
         assert_eq!(attr.mode, mode);
         let change = Change { uid: Some(uid), ..Change::default() };
         // A change of owner may clear set-id bits; which, meta's own tests say.
-        let attr = self.fs.setattr(ASKER, ino, change).await.unwrap();
+        let attr = self.fs.setattr(REQUESTER, ino, change).await.unwrap();
         assert_eq!((attr.uid, attr.gid), (uid, self.is.names[&ino].owner.1));
         self.is.node(ino, |node| {
             node.owner.0 = uid;
@@ -339,7 +339,7 @@ impl Task {
         }
         let must = [None, Some(true), Some(false)][usize::from(c) % 3];
         let value = vec![c as u8; usize::from(c % 300)];
-        let set = self.fs.setxattr(ASKER, ino, &name, &value, must).await;
+        let set = self.fs.setxattr(REQUESTER, ino, &name, &value, must).await;
         match must {
             Some(true) if !there => fails_with(set, Errno::ENODATA),
             Some(false) if there => fails_with(set, Errno::EEXIST),
@@ -370,7 +370,7 @@ impl Task {
             }
             31 => {
                 let change = Change { size: Some(start), ..Change::default() };
-                assert_eq!(self.fs.setattr(ASKER, ino, change).await.unwrap().size, start);
+                assert_eq!(self.fs.setattr(REQUESTER, ino, change).await.unwrap().size, start);
                 self.is.write(ino, |is| is.resize(from, 0));
             }
             32 | 33 => self.fallocate(ino, start..end, d).await,
@@ -395,7 +395,7 @@ impl Task {
             1..3 => Allocate::Punch,
             _ => Allocate::Zero { grow },
         };
-        self.fs.fallocate(ASKER, ino, range.start, range.end - range.start, how).await.unwrap();
+        self.fs.fallocate(REQUESTER, ino, range.start, range.end - range.start, how).await.unwrap();
         self.is.write(ino, |is| {
             let (from, to) = (range.start as usize, range.end as usize);
             if grow && how != Allocate::Punch {
@@ -415,7 +415,7 @@ impl Task {
         let end = range.end.min(source.len() as u64);
         let len = end.saturating_sub(range.start);
         let asked = range.end - range.start;
-        let copied = self.fs.copy_range(ASKER, (ino, range.start), (to, at), asked).await;
+        let copied = self.fs.copy_range(REQUESTER, (ino, range.start), (to, at), asked).await;
         if ino == to && len > 0 && range.start.abs_diff(at) < len {
             return fails_with(copied, Errno::EINVAL);
         }
@@ -485,7 +485,7 @@ async fn look(fs: &Filesystem, root: Ino) -> (Names, BTreeMap<Ino, Vec<u8>>) {
     while let Some(ino) = open.pop() {
         let attr = fs.getattr(ino).await.unwrap();
         let mut found = node(attr.kind, attr.mode, (attr.uid, attr.gid));
-        let list = fs.listxattr(ASKER, ino).await.unwrap();
+        let list = fs.listxattr(REQUESTER, ino).await.unwrap();
         for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
             found.xattrs.insert(name.to_vec(), fs.getxattr(ino, name).await.unwrap());
         }
