@@ -61,7 +61,6 @@ pub(crate) mod queue;
 pub(crate) mod reach;
 pub(crate) mod read;
 pub(crate) mod space;
-pub(crate) mod summary;
 pub(crate) mod sweep;
 pub(crate) mod victims;
 pub(crate) mod write_budget;

@@ -10,7 +10,7 @@
 //! * [`filesystem`]: one function per system call, on our own types; what a change takes away (`privileges`),
 //!   unlinked but open (`lookup_counts`), when what was read (`atime`), `status`.
 //! * [`data`]: the data plane. Writes gathered in memory (`dirty_ranges`, `open_inode`, `write_budget`), packed into
-//!   blobs (`pack`, `summary`, `buffer`), stored (`queue`, `flush`), read back (`plan`, `read`, `cache`), changed by range
+//!   blobs (`pack`, `buffer`), stored (`queue`, `flush`), read back (`plan`, `read`, `cache`), changed by range
 //!   (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
 //! * At the bottom: [`error`] and `errno` (the one match), [`options`], `metrics`.
 

@@ -1,8 +1,8 @@
 //! The walk over all of a volume's metadata that proves it is in order, behind `ashlar fsck`.
 //!
 //! It reads every key once, gathers what refers to what, and compares: names with inodes, link
-//! counts, directories' counts and parents, extents with sizes and blobs, live bytes, orphans,
-//! counters. It changes nothing. It needs memory in proportion to the inodes and blobs, and sees one
+//! counts, directories' counts and parents, extents with sizes and blobs, blobs' references with
+//! extents, live bytes, orphans, counters. It changes nothing. It needs memory in proportion to the inodes and blobs, and sees one
 //! moment: operations that change something wait for its end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::acl::{self, Acl};
 use crate::dentry;
@@ -17,7 +18,9 @@ use crate::extent;
 use crate::inode::Inode;
 use crate::key::{self, Key};
 use crate::local::LocalMeta;
-use crate::store::{BlobRecord, Extent, FILE_MAX, Ino, Kind, MetaError, ROOT, Usage, is_inline};
+use crate::store::{
+    BlobRecord, Extent, FILE_MAX, Ino, Kind, MetaError, Place, ROOT, Usage, is_inline,
+};
 use crate::txn::{Txn, on_disks};
 use crate::xattr;
 
@@ -63,10 +66,11 @@ impl LocalMeta {
     pub async fn check(&self) -> Result<Report, MetaError> {
         self.read_patiently(|txn| {
             let mut walk = Walk::default();
-            let steps: [(&str, Step); 9] = [
+            let steps: [(&str, Step); 10] = [
                 ("inodes", Walk::inodes),
                 ("directory entries", Walk::entries),
                 ("extents", Walk::extents),
+                ("references", Walk::references),
                 ("blobs", Walk::blobs),
                 ("garbage", Walk::garbage),
                 ("inline blobs", Walk::inline),
@@ -81,6 +85,8 @@ impl LocalMeta {
             walk.judge_inodes();
             walk.judge_paths();
             walk.judge_blobs();
+            let judged = walk.judge_references(txn);
+            walk.seen_all("references", judged);
             let judged = walk.judge_counters(txn);
             walk.seen_all("counters", judged);
             Ok(walk.report)
@@ -111,6 +117,8 @@ struct Walk {
     inodes: BTreeMap<Ino, Inode>,
     seen: HashMap<Ino, Seen>,
     live: HashMap<BlobId, u64>,
+    /// Of each blob, what extents refer to it less what references say, as numbers: 0 where both are the same.
+    unsettled: HashMap<(SessionId, u64), (i64, u64)>,
     allocated: u64,
     blobs: HashMap<BlobId, BlobRecord>,
     garbage: HashSet<BlobId>,
@@ -208,10 +216,32 @@ impl Walk {
                     self.report.problem(format!("{at} reaches beyond blob {}", place.blob));
                 }
                 *self.live.entry(place.blob).or_default() += this.len;
+                let end = extent::end(&this);
+                if key::reference::key(&place.blob, ino, end).is_some() {
+                    self.refer((place.blob.session(), place.blob.sequence()), ino, end, 1);
+                } else {
+                    self.report.problem(format!("{at} cannot have a reference"));
+                }
             } else {
                 self.allocated += this.len;
             }
         })
+    }
+
+    fn references(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {
+        each(txn, key::reference::all(), |key, _| match key::reference::parse(key) {
+            Some((session, sequence, ino, end)) => self.refer((session, sequence), ino, end, -1),
+            None => self.report.problem(format!("reference {key:?} is damaged")),
+        })
+    }
+
+    /// Counts what an extent says of a blob, or takes off what a reference does.
+    fn refer(&mut self, blob: (SessionId, u64), ino: Ino, end: u64, count: i64) {
+        let run = [ino.0.to_le_bytes(), end.to_le_bytes()];
+        let hash = xxh3_64(run.as_flattened());
+        let (counted, sum) = self.unsettled.entry(blob).or_default();
+        *counted += count;
+        *sum = sum.wrapping_add(hash.wrapping_mul(count as u64));
     }
 
     fn blobs(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {
@@ -379,6 +409,46 @@ impl Walk {
         for id in self.garbage.iter().filter(|id| !self.blobs.contains_key(id)) {
             self.report.problem(format!("blob {id} is garbage without a record"));
         }
+    }
+
+    /// Where extents and references differ, each of both is looked up in the other.
+    fn judge_references(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {
+        self.unsettled.retain(|_, difference| *difference != (0, 0));
+        let unsettled = std::mem::take(&mut self.unsettled);
+        let report = &mut self.report;
+        for (session, sequence) in unsettled.keys().copied() {
+            let mut said = Vec::new();
+            each(txn, key::reference::of(session, sequence), |key, _| {
+                said.extend(key::reference::parse(key).map(|(_, _, ino, end)| (ino, end)));
+            })?;
+            for (ino, end) in said {
+                let extent = txn.extent(ino, end).unwrap_or(None);
+                let blob = extent.and_then(|e| e.place).map(|place| place.blob);
+                if blob.map(|id| (id.session(), id.sequence())) != Some((session, sequence)) {
+                    report.problem(format!(
+                        "a reference is dangling: inode {} has no bytes of blob {session}-{sequence} up to {end}",
+                        ino.0
+                    ));
+                }
+            }
+        }
+        if unsettled.is_empty() {
+            return Ok(());
+        }
+        each(txn, key::extent::all(), |key, value| {
+            let parsed = key::extent::parse(key)
+                .and_then(|(ino, end)| Some((ino, end, key::extent::decode(end, value)?.place?)));
+            let Some((ino, end, Place { blob, .. })) = parsed else { return };
+            if unsettled.contains_key(&(blob.session(), blob.sequence()))
+                && let Some(key) = key::reference::key(&blob, ino, end)
+                && !matches!(txn.get(&key), Ok(Some(_)))
+            {
+                report.problem(format!(
+                    "a reference is missing: inode {} has bytes of blob {blob} up to {end}",
+                    ino.0
+                ));
+            }
+        })
     }
 
     fn judge_counters(&mut self, txn: &mut Txn<'_>) -> Result<(), MetaError> {

@@ -19,6 +19,7 @@
 //! | `G` | [`garbage`]    | blob id                | empty: it has no live byte             |
 //! | `N` | [`inline`]     | blob id                | the bytes of an inline blob            |
 //! | `O` | [`orphan`]     | session, inode         | empty: unlinked, perhaps still open    |
+//! | `R` | [`reference`]  | blob, inode, end       | empty: this run lies in this blob      |
 
 pub(crate) mod blob;
 pub(crate) mod counters;
@@ -29,6 +30,7 @@ pub(crate) mod inline;
 pub(crate) mod inode;
 pub(crate) mod members;
 pub(crate) mod orphan;
+pub(crate) mod reference;
 pub(crate) mod session;
 pub(crate) mod symlink;
 pub(crate) mod volume;
@@ -100,7 +102,7 @@ impl Key {
 
     /// The next key in order: nothing lies between.
     pub(crate) fn successor(self) -> Self {
-        self.with_bytes(&[0])
+        if self.len() < KEY_MAX { self.with_bytes(&[0]) } else { self.after_prefix() }
     }
 
     /// What follows the tag, if it is this one.
@@ -159,12 +161,18 @@ mod tests {
         fn keys_are_ordered_as_their_bytes(
             a in proptest::collection::vec(0u8..3, 0..KEY_MAX),
             b in proptest::collection::vec(0u8..3, 0..KEY_MAX),
+            longest in proptest::collection::vec(0u8..3, KEY_MAX - 1),
         ) {
             let key = |bytes: &[u8]| Key::from_bytes(bytes).unwrap();
             prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
             let whole = key(&a);
             prop_assert_eq!(whole.as_bytes(), &a[..]);
             prop_assert!(key(&a).successor() > key(&a));
+            // Nothing lies between.
+            for b in [key(&b), Key::tag(1).with_bytes(&longest)] {
+                prop_assert_eq!(key(&a) < b, key(&a).successor() <= b);
+                prop_assert_eq!(b < key(&a), b.successor() <= key(&a));
+            }
         }
 
         #[test]

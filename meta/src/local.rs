@@ -4,7 +4,6 @@
 //! never waits for the disk, except [`MetaStore::sync`], [`MetaStore::close_session`], and
 //! back-pressure when far too much is unsynced.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -516,13 +515,13 @@ impl MetaStore for LocalMeta {
         self.read(|txn| blobs::list(txn, after, limit)).await
     }
 
-    async fn extents_in_blobs(
+    async fn references(
         &self,
-        blobs: &BTreeSet<BlobId>,
+        id: BlobId,
         after: Option<(Ino, u64)>,
         limit: usize,
     ) -> Result<ExtentPage, MetaError> {
-        self.read(|txn| blobs::extents_in(txn, blobs, after, limit)).await
+        self.read(|txn| blobs::references(txn, id, after, limit)).await
     }
 
     async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError> {

@@ -8,7 +8,6 @@
 //! implementation never waits except in [`MetaStore::sync`] and between the steps of those long ones,
 //! so its futures are ready when first polled.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -203,7 +202,7 @@ pub struct Extent {
 }
 
 /// A place in a blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The blob.
     pub blob: BlobId,
@@ -310,7 +309,7 @@ pub struct Usage {
 }
 
 /// Extents with their files, and where the next page begins: behind the extent of this file that ends
-/// here; `None`: there is no next page.
+/// here; `None`: there is no next page. A page may be short, or empty, and not the last.
 pub type ExtentPage = (Vec<(Ino, Extent)>, Option<(Ino, u64)>);
 
 /// An opened volume, as a filesystem uses it. Whoever calls has checked that its user may: that
@@ -471,11 +470,11 @@ pub trait MetaStore: Send + Sync + 'static {
         after: Option<BlobId>,
         limit: usize,
     ) -> Result<Vec<BlobRecord>, MetaError>;
-    /// Extents of any file that lie in `blobs`, among the next `limit` of the volume after the one
-    /// that ends at `after`; and where to go on. Clones make it necessary: a blob does not know them.
-    async fn extents_in_blobs(
+    /// Extents of any file that lie in a blob, clones included, at most `limit` (above 0), and where to go on:
+    /// those behind the one of that file that ends there, in an order of their own. Damaged ones are left out.
+    async fn references(
         &self,
-        blobs: &BTreeSet<BlobId>,
+        id: BlobId,
         after: Option<(Ino, u64)>,
         limit: usize,
     ) -> Result<ExtentPage, MetaError>;

@@ -104,6 +104,11 @@ impl<'a> Txn<'a> {
         self.writes.insert(key, Some(Value::from(value)));
     }
 
+    /// Sets a key that says all there is to say.
+    pub(crate) fn mark(&mut self, key: Key) {
+        self.writes.insert(key, Some(Value::default()));
+    }
+
     /// Sets a key to a value that others have too.
     pub(crate) fn share(&mut self, key: Key, value: &Value) {
         self.writes.insert(key, Some(value.clone()));
@@ -227,6 +232,12 @@ impl<'a> Txn<'a> {
 
     // Extents.
 
+    /// The extent that ends there, if one does.
+    pub(crate) fn extent(&self, ino: Ino, end: u64) -> Result<Option<Extent>, MetaError> {
+        let key = key::extent::key(ino, end);
+        self.get(&key)?.map(|value| decode_extent(&key, &value)).transpose()
+    }
+
     /// Extents from the first that ends at `from` or behind it, in order, until `visit` says stop.
     pub(crate) fn each_extent(
         &self,
@@ -273,7 +284,7 @@ impl<'a> Txn<'a> {
     }
 
     /// Has `new` take the place of the range's extents. Touches only them and their neighbours;
-    /// `stored` and the blobs' live bytes follow. Putting the inode is the caller's.
+    /// `stored`, the references to blobs and these' live bytes follow. Putting the inode is the caller's.
     pub(crate) fn replace_extents(
         &mut self,
         inode: &mut Inode,
@@ -302,6 +313,13 @@ impl<'a> Txn<'a> {
         for extent in after.iter().filter(|e| !old.contains_same(e)) {
             let (value, used) = key::extent::encode(extent);
             self.put(key::extent::key(ino, extent::end(extent)), &value[..used]);
+        }
+        let reference = |e: &Extent| key::reference::key(&e.place?.blob, ino, extent::end(e));
+        for gone in old.iter().filter(|e| !after.contains_reference(e)) {
+            reference(gone).into_iter().for_each(|key| self.remove(key));
+        }
+        for extent in after.iter().filter(|e| !old.contains_reference(e)) {
+            reference(extent).into_iter().for_each(|key| self.mark(key));
         }
         old.iter().for_each(|e| self.account(e, -1));
         after.iter().for_each(|e| self.account(e, 1));
@@ -402,7 +420,7 @@ impl<'a> Txn<'a> {
         usage.dead_bytes += record.dead();
         self.set_counters(counters);
         if record.live == 0 {
-            self.put(key::garbage::key(&id), &[]);
+            self.mark(key::garbage::key(&id));
             if is_inline(&id) {
                 self.remove(key::inline::key(&id));
             }
@@ -432,6 +450,7 @@ pub(crate) fn on_disks(id: &BlobId) -> u64 {
 trait Extents {
     fn contains_end(&self, extent: &Extent) -> bool;
     fn contains_same(&self, extent: &Extent) -> bool;
+    fn contains_reference(&self, extent: &Extent) -> bool;
 }
 
 impl Extents for [Extent] {
@@ -444,6 +463,13 @@ impl Extents for [Extent] {
     fn contains_same(&self, extent: &Extent) -> bool {
         self.binary_search_by_key(&extent::end(extent), extent::end)
             .is_ok_and(|at| self[at] == *extent)
+    }
+
+    /// Is there one that ends where this one does, in the same blob (and so has its reference)?
+    fn contains_reference(&self, extent: &Extent) -> bool {
+        let blob = |e: &Extent| e.place.map(|place| place.blob);
+        self.binary_search_by_key(&extent::end(extent), extent::end)
+            .is_ok_and(|at| blob(&self[at]) == blob(extent))
     }
 }
 

@@ -6,7 +6,7 @@ pub const CHECK_BLOCK: u32 = 64 << 10;
 pub const DISK_BLOCK: usize = 4096;
 /// Largest blob, in bytes.
 pub const MAX_BLOB: u32 = 8 << 20;
-/// Blob size the write path aims at, in bytes, its summary included.
+/// Blob size the write path aims at, in bytes.
 pub const TARGET_BLOB: u32 = 4 << 20;
 /// Largest part, in bytes: a whole blob, as `copies(n)` keeps it, rounded up to its padding.
 pub const MAX_PART: u32 = MAX_BLOB + DISK_BLOCK as u32;

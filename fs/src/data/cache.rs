@@ -153,7 +153,7 @@ impl Cache {
         let mut inner = self.inner.lock();
         let key = key(blob);
         let Some(spans) = inner.spans.get(&key) else { return };
-        // What lies between the last byte of files and the end of the blob is its summary.
+        // What lies between the last byte of files and the end of the blob is padding.
         let ended = |span: &&Span| {
             range.start < span.range.end && span.range.end < range.end.saturating_add(CHECK_BLOCK)
         };

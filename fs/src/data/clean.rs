@@ -23,7 +23,7 @@ use proto::limits::{MAX_BLOBS_PER_REQUEST, TARGET_BLOB};
 use tokio::time::Instant;
 
 use crate::data::Data;
-use crate::data::evacuate::Mover;
+use crate::data::evacuate::{Mover, Part};
 use crate::data::victims::{Candidates, Worth};
 use crate::error::DataError;
 
@@ -36,13 +36,11 @@ const LEAST: u32 = 16 << 10;
 /// Most victims of one round, and live bytes from which on it takes no more.
 const VICTIMS: usize = 1024;
 const ROUND: u64 = 2 * TARGET_BLOB as u64;
-/// Blobs with clones that are emptied after one look at all extents.
-const STUCK: usize = 256;
 /// Victims that are read at once.
 const READS: usize = 4;
 /// Victims that cannot be read after which a round ends: each may take seconds to fail.
 const UNREADABLE: usize = 4;
-/// How long a victim that could not be read is left alone.
+/// How long a victim that could not be emptied is left alone.
 const LEFT_ALONE: Duration = Duration::from_secs(600);
 /// Most unconfirmed deletes that are remembered.
 const TOLD: usize = 1 << 20;
@@ -60,11 +58,8 @@ struct Cleaning {
     /// Waste, and number of blobs, when the last scan found all there was to find, and for whom.
     /// Without more of either there is nothing new.
     scanned: Option<(Worth, u64, u64)>,
-    /// Victims that clones refer to, of which their summary does not know, with their live bytes
-    /// when that was seen.
-    stuck: BTreeMap<BlobId, u64>,
-    /// Victims that could not be read, and when.
-    unreadable: BTreeMap<BlobId, Instant>,
+    /// Victims that could not be emptied, and when.
+    left_alone: BTreeMap<BlobId, Instant>,
     /// Garbage that was deleted where slots are up: others have not confirmed.
     told: HashSet<BlobId>,
     /// Room that it took.
@@ -84,11 +79,11 @@ struct Round {
 }
 
 impl Cleaning {
-    /// Victims that were unreadable long ago may be readable now.
+    /// What could not be done long ago may be possible now.
     fn forgive(&mut self) {
-        let before = self.unreadable.len();
-        self.unreadable.retain(|_, at| at.elapsed() < LEFT_ALONE);
-        if self.unreadable.len() < before {
+        let before = self.left_alone.len();
+        self.left_alone.retain(|_, at| at.elapsed() < LEFT_ALONE);
+        if self.left_alone.len() < before {
             self.scanned = None;
         }
     }
@@ -103,9 +98,14 @@ impl Cleaning {
         }
     }
 
+    /// There is no use in trying to empty it for some time.
+    fn leave(&mut self, id: BlobId) {
+        self.left_alone.insert(id, Instant::now());
+    }
+
     /// Is there no use in trying to empty it?
     fn leaves(&self, record: &BlobRecord) -> bool {
-        self.stuck.contains_key(&record.id) || self.unreadable.contains_key(&record.id)
+        self.left_alone.contains_key(&record.id)
     }
 }
 
@@ -276,13 +276,7 @@ impl Data {
         {
             return Ok(false);
         }
-        let wasted = |(id, live): (&BlobId, &u64)| self.gives_back(id).saturating_sub(*live);
-        if cleaning.stuck.iter().map(wasted).sum::<u64>() > self.space.kept() / 2
-            && self.empty_stuck(cleaning).await?
-        {
-            return Ok(true);
-        }
-        let (mut gained, all) = loop {
+        let (gained, all) = loop {
             let round = self.victims(Worth::Anything, cleaning).await?;
             let emptied = self.empty_into_what_fits(&round.victims, cleaning).await;
             self.free_now(cleaning).await?;
@@ -292,9 +286,6 @@ impl Data {
             }
             cleaning.candidates = Candidates::default();
         };
-        if all && !gained {
-            gained = self.empty_stuck(cleaning).await?;
-        }
         let nothing = all && !gained;
         cleaning.scanned = nothing.then_some((Worth::Anything, usage.dead_bytes, usage.blobs));
         Ok(gained)
@@ -313,40 +304,6 @@ impl Data {
                 emptied => return emptied,
             }
         }
-    }
-
-    /// Empties blobs that clones refer to. Who these are costs a look at every extent there is, so it
-    /// is done when much is to be gained, or nothing else. Was room gained?
-    async fn empty_stuck(&self, cleaning: &mut Cleaning) -> Result<bool, DataError> {
-        let mut worthy = Vec::new();
-        for id in std::mem::take(&mut cleaning.stuck).into_keys() {
-            let record = self.meta.blob(id).await?;
-            worthy.extend(record.filter(|record| self.is_worth(record, Worth::Anything)));
-        }
-        worthy.sort_unstable_by_key(|record| self.alive(record, Worth::Anything));
-        let rest = worthy.split_off(worthy.len().min(STUCK));
-        cleaning.stuck = rest.iter().map(|record| (record.id, record.live)).collect();
-        let ids: BTreeSet<BlobId> = worthy.iter().map(|record| record.id).collect();
-        if ids.is_empty() {
-            return Ok(false);
-        }
-        let mut mover = Mover::new(self, self.space.blob());
-        let (mut emptied, mut freed) = (Vec::new(), 0);
-        for (id, live) in self.live_of_all(&ids).await? {
-            let Ok(pieces) = self.bytes_of(id, live).await else { continue };
-            for (live, bytes) in &pieces {
-                mover.take(live, bytes).await?;
-            }
-            emptied.push(id);
-            if mover.sent > freed {
-                freed = mover.sent;
-                self.free_now(cleaning).await?;
-            }
-        }
-        mover.send().await?;
-        let gained = self.gained_by(&emptied, cleaning).await? > mover.sent;
-        self.free_now(cleaning).await?;
-        Ok(gained)
     }
 
     /// The emptiest blobs.
@@ -392,37 +349,29 @@ impl Data {
         let mut mover = Mover::new(self, target);
         let (mut emptied, mut freed) = (Vec::new(), 0);
         let read = |victim: &BlobRecord| {
-            let victim = *victim;
-            async move { (victim, self.live_bytes(victim.id).await) }
+            let id = victim.id;
+            async move { (id, self.live_part(id, None).await) }
         };
         let mut read = stream::iter(victims).map(read).buffered(READS);
-        while let Some((victim, pieces)) = read.next().await {
-            let pieces = match pieces {
-                Ok(pieces) => pieces,
+        while let Some((id, first)) = read.next().await {
+            let emptying = match first {
+                Ok(first) => self.empty_one(id, first, &mut mover, cleaning).await?,
+                Err(error) => Err(error),
+            };
+            match emptying {
+                Ok(done) => emptied.extend(done.then_some(id)),
+                // It was deleted meanwhile.
+                Err(_) if self.live_record(id).await?.is_none() => continue,
                 Err(error) => {
-                    if self.live_record(victim.id).await?.is_none() {
-                        continue;
-                    }
-                    tracing::warn!(blob = %victim.id, %error, "a half-dead blob is left alone");
-                    cleaning.unreadable.insert(victim.id, Instant::now());
+                    tracing::warn!(blob = %id, %error, "a half-dead blob is left alone");
+                    cleaning.leave(id);
                     unreadable += 1;
                     if unreadable < UNREADABLE {
                         continue;
                     }
                     break;
                 }
-            };
-            // After its ranges: what is overwritten meanwhile only lowers the count.
-            let Some(record) = self.live_record(victim.id).await? else { continue };
-            if pieces.iter().map(|(live, _)| live.bytes()).sum::<u64>() < record.live {
-                // It would stay, and what was moved be there twice.
-                cleaning.stuck.insert(victim.id, record.live);
-                continue;
             }
-            for (live, bytes) in &pieces {
-                mover.take(live, bytes).await?;
-            }
-            emptied.push(victim.id);
             if target < self.space.blob() {
                 // Each victim that is empty is the room for the next.
                 mover.send().await?;
@@ -440,7 +389,51 @@ impl Data {
         Ok((all, self.gained_by(&emptied, cleaning).await? > mover.sent))
     }
 
-    /// Room of blobs that were emptied. Who is alive still is so by clones.
+    /// Moves what is live of one victim, part by part; answers whether that was begun, or why it cannot
+    /// be read.
+    async fn empty_one(
+        &self,
+        id: BlobId,
+        mut part: Part,
+        mover: &mut Mover<'_>,
+        cleaning: &mut Cleaning,
+    ) -> Result<Result<bool, DataError>, DataError> {
+        if self.unknown_bytes(id, &part).await? > 0 {
+            // Some may have been cloned meanwhile: then these are found now.
+            part = match self.live_part(id, None).await {
+                Ok(part) => part,
+                Err(error) => return Ok(Err(error)),
+            };
+            let unknown = self.unknown_bytes(id, &part).await?;
+            if unknown > 0 {
+                // It would stay, and what was moved be there twice.
+                tracing::warn!(blob = %id, "a half-dead blob is left alone: it is not known \
+                    who has {unknown} of its bytes (ashlar fsck tells more)");
+                cleaning.leave(id);
+                return Ok(Ok(false));
+            }
+        }
+        if self.live_record(id).await?.is_none() {
+            return Ok(Ok(false));
+        }
+        while let Some(next) = mover.take_part(&part).await? {
+            part = match self.live_part(id, Some(next)).await {
+                Ok(part) => part,
+                Err(error) => return Ok(Err(error)),
+            };
+        }
+        Ok(Ok(true))
+    }
+
+    /// How many live bytes of a blob, of whose references this is the first part, nobody refers to.
+    async fn unknown_bytes(&self, id: BlobId, first: &Part) -> Result<u64, DataError> {
+        let referred = self.referred_bytes(id, first).await?;
+        // After its references: what is overwritten meanwhile only lowers the count.
+        let record = self.live_record(id).await?;
+        Ok(record.map_or(0, |record| record.live.saturating_sub(referred)))
+    }
+
+    /// Room of blobs that were emptied. Who is alive still was cloned meanwhile, or is damaged.
     async fn gained_by(
         &self,
         emptied: &[BlobId],
@@ -448,11 +441,9 @@ impl Data {
     ) -> Result<u64, DataError> {
         let mut gained = 0;
         for id in emptied {
-            match self.meta.blob(*id).await? {
-                Some(record) if record.live > 0 => {
-                    cleaning.stuck.insert(*id, record.live);
-                }
-                _ => gained += self.gives_back(id),
+            match self.live_record(*id).await? {
+                Some(_) => cleaning.leave(*id),
+                None => gained += self.gives_back(id),
             }
         }
         Ok(gained)

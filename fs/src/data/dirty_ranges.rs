@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use meta::{Extent, Ino, Place};
+use meta::{Extent, Place};
 use proto::id::BlobId;
 
 use crate::data::buffer::{CHUNK, chunk, recycle};
@@ -210,13 +210,7 @@ impl DirtyRanges {
 
     /// Moves what fits into `packer`, is not in flight already and lies from `at` on, from dirty to
     /// `flight`. Answers where to go on when the packer is full, `None` at the end of the file.
-    pub(crate) fn take(
-        &mut self,
-        ino: Ino,
-        flight: u64,
-        mut at: u64,
-        packer: &mut Packer,
-    ) -> Option<u64> {
+    pub(crate) fn take(&mut self, flight: u64, mut at: u64, packer: &mut Packer) -> Option<u64> {
         while let Some((start, run)) = self.next_unpacked(at) {
             let len = packer.fits(run.start, run.end - run.start);
             if len == 0 {
@@ -224,7 +218,7 @@ impl DirtyRanges {
             }
             let run = run.start..run.start + len;
             let data = self.extract(start, run.clone()).freeze();
-            let place = packer.push(ino, run.start, data.clone());
+            let place = packer.push(data.clone());
             self.flying_len += len;
             self.flying.insert(run.start, Flying { data, flight, at: place });
             at = run.end;

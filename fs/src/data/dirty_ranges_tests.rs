@@ -60,7 +60,7 @@ impl Model {
             }
             Step::Launch => {
                 let mut packer = Packer::of(TARGET_BLOB);
-                self.ranges.take(Ino(9), self.next, 0, &mut packer);
+                self.ranges.take(self.next, 0, &mut packer);
                 if !packer.is_empty() {
                     let pool = proto::buffer::Pool::new(1 << 20, 1);
                     self.flights.insert(self.next, packer.assemble(&pool));

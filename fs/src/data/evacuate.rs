@@ -1,10 +1,12 @@
 //! Emptying a blob: finds what is live of it and moves that to a new one.
 //!
-//! The blob's summary says whose bytes it held, metadata says which of these still lie there. What
-//! moves meanwhile is left alone by [`meta::MetaStore::relocate`].
+//! Metadata's references lead from the blob to all that have bytes in it, clones included. What moves
+//! meanwhile is left alone by [`meta::MetaStore::relocate`].
+//!
+//! However many refer to a blob, they are found, read and moved in parts of a bounded number. What clones
+//! share stays shared where it goes into one new blob.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use meta::{Extent, Ino, NewBlob, Place, Relocation};
@@ -12,15 +14,12 @@ use proto::id::BlobId;
 
 use crate::data::Data;
 use crate::data::pack::Packer;
-use crate::data::summary::{self, TRAILER_LEN};
 use crate::error::DataError;
 
-/// Ranges of a blob that are looked up without letting others go in between.
-const LOOKS: usize = 64;
-/// Extents asked for at once.
-const PAGE: usize = 1024;
-/// A first read of a blob's end: summaries are mostly shorter, and small blobs are read whole.
-const TAIL: u32 = 32 << 10;
+/// References of a blob that are looked up, and moved, without letting others go in between.
+const PART: usize = 1024;
+/// Most ranges that are moved by one change of metadata: other changes wait for it.
+const MOVES: usize = 4096;
 /// Live ranges this close are read at once, in bytes.
 const GAP: u32 = 64 << 10;
 
@@ -33,48 +32,72 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// How many.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.len.into()
+    /// `None`: what the extent says cannot be.
+    fn new((ino, extent): (Ino, Extent)) -> Option<Self> {
+        let (from, len) = (extent.place?, u32::try_from(extent.len).ok()?);
+        let within = from.offset.checked_add(len)? <= from.blob.len();
+        within.then_some(Self { ino, offset: extent.offset, from, len })
     }
 }
 
+/// Where a part of what refers to a blob ends, and the next begins.
+type Mark = (Ino, u64);
+
+/// Some of what is live of a blob, with its bytes.
+pub(crate) struct Part {
+    pieces: Vec<(Live, Bytes)>,
+    /// `None`: there is no more.
+    next: Option<Mark>,
+}
+
 impl Data {
-    /// What is live of a blob, with its bytes.
-    pub(crate) async fn live_bytes(&self, id: BlobId) -> Result<Vec<(Live, Bytes)>, DataError> {
-        self.bytes_of(id, self.live_ranges(id).await?).await
+    /// What is live of a blob, with its bytes: the part behind this mark.
+    pub(crate) async fn live_part(
+        &self,
+        id: BlobId,
+        after: Option<Mark>,
+    ) -> Result<Part, DataError> {
+        let (mut live, next) = self.references(id, after).await?;
+        live.sort_unstable_by_key(|live| live.from.offset);
+        Ok(Part { pieces: self.bytes_of(id, live).await?, next })
     }
 
-    /// What is live of blobs that clones refer to, found by looking at every extent of the volume.
-    /// Bytes that several files share are there for each.
-    pub(crate) async fn live_of_all(
-        &self,
-        ids: &BTreeSet<BlobId>,
-    ) -> Result<BTreeMap<BlobId, Vec<Live>>, DataError> {
-        let mut all: BTreeMap<BlobId, Vec<Live>> = BTreeMap::new();
-        let mut after = None;
-        loop {
-            let (found, next) = self.meta.extents_in_blobs(ids, after, PAGE).await?;
-            for (ino, extent) in found {
-                let Some(from) = extent.place else { continue };
-                let live = Live { ino, offset: extent.offset, from, len: extent.len as u32 };
-                all.entry(from.blob).or_default().push(live);
-            }
-            if next.is_none() {
-                break;
-            }
+    /// How many bytes of a blob files have, of which this is the first part.
+    pub(crate) async fn referred_bytes(&self, id: BlobId, first: &Part) -> Result<u64, DataError> {
+        let sum = |live: &mut dyn Iterator<Item = &Live>| -> u64 {
+            live.map(|live| u64::from(live.len)).sum()
+        };
+        let mut bytes = sum(&mut first.pieces.iter().map(|(live, _)| live));
+        let mut after = first.next;
+        while after.is_some() {
+            let (live, next) = self.references(id, after).await?;
+            bytes += sum(&mut live.iter());
             after = next;
         }
-        all.values_mut().for_each(|live| live.sort_unstable_by_key(|live| live.from.offset));
-        Ok(all)
+        Ok(bytes)
+    }
+
+    /// [`PART`] of those that refer to a blob, or all that are left.
+    async fn references(
+        &self,
+        id: BlobId,
+        mut after: Option<Mark>,
+    ) -> Result<(Vec<Live>, Option<Mark>), DataError> {
+        let mut live = Vec::new();
+        loop {
+            let (page, next) = self.meta.references(id, after, PART - live.len()).await?;
+            live.extend(page.into_iter().filter_map(Live::new));
+            if next.is_none() || live.len() >= PART {
+                return Ok((live, next));
+            }
+            after = next;
+            // Metadata answer at once: others would wait for all of them.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The bytes of ranges of a blob, in order.
-    pub(crate) async fn bytes_of(
-        &self,
-        id: BlobId,
-        live: Vec<Live>,
-    ) -> Result<Vec<(Live, Bytes)>, DataError> {
+    async fn bytes_of(&self, id: BlobId, live: Vec<Live>) -> Result<Vec<(Live, Bytes)>, DataError> {
         let mut live = live.into_iter().peekable();
         let mut pieces = Vec::new();
         while let Some(first) = live.next() {
@@ -95,64 +118,6 @@ impl Data {
         }
         Ok(pieces)
     }
-
-    async fn live_ranges(&self, id: BlobId) -> Result<Vec<Live>, DataError> {
-        let tail_at = id.len().saturating_sub(TAIL);
-        let mut tail = self.get_blob(id, tail_at..id.len()).await?;
-        let bad =
-            |error: summary::BadSummary| DataError::Unavailable(format!("blob {id}: {error}"));
-        let len =
-            summary::claimed_len(&tail[tail.len().saturating_sub(TRAILER_LEN)..]).map_err(bad)?;
-        if len > tail.len() {
-            let at = (id.len() as usize).checked_sub(len).ok_or(summary::BadSummary::Length);
-            tail = self.get_blob(id, at.map_err(bad)? as u32..id.len()).await?;
-        }
-        let entries = summary::decode(&tail[tail.len() - len..], id.len()).map_err(bad)?;
-        let mut live = Vec::new();
-        for (nth, entry) in entries.into_iter().enumerate() {
-            let range = entry.offset..entry.offset + u64::from(entry.len);
-            self.live_of(id, entry.ino, range, &mut live).await?;
-            if nth % LOOKS == LOOKS - 1 {
-                // Metadata answer at once: others would wait for a blob of very many ranges.
-                tokio::task::yield_now().await;
-            }
-        }
-        live.sort_unstable_by_key(|live| live.from.offset);
-        Ok(live)
-    }
-
-    /// Which bytes of a file's range still lie in the blob.
-    async fn live_of(
-        &self,
-        id: BlobId,
-        ino: Ino,
-        mut range: Range<u64>,
-        live: &mut Vec<Live>,
-    ) -> Result<(), DataError> {
-        while range.start < range.end {
-            let page = match self.meta.extents(ino, range.clone(), PAGE).await {
-                Err(meta::MetaError::NotFound) => return Ok(()),
-                page => page?,
-            };
-            for extent in &page {
-                live.extend(clip(extent, &range, id, ino));
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => range.start = last.offset + last.len,
-                _ => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The bytes of an extent that lie in the range and in the blob.
-fn clip(extent: &Extent, range: &Range<u64>, id: BlobId, ino: Ino) -> Option<Live> {
-    let place = extent.place.filter(|place| place.blob == id)?;
-    let start = extent.offset.max(range.start);
-    let end = (extent.offset + extent.len).min(range.end);
-    let from = Place { blob: id, offset: place.offset + (start - extent.offset) as u32 };
-    (start < end).then(|| Live { ino, offset: start, from, len: (end - start) as u32 })
 }
 
 /// Moves live bytes to new blobs.
@@ -161,6 +126,8 @@ pub(crate) struct Mover<'a> {
     packer: Packer,
     /// `to.blob` is not known yet while the blob fills: it is set when it is sent.
     moves: Vec<Relocation>,
+    /// Where in it bytes of another blob are already, of which clones have as many.
+    shared: HashMap<(Place, u32), u32>,
     /// Bytes of each blob.
     target: u32,
     /// Room that the blobs take that were sent.
@@ -170,23 +137,42 @@ pub(crate) struct Mover<'a> {
 impl<'a> Mover<'a> {
     /// Makes blobs of `target` bytes.
     pub(crate) fn new(data: &'a Data, target: u32) -> Self {
-        Self { data, packer: Packer::of(target), moves: Vec::new(), target, sent: 0 }
+        let (packer, moves, shared) = (Packer::of(target), Vec::new(), HashMap::new());
+        Self { data, packer, moves, shared, target, sent: 0 }
+    }
+
+    /// Moves one part of what is live of a blob; answers where the next begins.
+    pub(crate) async fn take_part(&mut self, part: &Part) -> Result<Option<Mark>, DataError> {
+        for (live, bytes) in &part.pieces {
+            self.take(live, bytes).await?;
+        }
+        Ok(part.next)
     }
 
     /// Adds a run of live bytes; sends each blob that is full.
-    pub(crate) async fn take(&mut self, live: &Live, bytes: &Bytes) -> Result<(), DataError> {
+    async fn take(&mut self, live: &Live, bytes: &Bytes) -> Result<(), DataError> {
         let mut done = 0u32;
         while done < live.len {
-            let offset = live.offset + u64::from(done);
-            let len = self.packer.fits(offset, (live.len - done).into()) as u32;
-            if len == 0 {
+            if self.moves.len() >= MOVES {
                 self.send().await?;
-                continue;
             }
-            let from = Place { blob: live.from.blob, offset: live.from.offset + done };
-            let data = bytes.slice(done as usize..(done + len) as usize);
-            let to =
-                Place { blob: live.from.blob, offset: self.packer.push(live.ino, offset, data) };
+            let offset = live.offset + u64::from(done);
+            let from = Place { offset: live.from.offset + done, ..live.from };
+            let shared = self.shared.get(&(from, live.len - done)).copied();
+            let (len, at) = match shared {
+                Some(at) => (live.len - done, at),
+                None => {
+                    let len = self.packer.fits(offset, (live.len - done).into()) as u32;
+                    if len == 0 {
+                        self.send().await?;
+                        continue;
+                    }
+                    let data = bytes.slice(done as usize..(done + len) as usize);
+                    (len, self.packer.push(data))
+                }
+            };
+            self.shared.insert((from, len), at);
+            let to = Place { offset: at, ..from };
             self.moves.push(Relocation { ino: live.ino, offset, len: len.into(), from, to });
             done += len;
         }
@@ -201,6 +187,7 @@ impl<'a> Mover<'a> {
         let data = self.data;
         let packer = std::mem::replace(&mut self.packer, Packer::of(self.target));
         let mut moves = std::mem::take(&mut self.moves);
+        self.shared.clear();
         let id = data.next_blob(packer.blob_len());
         let stored = data.put(id, packer.assemble(&data.pool)).await?;
         data.space.spent(data.space.cost(&id));

@@ -129,7 +129,7 @@ impl Data {
             in_flight.files.push(Arc::clone(&open_inode));
             let mut state = open_inode.state.lock();
             let stopped = self.change(&open_inode, &mut state, 0, |ranges| {
-                ranges.take(ino, number, from, &mut packer)
+                ranges.take(number, from, &mut packer)
             });
             self.queue.settle(&open_inode, &mut state);
             drop(state);

@@ -20,7 +20,7 @@ use proxy::BlobError;
 use crate::data::Data;
 use crate::error::DataError;
 
-/// Longest inline blob, in bytes, its summary included. Of a longer one k data parts on as many disks are
+/// Longest inline blob, in bytes. Of a longer one k data parts on as many disks are
 /// written sooner than m + 1 whole copies.
 const LONGEST: u32 = 64 << 10;
 /// Inline blobs listed at once.

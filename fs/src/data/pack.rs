@@ -7,10 +7,7 @@
 //! [`RANGES`] of them. Pure: it is given ranges and gives a layout.
 
 use bytes::Bytes;
-use meta::Ino;
 use proto::buffer::{Buffer, Pool};
-
-use crate::data::summary::{self, ENTRY_LEN, Entry, summary_len};
 
 /// Runs are cut at multiples of this.
 const PAGE: u64 = 4096;
@@ -23,7 +20,6 @@ const RANGES: usize = 4096;
 /// A blob in the making.
 pub(crate) struct Packer {
     pieces: Vec<Bytes>,
-    entries: Vec<Entry>,
     data_len: usize,
     target: usize,
 }
@@ -31,16 +27,15 @@ pub(crate) struct Packer {
 impl Packer {
     /// An empty one for a blob of `target` bytes, at most [`TARGET_BLOB`](proto::limits::TARGET_BLOB).
     pub(crate) fn of(target: u32) -> Self {
-        Self { pieces: Vec::new(), entries: Vec::new(), data_len: 0, target: target as usize }
+        Self { pieces: Vec::new(), data_len: 0, target: target as usize }
     }
 
-    /// Bytes that a range may still have, its entry taken into account.
+    /// Bytes that a range may still have.
     fn room(&self) -> usize {
         if self.pieces.len() >= RANGES {
             return 0;
         }
-        let taken = self.data_len + summary_len(self.entries.len() + 1);
-        self.target.saturating_sub(taken)
+        self.target.saturating_sub(self.data_len)
     }
 
     /// How many bytes of a run at `offset` of a file may be put in now; 0 when the blob is full.
@@ -57,17 +52,11 @@ impl Packer {
     }
 
     /// Puts a range in; answers where in the blob it will lie. [`Packer::fits`] has said it fits.
-    pub(crate) fn push(&mut self, ino: Ino, offset: u64, data: Bytes) -> u32 {
+    pub(crate) fn push(&mut self, data: Bytes) -> u32 {
         let (at, len) = (self.data_len, data.len());
         assert!(len > 0 && len <= self.room(), "the range fits");
         self.data_len += len;
         self.pieces.push(data);
-        match self.entries.last_mut() {
-            Some(last) if last.ino == ino && last.offset + u64::from(last.len) == offset => {
-                last.len += len as u32;
-            }
-            _ => self.entries.push(Entry { ino, offset, len: len as u32 }),
-        }
         at as u32
     }
 
@@ -83,12 +72,12 @@ impl Packer {
 
     /// Has it no room for a page more?
     pub(crate) fn is_full(&self) -> bool {
-        self.room() < PAGE as usize + ENTRY_LEN
+        self.room() < PAGE as usize
     }
 
     /// Bytes of the blob it will be.
     pub(crate) fn blob_len(&self) -> u32 {
-        let len = self.data_len + summary_len(self.entries.len());
+        let len = self.data_len;
         (if len + PAD > self.target { self.target } else { len }) as u32
     }
 
@@ -101,9 +90,7 @@ impl Packer {
             out[at..at + piece.len()].copy_from_slice(piece);
             at += piece.len();
         }
-        let summary_at = out.len() - summary_len(self.entries.len());
-        out[at..summary_at].fill(0);
-        summary::encode(self.entries.iter().copied(), &mut out[summary_at..]);
+        out[at..].fill(0);
         buffer.freeze()
     }
 }
@@ -121,15 +108,13 @@ mod tests {
         let mut offset = 0;
         while packer.fits(offset, 1 << 20) > 0 {
             let len = packer.fits(offset, 1 << 20);
-            packer.push(Ino(5), offset, run.slice(..len as usize));
+            packer.push(run.slice(..len as usize));
             offset += len;
         }
         assert!(packer.is_full());
-        assert_eq!(packer.data_len(), TARGET_BLOB as usize - 4096);
+        assert_eq!(packer.data_len(), TARGET_BLOB as usize);
         let blob = packer.assemble(&Pool::new(TARGET_BLOB as usize, 1));
         assert_eq!(blob.len(), TARGET_BLOB as usize);
-        let entries = summary::decode(&blob[blob.len() - summary_len(1)..], TARGET_BLOB).unwrap();
-        assert_eq!(entries, [Entry { ino: Ino(5), offset: 0, len: TARGET_BLOB - 4096 }]);
     }
 
     #[test]
@@ -137,17 +122,17 @@ mod tests {
         let mut packer = Packer::of(TARGET_BLOB);
         let mut at = 0;
         while packer.fits(at, 1) > 0 {
-            packer.push(Ino(5), at, Bytes::from_static(b"x"));
+            packer.push(Bytes::from_static(b"x"));
             at += 64;
         }
         assert!(packer.is_full());
-        assert_eq!((packer.data_len(), packer.entries.len()), (RANGES, RANGES));
+        assert_eq!((packer.data_len(), packer.pieces.len()), (RANGES, RANGES));
         // Also of small files' bytes, which are one file's extent each.
         let mut packer = Packer::of(TARGET_BLOB);
-        let files = (0u64..).take_while(|ino| {
+        let files = (0u64..).take_while(|_| {
             let fits = packer.fits(0, 100) > 0;
             if fits {
-                packer.push(Ino(*ino), 0, Bytes::from_static(&[1; 100]));
+                packer.push(Bytes::from_static(&[1; 100]));
             }
             fits
         });
@@ -156,30 +141,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_range_lies_where_the_summary_says(
-            ranges in proptest::collection::vec((1u64..4, 0u64..1 << 30, 1usize..100_000), 1..200),
+        fn every_range_lies_where_it_was_put(
+            ranges in proptest::collection::vec((0u64..1 << 30, 1usize..100_000), 1..200),
         ) {
             let mut packer = Packer::of(TARGET_BLOB);
             let mut places = Vec::new();
-            for (nth, (ino, offset, len)) in ranges.into_iter().enumerate() {
+            for (nth, (offset, len)) in ranges.into_iter().enumerate() {
                 let take = packer.fits(offset, len as u64) as usize;
                 prop_assert!(take <= len);
                 if take == 0 {
                     continue;
                 }
                 let data = Bytes::from(vec![nth as u8; take]);
-                places.push((packer.push(Ino(ino), offset, data.clone()) as usize, data));
+                places.push((packer.push(data.clone()) as usize, data));
             }
             let blob = packer.assemble(&Pool::new(TARGET_BLOB as usize, 1));
             prop_assert!(blob.len() <= TARGET_BLOB as usize);
             prop_assert_eq!(blob.len(), packer.blob_len() as usize);
+            let total: usize = places.iter().map(|(_, data)| data.len()).sum();
             for (at, data) in places {
                 prop_assert_eq!(&blob[at..at + data.len()], &data[..]);
             }
-            let len = summary::claimed_len(&blob[blob.len() - summary::TRAILER_LEN..]).unwrap();
-            let entries = summary::decode(&blob[blob.len() - len..], blob.len() as u32).unwrap();
-            let total: usize = entries.iter().map(|e| e.len as usize).sum();
             prop_assert_eq!(total, packer.data_len());
+            prop_assert!(blob[total..].iter().all(|byte| *byte == 0));
         }
     }
 }

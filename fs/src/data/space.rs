@@ -77,7 +77,7 @@ const SAMPLES: Duration = Duration::from_secs(5);
 /// How long bytes that there is no room for are waited with, in case some comes back.
 pub(crate) const FULL_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What a full blob has of padding and summary, at most, in bytes.
+/// What a full blob has of padding, at most, in bytes.
 const PADDING: u32 = 2 * DISK_BLOCK as u32;
 
 /// The two accounts.
@@ -182,7 +182,7 @@ impl StoreRoom {
         self.blob.load(Relaxed)
     }
 
-    /// How much of the room that a full blob takes is its data, in thousandths: headers and a summary are
+    /// How much of the room that a full blob takes is its data, in thousandths: headers and padding are
     /// the rest.
     pub(crate) fn packed(&self) -> u64 {
         let blob = self.blob();
@@ -339,11 +339,6 @@ impl StoreRoom {
     }
 
     // Free room.
-
-    /// What is kept back.
-    pub(crate) fn kept(&self) -> u64 {
-        self.kept.load(Relaxed)
-    }
 
     /// Free room that only the cleaner takes.
     fn cleaners(&self) -> u64 {

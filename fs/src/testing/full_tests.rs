@@ -19,11 +19,11 @@ const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 
 /// A data plane over real metadata and a store in memory that takes 96 MiB.
-struct Volume {
+pub(super) struct Volume {
     stored: MemoryVolume,
-    meta: Arc<LocalMeta>,
-    blobs: Arc<MemoryBlobs>,
-    data: Arc<Data>,
+    pub(super) meta: Arc<LocalMeta>,
+    pub(super) blobs: Arc<MemoryBlobs>,
+    pub(super) data: Arc<Data>,
 }
 
 impl Volume {
@@ -32,7 +32,7 @@ impl Volume {
     }
 
     /// The same with a store that takes so many bytes.
-    async fn of(capacity: u64) -> Self {
+    pub(super) async fn of(capacity: u64) -> Self {
         let info = VolumeInfo {
             name: "full".into(),
             id: VolumeId(1),
@@ -51,18 +51,18 @@ impl Volume {
         Self { stored, meta, blobs, data }
     }
 
-    async fn create(&self, name: &str) -> Ino {
+    pub(super) async fn create(&self, name: &str) -> Ino {
         let made = self.meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File);
         made.await.unwrap().ino
     }
 
-    async fn remove(&self, name: &str) {
+    pub(super) async fn remove(&self, name: &str) {
         let gone = self.meta.unlink(ROOT, name.as_bytes()).await.unwrap();
         self.data.discard(gone.ino);
         self.meta.reap(&[gone.ino]).await.unwrap();
     }
 
-    async fn write(&self, ino: Ino, at: u64, bytes: Vec<u8>) -> Result<(), DataError> {
+    pub(super) async fn write(&self, ino: Ino, at: u64, bytes: Vec<u8>) -> Result<(), DataError> {
         self.data.write(ino, at, Bytes::from(bytes), NOW).await
     }
 

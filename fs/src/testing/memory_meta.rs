@@ -36,8 +36,12 @@ pub(crate) struct MemoryMeta {
     pub(crate) listed: AtomicU64,
     /// Files whose records make no sense to a commit.
     damaged: Mutex<BTreeSet<Ino>>,
+    /// Files to which no reference leads.
+    unreferred: Mutex<BTreeSet<Ino>>,
     /// Extents that were answered.
     pub(crate) extents_told: AtomicUsize,
+    /// Most extents of a blob that were answered at once, or moved.
+    pub(crate) largest_step: AtomicUsize,
     /// Extents of the largest commit.
     pub(crate) largest_commit: AtomicUsize,
 }
@@ -115,7 +119,9 @@ impl MemoryMeta {
             relocations_fail: AtomicBool::new(false),
             listed: AtomicU64::new(0),
             damaged: Mutex::default(),
+            unreferred: Mutex::default(),
             extents_told: AtomicUsize::new(0),
+            largest_step: AtomicUsize::new(0),
             largest_commit: AtomicUsize::new(0),
         }
     }
@@ -126,6 +132,10 @@ impl MemoryMeta {
 
     pub(crate) fn damage(&self, ino: Ino) {
         self.damaged.lock().insert(ino);
+    }
+
+    pub(crate) fn lose_references(&self, ino: Ino) {
+        self.unreferred.lock().insert(ino);
     }
 
     pub(crate) fn remove_file(&self, ino: Ino) {
@@ -403,19 +413,25 @@ impl MetaStore for MemoryMeta {
         self.listed.fetch_add(page.len() as u64, Relaxed);
         Ok(page)
     }
-    async fn extents_in_blobs(
+    async fn references(
         &self,
-        blobs: &BTreeSet<BlobId>,
-        _: Option<(Ino, u64)>,
-        _: usize,
+        id: BlobId,
+        after: Option<(Ino, u64)>,
+        limit: usize,
     ) -> Result<ExtentPage, MetaError> {
-        let state = self.state.lock();
-        let mut found = Vec::new();
-        for (ino, file) in &state.files {
-            let within = |e: &&Extent| e.place.is_some_and(|place| blobs.contains(&place.blob));
-            found.extend(file.extents.values().filter(within).map(|extent| (*ino, *extent)));
-        }
-        Ok((found, None))
+        let (state, lost) = (self.state.lock(), self.unreferred.lock());
+        let files = state.files.iter().filter(|(ino, _)| !lost.contains(ino));
+        let all = files.flat_map(|(ino, file)| {
+            file.extents.values().map(|extent| ((*ino, extent.offset + extent.len), *extent))
+        });
+        let within = all.filter(|(at, extent)| {
+            extent.place.is_some_and(|place| place.blob == id)
+                && after.is_none_or(|after| *at > after)
+        });
+        let page: Vec<_> = within.take(limit).collect();
+        self.largest_step.fetch_max(page.len(), Relaxed);
+        let next = page.last().map(|(at, _)| *at).filter(|_| page.len() == limit);
+        Ok((page.into_iter().map(|((ino, _), extent)| (ino, extent)).collect(), next))
     }
     async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError> {
         let live = self.state.lock().blobs.get(&id).copied();
@@ -432,6 +448,7 @@ impl MetaStore for MemoryMeta {
         if self.relocations_fail.load(Relaxed) {
             return Err(MetaError::Engine("the test says so".into()));
         }
+        self.largest_step.fetch_max(moves.len(), Relaxed);
         let mut state = self.state.lock();
         for blob in blobs {
             assert_eq!(state.blobs.insert(blob.id, 0), None);

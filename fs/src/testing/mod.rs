@@ -1,5 +1,6 @@
 //! Both stores in memory, with faults and crashes, and tests of the data plane over them.
 
+mod clones_tests;
 mod crash_tests;
 mod fault_tests;
 mod fragments_tests;

@@ -1,13 +1,12 @@
 //! Records of blobs: which there are, which are garbage.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use proto::id::BlobId;
 
 use super::content;
 use crate::engine::{Value, View};
-use crate::key;
+use crate::key::{self, Key};
 use crate::store::{BlobRecord, ExtentPage, FileUpdate, Ino, MetaError, NewBlob};
 use crate::txn::Txn;
 
@@ -108,33 +107,41 @@ pub(crate) fn adopt(txn: &mut Txn<'_>, ids: &[BlobId]) {
     ids.iter().for_each(|id| txn.add_blob(NewBlob { id: *id, degraded: false }));
 }
 
-/// Of the next `limit` extents after the one that ends at `after`, those that lie in the blobs, and
-/// the last that was looked at, unless it was the volume's last.
-pub(crate) fn extents_in(
+/// Extents that lie in a blob, in the order of its references, at most `limit` of those behind `after`; and
+/// where to go on. What is damaged is nobody's to move, and is not among them.
+pub(crate) fn references(
     txn: &Txn<'_>,
-    blobs: &BTreeSet<BlobId>,
+    id: BlobId,
     after: Option<(Ino, u64)>,
     limit: usize,
 ) -> Result<ExtentPage, MetaError> {
-    let start =
-        after.map_or(key::extent::all(), |(ino, end)| key::extent::key(ino, end).successor());
-    let (mut found, mut seen, mut last) = (Vec::new(), 0, None);
-    let _ = txn.scan(start..key::extent::all().after_prefix(), &mut |key, value| {
-        seen += 1;
-        // What is damaged is nobody's to move.
-        let Some((ino, end)) = key::extent::parse(key) else {
-            tracing::error!("extent {key:?} is damaged");
-            return Ok(ControlFlow::Continue(()));
-        };
-        match key::extent::decode(end, value) {
-            Some(extent) if extent.place.is_some_and(|place| blobs.contains(&place.blob)) => {
+    let all = key::reference::of(id.session(), id.sequence());
+    let behind = |(ino, end)| key::reference::key(&id, ino, end).map(Key::successor);
+    let start = after.and_then(behind).unwrap_or(all);
+    let mut named = Vec::new();
+    let _ = txn.scan(start..all.after_prefix(), &mut |key, _| {
+        match key::reference::parse(key) {
+            Some((_, _, ino, end)) => named.push((ino, end)),
+            None => tracing::error!("reference {key:?} is damaged"),
+        }
+        Ok(if named.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    let more = named.len() >= limit;
+    let (mut found, mut last) = (Vec::with_capacity(named.len()), None);
+    for (ino, end) in named {
+        match txn.extent(ino, end) {
+            Ok(Some(extent)) if extent.place.is_some_and(|place| place.blob == id) => {
                 found.push((ino, extent));
             }
-            Some(_) => {}
-            None => tracing::error!("extent {key:?} of inode {} is damaged", ino.0),
+            Ok(_) => tracing::error!("inode {} has nothing at {end} in blob {id}", ino.0),
+            Err(MetaError::Damaged(why)) => {
+                tracing::error!("what inode {} has in blob {id}: {why}", ino.0);
+            }
+            // What was found is an answer, and need not be looked for again.
+            Err(MetaError::Elsewhere(_)) if last.is_some() => return Ok((found, last)),
+            Err(error) => return Err(error),
         }
         last = Some((ino, end));
-        Ok(if seen < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-    })?;
-    Ok((found, last.filter(|_| seen >= limit)))
+    }
+    Ok((found, last.filter(|_| more)))
 }

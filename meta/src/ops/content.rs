@@ -8,6 +8,7 @@ use std::ops::{ControlFlow, Range};
 use super::{STEP, Step};
 use crate::extent;
 use crate::inode::Inode;
+use crate::key;
 use crate::store::{
     Attr, Extent, FILE_MAX, FileUpdate, Ino, Kind, MetaError, NewBlob, Place, Relocation,
 };
@@ -46,7 +47,7 @@ pub(crate) fn commit(
             found => found?,
         };
         for new in &update.extents {
-            check_extent(new)?;
+            check_extent(update.ino, new)?;
             txn.replace_extents(&mut inode, &(new.offset..extent::end(new)), &[*new])?;
         }
         if let Some(size) = update.size_at_least {
@@ -63,7 +64,7 @@ pub(crate) fn commit(
     Ok(())
 }
 
-fn check_extent(extent: &Extent) -> Result<(), MetaError> {
+fn check_extent(ino: Ino, extent: &Extent) -> Result<(), MetaError> {
     if extent.len == 0 {
         return Err(MetaError::Invalid("an extent without bytes"));
     }
@@ -75,6 +76,10 @@ fn check_extent(extent: &Extent) -> Result<(), MetaError> {
     };
     if extent.place.is_some_and(beyond) {
         return Err(MetaError::Invalid("an extent reaches beyond its blob"));
+    }
+    let end = extent::end(extent);
+    if extent.place.is_some_and(|place| key::reference::key(&place.blob, ino, end).is_none()) {
+        return Err(MetaError::Invalid("a blob of a session that cannot be"));
     }
     Ok(())
 }
@@ -233,7 +238,7 @@ pub(crate) fn relocate(
 fn relocate_one(txn: &mut Txn<'_>, one: &Relocation) -> Result<(), MetaError> {
     let Some(mut inode) = txn.find_inode(one.ino)? else { return Ok(()) };
     let target = Extent { offset: one.offset, len: one.len, place: Some(one.to) };
-    check_extent(&target)?;
+    check_extent(one.ino, &target)?;
     let range = one.offset..extent::end(&target);
     for there in txn.extents_in(one.ino, &range, usize::MAX)? {
         let Some(piece) = extent::clip(&there, &range) else { continue };

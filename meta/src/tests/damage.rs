@@ -12,7 +12,7 @@ use crate::store::{
 fn every_kind_of_damage_is_reported() {
     // What is overwritten or removed, and a word of what must be said about it.
     type Damage = (&'static str, fn(&dyn Fn(Key) -> Vec<u8>, Ino, Ino) -> (Key, Option<Vec<u8>>));
-    let cases: [Damage; 15] = [
+    let cases: [Damage; 17] = [
         ("not there", |_, file, _| (key::inode::key(file), None)),
         ("damaged", |_, file, _| (key::inode::key(file), Some(vec![9; 20]))),
         ("links", |get, file, _| {
@@ -38,6 +38,8 @@ fn every_kind_of_damage_is_reported() {
         ("garbage", |_, _, _| (key::garbage::key(&blob(2, 4096)), None)),
         ("orphan", |_, file, _| (key::orphan::key(proto::id::SessionId(1), file), Some(vec![]))),
         ("overlaps", |_, file, _| (key::extent::key(file, 60), Some(60u64.to_be_bytes().to_vec()))),
+        ("a reference is missing", |_, file, _| (reference(1, file, 110), None)),
+        ("a reference is dangling", |_, file, _| (reference(2, file, 110), Some(vec![]))),
         ("link target", |_, file, _| (key::symlink::key(file), Some(vec![1]))),
         ("number of inodes", |get, _, _| {
             (key::counters::key(), Some(changed(get(key::counters::key()), 16)))
@@ -74,6 +76,10 @@ fn every_kind_of_damage_is_reported() {
             report.problems
         );
     }
+}
+
+fn reference(n: u64, ino: Ino, end: u64) -> Key {
+    key::reference::key(&blob(n, 4096), ino, end).unwrap()
 }
 
 /// The value with one more in a little-endian number.

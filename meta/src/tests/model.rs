@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use proto::id::VolumeId;
+use proto::id::{BlobId, VolumeId};
 use proto::scheme::Scheme;
 
 use super::{ADMIN, blob, format, open, wait, weak_hash};
@@ -645,6 +645,35 @@ impl World {
         let found: Vec<_> = records.iter().map(|r| (r.id.sequence(), r.live, r.degraded)).collect();
         let expected = self.model.blobs.iter().map(|(s, d)| (*s, self.model.live(*s), *d));
         assert_eq!(found, expected.collect::<Vec<_>>());
+        self.compare_references(records.iter().map(|record| record.id));
+    }
+
+    /// Blobs lead to the extents that lie in them, and to no others.
+    fn compare_references(&self, blobs: impl Iterator<Item = BlobId>) {
+        let meta = self.meta();
+        let mut expected = BTreeMap::<BlobId, BTreeMap<(Ino, u64), Extent>>::new();
+        for ino in self.model.nodes.keys() {
+            for extent in wait(meta.extents(*ino, 0..u64::MAX, usize::MAX)).unwrap() {
+                let Some(place) = extent.place else { continue };
+                expected.entry(place.blob).or_default().insert((*ino, extent.offset), extent);
+            }
+        }
+        for id in blobs {
+            let (mut found, mut after) = (BTreeMap::new(), None);
+            loop {
+                let (page, next) = wait(meta.references(id, after, 3)).unwrap();
+                assert!(page.len() <= 3);
+                for (ino, extent) in page {
+                    assert_eq!(found.insert((ino, extent.offset), extent), None, "named twice");
+                }
+                match next {
+                    Some(_) => after = next,
+                    None => break,
+                }
+            }
+            assert_eq!(found, expected.remove(&id).unwrap_or_default(), "references of {id}");
+        }
+        assert_eq!(expected, BTreeMap::new(), "blobs without records");
     }
 
     fn compare_directory(&self, ino: Ino, node: &Node) {
