@@ -37,7 +37,7 @@ pub(crate) fn parse(key: &Key) -> Option<BlobId> {
 }
 
 /// Bytes of an id in a key.
-const PACKED: usize = 29;
+pub(crate) const PACKED: usize = 29;
 
 /// An id as it is in keys.
 pub(crate) fn pack(id: &BlobId) -> [u8; PACKED] {
