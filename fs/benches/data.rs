@@ -14,7 +14,7 @@ use meta::{Caller, Ino, MetaStore, NewNode, ROOT, Time, VolumeInfo};
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::limits::TARGET_BLOB;
-use proto::part_store::Issuer;
+use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
 use tokio::runtime::Runtime;
@@ -68,6 +68,12 @@ impl BlobStore for Blobs {
     }
     async fn promised(&self, _: VolumeId, _: usize) -> Result<Option<Issuer>, BlobError> {
         Ok(None)
+    }
+    async fn beat(&self, _: VolumeId, _: Beat) -> Result<(), BlobError> {
+        Ok(())
+    }
+    async fn last_beats(&self, _: VolumeId, _: usize) -> Result<Vec<LastBeat>, BlobError> {
+        Ok(Vec::new())
     }
     async fn list_volume(
         &self,

@@ -78,6 +78,8 @@ pub struct MountPlan {
     pub data: DataSettings,
     /// Where metrics are served.
     pub metrics: Option<Listen>,
+    /// Takes the volume over also from a mount that is alive, on another machine.
+    pub take_over: bool,
 }
 
 impl MountPlan {
@@ -295,7 +297,8 @@ async fn open_volume(
     called.check(&plan.cluster).map_err(RollCallError::from)?;
     let stores = ProxyStores::new(store.blobs.clone());
     check_first(store, &plan.cluster, &lock, &called).await?;
-    let meta = meta::open(&stores, lock, MetaSettings::default()).await?;
+    let settings = MetaSettings { take_over: plan.take_over, ..MetaSettings::default() };
+    let meta = meta::open(&stores, lock, settings).await?;
     match check_file(plan, &meta, &called).await {
         Ok(warnings) => Ok((meta, warnings)),
         Err(why) => {

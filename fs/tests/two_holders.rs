@@ -22,7 +22,7 @@ use proto::checksum::Checked;
 use proto::id::{
     BlobId, ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId,
 };
-use proto::part_store::{Fill, Held, Issuer, Page, PartError, PartStore, Scope};
+use proto::part_store::{Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope};
 use proto::scheme::Scheme;
 use proxy::{Proxy, ProxySettings, SlotConfig};
 use storaged::bay::{BayPlan, Bays};
@@ -91,6 +91,14 @@ impl PartStore for Way {
 
     async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
         self.through(self.slot.promised(volume)).await
+    }
+
+    async fn beat(&self, volume: VolumeId, issuer: Issuer, beat: Beat) -> Result<(), PartError> {
+        self.through(self.slot.beat(volume, issuer, beat)).await
+    }
+
+    async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError> {
+        self.through(self.slot.last_beat(volume)).await
     }
 
     async fn list(
@@ -164,7 +172,8 @@ impl Site {
 
     async fn open(&self, dir: &TempDir, name: &str) -> (Arc<LocalMeta>, watch::Sender<bool>) {
         let (stores, pause) = self.machine();
-        let opened = meta::open(&stores, lock(dir, name), MetaSettings::default()).await;
+        let settings = MetaSettings { take_over: true, ..MetaSettings::default() };
+        let opened = meta::open(&stores, lock(dir, name), settings).await;
         (opened.unwrap(), pause)
     }
 }

@@ -43,6 +43,7 @@ mod xattr;
 pub use catalog::{Catalog, FoundVolume, VolumeState, destroy, list, scheme_of};
 pub use check::Report;
 pub use journal::destroy::Destroyed;
+pub use journal::pulse::Holder;
 pub use journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
 pub use local::{LocalMeta, wall_clock};
 pub use lock::{Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory};

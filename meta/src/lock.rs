@@ -1,27 +1,38 @@
 //! Who has a volume open on this machine, and where the machine keeps what is its own of volumes.
 //!
 //! `NAME.lock` is locked (flock) by whoever has the volume open, and says who that is. The lock ends with its
-//! process, so a lock file that was left over means nothing. It keeps the programs of one machine from
+//! process, so a lock file that was left over keeps nobody out. It keeps the programs of one machine from
 //! taking the volume from one another; what keeps machines apart, and any two that miss each other's lock, is the
-//! fence in the store ([`crate::journal::takeover`]).
+//! fence in the store ([`crate::journal::takeover`]). It also says in whose name this machine took the volume over:
+//! who has the lock knows that those owners are no more, however lately they were heard from.
+//!
+//! ```text
+//! PID [OWNER [OWNER ...]]     newest first
+//! where it is mounted
+//! ```
 //!
 //! All of it is its owner's alone: it holds names, attributes, and who has mounted what where, which the
 //! modes of a volume's directories may keep from others.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use proto::id::OwnerId;
+use proto::part_store::MAX_HOLDER;
+
 /// Longest name of a volume, in bytes.
 const NAME_MAX: usize = 64;
 /// A look at a lock holds it for a moment: so often an opener tries again, and waits in between.
 const LOCK_TRIES: usize = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(5);
+/// Owners that are remembered: the last, and those before it whose fence may have come to nothing.
+const OWNERS: usize = 4;
 /// Modes of what is made: nothing for others.
 const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_DIRECTORY: u32 = 0o700;
@@ -78,6 +89,9 @@ pub struct VolumeLock {
     path: PathBuf,
     name: String,
     at: Directories,
+    by: MountedBy,
+    /// In whose names this machine took the volume over, newest first.
+    owners: Vec<OwnerId>,
 }
 
 impl Directories {
@@ -102,14 +116,14 @@ impl VolumeLock {
         check_name(name)?;
         let (mut refused, mut unsigned) = (None, None);
         for dir in at.all() {
-            let mut lock = match Self::take_in(dir, at, name) {
+            let mut lock = match Self::take_in(dir, at, name, by) {
                 Err(why @ LockError::Io { .. }) => {
                     refused.get_or_insert(why);
                     continue;
                 }
                 taken => taken?,
             };
-            match lock.sign(by) {
+            match lock.sign() {
                 Ok(()) => return Ok(lock),
                 Err(why) => {
                     refused.get_or_insert(why);
@@ -124,7 +138,12 @@ impl VolumeLock {
     }
 
     /// Takes it in one of the directories, unless it is held in another.
-    fn take_in(dir: &Path, at: &Directories, name: &str) -> Result<Self, LockError> {
+    fn take_in(
+        dir: &Path,
+        at: &Directories,
+        name: &str,
+        by: &MountedBy,
+    ) -> Result<Self, LockError> {
         make_directory(dir).map_err(io_error("creating the directory of volumes' locks", dir))?;
         let path = file(dir, name, "lock");
         let mut options = OpenOptions::new();
@@ -135,7 +154,7 @@ impl VolumeLock {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if attempt < LOCK_TRIES => thread::sleep(LOCK_WAIT),
                 Err(TryLockError::WouldBlock) => {
-                    let by = read_holder(&mut file);
+                    let by = said_in(&mut file).by;
                     return Err(LockError::Mounted { name: name.to_owned(), by });
                 }
                 Err(TryLockError::Error(source)) => {
@@ -144,19 +163,56 @@ impl VolumeLock {
             }
         }
         // Another may have found no room where there is some by now.
-        let mut others = at.all().filter(|other| *other != dir);
-        match others.find_map(|other| holder_in(other, name).ok().flatten()) {
-            Some(by) => Err(LockError::Mounted { name: name.to_owned(), by }),
-            None => Ok(Self { file, path, name: name.to_owned(), at: at.clone() }),
+        let others = || at.all().filter(|other| *other != dir);
+        if let Some(by) = others().find_map(|other| holder_in(other, name).ok().flatten()) {
+            return Err(LockError::Mounted { name: name.to_owned(), by });
         }
+        let mut owners = said_in(&mut file).owners;
+        for mut other in
+            others().filter_map(|other| File::open(self::file(other, name, "lock")).ok())
+        {
+            owners.extend(said_in(&mut other).owners);
+        }
+        let (name, at, by) = (name.to_owned(), at.clone(), by.clone());
+        Ok(Self { file, path, name, at, by, owners })
     }
 
     /// Says in the lock who holds it.
-    fn sign(&mut self, by: &MountedBy) -> Result<(), LockError> {
-        let mut holder = format!("{}\n", by.pid).into_bytes();
-        holder.extend_from_slice(by.mountpoint.as_os_str().as_bytes());
-        let written = self.file.set_len(0).and_then(|()| self.file.write_all(&holder));
+    fn sign(&mut self) -> Result<(), LockError> {
+        let mut holder = self.by.pid.to_string().into_bytes();
+        self.owners.iter().for_each(|owner| holder.extend(format!(" {owner}").bytes()));
+        holder.push(b'\n');
+        holder.extend_from_slice(self.by.mountpoint.as_os_str().as_bytes());
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        let written = emptied.and_then(|()| self.file.write_all(&holder));
         written.map_err(io_error("writing", &self.path))
+    }
+
+    /// In whose names this machine took the volume over: none of them is any more.
+    pub(crate) fn owners(&self) -> &[OwnerId] {
+        &self.owners
+    }
+
+    /// Says in the lock that the volume is taken over in this name, before it is.
+    pub(crate) fn note_owner(&mut self, owner: OwnerId) {
+        self.owners.insert(0, owner);
+        self.owners.truncate(OWNERS);
+        if let Err(why) = self.sign() {
+            tracing::warn!("after a crash this mount will be taken to be alive for a while: {why}");
+        }
+    }
+
+    /// Who has it, as other machines are told.
+    pub(crate) fn holder(&self) -> String {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let MountedBy { pid, mountpoint } = &self.by;
+        let host = if host.trim().is_empty() { "a host without a name" } else { host.trim() };
+        let name = format!("process {pid} of {host} at {}", mountpoint.display());
+        let mut name = name.replace(char::is_control, "?");
+        while name.len() > MAX_HOLDER {
+            name.pop();
+        }
+        name
     }
 
     /// The volume that is locked.
@@ -224,21 +280,30 @@ fn holder_in(dir: &Path, name: &str) -> Result<Option<MountedBy>, LockError> {
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
+        Err(TryLockError::WouldBlock) => Ok(Some(said_in(&mut file).by)),
         Err(TryLockError::Error(source)) => Err(io_error("locking", &path)(source)),
     }
 }
 
-/// What a lock file says. Its holder may just be writing it: then nobody in particular.
-fn read_holder(file: &mut File) -> MountedBy {
+/// What a lock file says.
+struct Said {
+    by: MountedBy,
+    owners: Vec<OwnerId>,
+}
+
+/// Reads it. Its holder may just be writing it: then nobody in particular.
+fn said_in(file: &mut File) -> Said {
     let mut text = Vec::new();
     let parse = |text: &[u8]| {
         let at = text.iter().position(|&b| b == b'\n')?;
-        let pid = std::str::from_utf8(&text[..at]).ok()?.parse().ok()?;
-        Some(MountedBy { pid, mountpoint: OsStr::from_bytes(&text[at + 1..]).into() })
+        let mut words = std::str::from_utf8(&text[..at]).ok()?.split(' ');
+        let pid = words.next()?.parse().ok()?;
+        let by = MountedBy { pid, mountpoint: OsStr::from_bytes(&text[at + 1..]).into() };
+        Some(Said { by, owners: words.filter_map(|word| word.parse().ok()).collect() })
     };
     let read = file.read_to_end(&mut text).ok().and_then(|_| parse(&text));
-    read.unwrap_or_else(|| MountedBy { pid: 0, mountpoint: PathBuf::from("(unknown)") })
+    let nobody = || MountedBy { pid: 0, mountpoint: PathBuf::from("(unknown)") };
+    read.unwrap_or_else(|| Said { by: nobody(), owners: Vec::new() })
 }
 
 /// Makes a directory of a machine, and those above it, closed to others.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
+use proto::part_store::{Beat, LastBeat};
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore};
 
@@ -144,6 +145,18 @@ impl VolumeStore for ProxyStore {
     async fn promised(&self, m: usize) -> Result<u64, StoreError> {
         let promise = self.blobs.promised(self.volume, m).await?;
         Ok(promise.map_or(0, |promise| promise.epoch.0))
+    }
+
+    fn owner(&self) -> OwnerId {
+        self.owner
+    }
+
+    async fn beat(&self, beat: Beat) -> Result<(), StoreError> {
+        Ok(self.blobs.beat(self.volume, beat).await?)
+    }
+
+    async fn last_beats(&self, m: usize) -> Result<Vec<LastBeat>, StoreError> {
+        Ok(self.blobs.last_beats(self.volume, m).await?)
     }
 
     async fn fence(&self, epoch: u64, m: usize) -> Result<(), StoreError> {

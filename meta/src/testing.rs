@@ -10,9 +10,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proto::id::{BlobId, GroupId, SessionId, VolumeId};
+use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
+use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
 
@@ -36,6 +37,8 @@ struct Shared {
     /// Of each volume: the epoch, and who has it.
     promised: BTreeMap<VolumeId, (u64, u64)>,
     owners: u64,
+    /// Of each volume: what its owner said last, and when.
+    beats: BTreeMap<VolumeId, (Issuer, Beat, Instant)>,
     /// Whether the next puts fail, and what becomes of their blobs.
     faults: Vec<Fault>,
     /// Which puts fail besides.
@@ -315,6 +318,28 @@ impl VolumeStore for MemoryStore {
     async fn promised(&self, _: usize) -> Result<u64, StoreError> {
         self.travel().await?;
         Ok(self.shared.lock().promised.get(&self.volume).map_or(0, |(epoch, _)| *epoch))
+    }
+
+    fn owner(&self) -> OwnerId {
+        let owner = u128::from(self.owner).to_be_bytes();
+        OwnerId::from_slice(&owner).expect("an owner is 16 bytes")
+    }
+
+    // Beats come at times of their own, and are no steps of what a test does: they do not travel.
+    async fn beat(&self, beat: Beat) -> Result<(), StoreError> {
+        if *self.left.lock() > 0 {
+            let mut shared = self.shared.lock();
+            self.obeyed(&shared)?;
+            let issuer = Issuer { epoch: Epoch(*self.epoch.lock()), owner: self.owner() };
+            shared.beats.insert(self.volume, (issuer, beat, Instant::now()));
+        }
+        Ok(())
+    }
+
+    async fn last_beats(&self, _: usize) -> Result<Vec<LastBeat>, StoreError> {
+        let last = self.shared.lock().beats.get(&self.volume).cloned();
+        let last = last.map(|(issuer, beat, at)| LastBeat { issuer, beat, ago: at.elapsed() });
+        Ok(last.into_iter().collect())
     }
 
     async fn fence(&self, epoch: u64, _: usize) -> Result<(), StoreError> {

@@ -19,8 +19,9 @@ use crate::engine::journaled::{Bounds, JournaledKv};
 use crate::engine::memory::MemoryKv;
 use crate::engine::{Batch, Kv, Value};
 use crate::inode::Inode;
+use crate::journal::pulse::{Holder, LIVE};
 use crate::journal::store::{StoreError, VolumeStores};
-use crate::journal::takeover::{Leading, TakeOver};
+use crate::journal::takeover::{Leading, TakeOver, TakeOverError};
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::volume::VolumeRecord;
@@ -35,7 +36,8 @@ const SNAPSHOT_BYTES: usize = 32 << 20;
 /// Entries of the journal that are in no snapshot: each is a read when the volume is opened.
 const SNAPSHOT_ENTRIES: usize = 2048;
 
-/// How much memory metadata may take, and how long a change may wait in it.
+/// How a volume is opened: how much memory its metadata may take, how long a change may wait in it, and from whom
+/// it may be taken.
 #[derive(Clone, Copy, Debug)]
 pub struct MetaSettings {
     /// Cache of the metadata file, in bytes.
@@ -45,6 +47,8 @@ pub struct MetaSettings {
     /// Unsynced changes beyond this are written out at once, in bytes. At most four times as much
     /// is held before operations wait.
     pub unsynced_bytes: usize,
+    /// Takes the volume over also from somebody who is alive.
+    pub take_over: bool,
 }
 
 impl Default for MetaSettings {
@@ -53,6 +57,7 @@ impl Default for MetaSettings {
             cache_bytes: 64 << 20,
             flush_interval: Duration::from_secs(1),
             unsynced_bytes: 16 << 20,
+            take_over: false,
         }
     }
 }
@@ -94,6 +99,17 @@ pub enum VolumeError {
     /// The cluster's disks cannot be asked.
     #[error("looking for volumes: {0}")]
     Store(#[from] StoreError),
+    /// Somebody has it who is alive.
+    #[error(
+        "volume {name} is in use by {holder}: unmount it there, try again when it has been silent for {} s, or take it over with --take-over",
+        LIVE.as_secs()
+    )]
+    Held {
+        /// The volume.
+        name: String,
+        /// Who.
+        holder: Holder,
+    },
     /// Its metadata cannot be used.
     #[error("volume {name}: {reason}")]
     Damaged {
@@ -133,15 +149,24 @@ pub async fn format(
 /// closed are remembered as dead.
 ///
 /// # Errors
-/// See [`VolumeError`].
+/// [`VolumeError::Held`] while somebody else has it who is alive, unless it shall be taken over all the same. See
+/// [`VolumeError`].
 pub async fn open(
     stores: &dyn VolumeStores,
-    lock: VolumeLock,
+    mut lock: VolumeLock,
     settings: MetaSettings,
 ) -> Result<Arc<LocalMeta>, VolumeError> {
     let name = &lock.name().to_owned();
     let (id, scheme) = find(stores, name).await?;
     let taking = taking(stores, &lock, id, scheme, settings);
+    if !settings.take_over {
+        let silent = taking.check_silent(lock.owners()).await;
+        silent.map_err(|why| match why {
+            TakeOverError::Held(holder) => VolumeError::Held { name: name.clone(), holder },
+            why => damaged(name, &why),
+        })?;
+    }
+    lock.note_owner(taking.store.owner());
     let mut led = taking.run().await.map_err(|e| damaged(name, &e))?;
     let garbage = std::mem::take(&mut led.garbage);
     let (tables, leading) = led.start(name);
@@ -203,6 +228,7 @@ fn taking(
             snapshot_bytes: SNAPSHOT_BYTES,
             snapshot_entries: SNAPSHOT_ENTRIES,
         },
+        holder: lock.holder(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use meta::testing::MemoryStores;
 use meta::{
@@ -75,6 +76,48 @@ impl Site {
     }
 }
 
+/// Opens the volume though somebody else may be alive.
+fn whoever_has_it() -> MetaSettings {
+    MetaSettings { take_over: true, ..MetaSettings::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_is_not_taken_from_somebody_alive_unless_it_is_wanted() {
+    let mut site = Site::new();
+    site.format("home").await.unwrap();
+    let first = site.open("home").await.unwrap();
+    let file = first.create(CALLER, ROOT, b"a", 0o644, NewNode::File).await.unwrap();
+    let machine = site.dir.replace(tempfile::tempdir().unwrap());
+    // However long it does nothing.
+    for seconds in [0, 3, 100] {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let said = site.open("home").await.map(drop).unwrap_err().to_string();
+        let who = format!("volume home is in use by process {} of ", std::process::id());
+        assert!(said.starts_with(&who) && said.contains("at /mnt/here (epoch"), "{said}");
+        assert!(said.contains("--take-over") && said.contains("15 s"), "{said}");
+    }
+    first.sync().await.unwrap();
+    let second = site.open_with("home", whoever_has_it()).await.unwrap();
+    assert_eq!(second.lookup(ROOT, b"a").await.unwrap(), file);
+    first.create(CALLER, ROOT, b"b", 0o644, NewNode::File).await.unwrap();
+    assert!(first.sync().await.is_err(), "the first one still writes");
+    drop(first);
+    // The second one crashes: on its machine it is replaced at once, elsewhere once it was silent.
+    drop(second);
+    drop(site.open("home").await.unwrap());
+    site.dir = machine;
+    let dead = site.open("home").await.map(drop).unwrap_err().to_string();
+    assert!(dead.contains("heard from 0.0 s ago"), "{dead}");
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    assert!(site.open("home").await.is_err(), "14 s");
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    let third = site.open("home").await.unwrap();
+    // One that ends lets go of it.
+    third.close_session().await.unwrap();
+    site.lose_machine();
+    site.open("home").await.unwrap().close_session().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_volume_is_as_it_was_left_on_whatever_machine() {
     let mut site = Site::new();
@@ -105,7 +148,7 @@ async fn what_was_synced_outlives_the_process_and_the_machine() {
     let mut site = Site::new();
     site.format("home").await.unwrap();
     for round in 0..6u64 {
-        let meta = site.open("home").await.unwrap();
+        let meta = site.open_with("home", whoever_has_it()).await.unwrap();
         for n in 0..round * 300 {
             let name = format!("{round}-{n}");
             meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await.unwrap();
@@ -115,7 +158,7 @@ async fn what_was_synced_outlives_the_process_and_the_machine() {
         drop(meta);
         site.lose_machine();
     }
-    let meta = site.open("home").await.unwrap();
+    let meta = site.open_with("home", whoever_has_it()).await.unwrap();
     assert_eq!(
         meta.usage().await.unwrap().inodes,
         1 + (1..6).map(|round| round * 300).sum::<u64>()
@@ -269,7 +312,7 @@ async fn many_threads_leave_a_volume_in_order() {
     meta.sync().await.unwrap();
     let usage = meta.usage().await.unwrap();
     site.lose_machine();
-    let other = site.open("v").await.unwrap();
+    let other = site.open_with("v", whoever_has_it()).await.unwrap();
     assert_eq!(other.check().await.unwrap().problems, Vec::<String>::new());
     assert_eq!(other.usage().await.unwrap(), usage);
     let refused = meta.create(CALLER, ROOT, b"late", 0o644, NewNode::File).await;

@@ -21,7 +21,9 @@ use crate::convert::{Address, transport_error};
 use crate::id::{BlobId, ClusterId, Epoch, Generation, OwnerId, PartKey, VolumeId};
 use crate::link::client::Link;
 use crate::link::request::{Reply, Request};
-use crate::part_store::{Fill, FillLevel, Held, Issuer, Page, PartError, PartStore, Scope};
+use crate::part_store::{
+    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
 
@@ -180,6 +182,18 @@ impl PartStore for RemoteSlot {
     async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
         match self.ask(&Request::Promised(volume), Bytes::new()).await? {
             Reply::Promised(promise) => Ok(promise),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn beat(&self, volume: VolumeId, issuer: Issuer, beat: Beat) -> Result<(), PartError> {
+        self.ask(&Request::Beat(volume, issuer, beat), Bytes::new()).await?;
+        Ok(())
+    }
+
+    async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError> {
+        match self.ask(&Request::LastBeat(volume), Bytes::new()).await? {
+            Reply::LastBeat(heard) => Ok(heard),
             _ => Err(unexpected()),
         }
     }

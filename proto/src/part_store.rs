@@ -9,10 +9,14 @@
 //! the volume and comes from an older epoch, another owner of the same epoch, or nobody who says. That is decided
 //! in the same order, so nothing that was on its way before a fence lands after it.
 //!
+//! Whoever has a volume says so every few seconds ([`PartStore::beat`]). A slot remembers in memory what it heard
+//! last, for those who ask whether they would take the volume from somebody who is alive; it decides nothing.
+//!
 //! Implemented in process by `storaged`'s disks, over the network by [`crate::client`], and by a
 //! faulty one in tests.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,6 +73,16 @@ pub trait PartStore: Send + Sync + 'static {
     /// The highest epoch that the volume was promised to, and to whom; `None`: it never was.
     async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError>;
 
+    /// A sign of life of whoever has the volume, or that it has none any more. Costs no I/O, and is forgotten
+    /// with the process that serves the slot.
+    ///
+    /// # Errors
+    /// [`PartError::Fenced`] when the volume is not the issuer's.
+    async fn beat(&self, volume: VolumeId, issuer: Issuer, beat: Beat) -> Result<(), PartError>;
+
+    /// The last beat of whoever the volume is promised to; `None`: none was heard.
+    async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError>;
+
     /// Blobs with parts here, in order of id, after `after`; at most `limit` of them, and fewer when the
     /// slot likes: only [`Page::complete`] says that there are no more.
     async fn list(
@@ -113,6 +127,29 @@ impl Issuer {
             (_, Some(promise)) => Err(PartError::Fenced { epoch: promise.epoch }),
         }
     }
+}
+
+/// Bytes of the name that a beat may carry, at most: slots keep it in memory.
+pub const MAX_HOLDER: usize = 255;
+
+/// What whoever has a volume says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// It is alive, and this is its name for people, of no more than [`MAX_HOLDER`] bytes.
+    Alive(String),
+    /// It has ended, and writes nothing more.
+    Ended,
+}
+
+/// The last beat that a slot has heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastBeat {
+    /// Of whom.
+    pub issuer: Issuer,
+    /// What it said.
+    pub beat: Beat,
+    /// How long ago.
+    pub ago: Duration,
 }
 
 /// What a listing is of. Ids are ordered so that each is a range of them.

@@ -13,7 +13,9 @@ use proto::checksum::Checked;
 use proto::id::{
     BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, SessionId, VolumeId,
 };
-use proto::part_store::{Fill, FillLevel, Held, Issuer, Page, PartError, PartStore, Scope};
+use proto::part_store::{
+    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+};
 use proto::scheme::Scheme;
 use proxy::placement::Group;
 use proxy::{BlobStore, Proxy, ProxySettings, SlotConfig, codec};
@@ -55,6 +57,12 @@ impl PartStore for Null {
         Ok(())
     }
     async fn promised(&self, _: VolumeId) -> Result<Option<Issuer>, PartError> {
+        Ok(None)
+    }
+    async fn beat(&self, _: VolumeId, _: Issuer, _: Beat) -> Result<(), PartError> {
+        Ok(())
+    }
+    async fn last_beat(&self, _: VolumeId) -> Result<Option<LastBeat>, PartError> {
         Ok(None)
     }
     async fn forget(&self, _: &[BlobId], _: Option<Issuer>) -> Result<(), PartError> {

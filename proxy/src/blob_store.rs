@@ -5,7 +5,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
-use proto::part_store::Issuer;
+use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
 
 /// Keeps immutable blobs. Implemented by [`crate::Proxy`] and, in tests, by a faulty one.
@@ -61,6 +61,18 @@ pub trait BlobStore: Send + Sync + 'static {
     /// # Errors
     /// [`BlobError::TooFewSlots`].
     async fn promised(&self, volume: VolumeId, m: usize) -> Result<Option<Issuer>, BlobError>;
+
+    /// Tells every slot that is up how whoever has the volume is: who changes it by this. Nothing where nobody does.
+    ///
+    /// # Errors
+    /// [`BlobError::Fenced`] when a slot has promised the volume to another since.
+    async fn beat(&self, volume: VolumeId, beat: Beat) -> Result<(), BlobError>;
+
+    /// What slots of all but `m` fail domains, or even more of them, have heard last of whoever has the volume.
+    ///
+    /// # Errors
+    /// [`BlobError::TooFewSlots`].
+    async fn last_beats(&self, volume: VolumeId, m: usize) -> Result<Vec<LastBeat>, BlobError>;
 
     /// Deletes blobs on every slot of the group. Returns those that not every slot has confirmed:
     /// the caller asks again for them later. Confirmed ones are forgotten by the slots.

@@ -24,7 +24,7 @@ use proto::id::{
     VolumeId,
 };
 use proto::limits::{MAX_BLOBS_PER_REQUEST, footprint};
-use proto::part_store::{Held, Issuer, PartError, PartStore, Scope};
+use proto::part_store::{Beat, Held, Issuer, LastBeat, PartError, PartStore, Scope};
 use proto::scheme::Scheme;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -230,7 +230,7 @@ impl Proxy {
         short
     }
 
-    fn issuer(&self, volume: VolumeId) -> Option<Issuer> {
+    pub(crate) fn issuer(&self, volume: VolumeId) -> Option<Issuer> {
         self.issuers.read().get(&volume).copied()
     }
 
@@ -566,6 +566,14 @@ impl BlobStore for Proxy {
 
     async fn promised(&self, volume: VolumeId, m: usize) -> Result<Option<Issuer>, BlobError> {
         self.highest_promise(volume, m).await
+    }
+
+    async fn beat(&self, volume: VolumeId, beat: Beat) -> Result<(), BlobError> {
+        self.beat_all(volume, beat).await
+    }
+
+    async fn last_beats(&self, volume: VolumeId, m: usize) -> Result<Vec<LastBeat>, BlobError> {
+        self.ask_last_beats(volume, m).await
     }
 
     async fn delete(&self, ids: &[BlobId]) -> Vec<BlobId> {

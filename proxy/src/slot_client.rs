@@ -19,7 +19,9 @@ use proto::awake::{self, Awake};
 use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, Generation, PartKey, VolumeId};
 use proto::limits::footprint;
-use proto::part_store::{Fill, HANGS, Held, Issuer, Page, PartError, PartStore, Scope};
+use proto::part_store::{
+    Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
@@ -308,6 +310,25 @@ impl SlotClient {
     pub(crate) async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
         let promised = self.store.promised(volume);
         self.within(self.call(Ask::Anyway, None, Kind::Read, promised)).await
+    }
+
+    /// Says how whoever has a volume is. Tells nothing of the slot: nothing is waited for by it.
+    pub(crate) async fn beat(
+        &self,
+        volume: VolumeId,
+        issuer: Issuer,
+        beat: Beat,
+    ) -> Result<(), PartError> {
+        if self.is_down() {
+            return Err(PartError::Unreachable(self.state()));
+        }
+        self.within(self.store.beat(volume, issuer, beat)).await
+    }
+
+    /// What it has heard last of whoever has a volume. Asked whether it is up or not; what comes of it tells as little
+    /// of the slot.
+    pub(crate) async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError> {
+        self.within(self.store.last_beat(volume)).await
     }
 
     /// One page of a listing, in order and going on.

@@ -1,4 +1,4 @@
-//! What every slot is asked alike, and what their answers add up to: listings, fences and promises.
+//! What every slot is asked alike, and what their answers add up to: listings, fences, promises and beats.
 //!
 //! None of this needs a machine: nothing is decided before the answers are there, and what is decided then are
 //! the predicates of [`crate::quorum`].
@@ -13,7 +13,7 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use proto::id::{BlobId, GroupId, SessionId, VolumeId};
 use proto::limits::{MAX_BLOB, MAX_LIST};
-use proto::part_store::{Issuer, PartError, Scope};
+use proto::part_store::{Beat, Issuer, LastBeat, PartError, Scope};
 use proto::scheme::Scheme;
 use tokio::time::{Instant, timeout_at};
 
@@ -114,6 +114,37 @@ impl Proxy {
             return self.too_few(doing, &asked.reasons);
         }
         Ok(asked.answers.into_iter().flatten().max_by_key(|promise| promise.epoch))
+    }
+
+    /// See [`crate::BlobStore::beat`].
+    pub(crate) async fn beat_all(&self, volume: VolumeId, beat: Beat) -> Result<(), BlobError> {
+        let Some(issuer) = self.issuer(volume) else { return Ok(()) };
+        let beats = self.slots.iter().map(|slot| slot.beat(volume, issuer, beat.clone()));
+        for heard in join_all(beats).await {
+            match heard {
+                Err(PartError::Fenced { epoch }) => {
+                    return Err(BlobError::Fenced { volume, epoch });
+                }
+                Err(error) => tracing::debug!("a sign of life is not heard: {error}"),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`crate::BlobStore::last_beats`].
+    pub(crate) async fn ask_last_beats(
+        &self,
+        volume: VolumeId,
+        m: usize,
+    ) -> Result<Vec<LastBeat>, BlobError> {
+        let last = |slot: Arc<SlotClient>| async move { slot.last_beat(volume).await };
+        let asked = self.ask_all(m, last).await;
+        if !self.all_but(m, asked.silent) {
+            let doing = format!("asking whether volume {volume} is in use");
+            return self.too_few(doing, &asked.reasons);
+        }
+        Ok(asked.answers.into_iter().flatten().collect())
     }
 
     /// Could the silent slots hide a blob of these?

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
-use proto::part_store::Issuer;
+use proto::part_store::{Beat, Issuer};
 use proxy::{BlobError, BlobStore, Listing, Proxy, Stored};
 use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
 
@@ -138,6 +138,39 @@ async fn whoever_hears_all_but_m_domains_hears_of_the_newest_owner() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_hears_all_but_m_domains_hears_who_is_alive() {
+    let alive = || Beat::Alive("me".to_owned());
+    let (proxy, slots) = proxy_over(5);
+    proxy.beat(VOLUME, alive()).await.unwrap();
+    assert_eq!(proxy.last_beats(VOLUME, M).await, Ok(Vec::new()), "nobody has it yet");
+    let owner = take_over(&proxy, 3).await.unwrap();
+    for away in 0u32..1 << 5 {
+        all(&slots, |_| Mood::Good);
+        a_while().await;
+        proxy.beat(VOLUME, alive()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        all(&slots, |n| if away >> n & 1 == 1 { Mood::Hung } else { Mood::Good });
+        let heard = another_over(&slots).last_beats(VOLUME, M).await;
+        let context = format!("{away:05b}: {heard:?}");
+        if away.count_ones() as usize > M {
+            assert!(matches!(heard, Err(BlobError::TooFewSlots { .. })), "{context}");
+            continue;
+        }
+        let heard = heard.unwrap();
+        assert!(!heard.is_empty(), "{context}");
+        for last in heard {
+            assert_eq!((last.issuer.owner, last.beat), (owner, alive()), "{context}");
+            assert!(last.ago >= Duration::from_secs(4), "{context}");
+        }
+    }
+    all(&slots, |_| Mood::Good);
+    take_over(&another_over(&slots), 4).await.unwrap();
+    a_while().await;
+    let fenced = Err(BlobError::Fenced { volume: VOLUME, epoch: Epoch(4) });
+    assert_eq!(proxy.beat(VOLUME, alive()).await, fenced);
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,6 +54,14 @@ pub(crate) fn begin(
                 Ok((Reply::Promised(disk.promised(to.slot, volume)?), Bytes::new()))
             })
         }),
+        Request::Beat(volume, issuer, beat) => {
+            let heard = disk.beat(to, volume, issuer, beat);
+            Ok(boxed(std::future::ready(heard.map(|()| (Reply::Done, Bytes::new())))))
+        }
+        Request::LastBeat(volume) => {
+            let last = disk.last_beat(to, volume);
+            Ok(boxed(std::future::ready(last.map(|last| (Reply::LastBeat(last), Bytes::new())))))
+        }
         Request::Held(blob) => push(&disk, to, Ask::Turn, room).map(|turn| {
             boxed(async move {
                 turn.await?;

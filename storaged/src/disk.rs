@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use proto::checksum::Checked;
 use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_LIST;
-use proto::part_store::{Fill, HANGS, Held, Issuer, Page, PartError, Scope};
+use proto::part_store::{Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, Scope};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{DiskError, DiskProblem};
@@ -269,6 +269,35 @@ impl Disk {
                 "block file {file} cannot be opened and may hold a promise"
             ))),
         }
+    }
+
+    /// Hears from whoever has a volume. Needs no turn: a fence was answered before its owner says anything.
+    ///
+    /// # Errors
+    /// [`PartError::Fenced`] when the volume is another's.
+    pub(crate) fn beat(
+        &self,
+        to: To,
+        volume: VolumeId,
+        issuer: Issuer,
+        beat: Beat,
+    ) -> Result<(), PartError> {
+        self.shared.admits(to)?;
+        Issuer::check(Some(issuer), self.shared.promise(to.slot, volume))?;
+        self.shared.beats.heard(to.slot, volume, issuer, beat);
+        Ok(())
+    }
+
+    /// What was heard last of whoever has a volume; nothing, when it is another's by now.
+    pub(crate) fn last_beat(
+        &self,
+        to: To,
+        volume: VolumeId,
+    ) -> Result<Option<LastBeat>, PartError> {
+        self.shared.admits(to)?;
+        let promise = self.shared.promise(to.slot, volume);
+        let last = self.shared.beats.last(to.slot, volume);
+        Ok(last.filter(|last| Issuer::check(Some(last.issuer), promise).is_ok()))
     }
 
     /// Every part, with its slot, in order, until `take` says `false`. Blocks.

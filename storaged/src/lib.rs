@@ -27,6 +27,7 @@ mod arguments;
 mod asked;
 mod batch;
 pub mod bay;
+mod beats;
 mod block_file;
 mod calls;
 pub mod cli;

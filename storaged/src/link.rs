@@ -161,7 +161,14 @@ impl Receiver<'_> {
         let blocks = request.memory().div_ceil(DISK_BLOCK).max(1);
         let is_get = matches!(request, Request::Get { .. });
         let is_read = is_get
-            || matches!(request, Request::Held(_) | Request::List { .. } | Request::Promised(_));
+            || matches!(
+                request,
+                Request::Held(_)
+                    | Request::List { .. }
+                    | Request::Promised(_)
+                    | Request::Beat(..)
+                    | Request::LastBeat(_)
+            );
         let share = share_of(own, blocks).await?;
         let room = if is_read { &found.budget.reads } else { &found.budget.writes };
         let room = share_of(room, blocks).await?;

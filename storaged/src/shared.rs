@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use proto::id::{DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::part_store::{Fill, Issuer, PartError};
 
+use crate::beats::Beats;
 use crate::block_file::BlockFile;
 use crate::calls::Calls;
 use crate::fill::Space;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) files: RwLock<HashMap<u32, Arc<BlockFile>>>,
     pub(crate) slots: RwLock<BTreeMap<SlotId, (GroupId, Generation)>>,
     pub(crate) fences: RwLock<Fences>,
+    /// What owners of volumes have said last.
+    pub(crate) beats: Beats,
     pub(crate) tables: Mutex<LruCache<Place, Arc<[u32]>>>,
     pub(crate) metrics: DiskMetrics,
     /// A block file that nobody could read, and that may hold anything.
@@ -228,6 +231,7 @@ impl Shared {
             files: RwLock::default(),
             slots: RwLock::default(),
             fences: RwLock::default(),
+            beats: Beats::default(),
             tables: Mutex::new(LruCache::new(TABLES)),
             metrics: DiskMetrics::new(disk),
             unread: None,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proto::checksum::{Checked, widen};
 use proto::id::{BlobId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_BLOBS_PER_REQUEST;
-use proto::part_store::{Fill, Held, Issuer, Page, PartError, PartStore, Scope};
+use proto::part_store::{Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope};
 
 use crate::bay::{Bay, Bays};
 use crate::disk::Disk;
@@ -103,6 +103,14 @@ impl PartStore for LocalSlot {
         let disk = self.bay.disk()?;
         disk.ask(self.to, Ask::Turn).await?;
         disk.promised(self.to.slot, volume)
+    }
+
+    async fn beat(&self, volume: VolumeId, issuer: Issuer, beat: Beat) -> Result<(), PartError> {
+        self.bay.disk()?.beat(self.to, volume, issuer, beat)
+    }
+
+    async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError> {
+        self.bay.disk()?.last_beat(self.to, volume)
     }
 
     async fn list(

@@ -224,6 +224,18 @@ impl Demo {
         Ok(())
     }
 
+    /// The same, also from a mount that may be alive: another machine knows nothing of what became of it.
+    pub fn take_over(&mut self) -> Result<()> {
+        if self.setup.mode != Mode::Served {
+            // Its disks are locked as long as it is.
+            return self.mount();
+        }
+        self.setup.mount_arguments.push("--take-over".to_owned());
+        let mounted = self.mount();
+        self.setup.mount_arguments.pop();
+        mounted
+    }
+
     /// The volume cannot be mounted: what is said of it.
     pub fn refused(&mut self) -> Result<String> {
         assert!(self.mount.is_none(), "not mounted yet");

@@ -60,11 +60,37 @@ impl Machine {
     /// # Errors
     /// When it cannot be mounted.
     pub fn mount(&mut self) -> Result<()> {
+        self.mount_with(&[])
+    }
+
+    /// The same, whoever has the volume.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn take_over(&mut self) -> Result<()> {
+        self.mount_with(&["--take-over"])
+    }
+
+    fn mount_with(&mut self, arguments: &[&str]) -> Result<()> {
         assert!(self.mount.is_none(), "not mounted yet");
-        let mount = Process::start_ready(&mut self.command(), "mounted", &self.log())?;
+        let command = &mut self.command();
+        let mount = Process::start_ready(command.args(arguments), "mounted", &self.log())?;
         self.mount = Some(mount);
         ensure!(is_mounted(&self.path()), "ready, but {:?} is no mount point", self.path());
         Ok(())
+    }
+
+    /// Tries to mount; what is said of it, if the volume is refused.
+    ///
+    /// # Errors
+    /// When that ends in another way than with one sentence and 1.
+    pub fn try_mount(&mut self) -> Result<Option<String>> {
+        let Err(why) = self.mount() else { return Ok(None) };
+        let said = format!("{why:#}");
+        ensure!(said.contains("(exit status: 1)"), "{said}");
+        // The log goes there too.
+        let sentence = said.lines().rev().find_map(|line| line.strip_prefix("ashlar: "));
+        sentence.map(|sentence| Some(sentence.to_owned())).with_context(|| said.clone())
     }
 
     /// The process that serves it.

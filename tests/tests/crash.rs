@@ -76,8 +76,10 @@ fn killed_under_load(mode: Mode, victim: Victim) -> Result<()> {
         if round % 2 == 1 {
             // What the machine keeps of metadata is lost as well.
             fs::remove_dir_all(demo.cache()?)?;
+            demo.take_over()?;
+        } else {
+            demo.mount()?;
         }
-        demo.mount()?;
         let verified = load.ledger().verify(&directory, true)?;
         blocks.verify(&demo.path())?;
         assert_database(&demo.path(), committed)?;

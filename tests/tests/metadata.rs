@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::libc::EIO;
@@ -133,7 +134,7 @@ fn what_a_machine_keeps_decides_nothing(mode: Mode) -> Result<()> {
         for victim in &victims {
             spoil(victim, &mut seed).with_context(|| victim.display().to_string())?;
         }
-        demo.mount().with_context(|| format!("round {round}, {victims:?}"))?;
+        demo.take_over().with_context(|| format!("round {round}, {victims:?}"))?;
         expected.verify(&demo.path()).with_context(|| format!("round {round}, {victims:?}"))?;
         expected.files(&demo.path(), 1)?;
     }
@@ -301,7 +302,7 @@ fn a_machine_that_has_never_seen_the_volume_opens_it_whatever_became_of_the_last
         let seen = load.stop(PATIENCE)?;
         ensure!(seen.wrong.is_empty(), "{:?}", seen.wrong);
         let mut next = Machine::new(&demo)?;
-        next.mount().with_context(|| format!("round {round}, after the kill"))?;
+        next.take_over().with_context(|| format!("round {round}, after the kill"))?;
         let verified = load.ledger().verify(&next.file("load"), true)?;
         println!("round {round}: {verified} synced files are whole");
         fs::remove_dir_all(next.file("load"))?;
@@ -328,7 +329,7 @@ fn a_mount_that_was_stopped_while_another_took_the_volume_over_changes_nothing()
     let mut late = File::create(a.file("late"))?;
     late.write_all(&content(77, 300_000))?;
     a.process().signal(Signal::SIGSTOP)?;
-    b.mount()?;
+    b.take_over()?;
     let there = fs::exists(b.file("late"))?;
     if there {
         fs::remove_file(b.file("late"))?;
@@ -366,6 +367,66 @@ fn a_mount_that_was_stopped_while_another_took_the_volume_over_changes_nothing()
     let said = c.fsck()?;
     ensure!(said.contains("is in order"), "{said}");
     Ok(())
+}
+
+#[test]
+fn a_volume_is_not_taken_from_a_machine_that_is_alive_unless_it_is_wanted() -> Result<()> {
+    let Some(mut demo) = start(Mode::Served)? else { return Ok(()) };
+    let mut expected = Expected::default();
+    demo.stop(Stop::Umount)?;
+    let (mut a, mut b) = (Machine::new(&demo)?, Machine::new(&demo)?);
+    a.mount()?;
+    expected.names(&a.path(), 200)?;
+    expected.files(&a.path(), 5)?;
+    let said = b.try_mount()?.context("it was taken from a mount that is alive")?;
+    heard_ago(&said)?;
+    let who = format!("is in use by process {} of ", a.process().pid());
+    let at = format!(" at {} (epoch ", a.path().display());
+    ensure!(said.contains(&who) && said.contains(&at) && said.contains("--take-over"), "{said}");
+    expected.files(&a.path(), 2)?;
+    b.take_over()?;
+    expected.verify(&b.path())?;
+    let late = File::create(a.file("late")).and_then(|file| file.sync_all());
+    ensure!(errno(late) == EIO, "the first one still writes");
+    ensure!(a.log_text()?.contains("taken over"), "it does not say why: {}", a.log_text()?);
+    a.kill()?;
+    expected.files(&b.path(), 2)?;
+    // On the machine of one that was killed nothing is waited for.
+    b.kill()?;
+    b.mount()?;
+    expected.verify(&b.path())?;
+    expected.files(&b.path(), 2)?;
+    let killed = Instant::now();
+    b.kill()?;
+    let mut c = Machine::new(&demo)?;
+    match c.try_mount()? {
+        Some(said) => {
+            let left = LIVE.saturating_sub(heard_ago(&said)?) + Duration::from_millis(200);
+            println!("{said}");
+            std::thread::sleep(left);
+            c.mount()?;
+        }
+        // A busy machine has taken its time.
+        None => ensure!(killed.elapsed() > LIVE / 3, "taken {:?} after the kill", killed.elapsed()),
+    }
+    expected.verify(&c.path())?;
+    ensure!(c.umount()?, "{}", c.log_text()?);
+    // It has ended, and said so.
+    let mut d = Machine::new(&demo)?;
+    d.mount()?;
+    expected.verify(&d.path())?;
+    ensure!(d.umount()?);
+    d.fsck().map(drop)
+}
+
+/// How long a mount is taken to be alive after it was last heard from.
+const LIVE: Duration = Duration::from_secs(15);
+
+/// How long ago it was, as the sentence says.
+fn heard_ago(said: &str) -> Result<Duration> {
+    let (_, behind) = said.split_once("heard from ").context("no age").context(said.to_owned())?;
+    let (number, _) = behind.split_once(" s ago").context("no age").context(said.to_owned())?;
+    Ok(Duration::from_secs_f32(number.parse()?))
 }
 
 #[test]
@@ -427,7 +488,8 @@ fn of_two_machines_that_mount_at_once_one_has_the_volume() -> Result<()> {
 
 /// What a mount says that lost.
 fn one_clear_sentence(said: &str) -> Result<()> {
-    let sentence = said.lines().filter(|line| line.contains("taken over")).count();
+    let clear = |line: &&str| line.contains("taken over") || line.contains("is in use by process");
+    let sentence = said.lines().filter(clear).count();
     ensure!(sentence >= 1 && !said.contains("panicked"), "not a clear sentence: {said}");
     Ok(())
 }
@@ -443,7 +505,7 @@ fn a_volume_can_be_mounted_with_two_disks_away() -> Result<()> {
         let mut machine = Machine::new(&demo)?;
         demo.kill_daemon(one)?;
         demo.kill_daemon(other)?;
-        machine.mount().with_context(|| format!("without disks {one} and {other}"))?;
+        machine.take_over().with_context(|| format!("without disks {one} and {other}"))?;
         expected.verify(&machine.path())?;
         expected.files(&machine.path(), 3)?;
         demo.restart_daemon(one)?;
@@ -451,7 +513,7 @@ fn a_volume_can_be_mounted_with_two_disks_away() -> Result<()> {
         machine.kill()?;
     }
 
-    demo.mount()?;
+    demo.take_over()?;
     expected.verify(&demo.path())?;
     demo.stop(Stop::Umount)
 }

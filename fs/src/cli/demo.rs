@@ -137,6 +137,7 @@ async fn serve(
         options: MountOptions::default(),
         data: DataSettings::default(),
         metrics: None,
+        take_over: false,
     };
     super::mount::log_start(&plan);
     let mount = Mount::start(plan, stop.clone()).await?;

@@ -61,6 +61,9 @@ pub(super) struct Args {
     /// Serve Prometheus metrics at http://ADDR/metrics
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) metrics: Option<Listen>,
+    /// Take the volume over though it is mounted on another machine, which can write nothing from then on
+    #[arg(long)]
+    pub(super) take_over: bool,
 }
 
 /// What may stand behind `-o`.
@@ -77,6 +80,7 @@ Options behind -o:
   allow_other                  other users may enter [default: root's mounts only]
   subdir=/DIR                  mount this directory of the volume (root only)
   remount                      change the mount that is there: with ro, rw and the others above, and log
+  take-over                    though it is mounted on another machine, which can write nothing from then on
   nonempty                     the mount point may have something in it, which is hidden then
   cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR
                                as the options of `ashlar mount` with these names
@@ -101,6 +105,7 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     options.cache_size = args.cache_size.or(options.cache_size);
     options.dirty_size = args.dirty_size.or(options.dirty_size);
     options.metrics = args.metrics.or(options.metrics);
+    options.take_over |= args.take_over;
     options.log = log.map(str::to_owned).or(options.log);
     let Args { volume, mountpoint, cluster, foreground, .. } = args;
     run_request(Request { volume, mountpoint, cluster, options, foreground, bind_mount: false })
@@ -138,8 +143,9 @@ fn mount(request: Request) -> Result<ExitCode> {
         dirty_bytes: options.dirty_size.map_or(MEMORY, |size| at_least(size).0),
         ..DataSettings::default()
     };
-    let (options, metrics) = (options.mount, options.metrics);
-    let plan = MountPlan { volume, cluster, directories, mountpoint, options, data, metrics };
+    let Options { mount: options, metrics, take_over, .. } = options;
+    let plan =
+        MountPlan { volume, cluster, directories, mountpoint, options, data, metrics, take_over };
     block_on(async {
         let hangup = match background {
             true => Hangup::Reloads(Box::new(background::reload)),
@@ -149,7 +155,8 @@ fn mount(request: Request) -> Result<ExitCode> {
         log_start(&plan);
         let at = plan.mountpoint.clone();
         let bind_mount = bind_mount && nix::unistd::geteuid().is_root();
-        let mount = systemd::starting(start_or_show(plan, bind_mount, stop)).await?;
+        let starting = Box::pin(start_or_show(plan, bind_mount, stop));
+        let mount = systemd::starting(starting).await?;
         systemd::ready();
         mount.iter().flat_map(Mount::warnings).for_each(|warning| background::warn(warning));
         let outage = started_without(&mount).await.map(|outage| outage.to_string());

@@ -18,6 +18,8 @@ pub(super) struct Options {
     pub(super) mount: MountOptions,
     /// Change the mount that is there.
     pub(super) remount: bool,
+    /// Also from a mount that is alive, on another machine.
+    pub(super) take_over: bool,
     /// A mount point may have something in it.
     pub(super) nonempty: bool,
     /// The cluster's file.
@@ -159,6 +161,7 @@ impl Options {
             "async" => mount.sync = false,
             "dirsync" => mount.dirsync = true,
             "remount" => self.remount = true,
+            "take-over" => self.take_over = true,
             "nonempty" => self.nonempty = true,
             "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics" => {
                 return Err(BadOption::Value(name.to_owned()));
@@ -214,7 +217,7 @@ mod tests {
     #[test]
     fn words_of_the_kernel_of_others_and_of_ours_are_understood() {
         let text = "rw,noatime,ro,_netdev,nofail,user=me,x-systemd.automount,comment=a=b,sync,\
-                    cluster=/etc/a b.toml,cache-size=1MiB,log=\"fs=debug,proxy=info\",subdir=a/./b/,,nosuid";
+                    cluster=/etc/a b.toml,take-over,cache-size=1MiB,log=\"fs=debug,proxy=info\",subdir=a/./b/,,nosuid";
         let options: Options = text.parse().unwrap();
         let mount = MountOptions {
             read_only: true,
@@ -229,6 +232,7 @@ mod tests {
             cluster: Some("/etc/a b.toml".into()),
             log: Some("fs=debug,proxy=info".to_owned()),
             cache_size: Some(Size(1 << 20)),
+            take_over: true,
             ..Options::default()
         };
         assert_eq!(options, expected);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::limits::MAX_LIST;
-use proto::part_store::Issuer;
+use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes, blob_len};
 use tokio::sync::Notify;
@@ -182,6 +182,14 @@ impl BlobStore for MemoryBlobs {
 
     async fn promised(&self, volume: VolumeId, _: usize) -> Result<Option<Issuer>, BlobError> {
         Ok(self.inner.lock().promises.get(&volume).copied())
+    }
+
+    async fn beat(&self, _: VolumeId, _: Beat) -> Result<(), BlobError> {
+        Ok(())
+    }
+
+    async fn last_beats(&self, _: VolumeId, _: usize) -> Result<Vec<LastBeat>, BlobError> {
+        Ok(Vec::new())
     }
 
     async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {

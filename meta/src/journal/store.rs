@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use proto::id::{BlobId, GroupId, SessionId, VolumeId};
+use proto::id::{BlobId, GroupId, OwnerId, SessionId, VolumeId};
+use proto::part_store::{Beat, LastBeat};
 use proto::scheme::Scheme;
 
 /// The store of one volume, as its metadata use it. Every wait is bounded.
@@ -42,6 +43,15 @@ pub trait VolumeStore: Send + Sync + 'static {
 
     /// The highest epoch that slots of all but `m` fail domains know to be promised to anybody; 0: none.
     async fn promised(&self, m: usize) -> Result<u64, StoreError>;
+
+    /// In whose name [`Self::fence`] asks.
+    fn owner(&self) -> OwnerId;
+
+    /// Tells the slots how the owner is, once it has fenced the volume.
+    async fn beat(&self, beat: Beat) -> Result<(), StoreError>;
+
+    /// What slots of all but `m` fail domains have heard last of whoever has the volume.
+    async fn last_beats(&self, m: usize) -> Result<Vec<LastBeat>, StoreError>;
 
     /// From when this returns, slots of all but `m` fail domains know it: none of them takes anything from a
     /// lower epoch, or from another owner of this one; all requests of this store are in the name of this

@@ -22,7 +22,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use proto::id::{BlobId, GroupId, SessionId, VolumeId};
+use proto::id::{BlobId, GroupId, OwnerId, SessionId, VolumeId};
+use proto::part_store::{Beat, LastBeat};
 use proto::scheme::Scheme;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -32,6 +33,7 @@ use super::chain::{Broken, Chain, Next};
 use super::entry::{BadEntry, Entry};
 use super::leader::Leader;
 use super::names::{EPOCH_MAX, Namer, Role};
+use super::pulse::{self, Holder, Pulse};
 use super::store::{StoreError, VolumeStore};
 use crate::engine::Batch;
 use crate::engine::journaled::{Bounds, Tables};
@@ -53,6 +55,9 @@ pub(crate) enum TakeOverError {
     /// The store could not be asked, or somebody else has just taken the volume over.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Somebody has it who is alive.
+    #[error("it is in use by {0}")]
+    Held(Holder),
     /// It has been destroyed, at least in part.
     #[error("it is being destroyed (ashlar volume destroy goes on with that)")]
     Condemned,
@@ -78,6 +83,8 @@ pub(crate) struct TakeOver {
     /// Bytes of blocks in memory.
     pub(crate) cache_bytes: usize,
     pub(crate) bounds: Bounds,
+    /// The name of who takes it over, for people.
+    pub(crate) holder: String,
 }
 
 /// A volume that this process leads.
@@ -89,25 +96,28 @@ pub(crate) struct Led {
     /// Blobs of metadata that nothing stands on.
     pub(crate) garbage: Vec<BlobId>,
     leader: Leader,
+    pulse: Pulse,
 }
 
 /// The leader's task.
 pub(crate) struct Leading {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    pulse: Pulse,
 }
 
 impl Leading {
-    /// Sends what there is, and ends.
+    /// Sends what there is, ends, and lets go of the volume.
     pub(crate) async fn end(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
             tracing::error!("the leader of the volume's metadata: {error}");
         }
+        self.pulse.end().await;
     }
 
     /// Ends at once, as a crash would.
-    pub(crate) fn kill(&self) {
+    pub(crate) fn kill(self) {
         self.task.abort();
     }
 }
@@ -119,7 +129,7 @@ impl Led {
         leader.name = name.to_owned();
         let stop = CancellationToken::new();
         let task = tokio::spawn(leader.lead(stop.clone()));
-        (tables, Leading { stop, task })
+        (tables, Leading { stop, task, pulse: self.pulse })
     }
 }
 
@@ -167,6 +177,18 @@ impl VolumeStore for Onlooker {
         self.0.promised(m).await
     }
 
+    fn owner(&self) -> OwnerId {
+        self.0.owner()
+    }
+
+    async fn beat(&self, _: Beat) -> Result<(), StoreError> {
+        Err(ONLOOKER)
+    }
+
+    async fn last_beats(&self, m: usize) -> Result<Vec<LastBeat>, StoreError> {
+        self.0.last_beats(m).await
+    }
+
     async fn fence(&self, _: u64, _: usize) -> Result<(), StoreError> {
         Err(ONLOOKER)
     }
@@ -174,6 +196,13 @@ impl VolumeStore for Onlooker {
 
 /// Nobody who looks changes anything.
 const ONLOOKER: StoreError = StoreError::Fenced(u64::MAX);
+
+/// What is led from now on.
+struct Recovered {
+    tables: Arc<Tables>,
+    name: Option<String>,
+    leader: Leader,
+}
 
 /// What was found behind the fence.
 struct Found {
@@ -187,12 +216,36 @@ struct Found {
 }
 
 impl TakeOver {
-    /// Takes the volume over.
+    /// Is there nobody alive who has the volume, but for these owners?
+    ///
+    /// # Errors
+    /// [`TakeOverError::Held`], and when too few slots answer.
+    pub(crate) async fn check_silent(&self, own: &[OwnerId]) -> Result<(), TakeOverError> {
+        let heard = self.store.last_beats(self.scheme.parity_parts()).await?;
+        pulse::holder(&heard, own).map_or(Ok(()), |holder| Err(TakeOverError::Held(holder)))
+    }
+
+    /// Takes the volume over, whoever has it.
     ///
     /// # Errors
     /// See [`TakeOverError`].
     pub(crate) async fn run(self) -> Result<Led, TakeOverError> {
         let epoch = self.fence().await?;
+        let pulse = Pulse::start(self.store.clone(), self.holder.clone());
+        match self.recover(epoch).await {
+            Ok((recovered, garbage)) => {
+                let Recovered { tables, name, leader } = recovered;
+                Ok(Led { tables, name, garbage, leader, pulse })
+            }
+            Err(why) => {
+                pulse.end().await;
+                Err(why)
+            }
+        }
+    }
+
+    /// Finds all there is of the volume's metadata, behind the fence.
+    async fn recover(self, epoch: u64) -> Result<(Recovered, Vec<BlobId>), TakeOverError> {
         let listed = list(&*self.store).await?;
         let found = self.find(&listed).await?;
         let needed: BTreeSet<BlobId> = found
@@ -230,7 +283,7 @@ impl TakeOver {
             long_flies: false,
             asked_for_room: None,
         };
-        Ok(Led { tables, name: found.name, garbage, leader })
+        Ok((Recovered { tables, name: found.name, leader }, garbage))
     }
 
     /// The volume as it is in the store at this moment, to be looked at and not to be changed. Whoever leads

@@ -55,6 +55,7 @@ impl Mount {
             cache: cache.map(|dir| dir.path().to_owned()),
             cache_bytes: 40_000,
             bounds,
+            holder: "a test".to_owned(),
         };
         let led = led.run().await?;
         assert!(led.name.as_deref().is_none_or(|name| name == "home"));

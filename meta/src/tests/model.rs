@@ -259,6 +259,7 @@ impl Journal {
             cache: Some(self.cache.path().to_owned()),
             cache_bytes: 30_000,
             bounds,
+            holder: "a test".to_owned(),
         };
         let (tables, leading) = wait(async { taking.run().await.unwrap().start("test") });
         self.leading = Some(leading);

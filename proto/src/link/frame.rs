@@ -61,10 +61,14 @@ pub enum Kind {
     Fence = 10,
     /// A `PromisedRequest`.
     Promised = 11,
+    /// A `BeatRequest`.
+    Beat = 12,
+    /// A `LastBeatRequest`.
+    LastBeat = 13,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Put,
         Self::Get,
         Self::Done,
@@ -76,6 +80,8 @@ impl Kind {
         Self::Hello,
         Self::Fence,
         Self::Promised,
+        Self::Beat,
+        Self::LastBeat,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

@@ -4,6 +4,7 @@
 //! frame.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -16,7 +17,7 @@ use crate::convert::{
 };
 use crate::id::{BlobId, ClientId, PartKey, PartSet, SessionId, VolumeId};
 use crate::limits::MAX_LIST;
-use crate::part_store::{Held, Issuer, Page, PartError, Scope};
+use crate::part_store::{Beat, Held, Issuer, LastBeat, MAX_HOLDER, Page, PartError, Scope};
 use crate::rpc::storaged as wire;
 
 /// Bytes of an entry of a listing on its way, at most.
@@ -80,6 +81,10 @@ pub enum Request {
     Fence(VolumeId, Issuer),
     /// To whom a volume is promised.
     Promised(VolumeId),
+    /// Whoever has a volume says how it is.
+    Beat(VolumeId, Issuer, Beat),
+    /// What whoever has a volume said last.
+    LastBeat(VolumeId),
     /// A page of a listing.
     List {
         /// Of which blobs.
@@ -104,6 +109,8 @@ pub enum Reply {
     Page(Page),
     /// The promise there is.
     Promised(Option<Issuer>),
+    /// What was heard last.
+    LastBeat(Option<LastBeat>),
 }
 
 fn invalid(why: &str) -> PartError {
@@ -151,6 +158,16 @@ impl Request {
                 let message = wire::PromisedRequest { to, volume: volume.0 };
                 frame::encode(id, Kind::Promised, &message, payload)
             }
+            Self::Beat(volume, issuer, beat) => {
+                let issuer = Some(issuer_to_wire(*issuer));
+                let holder = holder_to_wire(beat);
+                let message = wire::BeatRequest { to, volume: volume.0, issuer, holder };
+                frame::encode(id, Kind::Beat, &message, payload)
+            }
+            Self::LastBeat(volume) => {
+                let message = wire::LastBeatRequest { to, volume: volume.0 };
+                frame::encode(id, Kind::LastBeat, &message, payload)
+            }
             Self::List { scope, after, limit } => {
                 let (volume, session) = match scope {
                     Scope::All => (None, None),
@@ -182,6 +199,10 @@ impl Request {
             Kind::Promised => decode(message).and_then(|wire::PromisedRequest { to, volume }| {
                 Ok((Address::from_wire(to.as_ref())?, Self::Promised(VolumeId(volume))))
             }),
+            Kind::Beat => decode(message).and_then(Self::beat),
+            Kind::LastBeat => decode(message).and_then(|wire::LastBeatRequest { to, volume }| {
+                Ok((Address::from_wire(to.as_ref())?, Self::LastBeat(VolumeId(volume))))
+            }),
             Kind::Hello | Kind::Done | Kind::Failed => return None,
         })
     }
@@ -198,6 +219,14 @@ impl Request {
         let issuer = issuer.ok_or_else(|| invalid("the issuer is missing"))?;
         let fence = Self::Fence(VolumeId(volume), issuer_from_wire(&issuer)?);
         Ok((Address::from_wire(to.as_ref())?, fence))
+    }
+
+    fn beat(request: wire::BeatRequest) -> Result<(Address, Self), PartError> {
+        let wire::BeatRequest { to, volume, issuer, holder } = request;
+        let issuer = issuer.ok_or_else(|| invalid("the issuer is missing"))?;
+        let beat = beat_from_wire(holder)?;
+        let beat = Self::Beat(VolumeId(volume), issuer_from_wire(&issuer)?, beat);
+        Ok((Address::from_wire(to.as_ref())?, beat))
     }
 
     fn get(request: wire::GetRequest) -> Result<(Address, Self), PartError> {
@@ -252,11 +281,16 @@ impl Request {
     /// [`PartError::Corrupt`] for one that makes no sense.
     pub fn reply(&self, message: Bytes) -> Result<Reply, PartError> {
         let reply = match self {
-            Self::Put { .. } | Self::Delete(..) | Self::Forget(..) | Self::Fence(..) => {
-                decode(message).map(|wire::Done {}| Reply::Done)
-            }
+            Self::Put { .. }
+            | Self::Delete(..)
+            | Self::Forget(..)
+            | Self::Fence(..)
+            | Self::Beat(..) => decode(message).map(|wire::Done {}| Reply::Done),
             Self::Promised(_) => decode(message).and_then(|wire::PromisedReply { promise }| {
                 Ok(Reply::Promised(promise.as_ref().map(issuer_from_wire).transpose()?))
+            }),
+            Self::LastBeat(_) => decode(message).and_then(|wire::LastBeatReply { heard }| {
+                Ok(Reply::LastBeat(heard.map(last_beat).transpose()?))
             }),
             Self::Get { .. } => decode(message).map(|wire::GetReply { checks }| Reply::Got(checks)),
             Self::Held(_) => decode(message).map(|wire::HeldReply { parts, deleted }| {
@@ -277,6 +311,28 @@ fn blobs(
     let wire::BlobsRequest { to, blobs, issuer } = decode(message)?;
     let issuer = issuer.as_ref().map(issuer_from_wire).transpose()?;
     Ok((Address::from_wire(to.as_ref())?, request(blobs_from_wire(&blobs)?, issuer)))
+}
+
+fn holder_to_wire(beat: &Beat) -> Option<String> {
+    match beat {
+        Beat::Alive(holder) => Some(holder.clone()),
+        Beat::Ended => None,
+    }
+}
+
+fn beat_from_wire(holder: Option<String>) -> Result<Beat, PartError> {
+    match holder {
+        Some(holder) if holder.len() > MAX_HOLDER => Err(invalid("the holder's name is too long")),
+        Some(holder) => Ok(Beat::Alive(holder)),
+        None => Ok(Beat::Ended),
+    }
+}
+
+fn last_beat(heard: wire::last_beat_reply::Heard) -> Result<LastBeat, PartError> {
+    let wire::last_beat_reply::Heard { issuer, holder, ago } = heard;
+    let issuer = issuer.ok_or_else(|| invalid("the issuer is missing"))?;
+    let (issuer, beat) = (issuer_from_wire(&issuer)?, beat_from_wire(holder)?);
+    Ok(LastBeat { issuer, beat, ago: Duration::from_millis(ago) })
 }
 
 fn page(reply: wire::ListReply) -> Result<Page, PartError> {
@@ -301,6 +357,13 @@ impl Reply {
             Self::Promised(promise) => {
                 let message = wire::PromisedReply { promise: promise.map(issuer_to_wire) };
                 frame::encode(id, kind, &message, payload)
+            }
+            Self::LastBeat(heard) => {
+                let heard = heard.as_ref().map(|LastBeat { issuer, beat, ago }| {
+                    let (issuer, holder) = (Some(issuer_to_wire(*issuer)), holder_to_wire(beat));
+                    wire::last_beat_reply::Heard { issuer, holder, ago: ago.as_millis() as u64 }
+                });
+                frame::encode(id, kind, &wire::LastBeatReply { heard }, payload)
             }
             Self::Page(Page { entries, complete }) => {
                 let entry = |(blob, parts): &(BlobId, PartSet)| wire::list_reply::Entry {
@@ -352,6 +415,9 @@ mod tests {
             Request::Put { key, checks: vec![1], issuer: None },
             Request::Fence(VolumeId(u32::MAX), issuer),
             Request::Promised(VolumeId(u32::MAX)),
+            Request::Beat(VolumeId(1), issuer, Beat::Alive("x".repeat(MAX_HOLDER))),
+            Request::Beat(VolumeId(1), issuer, Beat::Ended),
+            Request::LastBeat(VolumeId(u32::MAX)),
             Request::Get { key, range: 3..key.blob.part_len() },
             Request::Held(blob(1)),
             Request::Delete(blobs.clone(), Some(issuer)),
@@ -374,6 +440,7 @@ mod tests {
     async fn answers_arrive_as_they_were_sent_however_large() {
         let key = PartKey::new(blob(1), 5).unwrap();
         let issuer = Issuer { epoch: Epoch(0), owner: OwnerId::random() };
+        let heard = |beat| LastBeat { issuer, beat, ago: Duration::from_millis(1234) };
         let entry = |n: u64| (blob(n), PartSet(u32::MAX));
         let entries: Vec<_> = (0..u64::from(MAX_LIST)).map(entry).collect();
         let list = Request::List { scope: Scope::All, after: None, limit: MAX_LIST };
@@ -382,6 +449,12 @@ mod tests {
             (Request::Put { key, checks: Vec::new(), issuer: None }, Reply::Done),
             (Request::Promised(VolumeId(1)), Reply::Promised(None)),
             (Request::Promised(VolumeId(1)), Reply::Promised(Some(issuer))),
+            (Request::LastBeat(VolumeId(1)), Reply::LastBeat(None)),
+            (Request::LastBeat(VolumeId(1)), Reply::LastBeat(Some(heard(Beat::Ended)))),
+            (
+                Request::LastBeat(VolumeId(1)),
+                Reply::LastBeat(Some(heard(Beat::Alive("me".to_owned())))),
+            ),
             (Request::Get { key, range: 0..1 }, Reply::Got(vec![u32::MAX; 129])),
             (Request::Held(blob(1)), Reply::Held(Held { parts: PartSet(5), deleted: true })),
             (list.clone(), Reply::Page(Page { entries, complete: true })),
@@ -411,6 +484,12 @@ mod tests {
         let fence = |issuer| {
             (Kind::Fence, wire::FenceRequest { to: to.clone(), volume: 1, issuer }.encode_to_vec())
         };
+        let beat = |issuer: Option<wire::Issuer>, len: usize| {
+            let (to, holder) = (to.clone(), Some("x".repeat(len)));
+            let message = wire::BeatRequest { to, volume: 1, issuer, holder };
+            (Kind::Beat, message.encode_to_vec())
+        };
+        let good = Issuer { epoch: Epoch(1), owner: OwnerId::random() };
         let list = |volume, session, limit| {
             let request =
                 wire::ListRequest { to: to.clone(), volume, session, after: Bytes::new(), limit };
@@ -427,6 +506,8 @@ mod tests {
             (Kind::Delete, many.encode_to_vec()),
             fence(None),
             fence(Some(short)),
+            beat(None, 1),
+            beat(Some(issuer_to_wire(good)), MAX_HOLDER + 1),
             list(None, Some(1), 1),
             list(Some(1), Some(1), 0),
             (Kind::Held, b"noise".to_vec()),

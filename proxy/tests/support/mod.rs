@@ -14,7 +14,9 @@ use proto::id::{
     BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, PartSet, SessionId, VolumeId,
 };
 use proto::limits::footprint;
-use proto::part_store::{Fill, FillLevel, Held, Issuer, Page, PartError, PartStore, Scope};
+use proto::part_store::{
+    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+};
 use proxy::{Proxy, ProxySettings, SlotConfig};
 
 /// What a slot does to requests.
@@ -42,6 +44,7 @@ struct State {
     parts: BTreeMap<(BlobId, usize), Bytes>,
     deleted: BTreeSet<BlobId>,
     promises: BTreeMap<VolumeId, Issuer>,
+    beats: BTreeMap<VolumeId, (Issuer, Beat, tokio::time::Instant)>,
     used: u64,
     limited: bool,
 }
@@ -191,6 +194,21 @@ impl PartStore for MemorySlot {
     async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
         self.enter().await?;
         Ok(self.state.lock().promises.get(&volume).copied())
+    }
+
+    async fn beat(&self, volume: VolumeId, issuer: Issuer, beat: Beat) -> Result<(), PartError> {
+        self.enter().await?;
+        let mut state = self.state.lock();
+        Issuer::check(Some(issuer), state.promises.get(&volume).copied())?;
+        state.beats.insert(volume, (issuer, beat, tokio::time::Instant::now()));
+        Ok(())
+    }
+
+    async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError> {
+        self.enter().await?;
+        let beats = &self.state.lock().beats;
+        let last = beats.get(&volume).cloned();
+        Ok(last.map(|(issuer, beat, at)| LastBeat { issuer, beat, ago: at.elapsed() }))
     }
 
     async fn list(

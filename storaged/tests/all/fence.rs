@@ -2,7 +2,7 @@
 
 use proto::client::Daemon;
 use proto::id::{Epoch, OwnerId};
-use proto::part_store::Issuer;
+use proto::part_store::{Beat, Issuer, LastBeat};
 
 use super::daemon::{Running, address};
 use super::*;
@@ -66,6 +66,31 @@ async fn rules(store: &Arc<dyn PartStore>, first: u64) {
     assert_eq!(store.promised(VolumeId(2)).await, Ok(None));
 }
 
+/// Who is heard, and of whom nothing is any more.
+async fn beats(store: &Arc<dyn PartStore>) {
+    let volume = VolumeId(9);
+    let [one, other] = [3, 4].map(|epoch| Issuer { epoch: Epoch(epoch), owner: OwnerId::random() });
+    let alive = || Beat::Alive("process 7 of a host at /mnt".to_owned());
+    let said = |last: Option<LastBeat>| last.map(|last| (last.issuer, last.beat));
+    assert_eq!(store.last_beat(volume).await, Ok(None));
+    store.fence(volume, one.epoch, one.owner).await.unwrap();
+    assert_eq!(store.last_beat(volume).await, Ok(None), "a fence is no sign of life");
+    store.beat(volume, one, alive()).await.unwrap();
+    let last = store.last_beat(volume).await.unwrap();
+    assert!(last.as_ref().is_some_and(|last| last.ago < std::time::Duration::from_secs(60)));
+    assert_eq!(said(last), Some((one, alive())));
+    assert_eq!(store.last_beat(VolumeId(8)).await, Ok(None), "of another volume");
+    store.fence(volume, other.epoch, other.owner).await.unwrap();
+    assert_eq!(store.last_beat(volume).await, Ok(None), "it is another's by now");
+    assert_eq!(store.beat(volume, one, alive()).await, fenced(4));
+    // One that a fence of which this slot does not know made the owner.
+    let newer = Issuer { epoch: Epoch(5), owner: one.owner };
+    for beat in [alive(), Beat::Ended] {
+        store.beat(volume, newer, beat.clone()).await.unwrap();
+        assert_eq!(said(store.last_beat(volume).await.unwrap()), Some((newer, beat)));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_owner_of_the_newest_epoch_changes_a_volume() {
     let dir = fresh();
@@ -74,6 +99,8 @@ async fn only_the_owner_of_the_newest_epoch_changes_a_volume() {
     // Each slot has its own promises.
     let beside = disk.slot(SlotId(3), GroupId(0), Generation(1));
     rules(&beside, 100).await;
+    beats(&slot(&disk)).await;
+    beats(&beside).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +111,7 @@ async fn the_same_over_a_link() {
     let store: Arc<dyn PartStore> =
         Arc::new(Daemon::new(&running.address).unwrap().slot(address(&path)));
     rules(&store, 0).await;
+    beats(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
