@@ -299,7 +299,7 @@ async fn open_volume(
     check_first(store, &plan.cluster, &lock, &called).await?;
     let settings = MetaSettings { take_over: plan.take_over, ..MetaSettings::default() };
     let meta = meta::open(&stores, lock, settings).await?;
-    match check_file(plan, &meta, &called).await {
+    match roll_call::call(&meta, &plan.cluster, &called, Some(meta.session())).await {
         Ok(warnings) => Ok((meta, warnings)),
         Err(why) => {
             // Nothing was written: there will be nothing to sweep. The reason is what counts.
@@ -311,7 +311,7 @@ async fn open_volume(
 
 /// Holds what the volume knows against the file, before anything is done by it: who takes a volume over by a file
 /// that does not list the newest entries' disks would go on without them; and a disk that has learnt of a wrong
-/// file refuses the right one.
+/// file refuses the right one. Answers the volume as it was looked at, if that was by the file itself.
 ///
 /// # Errors
 /// When the file is refused, or the volume cannot be looked at.
@@ -320,8 +320,9 @@ pub(crate) async fn check_first(
     cluster: &Cluster,
     lock: &VolumeLock,
     called: &Called,
-) -> Result<(), MountError> {
-    let blobs = match called.known_before(cluster) {
+) -> Result<Option<Arc<LocalMeta>>, MountError> {
+    let known = called.known_before(cluster);
+    let blobs = match known {
         Some(known) => store.onlooker(cluster, known)?,
         None => store.blobs.clone(),
     };
@@ -331,17 +332,7 @@ pub(crate) async fn check_first(
     let volume = looked.volume();
     roll_call::check_file(&volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
     called.check_for(volume.scheme, cluster).map_err(RollCallError::from)?;
-    Ok(())
-}
-
-async fn check_file(
-    plan: &MountPlan,
-    meta: &LocalMeta,
-    called: &Called,
-) -> Result<Vec<String>, RollCallError> {
-    let known = meta.members().await?;
-    roll_call::check_file(&meta.volume(), known.as_ref(), &plan.cluster)?;
-    roll_call::call(meta, &plan.cluster, called, Some(meta.session())).await
+    Ok(known.is_none().then_some(looked))
 }
 
 /// What a mount that is served has of its own.

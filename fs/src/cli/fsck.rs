@@ -109,11 +109,14 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 async fn with_disks(store: &Store, lock: &VolumeLock, cluster: &Cluster) -> Result<Findings> {
     let called = Called::of(&store.blobs).await;
     called.check(cluster)?;
-    mount::check_first(store, cluster, lock, &called).await?;
-    let stores = ProxyStores::new(store.blobs.clone());
-    let meta = &meta::look(&stores, lock, MetaSettings::default()).await?;
-    let known = meta.members().await.context("the list of the volume's disks")?;
-    roll_call::check_file(&meta.volume(), known.as_ref(), cluster)?;
+    let meta = match mount::check_first(store, cluster, lock, &called).await? {
+        Some(looked) => looked,
+        None => {
+            let stores = ProxyStores::new(store.blobs.clone());
+            meta::look(&stores, lock, MetaSettings::default()).await?
+        }
+    };
+    let meta = &meta;
     let warnings = roll_call::call(meta, cluster, &called, None).await?;
     let outage = store.outage(meta.volume().scheme).await;
     let disks_away = outage.as_ref().map_or(0, Outage::away);

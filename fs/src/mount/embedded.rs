@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use proto::cluster::{Cluster, Endpoint};
+use proto::cluster::{Cluster, Endpoint, Slot};
 use proto::id::Generation;
 use proto::scheme::Scheme;
 use proxy::{BadSlots, BlobStore, Proxy, ProxySettings, SlotConfig};
@@ -72,7 +72,6 @@ impl Store {
     /// # Errors
     /// When others have got more of the disks than this process could open.
     pub async fn open_any(cluster: &Cluster) -> Result<Self, OpenError> {
-        let settings = ProxySettings::default();
         let local: Option<Vec<BayPlan>> = cluster
             .slots
             .iter()
@@ -84,7 +83,7 @@ impl Store {
             })
             .collect();
         let Some(local) = local else {
-            let blobs = Proxy::from_cluster(cluster, settings)?;
+            let blobs = Proxy::from_cluster(cluster, ProxySettings::default())?;
             return Ok(Self { blobs, bays: None });
         };
         // What becomes of a disk is told by its slot.
@@ -96,14 +95,7 @@ impl Store {
             bays.close().await;
             return Err(OpenError::InUse { path, why, more });
         }
-        let slot = |(index, slot): (usize, &proto::cluster::Slot)| SlotConfig {
-            disk: slot.disk,
-            place: bays.all()[index].path().display().to_string(),
-            domain: slot.domain(),
-            store: bays.slot(index, slot.slot, cluster.group(), cluster.generation),
-        };
-        let slots = cluster.slots.iter().enumerate().map(slot).collect();
-        Ok(Self { blobs: Proxy::new(cluster.group(), slots, settings), bays: Some(bays) })
+        Ok(Self { blobs: over(&bays, cluster), bays: Some(bays) })
     }
 
     /// The same blobs to whoever looks at a volume by a file that may be wrong: under the generation that disks
@@ -113,21 +105,13 @@ impl Store {
     /// # Errors
     /// When an address makes no sense.
     pub fn onlooker(&self, cluster: &Cluster, known: Generation) -> Result<Arc<Proxy>, OpenError> {
-        let settings = ProxySettings::default();
-        let Some(bays) = &self.bays else {
-            let mut cluster = cluster.clone();
-            cluster.generation = known;
-            cluster.slots.iter_mut().for_each(|slot| slot.domain = slot.disk.to_string());
-            return Ok(Proxy::from_cluster(&cluster, settings)?);
-        };
-        let slot = |(index, slot): (usize, &proto::cluster::Slot)| SlotConfig {
-            disk: slot.disk,
-            place: bays.all()[index].path().display().to_string(),
-            domain: slot.disk.to_string(),
-            store: bays.slot(index, slot.slot, cluster.group(), known),
-        };
-        let slots = cluster.slots.iter().enumerate().map(slot).collect();
-        Ok(Proxy::new(cluster.group(), slots, settings))
+        let mut cluster = cluster.clone();
+        cluster.generation = known;
+        cluster.slots.iter_mut().for_each(|slot| slot.domain = slot.disk.to_string());
+        match &self.bays {
+            Some(bays) => Ok(over(bays, &cluster)),
+            None => Ok(Proxy::from_cluster(&cluster, ProxySettings::default())?),
+        }
     }
 
     /// What is away of the disks, for a volume of this scheme. Asks them, for a moment.
@@ -143,6 +127,18 @@ impl Store {
             bays.close().await;
         }
     }
+}
+
+/// A proxy over the disks of this process, as the cluster says where they are and what fails together.
+fn over(bays: &Bays, cluster: &Cluster) -> Arc<Proxy> {
+    let slot = |(index, slot): (usize, &Slot)| SlotConfig {
+        disk: slot.disk,
+        place: bays.all()[index].path().display().to_string(),
+        domain: slot.domain(),
+        store: bays.slot(index, slot.slot, cluster.group(), cluster.generation),
+    };
+    let slots = cluster.slots.iter().enumerate().map(slot).collect();
+    Proxy::new(cluster.group(), slots, ProxySettings::default())
 }
 
 /// The first of the disks that are out in a way, with the reason, and how many more there are.

@@ -207,8 +207,31 @@ pub fn check_answers(
 /// What disks have said before anything was asked of them that they would remember.
 pub struct Called {
     answers: Vec<Answer>,
-    /// Under which generation each had served the group, if it ever had; `None`: it is away.
-    served: Vec<Option<Option<Generation>>>,
+    served: Vec<Served>,
+}
+
+/// Whether a slot had served the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    /// Nobody knows: it is away.
+    Away,
+    /// It never had.
+    Never,
+    /// It had, under this generation last.
+    Under(Generation),
+}
+
+impl Served {
+    fn of(told: Option<Option<Generation>>) -> Self {
+        told.map_or(Self::Away, |served| served.map_or(Self::Never, Self::Under))
+    }
+
+    fn generation(self) -> Option<Generation> {
+        match self {
+            Self::Under(generation) => Some(generation),
+            Self::Away | Self::Never => None,
+        }
+    }
 }
 
 impl Called {
@@ -231,7 +254,7 @@ impl Called {
     /// The newest generation that disks know, if the file's is newer: whoever asks them for anything by the file
     /// teaches it to them, so that no older file works any more.
     pub fn known_before(&self, cluster: &Cluster) -> Option<Generation> {
-        let known = self.served.iter().flatten().flatten().copied().max();
+        let known = self.served.iter().filter_map(|served| served.generation()).max();
         known.filter(|known| *known < cluster.generation)
     }
 
@@ -239,7 +262,8 @@ impl Called {
     /// blobs has served from then on.
     pub async fn of(blobs: &Proxy) -> Self {
         let answers = blobs.roll_call(BOUND).await;
-        Self { answers, served: blobs.have_served().await }
+        let served = blobs.have_served().await.into_iter().map(Served::of).collect();
+        Self { answers, served }
     }
 }
 
@@ -264,13 +288,13 @@ pub async fn call(
         members.follow(cluster, session);
     }
     for (index, (slot, served)) in cluster.slots.iter().zip(&called.served).enumerate() {
-        if *served == Some(None) && members.has_met(slot.disk, slot.slot) {
+        if *served == Served::Never && members.has_met(slot.disk, slot.slot) {
             warnings.push(format!(
                 "{} has lost what it held: it was emptied since this volume used it",
                 named(index, slot)
             ));
         }
-        if served.is_some() {
+        if *served != Served::Away {
             members.meet(slot.disk, slot.slot);
         }
     }
