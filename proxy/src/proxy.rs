@@ -373,8 +373,16 @@ impl Proxy {
             found = self.find_without(SlotSet::EMPTY, &port, self.last_resort(deadline)).await;
         }
         let (bytes, located) = found?;
-        self.put_parts(id, codec::encode(id, &bytes), Spread::Apart, &located).await?;
-        Ok(bytes)
+        let sound = self.sound_parts(id, &located).await;
+        let put = |homes| self.put_parts(id, codec::encode(id, &bytes), Spread::Apart, homes);
+        let restored = match put(&sound).await {
+            // Where nothing can be written, what is rotten was still seen: nobody takes the blob for absent.
+            Err(BlobError::Unavailable { .. } | BlobError::Full) if sound.len() < located.len() => {
+                put(&located).await
+            }
+            restored => restored,
+        };
+        restored.map(|_| bytes)
     }
 
     async fn find_without(

@@ -143,6 +143,16 @@ impl Disks {
         self.0.iter().flatten().filter(|record| record.blob == blob).collect()
     }
 
+    /// The last copy of a blob on each disk that has one, with the disk's number.
+    pub fn copies_by_disk(&self, blob: BlobId) -> Vec<(usize, &Record)> {
+        let last = |(disk, records): (usize, &'_ Vec<Record>)| {
+            let at = records.iter().rposition(|record| record.blob == blob)?;
+            Some((disk, at))
+        };
+        let found: Vec<_> = self.0.iter().enumerate().filter_map(last).collect();
+        found.into_iter().map(|(disk, at)| (disk, &self.0[disk][at])).collect()
+    }
+
     /// Blobs of this kind, in the order in which they were written.
     pub fn blobs(&self, role: Role) -> Vec<BlobId> {
         let all = self.0.iter().flatten().map(|record| record.blob);

@@ -7,16 +7,18 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::libc::EIO;
 use nix::sys::signal::Signal;
 use proto::id::BlobId;
+use tests::binaries;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::load::Load;
 use tests::machine::Machine;
-use tests::process::{PATIENCE, bounded};
+use tests::process::{self, PATIENCE, bounded};
 use tests::records::{Disks, Record, Role};
 use tests::seed::{Seed, content};
 
@@ -201,6 +203,48 @@ fn metadata_that_rot_on_two_disks_are_read_around() -> Result<()> {
     }
     ensure!(all > 0, "no metadata on two disks of eight, in six rounds");
     demo.stop(Stop::Umount)
+}
+
+#[test]
+fn a_copy_of_an_entry_that_has_rotted_is_written_again_by_the_next_mount() -> Result<()> {
+    let Some(mut demo) = start(Mode::Embedded)? else { return Ok(()) };
+    let mut seed = Seed::announced("a rotten copy");
+    let mut expected = Expected::default();
+    for round in 0..M + 1 {
+        // So few that they stay in the journal.
+        expected.files(&demo.path(), 3)?;
+        demo.stop(Stop::Umount)?;
+        let disks = Disks::read(demo.disks())?;
+        let victim = victim(&disks, Role::Entry)?;
+        // Another one each time: the first is the one that is read.
+        let (disk, copy) = disks.copies_by_disk(victim).swap_remove(round);
+        copy.flip(seed.next_u64() >> 8)?;
+        ensure!(
+            !is_sound(&demo.disk(disk))?,
+            "round {round}: {victim} is not rotten on disk {disk}"
+        );
+        demo.mount()?;
+        expected.verify(&demo.path())?;
+        demo.stop(Stop::Umount)?;
+        ensure!(
+            is_sound(&demo.disk(disk))?,
+            "round {round}: {victim} is still rotten on disk {disk}"
+        );
+        let (there, all) = (Disks::read(demo.disks())?, M + 1);
+        ensure!(there.copies_by_disk(victim).len() >= all, "round {round}: {victim} is gone");
+        demo.mount()?;
+    }
+    demo.stop(Stop::Umount)?;
+    demo.fsck()
+}
+
+/// Can all that a disk holds be read?
+fn is_sound(disk: &Path) -> Result<bool> {
+    let mut verify = Command::new(binaries::storaged());
+    let answer = process::output(verify.args(["disk", "verify"]).arg(disk), 2 * PATIENCE)?;
+    let said = String::from_utf8_lossy(&answer.stderr);
+    ensure!(answer.status.code().is_some_and(|code| code <= 1), "{}: {said}", answer.status);
+    Ok(answer.status.success())
 }
 
 #[test]
