@@ -222,6 +222,7 @@ impl Filesystem {
             resident: proto::allocator::resident_bytes(),
         };
         metrics::observe(&self.data.status(), &memory, self.lookup_counts.count(), files);
+        metrics::observe_metadata(&*self.meta);
     }
 
     // Lookup counts.

@@ -14,6 +14,8 @@ use std::time::Instant;
 
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
+use meta::MetaStore;
+
 use crate::data::DataStatus;
 
 macro_rules! ops {
@@ -131,6 +133,17 @@ pub(crate) fn observe(status: &DataStatus, memory: &Memory, inodes: usize, files
     gauge!("ashlar_cache_bytes").set(status.cache_bytes as f64);
     counter!("ashlar_cache_hits_total").absolute(status.cache_hits);
     counter!("ashlar_cache_misses_total").absolute(status.cache_misses);
+}
+
+/// Sets those of the metadata's that are not counted where they change.
+pub(crate) fn observe_metadata(meta: &dyn MetaStore) {
+    gauge!(meta::metrics::UNSYNCED_BYTES).set(meta.unsynced_bytes() as f64);
+    gauge!(meta::metrics::DISK_BYTES).set(meta.disk_bytes() as f64);
+    if let Some(journal) = meta.journal() {
+        gauge!(meta::metrics::EPOCH).set(journal.epoch as f64);
+        gauge!(meta::metrics::WAITING).set(journal.waiting as f64);
+        gauge!(meta::metrics::JOURNALED_BYTES).set(journal.journaled_bytes as f64);
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::key::Key;
-use crate::store::MetaError;
+use crate::store::{JournalStatus, MetaError};
 use crate::table::run::Missing;
 
 /// A value: cheap to share.
@@ -77,6 +77,10 @@ pub(crate) trait Kv: Send + Sync + 'static {
     /// Bytes of disk that all keys take, with all copies.
     fn disk_bytes(&self) -> u64 {
         0
+    }
+    /// How the journal is, if there is one.
+    fn journal(&self) -> Option<JournalStatus> {
+        None
     }
     /// Does the store have room for changes that take some?
     fn may_grow(&self) -> bool {

@@ -27,6 +27,7 @@ mod key;
 mod local;
 mod lock;
 mod members;
+pub mod metrics;
 mod name;
 mod on_proxy;
 mod ops;

@@ -24,8 +24,9 @@ use crate::members::Members;
 use crate::name::{self, Hasher};
 use crate::ops::{Step, acl, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
 use crate::store::{
-    Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, MetaError, MetaStore,
-    NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage, VolumeInfo,
+    Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, JournalStatus,
+    MetaError, MetaStore, NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage,
+    VolumeInfo,
 };
 use crate::txn::{Context, Txn, damaged};
 
@@ -294,6 +295,10 @@ impl MetaStore for LocalMeta {
 
     fn disk_bytes(&self) -> u64 {
         self.kv.disk_bytes()
+    }
+
+    fn journal(&self) -> Option<JournalStatus> {
+        self.kv.journal()
     }
 
     async fn usage(&self) -> Result<Usage, MetaError> {

@@ -308,6 +308,21 @@ pub struct Usage {
     pub disk_bytes: u64,
 }
 
+/// How the journal of a volume's metadata is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalStatus {
+    /// Epoch of who leads the volume.
+    pub epoch: u64,
+    /// When its last snapshot was taken, in seconds since 1970; `None`: none was since it leads.
+    pub snapshot_at: Option<u64>,
+    /// Bytes of metadata that the store still has room for, as far as is known.
+    pub room: Option<u64>,
+    /// Batches of changes that are not durable.
+    pub waiting: usize,
+    /// Bytes of memory of what is durable and in no snapshot.
+    pub journaled_bytes: u64,
+}
+
 /// Extents with their files, and where the next page begins: behind the extent of this file that ends
 /// here; `None`: there is no next page. A page may be short, or empty, and not the last.
 pub type ExtentPage = (Vec<(Ino, Extent)>, Option<(Ino, u64)>);
@@ -330,6 +345,11 @@ pub trait MetaStore: Send + Sync + 'static {
     /// Bytes of disk that metadata themselves take, with all copies; cheap.
     fn disk_bytes(&self) -> u64 {
         0
+    }
+
+    /// How their journal is; `None`: there is none. Cheap.
+    fn journal(&self) -> Option<JournalStatus> {
+        None
     }
 
     // Names.

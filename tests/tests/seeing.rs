@@ -31,6 +31,9 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
         "{status}"
     );
     ensure!(up(&status) == 8, "a fresh mount: {status}");
+    let number = |field: &str| status["mount"][field].as_u64().unwrap_or(0);
+    let (taken, share) = (number("metadata_bytes"), number("metadata_share"));
+    ensure!(taken > 0 && taken < share && number("epoch") > 0, "of its metadata: {status}");
     fs::write(demo.file("file"), content(1, 3 << 20))?;
     fs::File::open(demo.file("file"))?.sync_all()?;
     ensure!(demo.status()?["mount"]["dirty_bytes"] == 0, "bytes are dirty after fsync");
@@ -45,6 +48,11 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
     })?;
     let table = run(Command::new(ashlar()).arg("status").arg(demo.path()), PATIENCE)?;
     ensure!(table.contains("6 of 8 disks up") && table.contains("ec(4,2)"), "{table}");
+    let metadata = table.lines().find(|line| line.starts_with("metadata")).unwrap_or_default();
+    ensure!(
+        metadata.contains(" kept for them, epoch ") && metadata.contains("snapshot"),
+        "{table}"
+    );
     demo.restart_daemon(2)?;
     demo.restart_daemon(5)?;
     wait_until("status to show all disks again", NOTICED, || {
@@ -60,7 +68,19 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
         let shown = format!("ashlar_memory_bytes{{kind=\"{kind}\"}}");
         ensure!(text.contains(&shown), "{shown} is missing in:\n{text}");
     }
-    for metric in ["ashlar_op_seconds", "ashlar_written_bytes_total", "ashlar_cache_hits_total"] {
+    let metadata = [
+        "meta_journal_entries_total",
+        "meta_journal_bytes_total",
+        "meta_journal_batch_seconds",
+        "meta_syncs_total",
+        "meta_waiting_batches",
+        "meta_unsynced_bytes",
+        "meta_journaled_bytes",
+        "meta_disk_bytes",
+        "meta_epoch",
+    ];
+    let others = ["ashlar_op_seconds", "ashlar_written_bytes_total", "ashlar_cache_hits_total"];
+    for metric in metadata.into_iter().chain(others) {
         ensure!(text.contains(metric), "{metric} is missing in:\n{text}");
     }
     let written = text.lines().find_map(|line| line.strip_prefix("ashlar_written_bytes_total "));

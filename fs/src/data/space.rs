@@ -89,6 +89,8 @@ pub(crate) struct StoreRoom {
     limit: AtomicU64,
     /// Most bytes that may be promised while names are made.
     names: AtomicU64,
+    /// What metadata take, and their share: data may be promised the less the less of it they take.
+    metadata: Mutex<(u64, u64)>,
     /// By how much metadata may grow within their share.
     growth: AtomicU64,
     /// The most that was promised since that is more than the limit would be; else 0.
@@ -147,6 +149,7 @@ impl StoreRoom {
             blob: AtomicU32::new(TARGET_BLOB),
             limit: AtomicU64::new(u64::MAX),
             names: AtomicU64::new(u64::MAX),
+            metadata: Mutex::default(),
             growth: AtomicU64::new(0),
             over: AtomicU64::new(0),
             stored: AtomicU64::new(0),
@@ -206,7 +209,9 @@ impl StoreRoom {
         let kept = (potential / KEPT_SHARE).max(small) + space.uneven;
         let kept = kept.min(potential / 2);
         let metadata = self.user_bytes(metadata);
-        let growth = ((potential + metadata) / METADATA_SHARE).saturating_sub(metadata);
+        let share = (potential + metadata) / METADATA_SHARE;
+        *self.metadata.lock() = (metadata, share);
+        let growth = share.saturating_sub(metadata);
         self.growth.store(growth, Relaxed);
         let limit = (potential - kept).saturating_sub(growth) / 1000 * (self.packed() - CUT);
         self.kept.store(kept, Relaxed);
@@ -247,6 +252,11 @@ impl StoreRoom {
             Some((of, at)) if of > potential && at.elapsed() < SAMPLES => of,
             _ => highest.insert((potential, Instant::now())).0,
         }
+    }
+
+    /// Bytes of user room that metadata take, and their share.
+    pub(crate) fn metadata(&self) -> (u64, u64) {
+        *self.metadata.lock()
     }
 
     /// What metadata says is promised.

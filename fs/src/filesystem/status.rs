@@ -2,6 +2,7 @@
 //! table for people.
 
 use std::fmt::{self, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use proxy::{Safety, SlotStatus};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,18 @@ pub struct MountStatus {
     pub blob_bytes: u64,
     /// Blobs whose parts had to share fail domains.
     pub degraded_blobs: u64,
+    /// Bytes of user room that metadata take.
+    #[serde(default)]
+    pub metadata_bytes: u64,
+    /// Their share of the room. They may take more, for as long as there is any.
+    #[serde(default)]
+    pub metadata_share: u64,
+    /// Epoch under which the volume is led.
+    #[serde(default)]
+    pub epoch: Option<u64>,
+    /// When this mount took its last snapshot of the metadata, in seconds since 1970.
+    #[serde(default)]
+    pub last_snapshot: Option<u64>,
     /// Bytes written and not yet stored.
     pub dirty_bytes: u64,
     /// Bytes cached in memory.
@@ -74,6 +87,8 @@ impl Filesystem {
         self.data.learn_space().await;
         let data = self.data.status();
         let disks = self.blobs.slots().await;
+        let (metadata_bytes, metadata_share) = self.data.space.metadata();
+        let journal = self.meta.journal();
         let safety = Safety::new(volume.scheme, disks.iter().map(|slot| slot.domain.as_str()));
         let mount = MountStatus {
             volume: volume.name,
@@ -87,6 +102,10 @@ impl Filesystem {
             blobs: usage.blobs,
             blob_bytes: usage.blob_bytes,
             degraded_blobs: usage.degraded_blobs,
+            metadata_bytes,
+            metadata_share,
+            epoch: journal.map(|journal| journal.epoch),
+            last_snapshot: journal.and_then(|journal| journal.snapshot_at),
             dirty_bytes: data.dirty_bytes,
             cache_bytes: data.cache_bytes,
             cache_hits: data.cache_hits,
@@ -128,6 +147,12 @@ pub(crate) fn bytes(n: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+/// How long ago that was, by this machine's clock.
+fn seconds_since(at: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().saturating_sub(at)
 }
 
 fn percent(part: u64, of: u64) -> String {
@@ -188,6 +213,13 @@ impl fmt::Display for MountStatus {
             n => format!("{n} of them with parts that share a disk"),
         };
         line(f, "blobs", format!("{blobs}, {degraded}"))?;
+        let (taken, share) = (bytes(self.metadata_bytes), bytes(self.metadata_share));
+        let epoch = self.epoch.map_or(String::new(), |epoch| format!(", epoch {epoch}"));
+        let snapshot = match self.last_snapshot {
+            Some(at) => format!("snapshot taken {} s ago", seconds_since(at)),
+            None => "no snapshot taken by this mount yet".to_owned(),
+        };
+        line(f, "metadata", format!("{taken} of {share} kept for them{epoch}, {snapshot}"))?;
         line(f, "dirty", format!("{} written and not yet stored", bytes(self.dirty_bytes)))?;
         let looked = self.cache_hits + self.cache_misses;
         let hits = percent(self.cache_hits, looked);

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use metrics::{Counter, counter};
 use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 use proto::guard;
 use tokio::sync::{Notify, oneshot};
@@ -35,7 +36,9 @@ use tokio::sync::{Notify, oneshot};
 use super::{Batch, Direction, Kv, Over, Read, Scanned, Value, View, Visit, Write};
 use crate::journal::store::StoreError;
 use crate::key::Key;
-use crate::store::MetaError;
+use crate::local::wall_clock;
+use crate::metrics::SYNCS;
+use crate::store::{JournalStatus, MetaError};
 use crate::table::cache::Cache;
 use crate::table::run::{Missing, Run};
 use crate::table::view::Snapshot;
@@ -82,6 +85,11 @@ pub(crate) struct Tables {
     snapshot: AtomicU64,
     /// Bytes of disk that journal and snapshot take.
     disk_bytes: AtomicU64,
+    /// Under which these are led; 0: they are only looked at.
+    epoch: AtomicU64,
+    /// When the last snapshot of this leader was taken: seconds since 1970; 0: none.
+    snapshot_at: AtomicU64,
+    syncs: Counter,
     waiters: Mutex<Waiters>,
     /// The leader has something to do.
     pub(crate) wanted: Notify,
@@ -150,6 +158,9 @@ impl Tables {
             room: AtomicU64::new(u64::MAX),
             snapshot,
             disk_bytes: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            snapshot_at: AtomicU64::new(0),
+            syncs: counter!(SYNCS),
             waiters: Mutex::default(),
             wanted: Notify::new(),
             moved: Notify::new(),
@@ -260,6 +271,22 @@ impl Tables {
         self.disk_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Entries that take so many more are in the store.
+    pub(crate) fn add_disk_bytes(&self, bytes: u64) {
+        self.disk_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They are led under this epoch.
+    pub(crate) fn note_epoch(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// A snapshot was taken.
+    pub(crate) fn note_snapshot(&self) {
+        let now = wall_clock().secs.max(0).unsigned_abs();
+        self.snapshot_at.store(now, Ordering::Relaxed);
+    }
+
     /// So many bytes of it were put.
     pub(crate) fn take_room(&self, bytes: u64) {
         let less = |room: u64| (room != u64::MAX).then(|| room.saturating_sub(bytes));
@@ -367,6 +394,18 @@ impl Kv for JournaledKv {
         self.tables.disk_bytes.load(Ordering::Relaxed)
     }
 
+    fn journal(&self) -> Option<JournalStatus> {
+        let tables = &self.tables;
+        let epoch = tables.epoch.load(Ordering::Relaxed);
+        let snapshot_at = Some(tables.snapshot_at.load(Ordering::Relaxed)).filter(|at| *at > 0);
+        let room = Some(tables.room.load(Ordering::Relaxed)).filter(|room| *room < u64::MAX);
+        let (waiting, journaled_bytes) = {
+            let state = tables.state.read();
+            (state.waiting.len(), state.journaled.bytes as u64)
+        };
+        (epoch > 0).then_some(JournalStatus { epoch, snapshot_at, room, waiting, journaled_bytes })
+    }
+
     fn may_grow(&self) -> bool {
         self.tables.may_grow()
     }
@@ -413,6 +452,7 @@ impl Kv for JournaledKv {
             if until == state.durable {
                 return Ok(());
             }
+            self.tables.syncs.increment(1);
             let (sender, answer) = oneshot::channel();
             waiters.list.push((until, sender));
             waiters.wanted = waiters.wanted.max(until);

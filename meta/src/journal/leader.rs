@@ -31,6 +31,7 @@ use super::entry::{self, Standing};
 use super::names::{Namer, Role};
 use super::store::{StoreError, VolumeStore};
 use crate::engine::journaled::Tables;
+use crate::metrics::Metrics;
 use crate::store::MetaError;
 use crate::table::manifest::Manifest;
 use crate::table::merge::{self, Output};
@@ -69,10 +70,9 @@ pub(crate) struct Leader {
     pub(crate) snapshot: (Manifest, Option<BlobId>),
     /// Entries that are in the store and not in the snapshot, in order.
     pub(crate) entries: Vec<BlobId>,
-    /// A batch of several entries is under way.
-    pub(crate) long_flies: bool,
     /// When the store was last asked for its room.
     pub(crate) asked_for_room: Option<Instant>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What comes of a batch that was sent: the names of its entries.
@@ -81,70 +81,124 @@ struct Landed {
     result: Result<(), StoreError>,
 }
 
-/// A snapshot under way.
-type Snapshotting = JoinHandle<Result<Taken, MetaError>>;
-
 /// A snapshot that was taken.
 struct Taken {
     manifest: Manifest,
     id: BlobId,
 }
 
+/// Batches on their way to the store.
+#[derive(Default)]
+struct Sending {
+    flying: FuturesOrdered<BoxFuture<'static, Landed>>,
+    /// A batch of several entries is among them: it flies alone.
+    long: bool,
+    /// When what is in memory has to go, if there is anything.
+    due_at: Option<Instant>,
+}
+
+impl Sending {
+    fn may_send(&self) -> bool {
+        self.flying.len() < FLYING_MOST && !self.long
+    }
+
+    /// What comes of the oldest batch.
+    async fn landed(&mut self) -> Landed {
+        match self.flying.next().await {
+            Some(landed) => landed,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// When something has to go, and can.
+    fn due(&self) -> Option<Instant> {
+        self.due_at.filter(|_| self.may_send())
+    }
+}
+
+/// A snapshot under way, or when there may be one.
+struct Snapshots {
+    task: Option<JoinHandle<Result<Taken, MetaError>>>,
+    not_before: Instant,
+}
+
+impl Snapshots {
+    fn may_begin(&self) -> bool {
+        self.task.is_none() && Instant::now() >= self.not_before
+    }
+
+    /// What comes of the one that is under way; it is, no longer.
+    async fn ended(&mut self) -> Result<Taken, MetaError> {
+        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let ended = task.await.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string())));
+        self.task = None;
+        ended
+    }
+
+    /// When one may begin that might not yet.
+    fn again(&self) -> Option<Instant> {
+        (self.task.is_none() && !self.may_begin()).then_some(self.not_before)
+    }
+}
+
 impl Leader {
-    /// Leads until told to stop, then sends what there is, and ends with a snapshot if one is due.
+    /// Leads until told to stop, then sends what there is, and ends with a snapshot if one is due. Each turn of the
+    /// loop sends, begins a snapshot, or ends, as far as it can; then it waits for whatever may change that.
     pub(crate) async fn lead(mut self, stop: CancellationToken) {
-        let mut flying: FuturesOrdered<BoxFuture<'static, Landed>> = FuturesOrdered::new();
-        let mut due_at: Option<Instant> = None;
-        let mut snapshot: Option<Snapshotting> = None;
-        let mut snapshot_from = Instant::now();
-        let mut stop_by = None;
+        let mut sending = Sending::default();
+        let mut snapshots = Snapshots { task: None, not_before: Instant::now() };
+        // Once told to stop: so long a snapshot may still take.
+        let mut end: Option<Instant> = None;
         self.count();
         self.learn_room().await;
         loop {
-            let stopping = stop.is_cancelled();
-            let now = Instant::now();
-            let due = stopping || due_at.is_some_and(|at| at <= now);
-            while flying.len() < FLYING_MOST
-                && !self.long_flies
-                && let Some(batch) = self.tables.next_batch(flying.len(), due)
-            {
-                flying.push_back(self.send(&batch.batch));
-                due_at = None;
+            if stop.is_cancelled() {
+                end.get_or_insert_with(|| Instant::now() + LAST_SNAPSHOT_WAIT);
             }
-            if due_at.is_none() && self.tables.has_unsent(flying.len()) {
-                due_at = Some(now + self.tables.bounds.interval);
+            self.send_what_is_due(&mut sending, end.is_some());
+            let all_sent = sending.flying.is_empty();
+            if snapshots.may_begin() && (end.is_none() || all_sent) {
+                snapshots.task = self.begin_snapshot(end.is_some());
             }
-            let bytes = if stopping { LAST_SNAPSHOT } else { self.snapshot_bytes() };
-            if snapshot.is_none() && now >= snapshot_from && (!stopping || flying.is_empty()) {
-                snapshot = self.begin_snapshot(bytes);
-            }
-            let waited_enough = stopping && now >= *stop_by.get_or_insert(now + LAST_SNAPSHOT_WAIT);
-            if stopping && flying.is_empty() && (snapshot.is_none() || waited_enough) {
-                snapshot.iter().for_each(JoinHandle::abort);
+            let late = end.is_some_and(|end| Instant::now() >= end);
+            if end.is_some() && all_sent && (late || snapshots.task.is_none()) {
+                snapshots.task.iter().for_each(JoinHandle::abort);
                 return;
             }
-            let may_send = flying.len() < FLYING_MOST && !self.long_flies;
-            tokio::select! {
-                Some(landed) = flying.next(), if !flying.is_empty() => {
-                    if !self.land(landed).await {
-                        return;
-                    }
+            let (due, again) = (sending.due(), snapshots.again());
+            let goes_on = tokio::select! {
+                landed = sending.landed() => self.land(landed, &mut sending).await,
+                taken = snapshots.ended() => {
+                    let taken = self.take_over_snapshot(taken).await;
+                    snapshots.not_before = Instant::now() + if taken { Duration::ZERO } else { SNAPSHOT_RETRY };
+                    taken || end.is_none()
                 }
-                taken = ended(&mut snapshot), if snapshot.is_some() => {
-                    snapshot = None;
-                    if !self.take_over_snapshot(taken).await {
-                        if stopping {
-                            return;
-                        }
-                        snapshot_from = Instant::now() + SNAPSHOT_RETRY;
-                    }
-                }
-                () = self.tables.wanted.notified() => {}
-                () = wait_until(due_at), if due_at.is_some() && may_send => {}
-                () = stop.cancelled(), if !stopping => {}
-                () = sleep_until(snapshot_from), if snapshot.is_none() && snapshot_from > now => {}
-                () = wait_until(stop_by), if !waited_enough => {}
+                () = self.tables.wanted.notified() => true,
+                () = wait_until(due) => true,
+                () = wait_until(again) => true,
+                () = stop.cancelled(), if end.is_none() => true,
+                () = wait_until(end), if !late => true,
+            };
+            if !goes_on {
+                return;
             }
+        }
+    }
+
+    /// Sends batches as long as there are any that somebody waits for, or that are due: at the end all are.
+    fn send_what_is_due(&mut self, sending: &mut Sending, ending: bool) {
+        let now = Instant::now();
+        let due = ending || sending.due_at.is_some_and(|at| at <= now);
+        while sending.may_send()
+            && let Some(batch) = self.tables.next_batch(sending.flying.len(), due)
+        {
+            let (entries, flight) = self.send(&batch.batch);
+            sending.flying.push_back(flight);
+            sending.long = entries > 1;
+            sending.due_at = None;
+        }
+        if sending.due_at.is_none() && self.tables.has_unsent(sending.flying.len()) {
+            sending.due_at = Some(now + self.tables.bounds.interval);
         }
     }
 
@@ -174,8 +228,8 @@ impl Leader {
         }
     }
 
-    /// Puts a batch into the journal, again and again until it is there.
-    fn send(&mut self, batch: &crate::engine::Batch) -> BoxFuture<'static, Landed> {
+    /// Puts a batch into the journal, again and again until it is there; with the number of its entries.
+    fn send(&mut self, batch: &crate::engine::Batch) -> (usize, BoxFuture<'static, Landed>) {
         let (first, before) = self.first;
         let at = Standing {
             epoch: self.namer.epoch,
@@ -187,36 +241,47 @@ impl Leader {
         let entries =
             entry::encode(self.namer.volume, &self.name, at, batch, self.tables.bounds.entry_bytes);
         self.next += entries.len() as u64;
-        self.long_flies = entries.len() > 1;
         let named = entries.into_iter().zip(at.lsn..).map(|(bytes, lsn)| {
             let id = self.namer.name(Role::Entry, lsn, bytes.len());
             (id.expect("an entry fits into a blob"), Bytes::from(bytes))
         });
         let entries: Vec<_> = named.collect();
-        let (store, tables) = (self.store.clone(), self.tables.clone());
-        Box::pin(async move {
+        let count = entries.len();
+        let (store, tables, metrics) =
+            (self.store.clone(), self.tables.clone(), self.metrics.clone());
+        let flight = async move {
+            let begun = Instant::now();
             let mut ids = Vec::with_capacity(entries.len());
             for (id, bytes) in entries {
-                let result = put_until_there(&*store, id, bytes, &|e| tables.not_put(e)).await;
+                let failed = |error: &StoreError| {
+                    metrics.retries.increment(1);
+                    tables.not_put(error);
+                };
+                let result = put_until_there(&*store, id, bytes, &failed).await;
                 ids.push(id);
                 if result.is_err() {
                     return Landed { ids, result };
                 }
             }
+            metrics.batch_seconds.record(begun.elapsed());
             Landed { ids, result: Ok(()) }
-        })
+        };
+        (count, Box::pin(flight))
     }
 
     /// The oldest batch under way has arrived; `false`: another leads now.
-    async fn land(&mut self, Landed { ids, result }: Landed) -> bool {
+    async fn land(&mut self, Landed { ids, result }: Landed, sending: &mut Sending) -> bool {
         match result {
             Ok(()) => {
                 let last = ids.last().expect("a batch has an entry");
                 self.tables.durable(last.sequence());
-                self.long_flies &= ids.len() == 1;
-                self.tables.take_room(ids.iter().map(|id| u64::from(id.len())).sum());
+                sending.long &= ids.len() == 1;
+                let bytes = ids.iter().map(|id| u64::from(id.len())).sum();
+                self.metrics.entries.increment(ids.len() as u64);
+                self.metrics.bytes.increment(bytes);
+                self.tables.take_room(bytes);
+                self.tables.add_disk_bytes(ids.iter().map(BlobId::disk_bytes).sum());
                 self.entries.extend(ids);
-                self.count();
                 self.learn_room().await;
                 true
             }
@@ -228,15 +293,18 @@ impl Leader {
         }
     }
 
-    /// Merges what is journaled into the snapshot, once it has grown to so many bytes.
-    fn begin_snapshot(&self, bytes: usize) -> Option<Snapshotting> {
+    /// Merges what is journaled into the snapshot, once it has grown enough.
+    fn begin_snapshot(&self, ending: bool) -> Option<JoinHandle<Result<Taken, MetaError>>> {
+        let bytes = if ending { LAST_SNAPSHOT } else { self.snapshot_bytes() };
         let many = self.entries.len() >= self.tables.bounds.snapshot_entries;
         let (newer, lsn, runs) = self.tables.freeze(if many { 0 } else { bytes })?;
         let (tables, store, namer) = (self.tables.clone(), self.store.clone(), self.namer);
         let (name, chunk) = (self.name.clone(), self.chunk.clone());
         // What was removed gives its room back only where it is merged away.
         let all = !self.tables.may_grow();
+        let metrics = self.metrics.clone();
         Some(tokio::spawn(async move {
+            let begun = Instant::now();
             let size = crate::engine::journaled::size_of_batch(&newer) as u64;
             let depth = if all { runs.len() } else { merge::depth(&newer, size, &runs) };
             let (merged, older) = runs.split_at(depth);
@@ -263,6 +331,9 @@ impl Leader {
             put_until_there(store, id, bytes, &|e| tracing::warn!("writing a snapshot: {e}"))
                 .await
                 .map_err(|e| MetaError::Engine(e.to_string()))?;
+            metrics.snapshot_seconds.record(begun.elapsed());
+            let chunks = made.into_inner();
+            metrics.snapshot_bytes.increment(chunks.iter().map(|id| u64::from(id.len())).sum());
             Ok(Taken { manifest, id })
         }))
     }
@@ -277,6 +348,7 @@ impl Leader {
             }
         };
         self.tables.merged(manifest.runs.clone());
+        self.tables.note_snapshot();
         self.asked_for_room = None;
         let (old, old_id) = std::mem::replace(&mut self.snapshot, (manifest, Some(id)));
         let kept: BTreeSet<BlobId> = self.snapshot.0.chunks().map(|chunk| chunk.id).collect();
@@ -311,13 +383,6 @@ async fn put_until_there(
         }
         sleep(wait).await;
         wait = (wait * 2).min(RETRY.1);
-    }
-}
-
-async fn ended(snapshot: &mut Option<Snapshotting>) -> Result<Taken, MetaError> {
-    match snapshot {
-        Some(task) => task.await.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string()))),
-        None => std::future::pending().await,
     }
 }
 

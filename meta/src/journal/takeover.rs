@@ -265,6 +265,7 @@ impl TakeOver {
         cache.keep_only(|path| chunks.contains(path));
         let runs = found.manifest.runs.clone();
         let tables = Tables::new(runs, found.changes, end, cache, self.bounds);
+        tables.note_epoch(epoch);
         let leader = Leader {
             tables: tables.clone(),
             namer: Namer {
@@ -280,8 +281,8 @@ impl TakeOver {
             chunk: Arc::new(AtomicU64::new(0)),
             snapshot: (found.manifest, found.manifest_id),
             entries: found.entries,
-            long_flies: false,
             asked_for_room: None,
+            metrics: Arc::default(),
         };
         Ok((Recovered { tables, name: found.name, leader }, garbage))
     }
