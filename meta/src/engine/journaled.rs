@@ -183,10 +183,10 @@ impl Tables {
         state.waiting.get(flying).cloned()
     }
 
-    /// Is there anything that is not under way?
+    /// Is there anything that is not under way, and may be sent?
     pub(crate) fn has_unsent(&self, flying: usize) -> bool {
         let state = self.state.read();
-        state.waiting.len() > flying || !state.active.batch.is_empty()
+        state.ended.is_none() && (state.waiting.len() > flying || !state.active.batch.is_empty())
     }
 
     /// The first batch that waits is durable; its last entry has this LSN.

@@ -197,9 +197,10 @@ impl Leader {
             sending.long = entries > 1;
             sending.due_at = None;
         }
-        if sending.due_at.is_none() && self.tables.has_unsent(sending.flying.len()) {
-            sending.due_at = Some(now + self.tables.bounds.interval);
-        }
+        // What stays in memory for ever, as nothing can be changed any more, is not due either.
+        let unsent = self.tables.has_unsent(sending.flying.len());
+        let due_at = sending.due_at.unwrap_or(now + self.tables.bounds.interval);
+        sending.due_at = unsent.then_some(due_at);
     }
 
     /// Bytes of journaled changes from which on they are merged into the snapshot: about as many as that has,

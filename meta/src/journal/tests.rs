@@ -223,6 +223,18 @@ async fn leaders_follow(seed: u64) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_of_what_can_change_no_more_rests() {
+    let mount = Mount::open(MemoryStore::default(), None).await.unwrap();
+    let change = Batch::from([(key(1), Some(Value::from(&b"late"[..])))]);
+    mount.transact(&change).await.unwrap();
+    mount.kv.tables.end("a test has torn it");
+    // Time goes on only while nobody has anything to do.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(matches!(mount.kv.sync().await, Err(MetaError::Ended(_))));
+    tokio::time::timeout(Duration::from_secs(60), mount.leading.end()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_leader_finds_what_the_one_before_had_made_durable() {
     for seed in 0..60 {
         leaders_follow(seed).await;
