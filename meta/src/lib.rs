@@ -16,6 +16,7 @@
 mod acl;
 mod catalog;
 mod check;
+mod clock;
 mod dentry;
 #[cfg(test)]
 mod dice;
@@ -43,10 +44,11 @@ mod xattr;
 
 pub use catalog::{Catalog, FoundVolume, VolumeState, destroy, list, scheme_of};
 pub use check::Report;
+pub use clock::wall_clock;
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
 pub use journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
-pub use local::{LocalMeta, wall_clock};
+pub use local::LocalMeta;
 pub use lock::{Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory};
 pub use members::{Difference, Member, Members};
 pub use on_proxy::ProxyStores;

@@ -8,12 +8,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nix::time::ClockId;
 use parking_lot::Mutex;
 use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
 use tokio::runtime::Handle;
 
+use crate::clock::{Clock, wall_clock};
 use crate::engine::patient::Patient;
 use crate::engine::{Kv, Value, View};
 use crate::journal::takeover::Leading;
@@ -29,17 +29,6 @@ use crate::store::{
     VolumeInfo,
 };
 use crate::txn::{Context, Txn, damaged};
-
-/// Tells the time.
-pub(crate) type Clock = fn() -> Time;
-
-/// The time of this machine that files get. The kernel's own filesystems take theirs from the same
-/// clock, which moves with its ticks: from a finer one, a file written here could be newer than
-/// one that was written elsewhere after it.
-pub fn wall_clock() -> Time {
-    let now = ClockId::CLOCK_REALTIME_COARSE.now().expect("the kernel has this clock");
-    Time { secs: now.tv_sec(), nanos: now.tv_nsec() as u32 }
-}
 
 /// What differs in tests.
 #[derive(Clone, Copy)]

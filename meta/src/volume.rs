@@ -15,6 +15,7 @@ use proto::limits::TARGET_BLOB;
 use proto::scheme::Scheme;
 
 use crate::catalog::{self, Catalog, FoundVolume, VolumeState};
+use crate::clock::wall_clock;
 use crate::engine::journaled::{Bounds, JournaledKv};
 use crate::engine::memory::MemoryKv;
 use crate::engine::{Batch, Kv, Value};
@@ -25,7 +26,7 @@ use crate::journal::takeover::{Leading, TakeOver, TakeOverError};
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::volume::VolumeRecord;
-use crate::local::{LocalMeta, Seams, volume_record, wall_clock};
+use crate::local::{LocalMeta, Seams, volume_record};
 use crate::lock::VolumeLock;
 use crate::store::{Attr, Kind, MetaError, ROOT, Usage, VolumeInfo};
 

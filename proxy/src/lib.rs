@@ -35,6 +35,7 @@ mod restore;
 mod safety;
 pub mod service;
 mod slot_client;
+mod sound;
 mod space;
 mod survey;
 

@@ -10,22 +10,15 @@
 //! Invariants:
 //! * Data and absence are what [`Get`] says they are.
 //! * A part is located only where a slot said so.
-//!
-//! That a slot says it holds a part does not say that the part is sound. So those that were located are read, once
-//! the bytes are there ([`Proxy::sound_parts`]), and a rotten one counts as not located: it is written again.
 
-use futures::future::join_all;
-use proto::awake;
-use proto::id::{BlobId, PartIndex, PartKey};
+use proto::id::{BlobId, PartIndex};
 use proto::part_store::{Held, PartError};
 
-use crate::driver::{Machine, SLOT_TIMEOUT};
+use crate::driver::Machine;
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::placement::{Group, Placement};
-use crate::proxy::Proxy;
 use crate::put::homes_apart;
 use crate::quorum::{SlotSet, Spread};
-use crate::slot_client::Ask;
 
 /// The first half of a restore-read in progress.
 pub(crate) struct Find<'a> {
@@ -75,30 +68,6 @@ impl<'a> Find<'a> {
     /// Has each part a home already?
     fn is_whole(&self) -> bool {
         homes_apart(self.group, &self.located).len() == self.parts
-    }
-}
-
-impl Proxy {
-    /// Of parts that slots say they hold, those that are sound: each is read. A slot that does not answer is believed.
-    pub(crate) async fn sound_parts(
-        &self,
-        id: BlobId,
-        located: &[(PartIndex, usize)],
-    ) -> Vec<(PartIndex, usize)> {
-        let reading = located.iter().map(|&(part, slot)| async move {
-            let client = &self.slots[slot];
-            let key = PartKey { blob: id, part };
-            let read = client.get(Ask::IfUp, key, 0..id.part_len());
-            match awake::timeout(SLOT_TIMEOUT, read).await {
-                Ok(Err(why @ (PartError::Corrupt(_) | PartError::NotFound | PartError::Io(_)))) => {
-                    let place = &client.place;
-                    tracing::warn!(%place, "part {part} of blob {id} is written again: {why}");
-                    None
-                }
-                _ => Some((part, slot)),
-            }
-        });
-        join_all(reading).await.into_iter().flatten().collect()
     }
 }
 

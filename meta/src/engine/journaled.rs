@@ -34,9 +34,9 @@ use proto::guard;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Batch, Direction, Kv, Over, Read, Scanned, Value, View, Visit, Write};
+use crate::clock::wall_clock;
 use crate::journal::store::StoreError;
 use crate::key::Key;
-use crate::local::wall_clock;
 use crate::metrics::SYNCS;
 use crate::store::{JournalStatus, MetaError};
 use crate::table::cache::Cache;

@@ -226,9 +226,9 @@ fn the_commands_say_what_is_on_a_disk_and_find_rot() {
         "16MiB",
         "--json",
     ];
-    let (good, text) = finish(&init);
-    assert!(good, "{text}");
-    let made: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let output = storaged(&init).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(made["disk"], ids(Path::new(&path)).1.to_string());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async { put(&slot(&open(dir.path())), key(1, 100_000)).await.unwrap() });
