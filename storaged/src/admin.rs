@@ -22,6 +22,8 @@ use crate::error::{DiskError, DiskProblem};
 use crate::init::{InitOptions, init_disk};
 use crate::open::DiskOptions;
 use crate::room::Room;
+use crate::scrub::position::Position;
+use crate::scrub::seconds_now;
 use crate::superblock::{Superblock, lock};
 
 /// How long a daemon may take to answer.
@@ -113,6 +115,24 @@ fn each(
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn said_damaged(parts: u64) -> String {
+    match parts {
+        0 => String::new(),
+        parts => format!("  {parts} damaged"),
+    }
+}
+
+/// When all of a disk was read and verified for the last time, in words.
+fn said_scrubbed(ended: u64) -> String {
+    let ago = seconds_now().saturating_sub(ended);
+    match ago {
+        _ if ended == 0 => "never scrubbed whole".to_owned(),
+        0..3600 => format!("scrubbed {} min ago", ago / 60),
+        3600..172_800 => format!("scrubbed {} h ago", ago / 3600),
+        _ => format!("scrubbed {} days ago", ago / 86_400),
+    }
+}
+
 fn in_use(dir: &Path) -> Result<bool, DiskError> {
     match lock(dir) {
         Ok(_) => Ok(false),
@@ -123,17 +143,24 @@ fn in_use(dir: &Path) -> Result<bool, DiskError> {
 
 pub(crate) fn list(disks: &Disks) -> anyhow::Result<ExitCode> {
     each(disks, |dir| {
-        let (superblock, used) = soon(dir, |dir| Ok((Superblock::read(dir)?, in_use(dir)?)))?;
+        let (superblock, used, scrub) = soon(dir, |dir| {
+            let superblock = Superblock::read(dir)?;
+            Ok((superblock, in_use(dir)?, Position::read(dir, superblock.disk)))
+        })?;
         let Superblock { cluster, disk, capacity, .. } = superblock;
+        let (ended, damaged) = scrub.map_or((0, 0), |scrub| (scrub.ended, scrub.damaged.len()));
         let value = json!({
             "path": dir, "cluster": cluster, "disk": disk, "capacity": capacity, "in_use": used,
+            "scrub_ended": ended, "damaged": damaged,
         });
         print(disks.json, &value, || {
             let state = if used { "in use" } else { "idle" };
+            let damaged = said_damaged(damaged as u64);
             format!(
-                "{}  disk {disk}  cluster {cluster}  {}  {state}",
+                "{}  disk {disk}  cluster {cluster}  {}  {state}  {}{damaged}",
                 dir.display(),
-                human(capacity)
+                human(capacity),
+                said_scrubbed(ended)
             )
         })?;
         Ok(true)
@@ -170,7 +197,7 @@ pub(crate) fn info(disks: &Disks) -> anyhow::Result<ExitCode> {
 fn open(dir: &Path, rebuild_index: bool) -> Result<Arc<Disk>, DiskError> {
     answers(dir)?;
     Superblock::read_soon(dir)?;
-    Disk::open(dir, DiskOptions { rebuild_index, ..DiskOptions::default() })
+    Disk::open(dir, DiskOptions { rebuild_index, scrub_days: 0, ..DiskOptions::default() })
 }
 
 pub(crate) fn verify(disks: &Disks) -> anyhow::Result<ExitCode> {
@@ -254,6 +281,8 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
                 "disk": DiskId::from_slice(&d.disk), "path": d.path, "state": d.state,
                 "fill": d.fill, "capacity": d.capacity, "used": d.used,
                 "available": d.available, "parts": d.parts, "damaged": d.damaged,
+                "scrub_ended": d.scrub.map(|scrub| scrub.ended),
+                "scrub_percent": d.scrub.map(|scrub| scrub.percent),
             })
         })
         .collect();
@@ -263,16 +292,17 @@ pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         for d in &status.disks {
             let id = DiskId::from_slice(&d.disk).map_or("?".to_owned(), |id| id.to_string());
             let (used, capacity) = (human(d.used), human(d.capacity));
-            let damaged = match d.damaged {
-                0 => String::new(),
-                parts => format!("  {parts} damaged"),
-            };
+            let damaged = said_damaged(d.damaged);
+            let scrub = d.scrub.map_or("not scrubbed".to_owned(), |scrub| match scrub.percent {
+                100 => said_scrubbed(scrub.ended),
+                percent => format!("{} ({percent} % of the next pass)", said_scrubbed(scrub.ended)),
+            });
             if d.fill.is_empty() {
                 lines.push(format!("{id}  {}  {}", d.path, d.state));
                 continue;
             }
             lines.push(format!(
-                "{id}  {}  {}  {used} of {capacity} ({})  {} parts{damaged}",
+                "{id}  {}  {}  {used} of {capacity} ({})  {} parts{damaged}  {scrub}",
                 d.path, d.state, d.fill, d.parts
             ));
         }

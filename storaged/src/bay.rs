@@ -104,6 +104,7 @@ pub type Observer = dyn Fn(&Bay, &BayState) + Send + Sync;
 /// The bays of a machine, or of an embedded store.
 pub struct Bays {
     cluster: ClusterId,
+    scrub_days: u32,
     bays: Vec<Arc<Bay>>,
     by_disk: RwLock<HashMap<DiskId, usize>>,
     observer: Box<Observer>,
@@ -130,9 +131,20 @@ impl Bays {
         plans: Vec<BayPlan>,
         observer: impl Fn(&Bay, &BayState) + Send + Sync + 'static,
     ) -> Arc<Self> {
+        Self::open_scrubbed(cluster, plans, DiskOptions::default().scrub_days, observer).await
+    }
+
+    /// The same with disks of which all is read and verified within so many days; 0: they are not.
+    pub async fn open_scrubbed(
+        cluster: ClusterId,
+        plans: Vec<BayPlan>,
+        scrub_days: u32,
+        observer: impl Fn(&Bay, &BayState) + Send + Sync + 'static,
+    ) -> Arc<Self> {
         let bay = |plan: BayPlan| Arc::new(Bay::new(plan.dir, plan.disk, plan.seen));
         let bays = Arc::new(Self {
             cluster,
+            scrub_days,
             bays: plans.into_iter().map(bay).collect(),
             by_disk: RwLock::default(),
             observer: Box::new(observer),
@@ -239,8 +251,12 @@ impl Bays {
             let home = home.map(|other| other.dir.clone());
             return Err(DiskProblem::OtherDisk { found: seen, named, home });
         }
-        let options =
-            DiskOptions { cluster: Some(self.cluster), disk: Some(seen), ..Default::default() };
+        let options = DiskOptions {
+            cluster: Some(self.cluster),
+            disk: Some(seen),
+            scrub_days: self.scrub_days,
+            ..Default::default()
+        };
         Disk::open(&bay.dir, options).map_err(|e| e.problem)
     }
 }

@@ -231,6 +231,20 @@ impl<'a> Scan<'a> {
         })
     }
 
+    /// The payload of the record that was found last, with its checks, not yet verified: from what was read of the
+    /// file already, if it is all there.
+    pub(crate) fn payload(&self, found: &Found) -> io::Result<Checked> {
+        let window = self.window_start..self.window_start + self.window_blocks;
+        if found.block < window.start || found.end() > window.end {
+            return self.file.payload(found);
+        }
+        let len = found.entry.payload_len as usize;
+        let from = (found.block - window.start) as usize * DISK_BLOCK
+            + payload_offset(found.entry.payload_len);
+        let data = Bytes::copy_from_slice(&self.window[from..from + len]);
+        Ok(Checked::received(data, found.entry.table.clone()).expect("a table fits its payload"))
+    }
+
     /// Reads on until `block` is in the window. `false` if it cannot be read.
     fn fill(&mut self, block: u32) -> bool {
         if (self.window_start..self.window_start + self.window_blocks).contains(&block) {

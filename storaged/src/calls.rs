@@ -28,6 +28,11 @@ impl Calls {
         Call { calls: self, at }
     }
 
+    /// Is any of them on its way?
+    pub(crate) fn are_busy(&self) -> bool {
+        self.began.lock().iter().any(Option::is_some)
+    }
+
     /// How long the oldest has not returned, if that is too long.
     pub(crate) fn hanging(&self) -> Option<Duration> {
         let oldest = self.began.lock().iter().flatten().min().copied()?;

@@ -59,7 +59,10 @@ struct RunArgs {
     /// Address to serve Prometheus metrics on
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<Listen>,
-    /// TOML file with the keys disk (a list), listen, metrics and log; flags win over it
+    /// Read and verify everything on the disks within so many days, again and again; 0: never [default: 14]
+    #[arg(long, value_name = "DAYS")]
+    scrub_days: Option<u32>,
+    /// TOML file with the keys disk (a list), listen, metrics, log and scrub-days; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -134,8 +137,8 @@ fn dispatch(Cli { log, command }: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn run(args: RunArgs, log: Option<String>) -> anyhow::Result<ExitCode> {
-    let RunArgs { disks, listen, metrics, config: file } = args;
-    let flags = RunConfig { disk: disks, listen, metrics, log };
+    let RunArgs { disks, listen, metrics, scrub_days, config: file } = args;
+    let flags = RunConfig { disk: disks, listen, metrics, log, scrub_days };
     let config = match &file {
         Some(path) => flags.clone().or(RunConfig::read(path)?),
         None => flags.clone(),

@@ -13,7 +13,9 @@
 //!   generation is refused from the first request on that knows a newer one, which the slot remembers durably
 //!   before it does anything under it.
 //! * So is to whom a volume is promised: what was asked before a fence and is decided after it is refused.
-//! * After a failed write or sync nothing is written any more: the disk is read-only.
+//! * After a failed write or sync nothing is written any more: the disk is read-only. What such a batch left in
+//!   the log counts for nothing before it was made durable, and read, anew ([`crate::replay`]).
+//! * Nothing is acknowledged that went into files without a name for longer than a look takes ([`crate::watch`]).
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, IoSlice};
@@ -390,6 +392,7 @@ impl Owner {
             Ok(())
         });
         self.shared.publish(&self.ledger.space);
+        self.tell_end();
         self.shared.metrics.batch(records.len(), result.is_ok());
         for record in records {
             record.answer(result.clone());
@@ -400,6 +403,10 @@ impl Owner {
     }
 
     fn write(&mut self, records: &[Planned]) -> Result<Vec<Place>, PartError> {
+        self.look();
+        if let Some(why) = self.shared.read_only() {
+            return Err(PartError::Io(format!("read-only: {why}")));
+        }
         let current = self.current.clone().ok_or(PartError::Full)?;
         let at = Place { file: current.number, block: self.ledger.space.file(current.number).tail };
         let sequence = self.sequence + 1;
@@ -459,11 +466,21 @@ impl Owner {
         Ok(())
     }
 
+    /// Looks whether the disk is where it was, when it is time.
+    fn look(&mut self) {
+        let current = self.current.as_ref().map(|file| file.number);
+        if let Some(watch) = &mut self.watch {
+            watch.look(&self.shared, current, |number| self.doomed.contains_key(&number));
+        }
+    }
+
     /// What is done between batches: checkpoints, and a step of compaction when one is due.
     fn background(&mut self, idle: bool) {
+        self.look();
         if self.shared.read_only().is_some() {
             return;
         }
+        self.fulfil_wishes();
         if self.checkpoint.as_ref().is_some_and(|running| running.thread.is_finished()) {
             self.finish_checkpoint();
         }
@@ -490,14 +507,24 @@ impl Owner {
         }
     }
 
-    fn mark(&mut self) -> Mark {
-        let place = match &self.current {
+    /// Where the log ends.
+    fn end(&mut self) -> Place {
+        match &self.current {
             Some(file) => {
                 Place { file: file.number, block: self.ledger.space.file(file.number).tail }
             }
             None => Place { file: self.shared.next_file_number(), block: 0 },
-        };
-        Mark { place, sequence: self.sequence }
+        }
+    }
+
+    /// Tells where the log ends, of which the index knows all.
+    pub(crate) fn tell_end(&mut self) {
+        let end = self.end();
+        self.shared.wrote(end);
+    }
+
+    fn mark(&mut self) -> Mark {
+        Mark { place: self.end(), sequence: self.sequence }
     }
 
     fn freeze(&mut self) -> (crate::index::Checkpoint, Vec<u32>) {

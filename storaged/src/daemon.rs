@@ -22,6 +22,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::bay::{Bay, BayPlan, BayState, Bays};
 use crate::error::{DiskError, DiskProblem};
 use crate::late::all_but_late;
+use crate::scrub;
 use crate::service::Service;
 use crate::superblock::Superblock;
 
@@ -42,6 +43,9 @@ pub struct RunConfig {
     pub metrics: Option<Listen>,
     /// What to log.
     pub log: Option<String>,
+    /// Days in which everything on the disks is read and verified; 0: never.
+    #[serde(rename = "scrub-days")]
+    pub scrub_days: Option<u32>,
 }
 
 impl RunConfig {
@@ -59,6 +63,7 @@ impl RunConfig {
             listen: self.listen.or(file.listen),
             metrics: self.metrics.or(file.metrics),
             log: self.log.or(file.log),
+            scrub_days: self.scrub_days.or(file.scrub_days),
         }
     }
 }
@@ -70,6 +75,10 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     if config.disk.is_empty() {
         bail!("no disks: give at least one --disk DIR");
+    }
+    let scrub_days = config.scrub_days.unwrap_or(scrub::DEFAULT_DAYS);
+    if scrub_days > scrub::MAX_DAYS {
+        bail!("scrub-days is {scrub_days}, and may be {} at most", scrub::MAX_DAYS);
     }
     let listen = match config.listen {
         Some(address) => address,
@@ -90,7 +99,7 @@ pub(crate) async fn run(
         serve_metrics(address)?;
     }
     let bays = tokio::select! {
-        opened = systemd::starting(open_all(&config.disk)) => opened?,
+        opened = systemd::starting(open_all(&config.disk, scrub_days)) => opened?,
         // What is being opened is left as a crash would leave it.
         () = stop.cancelled() => return Ok(()),
     };
@@ -125,7 +134,7 @@ pub(crate) fn reload(flags: &RunConfig, file: Option<&Path>) {
 
 /// Opens all disks at once. One that cannot be opened is tried again later and does not stop the
 /// others; none at all, or a mistake in what was asked for, does.
-async fn open_all(paths: &[PathBuf]) -> anyhow::Result<Arc<Bays>> {
+async fn open_all(paths: &[PathBuf], scrub_days: u32) -> anyhow::Result<Arc<Bays>> {
     let survey = survey(paths).await;
     let cluster = check_asked(&survey)?;
     let plan = |(dir, superblock): &Surveyed| BayPlan {
@@ -143,7 +152,8 @@ async fn open_all(paths: &[PathBuf]) -> anyhow::Result<Arc<Bays>> {
             }
         }
     };
-    let bays = Bays::open(cluster, survey.iter().map(plan).collect(), log).await;
+    let plans = survey.iter().map(plan).collect();
+    let bays = Bays::open_scrubbed(cluster, plans, scrub_days, log).await;
     if bays.count_in() > 0 {
         goes_on.store(true, Ordering::Relaxed);
         bays.all().iter().for_each(|bay| log_change(bay, &BayState::Opening));

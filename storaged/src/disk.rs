@@ -27,8 +27,10 @@ use crate::error::{DiskError, DiskProblem};
 use crate::open::{self, DiskOptions};
 use crate::queue::{Ask, To};
 use crate::readers::Readers;
-use crate::shared::Shared;
+use crate::scrub::{self, Scrub};
+use crate::shared::{ScrubState, Shared};
 use crate::superblock::{Locked, Superblock, lock};
+use crate::watch::Watch;
 
 /// How long the end of a disk waits for what may only be slow.
 const CLOSING: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
@@ -62,6 +64,8 @@ pub struct DiskState {
     pub parts: u64,
     /// Those of them that are known to be damaged.
     pub damaged: u64,
+    /// How far its scrub is; `None`: it is not scrubbed.
+    pub scrub: Option<ScrubState>,
 }
 
 impl Disk {
@@ -82,11 +86,16 @@ impl Disk {
             let problem = DiskProblem::OtherDisk { found: superblock.disk, named, home: None };
             return Err(DiskError::new(dir, problem));
         }
-        let owner = open::recover(dir, &superblock, &options, access)
+        let mut owner = open::recover(dir, &superblock, &options, access)
             .map_err(|problem| DiskError::new(dir, problem))?;
+        let watch = Watch::new(&owner.shared, &lock, access);
+        owner.watch = Some(watch.map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?);
         let shared = owner.shared.clone();
         shared.publish(&owner.ledger.space);
         let (sender, receiver) = channel();
+        if options.scrub_days > 0 {
+            start_scrub(&shared, options.scrub_days, sender.clone());
+        }
         let end = OwnersEnd { shared: shared.clone(), _lock: lock, _sender: sender };
         let thread = std::thread::Builder::new()
             .name("disk".to_owned())
@@ -124,6 +133,12 @@ impl Disk {
         self.shared.until_lost()
     }
 
+    /// What its threads share.
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Changes that are in memory and in the log alone.
     #[cfg(test)]
     pub(crate) fn changes(&self) -> usize {
@@ -139,7 +154,7 @@ impl Disk {
             (None, None) => "ok".to_owned(),
         };
         let damaged = self.shared.damaged();
-        DiskState { state, fill, parts, damaged }
+        DiskState { state, fill, parts, damaged, scrub: self.shared.scrub() }
     }
 
     /// In words: how long it has not answered, if that is too long.
@@ -312,6 +327,19 @@ impl Disk {
     /// Bytes of a part, verified. Blocks.
     pub fn read_part(&self, slot: SlotId, key: PartKey) -> Result<Checked, PartError> {
         self.shared.read(slot, key, 0..key.blob.part_len())
+    }
+}
+
+/// Has a thread scrub the disk; whoever waits for the end of the owner waits for its end, too. Without a thread it
+/// is not scrubbed until it is opened again.
+fn start_scrub(shared: &Arc<Shared>, days: u32, end: Sender<()>) {
+    let scrub = Scrub::new(shared.clone(), days, scrub::seconds_now());
+    let started = std::thread::Builder::new().name("disk-scrub".to_owned()).spawn(move || {
+        let _end = end;
+        scrub.run();
+    });
+    if let Err(e) = started {
+        tracing::error!(disk = %shared.disk, "the disk is not scrubbed: {e}");
     }
 }
 

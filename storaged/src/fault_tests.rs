@@ -236,6 +236,36 @@ async fn a_failed_sync_makes_the_disk_read_only_until_it_is_opened_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_sync_left_in_the_log_is_answered_for_only_once_it_is_durable() {
+    let dir = fresh();
+    let (first, second) = (key(1, 5000), key(2, 5000));
+    {
+        let (_disk, store) = open(&dir);
+        put(&store, first).await.unwrap();
+        let fault = Fault::error(dir.path(), Call::Sync, ALL, EIO);
+        assert!(matches!(put(&store, second).await, Err(PartError::Io(_))));
+        drop(fault);
+    }
+    for rebuilt in [false, true] {
+        if rebuilt {
+            std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
+        }
+        let fault = Fault::error(dir.path(), Call::Sync, ALL, EIO);
+        let (disk, store) = open(&dir);
+        assert!(fault.met() > 0, "rebuilt: {rebuilt}");
+        // The bytes are there, and whole; whether they stay is not known.
+        let again = put(&store, second).await;
+        assert!(matches!(again, Err(PartError::Io(_))), "rebuilt: {rebuilt}: {again:?}");
+        assert!(disk.state().state.starts_with("read-only: "), "{}", disk.state().state);
+        assert_eq!(get(&store, first).await.unwrap(), content(first), "reads go on");
+    }
+    let (disk, store) = open(&dir);
+    put(&store, second).await.unwrap();
+    assert_eq!(get(&store, second).await.unwrap(), content(second));
+    assert_eq!(disk.state().state, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_room_below_is_full_and_not_a_failure() {
     let room = [(Call::Write, ENOSPC), (Call::Preallocate, ENOSPC)];
     // What this process or machine is short of is not the disk's fault either.

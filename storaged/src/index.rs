@@ -219,6 +219,28 @@ impl Index {
         })
     }
 
+    /// Is the part's record at `place` known to be dead?
+    pub(crate) fn is_dead(&self, slot: SlotId, key: PartKey, place: Place) -> IndexResult<bool> {
+        let bytes = dead_bytes(slot, key, place);
+        let layers = self.layers.read();
+        for layer in layers.iter() {
+            if let Some(present) = layer.dead.get(&bytes) {
+                return Ok(*present);
+            }
+        }
+        let stored = layers.stored.clone();
+        drop(layers);
+        self.look(stored, |stored| {
+            let Some(table) = &stored.dead else { return Ok(false) };
+            Ok(table.get(&bytes)?.is_some())
+        })
+    }
+
+    /// What the index says of the part was wrong: it lies at `place`, or nowhere.
+    pub(crate) fn correct_part(&self, slot: SlotId, key: PartKey, place: Option<Place>) {
+        self.layers.write().active.parts.insert(part_bytes(slot, key), place);
+    }
+
     /// The part lies at `place` now; a record of it at `replaced` is dead.
     pub(crate) fn set_part(
         &self,

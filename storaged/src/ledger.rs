@@ -10,6 +10,9 @@ use crate::fill::Space;
 use crate::index::{Index, IndexResult, Tombstone};
 use crate::record::{Place, footprint};
 
+/// Most deletes that are put off being forgotten.
+const MAX_UNSETTLED: usize = 64 << 10;
+
 /// A dead payload whose space can be given back: whole blocks of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hole {
@@ -27,6 +30,8 @@ pub(crate) struct Ledger {
     pub(crate) space: Space,
     /// Holes to punch once it is convenient.
     pub(crate) holes: Vec<Hole>,
+    /// While no delete is forgotten: those that may have to be, afterwards.
+    pub(crate) unsettled: Option<Vec<(SlotId, BlobId)>>,
 }
 
 impl Ledger {
@@ -122,8 +127,28 @@ impl Ledger {
         if !self.space.unread.is_empty() {
             return Ok(());
         }
+        if let Some(later) = &mut self.unsettled {
+            // What is forgotten of it is a delete that is remembered for ever.
+            if later.len() < MAX_UNSETTLED {
+                later.push((slot, blob));
+            }
+            return Ok(());
+        }
         if let Some(tombstone) = self.index.drop_tombstone_if_free(slot, blob)? {
             self.uncount(tombstone);
+        }
+        Ok(())
+    }
+
+    /// From now on no delete is forgotten.
+    pub(crate) fn hold_tombstones(&mut self) {
+        self.unsettled.get_or_insert_default();
+    }
+
+    /// They are again.
+    pub(crate) fn release_tombstones(&mut self) -> IndexResult<()> {
+        for (slot, blob) in self.unsettled.take().unwrap_or_default() {
+            self.settle(slot, blob)?;
         }
         Ok(())
     }

@@ -8,9 +8,11 @@
 //!   lie on it.
 //! * `queue`, `batch`, `ahead`, `owner`, `commit`: from a request to one write and one sync; `compact` and
 //!   `give_back`: space back.
-//! * `shared`: what the owner and the readers of a disk both use. `read`, `readers`: from a request to verified
+//! * `shared`: what the owner, the readers and the scrub of a disk use. `read`, `readers`: from a request to verified
 //!   bytes. `calls`: which of all these do not return.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
+//! * `watch`: whether the disk is still there; [`scrub`]: whether all that is on it is,
+//!   and `wish`: what that asks of the owner.
 //! * `open`, `replay` and `recovery` (pure): after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its
 //!   [`bay`]; [`service`] and `acceptor` serve the same to others, by `link`, where `clients` knows whose connection
@@ -59,12 +61,16 @@ mod record;
 mod recovery;
 mod replay;
 pub mod room;
+pub mod scrub;
 pub mod service;
 mod shared;
 mod slot;
 pub mod superblock;
+mod watch;
+mod wish;
 
 pub use disk::{Disk, DiskState};
 pub use error::{DiskError, DiskProblem};
 pub use init::{DEFAULT_BLOCK_FILE, InitOptions, init_disk};
 pub use open::DiskOptions;
+pub use shared::ScrubState;

@@ -21,8 +21,20 @@ pub const READ_BYTES: &str = "storaged_read_bytes_total";
 /// Reads that met a corrupt part or an error of the disk.
 pub const FAILED_READS: &str = "storaged_failed_reads_total";
 /// Parts known to be damaged: a read, or compaction, met rot or an error of the disk, and they were
-/// neither put again nor deleted since. Starts from zero when the disk is opened.
+/// neither put again nor deleted since. After a restart those known before are looked at first.
 pub const DAMAGED_PARTS: &str = "storaged_damaged_parts";
+/// Parts read and verified by the scrub.
+pub const SCRUBBED_PARTS: &str = "storaged_scrubbed_parts_total";
+/// Bytes of payload that the scrub has read.
+pub const SCRUBBED_BYTES: &str = "storaged_scrubbed_bytes_total";
+/// Parts that the scrub found damaged, again with each pass.
+pub const SCRUB_FOUND: &str = "storaged_scrub_damaged_parts_total";
+/// How much of the scrub's pass is done, in percent; 100 until the next one begins.
+pub const SCRUB_PERCENT: &str = "storaged_scrub_percent";
+/// When the last full pass of the scrub ended, in seconds since 1970; 0: none has.
+pub const SCRUB_ENDED: &str = "storaged_scrub_ended_seconds";
+/// Entries of the index that were not what the log says, and were put right.
+pub const MENDED_ENTRIES: &str = "storaged_mended_entries_total";
 /// Block files emptied by compaction.
 pub const COMPACTED_FILES: &str = "storaged_compacted_files_total";
 /// Bytes of live records.
@@ -42,6 +54,12 @@ pub(crate) struct DiskMetrics {
     read: Counter,
     failed_reads: Counter,
     compacted: Counter,
+    scrubbed: Counter,
+    scrubbed_bytes: Counter,
+    scrub_found: Counter,
+    mended: Counter,
+    scrub_percent: Gauge,
+    scrub_ended: Gauge,
     damaged: Gauge,
     used: Gauge,
     available: Gauge,
@@ -63,6 +81,12 @@ impl DiskMetrics {
             read: counter(READ_BYTES),
             failed_reads: counter(FAILED_READS),
             compacted: counter(COMPACTED_FILES),
+            scrubbed: counter(SCRUBBED_PARTS),
+            scrubbed_bytes: counter(SCRUBBED_BYTES),
+            scrub_found: counter(SCRUB_FOUND),
+            mended: counter(MENDED_ENTRIES),
+            scrub_percent: gauge(SCRUB_PERCENT),
+            scrub_ended: gauge(SCRUB_ENDED),
             damaged: gauge(DAMAGED_PARTS),
             used: gauge(USED_BYTES),
             available: gauge(AVAILABLE_BYTES),
@@ -97,6 +121,21 @@ impl DiskMetrics {
 
     pub(crate) fn compacted(&self) {
         self.compacted.increment(1);
+    }
+
+    pub(crate) fn scrubbed(&self, bytes: u32, damaged: bool) {
+        self.scrubbed.increment(1);
+        self.scrubbed_bytes.increment(bytes.into());
+        self.scrub_found.increment(damaged.into());
+    }
+
+    pub(crate) fn scrub(&self, percent: u64, ended: u64) {
+        self.scrub_percent.set(percent as f64);
+        self.scrub_ended.set(ended as f64);
+    }
+
+    pub(crate) fn mended(&self, entries: usize) {
+        self.mended.increment(entries as u64);
     }
 
     pub(crate) fn damaged(&self, parts: usize) {

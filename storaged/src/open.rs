@@ -19,12 +19,15 @@ use crate::fill::FileState;
 use crate::index::{self, Home, Index, IndexResult, Saved, is_no_room};
 use crate::owner::Owner;
 use crate::replay::Recovery;
+use crate::scrub;
 use crate::superblock::Superblock;
 
 const BLOCK: u64 = DISK_BLOCK as u64;
 
 /// Memory for the index's cache, in bytes; of tests so little that lookups reach the file.
 const MEMORY: usize = if cfg!(test) { 64 << 10 } else { 8 << 20 };
+/// Days in which a disk is scrubbed; tests do it themselves.
+const SCRUB_DAYS: u32 = if cfg!(test) { 0 } else { scrub::DEFAULT_DAYS };
 
 /// How a disk is opened.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +40,14 @@ pub struct DiskOptions {
     pub memory: usize,
     /// Set the index aside and make it anew from the block files.
     pub rebuild_index: bool,
+    /// Days in which everything on it is read and verified, again and again; 0: never.
+    pub scrub_days: u32,
 }
 
 impl Default for DiskOptions {
     fn default() -> Self {
-        Self { cluster: None, disk: None, memory: MEMORY, rebuild_index: false }
+        let scrub_days = SCRUB_DAYS;
+        Self { cluster: None, disk: None, memory: MEMORY, rebuild_index: false, scrub_days }
     }
 }
 

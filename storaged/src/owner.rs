@@ -15,6 +15,7 @@ use crate::index::IndexResult;
 use crate::ledger::Ledger;
 use crate::record::Place;
 use crate::shared::Shared;
+use crate::watch::Watch;
 
 /// How long nothing is tried again that the filesystem had no room for.
 pub(crate) const NO_ROOM: Duration = Duration::from_secs(2);
@@ -43,6 +44,8 @@ pub(crate) struct Owner {
     pub(crate) logged: u64,
     pub(crate) changed_at: Instant,
     pub(crate) declined: Declined,
+    /// Looks whether the disk is still there.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// A checkpoint that a thread is writing.

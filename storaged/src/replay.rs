@@ -81,7 +81,7 @@ impl<'a> Recovery<'a> {
         }
         shared.reserve_numbers(files.last().copied().unwrap_or(0));
         let space = Space::new(superblock.capacity, superblock.block_file);
-        let ledger = Ledger { index, space, holes: Vec::new() };
+        let ledger = Ledger { index, space, holes: Vec::new(), unsettled: None };
         let files = files.to_vec();
         Ok(Self {
             superblock,
@@ -207,6 +207,9 @@ impl<'a> Recovery<'a> {
     fn take_file(&mut self, number: u32, start: u32) -> Result<(), DiskProblem> {
         let last = Some(&number) == self.files.last();
         let file = self.shared.files.read()[&number].clone();
+        if last {
+            self.settle(&file);
+        }
         let state = self.ledger.space.file(number);
         state.stage = if last { Stage::Open } else { Stage::Sealed };
         state.tail = start;
@@ -237,6 +240,18 @@ impl<'a> Recovery<'a> {
             self.erase_behind(&file, end, seen)?;
         }
         Ok(())
+    }
+
+    /// The sync of the last batch may have failed, or never have been asked for: nothing may be answered on the
+    /// strength of it before it is durable. A disk that cannot do that is only read.
+    fn settle(&self, file: &BlockFile) {
+        if self.access == Access::Write
+            && let Err(e) = file.io.settle()
+        {
+            let why = format!("making the log durable: {e}");
+            tracing::error!(disk = %self.superblock.disk, "the disk is read-only: {why}");
+            self.shared.set_read_only(&why);
+        }
     }
 
     /// Where the log ends whose last batch, behind `sure`, is this.
@@ -298,7 +313,7 @@ impl<'a> Recovery<'a> {
 
     /// Remains of a torn batch must not be found by a later scan: zeros take their place.
     fn erase_behind(&self, file: &BlockFile, end: u32, seen: u32) -> Result<(), DiskProblem> {
-        if seen <= end || self.access == Access::Read {
+        if seen <= end || self.shared.read_only().is_some() || self.access == Access::Read {
             return Ok(());
         }
         tracing::warn!(disk = %self.shared.disk, file = file.number, "the last batch was torn: cut off");
@@ -312,6 +327,8 @@ impl<'a> Recovery<'a> {
         self.shared.unread = self.ledger.space.unread.first().copied();
         if self.access == Access::Read {
             self.shared.set_read_only("its filesystem is mounted read-only");
+        }
+        if self.shared.read_only().is_some() {
             self.tail = None;
         }
         let current = self.tail.and_then(|number| self.shared.files.read().get(&number).cloned());
@@ -343,7 +360,9 @@ impl<'a> Recovery<'a> {
             logged: 0,
             changed_at: Instant::now(),
             declined: Declined::default(),
+            watch: None,
         };
+        owner.tell_end();
         owner.punch();
         owner.give_back_later();
         if rebuilt {

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::bay::{Bay, BayState, Bays};
 use crate::clients::Clients;
 use crate::disk::Disk;
+use crate::shared::ScrubState;
 
 /// Bytes of payload that may be under way between this daemon and everybody, in equal shares for its
 /// disks, so that one that hangs does not use up what the others need.
@@ -103,6 +104,7 @@ fn disk_status(bay: &Bay) -> wire::DiskStatus {
                 available: state.fill.available,
                 spare: state.fill.spare,
                 damaged: state.damaged,
+                scrub: state.scrub.map(scrub_status),
                 slots: disk.slots().into_iter().map(slot_status).collect(),
                 ..status
             }
@@ -110,6 +112,10 @@ fn disk_status(bay: &Bay) -> wire::DiskStatus {
         BayState::Opening => wire::DiskStatus { state: "opening".to_owned(), ..status },
         BayState::Out { why, .. } => wire::DiskStatus { state: format!("out: {why}"), ..status },
     }
+}
+
+fn scrub_status(ScrubState { ended, percent }: ScrubState) -> wire::ScrubStatus {
+    wire::ScrubStatus { ended, percent }
 }
 
 fn slot_status((slot, (group, generation)): (SlotId, (GroupId, Generation))) -> wire::SlotStatus {

@@ -1,11 +1,12 @@
-//! What the owner and the readers of a disk share: its files, slots, promises and damage, whether it can go on, and
-//! who may ask what of it.
+//! What the owner, the readers and the scrub of a disk share: its files, slots, promises and damage, whether it can go
+//! on, and who may ask what of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -20,6 +21,7 @@ use crate::index::{self, Fences, Index, is_echo, is_no_room};
 use crate::metrics::DiskMetrics;
 use crate::queue::{Queue, To};
 use crate::record::{Place, decode_fence, decode_slot};
+use crate::wish::Wished;
 
 /// Records whose checksum tables are kept in memory, of each disk.
 const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
@@ -30,7 +32,16 @@ const MAX_DISK_SLOTS: usize = 1024;
 /// Volumes that may be promised on one disk: each is kept in memory.
 const MAX_FENCES: usize = 64 << 10;
 
-/// What the owner and the readers of a disk share.
+/// What is said of a scrub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubState {
+    /// When the last full pass ended, in seconds since 1970; 0: none has.
+    pub ended: u64,
+    /// How much of the current pass is done, in percent; 100 until the next begins.
+    pub percent: u64,
+}
+
+/// What the owner, the readers and the scrub of a disk share.
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
     pub(crate) disk: DiskId,
@@ -52,6 +63,11 @@ pub(crate) struct Shared {
     end: Mutex<End>,
     ended: Condvar,
     damaged: Mutex<BTreeSet<(SlotId, PartKey)>>,
+    /// Where the log ends of which the index knows all.
+    written: AtomicU64,
+    /// What the scrub asks of the owner.
+    pub(crate) wishes: Mutex<Vec<Wished>>,
+    scrub: Mutex<Option<ScrubState>>,
 }
 
 impl Shared {
@@ -75,6 +91,36 @@ impl Shared {
             end.lost = Some(why);
             self.ended.notify_all();
         }
+    }
+
+    /// Has that happened?
+    pub(crate) fn is_lost(&self) -> bool {
+        self.end.lock().lost.is_some()
+    }
+
+    /// Is it lost, or closed?
+    pub(crate) fn is_over(&self) -> bool {
+        let end = self.end.lock();
+        end.closed || end.lost.is_some()
+    }
+
+    /// Waits for so long. `false`: the disk is lost, or closed.
+    pub(crate) fn rest(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut end = self.end.lock();
+        while !end.closed && end.lost.is_none() {
+            if self.ended.wait_until(&mut end, until).timed_out() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The log says so much that the index does not that it has to be made anew.
+    pub(crate) fn index_is_wrong(&self) -> PartError {
+        self.index_failed(&redb::Error::Corrupted(
+            "too much of it is not what the log says".to_owned(),
+        ))
     }
 
     /// Redb has failed, and will go on failing: the disk has to be opened anew. What is wrong in the
@@ -120,9 +166,14 @@ impl Shared {
         *self.view.lock()
     }
 
-    /// Parts that are known to be damaged.
+    /// How many parts are known to be damaged.
     pub(crate) fn damaged(&self) -> u64 {
         self.damaged.lock().len() as u64
+    }
+
+    /// The parts that cannot be read as they should be, as far as is known.
+    pub(crate) fn damaged_parts(&self) -> Vec<(SlotId, PartKey)> {
+        self.damaged.lock().iter().copied().collect()
     }
 
     /// Nothing is taken any more.
@@ -148,6 +199,40 @@ impl Shared {
             damaged.retain(|(slot, key)| !gone(*slot, *key));
             self.metrics.damaged(damaged.len());
         }
+    }
+
+    /// Where the log ends of which the index knows all.
+    pub(crate) fn written(&self) -> Place {
+        Place::unpack(self.written.load(Ordering::Acquire))
+    }
+
+    /// The index knows all of the log up to here.
+    pub(crate) fn wrote(&self, end: Place) {
+        self.written.store(end.pack(), Ordering::Release);
+    }
+
+    /// The block file with this number, or with the next one that there is.
+    pub(crate) fn file_from(&self, number: u32) -> Option<Arc<BlockFile>> {
+        let files = self.files.read();
+        let next = || {
+            files
+                .iter()
+                .filter(|(n, _)| **n > number)
+                .min_by_key(|(n, _)| **n)
+                .map(|(_, file)| file)
+        };
+        files.get(&number).or_else(next).cloned()
+    }
+
+    /// How far the scrub is; `None`: the disk is not scrubbed.
+    pub(crate) fn scrub(&self) -> Option<ScrubState> {
+        *self.scrub.lock()
+    }
+
+    /// The scrub is so far.
+    pub(crate) fn scrub_is(&self, state: ScrubState) {
+        self.metrics.scrub(state.percent, state.ended);
+        *self.scrub.lock() = Some(state);
     }
 
     /// Tells everyone how full the disk is.
@@ -241,6 +326,9 @@ impl Shared {
             end: Mutex::default(),
             ended: Condvar::new(),
             damaged: Mutex::default(),
+            written: AtomicU64::new(0),
+            wishes: Mutex::default(),
+            scrub: Mutex::default(),
         }
     }
 

@@ -33,7 +33,8 @@ use crate::error::{DiskError, DiskProblem};
 
 const MAGIC: [u8; 8] = *b"ASHLDSK\n";
 const VERSION: u32 = 4;
-const COPIES: u32 = 3;
+/// Copies of it, each in a block of its own.
+pub(crate) const COPIES: u32 = 3;
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct OnDisk {

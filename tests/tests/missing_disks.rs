@@ -361,3 +361,59 @@ fn a_daemon_without_one_good_disk_is_refused_in_a_sentence() -> Result<()> {
     );
     Ok(())
 }
+
+/// After this a disk whose files went away under whoever had them open must be out.
+const VANISHED: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_mount_whose_disk_is_removed_under_it_goes_on_without_it() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
+    write(&demo.file("before"), 1)?;
+    fs::remove_dir_all(demo.disk(3))?;
+    let mut stamp = 1;
+    wait_until("the loss to be noticed", VANISHED, || {
+        stamp += 1;
+        // What is stored meanwhile is on the seven others, too.
+        write(&demo.file(format!("file-{stamp}")), stamp).is_ok()
+            && demo.states().is_ok_and(|states| states[3].starts_with("out: "))
+    })?;
+    let noticed = stamp;
+    for stamp in noticed + 1..noticed + 4 {
+        write(&demo.file(format!("file-{stamp}")), stamp)?;
+    }
+    demo.remount()?;
+    for stamp in 2..noticed + 4 {
+        is_right(&demo.file(format!("file-{stamp}")), stamp)?;
+    }
+    is_right(&demo.file("before"), 1)?;
+    demo.stop(Stop::Umount)
+}
+
+#[test]
+fn a_daemon_whose_disk_is_removed_says_so_and_serves_it_again_when_it_is_back() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let home = home.path();
+    disks(home, &["d0", "d1"])?;
+    let (mut daemon, address) = serve(home, &["d0", "d1"])?;
+    let states = || served_states(&address).unwrap_or_default();
+    ensure!(states().iter().all(|(_, state)| state == "ok"), "{:?}", states());
+    move_away(&home.join("d1"))?;
+    let is_out = || states().iter().any(|(name, state)| name == "d1" && state.starts_with("out: "));
+    wait_until("the loss to be noticed", VANISHED, is_out)?;
+    ensure!(states()[0].1 == "ok", "{:?}", states());
+    let log = fs::read_to_string(home.join("log"))?;
+    ensure!(log.contains("its superblock is gone"), "{log}");
+    come_back(&home.join("d1"))?;
+    wait_until("it to be in", NOTICED, || states().iter().all(|(_, state)| state == "ok"))?;
+    let words = run(Command::new(storaged()).args(["status", "--address", &address]), PATIENCE)?;
+    ensure!(words.matches("scrubbed").count() == 2, "{words}");
+    daemon.signal(Signal::SIGTERM)?;
+    ensure!(daemon.wait(PATIENCE)?.success(), "{}", daemon.said());
+    let words =
+        run(Command::new(storaged()).args(["disk", "list"]).arg(home.join("d0")), PATIENCE)?;
+    ensure!(words.contains("idle  ") && words.contains("scrubbed"), "{words}");
+    Ok(())
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proto::id::{BlobId, PartIndex, PartKey, SlotId};
 use proto::part_store::{Page, Scope};
 
-use super::key::{BLOB_KEY, PART_KEY, PartBytes, blob_bytes, key_of, prefixed};
+use super::key::{BLOB_KEY, PART_KEY, PartBytes, blob_bytes, key_of, part_bytes, prefixed};
 use super::stored::{Stored, guarded};
 use super::{Index, IndexResult};
 use crate::record::Place;
@@ -76,6 +76,23 @@ impl Index {
         take: impl FnMut(SlotId, PartKey, Place) -> bool,
     ) -> IndexResult<()> {
         self.scan_parts(prefixed(&[]), take)
+    }
+
+    /// The first parts behind one, at most so many; behind `None`: the first of all.
+    pub(crate) fn parts_after(
+        &self,
+        after: Option<(SlotId, PartKey)>,
+        limit: usize,
+    ) -> IndexResult<Vec<(SlotId, PartKey, Place)>> {
+        let start = after.map_or([0; PART_KEY], |(slot, key)| part_bytes(slot, key));
+        let mut found = Vec::new();
+        self.scan_parts(start..=[0xff; PART_KEY], |slot, key, place| {
+            if Some((slot, key)) != after {
+                found.push((slot, key, place));
+            }
+            found.len() < limit
+        })?;
+        Ok(found)
     }
 
     /// Parts whose record is in the file. Reads the whole table: for damage only.

@@ -6,12 +6,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Once};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::libc;
 use nix::sys::uio::pwritev;
 
@@ -88,6 +88,19 @@ impl DirectFile {
     pub(crate) fn len(&self) -> io::Result<u64> {
         let _call = self.calls.begin();
         Ok(self.file.metadata()?.len())
+    }
+
+    /// Has it a name still?
+    pub(crate) fn is_linked(&self) -> io::Result<bool> {
+        let _call = self.calls.begin();
+        Ok(self.file.metadata()?.nlink() > 0)
+    }
+
+    /// Makes durable what is in the file, whoever wrote it, and has reads come from the device: what a failed
+    /// sync left in the kernel's memory looks written, and is not.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        self.sync()?;
+        Ok(posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 
     /// Sets aside `len` bytes of disk space for the file.

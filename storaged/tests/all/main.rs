@@ -15,6 +15,7 @@ mod read_only;
 mod rot;
 mod space;
 mod strangers;
+mod vanish;
 
 use std::path::Path;
 use std::sync::Arc;
