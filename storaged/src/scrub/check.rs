@@ -31,6 +31,8 @@ pub(super) enum Verdict {
 pub(super) enum Lies {
     /// The part that was asked for.
     It,
+    /// The note that damage has taken it.
+    Lost,
     /// A good record of something else.
     Another,
     /// Nothing that makes sense, or that can be read.
@@ -116,7 +118,7 @@ impl Shared {
     ) -> Result<Option<Lies>, PartError> {
         for _ in 0..ATTEMPTS {
             let lies = self.lies(slot, key, place);
-            if lies == Lies::It {
+            if matches!(lies, Lies::It | Lies::Lost) {
                 return Ok(None);
             }
             match self.index.part(slot, key).map_err(|e| self.index_failed(&e))? {
@@ -138,12 +140,9 @@ impl Shared {
         let entry = block.and_then(|block| parse(&block, self.disk, place).ok());
         match entry {
             None => Lies::Nothing,
-            Some(entry) if entry.slot == slot && is_of(entry.what, key) => Lies::It,
+            Some(entry) if entry.slot == slot && entry.what == What::Put(key) => Lies::It,
+            Some(entry) if entry.slot == slot && entry.what == What::Lost(key) => Lies::Lost,
             Some(_) => Lies::Another,
         }
     }
-}
-
-fn is_of(what: What, key: PartKey) -> bool {
-    what == What::Put(key) || what == What::Lost(key)
 }

@@ -6,7 +6,7 @@
 //! the entry out of it. While that goes on no delete is forgotten: one that the inquiry cannot have seen is
 //! remembered when the owner decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The newest word about a part.
 #[derive(Clone, Copy, Debug, Default)]
 struct Word {
-    /// Its newest record: sequence and place.
-    put: Option<(u64, Place)>,
+    /// Its newest record: whether it has the bytes (they never change), sequence and place.
+    put: Option<(bool, u64, Place)>,
     /// Sequence of the newest delete of its blob.
     deleted: u64,
 }
@@ -61,10 +61,12 @@ impl Inquiry {
             What::Put(key) | What::Lost(key) => {
                 let parts = self.words.get_mut(&(slot, key.blob));
                 let word = parts.and_then(|parts| parts.get_mut(&key.part));
+                let whole = matches!(found.entry.what, What::Put(_));
                 if let Some(word) = word
-                    && word.put.is_none_or(|(before, _)| before < sequence)
+                    && word.put.is_none_or(|(has, before, _)| (has, before) < (whole, sequence))
                 {
-                    word.put = Some((sequence, Place { file: file.number, block: found.block }));
+                    let place = Place { file: file.number, block: found.block };
+                    word.put = Some((whole, sequence, place));
                 }
             }
             What::Delete => {
@@ -82,8 +84,8 @@ impl Inquiry {
     /// What was found.
     pub(super) fn end(self) -> Vec<Finding> {
         let one = |(slot, blob): (SlotId, BlobId), (part, word): (PartIndex, Word)| {
-            let newest = word.put.filter(|(sequence, _)| *sequence > word.deleted);
-            Finding { slot, key: PartKey { blob, part }, place: newest.map(|(_, place)| place) }
+            let newest = word.put.filter(|(_, sequence, _)| *sequence > word.deleted);
+            Finding { slot, key: PartKey { blob, part }, place: newest.map(|(_, _, place)| place) }
         };
         let all = self.words.into_iter();
         all.flat_map(|(blob, parts)| parts.into_iter().map(move |part| one(blob, part))).collect()
@@ -134,13 +136,17 @@ impl Owner {
     }
 
     fn mend_index(&mut self, findings: &[Finding]) -> IndexResult<usize> {
-        let mut touched = std::collections::BTreeSet::new();
+        let mut touched = BTreeSet::new();
         let mut mended = 0;
         for finding in findings {
             if let Some(files) = self.mend_entry(*finding)? {
                 touched.extend(files.map(|place| place.file));
                 mended += 1;
             }
+        }
+        // What it has passed already it would take for lost.
+        if self.compaction.as_ref().is_some_and(|work| touched.contains(&work.file)) {
+            self.compaction = None;
         }
         for file in touched {
             self.recount(file)?;
@@ -170,7 +176,10 @@ impl Owner {
             self.ledger.space.files.get(&place.file).is_some_and(|file| file.stage != Stage::Doomed)
         };
         let after = match place.filter(|place| !deleted && stays(place)) {
-            Some(place) if !index.is_dead(slot, key, place)? && lies(place) == Lies::It => {
+            Some(place) if index.is_dead(slot, key, place)? => None,
+            Some(place)
+                if lies(place) == Lies::It || before.is_none() && lies(place) == Lies::Lost =>
+            {
                 Some(place)
             }
             _ => None,
