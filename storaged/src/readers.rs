@@ -167,7 +167,7 @@ mod tests {
             })
             .collect();
         while stuck.state.lock().threads < THREADS
-            || stuck.state.lock().waiting.len() < READS - THREADS
+            || stuck.state.lock().waiting.len() != READS - THREADS
         {
             tokio::task::yield_now().await;
         }
