@@ -566,7 +566,7 @@ pub(crate) fn abort(path: &Path) {
 
 /// Aborts what is mounted at `path` when the sender lives and has said nothing for [`WATCHDOG`]: a
 /// hanging system call of a test becomes an error of that test.
-fn watch(path: PathBuf) -> mpsc::Sender<()> {
+pub(crate) fn watch(path: PathBuf) -> mpsc::Sender<()> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut told = Ok(());

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::binaries::{ashlar, storaged};
-use crate::cluster::{can_mount, is_mounted, umount, until_unused};
+use crate::cluster::{abort, can_mount, detach, is_mounted, umount, until_unused, watch};
 use crate::process::{PATIENCE, Process, output, run, wait_until};
 
 /// What a umount by force may take.
@@ -102,6 +102,8 @@ pub struct Site {
     pub home: tempfile::TempDir,
     /// One per disk, if there are any.
     daemons: Vec<Process>,
+    /// Alive as long as a call that hangs has to become an error.
+    _watched: mpsc::Sender<()>,
     _helpers: Helpers,
 }
 
@@ -127,7 +129,8 @@ impl Site {
         let home = tempfile::Builder::new().prefix("ashlar-mounting-").tempdir()?;
         fs::create_dir(home.path().join("mnt"))?;
         let helpers = Helpers::install()?;
-        let mut site = Self { home, daemons: Vec::new(), _helpers: helpers };
+        let watched = watch(home.path().join("mnt"));
+        let mut site = Self { home, daemons: Vec::new(), _watched: watched, _helpers: helpers };
         site.format(served)?;
         Ok(Some(site))
     }
@@ -255,17 +258,25 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        while is_mounted(&self.point()) {
+        // Each of the places that a test may have mounted one over the other.
+        for _ in 0..4 {
+            if !is_mounted(&self.point()) {
+                return;
+            }
             if std::thread::panicking()
                 && let Ok(log) = fs::read_to_string(self.own("photos.messages"))
             {
                 eprintln!("the mount's log:\n{log}");
             }
             let mut umount = Command::new("umount");
-            if output(umount.args(["-f", "-l"]).arg(self.point()), FORCED).is_err() {
-                return eprintln!("{} cannot be unmounted", self.point().display());
+            if let Err(e) = output(umount.args(["-f", "-l"]).arg(self.point()), FORCED) {
+                eprintln!("{e:#}");
             }
         }
+        // What is below it cannot be taken away, and looking at it may never end.
+        eprintln!("{} cannot be unmounted", self.point().display());
+        abort(&self.point());
+        detach(&self.point());
     }
 }
 
