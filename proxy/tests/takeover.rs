@@ -218,6 +218,19 @@ async fn a_restore_read_leaves_every_part_on_a_domain_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_slot_takes_two_copies_of_what_is_restored() {
+    let (proxy, slots) = proxy_over(5);
+    assert_eq!(append(&proxy, 1).await, STORED);
+    let id = entry(1);
+    let has = |slot: usize| !slots[slot].parts_of(id).is_empty();
+    let (one, other) = ((0..5).find(|n| has(*n)).unwrap(), (0..5).find(|n| !has(*n)).unwrap());
+    all(&slots, |n| if n == one || n == other { Mood::Good } else { Mood::Dead });
+    let restored = another_over(&slots).restore_read(id).await;
+    assert!(matches!(restored, Err(BlobError::Unavailable { .. })), "{restored:?}");
+    assert!(slots[one].parts_of(id).len() + slots[other].parts_of(id).len() <= 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_a_journal_is_found_with_m_domains_silent() {
     for lost in (0u32..1 << 5).filter(|lost| lost.count_ones() as usize <= M) {
         for mood in [Mood::Dead, Mood::Hung] {
