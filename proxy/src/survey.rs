@@ -75,6 +75,23 @@ impl Proxy {
         Err(BlobError::TooFewSlots { doing, why: self.explain(SlotSet::EMPTY, reasons) })
     }
 
+    /// What the slots of all but `m` fail domains answer, or of more; `doing` says what for.
+    async fn ask_most<T, F>(
+        &self,
+        m: usize,
+        doing: String,
+        ask: impl Fn(Arc<SlotClient>) -> F,
+    ) -> Result<Vec<T>, BlobError>
+    where
+        F: Future<Output = Result<T, PartError>>,
+    {
+        let asked = self.ask_all(m, ask).await;
+        match self.all_but(m, asked.silent) {
+            true => Ok(asked.answers),
+            false => self.too_few(doing, &asked.reasons),
+        }
+    }
+
     /// See [`crate::BlobStore::fence`].
     pub(crate) async fn fence_volume(
         &self,
@@ -108,12 +125,9 @@ impl Proxy {
         m: usize,
     ) -> Result<Option<Issuer>, BlobError> {
         let promised = |slot: Arc<SlotClient>| async move { slot.promised(volume).await };
-        let asked = self.ask_all(m, promised).await;
-        if !self.all_but(m, asked.silent) {
-            let doing = format!("asking for the owner of volume {volume}");
-            return self.too_few(doing, &asked.reasons);
-        }
-        Ok(asked.answers.into_iter().flatten().max_by_key(|promise| promise.epoch))
+        let promises =
+            self.ask_most(m, format!("asking for the owner of volume {volume}"), promised);
+        Ok(promises.await?.into_iter().flatten().max_by_key(|promise| promise.epoch))
     }
 
     /// See [`crate::BlobStore::beat`].
@@ -139,12 +153,8 @@ impl Proxy {
         m: usize,
     ) -> Result<Vec<LastBeat>, BlobError> {
         let last = |slot: Arc<SlotClient>| async move { slot.last_beat(volume).await };
-        let asked = self.ask_all(m, last).await;
-        if !self.all_but(m, asked.silent) {
-            let doing = format!("asking whether volume {volume} is in use");
-            return self.too_few(doing, &asked.reasons);
-        }
-        Ok(asked.answers.into_iter().flatten().collect())
+        let beats = self.ask_most(m, format!("asking whether volume {volume} is in use"), last);
+        Ok(beats.await?.into_iter().flatten().collect())
     }
 
     /// Could the silent slots hide a blob of these?
