@@ -22,7 +22,9 @@ use proto::checksum::Checked;
 use proto::id::{
     BlobId, ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId,
 };
-use proto::part_store::{Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope};
+use proto::part_store::{
+    Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+};
 use proto::scheme::Scheme;
 use proxy::{Proxy, ProxySettings, SlotConfig};
 use storaged::bay::{BayPlan, Bays};
@@ -114,8 +116,20 @@ impl PartStore for Way {
         self.slot.fill().await
     }
 
-    async fn served(&self) -> Result<Option<Generation>, PartError> {
-        self.slot.served().await
+    async fn standing(&self) -> Result<Option<Standing>, PartError> {
+        self.slot.standing().await
+    }
+
+    async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.through(self.slot.drop_part(key, issuer)).await
+    }
+
+    async fn rebuilt(&self, volume: VolumeId, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.through(self.slot.rebuilt(volume, issuer)).await
+    }
+
+    async fn serve(&self) -> Result<(), PartError> {
+        self.through(self.slot.serve()).await
     }
 }
 
@@ -139,6 +153,10 @@ impl Site {
         let plans = dirs.into_iter().zip(&disks).map(plan).collect();
         let bays = Bays::open(cluster, plans, |_, _| {}).await;
         assert_eq!(bays.count_in(), DISKS);
+        let slots = (0..DISKS).map(|n| bays.slot(n, SlotId(0), GroupId(0), Generation(1)));
+        for slot in slots {
+            slot.serve().await.unwrap();
+        }
         Self { _home: home, cluster, disks, bays }
     }
 

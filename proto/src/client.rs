@@ -22,7 +22,7 @@ use crate::id::{BlobId, ClusterId, Epoch, Generation, OwnerId, PartKey, VolumeId
 use crate::link::client::Link;
 use crate::link::request::{Reply, Request};
 use crate::part_store::{
-    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
 };
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
@@ -174,6 +174,21 @@ impl PartStore for RemoteSlot {
         Ok(())
     }
 
+    async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.ask(&Request::DropPart(key, issuer), Bytes::new()).await?;
+        Ok(())
+    }
+
+    async fn rebuilt(&self, volume: VolumeId, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.ask(&Request::Rebuilt(volume, issuer), Bytes::new()).await?;
+        Ok(())
+    }
+
+    async fn serve(&self) -> Result<(), PartError> {
+        self.ask(&Request::Serve, Bytes::new()).await?;
+        Ok(())
+    }
+
     async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError> {
         self.ask(&Request::Fence(volume, Issuer { epoch, owner }), Bytes::new()).await?;
         Ok(())
@@ -210,10 +225,13 @@ impl PartStore for RemoteSlot {
         }
     }
 
-    async fn served(&self) -> Result<Option<Generation>, PartError> {
+    async fn standing(&self) -> Result<Option<Standing>, PartError> {
         let disk = self.disk().await?;
         let ours = disk.slots.iter().find(|slot| slot.slot == self.address.slot.0);
-        Ok(ours.map(|slot| Generation(slot.generation)))
+        Ok(ours.map(|slot| {
+            let wire::SlotStatus { generation, rebuilding, pristine, .. } = *slot;
+            Standing { generation: Generation(generation), rebuilding, pristine }
+        }))
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {

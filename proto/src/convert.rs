@@ -135,6 +135,7 @@ pub fn payload_from_wire(
 pub fn failure_from(error: &PartError) -> PartFailure {
     let kind = match error {
         PartError::NotFound => Kind::NotFound,
+        PartError::NotRebuilt => Kind::NotRebuilt,
         PartError::Deleted => Kind::Deleted,
         PartError::Conflict => Kind::Conflict,
         PartError::Corrupt(_) => Kind::Corrupt,
@@ -162,6 +163,7 @@ pub fn failure_from(error: &PartError) -> PartFailure {
 pub fn error_from_failure(failure: PartFailure) -> PartError {
     match failure.kind() {
         Kind::NotFound => PartError::NotFound,
+        Kind::NotRebuilt => PartError::NotRebuilt,
         Kind::Deleted => PartError::Deleted,
         Kind::Conflict => PartError::Conflict,
         Kind::Corrupt => PartError::Corrupt(failure.message),
@@ -197,6 +199,7 @@ mod tests {
         let text = || "why".to_owned();
         for error in [
             PartError::NotFound,
+            PartError::NotRebuilt,
             PartError::Deleted,
             PartError::Conflict,
             PartError::Corrupt(text()),

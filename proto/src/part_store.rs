@@ -1,9 +1,16 @@
 //! The seam between a proxy and a slot: what can be asked of the place where parts lie.
 //!
-//! All requests but [`PartStore::get`], [`PartStore::fill`] and [`PartStore::served`] have one order: the slot
+//! All requests but [`PartStore::get`], [`PartStore::fill`] and [`PartStore::standing`] have one order: the slot
 //! decides them one after the other, those of one caller in the order in which they were asked, and what one
 //! says takes in all that were decided before it (and perhaps some that were decided later). One that is given up by its caller, or whose connection
 //! broke, is decided before all that the caller asks afterwards, or never.
+//!
+//! A slot *serves*, or is *rebuilding*. One that serves is sure of what it does not hold. One that is rebuilding
+//! has come to a group that may have been there before it, perhaps in the place of a disk that was lost: what it
+//! does not hold it might have had. It takes whatever it is asked to, and its acknowledgements count; but in place of
+//! "not here" and "never promised" it says [`PartError::NotRebuilt`], until somebody has declared that it holds all
+//! it should: of one volume ([`PartStore::rebuilt`]), or of all ([`PartStore::serve`]). Every slot begins so but
+//! those of a group that is new, which whoever makes it has serve.
 //!
 //! A volume may be *fenced*: the slot has promised it to an epoch and an owner, and refuses whatever would change
 //! the volume and comes from an older epoch, another owner of the same epoch, or nobody who says. That is decided
@@ -44,7 +51,8 @@ pub trait PartStore: Send + Sync + 'static {
     /// the part.
     ///
     /// # Errors
-    /// [`PartError::NotFound`] only when the slot is sure; [`PartError::Corrupt`] for rotten bytes.
+    /// [`PartError::NotFound`] only when the slot is sure, [`PartError::NotRebuilt`] while it is not;
+    /// [`PartError::Corrupt`] for rotten bytes.
     async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError>;
 
     /// Which parts of the blob are here.
@@ -63,6 +71,25 @@ pub trait PartStore: Send + Sync + 'static {
     /// As of [`PartStore::delete`].
     async fn forget(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError>;
 
+    /// Takes one part away, durably, and remembers nothing of it: its blob is not deleted, and the part may be
+    /// put again. One that is not here is taken away already.
+    ///
+    /// # Errors
+    /// [`PartError::Fenced`] when the volume is not the issuer's.
+    async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError>;
+
+    /// Declares, durably, that the slot holds all that it should of the volume: what it does not hold now was
+    /// never its to hold, or is deleted. Who says so has looked, and has put here what was missing. Of one that
+    /// serves nothing needs to be said.
+    ///
+    /// # Errors
+    /// [`PartError::Fenced`] when the volume is not the issuer's.
+    async fn rebuilt(&self, volume: VolumeId, issuer: Option<Issuer>) -> Result<(), PartError>;
+
+    /// Declares the same, durably, of every volume there may be: from now on the slot serves. To be said of all
+    /// slots of a group that is new, and of one that was declared rebuilt for each volume of its group.
+    async fn serve(&self) -> Result<(), PartError>;
+
     /// Promises the volume to this owner for this epoch, durably and for good, until a higher one asks. The
     /// same again is fine.
     ///
@@ -71,6 +98,9 @@ pub trait PartStore: Send + Sync + 'static {
     async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError>;
 
     /// The highest epoch that the volume was promised to, and to whom; `None`: it never was.
+    ///
+    /// # Errors
+    /// [`PartError::NotRebuilt`] when a promise may have been lost.
     async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError>;
 
     /// A sign of life of whoever has the volume, or that it has none any more. Costs no I/O, and is forgotten
@@ -99,9 +129,20 @@ pub trait PartStore: Send + Sync + 'static {
     /// [`PartError::WrongAddress`] and [`PartError::StaleGeneration`] as for every request.
     async fn fill(&self) -> Result<Fill, PartError>;
 
-    /// The newest generation of the group that the slot was addressed under; `None`: it has never served the
-    /// group. One that has, and does not know, has lost what it held.
-    async fn served(&self) -> Result<Option<Generation>, PartError>;
+    /// How the slot stands to its group; `None`: nothing was ever asked of it. One that was asked for something,
+    /// and does not know, has lost what it held. Changes nothing.
+    async fn standing(&self) -> Result<Option<Standing>, PartError>;
+}
+
+/// How a slot stands to its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The newest generation of the group that it was addressed under.
+    pub generation: Generation,
+    /// It does not serve yet.
+    pub rebuilding: bool,
+    /// It has promised no volume, and its disk holds no part of anything.
+    pub pristine: bool,
 }
 
 /// Under whose authority a request changes a volume.
@@ -170,6 +211,8 @@ pub struct Page {
     pub entries: Vec<(BlobId, PartSet)>,
     /// Nothing follows the last entry.
     pub complete: bool,
+    /// What is not here might have been: the slot is being rebuilt, as far as this listing goes.
+    pub rebuilding: bool,
 }
 
 /// What a slot holds of one blob.
@@ -179,6 +222,8 @@ pub struct Held {
     pub parts: PartSet,
     /// The blob is known to be deleted.
     pub deleted: bool,
+    /// What is not here might have been: the slot is being rebuilt, as far as the blob's volume goes.
+    pub rebuilding: bool,
 }
 
 /// How full a disk is, as a level that callers act on.
@@ -237,6 +282,9 @@ pub enum PartError {
     /// The slot is sure that it does not hold the part.
     #[error("no such part")]
     NotFound,
+    /// It does not hold it, and might have: it is being rebuilt.
+    #[error("the slot is being rebuilt, and might have held it")]
+    NotRebuilt,
     /// The blob was deleted.
     #[error("the blob is deleted")]
     Deleted,

@@ -14,7 +14,7 @@ use proto::id::{
     BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, SessionId, VolumeId,
 };
 use proto::part_store::{
-    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
 };
 use proto::scheme::Scheme;
 use proxy::placement::Group;
@@ -28,8 +28,17 @@ struct Null {
 
 #[async_trait]
 impl PartStore for Null {
-    async fn served(&self) -> Result<Option<Generation>, PartError> {
-        Ok(Some(Generation(1)))
+    async fn standing(&self) -> Result<Option<Standing>, PartError> {
+        Ok(Some(Standing { generation: Generation(1), rebuilding: false, pristine: false }))
+    }
+    async fn drop_part(&self, _: PartKey, _: Option<Issuer>) -> Result<(), PartError> {
+        Ok(())
+    }
+    async fn rebuilt(&self, _: VolumeId, _: Option<Issuer>) -> Result<(), PartError> {
+        Ok(())
+    }
+    async fn serve(&self) -> Result<(), PartError> {
+        Ok(())
     }
 
     async fn put(
@@ -74,7 +83,7 @@ impl PartStore for Null {
         _after: Option<BlobId>,
         _limit: u32,
     ) -> Result<Page, PartError> {
-        Ok(Page { entries: Vec::new(), complete: true })
+        Ok(Page { complete: true, ..Page::default() })
     }
     async fn fill(&self) -> Result<Fill, PartError> {
         let (capacity, level) = (1 << 40, FillLevel::Green);

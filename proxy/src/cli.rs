@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -22,6 +23,10 @@ use tokio::net::TcpListener;
 use crate::blob_store::BlobStore;
 use crate::proxy::{Proxy, ProxySettings};
 use crate::service::{ServeError, serve};
+use crate::standing::Founded;
+
+/// How long disks are waited for at the start.
+const ROLL_CALL: Duration = Duration::from_millis(2500);
 
 /// Keeps erasure-coded blobs on the slots of an Ashlar cluster.
 #[derive(Debug, Parser)]
@@ -185,6 +190,7 @@ impl Run {
             proto::metrics_server::serve_metrics(address)?;
         }
         let proxy = self.cluster.connect().await?;
+        found(&proxy).await?;
         let address = self.listen;
         if address.is_everywhere() {
             tracing::warn!(
@@ -198,6 +204,19 @@ impl Run {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// A group that is new begins to serve, when all of its disks are there.
+async fn found(proxy: &Proxy) -> anyhow::Result<()> {
+    proxy.roll_call(ROLL_CALL).await;
+    match proxy.found().await {
+        Ok(Founded::Now | Founded::Before) => {}
+        Ok(Founded::Unheard(slots)) => tracing::warn!(
+            "{slots} disks are not there: should the group be new, start again when they are, before it is used"
+        ),
+        Err((slot, why)) => anyhow::bail!("slot {slot} does not take part in a new group: {why}"),
+    }
+    Ok(())
 }
 
 impl Blob {

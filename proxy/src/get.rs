@@ -12,7 +12,8 @@
 //!
 //! Invariants:
 //! * Data only from k parts, or from the very part asked for.
-//! * [`GetOutcome::NotFound`] only when [`absence_proven`], or a slot knows the blob to be deleted.
+//! * [`GetOutcome::NotFound`] only when [`absence_proven`], or a slot knows the blob to be deleted. A slot that is
+//!   being rebuilt gives what it has, and proves no absence: it might have had more.
 //! * At most m slots are given up on as slow.
 
 use std::ops::Range;
@@ -114,6 +115,9 @@ pub(crate) struct Get<'a> {
     /// Slots that said they hold the part.
     located: [SlotSet; 32],
     seen: PartSet,
+    /// Slots that have told what they hold.
+    told: SlotSet,
+    /// Those of them that cannot have held more.
     heard: SlotSet,
     dead: SlotSet,
     slow: SlotSet,
@@ -150,6 +154,7 @@ impl<'a> Get<'a> {
             asked: [SlotSet::EMPTY; 32],
             located: [SlotSet::EMPTY; 32],
             seen: PartSet::EMPTY,
+            told: SlotSet::EMPTY,
             heard: SlotSet::EMPTY,
             dead: down,
             slow: SlotSet::EMPTY,
@@ -352,7 +357,7 @@ impl<'a> Get<'a> {
             main.into_iter().for_each(|slot| places.insert(slot));
             let useless = self.asked[part.get()].union(self.dead).union(avoided);
             // Where a slot has told what it holds, only that counts.
-            let known_empty = self.heard.minus(self.located[part.get()]);
+            let known_empty = self.told.minus(self.located[part.get()]);
             if let Some(slot) = places.minus(useless).minus(known_empty).iter().next() {
                 self.asked[part.get()].insert(slot);
                 have.insert(part);
@@ -376,7 +381,11 @@ impl<'a> Get<'a> {
         if held.deleted {
             self.outcome = Some(GetOutcome::NotFound);
         }
-        self.heard.insert(slot);
+        self.told.insert(slot);
+        match held.rebuilding {
+            true => self.reasons.push((slot, PartError::NotRebuilt)),
+            false => self.heard.insert(slot),
+        }
         self.seen = self.seen.union(held.parts);
         for part in held.parts.iter() {
             self.located[part.get()].insert(slot);
@@ -393,7 +402,8 @@ impl<'a> Get<'a> {
         }
         match why {
             PartError::Deleted => self.outcome = Some(GetOutcome::NotFound),
-            PartError::NotFound => {}
+            // What it might have had is asked for when it is asked for all it has.
+            PartError::NotFound | PartError::NotRebuilt => {}
             PartError::Corrupt(_) => {
                 call.part().into_iter().for_each(|part| self.seen.insert(part));
                 self.reasons.push((slot, why));

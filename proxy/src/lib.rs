@@ -9,7 +9,7 @@
 //! * [`codec`]: parts from bytes and back; `decode_tables`: short intervals of lost ones; `reed_solomon`: the code itself,
 //! * `health` (pure): which slots are out of use, all of them judged together,
 //! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
-//! * `survey`: what every slot is asked alike: listings, fences,
+//! * `survey`: what every slot is asked alike: listings, fences; `standing`: which of them serve, and since when,
 //! * `space` (pure): how much more fits; `safety` (pure): how many losses that survives,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
@@ -37,9 +37,11 @@ pub mod service;
 mod slot_client;
 mod sound;
 mod space;
+mod standing;
 mod survey;
 
 pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
 pub use proxy::{Answer, BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};
 pub use safety::{Losses, Safety};
 pub use space::blob_len;
+pub use standing::Founded;

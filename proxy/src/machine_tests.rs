@@ -73,6 +73,8 @@ enum Mood {
     /// Never answers; the driver gives up on the call in the end.
     Hung,
     Full,
+    /// Answers, and is not sure of what it does not hold.
+    Rebuilding,
 }
 
 const MOODS: [Mood; 5] = [Mood::Good, Mood::Down, Mood::Refusing, Mood::Hung, Mood::Full];
@@ -93,6 +95,12 @@ impl World {
             .map(|(n, name)| (DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(), name));
         let group = Group::new(disks);
         Self { moods: vec![Mood::Good; group.len()], group, parts: BTreeSet::new() }
+    }
+
+    /// The disk of the slot is replaced by an empty one.
+    fn wipe(&mut self, slot: usize) {
+        self.parts.retain(|(at, _)| *at != slot);
+        self.moods[slot] = Mood::Rebuilding;
     }
 
     fn in_mood(&self, mood: Mood) -> SlotSet {
@@ -178,7 +186,7 @@ impl World {
     /// What a slot does with a part.
     fn take(&mut self, PutCall { part, slot }: PutCall) -> Option<Result<(), PartError>> {
         match self.moods[slot] {
-            Mood::Good => {
+            Mood::Good | Mood::Rebuilding => {
                 self.parts.insert((slot, part.get()));
                 Some(Ok(()))
             }
@@ -192,7 +200,7 @@ impl World {
     /// What a slot says to a question of a get.
     fn tell(&mut self, call: GetCall) -> Option<Result<GetReply, PartError>> {
         match self.moods[call.slot()] {
-            Mood::Good | Mood::Full => Some(self.answer(call)),
+            Mood::Good | Mood::Full | Mood::Rebuilding => Some(self.answer(call)),
             Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
             Mood::Hung => None,
             Mood::Down => panic!("asked a slot that is down"),
@@ -266,20 +274,26 @@ impl World {
             GetCall::Held { slot } => {
                 let here = self.parts.iter().filter(|(at, _)| *at == slot);
                 let parts = here.map(|(_, part)| PartIndex::new(*part).unwrap()).collect();
-                Ok(GetReply::Held(Held { parts, deleted: false }))
+                let rebuilding = self.moods[slot] == Mood::Rebuilding;
+                Ok(GetReply::Held(Held { parts, deleted: false, rebuilding }))
             }
             GetCall::Read { part, slot, start, end, .. } => {
                 let here = self.parts.contains(&(slot, part.get()));
                 let bytes = Bytes::from(vec![0; (end - start) as usize]);
-                if here { Ok(GetReply::Bytes(bytes)) } else { Err(PartError::NotFound) }
+                match self.moods[slot] {
+                    _ if here => Ok(GetReply::Bytes(bytes)),
+                    Mood::Rebuilding => Err(PartError::NotRebuilt),
+                    _ => Err(PartError::NotFound),
+                }
             }
         }
     }
 
     /// Parts that can be had.
     fn within_reach(&self) -> PartSet {
-        let good = |slot: usize| matches!(self.moods[slot], Mood::Good | Mood::Full);
-        let parts = self.parts.iter().filter(|(slot, _)| good(*slot));
+        let answers =
+            |slot: usize| matches!(self.moods[slot], Mood::Good | Mood::Full | Mood::Rebuilding);
+        let parts = self.parts.iter().filter(|(slot, _)| answers(*slot));
         parts.map(|(_, part)| PartIndex::new(*part).unwrap()).collect()
     }
 
@@ -560,18 +574,23 @@ fn small_groups_in_every_order() {
 
 #[test]
 fn gets_of_small_groups_in_every_order() {
-    for moods in 0..4usize.pow(3) {
+    // One that was replaced, which has some of it again or nothing.
+    const WIPED: usize = 5;
+    let kinds = [Mood::Good, Mood::Down, Mood::Refusing, Mood::Hung, Mood::Rebuilding];
+    for moods in 0..6usize.pow(3) {
         for layout in [[0, 1], [1, 2], [2, 0]] {
             let mut chooser = Chooser::Exhaustive { script: Vec::new(), at: 0 };
+            let kind = |slot: usize| moods / 6usize.pow(slot as u32) % 6;
             loop {
                 let mut world = World::new(&[1; 3]);
-                world.moods = (0..3).map(|slot| MOODS[moods / 4usize.pow(slot) % 4]).collect();
+                world.moods = (0..3).map(|slot| kinds[kind(slot).min(4)]).collect();
                 let scheme = "copies(2)".parse().unwrap();
                 let id = BlobId::new(VolumeId(1), SessionId(1), 5, GroupId(0), 1, scheme).unwrap();
                 let order: Vec<_> = world.group.place(id).order().collect();
                 for (part, place) in layout.into_iter().enumerate() {
                     world.parts.insert((order[place], part));
                 }
+                (0..3).filter(|slot| kind(*slot) == WIPED).for_each(|slot| world.wipe(slot));
                 let enough = !world.within_reach().is_empty();
                 let outcome = world.get(id, &mut chooser);
                 let context = format!("{:?} {:?}: {outcome:?}", world.moods, world.parts);
@@ -583,6 +602,55 @@ fn gets_of_small_groups_in_every_order() {
             }
         }
     }
+}
+
+/// Every set of slots that were replaced by empty ones, and the others in all moods.
+#[test]
+fn what_was_acknowledged_is_never_absent_while_slots_are_rebuilt() {
+    let (mut got, mut unavailable, mut restored) = (0, 0, 0);
+    for (scheme, round) in SCHEMES.into_iter().flat_map(|s| (0..6usize).map(move |n| (s, n))) {
+        for wiped in 0..256u64 {
+            let seed = wiped * 6 + round as u64;
+            let mut chooser = Chooser::Seeded(seed);
+            let mut world = World::new(&[1; 8]);
+            let id = blob(seed, scheme);
+            assert_eq!(world.put(id, &mut chooser), PutOutcome::Stored { degraded: false });
+            for slot in 0..8 {
+                if SlotSet(wiped).contains(slot) {
+                    world.wipe(slot);
+                } else if chooser.pick(12) < round {
+                    world.moods[slot] = MOODS[1 + chooser.pick(3)];
+                }
+            }
+            let reach = world.within_reach().len();
+            let context = format!("{id}, seed {seed}, {:?}, {:?}", world.moods, world.parts);
+            match world.get(id, &mut chooser) {
+                GetOutcome::Data => got += usize::from(reach > 0),
+                GetOutcome::NotFound => panic!("{context}: an acknowledged blob is absent"),
+                GetOutcome::Unavailable => {
+                    assert!(reach < id.scheme().data_parts(), "{context}: {reach} parts are there");
+                    unavailable += 1;
+                }
+            }
+            match world.restore_read(id, Spread::Apart, &mut chooser) {
+                (GetOutcome::Data, Some(PutOutcome::Stored { degraded })) => {
+                    assert!(!degraded, "{context}");
+                    world.check_acknowledged(id, false, &context);
+                    if wiped % 16 == 5 {
+                        check_restored(&mut world, id, seed, &context);
+                    }
+                    restored += 1;
+                }
+                (GetOutcome::NotFound, _) => panic!("{context}: restored as absent"),
+                (GetOutcome::Data, Some(_)) => assert!(round > 0, "{context}: all take parts"),
+                _ => assert!(reach < id.scheme().data_parts(), "{context}"),
+            }
+        }
+    }
+    assert!(
+        [got, unavailable, restored].iter().all(|n| *n > 500),
+        "{got} {unavailable} {restored}"
+    );
 }
 
 /// After a restore-read that succeeded nobody may say that the blob is absent, whatever is lost then.

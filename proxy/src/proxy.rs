@@ -20,8 +20,7 @@ use proto::cluster::{Cluster, Endpoint};
 use proto::convert::Address;
 use proto::guard::keep_going;
 use proto::id::{
-    BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, PartSet, SessionId,
-    VolumeId,
+    BlobId, DiskId, Epoch, GroupId, OwnerId, PartIndex, PartKey, PartSet, SessionId, VolumeId,
 };
 use proto::limits::{MAX_BLOBS_PER_REQUEST, footprint};
 use proto::part_store::{Beat, Held, Issuer, LastBeat, PartError, PartStore, Scope};
@@ -182,12 +181,6 @@ impl Proxy {
             // They may be about to come, as at boot.
             tokio::time::sleep(LOOK_AGAIN.min(left)).await;
         }
-    }
-
-    /// Of every slot that is up, under which generation it has served the group, if it ever has. Changes
-    /// nothing.
-    pub async fn have_served(&self) -> Vec<Option<Option<Generation>>> {
-        join_all(self.slots.iter().map(|slot| async move { slot.served().await.ok() })).await
     }
 
     /// Where each part of a blob is, slot by slot.

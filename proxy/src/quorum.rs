@@ -91,7 +91,7 @@ pub(crate) fn room(scheme: Scheme, spread: Spread) -> usize {
 /// Is it proven that a put of the blob was never acknowledged?
 ///
 /// `seen` are the parts that slots have shown to exist, rotten ones included; `unheard` counts the
-/// fail domains of which at least one slot has not told all it holds (the generous reading: they
+/// fail domains of which at least one slot has not told all it holds, or is being rebuilt and might have held more (the generous reading: they
 /// hold as much as they can). With enough parts seen to restore the blob, it is never absent.
 pub(crate) fn absence_proven(
     scheme: Scheme,

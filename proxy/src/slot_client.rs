@@ -17,10 +17,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::awake::{self, Awake};
 use proto::checksum::Checked;
-use proto::id::{BlobId, DiskId, Generation, PartKey, VolumeId};
+use proto::id::{BlobId, DiskId, PartKey, VolumeId};
 use proto::limits::footprint;
 use proto::part_store::{
-    Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -274,12 +274,17 @@ impl SlotClient {
         self.within(self.call(ask, None, Kind::Read, self.store.held(blob))).await
     }
 
-    /// Under which generation it has served its group, if it ever has.
-    pub(crate) async fn served(&self) -> Result<Option<Generation>, PartError> {
+    /// How it stands to its group; `None`: nothing was ever asked of it.
+    pub(crate) async fn standing(&self) -> Result<Option<Standing>, PartError> {
         match self.answer(Duration::ZERO).await {
-            Some(Ok(())) if !self.is_down() => self.within(self.store.served()).await,
+            Some(Ok(())) if !self.is_down() => self.within(self.store.standing()).await,
             _ => Err(PartError::Unreachable(self.state())),
         }
+    }
+
+    /// Says that it holds all it should of every volume.
+    pub(crate) async fn serve(&self) -> Result<(), PartError> {
+        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.serve())).await
     }
 
     /// Deletes blobs.

@@ -24,7 +24,12 @@ impl Proxy {
             let key = PartKey { blob: id, part };
             let read = client.get(Ask::IfUp, key, 0..id.part_len());
             match awake::timeout(SLOT_TIMEOUT, read).await {
-                Ok(Err(why @ (PartError::Corrupt(_) | PartError::NotFound | PartError::Io(_)))) => {
+                Ok(Err(
+                    why @ (PartError::Corrupt(_)
+                    | PartError::NotFound
+                    | PartError::NotRebuilt
+                    | PartError::Io(_)),
+                )) => {
                     let place = &client.place;
                     tracing::warn!(%place, "part {part} of blob {id} is written again: {why}");
                     None

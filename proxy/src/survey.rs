@@ -182,6 +182,8 @@ impl Proxy {
     {
         let (mut told, mut found) = (Vec::new(), BTreeSet::new());
         let mut silent = SlotSet::first(self.slots.len());
+        // They have told all they hold, and might have held more.
+        let mut rebuilding = SlotSet::EMPTY;
         for round in [Ask::IfUp, Ask::Anyway] {
             let down = self.slots_that(SlotClient::is_down);
             let mut reasons = Vec::new();
@@ -193,22 +195,27 @@ impl Proxy {
                 match answer {
                     Ok(answer) => {
                         found.extend(answer.blobs.iter().copied());
-                        told.push(answer);
                         silent = silent.minus(SlotSet::only(slot));
+                        if answer.rebuilding {
+                            rebuilding.insert(slot);
+                        }
+                        told.push(answer);
                     }
                     Err(why) => reasons.push((slot, why)),
                 }
             }
-            if !self.may_miss(&found, sought, silent) {
+            if !self.may_miss(&found, sought, silent.union(rebuilding)) {
                 break;
             }
             // What was asked in vain need not be asked again.
             if round == Ask::Anyway || down.is_empty() {
+                reasons.extend(rebuilding.iter().map(|slot| (slot, PartError::NotRebuilt)));
                 let missed = self.too_few(doing, &reasons);
                 return Gathered { told, whole: false, missed };
             }
         }
-        Gathered { told, whole: silent.is_empty(), missed: Ok(()) }
+        let whole = silent.union(rebuilding).is_empty();
+        Gathered { told, whole, missed: Ok(()) }
     }
 
     /// A page of the blobs of a scope.
@@ -223,8 +230,9 @@ impl Proxy {
     ) -> Result<Listing, BlobError> {
         let page = |ask, slot: Arc<SlotClient>| async move {
             let page = slot.list(ask, scope, after, MAX_LIST).await?;
+            let (goes_on, rebuilding) = (!page.complete, page.rebuilding);
             let blobs: Vec<BlobId> = page.entries.into_iter().map(|(blob, _)| blob).collect();
-            Ok::<_, PartError>(Told { goes_on: !page.complete, blobs })
+            Ok::<_, PartError>(Told { goes_on, blobs, rebuilding })
         };
         let doing = match scope {
             Scope::All => "listing all blobs".to_owned(),
@@ -244,10 +252,15 @@ impl Proxy {
 
     /// The volumes of which slots hold parts.
     pub(crate) async fn list_volumes(&self) -> Volumes {
+        // Nothing can have been lost of a group that has never had anything, whoever is rebuilding in it.
+        if self.is_new().await == Ok(true) {
+            return Volumes { volumes: Vec::new(), whole: true, missed: None };
+        }
         let first_of_each = |ask, slot: Arc<SlotClient>| async move {
-            let (mut blobs, mut after) = (Vec::new(), None);
+            let (mut blobs, mut after, mut rebuilding) = (Vec::new(), None, false);
             loop {
                 let page = slot.list(ask, Scope::All, after, 1).await?;
+                rebuilding |= page.rebuilding;
                 let Some((blob, _)) = page.entries.first() else { break };
                 blobs.push(*blob);
                 after = Some(last_of(blob.volume()));
@@ -255,7 +268,7 @@ impl Proxy {
                     break;
                 }
             }
-            Ok::<_, PartError>(Told { goes_on: false, blobs })
+            Ok::<_, PartError>(Told { goes_on: false, blobs, rebuilding })
         };
         let gathering = self.gather("listing volumes".to_owned(), Sought::All, first_of_each);
         let Gathered { told, whole, missed } = gathering.await;
@@ -279,6 +292,8 @@ struct Told {
     blobs: Vec<BlobId>,
     /// It has more.
     goes_on: bool,
+    /// It might have had others.
+    rebuilding: bool,
 }
 
 /// An id behind all blobs of the volume.

@@ -47,6 +47,9 @@ pub(crate) fn begin(
             changes(&disk, to, Ask::Forget(blobs, issuer), room)
         }
         Request::Delete(..) | Request::Forget(..) => changes(&disk, to, Ask::Turn, room),
+        Request::DropPart(key, issuer) => changes(&disk, to, Ask::DropPart(key, issuer), room),
+        Request::Rebuilt(volume, issuer) => changes(&disk, to, Ask::Rebuilt(volume, issuer), room),
+        Request::Serve => changes(&disk, to, Ask::Serve, room),
         Request::Fence(volume, issuer) => changes(&disk, to, Ask::Fence(volume, issuer), room),
         Request::Promised(volume) => push(&disk, to, Ask::Turn, room).map(|turn| {
             boxed(async move {

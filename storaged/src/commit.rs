@@ -37,7 +37,8 @@ use crate::io::direct::is_no_space;
 use crate::owner::{NO_ROOM, Owner, RunningCheckpoint};
 use crate::queue::{Ask, Request, To};
 use crate::record::{
-    Place, What, decode_fence, encode_blobs, encode_fence, encode_slot, footprint,
+    Membership, Place, What, decode_fence, decode_parts, encode_blobs, encode_fence, encode_parts,
+    encode_rebuilt, encode_slot, footprint,
 };
 
 const BLOCK: u64 = DISK_BLOCK as u64;
@@ -89,8 +90,15 @@ impl Batch {
                     || self.deleted.contains(&(slot, *blob))
                     || self.fenced.contains(&(slot, blob.volume()))
             }),
-            Ask::Fence(volume, _) => !self.fenced.contains(&(slot, *volume)),
-            Ask::Turn => true,
+            Ask::DropPart(key, _) => {
+                !self.puts.contains(&(slot, *key))
+                    && !self.deleted.contains(&(slot, key.blob))
+                    && !self.fenced.contains(&(slot, key.blob.volume()))
+            }
+            Ask::Fence(volume, _) | Ask::Rebuilt(volume, _) => {
+                !self.fenced.contains(&(slot, *volume))
+            }
+            Ask::Serve | Ask::Turn => true,
         };
         independent
             && self.records.len() < MAX_RECORDS
@@ -113,7 +121,13 @@ impl Batch {
                 let fence = decode_fence(record.payload.data());
                 self.fenced.extend(fence.map(|(volume, _)| (record.slot, volume)));
             }
-            What::Slot => {}
+            What::Drop => {
+                for key in decode_parts(record.payload.data()) {
+                    self.puts.insert((record.slot, key));
+                    self.put_blobs.insert((record.slot, key.blob));
+                }
+            }
+            What::Slot | What::Rebuilt => {}
         }
         self.records.push(record);
     }
@@ -167,7 +181,7 @@ impl Owner {
                 // A disk that takes no writes has nothing that an older generation could change.
                 Ok(false) if self.shared.read_only().is_some() => Ok(()),
                 // What is news about the group is written by itself, before what brought it.
-                Ok(false) if batch.records.is_empty() => self.learn(request.to),
+                Ok(false) if batch.records.is_empty() => self.learn(request.to, &request.ask),
                 Ok(false) => {
                     pending.push_front(request);
                     break;
@@ -204,11 +218,13 @@ impl Owner {
         turns.into_iter().for_each(|turn| turn.answer(Ok(())));
     }
 
-    /// Remembers the group and generation that a request comes with, durably.
-    fn learn(&mut self, to: To) -> Result<(), PartError> {
-        let payload = encode_slot(to.group, to.generation);
+    /// Remembers the group and generation that a request comes with, durably. A slot that hears of its group for
+    /// the first time may have been in it before it lost all it had, unless it hears that it is to serve.
+    fn learn(&mut self, To { slot, group, generation }: To, ask: &Ask) -> Result<(), PartError> {
+        let rebuilding = !self.shared.serves(slot) && !matches!(ask, Ask::Serve);
+        let payload = encode_slot(Membership { group, generation, rebuilding });
         let record = Planned {
-            slot: to.slot,
+            slot,
             what: What::Slot,
             payload,
             blobs: Vec::new(),
@@ -234,6 +250,9 @@ impl Owner {
             Ask::Put(key, data, _) => self.decide_put(slot, *key, data),
             Ask::Delete(blobs, _) => self.decide_delete(slot, blobs),
             Ask::Forget(blobs, _) => self.decide_forget(slot, blobs),
+            Ask::DropPart(key, _) => self.decide_drop(slot, *key),
+            Ask::Rebuilt(volume, _) => Ok(self.decide_rebuilt(slot, *volume)),
+            Ask::Serve => Ok(self.decide_serve(slot)),
             Ask::Fence(volume, issuer) => Ok(self.decide_fence(slot, *volume, *issuer)),
             Ask::Turn => Ok(Decision::Done),
         };
@@ -270,11 +289,40 @@ impl Owner {
         let slot = request.to.slot;
         let check = |volume, issuer| Issuer::check(issuer, self.shared.promise(slot, volume));
         match &request.ask {
-            Ask::Put(key, _, issuer) => check(key.blob.volume(), *issuer),
+            Ask::Put(key, _, issuer) | Ask::DropPart(key, issuer) => {
+                check(key.blob.volume(), *issuer)
+            }
+            Ask::Rebuilt(volume, issuer) => check(*volume, *issuer),
             Ask::Delete(blobs, issuer) | Ask::Forget(blobs, issuer) => {
                 blobs.iter().try_for_each(|blob| check(blob.volume(), *issuer))
             }
-            Ask::Fence(..) | Ask::Turn => Ok(()),
+            Ask::Fence(..) | Ask::Serve | Ask::Turn => Ok(()),
+        }
+    }
+
+    fn decide_drop(&self, slot: SlotId, key: PartKey) -> IndexResult<Decision> {
+        Ok(match self.ledger.index.part(slot, key)? {
+            Some(_) => Decision::Write(What::Drop, encode_parts(&[key]), Vec::new(), None),
+            None => Decision::Done,
+        })
+    }
+
+    fn decide_rebuilt(&self, slot: SlotId, volume: VolumeId) -> Decision {
+        match self.shared.may_be_rebuilt(slot, volume) {
+            Ok(true) => Decision::Write(What::Rebuilt, encode_rebuilt(volume), Vec::new(), None),
+            Ok(false) => Decision::Done,
+            Err(why) => Decision::Refuse(why),
+        }
+    }
+
+    fn decide_serve(&self, slot: SlotId) -> Decision {
+        let known = self.shared.slots.read().get(&slot).copied();
+        match known.filter(|member| member.rebuilding) {
+            Some(member) => {
+                let payload = encode_slot(Membership { rebuilding: false, ..member });
+                Decision::Write(What::Slot, payload, Vec::new(), None)
+            }
+            None => Decision::Done,
         }
     }
 
@@ -459,7 +507,14 @@ impl Owner {
                     });
                 }
                 What::Forget => self.ledger.forget(record.slot, &record.blobs)?,
+                What::Drop => {
+                    for key in decode_parts(record.payload.data()) {
+                        self.ledger.drop_part(record.slot, key)?;
+                        self.shared.damage_gone(|slot, other| (slot, other) == (record.slot, key));
+                    }
+                }
                 What::Slot => self.shared.learn_slot(record.slot, record.payload.data()),
+                What::Rebuilt => self.shared.learn_rebuilt(record.slot, record.payload.data()),
                 What::Fence => self.shared.learn_fence(record.slot, record.payload.data()),
             }
         }

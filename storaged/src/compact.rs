@@ -1,20 +1,22 @@
 //! Compaction: what is still needed of a mostly dead file is appended to the log again, and the
 //! file goes.
 //!
-//! What is needed: live parts; deletes that are remembered, many of them in one record; what the slots
-//! know of their groups, and to whom they have promised volumes. The owner does it, a step at a time between batches, so nothing can be
+//! What is needed: live parts; deletes that are remembered, many of them in one record; of parts that were taken
+//! away that they were, as long as a rebuild could find them elsewhere; what the slots
+//! know of their groups, which volumes are rebuilt there, and to whom they have promised volumes. The owner does it, a step at a time between batches, so nothing can be
 //! deleted while it is moved. The file goes only after a checkpoint that no longer refers to it.
 //!
 //! Damage does not stop it. Of a part that cannot be read whole the rest is moved under the checks it
 //! has, so that it stays known as corrupt and can be put again. What the index has in the file and no
-//! record was found for is written from the index: deletes, slots and promises as they are, parts as lost.
+//! record was found for is written from the index: deletes, slots and promises as they are, parts as lost. A part of
+//! which there is a dead record, and neither a live one nor a delete, was taken away.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::checksum::Checked;
-use proto::id::{BlobId, SlotId};
+use proto::id::{BlobId, PartKey, SlotId};
 use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST};
 use proto::part_store::PartError;
 
@@ -24,7 +26,8 @@ use crate::fill::Stage;
 use crate::index::IndexResult;
 use crate::owner::{Compaction, Owner};
 use crate::record::{
-    Place, What, decode_blobs, decode_fence, decode_slot, encode_blobs, encode_fence, encode_slot,
+    Place, What, decode_blobs, decode_fence, decode_parts, decode_rebuilt, decode_slot,
+    encode_blobs, encode_fence, encode_parts, encode_rebuilt, encode_slot,
 };
 
 /// Bytes of records moved in one step.
@@ -58,6 +61,7 @@ impl Owner {
             next: 0,
             dead: Vec::new(),
             blobs: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             damaged: false,
         });
     }
@@ -149,7 +153,7 @@ impl Owner {
         if batch.is_empty() { Ok(()) } else { self.commit(batch) }
     }
 
-    /// What must be written again of a record before its file may go. Blobs of deletes are only noted:
+    /// What must be written again of a record before its file may go. What was deleted or dropped is only noted:
     /// [`Owner::remembered`] writes them.
     fn still_needed(
         &self,
@@ -182,6 +186,20 @@ impl Owner {
                     }
                 }
             }
+            What::Drop => {
+                for key in decode_parts(payload.data()) {
+                    if self.must_stay_dropped(slot, key, work.file)? {
+                        work.dropped.entry(slot).or_default().insert(key);
+                    }
+                }
+            }
+            What::Rebuilt => {
+                let volume = decode_rebuilt(payload.data());
+                let noted = |volume| self.shared.rebuilt.read().contains(&(slot, volume));
+                if volume.is_some_and(noted) {
+                    return Ok(vec![again(slot, What::Rebuilt, payload, Vec::new(), None)]);
+                }
+            }
             What::Slot => {
                 let known = self.shared.slots.read().get(&slot).copied();
                 if known.is_some() && decode_slot(payload.data()) == known {
@@ -199,6 +217,16 @@ impl Owner {
             What::Put(_) | What::Lost(_) => unreachable!("taken above"),
         }
         Ok(Vec::new())
+    }
+
+    /// Would a rebuild from the block files without this one bring the part back, which is not here?
+    fn must_stay_dropped(&self, slot: SlotId, key: PartKey, file: u32) -> IndexResult<bool> {
+        let index = &self.ledger.index;
+        if index.part(slot, key)?.is_some() || index.tombstone(slot, key.blob)?.is_some() {
+            return Ok(false);
+        }
+        // What lies in a file that nobody has read may be a record of it.
+        Ok(!self.ledger.space.unread.is_empty() || index.has_dead_elsewhere(slot, key, file)?)
     }
 
     /// Deletes that are remembered by a record of the file, and which of those noted are forgotten: as
@@ -222,6 +250,23 @@ impl Owner {
             records.extend(batches(*slot, What::Delete, &needed));
             records.extend(batches(*slot, What::Forget, &forgotten));
         }
+        for (slot, parts) in &mut work.dropped {
+            if parts.len() < MAX_BLOBS_PER_REQUEST && !all {
+                continue;
+            }
+            let mut needed = Vec::new();
+            for key in std::mem::take(parts) {
+                // It may have been put again since it was noted.
+                if self.must_stay_dropped(*slot, key, work.file)? {
+                    needed.push(key);
+                }
+            }
+            records.extend(
+                needed
+                    .chunks(MAX_BLOBS_PER_REQUEST)
+                    .map(|parts| again(*slot, What::Drop, encode_parts(parts), Vec::new(), None)),
+            );
+        }
         Ok(records)
     }
 
@@ -244,10 +289,16 @@ impl Owner {
         {
             work.blobs.entry(slot).or_default().insert(blob);
         }
+        let elsewhere = index.dead_in(|file| file != work.file);
+        for (slot, key, _) in elsewhere.map_err(|e| self.shared.index_failed(&e))? {
+            work.dropped.entry(slot).or_default().insert(key);
+        }
         let mut records = self.remembered(work, true).map_err(|e| self.shared.index_failed(&e))?;
-        for (slot, (group, generation)) in &*self.shared.slots.read() {
-            let payload = encode_slot(*group, *generation);
-            records.push(again(*slot, What::Slot, payload, Vec::new(), None));
+        for (slot, member) in &*self.shared.slots.read() {
+            records.push(again(*slot, What::Slot, encode_slot(*member), Vec::new(), None));
+        }
+        for (slot, volume) in &*self.shared.rebuilt.read() {
+            records.push(again(*slot, What::Rebuilt, encode_rebuilt(*volume), Vec::new(), None));
         }
         for ((slot, volume), promise) in &*self.shared.fences.read() {
             let payload = encode_fence(*volume, *promise);

@@ -6,7 +6,6 @@
 //! Whatever may wait for the device does so on a thread that belongs to this disk alone, the closing
 //! of its files included: a disk that hangs holds up nobody but who asked it.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -20,15 +19,18 @@ use parking_lot::Mutex;
 use proto::checksum::Checked;
 use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_LIST;
-use proto::part_store::{Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, Scope};
+use proto::part_store::{
+    Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, Scope, Standing,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{DiskError, DiskProblem};
 use crate::open::{self, DiskOptions};
 use crate::queue::{Ask, To};
 use crate::readers::Readers;
+use crate::record::Membership;
 use crate::scrub::{self, Scrub};
-use crate::shared::{ScrubState, Shared};
+use crate::shared::{ScrubState, Shared, fits};
 use crate::superblock::{Locked, Superblock, lock};
 use crate::watch::Watch;
 
@@ -51,6 +53,13 @@ pub struct Disk {
 struct OwnersThread {
     thread: JoinHandle<()>,
     end: Receiver<()>,
+}
+
+/// How a slot of a disk stands to its group.
+pub(crate) struct SlotStanding {
+    pub(crate) slot: SlotId,
+    pub(crate) group: GroupId,
+    pub(crate) standing: Standing,
 }
 
 /// What a disk tells of itself.
@@ -183,10 +192,31 @@ impl Disk {
         self.shared.close();
     }
 
-    /// The slots that were ever addressed: the group of each, and the newest generation it was
-    /// addressed under.
-    pub(crate) fn slots(&self) -> BTreeMap<SlotId, (GroupId, Generation)> {
-        self.shared.slots.read().clone()
+    /// The slots that were ever addressed.
+    pub(crate) fn standings(&self) -> Vec<SlotStanding> {
+        let bare = self.shared.view().1 == 0;
+        let members = self.shared.slots.read().clone();
+        let standing = |(slot, member): (SlotId, Membership)| {
+            let Membership { group, generation, rebuilding } = member;
+            let pristine = bare && !self.shared.has_promised(slot);
+            let standing = Standing { generation, rebuilding, pristine };
+            SlotStanding { slot, group, standing }
+        };
+        members.into_iter().map(standing).collect()
+    }
+
+    /// May the slot be addressed so?
+    ///
+    /// # Errors
+    /// [`PartError::WrongAddress`] and [`PartError::StaleGeneration`].
+    pub(crate) fn check_fits(
+        &self,
+        slot: SlotId,
+        group: GroupId,
+        generation: Generation,
+    ) -> Result<(), PartError> {
+        let known = self.shared.slots.read().get(&slot).copied();
+        fits(slot, known, group, generation).map(drop)
     }
 
     /// Asks the owner, and waits for its answer.
@@ -243,12 +273,15 @@ impl Disk {
     pub(crate) async fn held(&self, slot: SlotId, blob: BlobId) -> Result<Held, PartError> {
         self.blocking(move |shared| {
             let failed = |e| shared.index_failed(&e);
+            // What is put before it is declared rebuilt is seen below.
+            let rebuilding = shared.is_rebuilding(slot, blob.volume());
             let deleted = shared.index.tombstone(slot, blob).map_err(failed)?.is_some();
             let parts = shared.index.parts_of(slot, blob).map_err(failed)?;
-            if parts.is_empty() && !deleted && shared.unread.is_some() {
-                return Err(shared.unknown());
+            if parts.is_empty() && !deleted {
+                shared.check_all_read()?;
             }
-            Ok(Held { parts: parts.into_iter().map(|(part, _)| part).collect(), deleted })
+            let parts = parts.into_iter().map(|(part, _)| part).collect();
+            Ok(Held { parts, deleted, rebuilding })
         })
         .await
     }
@@ -263,8 +296,15 @@ impl Disk {
     ) -> Result<Page, PartError> {
         let limit = limit.min(MAX_LIST) as usize;
         self.blocking(move |shared| {
+            let rebuilding = match scope {
+                Scope::All => !shared.serves(slot),
+                Scope::Volume(volume) | Scope::Session(volume, _) => {
+                    shared.is_rebuilding(slot, volume)
+                }
+            };
             let page = shared.index.list(slot, scope, after, limit);
-            page.map_err(|e| shared.index_failed(&e))
+            let page = page.map_err(|e| shared.index_failed(&e))?;
+            Ok(Page { rebuilding, ..page })
         })
         .await
     }
@@ -272,14 +312,20 @@ impl Disk {
     /// To whom the volume is promised. To be asked when its turn has come.
     ///
     /// # Errors
-    /// When a promise may be in a block file that could not be read.
+    /// When a promise may be in a block file that could not be read, or was lost with what the slot had before.
     pub(crate) fn promised(
         &self,
         slot: SlotId,
         volume: VolumeId,
     ) -> Result<Option<Issuer>, PartError> {
         match self.shared.unread {
-            None => Ok(self.shared.promise(slot, volume)),
+            None => {
+                let unsure = self.shared.is_rebuilding(slot, volume);
+                match self.shared.promise(slot, volume) {
+                    None if unsure => Err(PartError::NotRebuilt),
+                    promise => Ok(promise),
+                }
+            }
             Some(file) => Err(PartError::Io(format!(
                 "block file {file} cannot be opened and may hold a promise"
             ))),

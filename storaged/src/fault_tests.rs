@@ -23,6 +23,8 @@ pub(crate) fn fresh() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let options = InitOptions { capacity: Some(96 * MIB), block_file: 16 * MIB };
     init_disk(&dir.path().join("d"), ClusterId::random(), options).unwrap();
+    let (_disk, store) = open(&dir);
+    futures::executor::block_on(store.serve()).unwrap();
     dir
 }
 
@@ -628,4 +630,71 @@ async fn promises_whose_record_is_damaged_are_kept_by_compaction() {
         let promise = Some(Issuer { epoch: Epoch(u64::from(volume)), owner });
         assert_eq!(store.promised(VolumeId(volume)).await, Ok(promise));
     }
+}
+
+/// Parts are taken away whose records lie in one file, what says so lies in another, and some are put again. The
+/// other file is compacted, with damage in it or without.
+async fn dropped_parts_stay_dropped(damage: bool) {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let part = |n| key(n, 5000);
+    for n in 0..100 {
+        put(&store, part(n)).await.unwrap();
+    }
+    let second = dir.path().join("d/blocks/00000002");
+    // Enough that the file stays, and as much again.
+    let mut from = 1000;
+    while !second.exists() {
+        put(&store, small(from)).await.unwrap();
+        from += 1;
+    }
+    let kept = 1000..from;
+    for n in 0..100 {
+        store.drop_part(part(n), None).await.unwrap();
+        store.drop_part(part(n), None).await.unwrap();
+    }
+    for n in 0..20 {
+        put(&store, part(n)).await.unwrap();
+    }
+    let image = std::fs::read(&second).unwrap();
+    let drops: Vec<u64> = (0..image.len() as u64 / 4096)
+        .filter(|block| image[*block as usize * 4096..].starts_with(b"ASHLREC\n"))
+        .filter(|block| image[*block as usize * 4096 + 10] == 7)
+        .collect();
+    assert_eq!(drops.len(), 100, "of what is not there nothing is noted");
+    let unreadable =
+        |block: &u64| Fault::error(&second, Call::Read, block * 4096..block * 4096 + 1, EIO);
+    let damaged = if damage { drops.iter().step_by(2).map(unreadable).collect() } else { vec![] };
+    while second.exists() {
+        let next = fill(&store, from, 60_000).await;
+        delete(&store, (from..next).map(small)).await;
+        from = next;
+        assert!(from < 9000, "the file is never given back");
+    }
+    drop(damaged);
+    assert!(log(&dir).exists(), "the records of the parts are still there");
+    drop((store, disk));
+    std::fs::remove_file(dir.path().join("d/index.redb")).unwrap();
+    let (disk, store) = open(&dir);
+    for n in 0..20 {
+        assert_eq!(get(&store, part(n)).await.unwrap(), content(part(n)));
+    }
+    for n in 20..100 {
+        assert_eq!(get(&store, part(n)).await, Err(PartError::NotFound), "{n}");
+        put(&store, part(n)).await.unwrap();
+    }
+    for n in kept.clone() {
+        assert_eq!(get(&store, small(n)).await.unwrap(), content(small(n)));
+    }
+    assert_eq!(disk.state().parts, 100 + kept.count() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_brings_no_dropped_part_back_after_compaction() {
+    dropped_parts_stay_dropped(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drops_whose_record_is_damaged_are_kept_by_compaction() {
+    dropped_parts_stay_dropped(true).await;
 }

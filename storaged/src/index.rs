@@ -10,8 +10,9 @@
 //! parts  slot 4 | blob 31 | part 1               place: file 4 | block 4
 //! tombs  slot 4 | blob 31                        place of the delete record, forgotten 0 or 1
 //! dead   slot 4 | blob 31 | part 1 | place 8     ()   dead records that are still on disk
-//! slots  slot                                    group, generation
+//! slots  slot                                    group, generation, rebuilding 0 or 1
 //! fences slot, volume                            epoch, owner
+//! rebuilt slot, volume                           ()   rebuilt while the slot is rebuilding
 //! files  number                                  tail, live, punched, tombstones, stage
 //! unread number                                  ()   files that could not be read when they should have been
 //! meta   name                                    number
@@ -31,13 +32,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use proto::id::{BlobId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
+use proto::id::{BlobId, DiskId, PartKey, SlotId, VolumeId};
 use proto::part_store::Issuer;
 use redb::ReadableTable;
 
 use crate::calls::Calls;
 use crate::fill::Space;
-use crate::record::Place;
+use crate::record::{Membership, Place};
 
 mod backend;
 mod key;
@@ -192,7 +193,11 @@ impl Index {
 
     /// Is a dead record of the blob still on disk?
     fn has_dead(&self, slot: SlotId, blob: BlobId) -> IndexResult<bool> {
-        let range: RangeInclusive<DeadBytes> = prefixed(&blob_bytes(slot, blob));
+        self.has_dead_of(&blob_bytes(slot, blob), |_| true)
+    }
+
+    fn has_dead_of(&self, prefix: &[u8], counts: impl Fn(&DeadBytes) -> bool) -> IndexResult<bool> {
+        let range: RangeInclusive<DeadBytes> = prefixed(prefix);
         let layers = self.layers.read();
         let mut gone = BTreeSet::new();
         for layer in layers.iter() {
@@ -200,7 +205,7 @@ impl Index {
                 if gone.contains(key) {
                     continue;
                 }
-                if *present {
+                if *present && counts(key) {
                     return Ok(true);
                 }
                 gone.insert(*key);
@@ -211,12 +216,26 @@ impl Index {
         self.look(stored, |stored| {
             let Some(table) = &stored.dead else { return Ok(false) };
             for row in table.range::<&DeadBytes>(range.start()..=range.end())? {
-                if !gone.contains(row?.0.value()) {
+                let row = row?;
+                let key = row.0.value();
+                if !gone.contains(key) && counts(key) {
                     return Ok(true);
                 }
             }
             Ok(false)
         })
+    }
+
+    /// Is a dead record of the part on disk, in another file than this one?
+    pub(crate) fn has_dead_elsewhere(
+        &self,
+        slot: SlotId,
+        key: PartKey,
+        file: u32,
+    ) -> IndexResult<bool> {
+        let prefix = part_bytes(slot, key);
+        let elsewhere = |dead: &DeadBytes| place_of_dead(dead).file != file;
+        self.has_dead_of(&prefix, elsewhere)
     }
 
     /// Is the part's record at `place` known to be dead?
@@ -321,8 +340,13 @@ impl Index {
     }
 
     /// The slot belongs to the group.
-    pub(crate) fn set_slot(&self, slot: SlotId, group: GroupId, generation: Generation) {
-        self.layers.write().active.slots.insert(slot, (group, generation));
+    pub(crate) fn set_slot(&self, slot: SlotId, member: Membership) {
+        self.layers.write().active.slots.insert(slot, member);
+    }
+
+    /// The slot has all that it should of the volume, or that need not be noted any more.
+    pub(crate) fn set_rebuilt(&self, slot: SlotId, volume: VolumeId, noted: bool) {
+        self.layers.write().active.rebuilt.insert((slot, volume), noted);
     }
 
     /// The volume is promised.
@@ -333,8 +357,9 @@ impl Index {
     /// Changes that are not in redb yet and not on their way there.
     pub(crate) fn pending(&self) -> usize {
         let layers = self.layers.read();
-        let Layer { parts, tombstones, dead, slots, fences } = &layers.active;
-        parts.len() + tombstones.len() + dead.len() + slots.len() + fences.len()
+        let Layer { parts, tombstones, dead, slots, fences, rebuilt } = &layers.active;
+        let notes = slots.len() + fences.len() + rebuilt.len();
+        parts.len() + tombstones.len() + dead.len() + notes
     }
 
     /// Takes the active layer to be written; until [`Index::thaw`] there may be only one.
@@ -364,12 +389,13 @@ impl Index {
         let mut layers = self.layers.write();
         let Some(frozen) = layers.frozen.take() else { return };
         let newer = std::mem::replace(&mut layers.active, Arc::unwrap_or_clone(frozen));
-        let Layer { parts, tombstones, dead, slots, fences } = &mut layers.active;
+        let Layer { parts, tombstones, dead, slots, fences, rebuilt } = &mut layers.active;
         parts.extend(newer.parts);
         tombstones.extend(newer.tombstones);
         dead.extend(newer.dead);
         fences.extend(newer.fences);
         slots.extend(newer.slots);
+        rebuilt.extend(newer.rebuilt);
     }
 }
 

@@ -106,6 +106,14 @@ impl Ledger {
         }
     }
 
+    /// The part is taken away; its blob is not deleted.
+    pub(crate) fn drop_part(&mut self, slot: SlotId, key: PartKey) -> IndexResult<()> {
+        if let Some(at) = self.index.part(slot, key)? {
+            self.kill(slot, key, at);
+        }
+        Ok(())
+    }
+
     /// The deletes of the blobs need not be remembered.
     pub(crate) fn forget(&mut self, slot: SlotId, blobs: &[BlobId]) -> IndexResult<()> {
         for blob in blobs {

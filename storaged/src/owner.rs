@@ -61,6 +61,8 @@ pub(crate) struct Compaction {
     pub(crate) dead: Dead,
     /// Blobs in the deletes and forgets met so far: written again together.
     pub(crate) blobs: BTreeMap<SlotId, BTreeSet<BlobId>>,
+    /// Parts that were taken away, in the records met so far: written again together, where that is needed.
+    pub(crate) dropped: BTreeMap<SlotId, BTreeSet<PartKey>>,
     /// Something in the file is no record, or cannot be read.
     pub(crate) damaged: bool,
 }

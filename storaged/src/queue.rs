@@ -16,7 +16,7 @@ use proto::limits::DISK_BLOCK;
 use proto::part_store::{Issuer, PartError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::record::{FENCE_LEN, footprint_blocks};
+use crate::record::{FENCE_LEN, PART_LEN, REBUILT_LEN, SLOT_LEN, footprint_blocks};
 
 /// Bytes of records that callers in this process may have waiting for one disk, or on their way to it.
 const IN_FLIGHT: usize = 16 << 20;
@@ -40,6 +40,12 @@ pub(crate) enum Ask {
     Delete(Vec<BlobId>, Option<Issuer>),
     /// Forget deletes.
     Forget(Vec<BlobId>, Option<Issuer>),
+    /// Take a part away.
+    DropPart(PartKey, Option<Issuer>),
+    /// The slot holds all that it should of a volume.
+    Rebuilt(VolumeId, Option<Issuer>),
+    /// The slot holds all that it should of every volume.
+    Serve,
     /// Promise a volume.
     Fence(VolumeId, Issuer),
     /// Nothing but its turn: whoever looks after the answer sees all that was asked before.
@@ -75,6 +81,9 @@ impl Ask {
         footprint_blocks(match self {
             Self::Put(_, data, _) => data.data().len() as u32,
             Self::Delete(blobs, _) | Self::Forget(blobs, _) => (blobs.len() * BLOB_ID_LEN) as u32,
+            Self::DropPart(..) => PART_LEN as u32,
+            Self::Rebuilt(..) => REBUILT_LEN as u32,
+            Self::Serve => SLOT_LEN as u32,
             Self::Fence(..) => FENCE_LEN as u32,
             Self::Turn => 0,
         })

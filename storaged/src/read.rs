@@ -34,9 +34,15 @@ impl Shared {
         let mut tried = None;
         for _ in 0..ATTEMPTS {
             let failed = |e| self.index_failed(&e);
+            // What is put before it is declared rebuilt is seen below.
+            let rebuilding = self.is_rebuilding(slot, key.blob.volume());
             let Some(place) = self.index.part(slot, key).map_err(failed)? else {
                 let deleted = self.index.tombstone(slot, key.blob).map_err(failed)?.is_some();
-                return Err(if deleted { PartError::Deleted } else { self.unknown() });
+                if deleted {
+                    return Err(PartError::Deleted);
+                }
+                self.check_all_read()?;
+                return Err(if rebuilding { PartError::NotRebuilt } else { PartError::NotFound });
             };
             match tried {
                 Some((before, error)) if before == place => {

@@ -9,8 +9,8 @@
 //! ```text
 //! offset  size  field        meaning (numbers are little endian)
 //! 0       8     magic        b"ASHLREC\n"
-//! 8       2     version      4
-//! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot, 5 lost, 6 fence
+//! 8       2     version      5
+//! 10      1     kind         1 put, 2 delete, 3 forget, 4 slot, 5 lost, 6 fence, 7 drop, 8 rebuilt
 //! 11      1     part         of a put or lost; else 0
 //! 12      4     slot         number of the slot on the disk
 //! 16      16    disk         id of the disk: a record that went astray is not believed
@@ -26,9 +26,10 @@
 //! 96      4*n   table        CRC-32C of each 64 KiB of payload
 //! ```
 //!
-//! The payload of a put is the part. Delete and forget carry blob ids, 31 bytes each; slot carries
-//! the group (4 bytes) and its generation (8 bytes); fence the volume (4 bytes) that is promised, the epoch
-//! (8 bytes) and the token of the owner (16 bytes). Lost stands for a put that damage has taken: its
+//! The payload of a put is the part. Delete and forget carry blob ids, 31 bytes each; drop carries a blob id and
+//! the number of a part (1 byte) for each part; slot the group (4 bytes), its generation (8 bytes) and whether the
+//! slot is rebuilding (1 byte, 0 or 1); fence the volume (4 bytes) that is promised, the epoch (8 bytes) and the
+//! token of the owner (16 bytes); rebuilt the volume (4 bytes). Lost stands for a put that damage has taken: its
 //! payload is as long, and zeros, so that the part stays known, corrupt, and accounted for as before.
 //!
 //! Invariants:
@@ -47,7 +48,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"ASHLREC\n";
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 const HEADER: usize = size_of::<Header>();
 
 /// Disk space of the largest record, in bytes.
@@ -111,12 +112,16 @@ pub(crate) enum What {
     Delete,
     /// The deletes of the blobs in the payload need not be remembered.
     Forget,
-    /// The slot belongs to the group in the payload, at its generation.
+    /// The slot belongs to the group in the payload, at its generation, and serves or not.
     Slot,
     /// This part was here, and its bytes are lost.
     Lost(PartKey),
     /// The volume in the payload is promised.
     Fence,
+    /// The parts in the payload are taken away; their blobs are not deleted.
+    Drop,
+    /// The slot holds all that it should of the volume in the payload.
+    Rebuilt,
 }
 
 /// A checked header with its table.
@@ -189,6 +194,8 @@ pub(crate) fn encode(head: &mut [u8], stamp: Stamp, slot: SlotId, what: What, pa
         What::Slot => (4, 0, [0; BLOB_ID_LEN]),
         What::Lost(key) => (5, key.part.get() as u8, key.blob.to_bytes()),
         What::Fence => (6, 0, [0; BLOB_ID_LEN]),
+        What::Drop => (7, 0, [0; BLOB_ID_LEN]),
+        What::Rebuilt => (8, 0, [0; BLOB_ID_LEN]),
     };
     let mut header = Header {
         magic: MAGIC,
@@ -233,6 +240,8 @@ impl Header {
             3 => Some(What::Forget),
             4 => Some(What::Slot),
             6 => Some(What::Fence),
+            7 => Some(What::Drop),
+            8 => Some(What::Rebuilt),
             _ => None,
         }
     }
@@ -283,18 +292,71 @@ pub(crate) fn decode_blobs(payload: &[u8]) -> Vec<BlobId> {
     payload.chunks_exact(BLOB_ID_LEN).filter_map(BlobId::from_bytes).collect()
 }
 
+/// Bytes of a part in the payload of a drop record.
+pub(crate) const PART_LEN: usize = BLOB_ID_LEN + 1;
+
+/// The payload of a drop record.
+pub(crate) fn encode_parts(parts: &[PartKey]) -> Checked {
+    assert!((1..=MAX_BLOBS_PER_REQUEST).contains(&parts.len()), "a batch has 1 to 1024 parts");
+    let mut bytes = Vec::with_capacity(parts.len() * PART_LEN);
+    for key in parts {
+        bytes.extend(key.blob.to_bytes());
+        bytes.push(key.part.get() as u8);
+    }
+    Checked::compute(bytes.into())
+}
+
+/// Reads it back; bytes that name no part are left out.
+pub(crate) fn decode_parts(payload: &[u8]) -> Vec<PartKey> {
+    let one = |bytes: &[u8]| {
+        PartKey::new(BlobId::from_bytes(&bytes[..BLOB_ID_LEN])?, bytes[BLOB_ID_LEN].into())
+    };
+    payload.chunks_exact(PART_LEN).filter_map(one).collect()
+}
+
+/// What a slot knows of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    /// The group.
+    pub(crate) group: GroupId,
+    /// The newest generation of it that the slot was addressed under.
+    pub(crate) generation: Generation,
+    /// What the slot does not hold it might have had.
+    pub(crate) rebuilding: bool,
+}
+
+/// Bytes of the payload of a slot record.
+pub(crate) const SLOT_LEN: usize = 13;
+
 /// The payload of a slot record.
-pub(crate) fn encode_slot(group: GroupId, generation: Generation) -> Checked {
-    let mut bytes = group.0.to_le_bytes().to_vec();
-    bytes.extend(generation.0.to_le_bytes());
+pub(crate) fn encode_slot(member: Membership) -> Checked {
+    let mut bytes = Vec::with_capacity(SLOT_LEN);
+    bytes.extend(member.group.0.to_le_bytes());
+    bytes.extend(member.generation.0.to_le_bytes());
+    bytes.push(member.rebuilding.into());
     Checked::compute(Bytes::from(bytes))
 }
 
 /// Reads it back.
-pub(crate) fn decode_slot(payload: &[u8]) -> Option<(GroupId, Generation)> {
-    let group = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?);
-    let generation = u64::from_le_bytes(payload.get(4..12)?.try_into().ok()?);
-    Some((GroupId(group), Generation(generation)))
+pub(crate) fn decode_slot(payload: &[u8]) -> Option<Membership> {
+    let payload: &[u8; SLOT_LEN] = payload.try_into().ok()?;
+    let group = u32::from_le_bytes(payload[..4].try_into().ok()?);
+    let generation = u64::from_le_bytes(payload[4..12].try_into().ok()?);
+    let rebuilding = payload[12] != 0;
+    Some(Membership { group: GroupId(group), generation: Generation(generation), rebuilding })
+}
+
+/// Bytes of the payload of a rebuilt record.
+pub(crate) const REBUILT_LEN: usize = 4;
+
+/// The payload of a rebuilt record.
+pub(crate) fn encode_rebuilt(volume: VolumeId) -> Checked {
+    Checked::compute(Bytes::copy_from_slice(&volume.0.to_le_bytes()))
+}
+
+/// Reads it back.
+pub(crate) fn decode_rebuilt(payload: &[u8]) -> Option<VolumeId> {
+    Some(VolumeId(u32::from_le_bytes(payload.try_into().ok()?)))
 }
 
 /// Bytes of the payload of a fence record.
@@ -387,16 +449,16 @@ mod tests {
         assert_eq!(footprint(MAX_PART), MAX_RECORD);
     }
 
-    /// The golden bytes of format 4. If this fails, the format has changed.
+    /// The golden bytes of format 5. If this fails, the format has changed.
     #[test]
     fn the_format_stays_as_it_was() {
         let hex: String = block(100)[..104].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
             concat!(
-                "4153484c5245430a04000101040000000b6c0000000040008000000000000001",
+                "4153484c5245430a05000101040000000b6c0000000040008000000000000001",
                 "6300000000000000030000001100000010000000640000000000000100000000",
-                "0000000200000000000000030000000000000064000102007e0823be00312b42",
+                "0000000200000000000000030000000000000064000102007e0823be43eb695e",
                 "194c9abb5a5a5a5a"
             )
         );

@@ -24,7 +24,7 @@ use crate::fill::{FileState, Space, Stage};
 use crate::index::{Index, Mark, Saved, is_no_room};
 use crate::ledger::Ledger;
 use crate::owner::{Dead, Declined, Owner};
-use crate::record::{Place, What, decode_blobs};
+use crate::record::{Place, What, decode_blobs, decode_parts};
 use crate::recovery::{Seen, end_of_log};
 use crate::shared::Shared;
 use crate::superblock::Superblock;
@@ -121,6 +121,7 @@ impl<'a> Recovery<'a> {
         self.ledger.space.unread = &saved.unread & &self.shut;
         self.shared.reserve_numbers(place.file.saturating_sub(1));
         *self.shared.slots.write() = saved.slots;
+        *self.shared.rebuilt.write() = saved.rebuilt;
         *self.shared.fences.write() = saved.fences;
         let doomed = self.drop_doomed(place.file)?;
         for number in self.files.clone().into_iter().filter(|n| *n >= place.file) {
@@ -284,7 +285,13 @@ impl<'a> Recovery<'a> {
                 What::Put(_) | What::Lost(_) => unreachable!("taken above"),
                 What::Delete => self.ledger.delete(slot, &decode_blobs(payload.data()), place)?,
                 What::Forget => self.ledger.forget(slot, &decode_blobs(payload.data()))?,
+                What::Drop => {
+                    for key in decode_parts(payload.data()) {
+                        self.ledger.drop_part(slot, key)?;
+                    }
+                }
                 What::Slot => self.shared.learn_slot(slot, payload.data()),
+                What::Rebuilt => self.shared.learn_rebuilt(slot, payload.data()),
                 What::Fence => self.shared.learn_fence(slot, payload.data()),
             }
         }

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::convert::Address;
-use proto::id::{Generation, GroupId, SlotId};
 use proto::limits::DISK_BLOCK;
-use proto::part_store::PartError;
+use proto::part_store::{PartError, Standing};
 use proto::rpc::storaged as wire;
 use proto::rpc::storaged::storaged_server::Storaged;
 use tokio::sync::Semaphore;
@@ -16,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::bay::{Bay, BayState, Bays};
 use crate::clients::Clients;
-use crate::disk::Disk;
+use crate::disk::{Disk, SlotStanding};
 use crate::shared::ScrubState;
 
 /// Bytes of payload that may be under way between this daemon and everybody, in equal shares for its
@@ -105,7 +104,7 @@ fn disk_status(bay: &Bay) -> wire::DiskStatus {
                 spare: state.fill.spare,
                 damaged: state.damaged,
                 scrub: state.scrub.map(scrub_status),
-                slots: disk.slots().into_iter().map(slot_status).collect(),
+                slots: disk.standings().into_iter().map(slot_status).collect(),
                 ..status
             }
         }
@@ -118,8 +117,10 @@ fn scrub_status(ScrubState { ended, percent }: ScrubState) -> wire::ScrubStatus 
     wire::ScrubStatus { ended, percent }
 }
 
-fn slot_status((slot, (group, generation)): (SlotId, (GroupId, Generation))) -> wire::SlotStatus {
-    wire::SlotStatus { slot: slot.0, group: group.0, generation: generation.0 }
+fn slot_status(SlotStanding { slot, group, standing }: SlotStanding) -> wire::SlotStatus {
+    let Standing { generation, rebuilding, pristine } = standing;
+    let (slot, group, generation) = (slot.0, group.0, generation.0);
+    wire::SlotStatus { slot, group, generation, rebuilding, pristine }
 }
 
 #[tonic::async_trait]

@@ -20,7 +20,7 @@ use crate::fill::Space;
 use crate::index::{self, Fences, Index, is_echo, is_no_room};
 use crate::metrics::DiskMetrics;
 use crate::queue::{Queue, To};
-use crate::record::{Place, decode_fence, decode_slot};
+use crate::record::{Membership, Place, decode_fence, decode_rebuilt, decode_slot};
 use crate::wish::Wished;
 
 /// Records whose checksum tables are kept in memory, of each disk.
@@ -49,7 +49,9 @@ pub(crate) struct Shared {
     pub(crate) index: Arc<Index>,
     pub(crate) calls: Arc<Calls>,
     pub(crate) files: RwLock<HashMap<u32, Arc<BlockFile>>>,
-    pub(crate) slots: RwLock<BTreeMap<SlotId, (GroupId, Generation)>>,
+    pub(crate) slots: RwLock<BTreeMap<SlotId, Membership>>,
+    /// Volumes of which a slot that is rebuilding has all it should.
+    pub(crate) rebuilt: RwLock<BTreeSet<(SlotId, VolumeId)>>,
     pub(crate) fences: RwLock<Fences>,
     /// What owners of volumes have said last.
     pub(crate) beats: Beats,
@@ -142,13 +144,13 @@ impl Shared {
         PartError::Io(format!("index: {e}"))
     }
 
-    /// The index does not know of the part.
-    pub(crate) fn unknown(&self) -> PartError {
+    /// Does the index know of all that the disk has?
+    pub(crate) fn check_all_read(&self) -> Result<(), PartError> {
         match self.unread {
-            None => PartError::NotFound,
-            Some(file) => PartError::Io(format!(
+            None => Ok(()),
+            Some(file) => Err(PartError::Io(format!(
                 "not known here, but block file {file} cannot be opened and may have it"
-            )),
+            ))),
         }
     }
 
@@ -263,6 +265,22 @@ impl Shared {
         Ok(fits(to.slot, known, to.group, to.generation)? == Some(to.generation))
     }
 
+    /// Is the slot sure of what it does not hold, of whatever volume?
+    pub(crate) fn serves(&self, slot: SlotId) -> bool {
+        self.slots.read().get(&slot).is_some_and(|member| !member.rebuilding)
+    }
+
+    /// Might the slot have had of the volume what it does not hold?
+    pub(crate) fn is_rebuilding(&self, slot: SlotId, volume: VolumeId) -> bool {
+        !self.serves(slot) && !self.rebuilt.read().contains(&(slot, volume))
+    }
+
+    /// Has it promised anything to anybody?
+    pub(crate) fn has_promised(&self, slot: SlotId) -> bool {
+        let all = (slot, VolumeId(0))..=(slot, VolumeId(u32::MAX));
+        self.fences.read().range(all).next().is_some()
+    }
+
     /// To whom the volume is promised.
     pub(crate) fn promise(&self, slot: SlotId, volume: VolumeId) -> Option<Issuer> {
         self.fences.read().get(&(slot, volume)).copied()
@@ -296,13 +314,42 @@ impl Shared {
 
     /// Takes over what a slot record says.
     pub(crate) fn learn_slot(&self, slot: SlotId, payload: &[u8]) {
-        let Some((group, generation)) = decode_slot(payload) else { return };
+        let Some(said) = decode_slot(payload) else { return };
         let mut slots = self.slots.write();
-        let known = slots.entry(slot).or_insert((group, generation));
-        if known.0 == group {
-            known.1 = known.1.max(generation);
-            self.index.set_slot(slot, group, known.1);
+        let known = slots.entry(slot).or_insert(said);
+        if known.group == said.group {
+            known.generation = known.generation.max(said.generation);
+            known.rebuilding = said.rebuilding;
+            self.index.set_slot(slot, *known);
         }
+        let serves = !known.rebuilding;
+        drop(slots);
+        if serves {
+            let mut rebuilt = self.rebuilt.write();
+            let done: Vec<_> = rebuilt.iter().filter(|(of, _)| *of == slot).copied().collect();
+            for (slot, volume) in done {
+                rebuilt.remove(&(slot, volume));
+                self.index.set_rebuilt(slot, volume, false);
+            }
+        }
+    }
+
+    /// May one more volume be called rebuilt? `false`: it is already.
+    pub(crate) fn may_be_rebuilt(&self, slot: SlotId, volume: VolumeId) -> Result<bool, PartError> {
+        if !self.is_rebuilding(slot, volume) {
+            return Ok(false);
+        }
+        if self.rebuilt.read().len() >= MAX_FENCES {
+            return Err(PartError::Invalid("the disk can note no more volumes".to_owned()));
+        }
+        Ok(true)
+    }
+
+    /// Takes over what a rebuilt record says.
+    pub(crate) fn learn_rebuilt(&self, slot: SlotId, payload: &[u8]) {
+        let Some(volume) = decode_rebuilt(payload) else { return };
+        self.rebuilt.write().insert((slot, volume));
+        self.index.set_rebuilt(slot, volume, true);
     }
 
     /// Ready to be shared.
@@ -315,6 +362,7 @@ impl Shared {
             index,
             files: RwLock::default(),
             slots: RwLock::default(),
+            rebuilt: RwLock::default(),
             fences: RwLock::default(),
             beats: Beats::default(),
             tables: Mutex::new(LruCache::new(TABLES)),
@@ -350,15 +398,17 @@ struct End {
 /// Whether a slot that is known as this may be addressed so; the newest generation that it knows.
 pub(crate) fn fits(
     slot: SlotId,
-    known: Option<(GroupId, Generation)>,
+    known: Option<Membership>,
     group: GroupId,
     generation: Generation,
 ) -> Result<Option<Generation>, PartError> {
     match known {
-        Some((own, _)) if own != group => Err(PartError::WrongAddress(format!(
-            "slot {slot} belongs to group {own}, not to group {group}"
-        ))),
-        Some((_, newest)) if generation < newest => Err(PartError::StaleGeneration(newest)),
-        known => Ok(known.map(|(_, newest)| newest)),
+        Some(Membership { group: own, .. }) if own != group => Err(PartError::WrongAddress(
+            format!("slot {slot} belongs to group {own}, not to group {group}"),
+        )),
+        Some(known) if generation < known.generation => {
+            Err(PartError::StaleGeneration(known.generation))
+        }
+        known => Ok(known.map(|known| known.generation)),
     }
 }

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use proto::checksum::{Checked, widen};
 use proto::id::{BlobId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_BLOBS_PER_REQUEST;
-use proto::part_store::{Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope};
+use proto::part_store::{
+    Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+};
 
 use crate::bay::{Bay, Bays};
 use crate::disk::Disk;
 use crate::queue::{Ask, To};
-use crate::shared::fits;
 
 /// One slot, with what the caller knows of its group.
 pub(crate) struct LocalSlot {
@@ -95,6 +96,18 @@ impl PartStore for LocalSlot {
         Ok(())
     }
 
+    async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.ask(Ask::DropPart(key, issuer)).await
+    }
+
+    async fn rebuilt(&self, volume: VolumeId, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.ask(Ask::Rebuilt(volume, issuer)).await
+    }
+
+    async fn serve(&self) -> Result<(), PartError> {
+        self.ask(Ask::Serve).await
+    }
+
     async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError> {
         self.ask(Ask::Fence(volume, Issuer { epoch, owner })).await
     }
@@ -124,14 +137,15 @@ impl PartStore for LocalSlot {
         disk.list(self.to.slot, scope, after, limit).await
     }
 
-    async fn served(&self) -> Result<Option<Generation>, PartError> {
-        Ok(self.bay.disk()?.slots().get(&self.to.slot).map(|(_, generation)| *generation))
+    async fn standing(&self) -> Result<Option<Standing>, PartError> {
+        let standings = self.bay.disk()?.standings();
+        Ok(standings.into_iter().find(|at| at.slot == self.to.slot).map(|at| at.standing))
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {
         let disk = self.bay.disk()?;
         let To { slot, group, generation } = self.to;
-        fits(slot, disk.slots().get(&slot).copied(), group, generation)?;
+        disk.check_fits(slot, group, generation)?;
         if let Some(why) = disk.hangs() {
             return Err(PartError::Unreachable(why));
         }

@@ -6,7 +6,7 @@
 //! ```text
 //! offset  size  field       meaning (numbers are little endian)
 //! 0       8     magic       b"ASHLDSK\n"
-//! 8       4     version     of the format of the whole disk: 4
+//! 8       4     version     of the format of the whole disk: 5
 //! 12      4     copy        0, 1 or 2
 //! 16      16    cluster     id
 //! 32      16    disk        id
@@ -32,7 +32,7 @@ use crate::block_file::{self, Access};
 use crate::error::{DiskError, DiskProblem};
 
 const MAGIC: [u8; 8] = *b"ASHLDSK\n";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Copies of it, each in a block of its own.
 pub(crate) const COPIES: u32 = 3;
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -10,7 +10,7 @@ use proto::id::VolumeId;
 use proto::part_store::PartError;
 use proto::program::{complain, say};
 use proto::scheme::Scheme;
-use proxy::Safety;
+use proxy::{Founded, Safety};
 
 use super::directories;
 use super::setup::{ClusterFile, block_on};
@@ -56,12 +56,23 @@ pub(super) async fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> R
     let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(formatting)") };
     let lock = VolumeLock::take(&directories::of(cluster)?, volume, &by)?;
     let store = Store::open(cluster).await?;
-    let created = match check_disks(&store, cluster).await {
-        Ok(()) => create_on(&store, &lock, cluster, volume, scheme).await,
-        Err(why) => Err(why),
+    let created = async {
+        check_disks(&store, cluster).await?;
+        found(&store, cluster).await?;
+        create_on(&store, &lock, cluster, volume, scheme).await
     };
+    let created = created.await;
     store.close().await;
     created
+}
+
+/// The slots of a group that is new serve from now on; those that come to one later are rebuilding.
+async fn found(store: &Store, cluster: &Cluster) -> Result<()> {
+    match store.blobs.found().await {
+        Ok(Founded::Now | Founded::Before) => Ok(()),
+        Ok(Founded::Unheard(slots)) => bail!("{slots} disks do not say what they hold"),
+        Err((index, why)) => bail!("{}: {why}", roll_call::named(index, &cluster.slots[index])),
+    }
 }
 
 async fn create_on(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use meta::{LocalMeta, Members, MetaError, MetaStore, VolumeInfo};
 use proto::cluster::{Cluster, Endpoint, Slot, TooNarrow};
 use proto::id::{ClusterId, Generation, SessionId};
-use proto::part_store::PartError;
+use proto::part_store::{PartError, Standing};
 use proto::scheme::Scheme;
 use proxy::{Answer, Proxy};
 
@@ -222,8 +222,9 @@ enum Served {
 }
 
 impl Served {
-    fn of(told: Option<Option<Generation>>) -> Self {
-        told.map_or(Self::Away, |served| served.map_or(Self::Never, Self::Under))
+    fn of(told: Option<Option<Standing>>) -> Self {
+        let under = |standing: Standing| Self::Under(standing.generation);
+        told.map_or(Self::Away, |standing| standing.map_or(Self::Never, under))
     }
 
     fn generation(self) -> Option<Generation> {
@@ -262,7 +263,7 @@ impl Called {
     /// blobs has served from then on.
     pub async fn of(blobs: &Proxy) -> Self {
         let answers = blobs.roll_call(BOUND).await;
-        let served = blobs.have_served().await.into_iter().map(Served::of).collect();
+        let served = blobs.standings().await.into_iter().map(Served::of).collect();
         Self { answers, served }
     }
 }
@@ -290,7 +291,7 @@ pub async fn call(
     for (index, (slot, served)) in cluster.slots.iter().zip(&called.served).enumerate() {
         if *served == Served::Never && members.has_met(slot.disk, slot.slot) {
             warnings.push(format!(
-                "{} has lost what it held: it was emptied since this volume used it",
+                "{} has lost what it held: it was emptied since this volume used it, and is taken in to be rebuilt",
                 named(index, slot)
             ));
         }

@@ -128,7 +128,7 @@ impl Led {
         let (tables, mut leader) = (self.tables, self.leader);
         leader.name = name.to_owned();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(leader.lead(stop.clone(), self.pulse.deposed()));
+        let task = tokio::spawn(leader.lead(stop.clone()));
         (tables, Leading { stop, task, pulse: self.pulse })
     }
 }

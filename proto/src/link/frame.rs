@@ -65,10 +65,16 @@ pub enum Kind {
     Beat = 12,
     /// A `LastBeatRequest`.
     LastBeat = 13,
+    /// A `DropRequest`.
+    DropPart = 14,
+    /// A `RebuiltRequest`.
+    Rebuilt = 15,
+    /// A `ServeRequest`.
+    Serve = 16,
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 16] = [
         Self::Put,
         Self::Get,
         Self::Done,
@@ -82,6 +88,9 @@ impl Kind {
         Self::Promised,
         Self::Beat,
         Self::LastBeat,
+        Self::DropPart,
+        Self::Rebuilt,
+        Self::Serve,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

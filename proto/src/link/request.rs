@@ -77,6 +77,12 @@ pub enum Request {
     Delete(Vec<BlobId>, Option<Issuer>),
     /// Forget deletes.
     Forget(Vec<BlobId>, Option<Issuer>),
+    /// Take a part away.
+    DropPart(PartKey, Option<Issuer>),
+    /// The slot holds all that it should of a volume.
+    Rebuilt(VolumeId, Option<Issuer>),
+    /// The slot holds all that it should of every volume.
+    Serve,
     /// Promise a volume.
     Fence(VolumeId, Issuer),
     /// To whom a volume is promised.
@@ -149,6 +155,18 @@ impl Request {
             }
             Self::Delete(blobs, issuer) => encode(Kind::Delete, blobs, issuer),
             Self::Forget(blobs, issuer) => encode(Kind::Forget, blobs, issuer),
+            Self::DropPart(key, issuer) => {
+                let (blob, part) = (blob_to_wire(key.blob), key.part.get() as u32);
+                let issuer = issuer.map(issuer_to_wire);
+                let message = wire::DropRequest { to, blob, part, issuer };
+                frame::encode(id, Kind::DropPart, &message, payload)
+            }
+            Self::Rebuilt(volume, issuer) => {
+                let (volume, issuer) = (volume.0, issuer.map(issuer_to_wire));
+                let message = wire::RebuiltRequest { to, volume, issuer };
+                frame::encode(id, Kind::Rebuilt, &message, payload)
+            }
+            Self::Serve => frame::encode(id, Kind::Serve, &wire::ServeRequest { to }, payload),
             Self::Fence(volume, issuer) => {
                 let issuer = Some(issuer_to_wire(*issuer));
                 let message = wire::FenceRequest { to, volume: volume.0, issuer };
@@ -195,6 +213,11 @@ impl Request {
             Kind::Delete => blobs(message, Self::Delete),
             Kind::Forget => blobs(message, Self::Forget),
             Kind::List => decode(message).and_then(Self::list),
+            Kind::DropPart => decode(message).and_then(Self::drop_part),
+            Kind::Rebuilt => decode(message).and_then(Self::rebuilt),
+            Kind::Serve => decode(message).and_then(|wire::ServeRequest { to }| {
+                Ok((Address::from_wire(to.as_ref())?, Self::Serve))
+            }),
             Kind::Fence => decode(message).and_then(Self::fence),
             Kind::Promised => decode(message).and_then(|wire::PromisedRequest { to, volume }| {
                 Ok((Address::from_wire(to.as_ref())?, Self::Promised(VolumeId(volume))))
@@ -212,6 +235,19 @@ impl Request {
         let key = part_from_wire(&blob, part)?;
         let issuer = issuer.as_ref().map(issuer_from_wire).transpose()?;
         Ok((Address::from_wire(to.as_ref())?, Self::Put { key, checks, issuer }))
+    }
+
+    fn drop_part(request: wire::DropRequest) -> Result<(Address, Self), PartError> {
+        let wire::DropRequest { to, blob, part, issuer } = request;
+        let key = part_from_wire(&blob, part)?;
+        let issuer = issuer.as_ref().map(issuer_from_wire).transpose()?;
+        Ok((Address::from_wire(to.as_ref())?, Self::DropPart(key, issuer)))
+    }
+
+    fn rebuilt(request: wire::RebuiltRequest) -> Result<(Address, Self), PartError> {
+        let wire::RebuiltRequest { to, volume, issuer } = request;
+        let issuer = issuer.as_ref().map(issuer_from_wire).transpose()?;
+        Ok((Address::from_wire(to.as_ref())?, Self::Rebuilt(VolumeId(volume), issuer)))
     }
 
     fn fence(request: wire::FenceRequest) -> Result<(Address, Self), PartError> {
@@ -284,6 +320,9 @@ impl Request {
             Self::Put { .. }
             | Self::Delete(..)
             | Self::Forget(..)
+            | Self::DropPart(..)
+            | Self::Rebuilt(..)
+            | Self::Serve
             | Self::Fence(..)
             | Self::Beat(..) => decode(message).map(|wire::Done {}| Reply::Done),
             Self::Promised(_) => decode(message).and_then(|wire::PromisedReply { promise }| {
@@ -293,8 +332,9 @@ impl Request {
                 Ok(Reply::LastBeat(heard.map(last_beat).transpose()?))
             }),
             Self::Get { .. } => decode(message).map(|wire::GetReply { checks }| Reply::Got(checks)),
-            Self::Held(_) => decode(message).map(|wire::HeldReply { parts, deleted }| {
-                Reply::Held(Held { parts: PartSet(parts), deleted })
+            Self::Held(_) => decode(message).map(|reply| {
+                let wire::HeldReply { parts, deleted, rebuilding } = reply;
+                Reply::Held(Held { parts: PartSet(parts), deleted, rebuilding })
             }),
             Self::List { .. } => decode(message).and_then(page).map(Reply::Page),
         };
@@ -338,7 +378,7 @@ fn last_beat(heard: wire::last_beat_reply::Heard) -> Result<LastBeat, PartError>
 fn page(reply: wire::ListReply) -> Result<Page, PartError> {
     let entry = |e: &wire::list_reply::Entry| Ok((blob_from_wire(&e.blob)?, PartSet(e.parts)));
     let entries = reply.entries.iter().map(entry).collect::<Result<_, PartError>>()?;
-    Ok(Page { entries, complete: reply.complete })
+    Ok(Page { entries, complete: reply.complete, rebuilding: reply.rebuilding })
 }
 
 impl Reply {
@@ -350,8 +390,9 @@ impl Reply {
             Self::Got(checks) => {
                 frame::encode(id, kind, &wire::GetReply { checks: checks.clone() }, payload)
             }
-            Self::Held(Held { parts, deleted }) => {
-                let message = wire::HeldReply { parts: parts.0, deleted: *deleted };
+            Self::Held(Held { parts, deleted, rebuilding }) => {
+                let (parts, deleted, rebuilding) = (parts.0, *deleted, *rebuilding);
+                let message = wire::HeldReply { parts, deleted, rebuilding };
                 frame::encode(id, kind, &message, payload)
             }
             Self::Promised(promise) => {
@@ -365,13 +406,14 @@ impl Reply {
                 });
                 frame::encode(id, kind, &wire::LastBeatReply { heard }, payload)
             }
-            Self::Page(Page { entries, complete }) => {
+            Self::Page(Page { entries, complete, rebuilding }) => {
                 let entry = |(blob, parts): &(BlobId, PartSet)| wire::list_reply::Entry {
                     blob: blob_to_wire(*blob),
                     parts: parts.0,
                 };
                 let entries = entries.iter().map(entry).collect();
-                let message = wire::ListReply { entries, complete: *complete };
+                let (complete, rebuilding) = (*complete, *rebuilding);
+                let message = wire::ListReply { entries, complete, rebuilding };
                 frame::encode(id, kind, &message, payload)
             }
         }
@@ -413,6 +455,11 @@ mod tests {
         let requests = [
             Request::Put { key, checks: vec![u32::MAX; 129], issuer: Some(issuer) },
             Request::Put { key, checks: vec![1], issuer: None },
+            Request::DropPart(key, Some(issuer)),
+            Request::DropPart(key, None),
+            Request::Rebuilt(VolumeId(u32::MAX), Some(issuer)),
+            Request::Rebuilt(VolumeId(0), None),
+            Request::Serve,
             Request::Fence(VolumeId(u32::MAX), issuer),
             Request::Promised(VolumeId(u32::MAX)),
             Request::Beat(VolumeId(1), issuer, Beat::Alive("x".repeat(MAX_HOLDER))),
@@ -456,8 +503,13 @@ mod tests {
                 Reply::LastBeat(Some(heard(Beat::Alive("me".to_owned())))),
             ),
             (Request::Get { key, range: 0..1 }, Reply::Got(vec![u32::MAX; 129])),
-            (Request::Held(blob(1)), Reply::Held(Held { parts: PartSet(5), deleted: true })),
-            (list.clone(), Reply::Page(Page { entries, complete: true })),
+            (Request::Serve, Reply::Done),
+            (
+                Request::Held(blob(1)),
+                Reply::Held(Held { parts: PartSet(5), deleted: true, rebuilding: false }),
+            ),
+            (Request::Held(blob(1)), Reply::Held(Held { rebuilding: true, ..Held::default() })),
+            (list.clone(), Reply::Page(Page { entries, complete: true, rebuilding: true })),
             (list, Reply::Page(Page::default())),
         ] {
             let frame = arrived(reply.frame(1, 0)).await;

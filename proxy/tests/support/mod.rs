@@ -15,7 +15,7 @@ use proto::id::{
 };
 use proto::limits::footprint;
 use proto::part_store::{
-    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
 };
 use proxy::{Proxy, ProxySettings, SlotConfig};
 
@@ -47,11 +47,19 @@ struct State {
     beats: BTreeMap<VolumeId, (Issuer, Beat, tokio::time::Instant)>,
     used: u64,
     limited: bool,
+    /// Nothing was ever asked of it since it was made, or wiped.
+    fresh: bool,
+    rebuilding: bool,
+    rebuilt: BTreeSet<VolumeId>,
 }
 
 impl State {
     fn check(&self, blob: BlobId, issuer: Option<Issuer>) -> Result<(), PartError> {
         Issuer::check(issuer, self.promises.get(&blob.volume()).copied())
+    }
+
+    fn is_rebuilding(&self, volume: VolumeId) -> bool {
+        self.rebuilding && !self.rebuilt.contains(&volume)
     }
 }
 
@@ -92,6 +100,11 @@ impl MemorySlot {
         self.state.lock().parts.retain(|(b, _), _| *b != blob);
     }
 
+    /// It is emptied, and does not know that it had ever held anything.
+    pub(crate) fn wipe(&self) {
+        *self.state.lock() = State { fresh: true, rebuilding: true, ..State::default() };
+    }
+
     /// From now on it is full once its capacity is used up.
     pub(crate) fn limit(&self) {
         self.state.lock().limited = true;
@@ -99,6 +112,7 @@ impl MemorySlot {
 
     async fn enter(&self) -> Result<Mood, PartError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.state.lock().fresh = false;
         let mood = *self.mood.lock();
         match mood {
             Mood::Dead => return Err(PartError::Unreachable("connection refused".to_owned())),
@@ -145,7 +159,9 @@ impl PartStore for MemorySlot {
             return Err(PartError::Deleted);
         }
         let part = state.parts.get(&(key.blob, key.part.get()));
-        let part = part.filter(|_| mood != Mood::Empty).ok_or(PartError::NotFound)?;
+        let rebuilding = state.is_rebuilding(key.blob.volume());
+        let absent = if rebuilding { PartError::NotRebuilt } else { PartError::NotFound };
+        let part = part.filter(|_| mood != Mood::Empty).ok_or(absent)?;
         if mood == Mood::Rotten {
             return Err(PartError::Corrupt("checksum mismatch".to_owned()));
         }
@@ -154,9 +170,36 @@ impl PartStore for MemorySlot {
 
     async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
         let mood = self.enter().await?;
-        let deleted = self.state.lock().deleted.contains(&blob);
+        let (deleted, rebuilding) = {
+            let state = self.state.lock();
+            (state.deleted.contains(&blob), state.is_rebuilding(blob.volume()))
+        };
         let parts = if mood == Mood::Empty { PartSet::EMPTY } else { self.parts_of(blob) };
-        Ok(Held { parts, deleted })
+        Ok(Held { parts, deleted, rebuilding })
+    }
+
+    async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.enter().await?;
+        let mut state = self.state.lock();
+        state.check(key.blob, issuer)?;
+        if state.parts.remove(&(key.blob, key.part.get())).is_some() {
+            state.used = state.used.saturating_sub(footprint(key.blob.part_len()));
+        }
+        Ok(())
+    }
+
+    async fn rebuilt(&self, volume: VolumeId, issuer: Option<Issuer>) -> Result<(), PartError> {
+        self.enter().await?;
+        let mut state = self.state.lock();
+        Issuer::check(issuer, state.promises.get(&volume).copied())?;
+        state.rebuilt.insert(volume);
+        Ok(())
+    }
+
+    async fn serve(&self) -> Result<(), PartError> {
+        self.enter().await?;
+        self.state.lock().rebuilding = false;
+        Ok(())
     }
 
     async fn delete(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
@@ -193,7 +236,11 @@ impl PartStore for MemorySlot {
 
     async fn promised(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
         self.enter().await?;
-        Ok(self.state.lock().promises.get(&volume).copied())
+        let state = self.state.lock();
+        match state.promises.get(&volume).copied() {
+            None if state.is_rebuilding(volume) => Err(PartError::NotRebuilt),
+            promise => Ok(promise),
+        }
     }
 
     async fn beat(&self, volume: VolumeId, issuer: Issuer, beat: Beat) -> Result<(), PartError> {
@@ -227,11 +274,20 @@ impl PartStore for MemorySlot {
         let mut rest = mine.filter(|b| after.is_none_or(|after| *b > after)).peekable();
         let first = rest.by_ref().take(limit as usize);
         let entries = first.map(|b| (b, self.parts_of(b))).collect();
-        Ok(Page { entries, complete: rest.peek().is_none() })
+        let complete = rest.peek().is_none();
+        let state = self.state.lock();
+        let rebuilding = match scope {
+            Scope::All => state.rebuilding,
+            Scope::Volume(volume) | Scope::Session(volume, _) => state.is_rebuilding(volume),
+        };
+        Ok(Page { entries, complete, rebuilding })
     }
 
-    async fn served(&self) -> Result<Option<Generation>, PartError> {
-        Ok((*self.mood.lock() != Mood::Empty).then_some(Generation(1)))
+    async fn standing(&self) -> Result<Option<Standing>, PartError> {
+        let state = self.state.lock();
+        let pristine = state.promises.is_empty() && state.parts.is_empty();
+        let (generation, rebuilding) = (Generation(1), state.rebuilding);
+        Ok((!state.fresh).then_some(Standing { generation, rebuilding, pristine }))
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {

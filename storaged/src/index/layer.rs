@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::id::{DiskId, Generation, GroupId, SlotId, VolumeId};
+use proto::id::{DiskId, SlotId, VolumeId};
 use proto::part_store::Issuer;
 
 use super::key::{BlobBytes, DeadBytes, PartBytes};
 use crate::fill::Space;
-use crate::record::Place;
+use crate::record::{Membership, Place};
 
 /// A remembered delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,9 @@ pub(super) struct Layer {
     pub(super) parts: BTreeMap<PartBytes, Option<Place>>,
     pub(super) tombstones: BTreeMap<BlobBytes, Option<Tombstone>>,
     pub(super) dead: BTreeMap<DeadBytes, bool>,
-    pub(super) slots: BTreeMap<SlotId, (GroupId, Generation)>,
+    pub(super) slots: BTreeMap<SlotId, Membership>,
     pub(super) fences: Fences,
+    pub(super) rebuilt: BTreeMap<(SlotId, VolumeId), bool>,
 }
 
 /// To whom the volumes of each slot are promised.

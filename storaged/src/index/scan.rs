@@ -127,11 +127,11 @@ impl Index {
             let mut start = [0xff; PART_KEY];
             start[..BLOB_KEY].copy_from_slice(&blob_bytes(slot, after));
             if start > *range.end() {
-                return Ok(Page { entries: Vec::new(), complete: true });
+                return Ok(Page { complete: true, ..Page::default() });
             }
             range = start.max(*range.start())..=*range.end();
         }
-        let mut page = Page { entries: Vec::new(), complete: true };
+        let mut page = Page { complete: true, ..Page::default() };
         self.scan_parts(range, |_, key, _| {
             if let Some((blob, parts)) = page.entries.last_mut()
                 && *blob == key.blob

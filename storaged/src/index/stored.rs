@@ -22,18 +22,19 @@ use super::layer::{Checkpoint, Fences, IndexResult, Layer, Mark};
 use crate::calls::Calls;
 use crate::fill::{FileState, Space, Stage};
 use crate::io::direct::is_no_space;
-use crate::record::Place;
+use crate::record::{Membership, Place};
 
 const PARTS: TableDefinition<'_, &[u8; PART_KEY], u64> = TableDefinition::new("parts");
 const TOMBSTONES: TableDefinition<'_, &[u8; BLOB_KEY], (u64, u8)> = TableDefinition::new("tombs");
 const DEAD: TableDefinition<'_, &[u8; DEAD_KEY], ()> = TableDefinition::new("dead");
-const SLOTS: TableDefinition<'_, u32, (u32, u64)> = TableDefinition::new("slots");
+const SLOTS: TableDefinition<'_, u32, (u32, u64, u8)> = TableDefinition::new("slots");
 const FENCES: TableDefinition<'_, (u32, u32), (u64, u128)> = TableDefinition::new("fences");
+const REBUILT: TableDefinition<'_, (u32, u32), ()> = TableDefinition::new("rebuilt");
 const FILES: TableDefinition<'_, u32, (u32, u64, u64, u32, u8)> = TableDefinition::new("files");
 const UNREAD: TableDefinition<'_, u32, ()> = TableDefinition::new("unread");
 const META: TableDefinition<'_, &str, u128> = TableDefinition::new("meta");
 
-const FORMAT: u128 = 3;
+const FORMAT: u128 = 4;
 
 /// Makes calls of redb; one that panics has met damage.
 pub(super) fn guarded<T>(calls: impl FnOnce() -> IndexResult<T>) -> IndexResult<T> {
@@ -101,7 +102,9 @@ pub(crate) struct Saved {
     /// Files that could not be read when they should have been taken in.
     pub(crate) unread: BTreeSet<u32>,
     /// Groups of the slots.
-    pub(crate) slots: BTreeMap<SlotId, (GroupId, Generation)>,
+    pub(crate) slots: BTreeMap<SlotId, Membership>,
+    /// Volumes of which slots that are rebuilding have all they should.
+    pub(crate) rebuilt: BTreeSet<(SlotId, VolumeId)>,
     /// Promises of the slots.
     pub(crate) fences: Fences,
 }
@@ -224,8 +227,15 @@ fn read_saved(txn: &ReadTransaction, disk: DiskId) -> IndexResult<Option<Saved>>
     let mut slots = BTreeMap::new();
     for row in txn.open_table(SLOTS)?.iter()? {
         let (slot, value) = row?;
-        let (group, generation) = value.value();
-        slots.insert(SlotId(slot.value()), (GroupId(group), Generation(generation)));
+        let (group, generation, rebuilding) = value.value();
+        let (group, generation) = (GroupId(group), Generation(generation));
+        let member = Membership { group, generation, rebuilding: rebuilding != 0 };
+        slots.insert(SlotId(slot.value()), member);
+    }
+    let mut rebuilt = BTreeSet::new();
+    for row in txn.open_table(REBUILT)?.iter()? {
+        let (slot, volume) = row?.0.value();
+        rebuilt.insert((SlotId(slot), VolumeId(volume)));
     }
     let mut fences = Fences::new();
     for row in txn.open_table(FENCES)?.iter()? {
@@ -242,7 +252,7 @@ fn read_saved(txn: &ReadTransaction, disk: DiskId) -> IndexResult<Option<Saved>>
         }
     }
     let mark = Mark { place: Place::unpack(place as u64), sequence: sequence as u64 };
-    Ok(Some(Saved { mark, parts: parts as u64, files, unread, slots, fences }))
+    Ok(Some(Saved { mark, parts: parts as u64, files, unread, slots, rebuilt, fences }))
 }
 
 impl Checkpoint {
@@ -313,8 +323,16 @@ impl Layer {
             }
         }
         let mut slots = txn.open_table(SLOTS)?;
-        for (slot, (group, generation)) in &self.slots {
-            slots.insert(slot.0, (group.0, generation.0))?;
+        for (slot, Membership { group, generation, rebuilding }) in &self.slots {
+            slots.insert(slot.0, (group.0, generation.0, u8::from(*rebuilding)))?;
+        }
+        let mut rebuilt = txn.open_table(REBUILT)?;
+        for ((slot, volume), noted) in &self.rebuilt {
+            if *noted {
+                rebuilt.insert((slot.0, volume.0), ())?;
+            } else {
+                rebuilt.remove((slot.0, volume.0))?;
+            }
         }
         let mut fences = txn.open_table(FENCES)?;
         for ((slot, volume), promise) in &self.fences {

@@ -19,7 +19,7 @@ use crate::block_file::{BlockFile, Found, Scan};
 use crate::fill::Stage;
 use crate::index::IndexResult;
 use crate::owner::Owner;
-use crate::record::{Place, What, decode_blobs, footprint};
+use crate::record::{Place, What, decode_blobs, decode_parts, footprint};
 use crate::shared::Shared;
 use crate::wish::{Finding, Wish};
 
@@ -31,8 +31,8 @@ const LOOK: Duration = Duration::from_millis(50);
 struct Word {
     /// Its newest record: whether it has the bytes (they never change), sequence and place.
     put: Option<(bool, u64, Place)>,
-    /// Sequence of the newest delete of its blob.
-    deleted: u64,
+    /// Sequence of the newest record that it was taken away, or its blob deleted.
+    gone: u64,
 }
 
 /// Looks for the newest words about some parts, through all of the log.
@@ -74,17 +74,27 @@ impl Inquiry {
                 let Some(payload) = payload else { return };
                 for blob in decode_blobs(payload.data()) {
                     let parts = self.words.get_mut(&(slot, blob)).into_iter().flatten();
-                    parts.for_each(|(_, word)| word.deleted = word.deleted.max(sequence));
+                    parts.for_each(|(_, word)| word.gone = word.gone.max(sequence));
                 }
             }
-            What::Forget | What::Slot | What::Fence => {}
+            What::Drop => {
+                let payload = scan.payload(found).ok().filter(|p| p.verify().is_ok());
+                let Some(payload) = payload else { return };
+                for key in decode_parts(payload.data()) {
+                    let parts = self.words.get_mut(&(slot, key.blob));
+                    if let Some(word) = parts.and_then(|parts| parts.get_mut(&key.part)) {
+                        word.gone = word.gone.max(sequence);
+                    }
+                }
+            }
+            What::Forget | What::Slot | What::Fence | What::Rebuilt => {}
         }
     }
 
     /// What was found.
     pub(super) fn end(self) -> Vec<Finding> {
         let one = |(slot, blob): (SlotId, BlobId), (part, word): (PartIndex, Word)| {
-            let newest = word.put.filter(|(_, sequence, _)| *sequence > word.deleted);
+            let newest = word.put.filter(|(_, sequence, _)| *sequence > word.gone);
             Finding { slot, key: PartKey { blob, part }, place: newest.map(|(_, _, place)| place) }
         };
         let all = self.words.into_iter();

@@ -98,6 +98,7 @@ async fn only_the_owner_of_the_newest_epoch_changes_a_volume() {
     rules(&slot(&disk), 0).await;
     // Each slot has its own promises.
     let beside = disk.slot(SlotId(3), GroupId(0), Generation(1));
+    beside.serve().await.unwrap();
     rules(&beside, 100).await;
     beats(&slot(&disk)).await;
     beats(&beside).await;

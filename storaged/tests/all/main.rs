@@ -12,6 +12,7 @@ mod mounted;
 mod order;
 mod raw;
 mod read_only;
+mod rebuilding;
 mod rot;
 mod space;
 mod strangers;
@@ -32,9 +33,17 @@ use raw::Raw;
 const MIB: u64 = 1 << 20;
 const SMALL: InitOptions = InitOptions { capacity: Some(96 * MIB), block_file: 16 * MIB };
 
-fn fresh() -> TempDir {
+/// A disk of which nothing was ever asked.
+fn bare() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     init_disk(&dir.path().join("d"), ClusterId::random(), SMALL).unwrap();
+    dir
+}
+
+/// A disk whose slot 0 serves a group that is new.
+fn fresh() -> TempDir {
+    let dir = bare();
+    futures::executor::block_on(slot(&open(dir.path())).serve()).unwrap();
     dir
 }
 

@@ -12,6 +12,7 @@ enum Op {
     Get(u64),
     Delete(u64),
     Forget(u64),
+    Drop(u64),
     Reopen,
     Crash,
     Rebuild,
@@ -23,6 +24,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..40u64).prop_map(Op::Get),
         3 => (0..40u64).prop_map(Op::Delete),
         2 => (0..40u64).prop_map(Op::Forget),
+        3 => (0..40u64).prop_map(Op::Drop),
         1 => Just(Op::Reopen),
         1 => Just(Op::Crash),
         1 => Just(Op::Rebuild),
@@ -72,6 +74,12 @@ async fn run(ops: &[Op]) -> Result<(), TestCaseError> {
                 if model.get(&n) == Some(&Fate::Deleted) {
                     store.forget(&[sized(n).blob], None).await.unwrap();
                     model.insert(n, Fate::Forgotten);
+                }
+            }
+            Op::Drop(n) => {
+                store.drop_part(sized(n), None).await.unwrap();
+                if model.get(&n) == Some(&Fate::Here) {
+                    model.remove(&n);
                 }
             }
             Op::Reopen | Op::Rebuild => {

@@ -38,7 +38,7 @@ async fn a_put_whose_bytes_arrive_late_on_an_old_connection_does_not_land_after_
         let _closed_already = old.try_send(rest).await;
         let answered = old.answer().await;
         let held = new.ask(to, &Request::Held(key.blob), &[]).await;
-        let nothing = Reply::Held(Held { parts: PartSet::EMPTY, deleted: false });
+        let nothing = Reply::Held(Held::default());
         assert_eq!(held, Ok(nothing), "round {round}; the put was answered with {answered:?}");
         assert!(answered.is_none(), "the old connection is served: {answered:?}");
     }
@@ -73,7 +73,7 @@ async fn requests_that_nobody_waits_for_are_done_in_the_order_in_which_they_were
     let (running, to) = (Running::start(&[&path]), address(&path));
     let mut raw = Raw::connect(&running.address, ClientId::random(), 1).await;
     let mut expected = Vec::new();
-    let held = |parts| Ok(Reply::Held(Held { parts, deleted: false }));
+    let held = |parts| Ok(Reply::Held(Held { parts, ..Held::default() }));
     for round in 0..50 {
         // Large and small, so that they are received and written in different ways.
         let len = [100, 20_000, 200_000][round as usize % 3];

@@ -103,7 +103,7 @@ async fn block_files_that_are_removed_under_load_put_their_disk_out_and_what_com
     until("it is in again", PATIENCE, || state(&bays) == "ok").await;
     // What was in that file is lost.
     let got = get(&store, key(0, 5000)).await;
-    assert!(matches!(got, Err(PartError::Corrupt(_) | PartError::NotFound)), "{got:?}");
+    assert!(matches!(got, Err(PartError::Corrupt(_) | PartError::NotRebuilt)), "{got:?}");
     let later: Vec<PartKey> = (0..50).map(|n| key(before + 10 + n, 5000)).collect();
     for key in &later {
         put(&store, *key).await.unwrap();
