@@ -462,7 +462,7 @@ impl Walk {
             degraded_blobs,
             allocated_bytes,
             disk_bytes,
-        } = counters.usage;
+        } = counters.usage();
         let all = self.blobs.values();
         let bytes = all.clone().map(|r| u64::from(r.id.len())).sum();
         let dead = all.clone().map(BlobRecord::dead).sum();
@@ -477,7 +477,9 @@ impl Walk {
         report.expect("number of degraded blobs", degraded_blobs, degraded);
         report.expect("number of allocated bytes", allocated_bytes, self.allocated);
         report.expect("number of bytes on disks", disk_bytes, disk);
-        if self.inodes.last_key_value().is_some_and(|(last, _)| last.0 >= counters.next_ino) {
+        let next = txn.numbers()?.next_ino;
+        let report = &mut self.report;
+        if self.inodes.last_key_value().is_some_and(|(last, _)| last.0 >= next) {
             report.problem("the next inode number is in use".to_owned());
         }
         Ok(())

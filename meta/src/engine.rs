@@ -1,9 +1,12 @@
 //! The engine: an ordered, transactional key-value store.
 //!
-//! A transaction is a closure that reads a [`View`] and answers one [`Batch`] of writes; an engine
+//! A transaction is a closure that reads a [`View`] and answers one [`Change`]; an engine
 //! may run it again when it conflicted, so it must have no other effect. What it read cannot change
-//! before its batch is applied. A batch is visible to all later reads at once, and becomes durable
+//! before its change is applied. A change is visible to all later reads at once, and becomes durable
 //! whole, in order, with or before a later [`Kv::sync`].
+//!
+//! Two changes that touch different keys do not depend on one another: what nearly all of them move, the
+//! counters, is not read and written by them but added to, and how sums are kept is the engine's affair.
 
 pub(crate) mod journaled;
 pub(crate) mod memory;
@@ -18,6 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::key::Key;
+use crate::key::counters::{self, Counters};
 use crate::store::{JournalStatus, MetaError};
 use crate::table::run::Missing;
 
@@ -25,6 +29,50 @@ use crate::table::run::Missing;
 pub(crate) type Value = Arc<[u8]>;
 /// Writes, in order of their keys; `None` removes.
 pub(crate) type Batch = BTreeMap<Key, Option<Value>>;
+/// What a transaction does to the keys.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// Its writes.
+    pub(crate) writes: Batch,
+    /// What it does to the counters.
+    pub(crate) counting: Counting,
+}
+
+impl From<Batch> for Change {
+    fn from(writes: Batch) -> Self {
+        Self { writes, counting: Counting::default() }
+    }
+}
+
+/// What a transaction does to the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// They move by this.
+    Add(Counters),
+    /// They are this: everything was counted.
+    Set(Counters),
+}
+
+impl Default for Counting {
+    fn default() -> Self {
+        Self::Add(Counters::NONE)
+    }
+}
+
+impl Counting {
+    /// The counters, which were `before`; `None`: they are not known, or nothing moves.
+    pub(crate) fn over(self, before: Option<Counters>) -> Option<Counters> {
+        match (self, before) {
+            (Self::Set(now), _) => Some(now),
+            (Self::Add(Counters::NONE), _) | (Self::Add(_), None) => None,
+            (Self::Add(change), Some(mut sums)) => {
+                sums += change;
+                Some(sums)
+            }
+        }
+    }
+}
+
 /// What a scan answers: `Break` when the visitor stopped it.
 pub(crate) type Scanned = Result<ControlFlow<()>, MetaError>;
 /// Sees each key of a scan with its value, and says whether to go on.
@@ -32,7 +80,7 @@ pub(crate) type Visit<'a> = dyn FnMut(&Key, &[u8]) -> Scanned + 'a;
 /// What a read does with its view.
 pub(crate) type Read<'a> = dyn FnMut(&dyn View) -> Result<(), MetaError> + 'a;
 /// What a transaction does: it may be run again.
-pub(crate) type Write<'a> = dyn FnMut(&dyn View) -> Result<Batch, MetaError> + 'a;
+pub(crate) type Write<'a> = dyn FnMut(&dyn View) -> Result<Change, MetaError> + 'a;
 
 /// Order of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +107,16 @@ pub(crate) trait View {
     fn get(&self, key: &Key) -> Result<Option<Value>, MetaError>;
     /// Shows the keys of a range to the visitor, in order.
     fn scan(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned;
+    /// The counters at that moment: unless the view knows better, as they are recorded.
+    fn counters(&self) -> Result<Counters, MetaError> {
+        recorded(self.get(&counters::key())?.as_deref())
+    }
+}
+
+/// What a record of the counters says.
+fn recorded(value: Option<&[u8]>) -> Result<Counters, MetaError> {
+    let counters = value.and_then(Counters::decode);
+    counters.ok_or_else(|| MetaError::Damaged("the record of the counters is damaged".to_owned()))
 }
 
 /// An engine.
@@ -125,6 +183,13 @@ pub(crate) struct Over<'a, V: ?Sized> {
 }
 
 impl<V: View + ?Sized> View for Over<'_, V> {
+    fn counters(&self) -> Result<Counters, MetaError> {
+        match self.writes.get(&counters::key()) {
+            Some(written) => recorded(written.as_deref()),
+            None => self.below.counters(),
+        }
+    }
+
     fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
         match self.writes.get(key) {
             Some(value) => Ok(value.clone()),

@@ -8,7 +8,8 @@
 //! |-----|----------------|------------------------|----------------------------------------|
 //! | `V` | [`volume`]     |                        | what the volume is                     |
 //! | `M` | [`members`]    |                        | the slots that it has used             |
-//! | `C` | [`counters`]   |                        | counters, next inode number            |
+//! | `C` | [`counters`]   |                        | sums of what is in use                 |
+//! | `H` | [`numbers`]    |                        | next inode's and next session's number |
 //! | `S` | [`session`]    | session                | empty: the session was not closed      |
 //! | `I` | [`inode`]      | inode                  | its attributes                         |
 //! | `D` | [`dentry`]     | parent, hash of name   | entries with that hash                 |
@@ -29,6 +30,7 @@ pub(crate) mod garbage;
 pub(crate) mod inline;
 pub(crate) mod inode;
 pub(crate) mod members;
+pub(crate) mod numbers;
 pub(crate) mod orphan;
 pub(crate) mod reference;
 pub(crate) mod session;

@@ -51,6 +51,8 @@ pub struct LocalMeta {
     record: VolumeRecord,
     session: SessionId,
     seams: Seams,
+    /// Numbers of inodes that are this session's to hand out.
+    inodes: Mutex<Range<u64>>,
     /// The journal's task and the lock of this machine; `None`: it has none, or was closed.
     leading: Mutex<Option<(Leading, VolumeLock)>>,
 }
@@ -73,7 +75,8 @@ impl LocalMeta {
         seams: Seams,
     ) -> Result<Self, MetaError> {
         let leading = Mutex::new(None);
-        let mut meta = Self { kv, record, session: SessionId(0), seams, leading };
+        let inodes = Mutex::new(0..0);
+        let mut meta = Self { kv, record, session: SessionId(0), seams, inodes, leading };
         meta.session = meta.write(sessions::open).await?;
         meta.kv.sync().await?;
         Ok(meta)
@@ -92,10 +95,11 @@ impl LocalMeta {
             return Ok(opened);
         }
         let leading = Mutex::new(None);
-        let mut looked = Self { kv, record, session: SessionId(0), seams, leading };
-        let counters = looked.read(|txn| txn.counters()).await?;
+        let inodes = Mutex::new(0..0);
+        let mut looked = Self { kv, record, session: SessionId(0), seams, inodes, leading };
+        let numbers = looked.read(|txn| txn.numbers()).await?;
         // The one that a mount would get now.
-        looked.session = SessionId(counters.next_session);
+        looked.session = SessionId(numbers.next_session);
         Ok(looked)
     }
 
@@ -150,6 +154,18 @@ impl LocalMeta {
                 Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
                 done => return done,
             }
+        }
+    }
+
+    /// A number for a new inode, that no inode ever had.
+    async fn new_ino(&self) -> Result<Ino, MetaError> {
+        loop {
+            if let Some(number) = self.inodes.lock().next() {
+                return Ok(Ino(number));
+            }
+            let taken = self.write(sessions::take_inodes).await?;
+            // Where two take one at once, the numbers of the first are used by nobody.
+            *self.inodes.lock() = taken;
         }
     }
 
@@ -291,7 +307,7 @@ impl MetaStore for LocalMeta {
     }
 
     async fn usage(&self) -> Result<Usage, MetaError> {
-        self.read(|txn| txn.counters().map(|counters| counters.usage)).await
+        self.read(|txn| txn.counters().map(|counters| counters.usage())).await
     }
 
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
@@ -306,7 +322,8 @@ impl MetaStore for LocalMeta {
         mode: u32,
         node: NewNode,
     ) -> Result<Attr, MetaError> {
-        self.grow(|txn| names::create(txn, caller, parent, name, mode, &node)).await
+        let ino = self.new_ino().await?;
+        self.grow(|txn| names::create(txn, caller, ino, parent, name, mode, &node)).await
     }
 
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
@@ -327,7 +344,11 @@ impl MetaStore for LocalMeta {
         to: (Ino, &[u8]),
         mode: RenameMode,
     ) -> Result<Option<Unlinked>, MetaError> {
-        self.write(|txn| rename::rename(txn, from, to, mode)).await
+        let whiteout = match mode {
+            RenameMode::Whiteout { .. } => self.new_ino().await?,
+            _ => Ino(0),
+        };
+        self.write(|txn| rename::rename(txn, from, to, mode, whiteout)).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError> {
@@ -577,9 +598,6 @@ pub(crate) async fn volume_record(kv: &dyn Kv) -> Result<Option<Arc<[u8]>>, Meta
         let mut value = None;
         let read = kv.read(&mut |view| {
             value = view.get(&key::volume::key())?;
-            if value.is_some() && view.get(&key::counters::key())?.is_none() {
-                return Err(damaged("the counters"));
-            }
             Ok(())
         });
         match read {

@@ -1,8 +1,8 @@
 //! A transaction as the operations see it: records instead of bytes, over the engine's view.
 //!
 //! Writes gather in memory and shadow what lies below; [`Txn::finish`] turns them into the engine's
-//! batch. Changes of one blob's live bytes are added up and written once per transaction, and the
-//! counters move with what they count.
+//! change. Changes of one blob's live bytes are added up and written once per transaction, and so are
+//! the counters' moves: they are an answer, not a record that is read and written.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -10,10 +10,11 @@ use std::ops::{ControlFlow, Range};
 use proto::id::{BlobId, SessionId};
 
 use crate::dentry;
-use crate::engine::{Batch, Direction, Over, Scanned, Value, View, Visit};
+use crate::engine::{Batch, Change, Counting, Direction, Over, Scanned, Value, View, Visit};
 use crate::extent;
 use crate::inode::Inode;
 use crate::key::counters::Counters;
+use crate::key::numbers::Numbers;
 use crate::key::{self, Key};
 use crate::name::Hasher;
 use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time, is_inline};
@@ -43,8 +44,7 @@ pub(crate) struct Txn<'a> {
     view: &'a dyn View,
     writes: Batch,
     context: Context,
-    counters: Option<Counters>,
-    counters_changed: bool,
+    counted: Counters,
     blobs: BTreeMap<BlobId, BlobChange>,
 }
 
@@ -55,8 +55,7 @@ impl<'a> Txn<'a> {
             view,
             writes: Batch::new(),
             context,
-            counters: None,
-            counters_changed: false,
+            counted: Counters::NONE,
             blobs: BTreeMap::new(),
         }
     }
@@ -76,17 +75,12 @@ impl<'a> Txn<'a> {
         (self.context.hasher)(name, self.context.seed)
     }
 
-    /// The writes, with blobs and counters settled.
-    pub(crate) fn finish(mut self) -> Result<Batch, MetaError> {
+    /// What it does, with blobs settled.
+    pub(crate) fn finish(mut self) -> Result<Change, MetaError> {
         for (id, change) in std::mem::take(&mut self.blobs) {
             self.settle(id, &change)?;
         }
-        if self.counters_changed
-            && let Some(counters) = self.counters
-        {
-            self.put(key::counters::key(), &counters.encode());
-        }
-        Ok(self.writes)
+        Ok(Change { writes: self.writes, counting: Counting::Add(self.counted) })
     }
 
     // Keys.
@@ -141,21 +135,26 @@ impl<'a> Txn<'a> {
 
     // Counters.
 
-    /// The counters.
-    pub(crate) fn counters(&mut self) -> Result<Counters, MetaError> {
-        if let Some(counters) = self.counters {
-            return Ok(counters);
-        }
-        let value = self.get(&key::counters::key())?.ok_or_else(|| damaged("the counters"))?;
-        let counters = Counters::decode(&value).ok_or_else(|| damaged("the counters"))?;
-        self.counters = Some(counters);
-        Ok(counters)
+    /// The counters, before this transaction.
+    pub(crate) fn counters(&self) -> Result<Counters, MetaError> {
+        self.view.counters()
     }
 
-    /// Sets the counters.
-    pub(crate) fn set_counters(&mut self, counters: Counters) {
-        self.counters = Some(counters);
-        self.counters_changed = true;
+    /// There are so many inodes more, or less.
+    pub(crate) fn count_inodes(&mut self, more: i64) {
+        self.counted.inodes += more;
+    }
+
+    /// The numbers that are handed out next.
+    pub(crate) fn numbers(&self) -> Result<Numbers, MetaError> {
+        let value = self.get(&key::numbers::key())?;
+        let numbers = value.and_then(|value| Numbers::decode(&value));
+        numbers.ok_or_else(|| damaged("the record of the next numbers"))
+    }
+
+    /// Sets them.
+    pub(crate) fn put_numbers(&mut self, numbers: &Numbers) {
+        self.put(key::numbers::key(), &numbers.encode());
     }
 
     // Inodes.
@@ -328,11 +327,7 @@ impl<'a> Txn<'a> {
         };
         let (before, now) = (zeros(&old), zeros(&after));
         if before != now {
-            let mut counters = self.counters()?;
-            let allocated = &mut counters.usage.allocated_bytes;
-            // A count that is wrong is no reason to refuse a change: `ashlar fsck` tells.
-            *allocated = (*allocated + now).saturating_sub(before);
-            self.set_counters(counters);
+            self.counted.allocated_bytes += now as i64 - before as i64;
         }
         Ok(())
     }
@@ -369,14 +364,7 @@ impl<'a> Txn<'a> {
         let Some(record) = record.filter(|record| record.live == 0) else { return Ok(()) };
         self.remove(key::blob::key(id));
         self.remove(key::garbage::key(id));
-        let mut counters = self.counters()?;
-        let usage = &mut counters.usage;
-        usage.blobs = usage.blobs.saturating_sub(1);
-        usage.dead_bytes = usage.dead_bytes.saturating_sub(record.dead());
-        usage.blob_bytes = usage.blob_bytes.saturating_sub(id.len().into());
-        usage.disk_bytes = usage.disk_bytes.saturating_sub(on_disks(id));
-        usage.degraded_blobs = usage.degraded_blobs.saturating_sub(record.degraded.into());
-        self.set_counters(counters);
+        self.count_blob(&record, -1);
         Ok(())
     }
 
@@ -391,20 +379,15 @@ impl<'a> Txn<'a> {
         if change.delta == 0 && (known.is_some() || change.new.is_none()) {
             return Ok(());
         }
-        let mut counters = self.counters()?;
-        let usage = &mut counters.usage;
         let mut record = match (known, change.new) {
             (Some(record), _) if record.live == 0 && change.delta > 0 => {
                 return Err(MetaError::Engine(format!("blob {id} was given up as garbage")));
             }
             (Some(record), _) => record,
             (None, Some(new)) => {
-                usage.blobs += 1;
-                usage.blob_bytes += u64::from(id.len());
-                usage.disk_bytes += on_disks(&id);
-                usage.dead_bytes += u64::from(id.len());
-                usage.degraded_blobs += u64::from(new.degraded);
-                BlobRecord { id, live: 0, degraded: new.degraded }
+                let record = BlobRecord { id, live: 0, degraded: new.degraded };
+                self.count_blob(&record, 1);
+                record
             }
             (None, None) if change.delta <= 0 => {
                 return self.uncounted(id, change.delta, "it has no record");
@@ -414,11 +397,10 @@ impl<'a> Txn<'a> {
         let Some(live) = record.live.checked_add_signed(change.delta) else {
             return self.uncounted(id, change.delta, "it counts too few live bytes");
         };
-        usage.dead_bytes = usage.dead_bytes.saturating_sub(record.dead());
+        self.counted.dead_bytes -= record.dead() as i64;
         record.live = live;
-        usage.live_bytes = usage.live_bytes.saturating_add_signed(change.delta);
-        usage.dead_bytes += record.dead();
-        self.set_counters(counters);
+        self.counted.dead_bytes += record.dead() as i64;
+        self.counted.live_bytes += change.delta;
         if record.live == 0 {
             self.mark(key::garbage::key(&id));
             if is_inline(&id) {
@@ -433,11 +415,18 @@ impl<'a> Txn<'a> {
     /// takes room for nothing, until somebody mends it, and no byte is lost.
     fn uncounted(&mut self, id: BlobId, delta: i64, why: &str) -> Result<(), MetaError> {
         tracing::error!(blob = %id, "a blob's live bytes cannot be counted: {why}");
-        let mut counters = self.counters()?;
-        let live = &mut counters.usage.live_bytes;
-        *live = live.saturating_add_signed(delta);
-        self.set_counters(counters);
+        self.counted.live_bytes += delta;
         Ok(())
+    }
+
+    /// There is a blob more, or less.
+    fn count_blob(&mut self, record: &BlobRecord, sign: i64) {
+        let counted = &mut self.counted;
+        counted.blobs += sign;
+        counted.blob_bytes += sign * i64::from(record.id.len());
+        counted.disk_bytes += sign * on_disks(&record.id) as i64;
+        counted.dead_bytes += sign * record.dead() as i64;
+        counted.degraded_blobs += sign * i64::from(record.degraded);
     }
 }
 

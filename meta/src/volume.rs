@@ -16,19 +16,20 @@ use proto::scheme::Scheme;
 
 use crate::catalog::{self, Catalog, FoundVolume, VolumeState};
 use crate::clock::wall_clock;
-use crate::engine::journaled::{Bounds, JournaledKv};
+use crate::engine::journaled::{Bounds, JournaledKv, Tables};
 use crate::engine::memory::MemoryKv;
-use crate::engine::{Batch, Kv, Value};
+use crate::engine::{Batch, Change, Counting, Kv, Value};
 use crate::inode::Inode;
 use crate::journal::pulse::{Holder, LIVE};
 use crate::journal::store::{StoreError, VolumeStores};
 use crate::journal::takeover::{Leading, TakeOver, TakeOverError};
 use crate::key;
 use crate::key::counters::Counters;
+use crate::key::numbers::Numbers;
 use crate::key::volume::VolumeRecord;
 use crate::local::{LocalMeta, Seams, volume_record};
 use crate::lock::VolumeLock;
-use crate::store::{Attr, Kind, MetaError, ROOT, Usage, VolumeInfo};
+use crate::store::{Attr, Kind, MetaError, ROOT, VolumeInfo};
 
 /// A batch of changes that has grown to this is sent: it is one entry of the journal, if no change is large.
 const BATCH_BYTES: usize = 4 << 20;
@@ -139,11 +140,14 @@ pub async fn format(
         return Err(VolumeError::Exists(name.to_owned()));
     }
     let (tables, leading) = led.start(name);
-    let kv = JournaledKv { tables };
-    initialise(&kv, info, root).map_err(|e| damaged(name, &e))?;
-    let synced = kv.sync().await;
+    let made = async {
+        let kv = JournaledKv::open(tables).await?;
+        initialise(&kv, info, root)?;
+        kv.sync().await
+    };
+    let made = made.await;
     leading.end().await;
-    synced.map_err(|e| damaged(name, &e))
+    made.map_err(|e| damaged(name, &e))
 }
 
 /// Opens a volume: takes it over from whoever had it, and starts a new session. Sessions that were not
@@ -171,7 +175,7 @@ pub async fn open(
     let mut led = taking.run().await.map_err(|e| damaged(name, &e))?;
     let garbage = std::mem::take(&mut led.garbage);
     let (tables, leading) = led.start(name);
-    let opened = open_tables(name, JournaledKv { tables }, Some((leading, lock))).await?;
+    let opened = open_tables(name, tables, Some((leading, lock))).await?;
     // Its session is in the journal: no older leader's entry can count any more.
     if let Err(error) = stores.volume(id).delete(&garbage).await {
         tracing::debug!("needless blobs of metadata stay for the next mount: {error}");
@@ -193,17 +197,22 @@ pub async fn look(
     let (id, scheme) = find(stores, name).await?;
     let taking = taking(stores, lock, id, scheme, settings);
     let tables = taking.look().await.map_err(|e| damaged(name, &e))?;
-    open_tables(name, JournaledKv { tables }, None).await
+    open_tables(name, tables, None).await
 }
 
 async fn open_tables(
     name: &str,
-    kv: JournaledKv,
+    tables: Arc<Tables>,
     leading: Option<(Leading, VolumeLock)>,
 ) -> Result<Arc<LocalMeta>, VolumeError> {
+    let kv = JournaledKv::open(tables).await.map_err(|e| damaged(name, &e))?;
     let kv: Arc<dyn Kv> = Arc::new(kv);
     let value = volume_record(&*kv).await.map_err(|e| damaged(name, &e))?.unwrap_or_default();
     let record = VolumeRecord::decode(&value).map_err(|e| damaged(name, &e))?;
+    if leading.is_some() {
+        let known = kv.read(&mut |view| view.counters().map(drop));
+        known.map_err(|e| damaged(name, &e))?;
+    }
     let opening = LocalMeta::of_tables(kv, record, leading);
     opening.await.map(Arc::new).map_err(|e| damaged(name, &e))
 }
@@ -327,18 +336,19 @@ pub(crate) fn initialise(
         btime: now,
     };
     let root = Inode { attr, xattrs: 0, parent: ROOT, orphan_of: None };
-    let usage = Usage { inodes: 1, ..Usage::default() };
-    let counters = Counters { next_ino: ROOT.0 + 1, next_session: 1, usage };
+    let numbers = Numbers { next_ino: ROOT.0 + 1, next_session: 1 };
     // The standard library seeds its hash maps from the kernel's randomness.
     let seed = RandomState::new().build_hasher().finish();
     let record = VolumeRecord { info: info.clone(), seed };
     kv.transact(&mut |_| {
         let put = |value: &[u8]| Some(Value::from(value));
-        Ok(Batch::from([
+        let writes = Batch::from([
             (key::volume::key(), put(&record.encode())),
-            (key::counters::key(), put(&counters.encode())),
+            (key::numbers::key(), put(&numbers.encode())),
             (key::inode::key(ROOT), put(&root.encode())),
-        ]))
+        ]);
+        let counting = Counting::Set(Counters { inodes: 1, ..Counters::NONE });
+        Ok(Change { writes, counting })
     })?;
     Ok(record)
 }

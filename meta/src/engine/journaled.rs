@@ -14,6 +14,8 @@
 //! Reads look through all of these, newest first. Here are the tables and the views; the leader
 //! ([`crate::journal::leader`]) moves them on.
 //!
+//! The counters are in memory; a batch says what they were at its end, in one record, however many changes it has.
+//!
 //! Invariants:
 //! * Batches become durable in the order of their LSNs: what is durable is a prefix of what was committed.
 //! * A table leaves memory only once what it became is in the store: at every moment a reader sees each
@@ -33,10 +35,13 @@ use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 use proto::guard;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Batch, Direction, Kv, Over, Read, Scanned, Value, View, Visit, Write};
+use super::{
+    Batch, Change, Direction, Kv, Over, Read, Scanned, Value, View, Visit, Write, recorded,
+};
 use crate::clock::wall_clock;
 use crate::journal::store::StoreError;
 use crate::key::Key;
+use crate::key::counters::{self, Counters};
 use crate::metrics::SYNCS;
 use crate::store::{JournalStatus, MetaError};
 use crate::table::cache::Cache;
@@ -72,6 +77,36 @@ pub(crate) struct Bounds {
 /// The engine.
 pub(crate) struct JournaledKv {
     pub(crate) tables: Arc<Tables>,
+}
+
+impl JournaledKv {
+    /// Over tables that were just read, and whose counters, if they have any, are known from now on.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) async fn open(tables: Arc<Tables>) -> Result<Self, MetaError> {
+        let kv = Self { tables };
+        loop {
+            let mut value = None;
+            let read = kv.read(&mut |view| {
+                value = view.get(&counters::key())?;
+                Ok(())
+            });
+            match read {
+                Err(MetaError::Elsewhere(missing)) => kv.fetch(&missing).await?,
+                read => {
+                    read?;
+                    kv.tables.state.write().counters = value.as_deref().and_then(Counters::decode);
+                    return Ok(kv);
+                }
+            }
+        }
+    }
+
+    /// Are there sums to add to?
+    pub(crate) fn knows_counters(&self) -> bool {
+        self.tables.state.read().counters.is_some()
+    }
 }
 
 /// All keys, and who waits for them.
@@ -113,6 +148,10 @@ struct State {
     frozen: (Arc<Batch>, u64),
     /// The snapshot, newest run first.
     runs: Vec<Run>,
+    /// What all changes add up to; `None`: nobody has read it yet, or it is damaged.
+    counters: Option<Counters>,
+    /// They moved since the last batch was sealed.
+    counters_moved: bool,
     /// Nothing can be changed any more, and why.
     ended: Option<String>,
 }
@@ -152,6 +191,8 @@ impl Tables {
                 journaled: Sized { batch: journaled, bytes },
                 frozen: (Arc::default(), lsn),
                 runs,
+                counters: None,
+                counters_moved: false,
                 ended: None,
             }),
             unsynced: AtomicUsize::new(0),
@@ -322,10 +363,20 @@ impl State {
     }
 
     fn seal(&mut self) {
+        if std::mem::take(&mut self.counters_moved) {
+            self.record_counters();
+        }
         if !self.active.batch.is_empty() {
             let batch = std::mem::take(&mut self.active);
             self.waiting.push_back(Arc::new(batch));
         }
+    }
+
+    /// Has the batch say what the counters are by now.
+    fn record_counters(&mut self) {
+        let Some(counters) = self.counters else { return };
+        let value = Value::from(&counters.encode()[..]);
+        self.active.batch.insert(counters::key(), Some(value));
     }
 
     fn check(&self) -> Result<(), MetaError> {
@@ -336,19 +387,20 @@ impl State {
     fn with<R>(&self, cache: &Cache, body: impl FnOnce(&dyn View) -> R) -> R {
         let waiting = self.waiting.iter().rev().map(|sealed| &sealed.batch);
         let newest = std::iter::once(&self.active.batch).chain(waiting);
-        self.over(newest, cache, body)
+        self.over(newest, self.counters, cache, body)
     }
 
     fn over<'a, R>(
         &'a self,
         newest: impl Iterator<Item = &'a Batch>,
+        counters: Option<Counters>,
         cache: &Cache,
         body: impl FnOnce(&dyn View) -> R,
     ) -> R {
         let durable = [&self.journaled.batch, &*self.frozen.0];
         let tables: Vec<&Batch> = newest.chain(durable).filter(|table| !table.is_empty()).collect();
         let below = Snapshot { runs: &self.runs, cache };
-        body(&Layers { tables: &tables, below: &below })
+        body(&Layers { tables: &tables, below: &below, counters })
     }
 }
 
@@ -360,20 +412,24 @@ impl Kv for JournaledKv {
 
     fn read_durable(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
         let state = self.tables.state.read();
-        state.over(std::iter::empty(), &self.tables.cache, |view| body(view))
+        state.over(std::iter::empty(), None, &self.tables.cache, |view| body(view))
     }
 
     fn transact(&self, body: &mut Write<'_>) -> Result<(), MetaError> {
         let tables = &self.tables;
         let state = tables.state.upgradable_read();
         state.check()?;
-        let batch = state.with(&tables.cache, |view| body(view))?;
-        if batch.is_empty() {
+        let Change { writes, counting } = state.with(&tables.cache, |view| body(view))?;
+        let counted = counting.over(state.counters);
+        if writes.is_empty() && counted.is_none() {
             return Ok(());
         }
-        let bytes = size_of_batch(&batch);
+        let mut bytes = size_of_batch(&writes);
         let mut state = RwLockUpgradableReadGuard::upgrade(state);
-        state.apply(batch, bytes);
+        if counted.is_some() && !state.counters_moved {
+            bytes += ENTRY_BYTES + counters::LEN;
+        }
+        state.apply(writes, counted, bytes);
         let full = state.active.bytes >= tables.bounds.batch_bytes;
         if full {
             state.seal();
@@ -464,10 +520,17 @@ impl Kv for JournaledKv {
 }
 
 impl State {
-    fn apply(&mut self, batch: Batch, bytes: usize) {
+    fn apply(&mut self, writes: Batch, counted: Option<Counters>, bytes: usize) {
         let change = |state: &mut Self| {
-            state.active.batch.extend(batch);
+            state.active.batch.extend(writes);
             state.active.bytes += bytes;
+            if let Some(counters) = counted {
+                state.counters = Some(counters);
+                if !state.counters_moved {
+                    state.counters_moved = true;
+                    state.record_counters();
+                }
+            }
         };
         let torn =
             "a change of metadata was not finished, so nothing more can be changed: mount again";
@@ -484,9 +547,18 @@ pub(crate) fn size_of_batch(batch: &Batch) -> usize {
 struct Layers<'a> {
     tables: &'a [&'a Batch],
     below: &'a dyn View,
+    /// As they are by now, if that is known.
+    counters: Option<Counters>,
 }
 
 impl View for Layers<'_> {
+    fn counters(&self) -> Result<Counters, MetaError> {
+        match self.counters {
+            Some(counters) => Ok(counters),
+            None => recorded(self.get(&counters::key())?.as_deref()),
+        }
+    }
+
     fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
         match self.tables.iter().find_map(|table| table.get(key)) {
             Some(value) => Ok(value.clone()),
@@ -497,7 +569,7 @@ impl View for Layers<'_> {
     fn scan(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned {
         match self.tables.split_first() {
             Some((newest, older)) => {
-                let below = Layers { tables: older, below: self.below };
+                let below = Layers { tables: older, below: self.below, counters: None };
                 Over { writes: newest, below: &below }.scan(range, direction, visit)
             }
             None if range.start >= range.end => Ok(ControlFlow::Continue(())),

@@ -4,7 +4,8 @@
 use async_trait::async_trait;
 use parking_lot::RwLock;
 
-use super::{Batch, Kv, Nothing, Over, Read, Write};
+use super::{Batch, Kv, Nothing, Over, Read, Value, View, Write};
+use crate::key::counters;
 use crate::store::MetaError;
 
 /// Keys in memory. What was not synced is gone after [`MemoryKv::crash`].
@@ -44,11 +45,17 @@ impl Kv for MemoryKv {
 
     fn transact(&self, body: &mut Write<'_>) -> Result<(), MetaError> {
         let mut state = self.state.write();
-        let batch = body(&Over {
+        let view = Over {
             writes: &state.pending,
             below: &Over { writes: &state.durable, below: &Nothing },
-        })?;
-        state.pending.extend(batch);
+        };
+        let change = body(&view)?;
+        let counted = change.counting.over(view.counters().ok());
+        state.pending.extend(change.writes);
+        if let Some(counters) = counted {
+            let value = Value::from(&counters.encode()[..]);
+            state.pending.insert(counters::key(), Some(value));
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use super::{Direction, Kv, Scanned, Value, View, Visit};
 use crate::key::Key;
+use crate::key::counters::Counters;
 use crate::store::MetaError;
 
 /// A view of an engine, and the engine that fetches what it misses.
@@ -19,6 +20,17 @@ pub(crate) struct Patient<'a> {
 }
 
 impl View for Patient<'_> {
+    fn counters(&self) -> Result<Counters, MetaError> {
+        loop {
+            match self.view.counters() {
+                Err(MetaError::Elsewhere(missing)) => {
+                    self.runtime.block_on(self.kv.fetch(&missing))?
+                }
+                found => return found,
+            }
+        }
+    }
+
     fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
         loop {
             match self.view.get(key) {

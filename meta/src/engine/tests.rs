@@ -5,9 +5,10 @@ use std::future::Future;
 use std::ops::ControlFlow;
 
 use super::memory::MemoryKv;
-use super::{Batch, Direction, Kv, Value, View};
+use super::{Batch, Change, Counting, Direction, Kv, Value, View};
 use crate::dice::Dice;
 use crate::key::Key;
+use crate::key::counters::Counters;
 use crate::store::MetaError;
 
 type Model = BTreeMap<Key, Vec<u8>>;
@@ -83,25 +84,43 @@ fn conforms(kv: &dyn Kv, seed: u64) {
     println!("seed {seed}");
     let mut dice = Dice::new(seed);
     let mut model = Model::new();
+    let mut counted = Counters { inodes: 7, ..Counters::NONE };
+    let mut durable = counted;
+    let begin = Change { counting: Counting::Set(counted), ..Change::default() };
+    let mut begin = Some(begin);
+    kv.transact(&mut |_| Ok(begin.take().unwrap())).unwrap();
+    block_on(kv.sync()).unwrap();
     for _ in 0..300 {
         let batch = random_batch(&mut dice);
+        let step = Counters { blobs: dice.below(9) as i64 - 3, ..Counters::NONE };
         kv.transact(&mut |view| {
             assert_is(view, &model, &mut Dice::new(seed));
-            Ok(batch.clone())
+            assert_eq!(view.counters(), Ok(counted));
+            Ok(Change { writes: batch.clone(), counting: Counting::Add(step) })
         })
         .unwrap();
         apply(&mut model, &batch);
+        counted += step;
         let refused = kv.transact(&mut |_| Err(MetaError::Exists));
         assert_eq!(refused, Err(MetaError::Exists));
         if dice.below(10) == 0 {
             block_on(kv.sync()).unwrap();
+            durable = counted;
             kv.read_durable(&mut |view| {
                 assert_is(view, &model, &mut dice);
                 Ok(())
             })
             .unwrap();
         }
-        with_view(kv, |view| assert_is(view, &model, &mut dice));
+        with_view(kv, |view| {
+            assert_is(view, &model, &mut dice);
+            assert_eq!(view.counters(), Ok(counted));
+        });
+        kv.read_durable(&mut |view| {
+            assert_eq!(view.counters(), Ok(durable));
+            Ok(())
+        })
+        .unwrap();
     }
 }
 
@@ -115,8 +134,9 @@ fn memory_conforms() {
 #[test]
 fn memory_forgets_what_was_not_synced() {
     let kv = MemoryKv::default();
-    let put =
-        |n: u64| kv.transact(&mut |_| Ok(Batch::from([(key(n), Some(Value::from(&[1][..])))])));
+    let put = |n: u64| {
+        kv.transact(&mut |_| Ok(Batch::from([(key(n), Some(Value::from(&[1][..])))]).into()))
+    };
     put(1).unwrap();
     block_on(kv.sync()).unwrap();
     put(2).unwrap();

@@ -122,7 +122,8 @@ pub(crate) async fn scheme(
         Some((manifest, _)) => {
             let cache = Cache::new(volume, store, None, CACHE);
             let tables = Tables::new(manifest.runs, Batch::new(), manifest.lsn, cache, NOTHING);
-            volume_record(&JournaledKv { tables }).await.map_err(|e| text(&e))?
+            let kv = JournaledKv::open(tables).await.map_err(|e| text(&e))?;
+            volume_record(&kv).await.map_err(|e| text(&e))?
         }
         None => {
             let entries = listed.iter().filter(|id| Role::of(id.session()).0 == Role::Entry);

@@ -61,10 +61,11 @@ impl Mount {
         assert!(led.name.as_deref().is_none_or(|name| name == "home"));
         let garbage = led.garbage.clone();
         let (tables, leading) = led.start("home");
-        let mount = Self { kv: JournaledKv { tables }, leading, store };
+        let kv = JournaledKv::open(tables).await.unwrap();
+        let mount = Self { kv, leading, store };
         // As opening a session does: nothing is deleted before an entry is there.
         let session = Batch::from([(Key::tag(254), Some(Value::from(&b"session"[..])))]);
-        mount.kv.transact(&mut |_| Ok(session.clone())).unwrap();
+        mount.kv.transact(&mut |_| Ok(session.clone().into())).unwrap();
         while let Err(error) = mount.kv.sync().await {
             if error.to_string().contains("taken over") {
                 return Err(StoreError::Fenced(0).into());
@@ -76,7 +77,7 @@ impl Mount {
 
     async fn transact(&self, batch: &Batch) -> Result<(), MetaError> {
         self.kv.room().await?;
-        self.kv.transact(&mut |_| Ok(batch.clone()))
+        self.kv.transact(&mut |_| Ok(batch.clone().into()))
     }
 
     /// All keys, by one scan.

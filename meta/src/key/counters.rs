@@ -1,23 +1,24 @@
-//! `C`: the counters of the volume, and the numbers handed out next.
+//! `C`: the counters of the volume.
 //!
-//! They are an ordinary record that transactions change along with what is counted, so that they
-//! are exact after a crash without any recount.
+//! No change reads or writes this record. A change says what it adds ([`Counters`] again, as differences), and
+//! the engine keeps the sums; it writes them along with the changes that they are of, so that they are exact
+//! after a crash without any recount.
 //!
 //! ```text
-//! offset  size  field                                      (little-endian)
-//! 0       8     next inode       never used before
-//! 8       8     next session     never used before
-//! 16      8     inodes
-//! 24      8     live bytes
-//! 32      8     blob bytes
-//! 40      8     blobs
-//! 48      8     degraded blobs
-//! 56      8     dead bytes
-//! 64      8     allocated bytes
-//! 72      8     disk bytes
+//! offset  size  field                                      (little-endian, two's complement)
+//! 0       8     inodes
+//! 8       8     live bytes
+//! 16      8     blob bytes
+//! 24      8     blobs
+//! 32      8     degraded blobs
+//! 40      8     dead bytes
+//! 48      8     allocated bytes
+//! 56      8     disk bytes
 //! ```
 
-use zerocopy::little_endian::U64;
+use std::ops::AddAssign;
+
+use zerocopy::little_endian::I64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Key;
@@ -25,61 +26,96 @@ use crate::store::Usage;
 
 const TAG: u8 = b'C';
 
+/// Bytes of the record.
+pub(crate) const LEN: usize = 64;
+
 /// Key of the counters.
 pub(crate) fn key() -> Key {
     Key::tag(TAG)
 }
 
-/// The counters.
+/// Sums of what is counted, or by how much a change moves them. A sum below zero is a wrong one, and comes back
+/// to what is right with what is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
-    /// Number of the next inode.
-    pub(crate) next_ino: u64,
-    /// Number of the next session.
-    pub(crate) next_session: u64,
-    /// What is in use.
-    pub(crate) usage: Usage,
+    /// Inodes in use.
+    pub(crate) inodes: i64,
+    /// Bytes that extents refer to.
+    pub(crate) live_bytes: i64,
+    /// Bytes of all blobs.
+    pub(crate) blob_bytes: i64,
+    /// Blobs.
+    pub(crate) blobs: i64,
+    /// Blobs whose parts share fail domains.
+    pub(crate) degraded_blobs: i64,
+    /// Bytes of blobs beyond their live ones.
+    pub(crate) dead_bytes: i64,
+    /// Bytes of extents that are allocated zeros.
+    pub(crate) allocated_bytes: i64,
+    /// Bytes of disk that blobs take.
+    pub(crate) disk_bytes: i64,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Table([U64; 10]);
+struct Table([I64; 8]);
 
-const _: () = assert!(size_of::<Table>() == 80);
+const _: () = assert!(size_of::<Table>() == LEN);
 
 impl Counters {
+    /// Nothing counted, or nothing moved.
+    pub(crate) const NONE: Self = Self::of([0; 8]);
+
+    /// What users see.
+    pub(crate) fn usage(&self) -> Usage {
+        let [
+            inodes,
+            live_bytes,
+            blob_bytes,
+            blobs,
+            degraded_blobs,
+            dead_bytes,
+            allocated_bytes,
+            disk_bytes,
+        ] = self.numbers().map(|sum| sum.max(0).unsigned_abs());
+        Usage {
+            inodes,
+            live_bytes,
+            blob_bytes,
+            dead_bytes,
+            blobs,
+            degraded_blobs,
+            allocated_bytes,
+            disk_bytes,
+        }
+    }
+
     /// The encoding in the table above.
-    pub(crate) fn encode(&self) -> [u8; 80] {
-        let Usage {
-            inodes,
-            live_bytes,
-            blob_bytes,
-            dead_bytes,
-            blobs,
-            degraded_blobs,
-            allocated_bytes,
-            disk_bytes,
-        } = self.usage;
-        let numbers = [
-            self.next_ino,
-            self.next_session,
-            inodes,
-            live_bytes,
-            blob_bytes,
-            blobs,
-            degraded_blobs,
-            dead_bytes,
-            allocated_bytes,
-            disk_bytes,
-        ];
-        zerocopy::transmute!(Table(numbers.map(U64::new)))
+    pub(crate) fn encode(&self) -> [u8; LEN] {
+        zerocopy::transmute!(Table(self.numbers().map(I64::new)))
     }
 
     /// `None` if the value makes no sense.
     pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        Some(Self::of(Table::read_from_bytes(value).ok()?.0.map(I64::get)))
+    }
+
+    /// In the order of the table.
+    const fn numbers(&self) -> [i64; 8] {
+        [
+            self.inodes,
+            self.live_bytes,
+            self.blob_bytes,
+            self.blobs,
+            self.degraded_blobs,
+            self.dead_bytes,
+            self.allocated_bytes,
+            self.disk_bytes,
+        ]
+    }
+
+    const fn of(numbers: [i64; 8]) -> Self {
         let [
-            next_ino,
-            next_session,
             inodes,
             live_bytes,
             blob_bytes,
@@ -88,18 +124,24 @@ impl Counters {
             dead_bytes,
             allocated_bytes,
             disk_bytes,
-        ] = Table::read_from_bytes(value).ok()?.0.map(U64::get);
-        let usage = Usage {
+        ] = numbers;
+        Self {
             inodes,
             live_bytes,
             blob_bytes,
-            dead_bytes,
             blobs,
             degraded_blobs,
+            dead_bytes,
             allocated_bytes,
             disk_bytes,
-        };
-        Some(Self { next_ino, next_session, usage })
+        }
+    }
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, change: Self) {
+        let (sums, changes) = (self.numbers(), change.numbers());
+        *self = Self::of(std::array::from_fn(|at| sums[at].wrapping_add(changes[at])));
     }
 }
 
@@ -109,31 +151,34 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn they_are_read_back(n: [u64; 10]) {
-            let usage = Usage {
-                inodes: n[2], live_bytes: n[3], blob_bytes: n[4], blobs: n[5], degraded_blobs: n[6],
-                dead_bytes: n[7], allocated_bytes: n[8], disk_bytes: n[9],
-            };
-            let counters = Counters { next_ino: n[0], next_session: n[1], usage };
+        fn they_are_read_back(numbers: [i64; 8]) {
+            let counters = Counters::of(numbers);
             proptest::prop_assert_eq!(Counters::decode(&counters.encode()), Some(counters));
         }
     }
 
     #[test]
     fn the_format_does_not_drift() {
-        let usage = Usage {
-            inodes: 3,
-            live_bytes: 4,
-            blob_bytes: 5,
-            blobs: 6,
-            degraded_blobs: 7,
-            dead_bytes: 8,
-            allocated_bytes: 9,
-            disk_bytes: 10,
+        let counters = Counters {
+            inodes: 1,
+            live_bytes: 2,
+            blob_bytes: 3,
+            blobs: 4,
+            degraded_blobs: 5,
+            dead_bytes: 6,
+            allocated_bytes: 7,
+            disk_bytes: 8,
         };
-        let bytes = Counters { next_ino: 1, next_session: 2, usage }.encode();
-        for (index, number) in bytes.chunks(8).enumerate() {
-            assert_eq!(number, (index as u64 + 1).to_le_bytes());
+        for (index, number) in counters.encode().chunks(8).enumerate() {
+            assert_eq!(number, (index as i64 + 1).to_le_bytes());
         }
+    }
+
+    #[test]
+    fn a_sum_that_is_wrong_is_never_a_huge_one_and_comes_back() {
+        let mut counters = Counters { blobs: -1, inodes: 2, ..Counters::NONE };
+        assert_eq!((counters.usage().blobs, counters.usage().inodes), (0, 2));
+        counters += Counters { blobs: 3, inodes: -1, ..Counters::NONE };
+        assert_eq!((counters.usage().blobs, counters.usage().inodes), (2, 1));
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size  field                                      (little-endian)
 //! 0       8     magic      "ashlarmd"
-//! 8       4     version    6
+//! 8       4     version    7
 //! 12      4     volume     its number within the cluster
 //! 16      16    cluster
 //! 32      1     codec      of its scheme
@@ -24,7 +24,7 @@ use crate::store::VolumeInfo;
 
 const TAG: u8 = b'V';
 const MAGIC: [u8; 8] = *b"ashlarmd";
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// Key of the record.
 pub(crate) fn key() -> Key {

@@ -34,10 +34,11 @@ pub(crate) fn living_directory(txn: &Txn<'_>, ino: Ino) -> Result<Inode, MetaErr
     if dir.attr.nlink == 0 { Err(MetaError::NotFound) } else { Ok(dir) }
 }
 
-/// Creates an inode with a name.
+/// Creates an inode, of this number, with a name.
 pub(crate) fn create(
     txn: &mut Txn<'_>,
     caller: Caller,
+    ino: Ino,
     parent: Ino,
     name: &[u8],
     mode: u32,
@@ -48,7 +49,7 @@ pub(crate) fn create(
     if txn.entry(parent, name)?.is_some() {
         return Err(MetaError::Exists);
     }
-    let inode = add_inode(txn, caller, &dir, mode, node)?;
+    let inode = add_inode(txn, caller, ino, &dir, mode, node)?;
     txn.add_entry(parent, name, inode.attr.ino)?;
     dir.attr.size += 1;
     if inode.is_dir() {
@@ -63,17 +64,14 @@ pub(crate) fn create(
 pub(crate) fn add_inode(
     txn: &mut Txn<'_>,
     caller: Caller,
+    ino: Ino,
     dir: &Inode,
     mode: u32,
     node: &NewNode,
 ) -> Result<Inode, MetaError> {
-    let mut counters = txn.counters()?;
-    let ino = Ino(counters.next_ino);
-    counters.next_ino += 1;
-    counters.usage.inodes += 1;
     let mut inode = new_inode(txn, caller, dir, ino, mode, node)?;
     acl::inherit(txn, dir, &mut inode, caller.umask)?;
-    txn.set_counters(counters);
+    txn.count_inodes(1);
     if let NewNode::Symlink(target) = node {
         txn.put(key::symlink::key(ino), target);
     }

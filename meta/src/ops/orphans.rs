@@ -80,8 +80,6 @@ fn remove(txn: &mut Txn<'_>, inode: &Inode, session: SessionId) -> Result<(), Me
     }
     txn.remove(key::orphan::key(session, ino));
     txn.remove(key::inode::key(ino));
-    let mut counters = txn.counters()?;
-    counters.usage.inodes = counters.usage.inodes.saturating_sub(1);
-    txn.set_counters(counters);
+    txn.count_inodes(-1);
     Ok(())
 }

@@ -6,12 +6,14 @@ use crate::name::Name;
 use crate::store::{Caller, Ino, Kind, MetaError, NewNode, ROOT, RenameMode, Unlinked};
 use crate::txn::{Txn, damaged};
 
-/// Moves a name; answers what the target named before, if it was replaced.
+/// Moves a name; answers what the target named before, if it was replaced. `whiteout` is the number of the one
+/// that it leaves.
 pub(crate) fn rename(
     txn: &mut Txn<'_>,
     from: (Ino, &[u8]),
     to: (Ino, &[u8]),
     mode: RenameMode,
+    whiteout: Ino,
 ) -> Result<Option<Unlinked>, MetaError> {
     let dots = MetaError::Invalid("a directory cannot be moved under this name");
     let from_name = Name::entry(from.1, dots.clone())?;
@@ -51,7 +53,7 @@ pub(crate) fn rename(
     match (mode, target) {
         (RenameMode::Exchange, Some(target)) => exchange(txn, &ends, source, target).map(|()| None),
         (RenameMode::Whiteout { owner, .. }, target) => {
-            replace(txn, &ends, source, target, Some(owner))
+            replace(txn, &ends, source, target, Some((owner, whiteout)))
         }
         (_, target) => replace(txn, &ends, source, target, None),
     }
@@ -94,7 +96,7 @@ fn replace(
     ends: &Ends<'_>,
     source: Inode,
     target: Option<Inode>,
-    whiteout: Option<Caller>,
+    whiteout: Option<(Caller, Ino)>,
 ) -> Result<Option<Unlinked>, MetaError> {
     if let Some(target) = &target {
         match (source.is_dir(), target.is_dir()) {
@@ -107,7 +109,7 @@ fn replace(
     let (from, to) = (ends.from, ends.to);
     let mut change_from = Change { entries: 0, subdirs: -i32::from(source.is_dir()) };
     match whiteout {
-        Some(owner) => leave_whiteout(txn, from, owner)?,
+        Some(whiteout) => leave_whiteout(txn, from, whiteout)?,
         None => {
             txn.remove_entry(from.0, from.1)?;
             change_from.entries -= 1;
@@ -139,10 +141,10 @@ fn replace(
 fn leave_whiteout(
     txn: &mut Txn<'_>,
     (parent, name): (Ino, &[u8]),
-    owner: Caller,
+    (owner, ino): (Caller, Ino),
 ) -> Result<(), MetaError> {
     let dir = txn.directory(parent)?;
-    let whiteout = add_inode(txn, owner, &dir, 0, &NewNode::Special(Kind::CharDevice, 0))?;
+    let whiteout = add_inode(txn, owner, ino, &dir, 0, &NewNode::Special(Kind::CharDevice, 0))?;
     txn.replace_entry(parent, name, whiteout.attr.ino)
 }
 

@@ -1,21 +1,31 @@
-//! Sessions: each mount has its own number, never used before.
+//! Sessions: each has its own number, never used before, and ranges of numbers for the inodes that it makes.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use proto::id::SessionId;
 
 use crate::key;
+use crate::key::numbers::INODES;
 use crate::store::MetaError;
 use crate::txn::Txn;
 
 /// Opens a new session.
 pub(crate) fn open(txn: &mut Txn<'_>) -> Result<SessionId, MetaError> {
-    let mut counters = txn.counters()?;
-    let session = SessionId(counters.next_session);
-    counters.next_session += 1;
-    txn.set_counters(counters);
+    let mut numbers = txn.numbers()?;
+    let session = SessionId(numbers.next_session);
+    numbers.next_session += 1;
+    txn.put_numbers(&numbers);
     txn.put(key::session::key(session), &[]);
     Ok(session)
+}
+
+/// Takes numbers for new inodes.
+pub(crate) fn take_inodes(txn: &mut Txn<'_>) -> Result<Range<u64>, MetaError> {
+    let mut numbers = txn.numbers()?;
+    let first = numbers.next_ino;
+    numbers.next_ino = first.saturating_add(INODES);
+    txn.put_numbers(&numbers);
+    Ok(first..numbers.next_ino)
 }
 
 /// Sessions that were not closed, except one.

@@ -263,7 +263,7 @@ impl Journal {
         };
         let (tables, leading) = wait(async { taking.run().await.unwrap().start("test") });
         self.leading = Some(leading);
-        JournaledKv { tables }
+        wait(JournaledKv::open(tables)).unwrap()
     }
 }
 
