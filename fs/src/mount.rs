@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meta::{
-    Directories, LocalMeta, LockError, MetaSettings, MetaStore, MountedBy, ProxyStores,
+    Directories, LockError, MetaSettings, MetaStore, MountedBy, ProxyStores, Session, Volume,
     VolumeError, VolumeLock,
 };
 use proto::cluster::Cluster;
@@ -143,7 +143,7 @@ pub enum MountError {
 pub struct Mount {
     plan: MountPlan,
     filesystem: Arc<Filesystem>,
-    meta: Arc<LocalMeta>,
+    volume: Arc<Volume>,
     store: Store,
     warnings: Vec<String>,
     ended: oneshot::Receiver<()>,
@@ -162,7 +162,7 @@ impl Mount {
         let store = Store::open(&plan.cluster).await?;
         let opened = stop.run_until_cancelled(open_volume(&plan, lock, &store)).await;
         let opened = opened.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())));
-        let (meta, warnings) = match opened {
+        let (session, warnings) = match opened {
             Ok(opened) => opened,
             Err(why) => {
                 store.close().await;
@@ -171,19 +171,20 @@ impl Mount {
         };
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let settings = plan.data.clone();
-        let shared: Arc<dyn MetaStore> = meta.clone();
+        let volume = session.opened_on().clone();
+        let shared: Arc<dyn MetaStore> = Arc::new(session);
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
         filesystem.warn_of(warnings.clone());
         match serve(&plan, &filesystem).await {
             Ok((ended, entry, desk)) => {
-                Ok(Self { plan, filesystem, meta, store, warnings, ended, stop, entry, desk })
+                Ok(Self { plan, filesystem, volume, store, warnings, ended, stop, entry, desk })
             }
             Err(why) => {
-                // Nothing was written; the session of the volume still has to end well.
-                let stopped = filesystem.stop().await;
+                // Nothing was written; the session and the volume still have to end well.
+                let stopped = end(&filesystem, &volume).await;
                 store.close().await;
-                stopped.map_err(MountError::Unstored)?;
+                stopped?;
                 Err(why)
             }
         }
@@ -242,13 +243,13 @@ impl Mount {
         }
         let since = Instant::now();
         let stopped = tokio::select! {
-            stopped = self.filesystem.stop() => stopped.map_err(MountError::Unstored),
+            stopped = end(&self.filesystem, &self.volume) => stopped,
             () = given_up(self.desk.as_ref()) => {
                 Err(MountError::GivenUp(self.filesystem.data.status().dirty_bytes))
             }
         };
         drop(self.filesystem);
-        drop(self.meta);
+        drop(self.volume);
         self.store.close().await;
         if let Some(desk) = &self.desk {
             desk.tell(stopped.as_ref().err().map(ToString::to_string)).await;
@@ -271,7 +272,7 @@ impl Mount {
 
     /// How the volume's data are protected.
     pub fn scheme(&self) -> Scheme {
-        self.meta.volume().scheme
+        self.volume.info().scheme
     }
 
     /// What is away of its disks, if anything is. Asks them, for a moment.
@@ -287,23 +288,37 @@ impl Mount {
     }
 }
 
+/// Stores everything, ends the session, and lets go of the volume. Where something could not be stored, both are
+/// left as a crash leaves them.
+async fn end(filesystem: &Filesystem, volume: &Volume) -> Result<(), MountError> {
+    filesystem.stop().await.map_err(MountError::Unstored)?;
+    volume.close().await;
+    Ok(())
+}
+
 /// Takes the volume over, and asks its disks whether the cluster file can be right.
 async fn open_volume(
     plan: &MountPlan,
     lock: VolumeLock,
     store: &Store,
-) -> Result<(Arc<LocalMeta>, Vec<String>), MountError> {
+) -> Result<(Session, Vec<String>), MountError> {
     let called = Called::of(&store.blobs).await;
     called.check(&plan.cluster).map_err(RollCallError::from)?;
     let stores = ProxyStores::new(store.blobs.clone());
     check_first(store, &plan.cluster, &lock, &called).await?;
     let settings = MetaSettings { take_over: plan.take_over, ..MetaSettings::default() };
-    let meta = meta::open(&stores, lock, settings).await?;
-    match roll_call::call(&meta, &plan.cluster, &called, Some(meta.session())).await {
-        Ok(warnings) => Ok((meta, warnings)),
+    let volume = meta::open(&stores, lock, settings).await?;
+    let session = volume.open_session().await.map_err(|why| VolumeError::Damaged {
+        name: plan.volume.clone(),
+        reason: why.to_string(),
+    })?;
+    match roll_call::call(&volume, &plan.cluster, &called, Some(session.session())).await {
+        Ok(warnings) => Ok((session, warnings)),
         Err(why) => {
             // Nothing was written: there will be nothing to sweep. The reason is what counts.
-            let _ = meta.close_session().await;
+            if session.close_session().await.is_ok() {
+                volume.close().await;
+            }
             Err(why.into())
         }
     }
@@ -320,7 +335,7 @@ pub(crate) async fn check_first(
     cluster: &Cluster,
     lock: &VolumeLock,
     called: &Called,
-) -> Result<Option<Arc<LocalMeta>>, MountError> {
+) -> Result<Option<Arc<Volume>>, MountError> {
     let known = called.known_before(cluster);
     let blobs = match known {
         Some(known) => store.onlooker(cluster, known)?,
@@ -329,8 +344,8 @@ pub(crate) async fn check_first(
     let stores = ProxyStores::new(blobs);
     let looked = meta::look(&stores, lock, MetaSettings::default()).await?;
     let members = looked.members().await.map_err(RollCallError::from)?;
-    let volume = looked.volume();
-    roll_call::check_file(&volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
+    let volume = looked.info();
+    roll_call::check_file(volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
     called.check_for(volume.scheme, cluster).map_err(RollCallError::from)?;
     Ok(known.is_none().then_some(looked))
 }

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use meta::{
-    Caller, Directories, LocalMeta, MetaError, MetaSettings, MetaStore, MountedBy, NewNode,
-    ProxyStores, ROOT, VolumeInfo, VolumeLock,
+    Caller, Directories, MetaError, MetaSettings, MetaStore, MountedBy, NewNode, ProxyStores, ROOT,
+    Session, VolumeInfo, VolumeLock,
 };
 use proto::checksum::Checked;
 use proto::id::{
@@ -188,11 +188,11 @@ impl Site {
         meta::format(&stores, &lock(dir, name), &info, (0, 0, 0o755)).await.unwrap();
     }
 
-    async fn open(&self, dir: &TempDir, name: &str) -> (Arc<LocalMeta>, watch::Sender<bool>) {
+    async fn open(&self, dir: &TempDir, name: &str) -> (Arc<Session>, watch::Sender<bool>) {
         let (stores, pause) = self.machine();
         let settings = MetaSettings { take_over: true, ..MetaSettings::default() };
-        let opened = meta::open(&stores, lock(dir, name), settings).await;
-        (opened.unwrap(), pause)
+        let volume = meta::open(&stores, lock(dir, name), settings).await.unwrap();
+        (Arc::new(volume.open_session().await.unwrap()), pause)
     }
 }
 
@@ -203,7 +203,7 @@ fn lock(dir: &TempDir, name: &str) -> VolumeLock {
 
 /// One machine that has the volume, as far as it knows.
 struct Holder {
-    meta: Arc<LocalMeta>,
+    meta: Arc<Session>,
     pause: watch::Sender<bool>,
     /// What it has written and was not told to be durable, in order.
     pending: Vec<u64>,
@@ -213,13 +213,13 @@ struct Holder {
     lost: bool,
 }
 
-async fn write(meta: Arc<LocalMeta>, number: u64, sync: bool) -> Result<(), MetaError> {
+async fn write(meta: Arc<Session>, number: u64, sync: bool) -> Result<(), MetaError> {
     let name = number.to_string();
     meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await?;
     if sync { meta.sync().await } else { Ok(()) }
 }
 
-async fn numbers(meta: &LocalMeta) -> BTreeSet<u64> {
+async fn numbers(meta: &Session) -> BTreeSet<u64> {
     let listed = meta.readdir(ROOT, 0, 10_000).await.unwrap();
     let names = listed.iter().filter_map(|entry| std::str::from_utf8(&entry.name).ok());
     names.filter_map(|name| name.parse().ok()).collect()

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use meta::testing::MemoryStores;
 use meta::{
-    Caller, Directories, Extent, FileUpdate, Ino, LocalMeta, MetaSettings, MetaStore, MountedBy,
-    NewBlob, NewNode, Place, ROOT, RenameMode, VolumeInfo, VolumeLock,
+    Caller, Directories, Extent, FileUpdate, Ino, MetaSettings, MetaStore, MountedBy, NewBlob,
+    NewNode, Place, ROOT, RenameMode, Session, VolumeInfo, VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -30,7 +30,7 @@ fn now<F: Future>(future: F) -> F::Output {
 }
 
 struct Volume {
-    meta: Arc<LocalMeta>,
+    meta: Arc<Session>,
     runtime: tokio::runtime::Runtime,
     next: u64,
     _dir: tempfile::TempDir,
@@ -52,7 +52,8 @@ impl Volume {
             let lock = VolumeLock::take(&Directories::only(dir.path()), "bench", &by).unwrap();
             meta::format(&stores, &lock, &info, (0, 0, 0o755)).await.unwrap();
             let settings = MetaSettings::default();
-            meta::open(&stores, lock, settings).await.unwrap()
+            let volume = meta::open(&stores, lock, settings).await.unwrap();
+            Arc::new(volume.open_session().await.unwrap())
         });
         Self { meta, runtime, next: 0, _dir: dir }
     }
@@ -145,7 +146,7 @@ fn extents(c: &mut Criterion) {
     let mut volume = Volume::new();
     let (_, ino) = volume.create();
     let (mut sequence, mut seed) = (0, 1u64);
-    let mut flush = |meta: &LocalMeta, blocks: &[u64]| {
+    let mut flush = |meta: &Session, blocks: &[u64]| {
         sequence += 1;
         let scheme = Scheme::erasure(4, 2).unwrap();
         let id =

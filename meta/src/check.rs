@@ -17,7 +17,7 @@ use crate::dentry;
 use crate::extent;
 use crate::inode::Inode;
 use crate::key::{self, Key};
-use crate::local::LocalMeta;
+use crate::opened::Volume;
 use crate::store::{
     BlobRecord, Extent, FILE_MAX, Ino, Kind, MetaError, Place, ROOT, Usage, is_inline,
 };
@@ -61,8 +61,11 @@ impl Report {
     }
 }
 
-impl LocalMeta {
+impl Volume {
     /// Walks over everything and reports what is not in order.
+    ///
+    /// # Errors
+    /// When the engine fails.
     pub async fn check(&self) -> Result<Report, MetaError> {
         self.read_patiently(|txn| {
             let mut walk = Walk::default();

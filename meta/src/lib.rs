@@ -1,7 +1,7 @@
 //! Filesystem metadata: what is in a volume, who may change it, and when a change is durable.
 //!
-//! [`MetaStore`] is the contract a filesystem uses; [`LocalMeta`] keeps it over an ordered
-//! transactional key-value engine ([`engine::Kv`]). Each operation is one transaction: it reads
+//! [`MetaStore`] is the contract a filesystem uses; a [`Session`] keeps it, on a [`Volume`] that is open here, over an
+//! ordered transactional key-value engine ([`engine::Kv`]). Each operation is one transaction: it reads
 //! through a [`txn::Txn`], decides by the POSIX rules, and hands the engine one batch of writes.
 //!
 //! * `key` and its files: the schema. One file per kind of key.
@@ -25,14 +25,15 @@ mod extent;
 mod inode;
 mod journal;
 mod key;
-mod local;
 mod lock;
 mod members;
 pub mod metrics;
 mod name;
 mod on_proxy;
+mod opened;
 mod ops;
 mod perm;
+mod session;
 pub mod store;
 mod table;
 pub mod testing;
@@ -48,9 +49,10 @@ pub use clock::wall_clock;
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
 pub use journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
-pub use local::LocalMeta;
 pub use lock::{Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory};
 pub use members::{Difference, Member, Members};
 pub use on_proxy::ProxyStores;
+pub use opened::Volume;
+pub use session::Session;
 pub use store::*;
 pub use volume::{MemoryVolume, MetaSettings, VolumeError, format, in_memory, look, open};

@@ -2,6 +2,7 @@
 
 mod acls;
 mod damage;
+mod keys;
 mod model;
 mod rules;
 mod steps;
@@ -15,8 +16,9 @@ use proto::scheme::Scheme;
 use crate::engine::Kv;
 use crate::engine::memory::MemoryKv;
 use crate::key::volume::VolumeRecord;
-use crate::local::{LocalMeta, Seams};
 use crate::name::Hasher;
+use crate::opened::{Seams, Volume};
+use crate::session::Session;
 use crate::store::{Caller, Time, VolumeInfo};
 use crate::volume::initialise;
 
@@ -78,12 +80,12 @@ fn format(kv: &dyn Kv) -> VolumeRecord {
     initialise(kv, &info(), (0, 0, 0o755)).unwrap()
 }
 
-fn open(kv: Arc<dyn Kv>, record: &VolumeRecord, hasher: Hasher) -> LocalMeta {
-    wait(LocalMeta::open(kv, record.clone(), seams(hasher))).unwrap()
+fn open(kv: Arc<dyn Kv>, record: &VolumeRecord, hasher: Hasher) -> Session {
+    wait(Volume::new(kv, record.clone(), seams(hasher), None).open_session()).unwrap()
 }
 
 /// A volume in memory, and its engine.
-fn volume(hasher: Hasher) -> (Arc<MemoryKv>, VolumeRecord, LocalMeta) {
+fn volume(hasher: Hasher) -> (Arc<MemoryKv>, VolumeRecord, Session) {
     let kv = Arc::new(MemoryKv::default());
     let record = format(&*kv);
     let meta = open(kv.clone(), &record, hasher);
@@ -91,10 +93,10 @@ fn volume(hasher: Hasher) -> (Arc<MemoryKv>, VolumeRecord, LocalMeta) {
 }
 
 /// What is left after a power loss, opened.
-fn crash(kv: &MemoryKv, record: &VolumeRecord, hasher: Hasher) -> LocalMeta {
+fn crash(kv: &MemoryKv, record: &VolumeRecord, hasher: Hasher) -> Session {
     open(Arc::new(kv.crash()), record, hasher)
 }
 
-fn assert_clean(meta: &LocalMeta) {
-    assert_eq!(wait(meta.check()).unwrap().problems, Vec::<String>::new());
+fn assert_clean(meta: &Session) {
+    assert_eq!(wait(meta.opened_on().check()).unwrap().problems, Vec::<String>::new());
 }

@@ -22,13 +22,14 @@ use crate::engine::{Batch, Change, Counting, Kv, Value};
 use crate::inode::Inode;
 use crate::journal::pulse::{Holder, LIVE};
 use crate::journal::store::{StoreError, VolumeStores};
-use crate::journal::takeover::{Leading, TakeOver, TakeOverError};
+use crate::journal::takeover::{TakeOver, TakeOverError};
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
 use crate::key::volume::VolumeRecord;
-use crate::local::{LocalMeta, Seams, volume_record};
 use crate::lock::VolumeLock;
+use crate::opened::{Lead, Seams, Volume, volume_record};
+use crate::session::Session;
 use crate::store::{Attr, Kind, MetaError, ROOT, VolumeInfo};
 
 /// A batch of changes that has grown to this is sent: it is one entry of the journal, if no change is large.
@@ -150,8 +151,7 @@ pub async fn format(
     made.map_err(|e| damaged(name, &e))
 }
 
-/// Opens a volume: takes it over from whoever had it, and starts a new session. Sessions that were not
-/// closed are remembered as dead.
+/// Opens a volume: takes it over from whoever had it. Sessions that were not closed are remembered as dead.
 ///
 /// # Errors
 /// [`VolumeError::Held`] while somebody else has it who is alive, unless it shall be taken over all the same. See
@@ -160,7 +160,7 @@ pub async fn open(
     stores: &dyn VolumeStores,
     mut lock: VolumeLock,
     settings: MetaSettings,
-) -> Result<Arc<LocalMeta>, VolumeError> {
+) -> Result<Arc<Volume>, VolumeError> {
     let name = &lock.name().to_owned();
     let (id, scheme) = find(stores, name).await?;
     let taking = taking(stores, &lock, id, scheme, settings);
@@ -173,14 +173,18 @@ pub async fn open(
     }
     lock.note_owner(taking.store.owner());
     let mut led = taking.run().await.map_err(|e| damaged(name, &e))?;
-    let garbage = std::mem::take(&mut led.garbage);
+    let needless = (led.store(), std::mem::take(&mut led.garbage));
     let (tables, leading) = led.start(name);
-    let opened = open_tables(name, tables, Some((leading, lock))).await?;
-    // Its session is in the journal: no older leader's entry can count any more.
-    if let Err(error) = stores.volume(id).delete(&garbage).await {
-        tracing::debug!("needless blobs of metadata stay for the next mount: {error}");
+    match read_tables(tables, true).await {
+        Ok((kv, record)) => {
+            let lead = Lead { leading, lock, needless };
+            Ok(Volume::new(kv, record, Seams::default(), Some(lead)))
+        }
+        Err(why) => {
+            leading.end().await;
+            Err(damaged(name, &why))
+        }
     }
-    Ok(opened)
 }
 
 /// Opens a volume to look at it: as it is in the store at this moment, whoever leads it. Nothing is changed,
@@ -192,29 +196,27 @@ pub async fn look(
     stores: &dyn VolumeStores,
     lock: &VolumeLock,
     settings: MetaSettings,
-) -> Result<Arc<LocalMeta>, VolumeError> {
+) -> Result<Arc<Volume>, VolumeError> {
     let name = lock.name();
     let (id, scheme) = find(stores, name).await?;
     let taking = taking(stores, lock, id, scheme, settings);
     let tables = taking.look().await.map_err(|e| damaged(name, &e))?;
-    open_tables(name, tables, None).await
+    let (kv, record) = read_tables(tables, false).await.map_err(|e| damaged(name, &e))?;
+    Ok(Volume::new(kv, record, Seams::default(), None))
 }
 
-async fn open_tables(
-    name: &str,
+/// The engine over tables, and what the volume is; to be `led`, it has to know its counters.
+async fn read_tables(
     tables: Arc<Tables>,
-    leading: Option<(Leading, VolumeLock)>,
-) -> Result<Arc<LocalMeta>, VolumeError> {
-    let kv = JournaledKv::open(tables).await.map_err(|e| damaged(name, &e))?;
-    let kv: Arc<dyn Kv> = Arc::new(kv);
-    let value = volume_record(&*kv).await.map_err(|e| damaged(name, &e))?.unwrap_or_default();
-    let record = VolumeRecord::decode(&value).map_err(|e| damaged(name, &e))?;
-    if leading.is_some() {
-        let known = kv.read(&mut |view| view.counters().map(drop));
-        known.map_err(|e| damaged(name, &e))?;
+    led: bool,
+) -> Result<(Arc<dyn Kv>, VolumeRecord), Box<dyn std::error::Error + Send + Sync>> {
+    let kv = JournaledKv::open(tables).await?;
+    let value = volume_record(&kv).await?.unwrap_or_default();
+    let record = VolumeRecord::decode(&value)?;
+    if led && !kv.knows_counters() {
+        return Err("the record of the counters is damaged".into());
     }
-    let opening = LocalMeta::of_tables(kv, record, leading);
-    opening.await.map(Arc::new).map_err(|e| damaged(name, &e))
+    Ok((Arc::new(kv), record))
 }
 
 /// How a volume is taken over.
@@ -294,10 +296,9 @@ impl MemoryVolume {
     }
 
     /// Opens it in a new session; the last one has ended.
-    pub fn open(&self) -> Arc<LocalMeta> {
-        let record = self.record.clone();
-        let opening = LocalMeta::open(self.kv.clone(), record, Seams::default());
-        let opened = opening.now_or_never().expect("memory does not wait");
+    pub fn open(&self) -> Arc<Session> {
+        let volume = Volume::new(self.kv.clone(), self.record.clone(), Seams::default(), None);
+        let opened = volume.open_session().now_or_never().expect("memory does not wait");
         Arc::new(opened.expect("memory does not fail"))
     }
 
@@ -309,7 +310,7 @@ impl MemoryVolume {
 }
 
 /// A new volume in memory, opened.
-pub fn in_memory(info: &VolumeInfo, root: (u32, u32, u32)) -> Arc<LocalMeta> {
+pub fn in_memory(info: &VolumeInfo, root: (u32, u32, u32)) -> Arc<Session> {
     MemoryVolume::format(info, root).open()
 }
 

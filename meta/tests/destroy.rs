@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meta::testing::MemoryStores;
 use meta::{
-    Caller, Destroyed, Directories, LocalMeta, MetaSettings, MetaStore, MountedBy, NewNode, ROOT,
+    Caller, Destroyed, Directories, MetaSettings, MetaStore, MountedBy, NewNode, ROOT, Session,
     VolumeError, VolumeInfo, VolumeLock, VolumeState, VolumeStores,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
@@ -43,8 +43,9 @@ impl Site {
         meta::format(&self.stores, &self.lock(name), &info, (0, 0, 0o755)).await
     }
 
-    async fn open(&self, name: &str) -> Result<Arc<LocalMeta>, VolumeError> {
-        meta::open(&self.stores, self.lock(name), MetaSettings::default()).await
+    async fn open(&self, name: &str) -> Result<Arc<Session>, VolumeError> {
+        let volume = meta::open(&self.stores, self.lock(name), MetaSettings::default()).await?;
+        Ok(Arc::new(volume.open_session().await.unwrap()))
     }
 
     /// Blobs of data, of three sessions, of a volume that is not there yet.
@@ -71,6 +72,7 @@ impl Site {
                 }
             }
             meta.close_session().await.unwrap();
+            meta.opened_on().close().await;
         }
     }
 

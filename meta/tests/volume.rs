@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // it is a test throughout
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use meta::testing::MemoryStores;
 use meta::{
-    Caller, Directories, Extent, FileUpdate, LocalMeta, LockError, MetaSettings, MetaStore,
-    MountedBy, NewBlob, NewNode, Place, ROOT, RenameMode, VolumeError, VolumeInfo, VolumeLock,
+    Caller, Directories, Extent, FileUpdate, Ino, LockError, MetaError, MetaSettings, MetaStore,
+    MountedBy, NewBlob, NewNode, Place, ROOT, RenameMode, Session, VolumeError, VolumeInfo,
+    VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -57,7 +59,7 @@ impl Site {
         meta::format(&self.stores, &lock, &info(name), (10, 20, 0o1777)).await
     }
 
-    async fn open(&self, name: &str) -> Result<Arc<LocalMeta>, VolumeError> {
+    async fn open(&self, name: &str) -> Result<Arc<Session>, VolumeError> {
         self.open_with(name, MetaSettings::default()).await
     }
 
@@ -65,15 +67,31 @@ impl Site {
         &self,
         name: &str,
         settings: MetaSettings,
-    ) -> Result<Arc<LocalMeta>, VolumeError> {
+    ) -> Result<Arc<Session>, VolumeError> {
         let lock = VolumeLock::take(&self.directories(), name, &here()).unwrap();
-        meta::open(&self.stores, lock, settings).await
+        open_session(&self.stores, lock, settings).await
     }
 
     /// Another machine, that has seen none of its volumes.
     fn lose_machine(&mut self) {
         self.dir = Some(tempfile::tempdir().unwrap());
     }
+}
+
+/// Opens a volume, and a session on it.
+async fn open_session(
+    stores: &MemoryStores,
+    lock: VolumeLock,
+    settings: MetaSettings,
+) -> Result<Arc<Session>, VolumeError> {
+    let volume = meta::open(stores, lock, settings).await?;
+    Ok(Arc::new(volume.open_session().await.unwrap()))
+}
+
+/// Ends the only session of a volume, and the volume.
+async fn close(session: &Session) {
+    session.close_session().await.unwrap();
+    session.opened_on().close().await;
 }
 
 /// Opens the volume though somebody else may be alive.
@@ -113,9 +131,9 @@ async fn a_volume_is_not_taken_from_somebody_alive_unless_it_is_wanted() {
     tokio::time::sleep(Duration::from_millis(1001)).await;
     let third = site.open("home").await.unwrap();
     // One that ends lets go of it.
-    third.close_session().await.unwrap();
+    close(&third).await;
     site.lose_machine();
-    site.open("home").await.unwrap().close_session().await.unwrap();
+    close(&site.open("home").await.unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +146,7 @@ async fn a_volume_is_as_it_was_left_on_whatever_machine() {
     let root = meta.getattr(ROOT).await.unwrap();
     assert_eq!((root.uid, root.gid, root.mode, root.nlink), (10, 20, 0o1777, 2));
     let file = meta.create(CALLER, ROOT, b"a", 0o644, NewNode::File).await.unwrap();
-    meta.close_session().await.unwrap();
+    close(&meta).await;
     drop(meta);
     for (round, lost) in [(2, false), (3, true), (4, true)] {
         if lost {
@@ -138,8 +156,8 @@ async fn a_volume_is_as_it_was_left_on_whatever_machine() {
         assert_eq!(meta.lookup(ROOT, b"a").await.unwrap(), file);
         assert_eq!(meta.session(), SessionId(round));
         assert_eq!(meta.dead_sessions().await.unwrap(), []);
-        assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
-        meta.close_session().await.unwrap();
+        assert_eq!(meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
+        close(&meta).await;
     }
 }
 
@@ -163,7 +181,7 @@ async fn what_was_synced_outlives_the_process_and_the_machine() {
         meta.usage().await.unwrap().inodes,
         1 + (1..6).map(|round| round * 300).sum::<u64>()
     );
-    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,10 +194,87 @@ async fn a_session_that_was_not_closed_is_dead_until_it_is_forgotten() {
     assert!(meta.forget_session(meta.session()).await.is_err());
     meta.forget_session(SessionId(1)).await.unwrap();
     assert_eq!(meta.dead_sessions().await.unwrap(), []);
-    meta.close_session().await.unwrap();
+    close(&meta).await;
     let meta = site.open("v").await.unwrap();
     assert_eq!(meta.session(), SessionId(3));
     assert_eq!(meta.dead_sessions().await.unwrap(), []);
+}
+
+async fn new_file(session: &Session, name: &str) -> Ino {
+    session.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await.unwrap().ino
+}
+
+/// Ending one, well or not, leaves what the others have, and none takes another for dead.
+#[tokio::test(start_paused = true)]
+async fn two_sessions_work_on_a_volume_and_end_apart() {
+    let mut site = Site::new();
+    site.format("v").await.unwrap();
+    let one = site.open("v").await.unwrap();
+    let volume = one.opened_on().clone();
+    let two = volume.open_session().await.unwrap();
+    assert_eq!((one.session(), two.session()), (SessionId(1), SessionId(2)));
+    let (a, b) = (new_file(&one, "a").await, new_file(&two, "b").await);
+    assert_ne!(a, b);
+    // What each unlinks and has open still is its own.
+    assert!(one.unlink(ROOT, b"a").await.unwrap().orphan);
+    assert!(two.unlink(ROOT, b"b").await.unwrap().orphan);
+    for session in [&*one, &two] {
+        assert_eq!(session.dead_sessions().await.unwrap(), []);
+        assert_eq!(session.orphans().await.unwrap(), []);
+        for alive in [SessionId(1), SessionId(2)] {
+            assert!(session.forget_session(alive).await.is_err(), "session {alive} is alive");
+        }
+    }
+    one.close_session().await.unwrap();
+    assert_eq!(two.getattr(a).await, Err(MetaError::NotFound));
+    assert_eq!(two.getattr(b).await.unwrap().nlink, 0);
+    assert_eq!(two.dead_sessions().await.unwrap(), []);
+    new_file(&two, "c").await;
+    // One that is not closed is dead, and what it unlinked is for others to delete.
+    let three = volume.open_session().await.unwrap();
+    assert_eq!(three.session(), SessionId(3));
+    let d = new_file(&three, "d").await;
+    three.unlink(ROOT, b"d").await.unwrap();
+    drop(three);
+    assert_eq!(two.dead_sessions().await.unwrap(), [SessionId(3)]);
+    assert_eq!(two.orphans().await.unwrap(), [d]);
+    two.reap(&[d]).await.unwrap();
+    two.forget_session(SessionId(3)).await.unwrap();
+    assert_eq!(two.getattr(b).await.unwrap().nlink, 0);
+    assert_eq!(volume.check().await.unwrap().problems, Vec::<String>::new());
+    two.close_session().await.unwrap();
+    volume.close().await;
+    drop((one, two, volume));
+    site.lose_machine();
+    let last = site.open("v").await.unwrap();
+    assert_eq!(last.session(), SessionId(4));
+    assert_eq!(last.dead_sessions().await.unwrap(), []);
+    assert_eq!(last.orphans().await.unwrap(), []);
+    assert_eq!(last.usage().await.unwrap().inodes, 2);
+}
+
+/// Several sessions take numbers for their inodes, more than one range each, and each round ends in a crash.
+#[tokio::test(start_paused = true)]
+async fn no_number_of_an_inode_is_used_twice_whatever_crashes() {
+    let mut site = Site::new();
+    site.format("v").await.unwrap();
+    let mut used = BTreeSet::new();
+    for round in 0..3 {
+        let one = site.open_with("v", whoever_has_it()).await.unwrap();
+        let two = one.opened_on().open_session().await.unwrap();
+        for n in 0..1300 {
+            for (session, name) in [(&*one, "one"), (&two, "two")] {
+                let ino = new_file(session, &format!("{name}-{round}-{n}")).await;
+                assert!(used.insert(ino), "round {round}: inode {} is made twice", ino.0);
+            }
+        }
+        two.sync().await.unwrap();
+        drop((one, two));
+        site.lose_machine();
+    }
+    let last = site.open_with("v", whoever_has_it()).await.unwrap();
+    assert_eq!(last.usage().await.unwrap().inodes, 1 + used.len() as u64);
+    assert_eq!(last.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +325,7 @@ async fn the_cache_of_a_machine_decides_nothing() {
         let name = format!("file-{n}");
         meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await.unwrap();
     }
-    meta.close_session().await.unwrap();
+    close(&meta).await;
     let chunks = site.dir().join("v.chunks");
     let files: Vec<PathBuf> =
         std::fs::read_dir(&chunks).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -252,7 +347,11 @@ async fn the_cache_of_a_machine_decides_nothing() {
         }
         let meta = site.open("v").await.unwrap();
         assert_eq!(meta.usage().await.unwrap().inodes, 3001, "round {round}");
-        assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new(), "round {round}");
+        assert_eq!(
+            meta.opened_on().check().await.unwrap().problems,
+            Vec::<String>::new(),
+            "round {round}"
+        );
         // What was put right is right again, and nothing was written but the session.
         drop(meta);
         assert_eq!(std::fs::read(&files[0]).unwrap(), whole, "round {round}");
@@ -271,7 +370,7 @@ async fn a_cache_of_another_volume_is_ignored() {
             let file = format!("{name}-{n}");
             meta.create(CALLER, ROOT, file.as_bytes(), 0o644, NewNode::File).await.unwrap();
         }
-        meta.close_session().await.unwrap();
+        close(&meta).await;
     }
     let chunks = |name: &str| site.dir().join(format!("{name}.chunks"));
     let files = |name: &str| {
@@ -289,7 +388,7 @@ async fn a_cache_of_another_volume_is_ignored() {
     let meta = site.open("w").await.unwrap();
     meta.lookup(ROOT, b"w-2999").await.unwrap();
     meta.lookup(ROOT, b"v-2999").await.unwrap_err();
-    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 /// Names, renames and content from several threads at once, with syncs in between; and what a machine
@@ -308,12 +407,12 @@ async fn many_threads_leave_a_volume_in_order() {
     for ended in futures::future::join_all(work).await {
         ended.unwrap();
     }
-    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
     meta.sync().await.unwrap();
     let usage = meta.usage().await.unwrap();
     site.lose_machine();
     let other = site.open_with("v", whoever_has_it()).await.unwrap();
-    assert_eq!(other.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(other.opened_on().check().await.unwrap().problems, Vec::<String>::new());
     assert_eq!(other.usage().await.unwrap(), usage);
     let refused = meta.create(CALLER, ROOT, b"late", 0o644, NewNode::File).await;
     let late = meta.sync().await.unwrap_err().to_string();
@@ -321,7 +420,7 @@ async fn many_threads_leave_a_volume_in_order() {
 }
 
 /// One thread's share: all of them fight for the same ten names.
-async fn work(meta: &LocalMeta, thread: u64) {
+async fn work(meta: &Session, thread: u64) {
     for i in 0..400u64 {
         let name = |n: u64| format!("n{}", n % 10).into_bytes();
         let (one, two) = (name(i * 7 + thread), name(i * 3));
@@ -361,8 +460,8 @@ async fn what_a_machine_keeps_of_a_volume_is_closed_to_others() {
     let dir = above.path().join("made/here");
     let lock = VolumeLock::take(&Directories::only(&dir), "v", &here()).unwrap();
     meta::format(&stores, &lock, &info("v"), (0, 0, 0o755)).await.unwrap();
-    let meta = meta::open(&stores, lock, MetaSettings::default()).await.unwrap();
-    meta.close_session().await.unwrap();
+    let meta = open_session(&stores, lock, MetaSettings::default()).await.unwrap();
+    close(&meta).await;
     let mode = |name: &str| metadata(dir.join(name)).unwrap().mode() & 0o7777;
     assert_eq!(["", "..", "v.chunks"].map(mode), [0o700; 3]);
     assert_eq!(mode("v.lock"), 0o600);
@@ -382,7 +481,7 @@ async fn a_machine_without_a_cache_opens_volumes_all_the_same() {
         let name = format!("file-{n}");
         meta.create(CALLER, ROOT, name.as_bytes(), 0o644, NewNode::File).await.unwrap();
     }
-    meta.close_session().await.unwrap();
+    close(&meta).await;
     drop(meta);
     site.lose_machine();
     let (cache, runtime) = (site.dir().join("cache"), site.dir().join("run"));
@@ -394,16 +493,16 @@ async fn a_machine_without_a_cache_opens_volumes_all_the_same() {
     assert_eq!(meta::lock_holder(&at, "v").unwrap(), None);
     let lock = VolumeLock::take(&at, "v", &here()).unwrap();
     assert_eq!(meta::lock_holder(&at, "v").unwrap(), Some(here()));
-    let meta = meta::open(&site.stores, lock, MetaSettings::default()).await.unwrap();
+    let meta = open_session(&site.stores, lock, MetaSettings::default()).await.unwrap();
     assert_eq!(meta.usage().await.unwrap().inodes, 3001);
-    assert_eq!(meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
     meta.create(CALLER, ROOT, b"one more", 0o644, NewNode::File).await.unwrap();
     meta.sync().await.unwrap();
     // By now there is a cache, and the other lock counts still.
     std::fs::remove_file(&cache).unwrap();
     let refused = VolumeLock::take(&at, "v", &here()).err().unwrap();
     assert!(matches!(refused, LockError::Mounted { .. }), "{refused}");
-    meta.close_session().await.unwrap();
+    close(&meta).await;
     let in_cache = VolumeLock::take(&at, "v", &here()).unwrap();
     // Gone again, under one that has its lock there: as a filesystem that was made read-only is.
     let elsewhere = Directories { cache: runtime, runtime: Some(cache) };
@@ -411,6 +510,6 @@ async fn a_machine_without_a_cache_opens_volumes_all_the_same() {
     assert!(matches!(refused, LockError::Mounted { .. }), "{refused}");
     drop(in_cache);
     let lock = VolumeLock::take(&elsewhere, "v", &here()).unwrap();
-    let meta = meta::open(&site.stores, lock, MetaSettings::default()).await.unwrap();
+    let meta = open_session(&site.stores, lock, MetaSettings::default()).await.unwrap();
     assert_eq!(meta.usage().await.unwrap().inodes, 3002);
 }

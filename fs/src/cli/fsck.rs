@@ -1,6 +1,6 @@
 //! `ashlar fsck`: is everything that metadata promises really there?
 //!
-//! 1. The metadata itself: names, links, extents, counts ([`meta::LocalMeta::check`]).
+//! 1. The metadata itself: names, links, extents, counts ([`meta::Volume::check`]).
 //! 2. Every blob that metadata knows: all its parts are on some slot. A blob is acknowledged only
 //!    with all parts durable, so a missing one was lost later.
 //! 3. Every blob that slots hold: metadata knows it. Blobs of a session that ended badly are the
@@ -15,9 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
-use meta::{
-    BlobRecord, LocalMeta, MetaSettings, MetaStore, MountedBy, ProxyStores, VolumeLock, is_inline,
-};
+use meta::{BlobRecord, MetaSettings, MountedBy, ProxyStores, Volume, VolumeLock, is_inline};
 use proto::cluster::Cluster;
 use proto::id::{BlobId, PartSet, SessionId};
 use proto::program::say;
@@ -118,7 +116,7 @@ async fn with_disks(store: &Store, lock: &VolumeLock, cluster: &Cluster) -> Resu
     };
     let meta = &meta;
     let warnings = roll_call::call(meta, cluster, &called, None).await?;
-    let outage = store.outage(meta.volume().scheme).await;
+    let outage = store.outage(meta.info().scheme).await;
     let disks_away = outage.as_ref().map_or(0, Outage::away);
     let outage = outage.map(|outage| outage.to_string());
     let found = check(meta, &store.blobs).await?;
@@ -158,7 +156,7 @@ fn told(volume: &str, findings: &Findings) -> String {
     lines.join("\n")
 }
 
-async fn check(meta: &LocalMeta, blobs: &Proxy) -> Result<Findings> {
+async fn check(meta: &Volume, blobs: &Proxy) -> Result<Findings> {
     let report = meta.check().await.context("walking the metadata")?;
     let mut findings = Findings {
         inodes: report.inodes,
@@ -180,7 +178,7 @@ async fn check(meta: &LocalMeta, blobs: &Proxy) -> Result<Findings> {
 
 /// Looks for every part of every blob that metadata knows.
 async fn check_known(
-    meta: &LocalMeta,
+    meta: &Volume,
     blobs: &Proxy,
     bar: &ProgressBar,
     findings: &mut Findings,
@@ -250,14 +248,15 @@ fn judge(id: BlobId, slots: &[SlotHolds]) -> Verdict {
 
 /// Looks for blobs on the slots that metadata does not know.
 async fn check_unknown(
-    meta: &LocalMeta,
+    meta: &Volume,
     blobs: &Proxy,
     known: &BTreeSet<BlobId>,
     findings: &mut Findings,
 ) -> Result<()> {
-    let volume = meta.volume().id;
+    let volume = meta.info().id;
     let dead = meta.dead_sessions().await.context("listing sessions")?;
-    for session in (1..meta.session().0).map(SessionId) {
+    let next = meta.next_session().await.context("counting sessions")?;
+    for session in (1..next.0).map(SessionId) {
         let mut after = None;
         loop {
             let page = match blobs.list(volume, session, after).await {

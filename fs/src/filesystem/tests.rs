@@ -20,7 +20,7 @@ const ROOT_ASKS: Requester = Requester { uid: 0, gid: 0, thread: 0 };
 const USER_ASKS: Requester = Requester { uid: 1000, gid: 1000, thread: 0 };
 
 /// A filesystem over metadata and blobs in memory. Nothing is stored before it is asked for.
-fn mounted() -> (Arc<Filesystem>, Arc<meta::LocalMeta>) {
+fn mounted() -> (Arc<Filesystem>, Arc<meta::Session>) {
     let info = VolumeInfo {
         name: "v".to_owned(),
         id: VolumeId(1),

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meta::{LocalMeta, Members, MetaError, MetaStore, VolumeInfo};
+use meta::{Members, MetaError, Volume, VolumeInfo};
 use proto::cluster::{Cluster, Endpoint, Slot, TooNarrow};
 use proto::id::{ClusterId, Generation, SessionId};
 use proto::part_store::{PartError, Standing};
@@ -275,16 +275,18 @@ impl Called {
 /// # Errors
 /// When the file is refused.
 pub async fn call(
-    meta: &LocalMeta,
+    volume: &Volume,
     cluster: &Cluster,
     called: &Called,
     mounted: Option<SessionId>,
 ) -> Result<Vec<String>, RollCallError> {
-    let volume = meta.volume();
-    let known = meta.members().await?;
-    let mut warnings = check_file(&volume, known.as_ref(), cluster)?;
-    check_answers(volume.scheme, cluster, &called.answers)?;
-    let mut members = known.clone().unwrap_or_else(|| Members::of(cluster, meta.session()));
+    let known = volume.members().await?;
+    let mut warnings = check_file(volume.info(), known.as_ref(), cluster)?;
+    check_answers(volume.info().scheme, cluster, &called.answers)?;
+    let mut members = match &known {
+        Some(known) => known.clone(),
+        None => Members::of(cluster, mounted.unwrap_or(volume.next_session().await?)),
+    };
     if let Some(session) = mounted {
         members.follow(cluster, session);
     }
@@ -300,7 +302,7 @@ pub async fn call(
         }
     }
     if mounted.is_some() && known.as_ref() != Some(&members) {
-        meta.note_members(&members).await?;
+        volume.note_members(&members).await?;
     }
     Ok(warnings)
 }

@@ -68,7 +68,7 @@ async fn blobs_that_only_clones_refer_to_are_emptied_and_what_they_share_stays_s
             assert!(read == content(n), "{tree}{n} is not what was copied");
         }
     }
-    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use meta::{Caller, Ino, LocalMeta, MemoryVolume, MetaStore, NewNode, ROOT, Time, VolumeInfo};
+use meta::{Caller, Ino, MemoryVolume, MetaStore, NewNode, ROOT, Session, Time, VolumeInfo};
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ const MIB: u64 = 1 << 20;
 /// A data plane over real metadata and a store in memory that takes 96 MiB.
 pub(super) struct Volume {
     stored: MemoryVolume,
-    pub(super) meta: Arc<LocalMeta>,
+    pub(super) meta: Arc<Session>,
     pub(super) blobs: Arc<MemoryBlobs>,
     pub(super) data: Arc<Data>,
 }
@@ -124,7 +124,7 @@ async fn stored_bytes_are_overwritten_ten_times_over_on_a_full_volume() {
         written.unwrap_or_else(|error| panic!("at {at}, step {step}: {error}"));
     }
     volume.data.fsync(file).await.unwrap();
-    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 /// The fewer blobs there are, the sooner the cleaner has emptied all those that it knows of.
@@ -260,7 +260,7 @@ async fn what_fallocate_has_promised_can_be_written() {
     assert!(left >= 15 * MIB, "{left} bytes are left after 16 MiB were given up");
     volume.write(other, 64 * MIB, vec![1; 12 << 20]).await.unwrap();
     volume.data.fsync(other).await.unwrap();
-    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -347,7 +347,7 @@ async fn clones_that_are_overwritten_page_by_page_keep_no_room_for_ever() {
     let (one, two) =
         (volume.data.read(first, 0..len).await, volume.data.read(second, 0..len).await);
     assert!(one.unwrap() == two.unwrap());
-    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -414,7 +414,7 @@ async fn while_slots_are_away_what_was_stored_since_is_overwritten_for_ever() {
     }
     volume.data.sync_all().await.unwrap();
     assert!(volume.data.read(file, 0..len).await.unwrap() == vec![2; len as usize]);
-    assert_eq!(volume.meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(volume.meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
 }
 
 /// What is logged, as text.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meta::{
-    Caller, Ino, Kind, LocalMeta, MemoryVolume, MetaStore, NewNode, ROOT, RenameMode, is_inline,
+    Caller, Ino, Kind, MemoryVolume, MetaStore, NewNode, ROOT, RenameMode, Session, is_inline,
 };
 use nix::errno::Errno;
 use proptest::prelude::*;
@@ -62,7 +62,7 @@ fn settings() -> DataSettings {
 /// A mounted volume over memory.
 struct Mounted {
     volume: MemoryVolume,
-    meta: Arc<LocalMeta>,
+    meta: Arc<Session>,
     blobs: Arc<MemoryBlobs>,
     fs: Arc<Filesystem>,
 }
@@ -618,7 +618,7 @@ async fn finish(mounted: Mounted, mut tasks: Vec<Task>) {
         mounted.meta.sync().await.unwrap();
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(mounted.meta.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(mounted.meta.opened_on().check().await.unwrap().problems, Vec::<String>::new());
     let known = mounted.meta.blobs(None, usize::MAX).await.unwrap();
     let stored: Vec<_> = mounted.blobs.inner.lock().blobs.keys().copied().collect();
     let on_slots = known.iter().map(|blob| blob.id).filter(|id| !is_inline(id));

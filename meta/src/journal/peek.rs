@@ -15,7 +15,7 @@ use crate::engine::Batch;
 use crate::engine::journaled::{Bounds, JournaledKv, Tables};
 use crate::key;
 use crate::key::volume::VolumeRecord;
-use crate::local::volume_record;
+use crate::opened::volume_record;
 use crate::table::cache::Cache;
 use crate::table::manifest::Manifest;
 

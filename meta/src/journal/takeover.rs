@@ -123,6 +123,11 @@ impl Leading {
 }
 
 impl Led {
+    /// The store that it is led in.
+    pub(crate) fn store(&self) -> Arc<dyn VolumeStore> {
+        self.leader.store.clone()
+    }
+
     /// Begins to lead. `name` is what the volume is called from now on.
     pub(crate) fn start(self, name: &str) -> (Arc<Tables>, Leading) {
         let (tables, mut leader) = (self.tables, self.leader);

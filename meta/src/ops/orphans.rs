@@ -11,10 +11,9 @@ use crate::key::{self, Key};
 use crate::store::{Ino, Kind, MetaError};
 use crate::txn::Txn;
 
-/// Orphans of all sessions but one.
-pub(crate) fn of_others(txn: &Txn<'_>, own: SessionId) -> Result<Vec<Ino>, MetaError> {
-    let all = list(txn, key::orphan::all())?;
-    Ok(all.into_iter().filter(|(session, _)| *session != own).map(|(_, ino)| ino).collect())
+/// Orphans of all sessions.
+pub(crate) fn all(txn: &Txn<'_>) -> Result<Vec<(SessionId, Ino)>, MetaError> {
+    list(txn, key::orphan::all())
 }
 
 /// Orphans of one session.

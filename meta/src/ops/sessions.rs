@@ -28,12 +28,11 @@ pub(crate) fn take_inodes(txn: &mut Txn<'_>) -> Result<Range<u64>, MetaError> {
     Ok(first..numbers.next_ino)
 }
 
-/// Sessions that were not closed, except one.
-pub(crate) fn others(txn: &Txn<'_>, own: SessionId) -> Result<Vec<SessionId>, MetaError> {
+/// Sessions that were not closed.
+pub(crate) fn all(txn: &Txn<'_>) -> Result<Vec<SessionId>, MetaError> {
     let mut found = Vec::new();
     let _ = txn.scan(key::session::all()..key::session::all().after_prefix(), &mut |key, _| {
         match key::session::parse(key) {
-            Some(session) if session == own => {}
             Some(session) => found.push(session),
             None => tracing::error!("session {key:?} is damaged"),
         }

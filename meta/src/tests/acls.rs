@@ -1,8 +1,8 @@
 //! Access lists: what sets them, what follows them, what inherits them.
 
 use super::{ADMIN, assert_clean, volume, wait, weak_hash};
-use crate::local::LocalMeta;
 use crate::name;
+use crate::session::Session;
 use crate::store::{Attr, Caller, Ino, Kind, MetaError, MetaStore, NewNode, ROOT, SetAttr};
 
 const ACCESS: &[u8] = b"system.posix_acl_access";
@@ -32,19 +32,19 @@ fn extended(owner: u16, mask: u16, others: u16) -> Vec<u8> {
     list(&[(1, owner, NONE), named[0], named[1], (16, mask, NONE), (32, others, NONE)])
 }
 
-fn new(meta: &LocalMeta, who: Caller, dir: Ino, name: &str, mode: u32, node: NewNode) -> Attr {
+fn new(meta: &Session, who: Caller, dir: Ino, name: &str, mode: u32, node: NewNode) -> Attr {
     wait(meta.create(who, dir, name.as_bytes(), mode, node)).unwrap()
 }
 
-fn mode(meta: &LocalMeta, ino: Ino) -> u32 {
+fn mode(meta: &Session, ino: Ino) -> u32 {
     wait(meta.getattr(ino)).unwrap().mode
 }
 
-fn chmod(meta: &LocalMeta, ino: Ino, mode: u32) {
+fn chmod(meta: &Session, ino: Ino, mode: u32) {
     wait(meta.setattr(ino, SetAttr { mode: Some(mode), ..SetAttr::default() })).unwrap();
 }
 
-fn get(meta: &LocalMeta, ino: Ino, name: &[u8]) -> Option<Vec<u8>> {
+fn get(meta: &Session, ino: Ino, name: &[u8]) -> Option<Vec<u8>> {
     match wait(meta.getxattr(ino, name)) {
         Err(MetaError::NoAttribute) => None,
         value => Some(value.unwrap()),

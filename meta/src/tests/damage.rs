@@ -68,8 +68,9 @@ fn every_kind_of_damage_is_reported() {
             value.unwrap().to_vec()
         };
         let (key, value) = damage(&get, file, dir);
-        kv.transact(&mut |_| Ok(Batch::from([(key, value.as_deref().map(Value::from))]).into())).unwrap();
-        let report = wait(meta.check()).unwrap();
+        kv.transact(&mut |_| Ok(Batch::from([(key, value.as_deref().map(Value::from))]).into()))
+            .unwrap();
+        let report = wait(meta.opened_on().check()).unwrap();
         assert!(
             report.problems.iter().any(|problem| problem.contains(expected)),
             "{expected:?} is not in {:?}",
@@ -163,7 +164,7 @@ fn a_damaged_record_costs_its_own_file_and_nothing_else() {
         assert!(garbage.contains(&blob(2, 4096)));
         wait(meta.forget_blobs(&garbage)).unwrap();
         wait(meta.unlink(ROOT, b"good")).unwrap();
-        let report = wait(meta.check()).unwrap();
+        let report = wait(meta.opened_on().check()).unwrap();
         assert!(!report.is_clean(), "the check says nothing");
         wait(meta.close_session()).unwrap();
         assert_eq!(wait(super::crash(&kv, &record, name::hash).orphans()).unwrap(), []);
@@ -181,7 +182,8 @@ fn a_damaged_orphan_stays_alone() {
         ino
     });
     let senseless = Some(Value::from(&[9; 20][..]));
-    kv.transact(&mut |_| Ok(Batch::from([(key::inode::key(inos[1]), senseless.clone())]).into())).unwrap();
+    kv.transact(&mut |_| Ok(Batch::from([(key::inode::key(inos[1]), senseless.clone())]).into()))
+        .unwrap();
     wait(meta.close_session()).unwrap();
     let next = super::crash(&kv, &record, name::hash);
     assert_eq!(wait(next.orphans()).unwrap(), [inos[1]]);

@@ -16,8 +16,8 @@ use crate::engine::memory::MemoryKv;
 use crate::extent;
 use crate::journal::takeover::{Leading, TakeOver};
 use crate::key::volume::VolumeRecord;
-use crate::local::LocalMeta;
 use crate::name::{self, Hasher};
+use crate::session::Session;
 use crate::store::{
     Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
     RenameMode, Unlinked,
@@ -271,7 +271,7 @@ struct World {
     home: Home,
     record: VolumeRecord,
     hasher: Hasher,
-    meta: Option<LocalMeta>,
+    meta: Option<Session>,
     model: Model,
     synced: Model,
     next_blob: u64,
@@ -306,7 +306,7 @@ impl World {
         world
     }
 
-    fn meta(&self) -> &LocalMeta {
+    fn meta(&self) -> &Session {
         self.meta.as_ref().unwrap()
     }
 
@@ -625,7 +625,7 @@ impl World {
 
     fn compare(&self) {
         let meta = self.meta();
-        assert_eq!(wait(meta.check()).unwrap().problems, Vec::<String>::new());
+        assert_eq!(wait(meta.opened_on().check()).unwrap().problems, Vec::<String>::new());
         assert_eq!(wait(meta.usage()).unwrap().inodes, self.model.nodes.len() as u64);
         for (ino, node) in &self.model.nodes {
             let attr = wait(meta.getattr(*ino)).unwrap();

@@ -1,8 +1,8 @@
 //! The rules one by one: errors, limits, times, ownership, sessions, garbage.
 
 use super::{ADMIN, assert_clean, blob, crash, volume, wait, weak_hash};
-use crate::local::LocalMeta;
 use crate::name;
+use crate::session::Session;
 use crate::store::{
     Attr, Caller, Extent, FILE_MAX, FileUpdate, Ino, Kind, LINK_MAX, MetaError, MetaStore, NewBlob,
     NewNode, Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_COUNT_MAX, XATTR_VALUE_MAX,
@@ -10,11 +10,11 @@ use crate::store::{
 
 const ANN: Caller = Caller { uid: 10, gid: 100, umask: 0 };
 
-fn new(meta: &LocalMeta, who: Caller, dir: Ino, name: &str, mode: u32, node: NewNode) -> Ino {
+fn new(meta: &Session, who: Caller, dir: Ino, name: &str, mode: u32, node: NewNode) -> Ino {
     wait(meta.create(who, dir, name.as_bytes(), mode, node)).unwrap().ino
 }
 
-fn stat(meta: &LocalMeta, ino: Ino) -> Attr {
+fn stat(meta: &Session, ino: Ino) -> Attr {
     wait(meta.getattr(ino)).unwrap()
 }
 

@@ -4,16 +4,16 @@ use std::future::Future;
 use std::task::{Context, Waker};
 
 use super::{ADMIN, assert_clean, blob, crash, volume, wait};
-use crate::local::LocalMeta;
 use crate::name;
 use crate::ops::{STEP, Step, content, orphans};
+use crate::session::Session;
 use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT};
 
 /// More than two steps' worth, each of four bytes, with a hole between each two.
 const COUNT: u64 = 2 * STEP as u64 + 100;
 const LEN: u32 = 1 << 20;
 
-fn scattered(meta: &LocalMeta, name: &str) -> Ino {
+fn scattered(meta: &Session, name: &str) -> Ino {
     let file = wait(meta.create(ADMIN, ROOT, name.as_bytes(), 0o644, NewNode::File)).unwrap().ino;
     let id = blob(file.0, LEN);
     let place = |i: u64| Some(Place { blob: id, offset: 5 * i as u32 });
@@ -24,7 +24,7 @@ fn scattered(meta: &LocalMeta, name: &str) -> Ino {
     file
 }
 
-fn all(meta: &LocalMeta, ino: Ino) -> Vec<Extent> {
+fn all(meta: &Session, ino: Ino) -> Vec<Extent> {
     wait(meta.extents(ino, 0..u64::MAX, usize::MAX)).unwrap()
 }
 

@@ -1,4 +1,9 @@
-//! [`LocalMeta`]: the metadata of one volume, kept by an engine of this process.
+//! [`Session`]: somebody who works on a volume: a mount, a door.
+//!
+//! Its number, never used before, is the prefix of the blobs that it puts, and marks the inodes that it unlinked
+//! and may still have open. Any number of sessions work on one volume at once; each is ended by
+//! [`MetaStore::close_session`], and one that is dropped instead is dead: what it left is for others to reap and
+//! sweep.
 //!
 //! Each method is one transaction (long ones several, and others get their turn between two) and
 //! never waits for the disk, except [`MetaStore::sync`], [`MetaStore::close_session`], and
@@ -11,150 +16,82 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
-use tokio::runtime::Handle;
 
-use crate::clock::{Clock, wall_clock};
-use crate::engine::patient::Patient;
-use crate::engine::{Kv, Value, View};
-use crate::journal::takeover::Leading;
+use crate::engine::{Value, View};
 use crate::key;
-use crate::key::volume::VolumeRecord;
-use crate::lock::VolumeLock;
-use crate::members::Members;
-use crate::name::{self, Hasher};
+use crate::opened::Volume;
 use crate::ops::{Step, acl, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
 use crate::store::{
     Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, JournalStatus,
     MetaError, MetaStore, NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage,
     VolumeInfo,
 };
-use crate::txn::{Context, Txn, damaged};
+use crate::txn::Txn;
 
-/// What differs in tests.
-#[derive(Clone, Copy)]
-pub(crate) struct Seams {
-    /// Tells the time.
-    pub(crate) clock: Clock,
-    /// Hashes names.
-    pub(crate) hasher: Hasher,
-}
-
-impl Default for Seams {
-    fn default() -> Self {
-        Self { clock: wall_clock, hasher: name::hash }
-    }
-}
-
-/// The metadata of a volume, opened.
-pub struct LocalMeta {
-    kv: Arc<dyn Kv>,
-    record: VolumeRecord,
-    session: SessionId,
-    seams: Seams,
+/// A session on a volume.
+pub struct Session {
+    volume: Arc<Volume>,
+    id: SessionId,
     /// Numbers of inodes that are this session's to hand out.
     inodes: Mutex<Range<u64>>,
-    /// The journal's task and the lock of this machine; `None`: it has none, or was closed.
-    leading: Mutex<Option<(Leading, VolumeLock)>>,
 }
 
-impl Drop for LocalMeta {
+impl Drop for Session {
     /// Who does not close it leaves what a crash leaves.
     fn drop(&mut self) {
-        if let Some((leading, _lock)) = self.leading.get_mut().take() {
-            leading.kill();
-        }
+        self.volume.note_end(self.id);
     }
 }
 
-impl LocalMeta {
-    /// Opens a new session on a formatted key space. The session's number is durable before it is
-    /// used.
-    pub(crate) async fn open(
-        kv: Arc<dyn Kv>,
-        record: VolumeRecord,
-        seams: Seams,
-    ) -> Result<Self, MetaError> {
-        let leading = Mutex::new(None);
-        let inodes = Mutex::new(0..0);
-        let mut meta = Self { kv, record, session: SessionId(0), seams, inodes, leading };
-        meta.session = meta.write(sessions::open).await?;
-        meta.kv.sync().await?;
-        Ok(meta)
-    }
-
-    /// Over tables that were taken over; without a leader, only to look at.
-    pub(crate) async fn of_tables(
-        kv: Arc<dyn Kv>,
-        record: VolumeRecord,
-        leading: Option<(Leading, VolumeLock)>,
-    ) -> Result<Self, MetaError> {
-        let seams = Seams::default();
-        if leading.is_some() {
-            let mut opened = Self::open(kv, record, seams).await?;
-            opened.leading = Mutex::new(leading);
-            return Ok(opened);
-        }
-        let leading = Mutex::new(None);
-        let inodes = Mutex::new(0..0);
-        let mut looked = Self { kv, record, session: SessionId(0), seams, inodes, leading };
-        let numbers = looked.read(|txn| txn.numbers()).await?;
-        // The one that a mount would get now.
-        looked.session = SessionId(numbers.next_session);
-        Ok(looked)
-    }
-
-    /// The slots that the volume has used, those that no blob needs left out. `None`: nobody has noted
-    /// any yet, or what is noted cannot be read.
+impl Volume {
+    /// Opens a new session. Its number is durable before it is used.
     ///
     /// # Errors
-    /// When the engine fails.
-    pub async fn members(&self) -> Result<Option<Members>, MetaError> {
-        let value = self.read(|txn| txn.get(&key::members::key())).await?;
-        let Some(mut members) = value.as_deref().and_then(key::members::decode) else {
-            return Ok(None);
+    /// When the engine fails, or the volume is only looked at.
+    pub async fn open_session(self: &Arc<Self>) -> Result<Session, MetaError> {
+        let nobody = SessionId(0);
+        let begin = |txn: &mut Txn<'_>| {
+            let id = sessions::open(txn)?;
+            self.note_begin(id);
+            Ok(id)
         };
-        let oldest = self.blobs(None, 1).await?;
-        members.forget(oldest.first().map(|blob| blob.id.session()));
-        Ok(Some(members))
+        let id = self.write(nobody, begin).await?;
+        let session = Session { volume: self.clone(), id, inodes: Mutex::new(0..0) };
+        self.kv.sync().await?;
+        self.delete_needless().await;
+        Ok(session)
+    }
+}
+
+impl Session {
+    /// The volume that it works on.
+    pub fn opened_on(&self) -> &Arc<Volume> {
+        &self.volume
     }
 
-    /// Notes the slots that the volume uses, durably.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn note_members(&self, members: &Members) -> Result<(), MetaError> {
-        let value = key::members::encode(members);
-        self.write(|txn| {
-            txn.put(key::members::key(), &value);
-            Ok(())
-        })
-        .await?;
-        self.kv.sync().await
+    async fn read<R: Send>(
+        &self,
+        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        self.volume.read(body).await
     }
 
-    fn context(&self) -> Context {
-        Context {
-            seed: self.record.seed,
-            hasher: self.seams.hasher,
-            session: self.session,
-            now: (self.seams.clock)(),
-        }
-    }
-
-    /// Runs a transaction: again, once what it missed was fetched.
     pub(crate) async fn write<R: Send>(
         &self,
-        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
     ) -> Result<R, MetaError> {
-        if !self.kv.has_room() {
-            self.kv.room().await?;
+        self.volume.write(self.id, body).await
+    }
+
+    /// [`Self::write`] of what takes room: refused when there is little.
+    async fn grow<R: Send>(
+        &self,
+        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        if !self.volume.kv.may_grow() {
+            return Err(MetaError::NoSpace);
         }
-        loop {
-            match self.try_write(&mut body) {
-                Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
-                done => return done,
-            }
-        }
+        self.write(body).await
     }
 
     /// A number for a new inode, that no inode ever had.
@@ -164,80 +101,9 @@ impl LocalMeta {
                 return Ok(Ino(number));
             }
             let taken = self.write(sessions::take_inodes).await?;
-            // Where two take one at once, the numbers of the first are used by nobody.
+            // Where two take some at once, the numbers of the first are used by nobody.
             *self.inodes.lock() = taken;
         }
-    }
-
-    /// [`Self::write`] of what takes room: refused when there is little.
-    async fn grow<R: Send>(
-        &self,
-        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
-    ) -> Result<R, MetaError> {
-        if !self.kv.may_grow() {
-            return Err(MetaError::NoSpace);
-        }
-        self.write(body).await
-    }
-
-    fn try_write<R>(
-        &self,
-        body: &mut impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
-    ) -> Result<R, MetaError> {
-        let mut answer = None;
-        let mut run = |view: &dyn View| {
-            let mut txn = Txn::new(view, self.context());
-            answer = Some(body(&mut txn)?);
-            txn.finish()
-        };
-        caught("a change of metadata", || self.kv.transact(&mut run))??;
-        Ok(answer.expect("a transaction that succeeded has run"))
-    }
-
-    /// Runs a transaction that writes nothing: again, once what it missed was fetched.
-    pub(crate) async fn read<R: Send>(
-        &self,
-        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
-    ) -> Result<R, MetaError> {
-        loop {
-            match self.try_read(&mut body) {
-                Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
-                done => return done,
-            }
-        }
-    }
-
-    fn try_read<R>(
-        &self,
-        body: &mut impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
-    ) -> Result<R, MetaError> {
-        let mut answer = None;
-        let mut run = |view: &dyn View| {
-            answer = Some(body(&mut Txn::new(view, self.context()))?);
-            Ok(())
-        };
-        caught("a look at metadata", || self.kv.read(&mut run))??;
-        Ok(answer.expect("a read that succeeded has run"))
-    }
-
-    /// Runs a long look at everything on a thread of its own, which waits for what must be fetched.
-    pub(crate) async fn read_patiently<R: Send + 'static>(
-        &self,
-        body: impl Fn(&mut Txn<'_>) -> Result<R, MetaError> + Send + 'static,
-    ) -> Result<R, MetaError> {
-        let (kv, context, runtime) = (self.kv.clone(), self.context(), Handle::current());
-        let look = move || {
-            let mut answer = None;
-            let mut run = |view: &dyn View| {
-                let patient = Patient { view, kv: &*kv, runtime: &runtime };
-                answer = Some(body(&mut Txn::new(&patient, context))?);
-                Ok(())
-            };
-            caught("a look at metadata", || kv.read(&mut run))??;
-            Ok(answer.expect("a read that succeeded has run"))
-        };
-        let looked = tokio::task::spawn_blocking(look).await;
-        looked.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string())))
     }
 
     /// Deletes orphans. A damaged one stays behind, alone.
@@ -285,25 +151,25 @@ impl LocalMeta {
 }
 
 #[async_trait]
-impl MetaStore for LocalMeta {
+impl MetaStore for Session {
     fn volume(&self) -> VolumeInfo {
-        self.record.info.clone()
+        self.volume.info().clone()
     }
 
     fn session(&self) -> SessionId {
-        self.session
+        self.id
     }
 
     fn unsynced_bytes(&self) -> usize {
-        self.kv.unsynced_bytes()
+        self.volume.kv.unsynced_bytes()
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.kv.disk_bytes()
+        self.volume.kv.disk_bytes()
     }
 
     fn journal(&self) -> Option<JournalStatus> {
-        self.kv.journal()
+        self.volume.kv.journal()
     }
 
     async fn usage(&self) -> Result<Usage, MetaError> {
@@ -477,7 +343,10 @@ impl MetaStore for LocalMeta {
     }
 
     async fn orphans(&self) -> Result<Vec<Ino>, MetaError> {
-        self.read(|txn| orphans::of_others(txn, self.session)).await
+        let all = self.read(|txn| orphans::all(txn)).await?;
+        let alive = self.volume.alive();
+        let dead = all.into_iter().filter(|(session, _)| !alive.contains(session));
+        Ok(dead.map(|(_, ino)| ino).collect())
     }
 
     async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError> {
@@ -498,8 +367,8 @@ impl MetaStore for LocalMeta {
                 Ok(())
             };
             loop {
-                match caught("a look at garbage", || self.kv.read_durable(&mut look))? {
-                    Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
+                match caught("a look at garbage", || self.volume.kv.read_durable(&mut look))? {
+                    Err(MetaError::Elsewhere(missing)) => self.volume.kv.fetch(&missing).await?,
                     looked => break looked?,
                 }
             }
@@ -556,11 +425,11 @@ impl MetaStore for LocalMeta {
     }
 
     async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError> {
-        self.read(|txn| sessions::others(txn, self.session)).await
+        self.volume.dead_sessions().await
     }
 
     async fn forget_session(&self, session: SessionId) -> Result<(), MetaError> {
-        if session == self.session {
+        if self.volume.alive().contains(&session) {
             return Err(MetaError::Invalid("the session is alive"));
         }
         self.write(|txn| {
@@ -571,38 +440,19 @@ impl MetaStore for LocalMeta {
     }
 
     async fn close_session(&self) -> Result<(), MetaError> {
-        let own = self.read(|txn| orphans::of_session(txn, self.session)).await?;
+        let own = self.read(|txn| orphans::of_session(txn, self.id)).await?;
         self.reap_all(&own).await?;
         self.write(|txn| {
-            sessions::forget(txn, self.session);
+            sessions::forget(txn, self.id);
             Ok(())
         })
         .await?;
-        self.kv.sync().await?;
-        let leading = self.leading.lock().take();
-        if let Some((leading, lock)) = leading {
-            leading.end().await;
-            drop(lock);
-        }
+        self.volume.kv.sync().await?;
+        self.volume.note_end(self.id);
         Ok(())
     }
 
     async fn sync(&self) -> Result<(), MetaError> {
-        self.kv.sync().await
-    }
-}
-
-/// The record of a volume in a key space; `None` if there is none.
-pub(crate) async fn volume_record(kv: &dyn Kv) -> Result<Option<Arc<[u8]>>, MetaError> {
-    loop {
-        let mut value = None;
-        let read = kv.read(&mut |view| {
-            value = view.get(&key::volume::key())?;
-            Ok(())
-        });
-        match read {
-            Err(MetaError::Elsewhere(missing)) => kv.fetch(&missing).await?,
-            read => return read.map(|()| value),
-        }
+        self.volume.kv.sync().await
     }
 }
