@@ -133,8 +133,8 @@ pub struct Filesystem {
     stopped: AtomicBool,
     pub(crate) atimes: Atimes,
     on_change: OnceLock<OnChange>,
-    /// What there was to warn of when it was mounted.
-    warnings: OnceLock<Vec<String>>,
+    /// What there was to warn of when it was mounted, or its disks have changed.
+    warnings: Mutex<Arc<[String]>>,
 }
 
 /// Told of an inode whose attributes changed as a side effect, without being part of an answer.
@@ -163,7 +163,7 @@ impl Filesystem {
             stopped: AtomicBool::new(false),
             atimes: Atimes::new(),
             on_change: OnceLock::new(),
-            warnings: OnceLock::new(),
+            warnings: Mutex::default(),
         });
         let (reaping, telling) = (filesystem.clone(), filesystem.clone());
         tokio::spawn(async move {
@@ -192,12 +192,12 @@ impl Filesystem {
 
     /// What its status shall warn of from the start. Once only.
     pub fn warn_of(&self, warnings: Vec<String>) {
-        assert!(self.warnings.set(warnings).is_ok(), "one who warns");
+        *self.warnings.lock() = warnings.into();
     }
 
     /// What there was to warn of when it was mounted.
-    pub(crate) fn warnings(&self) -> &[String] {
-        self.warnings.get().map_or(&[], Vec::as_slice)
+    pub(crate) fn warnings(&self) -> Arc<[String]> {
+        self.warnings.lock().clone()
     }
 
     /// Who caches attributes wants to know when they change behind its back. Once only.

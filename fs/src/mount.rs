@@ -20,11 +20,12 @@ use proto::listen::Listen;
 use proto::scheme::Scheme;
 use proto::size::Size;
 use proxy::Safety;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::control::Desk;
 use self::embedded::{OpenError, Store};
+use self::follow::Follower;
 use self::mountpoint::{MountEntry, MountPointError, Unmount};
 use self::outage::Outage;
 use self::roll_call::{Called, RollCallError};
@@ -40,6 +41,7 @@ pub(crate) mod attach;
 pub mod bind_mount;
 pub(crate) mod control;
 pub mod embedded;
+pub(crate) mod follow;
 pub mod mountpoint;
 pub mod outage;
 pub mod roll_call;
@@ -68,6 +70,10 @@ pub struct MountPlan {
     pub volume: String,
     /// Its cluster.
     pub cluster: Cluster,
+    /// The file that says so, to be read again.
+    pub file: PathBuf,
+    /// Told when that may have changed.
+    pub hangup: Arc<Notify>,
     /// Where this machine keeps what is its own of it.
     pub directories: Directories,
     /// Where, as [`mountpoint::check`] answered it.
@@ -144,7 +150,9 @@ pub struct Mount {
     plan: MountPlan,
     filesystem: Arc<Filesystem>,
     volume: Arc<Volume>,
-    store: Store,
+    store: Arc<Store>,
+    /// Takes changed cluster files.
+    follower: Follower,
     warnings: Vec<String>,
     ended: oneshot::Receiver<()>,
     /// Cancelled when it shall end.
@@ -170,20 +178,34 @@ impl Mount {
             }
         };
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let store = Arc::new(store);
         let settings = plan.data.clone();
-        let volume = session.opened_on().clone();
+        let (volume, number) = (session.opened_on().clone(), session.session());
         let shared: Arc<dyn MetaStore> = Arc::new(session);
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
         let filesystem = Filesystem::start(shared, data, store.blobs.clone());
         filesystem.warn_of(warnings.clone());
-        match serve(&plan, &filesystem).await {
-            Ok((ended, entry, desk)) => {
-                Ok(Self { plan, filesystem, volume, store, warnings, ended, stop, entry, desk })
-            }
+        let followed = (plan.file.clone(), plan.cluster.clone());
+        let of = (volume.clone(), number, store.clone(), filesystem.clone());
+        let follower = Follower::start(followed, plan.hangup.clone(), of);
+        match serve(&plan, &filesystem, &follower).await {
+            Ok((ended, entry, desk)) => Ok(Self {
+                plan,
+                filesystem,
+                volume,
+                store,
+                follower,
+                warnings,
+                ended,
+                stop,
+                entry,
+                desk,
+            }),
             Err(why) => {
                 // Nothing was written; the session and the volume still have to end well.
+                follower.end().await;
                 let stopped = end(&filesystem, &volume).await;
-                store.close().await;
+                close(store).await;
                 stopped?;
                 Err(why)
             }
@@ -248,9 +270,10 @@ impl Mount {
                 Err(MountError::GivenUp(self.filesystem.data.status().dirty_bytes))
             }
         };
+        self.follower.end().await;
         drop(self.filesystem);
         drop(self.volume);
-        self.store.close().await;
+        close(self.store).await;
         if let Some(desk) = &self.desk {
             desk.tell(stopped.as_ref().err().map(ToString::to_string)).await;
         }
@@ -296,13 +319,23 @@ async fn end(filesystem: &Filesystem, volume: &Volume) -> Result<(), MountError>
     Ok(())
 }
 
+/// Brings the disks to rest, which nobody uses any more.
+async fn close(store: Arc<Store>) {
+    match Arc::into_inner(store) {
+        Some(store) => store.close().await,
+        None => {
+            tracing::error!("the disks are still in use: their logs are replayed by the next mount")
+        }
+    }
+}
+
 /// Takes the volume over, and asks its disks whether the cluster file can be right.
 async fn open_volume(
     plan: &MountPlan,
     lock: VolumeLock,
     store: &Store,
 ) -> Result<(Session, Vec<String>), MountError> {
-    let called = Called::of(&store.blobs).await;
+    let called = Called::of(&store.blobs.current()).await;
     called.check(&plan.cluster).map_err(RollCallError::from)?;
     let stores = ProxyStores::new(store.blobs.clone());
     check_first(store, &plan.cluster, &lock, &called).await?;
@@ -339,7 +372,7 @@ pub(crate) async fn check_first(
     let known = called.known_before(cluster);
     let blobs = match known {
         Some(known) => store.onlooker(cluster, known)?,
-        None => store.blobs.clone(),
+        None => store.blobs.current(),
     };
     let stores = ProxyStores::new(blobs);
     let looked = meta::look(&stores, lock, MetaSettings::default()).await?;
@@ -354,7 +387,11 @@ pub(crate) async fn check_first(
 type Served = (oneshot::Receiver<()>, Option<MountEntry>, Option<Desk>);
 
 /// Makes the mount and serves it.
-async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served, MountError> {
+async fn serve(
+    plan: &MountPlan,
+    filesystem: &Arc<Filesystem>,
+    follower: &Follower,
+) -> Result<Served, MountError> {
     let MountPlan { volume, mountpoint, options, .. } = plan.clone();
     if let Some(path) = &options.subdirectory {
         find(filesystem, &volume, path).await?;
@@ -388,7 +425,10 @@ async fn serve(plan: &MountPlan, filesystem: &Arc<Filesystem>) -> Result<Served,
         keep_going("bounding memory", || bound_memory(bounded.clone())).await;
     });
     let desk = match &entry {
-        Some(entry) => Desk::open(entry, plan.settings(), filesystem.clone(), synced).await,
+        Some(entry) => {
+            let way = follower.way();
+            Desk::open(entry, plan.settings(), filesystem.clone(), synced, way).await
+        }
         None => Err(io::Error::other("the mount is not to be seen here")),
     };
     let desk = desk.inspect_err(|e| tracing::warn!("umount will not be told how it ends: {e}"));

@@ -167,6 +167,7 @@ impl Site {
             let slot = self.bays.slot(n, SlotId(0), GroupId(0), Generation(1));
             SlotConfig {
                 disk: *disk,
+                stands_for: *disk,
                 place: format!("disk {n}"),
                 domain: n.to_string(),
                 store: Arc::new(Way { slot, paused: paused.clone() }),

@@ -1,7 +1,8 @@
 //! Where a volume's blobs are: the slots it has used, and since and until when. Pure.
 //!
 //! A cluster file says which slots there *are*. Whether that is the whole of what a volume was stored on
-//! only the volume itself can tell, so it keeps this list beside its metadata. Blobs carry the session
+//! only the volume itself can tell, so it keeps this list beside its metadata. A disk in the place of another counts
+//! as that one: what is missing on it its slot knows. Blobs carry the session
 //! that made them: a slot that is not in the file any more matters as long as there is a blob of a
 //! session that used it.
 
@@ -13,7 +14,7 @@ use proto::id::{DiskId, Generation, SessionId, SlotId};
 /// One slot that the volume uses or has used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The disk it is on.
+    /// The disk it is on, or the first that was in that one's place.
     pub disk: DiskId,
     /// Its number there.
     pub slot: SlotId,
@@ -57,7 +58,7 @@ impl Members {
     /// Those of a cluster file, used from `session` on.
     pub fn of(cluster: &Cluster, session: SessionId) -> Self {
         let member = |slot: &Slot| Member {
-            disk: slot.disk,
+            disk: slot.stands_for(),
             slot: slot.slot,
             domain: slot.domain(),
             since: session,
@@ -77,8 +78,11 @@ impl Members {
 
     /// What the file says otherwise.
     pub fn difference(&self, cluster: &Cluster) -> Difference {
-        let file: BTreeMap<(DiskId, SlotId), String> =
-            cluster.slots.iter().map(|slot| ((slot.disk, slot.slot), slot.domain())).collect();
+        let file: BTreeMap<(DiskId, SlotId), String> = cluster
+            .slots
+            .iter()
+            .map(|slot| ((slot.stands_for(), slot.slot), slot.domain()))
+            .collect();
         let (mut domains, mut gone, mut gone_domains) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut moved = Vec::new();
@@ -196,6 +200,16 @@ mod tests {
             assert_eq!((difference.joined, difference.changed), (2, changed));
             members.follow(&new, SessionId(2));
         }
+    }
+
+    #[test]
+    fn a_disk_in_the_place_of_another_is_no_difference() {
+        let members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
+        let mut replaced = cluster(&[(1, "a"), (7, "b"), (3, "c")]);
+        replaced.slots[1].replaces = Some(id(2));
+        let difference = members.difference(&replaced);
+        assert_eq!(difference, Difference { domains: 3, joined: 1, ..Difference::default() });
+        assert_eq!(Members::of(&replaced, SessionId(1)), members);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!
 //! [[slot]]
 //! disk = "0b6c..."                # printed by `storaged disk init`
+//! # replaces = "77aa..."          # the lost disk in whose place it is
 //! address = "10.0.0.1:7411"       # the storaged that serves it, or
 //! # path = "/srv/disk0"           # the disk's directory, to be opened by the mount itself
 //! domain = "host-a"               # what fails together; default: the disk itself
@@ -87,10 +88,14 @@ pub struct Slot {
     /// Directory of the disk, when the mount opens it itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// The disk in whose place it is, if it is in another's. Parts are placed as if it were that one, so that none
+    /// moves but those that are lost. Of several that were there one after the other: the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<DiskId>,
     /// Number of the slot on its disk.
     #[serde(default)]
     pub slot: SlotId,
-    /// What fails together. Empty: the disk alone.
+    /// What fails together. Empty: the disk alone, by the name of the one in whose place it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub domain: String,
 }
@@ -105,9 +110,14 @@ pub enum Endpoint<'a> {
 }
 
 impl Slot {
-    /// Its fail domain: the one given, or the disk.
+    /// The disk by which parts are placed on it: its own, or the one in whose place that is.
+    pub fn stands_for(&self) -> DiskId {
+        self.replaces.unwrap_or(self.disk)
+    }
+
+    /// Its fail domain: the one given, or the disk that it stands for.
     pub fn domain(&self) -> String {
-        if self.domain.is_empty() { self.disk.to_string() } else { self.domain.clone() }
+        if self.domain.is_empty() { self.stands_for().to_string() } else { self.domain.clone() }
     }
 
     /// Where it is. Invariant of a validated cluster: exactly one of address and path is set.
@@ -156,6 +166,18 @@ pub enum BadCluster {
         /// The second.
         second: usize,
         /// Their disk.
+        disk: DiskId,
+    },
+    /// Two in the place of one.
+    #[error(
+        "slots {first} and {second} are in the place of the same disk {disk}: one that is replaced is not in the file any more"
+    )]
+    DuplicatePlace {
+        /// The first, from 0.
+        first: usize,
+        /// The second.
+        second: usize,
+        /// The disk.
         disk: DiskId,
     },
     /// The same directory twice.
@@ -233,7 +255,7 @@ impl Cluster {
             n if n > MAX_SLOTS => return Err(BadCluster::TooMany(n)),
             _ => {}
         }
-        let mut disks = BTreeMap::new();
+        let (mut disks, mut stand_for) = (BTreeMap::new(), BTreeMap::new());
         let mut paths = BTreeMap::new();
         let mut addresses: BTreeMap<&str, usize> = BTreeMap::new();
         for (index, slot) in self.slots.iter().enumerate() {
@@ -257,6 +279,10 @@ impl Cluster {
             if let Some(first) = disks.insert((slot.disk, slot.slot), index) {
                 let disk = slot.disk;
                 return Err(BadCluster::DuplicateDisk { first, second: index, disk });
+            }
+            if let Some(first) = stand_for.insert((slot.stands_for(), slot.slot), index) {
+                let disk = slot.stands_for();
+                return Err(BadCluster::DuplicatePlace { first, second: index, disk });
             }
         }
         if !paths.is_empty() && !addresses.is_empty() {
@@ -337,6 +363,26 @@ mod tests {
         assert!(told.contains("called cache") && told.contains("leave the line out"), "{told}");
     }
 
+    /// A slot on one disk in the place of another.
+    fn replacing(n: u8, old: u8, port: u16) -> String {
+        let replaces = format!("replaces = \"0b6c0000-0000-4000-8000-0000000000{old:02}\"");
+        slot(n, &format!("address = \"127.0.0.1:{port}\"\n{replaces}"))
+    }
+
+    #[test]
+    fn a_disk_in_the_place_of_another_stands_for_it() {
+        let first = parse(&[slot(1, "path = \"a\""), slot(2, "path = \"b\"")]).unwrap();
+        let replaces = "replaces = \"0b6c0000-0000-4000-8000-000000000002\"";
+        let second = slot(7, &format!("path = \"c\"\n{replaces}"));
+        let second = parse(&[slot(1, "path = \"a\""), second]).unwrap();
+        let stand_for = |cluster: &Cluster| -> Vec<DiskId> {
+            cluster.slots.iter().map(Slot::stands_for).collect()
+        };
+        assert_eq!((stand_for(&first), first.domains()), (stand_for(&second), second.domains()));
+        assert_ne!(first.slots[1].disk, second.slots[1].disk);
+        assert_eq!(Cluster::parse(&second.to_toml(), Path::new("/")), Ok(second.clone()));
+    }
+
     #[test]
     fn bad_files_say_what_is_wrong() {
         let a = |n, port| slot(n, &format!("address = \"127.0.0.1:{port}\""));
@@ -344,6 +390,8 @@ mod tests {
             (vec![], "no slots"),
             (vec![a(1, 1), a(1, 2)], "slots 0 and 1 name the same disk"),
             (vec![slot(1, "path = \"x\""), slot(2, "path = \"x\"")], "the same path"),
+            (vec![a(1, 1), replacing(2, 1, 2)], "in the place of the same disk"),
+            (vec![replacing(2, 1, 2), replacing(3, 1, 3)], "in the place of the same disk"),
             (vec![slot(1, "path = \"x\""), a(2, 2)], "not a mix"),
             (vec![slot(1, "")], "give either address"),
             (vec![slot(1, "address = \"nonsense\"")], "not HOST:PORT"),

@@ -96,6 +96,7 @@ fn null_proxy(absent: usize) -> Arc<Proxy> {
     let zeros = Bytes::from(vec![0; 8 << 20]);
     let slot = |n: usize| SlotConfig {
         disk: disk(n),
+        stands_for: disk(n),
         place: format!("null{n}"),
         domain: format!("domain{n}"),
         store: Arc::new(Null { zeros: zeros.clone(), absent: n < absent }),

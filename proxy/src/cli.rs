@@ -19,14 +19,19 @@ use proto::observe::init_logs;
 use proto::program::{self, complain};
 use proto::signals::{self, Hangup};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::blob_store::BlobStore;
+use crate::live::LiveProxy;
 use crate::proxy::{Proxy, ProxySettings};
 use crate::service::{ServeError, serve};
 use crate::standing::Founded;
 
 /// How long disks are waited for at the start.
 const ROLL_CALL: Duration = Duration::from_millis(2500);
+
+/// How often a cluster file is read again that is older than what disks know.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Keeps erasure-coded blobs on the slots of an Ashlar cluster.
 #[derive(Debug, Parser)]
@@ -42,7 +47,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve blobs over gRPC until told to stop (SIGTERM or Ctrl-C). SIGHUP changes nothing.
+    /// Serve blobs over gRPC until told to stop (SIGTERM or Ctrl-C). SIGHUP has the cluster file read again.
     #[command(after_help = "Example: proxyd run --cluster cluster.toml --listen 127.0.0.1:7412")]
     Run(Run),
     /// Put, get and inspect single blobs.
@@ -182,8 +187,9 @@ impl ClusterFile {
 
 impl Run {
     async fn run(self) -> anyhow::Result<()> {
-        // It has no settings that could change.
-        let reload = || tracing::info!("reloaded, by SIGHUP");
+        let hangup = Arc::new(Notify::new());
+        let told = hangup.clone();
+        let reload = move || told.notify_one();
         let stop = signals::take("proxyd", Hangup::Reloads(Box::new(reload)))?;
         // Before the proxy: it counts on the recorder that is there when it is made.
         if let Some(address) = &self.metrics {
@@ -191,6 +197,10 @@ impl Run {
         }
         let proxy = self.cluster.connect().await?;
         found(&proxy).await?;
+        let cluster = Cluster::read(&self.cluster.path)?;
+        let proxy = LiveProxy::new(proxy);
+        let path = std::path::absolute(&self.cluster.path).context("the cluster file")?;
+        let following = tokio::spawn(follow(proxy.clone(), path, cluster, hangup));
         let address = self.listen;
         if address.is_everywhere() {
             tracing::warn!(
@@ -201,9 +211,56 @@ impl Run {
         let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
         tracing::info!(address = %listener.local_addr()?, "serving");
         serve(proxy, listener, async move { stop.cancelled().await }).await?;
+        following.abort();
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Follows the cluster file: reads it again when told to, and when disks know a newer generation.
+async fn follow(proxy: Arc<LiveProxy>, path: PathBuf, mut cluster: Cluster, hangup: Arc<Notify>) {
+    let mut missed = false;
+    loop {
+        let outdated = async {
+            if missed {
+                tokio::time::sleep(AGAIN).await;
+                proxy.give_up(None);
+            }
+            proxy.outdated().await
+        };
+        let known = tokio::select! {
+            known = outdated => Some(known),
+            () = hangup.notified() => None,
+        };
+        let followed = read_again(&proxy, &path, &cluster).await;
+        let told = missed;
+        missed = known.is_some();
+        match followed {
+            Ok(newer) => {
+                missed &= known > Some(newer.generation);
+                cluster = newer;
+                tracing::info!(generation = %cluster.generation, "the cluster file was read again");
+            }
+            Err(why) if !told => tracing::warn!("the cluster file is not taken: {why:#}"),
+            Err(_) => {}
+        }
+        proxy.give_up(known.filter(|_| missed));
+    }
+}
+
+/// Goes on by the file as it is now, unless that is older.
+async fn read_again(proxy: &LiveProxy, path: &Path, before: &Cluster) -> anyhow::Result<Cluster> {
+    let reading = path.to_owned();
+    let cluster = tokio::task::spawn_blocking(move || Cluster::read(&reading)).await??;
+    ensure!(cluster.cluster == before.cluster, "it is of another cluster");
+    let (is, was) = (cluster.generation, before.generation);
+    ensure!(is >= was, "it is of generation {is}, and this program goes by {was}");
+    if cluster != *before {
+        let next = Proxy::from_cluster(&cluster, ProxySettings::default())?;
+        next.roll_call(ROLL_CALL).await;
+        proxy.replace(next).await;
+    }
+    Ok(cluster)
 }
 
 /// A group that is new begins to serve, when all of its disks are there.

@@ -10,6 +10,7 @@
 //! * `health` (pure): which slots are out of use, all of them judged together,
 //! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
 //! * `survey`: what every slot is asked alike: listings, fences; `standing`: which of them serve, and since when,
+//! * `live`: one proxy after the other, as the group changes,
 //! * `space` (pure): how much more fits; `safety` (pure): how many losses that survives,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
@@ -23,6 +24,7 @@ mod decode_tables;
 mod driver;
 mod get;
 mod health;
+mod live;
 #[cfg(test)]
 mod machine_tests;
 pub mod metrics;
@@ -41,6 +43,7 @@ mod standing;
 mod survey;
 
 pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
+pub use live::LiveProxy;
 pub use proxy::{Answer, BadSlots, Proxy, ProxySettings, SlotConfig, SlotHolds};
 pub use safety::{Losses, Safety};
 pub use space::blob_len;

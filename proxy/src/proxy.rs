@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,7 +21,8 @@ use proto::cluster::{Cluster, Endpoint};
 use proto::convert::Address;
 use proto::guard::keep_going;
 use proto::id::{
-    BlobId, DiskId, Epoch, GroupId, OwnerId, PartIndex, PartKey, PartSet, SessionId, VolumeId,
+    BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, PartSet, SessionId,
+    VolumeId,
 };
 use proto::limits::{MAX_BLOBS_PER_REQUEST, footprint};
 use proto::part_store::{Beat, Held, Issuer, LastBeat, PartError, PartStore, Scope};
@@ -50,6 +52,8 @@ const SHORT: u64 = 16;
 pub struct SlotConfig {
     /// The disk it is on.
     pub disk: DiskId,
+    /// The disk by which parts are placed on it, which is another one's when it is in that one's place.
+    pub stands_for: DiskId,
     /// Address or path, for people.
     pub place: String,
     /// What fails together.
@@ -107,6 +111,8 @@ pub struct Proxy {
     pub(crate) issuers: RwLock<HashMap<VolumeId, Issuer>>,
     health: Arc<Mutex<Health>>,
     clock: Arc<Awake>,
+    /// The newest generation that slots have refused it for; 0: none has.
+    newer: Arc<AtomicU64>,
     metrics: Metrics,
     /// One per slot and one for the clock; they end with the proxy.
     _watchers: JoinSet<()>,
@@ -118,14 +124,15 @@ impl Proxy {
     /// # Panics
     /// With no slots, or more than [`proto::limits::MAX_SLOTS`].
     pub fn new(id: GroupId, slots: Vec<SlotConfig>, settings: ProxySettings) -> Arc<Self> {
-        let group = Group::new(slots.iter().map(|slot| (slot.disk, slot.domain.as_str())));
+        let group = Group::new(slots.iter().map(|slot| (slot.stands_for, slot.domain.as_str())));
         let domains = (0..slots.len()).map(|slot| group.domain(slot)).collect();
         let health = Arc::new(Mutex::new(Health::new(domains)));
         let clock = Arc::new(Awake::default());
+        let newer = Arc::new(AtomicU64::new(0));
         let in_flight = settings.slot_bytes_in_flight;
         let client = |(index, slot): (usize, SlotConfig)| {
-            let SlotConfig { disk, place, domain, store } = slot;
-            let judge = (health.clone(), clock.clone());
+            let SlotConfig { disk, place, domain, store, .. } = slot;
+            let judge = (health.clone(), clock.clone(), newer.clone());
             Arc::new(SlotClient::new(disk, place, domain, store, judge, index, in_flight))
         };
         let slots: Vec<_> = slots.into_iter().enumerate().map(client).collect();
@@ -139,7 +146,8 @@ impl Proxy {
         let ticking = clock.clone();
         watchers.spawn(async move { ticking.tick().await });
         let (issuers, metrics) = (RwLock::default(), Metrics::new());
-        Arc::new(Self { id, slots, group, issuers, health, clock, metrics, _watchers: watchers })
+        let _watchers = watchers;
+        Arc::new(Self { id, slots, group, issuers, health, clock, newer, metrics, _watchers })
     }
 
     /// Serves a cluster whose slots are behind daemons. Connections are made on first use. Must be
@@ -161,9 +169,30 @@ impl Proxy {
             // behind each other.
             let store = Arc::new(Daemon::new(address)?.slot(to));
             let place = address.to_owned();
-            slots.push(SlotConfig { disk: slot.disk, place, domain: slot.domain(), store });
+            let (disk, stands_for, domain) = (slot.disk, slot.stands_for(), slot.domain());
+            slots.push(SlotConfig { disk, stands_for, place, domain, store });
         }
         Ok(Self::new(cluster.group(), slots, settings))
+    }
+
+    /// The newest generation of the group that slots know, when that is newer than the one they are asked under.
+    pub fn newer_generation(&self) -> Option<Generation> {
+        let newer = self.newer.load(Ordering::Relaxed);
+        (newer > 0).then_some(Generation(newer))
+    }
+
+    /// Takes the place of another proxy of the group: changes volumes in the names that it did, and has its slots
+    /// promise them, of which some may never have heard. One that does not answer is as one that was away at
+    /// the fence.
+    pub(crate) async fn follow(&self, before: &Self) {
+        let issuers = before.issuers.read().clone();
+        self.issuers.write().extend(issuers.iter().map(|(volume, issuer)| (*volume, *issuer)));
+        let promising = issuers.into_iter().flat_map(|(volume, issuer)| {
+            self.slots.iter().map(move |slot| slot.fence(volume, issuer))
+        });
+        for error in join_all(promising).await.into_iter().filter_map(Result::err) {
+            tracing::debug!("a slot of the new generation promises nothing: {error}");
+        }
     }
 
     /// What each slot says of itself: when all have been asked and one of them is there, else after

@@ -1,4 +1,4 @@
-//! The proxy over gRPC: checks what arrives, calls [`Proxy`], and answers. Decides nothing.
+//! The proxy over gRPC: checks what arrives, calls [`LiveProxy`], and answers. Decides nothing.
 //!
 //! Errors travel as a status whose details are an encoded [`BlobFailure`].
 
@@ -22,7 +22,8 @@ use tokio::net::TcpListener;
 use tonic::{Code, Request, Response, Status};
 
 use crate::blob_store::{BlobError, BlobStore};
-use crate::proxy::{Proxy, SlotHolds};
+use crate::live::LiveProxy;
+use crate::proxy::SlotHolds;
 
 /// HTTP/2 frames as large as this: the default of 16 KiB costs a third more CPU.
 const MAX_FRAME: u32 = 256 << 10;
@@ -41,7 +42,7 @@ const REQUESTS_AT_ONCE: u32 = 64;
 
 /// Serves `proxy` on `listener` until `stop` is done; requests that have begun are finished.
 pub async fn serve(
-    proxy: Arc<Proxy>,
+    proxy: Arc<LiveProxy>,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
@@ -85,7 +86,7 @@ pub enum ServeError {
 }
 
 struct Service {
-    proxy: Arc<Proxy>,
+    proxy: Arc<LiveProxy>,
 }
 
 fn status_of(error: &BlobError) -> Status {
@@ -167,7 +168,7 @@ impl Proxyd for Service {
         &self,
         request: Request<wire::StatRequest>,
     ) -> Result<Response<wire::StatReply>, Status> {
-        let slots = self.proxy.stat(blob(&request.into_inner().blob)?).await;
+        let slots = self.proxy.current().stat(blob(&request.into_inner().blob)?).await;
         let slots = slots.into_iter().map(slot_to_wire).collect();
         Ok(Response::new(wire::StatReply { slots }))
     }

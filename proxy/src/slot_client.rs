@@ -114,6 +114,8 @@ pub(crate) struct SlotClient {
     health: Arc<Mutex<Health>>,
     /// By which it is judged.
     clock: Arc<Awake>,
+    /// The newest generation that a slot of the group has refused a request for.
+    newer: Arc<AtomicU64>,
     index: usize,
     /// Most bytes in flight each way.
     in_flight: u32,
@@ -137,7 +139,7 @@ impl SlotClient {
         place: String,
         domain: String,
         store: Arc<dyn PartStore>,
-        (health, clock): (Arc<Mutex<Health>>, Arc<Awake>),
+        (health, clock, newer): (Arc<Mutex<Health>>, Arc<Awake>, Arc<AtomicU64>),
         index: usize,
         in_flight: u32,
     ) -> Self {
@@ -148,6 +150,7 @@ impl SlotClient {
             store,
             health,
             clock,
+            newer,
             index,
             in_flight,
             to_slot: Semaphore::new(in_flight as usize),
@@ -403,6 +406,9 @@ impl SlotClient {
             }
             PartError::Unreachable(why) => health.refused(self.index, why, now),
             PartError::WrongAddress(_) | PartError::StaleGeneration(_) => {
+                if let PartError::StaleGeneration(newest) = why {
+                    self.newer.fetch_max(newest.0, Ordering::Relaxed);
+                }
                 health.refused(self.index, &why.to_string(), now)
             }
             // A rotten sector fails one read, and a disk that takes no writes may still be read.

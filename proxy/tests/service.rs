@@ -15,7 +15,7 @@ use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
 use proto::rpc::proxyd as wire;
 use proto::rpc::proxyd::blob_failure::Kind;
 use proto::rpc::proxyd::proxyd_client::ProxydClient;
-use proxy::{BlobStore, Proxy, ProxySettings, Stored};
+use proxy::{BlobStore, LiveProxy, Proxy, ProxySettings, Stored};
 use support::{MemorySlot, Mood, blob, config, noise, proxy_over};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -30,7 +30,7 @@ async fn blobs_go_in_and_out_over_grpc() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(proxy::service::serve(proxy, listener, async {
+    let server = tokio::spawn(proxy::service::serve(LiveProxy::new(proxy), listener, async {
         let _ = stopped.await;
     }));
     let client = ProxydClient::connect(address).await.unwrap();

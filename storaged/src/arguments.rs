@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use proto::id::{BlobId, ClusterId, SlotId};
+use proto::id::{BlobId, ClusterId, DiskId, SlotId};
+use proto::scheme::Scheme;
 use proto::size::Size;
 
 use crate::daemon;
@@ -49,6 +50,54 @@ pub(crate) struct Belongs {
     /// Begin a new cluster
     #[arg(long)]
     pub(crate) new_cluster: bool,
+}
+
+/// Which disk takes whose place.
+#[derive(Debug, Args)]
+pub(crate) struct ReplaceArgs {
+    /// Id of the disk that is lost, as the cluster file lists it
+    #[arg(value_name = "DISK")]
+    pub(crate) old: DiskId,
+    /// Directory of the new disk: empty or not there yet, or made by `storaged disk init` for this cluster
+    pub(crate) dir: PathBuf,
+    /// The cluster's file, in which the new one takes the old one's place
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ASHLAR_CLUSTER",
+        default_value = proto::cluster::DEFAULT_FILE
+    )]
+    pub(crate) cluster: PathBuf,
+    /// Space to use [default: 90 % of what is free and not promised to other disks there]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<Size>,
+    /// Size of one block file
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) block_file: Size,
+    /// Print the lines of the slot instead of changing the file
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) print: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which disk is gone for good.
+#[derive(Debug, Args)]
+pub(crate) struct LostArgs {
+    /// Id of the disk, as the cluster file lists it
+    pub(crate) disk: DiskId,
+    /// The cluster's file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ASHLAR_CLUSTER",
+        default_value = proto::cluster::DEFAULT_FILE
+    )]
+    pub(crate) cluster: PathBuf,
+    /// The widest scheme of the cluster's volumes, which has to fit on the disks that are left
+    #[arg(long, default_value = "ec(4,2)")]
+    pub(crate) scheme: Scheme,
 }
 
 /// Which daemon.

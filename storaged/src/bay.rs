@@ -9,11 +9,13 @@
 //! * A disk is let in only where it belongs: it is of the cluster, it is the one that is named for its
 //!   bay, and no other bay has a disk of the same id. Nothing is written to any other.
 //! * What is asked of a bay without its disk fails at once, as unreachable.
+//! * A bay that is retired never has a disk again.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -56,18 +58,22 @@ pub struct Bay {
     /// The disk whose superblock was seen here last.
     seen: Mutex<Option<DiskId>>,
     state: RwLock<BayState>,
+    /// Nobody wants its disk any more.
+    retired: AtomicBool,
 }
 
 impl Bay {
     /// For the disk in this directory.
     fn new(dir: PathBuf, named: Option<DiskId>, seen: Option<DiskId>) -> Self {
-        Self { dir, named, seen: Mutex::new(seen), state: RwLock::new(BayState::Opening) }
+        let (seen, state) = (Mutex::new(seen), RwLock::new(BayState::Opening));
+        Self { dir, named, seen, state, retired: AtomicBool::new(false) }
     }
 
     /// With a disk that is open.
     pub(crate) fn of(disk: Arc<Disk>) -> Self {
         let (dir, id) = (disk.path().to_owned(), Some(disk.id()));
-        Self { dir, named: id, seen: Mutex::new(id), state: RwLock::new(BayState::In(disk)) }
+        let (seen, state) = (Mutex::new(id), RwLock::new(BayState::In(disk)));
+        Self { dir, named: id, seen, state, retired: AtomicBool::new(false) }
     }
 
     /// Its directory.
@@ -78,6 +84,11 @@ impl Bay {
     /// The disk that is here or should be, as far as that is known.
     pub fn disk_id(&self) -> Option<DiskId> {
         self.named.or(*self.seen.lock())
+    }
+
+    /// Does nobody want its disk any more?
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// What is in it.
@@ -216,6 +227,24 @@ impl Bays {
         futures::future::join_all(closing).await;
     }
 
+    /// Brings the disk of the `nth` bay to rest, and lets none in there any more. Returns when that is done, or when
+    /// it hangs for too long.
+    pub async fn retire(&self, nth: usize, why: &str) {
+        let bay = &self.bays[nth];
+        let disk = {
+            // While this is held nobody lets it in.
+            let _closed = self.closed.lock();
+            bay.retired.store(true, Ordering::Relaxed);
+            let disk = bay.disk().ok();
+            self.set(bay, BayState::Out { why: why.to_owned(), in_use: false });
+            disk
+        };
+        self.closing.notify_all();
+        if let Some(disk) = disk {
+            disk.close().await;
+        }
+    }
+
     fn set(&self, bay: &Arc<Bay>, state: BayState) {
         if let BayState::In(disk) = &state {
             let number = self.bays.iter().position(|other| Arc::ptr_eq(other, bay));
@@ -295,7 +324,7 @@ impl Keeper {
                 .unwrap_or_else(|panic| Err(DiskProblem::Panicked(panic_text(&*panic))));
             // While this is held nobody closes what is in.
             let mut closed = bays.closed.lock();
-            if *closed {
+            if *closed || self.bay.retired.load(Ordering::Relaxed) {
                 break None;
             }
             match opened {

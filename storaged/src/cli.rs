@@ -11,8 +11,9 @@ use proto::observe::init_logs;
 use proto::program;
 
 use crate::admin;
-use crate::arguments::{Disks, InitArgs, PartArgs, StatusArgs};
+use crate::arguments::{Disks, InitArgs, LostArgs, PartArgs, ReplaceArgs, StatusArgs};
 use crate::daemon::{self, RunConfig};
+use crate::replacing;
 
 /// Keeps parts of blobs on the disks of this machine.
 #[derive(Debug, Parser)]
@@ -74,6 +75,20 @@ enum DiskCommand {
         after_help = "Examples:\n  storaged disk init /srv/disk0 --new-cluster\n  storaged disk init /srv/disk1 --cluster /srv/disk0\n  storaged disk init /srv/disk1 --cluster 5ad0c2f0-0000-4000-8000-000000000000 --capacity 500GiB"
     )]
     Init(InitArgs),
+    /// Put a new disk in the place of a lost one
+    ///
+    /// Makes the directory a disk of the cluster and writes it into the cluster file in the place of the old one, with
+    /// a new generation; all else in the file stays as it is. Parts belong on it that were on the old one, and no
+    /// others move.
+    #[command(
+        after_help = "Example:\n  storaged disk replace 0b6c0000-0000-4000-8000-000000000001 /srv/disk9 --cluster /etc/ashlar/cluster.toml"
+    )]
+    Replace(ReplaceArgs),
+    /// Take a disk that is lost for good out of a cluster file, without another in its place
+    #[command(
+        after_help = "Example:\n  storaged disk lost 0b6c0000-0000-4000-8000-000000000001 --cluster /etc/ashlar/cluster.toml"
+    )]
+    Lost(LostArgs),
     /// One line for each disk
     #[command(after_help = "Example:\n  storaged disk list /srv/disk*")]
     List(Disks),
@@ -125,6 +140,8 @@ fn dispatch(Cli { log, command }: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(_) => unreachable!("taken above"),
         Command::Disk(DiskCommand::Init(args)) => admin::init(&args),
+        Command::Disk(DiskCommand::Replace(args)) => replacing::replace(&args),
+        Command::Disk(DiskCommand::Lost(args)) => replacing::lost(&args),
         Command::Disk(DiskCommand::List(disks)) => admin::list(&disks),
         Command::Disk(DiskCommand::Info(disks)) => admin::info(&disks),
         Command::Disk(DiskCommand::Verify(disks)) => admin::verify(&disks),

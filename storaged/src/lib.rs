@@ -16,7 +16,8 @@
 //! * `open`, `replay` and `recovery` (pure): after a crash, or without an index.
 //! * [`Disk`] and its slots: what a proxy in the same process uses, of each disk that is in its
 //!   [`bay`]; [`service`] and `acceptor` serve the same to others, by `link`, where `clients` knows whose connection
-//!   is the newest and `asked` what to do; [`cli`] is the program, `arguments` and `admin` its commands.
+//!   is the newest and `asked` what to do; [`cli`] is the program, `arguments` and `admin` its
+//!   commands; `replacing` are those that change a cluster file, by `cluster_text`.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -34,6 +35,7 @@ mod block_file;
 mod calls;
 pub mod cli;
 mod clients;
+mod cluster_text;
 mod commit;
 mod compact;
 pub mod daemon;
@@ -59,6 +61,7 @@ mod read;
 mod readers;
 mod record;
 mod recovery;
+mod replacing;
 mod replay;
 pub mod room;
 pub mod scrub;

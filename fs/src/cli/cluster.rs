@@ -100,7 +100,8 @@ fn in_directory(place: &str) -> Result<(ClusterId, Vec<Slot>)> {
     let path = std::path::absolute(place).with_context(|| place.to_owned())?;
     let Superblock { cluster, disk, .. } = Superblock::read_soon(&path)?;
     let (slot, domain) = (SlotId(0), String::new());
-    Ok((cluster, vec![Slot { disk, address: None, path: Some(path), slot, domain }]))
+    let (address, path, replaces) = (None, Some(path), None);
+    Ok((cluster, vec![Slot { disk, replaces, address, path, slot, domain }]))
 }
 
 async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> {
@@ -115,7 +116,7 @@ async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> 
             bail!("storaged at {address}: its disk {} is {}", served.path, served.state);
         };
         let (address, domain) = (Some(address.to_owned()), domain.to_owned());
-        Ok(Slot { disk, address, path: None, slot: SlotId(0), domain })
+        Ok(Slot { disk, replaces: None, address, path: None, slot: SlotId(0), domain })
     };
     Ok((cluster, status.disks.iter().map(slot).collect::<Result<_>>()?))
 }

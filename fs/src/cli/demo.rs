@@ -13,11 +13,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use proto::cluster::Cluster;
 use proto::program::say;
 use proto::signals::{self, Hangup};
+use tokio::sync::Notify;
 
 use super::daemons::{Daemons, free_ports};
 use super::setup::block_on;
@@ -31,6 +33,9 @@ use crate::options::MountOptions;
 mod make;
 
 use make::{Made, VOLUME, Wanted};
+
+/// The file of the disks as daemons serve them.
+const DAEMONS: &str = "daemons.toml";
 
 /// Try it: a directory on a few small disks, mounted with one command
 ///
@@ -114,11 +119,17 @@ async fn serve(
     mountpoint: PathBuf,
     made: Made,
 ) -> Result<()> {
-    let hangup = match background::is_here() {
-        true => Hangup::Reloads(Box::new(background::reload)),
+    let hangup = Arc::new(Notify::new());
+    let heard = hangup.clone();
+    let reload = move || {
+        background::reload();
+        heard.notify_one();
+    };
+    let hung_up = match background::is_here() {
+        true => Hangup::Reloads(Box::new(reload)),
         false => Hangup::Ends,
     };
-    let stop = signals::take("ashlar", hangup).context("waiting for signals")?;
+    let stop = signals::take("ashlar", hung_up).context("waiting for signals")?;
     let disks: Vec<PathBuf> = local.slots.iter().filter_map(|slot| slot.path.clone()).collect();
     let (cluster, daemons) = if args.daemons {
         let cluster = served_cluster(dir, &local)?;
@@ -133,6 +144,8 @@ async fn serve(
         volume: VOLUME.to_owned(),
         directories: directories::of(&cluster)?,
         cluster,
+        file: dir.join(if args.daemons { DAEMONS } else { make::LAST }),
+        hangup,
         mountpoint: mountpoint.clone(),
         options: MountOptions::default(),
         data: DataSettings::default(),
@@ -215,7 +228,7 @@ fn default_dir() -> Result<PathBuf> {
 
 /// The same disks, served by daemons. Their ports are chosen once and remembered.
 fn served_cluster(dir: &Path, local: &Cluster) -> Result<Cluster> {
-    let file = dir.join("daemons.toml");
+    let file = dir.join(DAEMONS);
     if file.exists() {
         let served = Cluster::read(&file)?;
         let same = served.cluster == local.cluster

@@ -68,7 +68,7 @@ pub(super) async fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> R
 
 /// The slots of a group that is new serve from now on; those that come to one later are rebuilding.
 async fn found(store: &Store, cluster: &Cluster) -> Result<()> {
-    match store.blobs.found().await {
+    match store.blobs.current().found().await {
         Ok(Founded::Now | Founded::Before) => Ok(()),
         Ok(Founded::Unheard(slots)) => bail!("{slots} disks do not say what they hold"),
         Err((index, why)) => bail!("{}: {why}", roll_call::named(index, &cluster.slots[index])),
@@ -98,7 +98,7 @@ fn new_id() -> VolumeId {
 
 /// Are all disks there, and are they those that the cluster file says?
 async fn check_disks(store: &Store, cluster: &Cluster) -> Result<()> {
-    let answers = store.blobs.roll_call(roll_call::BOUND).await;
+    let answers = store.blobs.current().roll_call(roll_call::BOUND).await;
     for (index, (slot, answer)) in cluster.slots.iter().zip(answers).enumerate() {
         let named = roll_call::named(index, slot);
         match answer {

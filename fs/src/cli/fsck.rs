@@ -105,7 +105,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 
 /// Checks it on the disks of a cluster file that can be right.
 async fn with_disks(store: &Store, lock: &VolumeLock, cluster: &Cluster) -> Result<Findings> {
-    let called = Called::of(&store.blobs).await;
+    let called = Called::of(&store.blobs.current()).await;
     called.check(cluster)?;
     let meta = match mount::check_first(store, cluster, lock, &called).await? {
         Some(looked) => looked,
@@ -119,7 +119,7 @@ async fn with_disks(store: &Store, lock: &VolumeLock, cluster: &Cluster) -> Resu
     let outage = store.outage(meta.info().scheme).await;
     let disks_away = outage.as_ref().map_or(0, Outage::away);
     let outage = outage.map(|outage| outage.to_string());
-    let found = check(meta, &store.blobs).await?;
+    let found = check(meta, &store.blobs.current()).await?;
     Ok(Findings { warnings, disks_away, outage, ..found })
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,7 @@ use proto::program::say;
 use proto::signals::{self, Hangup};
 use proto::size::Size;
 use proto::systemd;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::options::Options;
@@ -32,7 +34,7 @@ const MEMORY: u64 = 64 << 20;
 ///
 /// Returns when the volume is mounted; a process in the background serves it, and logs to
 /// VOLUME.messages in the cache directory (up to 4 MiB, and the 4 MiB before in VOLUME.messages.1). SIGHUP
-/// has it open that file anew. End it with `ashlar umount MOUNTPOINT`. With `ashlar install-helper`,
+/// has it open that file anew, and read the cluster file again. End it with `ashlar umount MOUNTPOINT`. With `ashlar install-helper`,
 /// mount(8), fstab and systemd mount volumes too.
 #[derive(clap::Args)]
 #[command(
@@ -79,7 +81,8 @@ Options behind -o:
   lazytime                     times may be stored later
   allow_other                  other users may enter [default: root's mounts only]
   subdir=/DIR                  mount this directory of the volume (root only)
-  remount                      change the mount that is there: with ro, rw and the others above, and log
+  remount                      change the mount that is there: with ro, rw and the others above, and log;
+                               it reads the cluster file again
   take-over                    though it is mounted on another machine, which can write nothing from then on
   nonempty                     the mount point may have something in it, which is hidden then
   cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR
@@ -126,7 +129,9 @@ pub(super) fn run_request(request: Request) -> Result<ExitCode> {
 
 fn mount(request: Request) -> Result<ExitCode> {
     let Request { volume, mountpoint, cluster, options, foreground, bind_mount } = request;
-    let cluster = options.cluster.map_or(cluster, ClusterFile::new).read()?;
+    let file = options.cluster.map_or(cluster, ClusterFile::new);
+    let (cluster, file) =
+        (file.read()?, std::path::absolute(&file.path).context("the cluster file")?);
     let directories = directories::of(&cluster)?;
     let needed = directories::needed(&cluster, &directories);
     let needed: Vec<_> = needed.iter().map(PathBuf::as_path).collect();
@@ -144,12 +149,27 @@ fn mount(request: Request) -> Result<ExitCode> {
         ..DataSettings::default()
     };
     let Options { mount: options, metrics, take_over, .. } = options;
-    let plan =
-        MountPlan { volume, cluster, directories, mountpoint, options, data, metrics, take_over };
+    let hangup = Arc::new(Notify::new());
+    let plan = MountPlan {
+        volume,
+        cluster,
+        file,
+        hangup: hangup.clone(),
+        directories,
+        mountpoint,
+        options,
+        data,
+        metrics,
+        take_over,
+    };
     block_on(async {
+        let reload = move || {
+            background::reload();
+            hangup.notify_one();
+        };
         let hangup = match background {
-            true => Hangup::Reloads(Box::new(background::reload)),
-            false => Hangup::of_terminal(background::reload),
+            true => Hangup::Reloads(Box::new(reload)),
+            false => Hangup::of_terminal(reload),
         };
         let stop = signals::take("ashlar", hangup).context("waiting for signals")?;
         log_start(&plan);

@@ -1,7 +1,7 @@
 //! `-o remount`: changes the mount that is there.
 //!
 //! What is asked for is done, or refused before anything is changed: the kernel's options and the log's
-//! filter can change, and all else must be as it is. mount(8) repeats what fstab says, so what is
+//! filter can change, and all else must be as it is. Last, the cluster file is read again, which may have changed. mount(8) repeats what fstab says, so what is
 //! said again is fine.
 
 use std::process::ExitCode;
@@ -20,6 +20,8 @@ use crate::mount::mountpoint::{self, MountEntry};
 
 /// How long a mount may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to look at other disks.
+const DISKS: Duration = Duration::from_secs(30);
 
 pub(super) fn run(request: &Request) -> Result<ExitCode> {
     let at = mountpoint::canonical(&request.mountpoint)?;
@@ -36,6 +38,12 @@ pub(super) fn run(request: &Request) -> Result<ExitCode> {
         bail!("remounted, but the process that serves {} cannot be told", at.display());
     };
     caller.remounted(&entry.options, PATIENCE).context("telling the process that serves it")?;
+    let named = request.options.cluster.as_deref();
+    let file = named.or(request.cluster.is_named().then_some(request.cluster.path.as_path()));
+    let file = file.map(std::path::absolute).transpose().context("the cluster file")?;
+    let followed = caller.read_again(file.as_deref(), DISKS);
+    followed
+        .map_err(|why| anyhow!("remounted, and goes on by the cluster file that it had: {why}"))?;
     Ok(ExitCode::SUCCESS)
 }
 

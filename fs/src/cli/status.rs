@@ -92,7 +92,7 @@ fn of_cluster(file: &Path) -> Result<Status> {
     let cluster = ClusterFile::new(file.to_owned()).read()?;
     block_on(async {
         let store = Store::open_any(&cluster).await?;
-        store.blobs.roll_call(roll_call::BOUND).await;
+        store.blobs.current().roll_call(roll_call::BOUND).await;
         let status = Status::of_disks(store.blobs.slots().await);
         store.close().await;
         Ok(status)

@@ -89,6 +89,7 @@ impl Filesystem {
         let disks = self.blobs.slots().await;
         let (metadata_bytes, metadata_share) = self.data.space.metadata();
         let journal = self.meta.journal();
+        let known = self.warnings();
         let safety = Safety::new(volume.scheme, disks.iter().map(|slot| slot.domain.as_str()));
         let mount = MountStatus {
             volume: volume.name,
@@ -112,11 +113,11 @@ impl Filesystem {
             cache_misses: data.cache_misses,
             no_writes: self.data.space.why_no_writes(),
             last_error: data.last_error,
-            safety: match self.warnings() {
+            safety: match &*known {
                 [] => safety.to_string(),
                 _ => format!("of new data: {safety}; of older data: see the warnings"),
             },
-            warnings: safety.warning().into_iter().chain(self.warnings().iter().cloned()).collect(),
+            warnings: safety.warning().into_iter().chain(known.iter().cloned()).collect(),
         };
         Ok(Status { mount: Some(mount), ..Status::of_disks(disks) })
     }

@@ -12,6 +12,7 @@
 //! | `remounted WORDS`: its options are these now, as the kernel shows them | `done` |
 //! | `settings`: what it was started with, that a remount cannot change | its `-o` words |
 //! | `log FILTER`: log by this filter from now on | `done`, or `failed WHY` |
+//! | `cluster`: read the cluster file again; `cluster PATH`: that one, from now on | `done`, or `failed WHY` |
 //! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
@@ -21,7 +22,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,7 @@ use crate::filesystem::Filesystem;
 use crate::filesystem::atime::AtimeRules;
 use crate::fuse::NOISE;
 use crate::fuse::synced::Synced;
+use crate::mount::follow::Way;
 use crate::mount::mountpoint::{self, MountEntry};
 
 /// How long `store` goes on trying: disks that come back soon do not make an umount fail.
@@ -94,6 +96,7 @@ impl Desk {
         settings: String,
         filesystem: Arc<Filesystem>,
         synced: Arc<Synced>,
+        way: Way,
     ) -> io::Result<Self> {
         let listener = match tokio::time::timeout(WAIT_FOR_NAME, listen(mount)).await {
             Ok(listener) => Some(listener?),
@@ -105,7 +108,7 @@ impl Desk {
         let callers = TaskTracker::new();
         let mut desk = Self { closed, given_up, ended, callers, serving: None };
         let (closed, given_up) = (desk.closed.clone(), desk.given_up.clone());
-        let answering = Answering { fs: filesystem, synced, settings, closed, given_up };
+        let answering = Answering { fs: filesystem, synced, settings, way, closed, given_up };
         desk.serving = Some(tokio::spawn(desk.serve(mount.clone(), listener, answering)));
         Ok(desk)
     }
@@ -178,6 +181,7 @@ struct Answering {
     fs: Arc<Filesystem>,
     synced: Arc<Synced>,
     settings: String,
+    way: Way,
     closed: CancellationToken,
     given_up: CancellationToken,
 }
@@ -217,8 +221,10 @@ impl Answering {
             "mounted" => {}
             "quit" => self.given_up.cancel(),
             "settings" => return self.settings.clone(),
+            "cluster" => return self.read_again(None).await,
             other => match other.split_once(' ') {
                 Some(("remounted", words)) => self.remounted(words).await,
+                Some(("cluster", file)) => return self.read_again(Some(file.into())).await,
                 Some(("log", filter)) => match change_filter(Some(filter), "info", Some(NOISE)) {
                     Ok(()) => {}
                     Err(e) => return format!("failed {}", one_line(&e.to_string())),
@@ -227,6 +233,13 @@ impl Answering {
             },
         }
         "done".to_owned()
+    }
+
+    async fn read_again(&self, file: Option<PathBuf>) -> String {
+        match self.way.read_again(file).await {
+            Ok(()) => "done".to_owned(),
+            Err(why) => format!("failed {}", one_line(&why.to_string())),
+        }
     }
 
     async fn remounted(&self, words: &str) {
@@ -341,6 +354,25 @@ impl ControlClient {
     /// Why it does not.
     pub(crate) fn log(&mut self, filter: &str, patience: Duration) -> Result<(), String> {
         let asked = self.say(&format!("log {filter}"));
+        match asked.and_then(|()| self.hear(Instant::now() + patience)).as_deref() {
+            Ok("done") => Ok(()),
+            Ok(words) => Err(words.trim_start_matches("failed ").to_owned()),
+            Err(_) => Err(format!("process {} does not answer", self.pid)),
+        }
+    }
+
+    /// Has it read its cluster file again, or this one from now on.
+    ///
+    /// # Errors
+    /// Why it goes on by what it had.
+    pub(crate) fn read_again(
+        &mut self,
+        file: Option<&Path>,
+        patience: Duration,
+    ) -> Result<(), String> {
+        let request =
+            file.map_or("cluster".to_owned(), |file| format!("cluster {}", file.display()));
+        let asked = self.say(&request);
         match asked.and_then(|()| self.hear(Instant::now() + patience)).as_deref() {
             Ok("done") => Ok(()),
             Ok(words) => Err(words.trim_start_matches("failed ").to_owned()),

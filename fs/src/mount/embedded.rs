@@ -1,13 +1,15 @@
 //! From a cluster file to a place for blobs: opens the disks in this process, or connects to the
 //! daemons that serve them. Alone in naming `storaged`'s disks.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use proto::cluster::{Cluster, Endpoint, Slot};
-use proto::id::Generation;
+use proto::id::{DiskId, Generation};
 use proto::scheme::Scheme;
-use proxy::{BadSlots, BlobStore, Proxy, ProxySettings, SlotConfig};
-use storaged::bay::{BayPlan, BayState, Bays};
+use proxy::{BadSlots, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
+use storaged::bay::{Bay, BayPlan, BayState, Bays};
 
 use crate::mount::outage::Outage;
 
@@ -37,7 +39,23 @@ pub enum OpenError {
     /// The proxy cannot be made of them.
     #[error(transparent)]
     Slots(#[from] BadSlots),
+    /// A store of one kind does not become one of the other.
+    #[error(
+        "it has {} where this mount was made by one with {}: unmount, and mount by this one",
+        way(!.was_local), way(*.was_local)
+    )]
+    Way {
+        /// The mount has opened the disks itself.
+        was_local: bool,
+    },
 }
+
+fn way(local: bool) -> &'static str {
+    if local { "paths of disks" } else { "addresses of daemons" }
+}
+
+/// Why a disk is closed that the file does not list any more.
+const GONE: &str = "it is not in the cluster file any more";
 
 fn and_more(disks: usize) -> String {
     if disks == 0 { String::new() } else { format!(" (and {disks} more)") }
@@ -46,8 +64,18 @@ fn and_more(disks: usize) -> String {
 /// The blobs of a cluster, and the disks that this process has opened for them.
 pub struct Store {
     /// Where blobs go.
+    pub blobs: Arc<LiveProxy>,
+    /// The disks that this process has opened: those that it began with, and each that came later. `None`: daemons
+    /// serve them.
+    bays: Option<Mutex<Vec<Arc<Bays>>>>,
+}
+
+/// A store as another cluster file says, which is not in use yet.
+pub struct Successor {
+    /// Where blobs would go.
     pub blobs: Arc<Proxy>,
-    bays: Option<Arc<Bays>>,
+    /// The disks that it has opened beside those that were.
+    added: Vec<Arc<Bays>>,
 }
 
 impl Store {
@@ -58,11 +86,11 @@ impl Store {
     /// When not one local disk can be opened, or others have got more of them.
     pub async fn open(cluster: &Cluster) -> Result<Self, OpenError> {
         let store = Self::open_any(cluster).await?;
-        let Some(bays) = &store.bays else { return Ok(store) };
+        let Some(bays) = store.first_bays() else { return Ok(store) };
         if bays.count_in() > 0 {
             return Ok(store);
         }
-        let (path, why, more) = first_out(bays, |_| true);
+        let (path, why, more) = first_out(&bays, |_| true);
         store.close().await;
         Err(OpenError::NoDisk { path, why, more })
     }
@@ -72,19 +100,10 @@ impl Store {
     /// # Errors
     /// When others have got more of the disks than this process could open.
     pub async fn open_any(cluster: &Cluster) -> Result<Self, OpenError> {
-        let local: Option<Vec<BayPlan>> = cluster
-            .slots
-            .iter()
-            .map(|slot| match slot.endpoint() {
-                Endpoint::Local(path) => {
-                    Some(BayPlan { dir: path.to_owned(), disk: Some(slot.disk), seen: None })
-                }
-                Endpoint::Remote(_) => None,
-            })
-            .collect();
+        let local: Option<Vec<BayPlan>> = cluster.slots.iter().map(plan).collect();
         let Some(local) = local else {
             let blobs = Proxy::from_cluster(cluster, ProxySettings::default())?;
-            return Ok(Self { blobs, bays: None });
+            return Ok(Self { blobs: LiveProxy::new(blobs), bays: None });
         };
         // What becomes of a disk is told by its slot.
         let bays = Bays::open(cluster.cluster, local, |_, _| {}).await;
@@ -95,7 +114,65 @@ impl Store {
             bays.close().await;
             return Err(OpenError::InUse { path, why, more });
         }
-        Ok(Self { blobs: over(&bays, cluster), bays: Some(bays) })
+        let all = vec![bays];
+        let blobs = LiveProxy::new(over(&all, cluster));
+        Ok(Self { blobs, bays: Some(Mutex::new(all)) })
+    }
+
+    fn first_bays(&self) -> Option<Arc<Bays>> {
+        self.bays.as_ref()?.lock().first().cloned()
+    }
+
+    /// Opens what another cluster file lists beside the disks that are open. Nothing is asked of any slot that
+    /// it would remember, and what is in use stays so.
+    ///
+    /// # Errors
+    /// When disks are opened here and would be daemons' by that file, or the other way round, or an address makes
+    /// no sense.
+    pub async fn successor(&self, cluster: &Cluster) -> Result<Successor, OpenError> {
+        let local: Option<Vec<BayPlan>> = cluster.slots.iter().map(plan).collect();
+        let (bays, plans) = match (&self.bays, local) {
+            (Some(bays), Some(plans)) => (bays, plans),
+            (None, None) => {
+                let blobs = Proxy::from_cluster(cluster, ProxySettings::default())?;
+                return Ok(Successor { blobs, added: Vec::new() });
+            }
+            (bays, _) => return Err(OpenError::Way { was_local: bays.is_some() }),
+        };
+        let mut all = bays.lock().clone();
+        let mut added = Vec::new();
+        for plan in plans {
+            if bay_of(&all, &plan.dir, plan.disk).is_none() {
+                let bays = Bays::open(cluster.cluster, vec![plan], |_, _| {}).await;
+                all.push(bays.clone());
+                added.push(bays);
+            }
+        }
+        Ok(Successor { blobs: over(&all, cluster), added })
+    }
+
+    /// From now on it is this one that is used. Disks that are not listed any more are closed.
+    pub async fn succeed(&self, Successor { blobs, added }: Successor, cluster: &Cluster) {
+        self.blobs.replace(blobs).await;
+        let Some(bays) = &self.bays else { return };
+        let all = {
+            let mut bays = bays.lock();
+            bays.extend(added);
+            bays.clone()
+        };
+        for bays in &all {
+            for (nth, bay) in bays.all().iter().enumerate() {
+                let is_it = |slot: &Slot| {
+                    slot.path.as_deref() == Some(bay.path()) && bay.disk_id() == Some(slot.disk)
+                };
+                if !cluster.slots.iter().any(is_it) {
+                    bays.retire(nth, GONE).await;
+                }
+            }
+        }
+        // What is retired comes in again in a bay of its own.
+        let in_use = |bays: &Arc<Bays>| !bays.all().iter().all(|bay| bay.is_retired());
+        bays.lock().retain(in_use);
     }
 
     /// The same blobs to whoever looks at a volume by a file that may be wrong: under the generation that disks
@@ -109,7 +186,7 @@ impl Store {
         cluster.generation = known;
         cluster.slots.iter_mut().for_each(|slot| slot.domain = slot.disk.to_string());
         match &self.bays {
-            Some(bays) => Ok(over(bays, &cluster)),
+            Some(bays) => Ok(over(&bays.lock(), &cluster)),
             None => Ok(Proxy::from_cluster(&cluster, ProxySettings::default())?),
         }
     }
@@ -123,21 +200,60 @@ impl Store {
     /// Brings the disks to rest: the next start has nothing to replay.
     pub async fn close(self) {
         drop(self.blobs);
-        if let Some(bays) = self.bays {
+        for bays in self.bays.into_iter().flat_map(Mutex::into_inner) {
             bays.close().await;
         }
     }
 }
 
+impl Successor {
+    /// It does not come into use.
+    pub async fn close(self) {
+        drop(self.blobs);
+        for bays in self.added {
+            bays.close().await;
+        }
+    }
+}
+
+/// Where this process would open the disk of a slot.
+fn plan(slot: &Slot) -> Option<BayPlan> {
+    match slot.endpoint() {
+        Endpoint::Local(path) => {
+            Some(BayPlan { dir: path.to_owned(), disk: Some(slot.disk), seen: None })
+        }
+        Endpoint::Remote(_) => None,
+    }
+}
+
+/// The bay of a disk in a directory.
+fn bay_of<'a>(
+    all: &'a [Arc<Bays>],
+    dir: &Path,
+    disk: Option<DiskId>,
+) -> Option<(&'a Arc<Bays>, usize)> {
+    all.iter().find_map(|bays| {
+        let mut bays_of = bays.all().iter();
+        let is_it =
+            |bay: &Arc<Bay>| bay.path() == dir && bay.disk_id() == disk && !bay.is_retired();
+        Some((bays, bays_of.position(is_it)?))
+    })
+}
+
 /// A proxy over the disks of this process, as the cluster says where they are and what fails together.
-fn over(bays: &Bays, cluster: &Cluster) -> Arc<Proxy> {
-    let slot = |(index, slot): (usize, &Slot)| SlotConfig {
-        disk: slot.disk,
-        place: bays.all()[index].path().display().to_string(),
-        domain: slot.domain(),
-        store: bays.slot(index, slot.slot, cluster.group(), cluster.generation),
+fn over(all: &[Arc<Bays>], cluster: &Cluster) -> Arc<Proxy> {
+    let slot = |slot: &Slot| {
+        let path = slot.path.as_deref().expect("a slot of this process has a path");
+        let (bays, nth) = bay_of(all, path, Some(slot.disk)).expect("each slot has a bay");
+        SlotConfig {
+            disk: slot.disk,
+            stands_for: slot.stands_for(),
+            place: path.display().to_string(),
+            domain: slot.domain(),
+            store: bays.slot(nth, slot.slot, cluster.group(), cluster.generation),
+        }
     };
-    let slots = cluster.slots.iter().enumerate().map(slot).collect();
+    let slots = cluster.slots.iter().map(slot).collect();
     Proxy::new(cluster.group(), slots, ProxySettings::default())
 }
 

@@ -291,14 +291,18 @@ pub async fn call(
         members.follow(cluster, session);
     }
     for (index, (slot, served)) in cluster.slots.iter().zip(&called.served).enumerate() {
-        if *served == Served::Never && members.has_met(slot.disk, slot.slot) {
+        let emptied = *served == Served::Never && members.has_met(slot.stands_for(), slot.slot);
+        if let (true, Some(lost)) = (emptied, slot.replaces) {
+            let slot = named(index, slot);
+            tracing::info!("{slot} is in the place of disk {lost}, and is taken in to be rebuilt");
+        } else if emptied {
             warnings.push(format!(
                 "{} has lost what it held: it was emptied since this volume used it, and is taken in to be rebuilt",
                 named(index, slot)
             ));
         }
         if *served != Served::Away {
-            members.meet(slot.disk, slot.slot);
+            members.meet(slot.stands_for(), slot.slot);
         }
     }
     if mounted.is_some() && known.as_ref() != Some(&members) {

@@ -37,6 +37,8 @@ pub(crate) enum Mood {
     Full,
     /// Claims to hold nothing: a disk replaced by an empty one.
     Empty,
+    /// Knows a newer generation of its group.
+    Newer(Generation),
 }
 
 #[derive(Default)]
@@ -117,6 +119,7 @@ impl MemorySlot {
         match mood {
             Mood::Dead => return Err(PartError::Unreachable("connection refused".to_owned())),
             Mood::Hung | Mood::HungDisk => std::future::pending::<()>().await,
+            Mood::Newer(generation) => return Err(PartError::StaleGeneration(generation)),
             Mood::Slow(time) => tokio::time::sleep(time).await,
             _ => {}
         }
@@ -319,6 +322,7 @@ pub(crate) fn another_over(slots: &[Arc<MemorySlot>]) -> Arc<Proxy> {
 pub(crate) fn config(n: usize, store: Arc<dyn PartStore>) -> SlotConfig {
     SlotConfig {
         disk: DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(),
+        stands_for: DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(),
         place: format!("memory{n}"),
         domain: format!("domain{n}"),
         store,

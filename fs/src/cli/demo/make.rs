@@ -33,7 +33,7 @@ const BLOCK_FILES: u64 = 16;
 const FEWEST: u64 = 4;
 /// What is moved, and the file that comes last.
 const PARTS: [&str; 2] = ["disks", LAST];
-const LAST: &str = "cluster.toml";
+pub(super) const LAST: &str = "cluster.toml";
 
 /// What is asked for of the disks.
 #[derive(clap::Args)]
@@ -151,7 +151,8 @@ impl Plan {
             let options = InitOptions { capacity: Some(capacity), block_file };
             let disk = storaged::init_disk(&now, id, options).with_context(|| named(&path))?;
             let (slot, domain) = (SlotId(0), String::new());
-            cluster.slots.push(Slot { disk, address: None, path: Some(now), slot, domain });
+            let (replaces, address, path) = (None, None, Some(now));
+            cluster.slots.push(Slot { disk, replaces, address, path, slot, domain });
         }
         block_on(format::create(&cluster, VOLUME, self.scheme))?;
         remove(&staged.join("cache"))?;

@@ -1,0 +1,82 @@
+//! A group that changes while it is used: what is asked goes on with the newer one.
+
+#![allow(clippy::unwrap_used)] // it is a test throughout
+#![allow(dead_code)] // each test binary uses its own share of what supports them
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::id::{Epoch, Generation, OwnerId, VolumeId};
+use proto::part_store::{Issuer, PartStore};
+use proxy::{BlobError, BlobStore, LiveProxy};
+use tokio::time::Instant;
+
+use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
+
+/// Slots that refuse who goes by the old generation, as one generation's proxy meets them.
+fn refuse(slots: &[Arc<MemorySlot>]) {
+    slots.iter().for_each(|slot| slot.set(Mood::Newer(Generation(2))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_generation_is_waited_for_and_what_was_refused_is_asked_again() {
+    let (first, old) = proxy_over(3);
+    let live = LiveProxy::new(first);
+    let id = blob(1, 1000, "copies(3)");
+    live.put(id, noise(1000, 1)).await.unwrap();
+    refuse(&old);
+    let new: Vec<_> = (0..3).map(|_| MemorySlot::new()).collect();
+    another_over(&new).put(id, noise(1000, 1)).await.unwrap();
+    let feeding = {
+        let (live, new) = (live.clone(), new.clone());
+        tokio::spawn(async move {
+            assert_eq!(live.outdated().await, Generation(2));
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            live.replace(another_over(&new)).await;
+        })
+    };
+    let (got, put) =
+        tokio::join!(live.get(id, 0..1000), live.put(blob(2, 1000, "copies(3)"), noise(1000, 2)));
+    assert_eq!((got, put.map(|stored| stored.degraded)), (Ok(noise(1000, 1)), Ok(false)));
+    feeding.await.unwrap();
+    assert!(new.iter().all(|slot| !slot.parts_of(blob(2, 1000, "copies(3)")).is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_is_not_to_be_had_is_waited_for_no_longer() {
+    let (first, old) = proxy_over(3);
+    let live = LiveProxy::new(first);
+    let id = blob(1, 1000, "copies(3)");
+    refuse(&old);
+    let waited = async |live: &LiveProxy| {
+        let began = Instant::now();
+        let failed = live.get(id, 0..1).await.unwrap_err();
+        assert!(matches!(failed, BlobError::Unavailable { .. }), "{failed}");
+        began.elapsed()
+    };
+    let bound = Duration::from_secs(2);
+    assert!((bound..2 * bound).contains(&waited(&live).await), "nobody feeds it");
+    live.give_up(Some(live.outdated().await));
+    assert!(waited(&live).await < bound / 4);
+    // A newer one yet is news.
+    old.iter().for_each(|slot| slot.set(Mood::Newer(Generation(3))));
+    assert_eq!(live.outdated().await, Generation(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_are_new_to_a_group_hear_who_has_its_volumes() {
+    let (first, mut slots) = proxy_over(5);
+    let live = LiveProxy::new(first);
+    let (volume, owner) = (VolumeId(1), OwnerId::random());
+    live.fence(volume, Epoch(4), owner, 2).await.unwrap();
+    slots[2] = MemorySlot::new();
+    live.replace(another_over(&slots)).await;
+    let promise = Some(Issuer { epoch: Epoch(4), owner });
+    assert_eq!(slots[2].promised(volume).await, Ok(promise));
+    // It goes on in that name.
+    let id = blob(1, 1000, "copies(5)");
+    live.put(id, noise(1000, 1)).await.unwrap();
+    assert_eq!(slots[2].parts_of(id).len(), 1);
+}

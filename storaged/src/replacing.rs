@@ -1,0 +1,171 @@
+//! `storaged disk replace` and `storaged disk lost`: what a lost disk changes in the cluster file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use proto::cluster::{Cluster, Endpoint};
+use proto::id::{DiskId, Generation};
+use proto::program;
+use proto::touch::touch;
+use serde_json::json;
+
+use crate::arguments::{LostArgs, ReplaceArgs};
+use crate::cluster_text::ClusterText;
+use crate::error::DiskProblem;
+use crate::init::{InitOptions, init_disk};
+use crate::superblock::Superblock;
+
+/// A cluster file that is to be changed.
+struct ClusterFile {
+    /// Where it is, whatever links lead there.
+    path: PathBuf,
+    cluster: Cluster,
+    text: ClusterText,
+}
+
+impl ClusterFile {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let reading = path.to_owned();
+        let read = touch(move || {
+            let cluster = Cluster::read(&reading)?;
+            let path = fs::canonicalize(&reading)?;
+            let text = fs::read_to_string(&path)?;
+            anyhow::Ok((cluster, path, text))
+        });
+        let (cluster, real, text) = read.with_context(|| path.display().to_string())??;
+        let text = ClusterText::parse(&text).with_context(|| path.display().to_string())?;
+        Ok(Self { path: real, cluster, text })
+    }
+
+    /// The slot that is on the disk.
+    fn slot_of(&self, disk: DiskId) -> anyhow::Result<usize> {
+        let slots = &self.cluster.slots;
+        if let Some(nth) = slots.iter().position(|slot| slot.disk == disk) {
+            return Ok(nth);
+        }
+        match slots.iter().find(|slot| slot.replaces == Some(disk)) {
+            Some(by) => bail!("disk {disk} is replaced already, by {}", by.disk),
+            None => bail!("{} lists no disk {disk}", self.path.display()),
+        }
+    }
+
+    /// Raises its generation.
+    fn raise(&mut self) -> anyhow::Result<Generation> {
+        let next = Generation(self.cluster.generation.0 + 1);
+        self.text.raise(next)?;
+        Ok(next)
+    }
+
+    /// Writes it, whole or not at all, if it still is a cluster file.
+    fn write(&self) -> anyhow::Result<Cluster> {
+        let text = self.text.to_string();
+        let base = self.path.parent().unwrap_or(Path::new("/"));
+        let cluster = Cluster::parse(&text, base)?;
+        let new = self.path.with_extension("toml.new");
+        let write = || -> io::Result<()> {
+            fs::write(&new, &text)?;
+            fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
+            fs::File::open(&new)?.sync_all()?;
+            fs::rename(&new, &self.path)
+        };
+        write().with_context(|| self.path.display().to_string())?;
+        Ok(cluster)
+    }
+}
+
+pub(crate) fn replace(args: &ReplaceArgs) -> anyhow::Result<ExitCode> {
+    let mut file = ClusterFile::read(&args.cluster)?;
+    let nth = file.slot_of(args.old)?;
+    let dir = std::path::absolute(&args.dir).with_context(|| args.dir.display().to_string())?;
+    let options =
+        InitOptions { capacity: args.capacity.map(|size| size.0), block_file: args.block_file.0 };
+    let disk = disk_in(&dir, &file.cluster, options)?;
+    let slot = file.cluster.slots[nth].clone();
+    let generation = file.raise()?;
+    file.text.replace(nth, disk, slot.stands_for(), &dir)?;
+    let shown = file.path.display().to_string();
+    if args.print {
+        let lines = file.text.slot(nth)?;
+        program::say(format!(
+            "# In {shown}, with generation = {generation}:\n{}",
+            lines.trim_end()
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    file.write()?;
+    if args.json {
+        program::say(json!({
+            "disk": disk, "replaces": slot.stands_for(), "path": dir, "cluster_file": file.path,
+            "generation": generation,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let next = match slot.endpoint() {
+        Endpoint::Remote(address) => format!(
+            "have the storaged at {address} serve {} (storaged.toml), and start it again;\nthen ",
+            dir.display()
+        ),
+        Endpoint::Local(_) => String::new(),
+    };
+    program::say(format!(
+        "disk {disk} in {} is in the place of {}; {shown} is of generation {generation} now\n\
+         next: {next}copy the file to every machine that mounts, and tell its mounts: SIGHUP \
+         (systemctl reload ashlar@VOLUME),\nor ashlar mount VOLUME DIR -o remount",
+        dir.display(),
+        args.old
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The new disk: made, or one that was made for the cluster and is in no slot.
+fn disk_in(dir: &Path, cluster: &Cluster, options: InitOptions) -> anyhow::Result<DiskId> {
+    let found = match Superblock::read_soon(dir) {
+        Ok(found) => found,
+        Err(e) if matches!(e.problem, DiskProblem::NotADisk) || !dir.exists() => {
+            return Ok(init_disk(dir, cluster.cluster, options)?);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let named = dir.display();
+    let (is, wanted) = (found.cluster, cluster.cluster);
+    ensure!(is == wanted, "{named} is a disk of cluster {is}, and the file is of {wanted}");
+    let listed = cluster.slots.iter().any(|slot| slot.disk == found.disk);
+    ensure!(!listed, "{named} is disk {}, which the file lists", found.disk);
+    Ok(found.disk)
+}
+
+pub(crate) fn lost(args: &LostArgs) -> anyhow::Result<ExitCode> {
+    let mut file = ClusterFile::read(&args.cluster)?;
+    let nth = file.slot_of(args.disk)?;
+    let left: Vec<_> = {
+        let others = file.cluster.slots.iter().enumerate().filter(|(other, _)| *other != nth);
+        others.map(|(_, slot)| slot.clone()).collect()
+    };
+    let remaining = Cluster { slots: left, ..file.cluster.clone() };
+    let domains = remaining.domains().len();
+    if let Err(why) = remaining.check_scheme(args.scheme) {
+        bail!(
+            "{} needs {} fail domains, and {} would be left: put another disk in its place (storaged disk \
+             replace), or name the scheme of your volumes (--scheme)",
+            why.scheme,
+            why.needed,
+            why.have
+        );
+    }
+    let generation = file.raise()?;
+    file.text.remove(nth)?;
+    let cluster = file.write()?;
+    let shown = file.path.display();
+    program::say(format!(
+        "disk {} is not in {shown} any more, which is of generation {generation} now, with {} slots in {domains} \
+         fail domains\nwhat it held is lost: of the disks that older data lie on, one less may be lost from now on, \
+         until they are stored anew\nnext: copy the file to every machine that mounts, and tell its mounts: SIGHUP \
+         (systemctl reload ashlar@VOLUME),\nor ashlar mount VOLUME DIR -o remount",
+        args.disk,
+        cluster.slots.len()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}

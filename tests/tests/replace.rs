@@ -1,0 +1,371 @@
+//! Promise: a lost disk is replaced, and a changed cluster file is taken, while everything goes on: nobody unmounts,
+//! and no read or write fails.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+use tests::binaries::{ashlar, storaged};
+use tests::cluster::{can_mount, is_mounted, until_unused};
+use tests::load::Load;
+use tests::process::{PATIENCE, Process, output, run, wait_until};
+use tests::seed::Seed;
+use tests::site::{only_in, pid_in};
+
+const DISKS: usize = 8;
+/// Until a change shows in the status of a mount.
+const NOTICED: Duration = Duration::from_secs(60);
+
+/// Eight disks in a directory of their own, a volume of ec(4,2) on them, and a mount point.
+struct Site {
+    scratch: tempfile::TempDir,
+    /// Their ids.
+    disks: Vec<String>,
+    /// Where each is served, and by whom; none: by the mount itself.
+    daemons: Vec<(String, Process)>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for point in ["mnt", "second"] {
+            let point = self.at(point);
+            if is_mounted(&point) {
+                let mut umount = Command::new(ashlar());
+                let asked = output(umount.args(["umount", "-f"]).arg(&point), PATIENCE);
+                eprintln!("the test left its mount behind: {asked:?}");
+            }
+        }
+        if std::thread::panicking() {
+            let log =
+                only_in(&self.at("cache")).map(|own| fs::read_to_string(own.join("v.messages")));
+            eprintln!("the mount's log:\n{}", log.and_then(Result::ok).unwrap_or_default());
+        }
+    }
+}
+
+fn ids(said: &str) -> Result<(String, String)> {
+    let said: Value = serde_json::from_str(said)?;
+    let word = |key: &str| said[key].as_str().map(str::to_owned).context("an id");
+    Ok((word("cluster")?, word("disk")?))
+}
+
+impl Site {
+    fn new(served: bool) -> Result<Self> {
+        let scratch = tempfile::Builder::new().prefix("ashlar-replace-").tempdir()?;
+        let mut site = Self { scratch, disks: Vec::new(), daemons: Vec::new() };
+        fs::create_dir(site.at("mnt"))?;
+        fs::create_dir(site.at("second"))?;
+        let mut belongs = "--new-cluster".to_owned();
+        let mut text = String::new();
+        for number in 0..DISKS {
+            let name = format!("d{number}");
+            let (cluster, disk) = ids(&site.init(&name, &belongs)?)?;
+            if number == 0 {
+                text = format!(
+                    "# The cluster in the cellar.\ncluster = {cluster:?}\ncache = \"cache\"\n"
+                );
+                belongs = format!("--cluster {cluster}");
+            }
+            let place = match served {
+                true => format!("address = {:?}", site.serve(number, &name)?),
+                false => format!("path = {name:?}"),
+            };
+            text += &format!("[[slot]] # number {number}\ndisk = {disk:?}\n{place}\n");
+            site.disks.push(disk);
+        }
+        fs::write(site.file(), text)?;
+        site.ashlar(&["format", "v", "--scheme", "ec(4,2)"])?;
+        Ok(site)
+    }
+
+    fn init(&self, name: &str, belongs: &str) -> Result<String> {
+        let mut init = Command::new(storaged());
+        init.args(["disk", "init"]).arg(self.at(name)).args(belongs.split(' '));
+        init.args(["--capacity", "512MiB", "--block-file", "16MiB", "--json"]);
+        run(&mut init, PATIENCE)
+    }
+
+    /// Starts a daemon of the disk in the directory; at the address that the disk of that number had, if it had one.
+    fn serve(&mut self, number: usize, name: &str) -> Result<String> {
+        let address = match self.daemons.get(number) {
+            Some((address, _)) => address.clone(),
+            None => TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+        };
+        let mut command = Command::new(storaged());
+        command.args(["run", "--listen", &address, "--disk"]).arg(self.at(name));
+        let mut daemon = Process::start(&mut command, &self.at(&format!("{name}.log")))?;
+        wait_until("a daemon to listen", PATIENCE, || {
+            !daemon.runs() || TcpStream::connect(&address).is_ok()
+        })?;
+        ensure!(daemon.runs(), "the daemon of {name}: {}", daemon.said());
+        match self.daemons.get_mut(number) {
+            Some((_, before)) => *before = daemon,
+            None => self.daemons.push((address.clone(), daemon)),
+        }
+        Ok(address)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.at("cluster.toml")
+    }
+
+    fn ashlar(&self, words: &[&str]) -> Result<String> {
+        self.ashlar_by(words, &self.file())
+    }
+
+    fn ashlar_by(&self, words: &[&str], file: &Path) -> Result<String> {
+        run(Command::new(ashlar()).args(words).arg("--cluster").arg(file), PATIENCE)
+    }
+
+    fn mount(&self) -> Result<()> {
+        self.ashlar(&["mount", "v", &self.at("mnt").display().to_string()])?;
+        ensure!(is_mounted(&self.at("mnt")), "mount returned, and nothing is mounted");
+        Ok(())
+    }
+
+    fn remount(&self) -> Result<String> {
+        let point = self.at("mnt").display().to_string();
+        self.ashlar(&["mount", "v", &point, "-o", "remount"])
+    }
+
+    fn umount(&self, point: &str) -> Result<()> {
+        until_unused(|| {
+            let mut command = Command::new(ashlar());
+            command.arg("umount").arg(self.at(point));
+            command
+        })
+    }
+
+    fn said_of_status(&self) -> Result<String> {
+        run(Command::new(ashlar()).arg("status").arg("--json").arg(self.at("mnt")), PATIENCE)
+    }
+
+    fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.said_of_status()?)?)
+    }
+
+    fn hang_up(&self) -> Result<()> {
+        Ok(kill(pid_in(&self.said_of_status()?)?, Signal::SIGHUP)?)
+    }
+
+    /// State, place and bytes used of each disk.
+    fn states(&self) -> Result<Vec<(String, String, u64)>> {
+        let status = self.status()?;
+        let disks = status["disks"].as_array().context("disks")?;
+        let one = |disk: &Value| {
+            let word = |key: &str| disk[key].as_str().unwrap_or_default().to_owned();
+            (word("state"), word("place"), disk["used"].as_u64().unwrap_or(0))
+        };
+        Ok(disks.iter().map(one).collect())
+    }
+
+    fn until_all_are_up(&self) -> Result<()> {
+        let all_up = || self.states().is_ok_and(|all| all.iter().all(|(state, ..)| state == "up"));
+        wait_until("all disks to be up", NOTICED, all_up)
+            .with_context(|| format!("{:?}", self.states()))
+    }
+
+    /// `storaged disk replace`, of the disk of that number by one in the directory.
+    fn replace(&self, number: usize, name: &str) -> Result<String> {
+        let mut replace = Command::new(storaged());
+        replace.args(["disk", "replace", &self.disks[number]]).arg(self.at(name));
+        replace.arg("--cluster").arg(self.file());
+        replace.args(["--capacity", "512MiB", "--block-file", "16MiB"]);
+        run(&mut replace, PATIENCE)
+    }
+
+    /// Raises the generation in the text of the cluster file.
+    fn raised(&self, from: u64) -> Result<String> {
+        let text = fs::read_to_string(self.file())?;
+        if from == 1 {
+            return Ok(format!("generation = 2\n{text}"));
+        }
+        let line = format!("generation = {from}");
+        ensure!(text.contains(&line), "{text}");
+        Ok(text.replace(&line, &format!("generation = {}", from + 1)))
+    }
+}
+
+fn load(site: &Site) -> Load {
+    let mut seed = Seed::announced("replace");
+    Load::start(&site.at("mnt"), 3, 2, 12, &mut seed)
+}
+
+#[test]
+fn a_disk_is_replaced_under_a_mount_that_opens_the_disks_itself() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::new(false)?;
+    fs::set_permissions(site.file(), fs::Permissions::from_mode(0o640))?;
+    site.mount()?;
+    let mut load = load(&site);
+    load.progress(30)?;
+    fs::rename(site.at("d3"), site.at("broken"))?;
+    wait_until("the loss to be noticed", NOTICED, || {
+        site.states().is_ok_and(|all| all[3].0.starts_with("out: "))
+    })?;
+    load.progress(20)?;
+    let said = site.replace(3, "new")?;
+    ensure!(said.contains(&site.disks[3]) && said.contains("generation 2"), "{said}");
+    let text = fs::read_to_string(site.file())?;
+    ensure!(text.contains("# The cluster in the cellar.") && text.contains("# number 3"), "{text}");
+    ensure!(text.contains(&format!("replaces = {:?}", site.disks[3])), "{text}");
+    ensure!(fs::metadata(site.file())?.permissions().mode() & 0o777 == 0o640, "its mode changed");
+    let again = site.replace(3, "newer").unwrap_err().to_string();
+    ensure!(again.contains("replaced already") && !site.at("newer").exists(), "{again}");
+    ensure!(site.states()?[3].0.starts_with("out: "), "nobody has told the mount yet");
+    site.hang_up()?;
+    site.until_all_are_up()?;
+    let new = site.at("new").display().to_string();
+    ensure!(site.states()?[3].1 == new, "{:?}", site.states());
+    // It takes parts of what is written from now on.
+    let used = site.states()?[3].2;
+    wait_until("the new disk to be used", NOTICED, || {
+        load.progress(5).is_ok() && site.states().is_ok_and(|all| all[3].2 > used)
+    })?;
+    load.stop(PATIENCE)?.went_well()?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    // One more may be lost, as the new one has not what the old one had.
+    fs::rename(site.at("d6"), site.at("d6.away"))?;
+    site.umount("mnt")?;
+    site.mount()?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    fs::rename(site.at("d6.away"), site.at("d6"))?;
+    site.until_all_are_up()?;
+    site.umount("mnt")
+}
+
+#[test]
+fn a_disk_is_replaced_behind_a_daemon_and_taken_by_a_remount() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(true)?;
+    site.mount()?;
+    let mut load = load(&site);
+    load.progress(30)?;
+    site.daemons[5].1.kill_9()?;
+    load.progress(10)?;
+    let said = site.replace(5, "new")?;
+    ensure!(said.contains(&site.daemons[5].0) && said.contains("storaged.toml"), "{said}");
+    site.serve(5, "new")?;
+    site.remount()?;
+    site.until_all_are_up()?;
+    load.progress(30)?;
+    ensure!(site.states()?[5].2 > 0, "the new disk is not used: {:?}", site.states());
+    // A file that is wrong changes nothing, and is told.
+    let good = fs::read_to_string(site.file())?;
+    for (what, bad, said) in [
+        ("an older one", good.replace("generation = 2", "generation = 1"), "generation 1"),
+        ("no file", "not = [toml".to_owned(), "cluster.toml"),
+        (
+            "one of fewer disks",
+            good.split("[[slot]] # number 5").next().unwrap_or_default().to_owned(),
+            "fail domains",
+        ),
+    ] {
+        fs::write(site.file(), bad)?;
+        let refused = site.remount().unwrap_err().to_string();
+        ensure!(refused.contains(said), "{what}: {refused}");
+        load.progress(3)?;
+    }
+    fs::write(site.file(), good)?;
+    site.remount()?;
+    site.until_all_are_up()?;
+    load.stop(PATIENCE)?.went_well()?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    site.umount("mnt")?;
+    site.mount()?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    site.umount("mnt")
+}
+
+#[test]
+fn a_newer_generation_that_disks_know_reaches_a_mount_by_itself() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::new(true)?;
+    site.mount()?;
+    let mut load = load(&site);
+    load.progress(20)?;
+    // Another volume is mounted by the newer file: the disks know of it before the first mount does.
+    let newer = site.raised(1)?;
+    fs::write(site.file(), &newer)?;
+    site.ashlar(&["format", "w"])?;
+    let second = site.at("second").display().to_string();
+    site.ashlar(&["mount", "w", &second])?;
+    load.progress(30)?;
+    site.until_all_are_up()?;
+    load.stop(PATIENCE)?.unharmed()?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    // Here the newer file is elsewhere at first: until it comes nothing works, and then all does.
+    let older = fs::read_to_string(site.file())?;
+    let elsewhere = site.at("elsewhere.toml");
+    fs::write(&elsewhere, site.raised(2)?)?;
+    site.ashlar_by(&["mount", "w", &second, "-o", "remount"], &elsewhere)?;
+    ensure!(fs::read_to_string(site.file())? == older, "the file has changed");
+    wait_until("the first mount to meet the newer generation", NOTICED, || {
+        site.states().is_ok_and(|all| all.iter().all(|(state, ..)| state.contains("generation 3")))
+    })?;
+    fs::copy(&elsewhere, site.file())?;
+    site.until_all_are_up()?;
+    fs::write(site.at("mnt/later"), b"stored")?;
+    // What could not be stored meanwhile is told once, and stored now.
+    wait_until("what is written to be stored", NOTICED, || {
+        fs::File::open(site.at("mnt/later")).is_ok_and(|file| file.sync_all().is_ok())
+    })?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    site.umount("second")?;
+    site.umount("mnt")
+}
+
+#[test]
+fn a_disk_that_is_lost_for_good_leaves_the_file_when_the_others_are_enough() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::new(false)?;
+    site.mount()?;
+    let mut load = load(&site);
+    load.progress(20)?;
+    let lost = |number: usize| {
+        let mut lost = Command::new(storaged());
+        lost.args(["disk", "lost", &site.disks[number], "--cluster"]).arg(site.file());
+        run(&mut lost, PATIENCE)
+    };
+    for (number, generation) in [(7, 2), (0, 3)] {
+        let said = lost(number)?;
+        ensure!(said.contains(&format!("generation {generation}")), "{said}");
+        ensure!(said.contains("one less may be lost"), "{said}");
+    }
+    let refused = lost(1).unwrap_err().to_string();
+    ensure!(refused.contains("needs 6 fail domains, and 5"), "{refused}");
+    site.remount()?;
+    wait_until("the mount to go on without", NOTICED, || {
+        site.states().is_ok_and(|all| all.len() == 6)
+    })?;
+    // Nothing has them open any more.
+    for name in ["d7", "d0"] {
+        let mut list = Command::new(storaged());
+        let said = run(list.args(["disk", "list"]).arg(site.at(name)), PATIENCE)?;
+        ensure!(said.contains("idle"), "{said}");
+    }
+    let warnings = site.status()?["mount"]["warnings"].to_string();
+    ensure!(warnings.contains("2 disks that hold parts"), "{warnings}");
+    load.progress(20)?;
+    load.stop(PATIENCE)?.went_well()?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    site.umount("mnt")
+}
