@@ -14,6 +14,7 @@ mod demo;
 mod directories;
 mod format;
 mod fsck;
+mod heal;
 mod helper;
 mod manual;
 mod mount;
@@ -47,6 +48,7 @@ enum Command {
     Format(format::Args),
     Mount(mount::Args),
     Status(status::Args),
+    Heal(heal::Args),
     Umount(umount::Args),
     Fsck(fsck::Args),
     Volume(volume::Args),
@@ -78,7 +80,14 @@ pub fn main() -> ExitCode {
         Command::Cluster(args) => with_logs(log, "warn", || cluster::run(args)),
         Command::Format(args) => with_logs(log, "error", || format::run(args)),
         Command::Mount(args) => mount::run(args, log),
-        Command::Status(args) => with_logs(log, "error", || status::run(&args)),
+        Command::Status(args) => {
+            let shown = with_logs(log, "error", || status::run(&args));
+            return exit_code(shown, status::unknown());
+        }
+        Command::Heal(args) => {
+            let shown = with_logs(log, "error", || heal::run(&args));
+            return exit_code(shown, status::unknown());
+        }
         Command::Umount(args) => with_logs(log, "warn", || umount::run(&args)),
         Command::Fsck(args) => with_logs(log, "error", || fsck::run(args)),
         Command::Volume(args) => with_logs(log, "error", || volume::run(args)),

@@ -18,6 +18,7 @@ use meta::{
 use parking_lot::Mutex;
 use proto::guard::keep_going;
 use proxy::BlobStore;
+use proxy::repair::Healer;
 use tokio::sync::Notify;
 
 use self::atime::Atimes;
@@ -135,6 +136,8 @@ pub struct Filesystem {
     on_change: OnceLock<OnChange>,
     /// What there was to warn of when it was mounted, or its disks have changed.
     warnings: Mutex<Arc<[String]>>,
+    /// Who repairs the volume, where anybody does.
+    pub(crate) healer: OnceLock<Arc<Healer>>,
 }
 
 /// Told of an inode whose attributes changed as a side effect, without being part of an answer.
@@ -164,6 +167,7 @@ impl Filesystem {
             atimes: Atimes::new(),
             on_change: OnceLock::new(),
             warnings: Mutex::default(),
+            healer: OnceLock::new(),
         });
         let (reaping, telling) = (filesystem.clone(), filesystem.clone());
         tokio::spawn(async move {
@@ -195,6 +199,11 @@ impl Filesystem {
         *self.warnings.lock() = warnings.into();
     }
 
+    /// Who repairs the volume. Once only.
+    pub fn healed_by(&self, healer: Arc<Healer>) {
+        assert!(self.healer.set(healer).is_ok(), "one healer");
+    }
+
     /// What there was to warn of when it was mounted.
     pub(crate) fn warnings(&self) -> Arc<[String]> {
         self.warnings.lock().clone()
@@ -223,6 +232,7 @@ impl Filesystem {
         };
         metrics::observe(&self.data.status(), &memory, self.lookup_counts.count(), files);
         metrics::observe_metadata(&*self.meta);
+        self.healer.get().into_iter().for_each(|healer| healer.observe());
     }
 
     // Lookup counts.

@@ -20,6 +20,7 @@ use proto::listen::Listen;
 use proto::scheme::Scheme;
 use proto::size::Size;
 use proxy::Safety;
+use proxy::repair::{HealSettings, Healer};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,7 @@ use self::follow::Follower;
 use self::mountpoint::{MountEntry, MountPointError, Unmount};
 use self::outage::Outage;
 use self::roll_call::{Called, RollCallError};
+use self::wanted::WantedBlobs;
 use crate::data::{Data, DataSettings};
 use crate::error::FsError;
 use crate::filesystem::Filesystem;
@@ -46,6 +48,7 @@ pub mod mountpoint;
 pub mod outage;
 pub mod roll_call;
 pub(crate) mod utab;
+mod wanted;
 
 /// How far the kernel reads ahead of a sequential reader.
 const KERNEL_READ_AHEAD_KIB: u32 = 1024;
@@ -82,6 +85,8 @@ pub struct MountPlan {
     pub options: MountOptions,
     /// Ours.
     pub data: DataSettings,
+    /// How it is repaired.
+    pub heal: HealSettings,
     /// Where metrics are served.
     pub metrics: Option<Listen>,
     /// Takes the volume over also from a mount that is alive, on another machine.
@@ -94,7 +99,12 @@ impl MountPlan {
         let DataSettings { cache_bytes, dirty_bytes, .. } = &self.data;
         let (cache, dirty) = (Size(*cache_bytes), Size(*dirty_bytes));
         let metrics = self.metrics.as_ref().map(|address| format!(",metrics={address}"));
-        format!("cache-size={cache},dirty-size={dirty}{}", metrics.unwrap_or_default())
+        let grace = humantime::format_duration(self.heal.grace).to_string().replace(' ', "");
+        let rate = Size(self.heal.rate);
+        format!(
+            "cache-size={cache},dirty-size={dirty},disk-grace={grace},heal-rate={rate}{}",
+            metrics.unwrap_or_default()
+        )
     }
 }
 
@@ -150,6 +160,7 @@ pub struct Mount {
     plan: MountPlan,
     filesystem: Arc<Filesystem>,
     volume: Arc<Volume>,
+    healer: Arc<Healer>,
     store: Arc<Store>,
     /// Takes changed cluster files.
     follower: Follower,
@@ -183,8 +194,11 @@ impl Mount {
         let (volume, number) = (session.opened_on().clone(), session.session());
         let shared: Arc<dyn MetaStore> = Arc::new(session);
         let data = Data::start(shared.clone(), store.blobs.clone(), settings);
-        let filesystem = Filesystem::start(shared, data, store.blobs.clone());
+        let filesystem = Filesystem::start(shared.clone(), data, store.blobs.clone());
         filesystem.warn_of(warnings.clone());
+        let ledger = Arc::new(WantedBlobs::new(shared.clone()));
+        let healer = Healer::start(store.blobs.clone(), shared.volume().id, ledger, plan.heal);
+        filesystem.healed_by(healer.clone());
         let followed = (plan.file.clone(), plan.cluster.clone());
         let of = (volume.clone(), number, store.clone(), filesystem.clone());
         let follower = Follower::start(followed, plan.hangup.clone(), of);
@@ -193,6 +207,7 @@ impl Mount {
                 plan,
                 filesystem,
                 volume,
+                healer,
                 store,
                 follower,
                 warnings,
@@ -202,6 +217,8 @@ impl Mount {
                 desk,
             }),
             Err(why) => {
+                healer.stop().await;
+                drop(healer);
                 // Nothing was written; the session and the volume still have to end well.
                 follower.end().await;
                 let stopped = end(&filesystem, &volume).await;
@@ -264,6 +281,8 @@ impl Mount {
             desk.close().await;
         }
         let since = Instant::now();
+        // What is left to mend is found again by the next mount.
+        self.healer.stop().await;
         let stopped = tokio::select! {
             stopped = end(&self.filesystem, &self.volume) => stopped,
             () = given_up(self.desk.as_ref()) => {
@@ -271,6 +290,7 @@ impl Mount {
             }
         };
         self.follower.end().await;
+        drop(self.healer);
         drop(self.filesystem);
         drop(self.volume);
         close(self.store).await;

@@ -25,6 +25,7 @@ use proto::scheme::{Piece, Scheme};
 
 use crate::codec::interval;
 use crate::driver::Machine;
+use crate::notices::Why;
 use crate::placement::{Group, Placement};
 use crate::quorum::{SlotSet, Spread, absence_proven};
 
@@ -123,6 +124,8 @@ pub(crate) struct Get<'a> {
     slow: SlotSet,
     /// Some slot has answered.
     answered: bool,
+    /// A part that should be somewhere is not, or is rotten.
+    noticed: Option<Why>,
     reasons: Vec<(usize, PartError)>,
     outcome: Option<GetOutcome>,
 }
@@ -159,6 +162,7 @@ impl<'a> Get<'a> {
             dead: down,
             slow: SlotSet::EMPTY,
             answered: false,
+            noticed: None,
             reasons: Vec::new(),
             outcome: None,
         };
@@ -190,6 +194,11 @@ impl<'a> Get<'a> {
     /// What slots in the way said, but for those that were down from the start.
     pub(crate) fn reasons(&self) -> &[(usize, PartError)] {
         &self.reasons
+    }
+
+    /// Why the blob wants mending, as far as this get has met it.
+    pub(crate) fn noticed(&self) -> Option<Why> {
+        self.noticed
     }
 
     /// Slots given up on as slow.
@@ -399,6 +408,15 @@ impl<'a> Get<'a> {
         {
             // Its main slot does not have it: no use asking that again for the interval.
             self.asked[part.get()].insert(slot);
+        }
+        let noticed = match why {
+            PartError::NotFound | PartError::NotRebuilt => Some(Why::Misplaced),
+            PartError::Corrupt(_) | PartError::Io(_) => Some(Why::Damaged),
+            _ => None,
+        };
+        let at_home = |part: PartIndex| self.placement.main(part.get()) == Some(slot);
+        if noticed == Some(Why::Damaged) || call.part().is_some_and(at_home) {
+            self.noticed = self.noticed.max(noticed);
         }
         match why {
             PartError::Deleted => self.outcome = Some(GetOutcome::NotFound),

@@ -11,6 +11,8 @@
 //! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
 //! * `survey`: what every slot is asked alike: listings, fences; `standing`: which of them serve, and since when,
 //! * `live`: one proxy after the other, as the group changes,
+//! * [`repair`]: what brings parts back to where they belong; `claims` keeps it apart from puts and deletes, `notices`
+//!   are what those tell it, `traffic` is what it gives way to,
 //! * `space` (pure): how much more fits; `safety` (pure): how many losses that survives,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
@@ -18,6 +20,7 @@
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 mod blob_store;
+mod claims;
 pub mod cli;
 pub mod codec;
 mod decode_tables;
@@ -28,11 +31,13 @@ mod live;
 #[cfg(test)]
 mod machine_tests;
 pub mod metrics;
+mod notices;
 pub mod placement;
 mod proxy;
 mod put;
 mod quorum;
 mod reed_solomon;
+pub mod repair;
 mod restore;
 mod safety;
 pub mod service;
@@ -41,6 +46,7 @@ mod sound;
 mod space;
 mod standing;
 mod survey;
+mod traffic;
 
 pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
 pub use live::LiveProxy;

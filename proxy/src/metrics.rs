@@ -23,6 +23,23 @@ pub const FAILED_PUTS: &str = "proxy_failed_puts_total";
 /// Gets that ended with neither data nor proven absence.
 pub const FAILED_GETS: &str = "proxy_failed_gets_total";
 
+/// Blobs of a volume by how many more fail domains they can lose, `unavailable` or `lost`.
+pub const REPAIR_BLOBS: &str = "proxy_repair_blobs";
+/// Blobs that can lose fewer fail domains than they could.
+pub const REPAIR_AT_RISK: &str = "proxy_repair_at_risk_blobs";
+/// Blobs that wait to be mended.
+pub const REPAIR_QUEUE: &str = "proxy_repair_queue_blobs";
+/// Bytes of parts that are to be put.
+pub const REPAIR_LEFT_BYTES: &str = "proxy_repair_left_bytes";
+/// Seconds since the last census ended; -1: none has.
+pub const REPAIR_CENSUS_AGE: &str = "proxy_repair_census_age_seconds";
+/// Blobs that could not be mended.
+pub const REPAIR_STUCK: &str = "proxy_repair_stuck_blobs";
+/// Blobs mended.
+pub const REPAIR_MENDED_BLOBS: &str = "proxy_repair_mended_blobs_total";
+/// Bytes of parts put to mend blobs.
+pub const REPAIR_MENDED_BYTES: &str = "proxy_repair_mended_bytes_total";
+
 pub(crate) struct Metrics {
     pub(crate) put_seconds: Histogram,
     pub(crate) get_seconds: Histogram,

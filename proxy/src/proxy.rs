@@ -31,17 +31,20 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
+use crate::claims::Claims;
 use crate::codec;
 use crate::driver::{Machine, Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::notices::{Notices, Why};
 use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
 use crate::quorum::{SlotSet, Sought, Spread};
 use crate::restore::Find;
 use crate::slot_client::{Ask, SlotClient};
 use crate::space;
+use crate::traffic::Traffic;
 
 /// How often a roll that nobody answers is called again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -109,6 +112,10 @@ pub struct Proxy {
     pub(crate) group: Group,
     /// In whose name volumes are changed that were taken over.
     pub(crate) issuers: RwLock<HashMap<VolumeId, Issuer>>,
+    /// Which blobs must be left alone, what wants mending, and whether users are about.
+    pub(crate) claims: Claims,
+    pub(crate) notices: Notices,
+    pub(crate) traffic: Traffic,
     health: Arc<Mutex<Health>>,
     clock: Arc<Awake>,
     /// The newest generation that slots have refused it for; 0: none has.
@@ -146,8 +153,21 @@ impl Proxy {
         let ticking = clock.clone();
         watchers.spawn(async move { ticking.tick().await });
         let (issuers, metrics) = (RwLock::default(), Metrics::new());
-        let _watchers = watchers;
-        Arc::new(Self { id, slots, group, issuers, health, clock, newer, metrics, _watchers })
+        let (claims, notices, traffic) = <(Claims, Notices, Traffic)>::default();
+        Arc::new(Self {
+            id,
+            slots,
+            group,
+            issuers,
+            claims,
+            notices,
+            traffic,
+            health,
+            clock,
+            newer,
+            metrics,
+            _watchers: watchers,
+        })
     }
 
     /// Serves a cluster whose slots are behind daemons. Connections are made on first use. Must be
@@ -324,6 +344,9 @@ impl Proxy {
         match put.outcome().expect("a driven machine has settled") {
             PutOutcome::Stored { degraded } => {
                 self.metrics.degraded_puts.increment((*degraded).into());
+                if put.is_displaced(self.slots_that(SlotClient::takes_no_writes)) {
+                    self.notices.tell(id, Why::Misplaced);
+                }
                 Ok(Stored { degraded: *degraded })
             }
             PutOutcome::Unavailable => Err(self.unavailable(id, down, put.reasons())),
@@ -337,13 +360,18 @@ impl Proxy {
     }
 
     /// Gets, and once more with the slots that are down when it cannot be done without them.
-    async fn get_range(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
+    /// And what it has noticed on the way.
+    pub(crate) async fn get_range(
+        &self,
+        id: BlobId,
+        range: Range<u32>,
+    ) -> (Result<Bytes, BlobError>, Option<Why>) {
         let deadline = self.clock.now() + REQUEST_TIMEOUT;
         self.health.lock().can_lose(id.scheme().parity_parts());
         let down = self.slots_that(SlotClient::is_down);
         let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
         let result = self.get_without(down, &port, range.clone(), deadline).await;
-        if down.is_empty() || !matches!(result, Err(BlobError::Unavailable { .. })) {
+        if down.is_empty() || !matches!(result.0, Err(BlobError::Unavailable { .. })) {
             return result;
         }
         port.ask = Ask::Anyway;
@@ -356,12 +384,13 @@ impl Proxy {
         port: &GetPort<'_>,
         range: Range<u32>,
         deadline: Instant,
-    ) -> Result<Bytes, BlobError> {
+    ) -> (Result<Bytes, BlobError>, Option<Why>) {
         let (id, len) = (port.id, range.len());
         let place = self.group.place(id);
         let mut get = Get::new(&self.group, place, id, Spread::AsPossible, range, down);
         drive(&mut get, port, &self.clock, deadline).await;
-        self.outcome_of(get, id, len, down)
+        let noticed = get.noticed();
+        (self.outcome_of(get, id, len, down), noticed)
     }
 
     /// What a get has come to.
@@ -450,6 +479,7 @@ impl Proxy {
             let given = data.len();
             return Err(BlobError::Invalid(format!("{given} bytes given for blob {id}")));
         }
+        let (_claim, _user) = (self.claims.put(id), self.traffic.begin());
         let start = Instant::now();
         let result = self.put_parts(id, codec::encode(id, &data), spread, &[]).await;
         self.metrics.put_seconds.record(start.elapsed());
@@ -494,6 +524,20 @@ fn assemble(scheme: Scheme, get: Get<'_>, len: usize) -> Result<Bytes, codec::Co
     Ok(whole.freeze())
 }
 
+/// What a slot's answer says to an issuer: one that has promised itself to somebody who did not get the others is
+/// promised to no successor.
+pub(crate) fn of_own_promise(
+    result: Result<(), PartError>,
+    issuer: Option<Issuer>,
+) -> Result<(), PartError> {
+    match (result, issuer) {
+        (Err(PartError::Fenced { epoch }), Some(own)) if epoch <= own.epoch => {
+            Err(PartError::Invalid(format!("promised to another owner of epoch {epoch}")))
+        }
+        (result, _) => result,
+    }
+}
+
 struct PutPort<'a> {
     slots: &'a [Arc<SlotClient>],
     ask: Ask,
@@ -507,13 +551,7 @@ impl<'a> Port<Put<'a>> for PutPort<'_> {
         let data = self.parts[part.get()].clone();
         let key = PartKey { blob: self.id, part };
         let result = self.slots[slot].put(self.ask, key, data, self.issuer).await;
-        match (result, self.issuer) {
-            // It promised itself to one that did not get the others: no successor of ours.
-            (Err(PartError::Fenced { epoch }), Some(own)) if epoch <= own.epoch => {
-                Err(PartError::Invalid(format!("promised to another owner of epoch {epoch}")))
-            }
-            (result, _) => result,
-        }
+        of_own_promise(result, self.issuer)
     }
 
     fn patience(&self, call: PutCall) -> Duration {
@@ -569,7 +607,11 @@ impl BlobStore for Proxy {
         }
         self.check_group(id)?;
         let start = Instant::now();
-        let result = self.get_range(id, range).await;
+        let _user = self.traffic.begin();
+        let (result, noticed) = self.get_range(id, range).await;
+        if let (Ok(_) | Err(BlobError::Unavailable { .. }), Some(why)) = (&result, noticed) {
+            self.notices.tell(id, why);
+        }
         self.metrics.get_seconds.record(start.elapsed());
         match &result {
             Ok(bytes) => self.metrics.get_bytes.increment(bytes.len() as u64),
@@ -613,7 +655,11 @@ impl BlobStore for Proxy {
         ids.into_iter().for_each(|id| by_volume.entry(id.volume()).or_default().push(id));
         for (volume, ids) in by_volume {
             for batch in ids.chunks(MAX_BLOBS_PER_REQUEST) {
-                if !self.delete_batch(batch, self.issuer(volume)).await {
+                // A part that repair puts now must not land behind a delete that is forgotten.
+                let (claim, mending) = self.claims.delete(batch.to_vec());
+                unconfirmed.extend(mending);
+                let batch = claim.blobs();
+                if !batch.is_empty() && !self.delete_batch(batch, self.issuer(volume)).await {
                     unconfirmed.extend_from_slice(batch);
                 }
             }

@@ -143,6 +143,15 @@ impl<'a> Put<'a> {
         self.outcome.as_ref()
     }
 
+    /// Is a part home elsewhere than on its main slot, though that is none of those `down`?
+    pub(crate) fn is_displaced(&self, down: SlotSet) -> bool {
+        let displaced = |part: usize| {
+            let main = self.placement.main(part).filter(|main| !down.contains(*main));
+            main.is_some() && self.home(part) != main
+        };
+        (0..self.scheme.parts()).any(displaced)
+    }
+
     /// What the slots in the way said, but for those that were down from the start.
     pub(crate) fn reasons(&self) -> &[(usize, PartError)] {
         &self.reasons

@@ -308,6 +308,26 @@ impl SlotClient {
         self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.forget(blobs, issuer))).await
     }
 
+    /// Takes one part away.
+    pub(crate) async fn drop_part(
+        &self,
+        key: PartKey,
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
+        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.drop_part(key, issuer)))
+            .await
+    }
+
+    /// Declares that it has all of a volume that it should.
+    pub(crate) async fn rebuilt(
+        &self,
+        volume: VolumeId,
+        issuer: Option<Issuer>,
+    ) -> Result<(), PartError> {
+        self.within(self.call(Ask::IfUp, None, Kind::Write, self.store.rebuilt(volume, issuer)))
+            .await
+    }
+
     /// Promises a volume. Asked whether it is up or not.
     pub(crate) async fn fence(&self, volume: VolumeId, issuer: Issuer) -> Result<(), PartError> {
         let fence = self.store.fence(volume, issuer.epoch, issuer.owner);

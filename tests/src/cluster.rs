@@ -429,8 +429,43 @@ impl Demo {
     /// The virtual attribute with the mount's status, as JSON.
     pub fn status(&self) -> Result<serde_json::Value> {
         let mut command = Command::new(binaries::ashlar());
-        let text = process::run(command.arg("status").arg(self.path()).arg("--json"), PATIENCE)?;
+        let command = command.arg("status").arg(self.path()).arg("--json");
+        let (_, text) = process::answer(command, PATIENCE)?;
         serde_json::from_str(&text).with_context(|| format!("reading {text:?}"))
+    }
+
+    /// What `ashlar heal status` says, and its exit code.
+    pub fn heal(&self) -> Result<(i32, serde_json::Value)> {
+        let mut command = Command::new(binaries::ashlar());
+        let command = command.args(["heal", "status", "--json"]).arg(self.path());
+        let (code, text) = process::answer(command, PATIENCE)?;
+        Ok((code, serde_json::from_str(&text).with_context(|| format!("reading {text:?}"))?))
+    }
+
+    /// Waits until repair says of itself what is waited for; what it says then.
+    pub fn until_heal(
+        &self,
+        what: &str,
+        bound: Duration,
+        done: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<serde_json::Value> {
+        let mut last = serde_json::Value::Null;
+        let waited = wait_until(&format!("repair to say: {what}"), bound, || {
+            self.heal().is_ok_and(|(_, report)| {
+                last = report;
+                done(&last)
+            })
+        });
+        waited.with_context(|| last.to_string())?;
+        Ok(last)
+    }
+
+    /// Waits until every blob is as safe as it can be, with all disks up and nothing left to mend.
+    pub fn until_healthy(&self, bound: Duration) -> Result<()> {
+        let healthy = |report: &serde_json::Value| {
+            report["health"] == "healthy" && report["queue"] == 0 && report["counting"] == false
+        };
+        self.until_heal("healthy", bound, healthy).map(drop)
     }
 
     /// What `ashlar status` says of each disk.
@@ -473,7 +508,7 @@ impl Demo {
 /// What `ashlar status` says of each disk of a mount, `bound` at most.
 pub(crate) fn states(mounted: &Path, bound: Duration) -> Result<Vec<String>> {
     let mut command = Command::new(binaries::ashlar());
-    let text = process::run(command.arg("status").arg(mounted).arg("--json"), bound)?;
+    let (_, text) = process::answer(command.arg("status").arg(mounted).arg("--json"), bound)?;
     let status: serde_json::Value = serde_json::from_str(&text)?;
     let disks = status["disks"].as_array().context("no disks")?;
     Ok(disks.iter().filter_map(|disk| disk["state"].as_str().map(str::to_owned)).collect())

@@ -73,6 +73,16 @@ pub fn run(command: &mut Command, bound: Duration) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs a command whose exit code is part of its answer; the code, and what it printed on stdout.
+pub fn answer(command: &mut Command, bound: Duration) -> Result<(i32, String)> {
+    let output = output(command, bound)?;
+    let code = output.status.code();
+    let code = code.with_context(|| format!("{command:?} died with {}", output.status))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.is_empty(), "{command:?} exits with {code} and says {said}");
+    Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
 /// Runs a line of shell that must succeed, in `directory`; what it printed on stdout.
 pub fn shell(directory: &Path, line: &str, bound: Duration) -> Result<String> {
     run(

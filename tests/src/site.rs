@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::binaries::{ashlar, storaged};
 use crate::cluster::{abort, can_mount, detach, is_mounted, umount, until_unused, watch};
-use crate::process::{PATIENCE, Process, output, run, wait_until};
+use crate::process::{PATIENCE, Process, answer, output, run, wait_until};
 
 /// What a umount by force may take.
 pub const FORCED: Duration = Duration::from_secs(30);
@@ -240,7 +240,7 @@ impl Site {
     /// The process that serves the mount.
     pub fn pid(&self) -> Result<Pid> {
         let mut status = Command::new(ashlar());
-        let said = run(status.arg("status").arg(self.point()).arg("--json"), PATIENCE)?;
+        let (_, said) = answer(status.arg("status").arg(self.point()).arg("--json"), PATIENCE)?;
         pid_in(&said)
     }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{can_mount, is_mounted, until_unused};
-use tests::process::{PATIENCE, Process, output, run, wait_until};
+use tests::process::{PATIENCE, Process, answer, output, run, wait_until};
 use tests::seed::{content, first_difference};
 use tests::site::only_in;
 
@@ -154,9 +154,10 @@ impl Site {
     /// The status of the mount, as JSON and as text.
     fn status(&self) -> Result<(Value, String)> {
         let ask = |json: &[&str]| {
-            run(Command::new(ashlar()).arg("status").args(json).arg(self.at("mnt")), PATIENCE)
+            let mut status = Command::new(ashlar());
+            answer(status.arg("status").args(json).arg(self.at("mnt")), PATIENCE)
         };
-        Ok((serde_json::from_str(&ask(&["--json"])?)?, ask(&[])?))
+        Ok((serde_json::from_str(&ask(&["--json"])?.1)?, ask(&[])?.1))
     }
 
     fn write(&self) -> Result<()> {
@@ -291,7 +292,8 @@ fn a_file_that_some_can_be_read_by_is_taken_with_a_warning() -> Result<()> {
     site.umount()?;
     site.mount("v", &site.file("good", 2, &slots)?)?;
     site.umount()?;
-    // Two of eight replaced by empty ones: all can be read, and nobody says that all is well.
+    // Two of eight replaced by empty ones: all can be read, and older data are said to be in danger, though they may
+    // have been mended by now.
     let mut replaced = slots.clone();
     for number in [1, 6] {
         let slot = site.init(&format!("new{number}"))?;
@@ -310,7 +312,7 @@ fn a_file_that_some_can_be_read_by_is_taken_with_a_warning() -> Result<()> {
     site.umount()?;
     let fsck = site.ashlar(&["fsck", "v"], &file)?;
     let said = String::from_utf8_lossy(&fsck.stdout).into_owned();
-    ensure!(!fsck.status.success() && said.contains("2 disks that hold parts"), "fsck: {said}");
+    ensure!(said.contains("2 disks that hold parts"), "fsck: {said}");
     ensure!(fsck.stderr.is_empty(), "what fsck found is on stderr too");
     Ok(())
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::process::{PATIENCE, Process, run, wait_until};
+use tests::process::{PATIENCE, Process, answer, run, wait_until};
 use tests::seed::content;
 
 /// Until a lost disk, or one that is back, must show in the status of a mount that uses it.
@@ -46,7 +46,10 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
         let written = fs::write(demo.file(format!("more-{number}")), content(number, 1 << 20));
         written.is_ok() && demo.status().is_ok_and(|status| up(&status) == 6)
     })?;
-    let table = run(Command::new(ashlar()).arg("status").arg(demo.path()), PATIENCE)?;
+    let (code, table) = answer(Command::new(ashlar()).arg("status").arg(demo.path()), PATIENCE)?;
+    ensure!(code == 1, "degraded, and it exits with {code}");
+    let health = table.lines().find(|line| line.starts_with("health")).unwrap_or_default();
+    ensure!(health.contains("DEGRADED: 2 of 8 disks away"), "{table}");
     ensure!(table.contains("6 of 8 disks up") && table.contains("ec(4,2)"), "{table}");
     let metadata = table.lines().find(|line| line.starts_with("metadata")).unwrap_or_default();
     ensure!(

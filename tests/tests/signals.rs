@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted};
-use tests::process::{PATIENCE, Process, output, run, wait_until};
+use tests::process::{PATIENCE, Process, answer, output, run, wait_until};
 use tests::seed::content;
 use tests::site::{Site, is_gone, pid_in};
 
@@ -280,7 +280,7 @@ impl Place {
 
     fn pid(&self) -> Result<Pid> {
         let mut status = Command::new(ashlar());
-        pid_in(&run(status.arg("status").arg(self.point()).arg("--json"), PATIENCE)?)
+        pid_in(&answer(status.arg("status").arg(self.point()).arg("--json"), PATIENCE)?.1)
     }
 }
 

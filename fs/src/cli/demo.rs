@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use proto::cluster::Cluster;
 use proto::program::say;
 use proto::signals::{self, Hangup};
+use proxy::repair::HealSettings;
 use tokio::sync::Notify;
 
 use super::daemons::{Daemons, free_ports};
@@ -149,6 +150,7 @@ async fn serve(
         mountpoint: mountpoint.clone(),
         options: MountOptions::default(),
         data: DataSettings::default(),
+        heal: HealSettings::default(),
         metrics: None,
         take_over: false,
     };

@@ -25,6 +25,7 @@ use crate::mount::bind_mount;
 use crate::mount::mountpoint;
 use crate::mount::outage::Outage;
 use crate::mount::{Mount, MountPlan};
+use proxy::repair::HealSettings;
 
 /// Between the metrics' address and the volume, a mount takes nothing else.
 const NEXT: Duration = Duration::from_millis(500);
@@ -63,6 +64,12 @@ pub(super) struct Args {
     /// Serve Prometheus metrics at http://ADDR/metrics
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) metrics: Option<Listen>,
+    /// How long a disk may be away before its parts are made anew on the others [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    pub(super) disk_grace: Option<humantime::Duration>,
+    /// Bytes that repair stores per second at most; an eighth of it while the volume is in use [default: 512MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) heal_rate: Option<Size>,
     /// Take the volume over though it is mounted on another machine, which can write nothing from then on
     #[arg(long)]
     pub(super) take_over: bool,
@@ -85,7 +92,7 @@ Options behind -o:
                                it reads the cluster file again
   take-over                    though it is mounted on another machine, which can write nothing from then on
   nonempty                     the mount point may have something in it, which is hidden then
-  cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR
+  cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR, disk-grace=TIME, heal-rate=SIZE
                                as the options of `ashlar mount` with these names
 mount(8) shows a volume that is mounted at a second place, with ro, suid, dev, exec, noatime and subdir
 of its own; the rest is as it was mounted first.
@@ -108,6 +115,8 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     options.cache_size = args.cache_size.or(options.cache_size);
     options.dirty_size = args.dirty_size.or(options.dirty_size);
     options.metrics = args.metrics.or(options.metrics);
+    options.disk_grace = args.disk_grace.or(options.disk_grace);
+    options.heal_rate = args.heal_rate.or(options.heal_rate);
     options.take_over |= args.take_over;
     options.log = log.map(str::to_owned).or(options.log);
     let Args { volume, mountpoint, cluster, foreground, .. } = args;
@@ -148,6 +157,12 @@ fn mount(request: Request) -> Result<ExitCode> {
         dirty_bytes: options.dirty_size.map_or(MEMORY, |size| at_least(size).0),
         ..DataSettings::default()
     };
+    let usual = HealSettings::default();
+    let heal = HealSettings {
+        grace: options.disk_grace.map_or(usual.grace, Into::into),
+        rate: options.heal_rate.map_or(usual.rate, |rate| rate.0),
+        ..usual
+    };
     let Options { mount: options, metrics, take_over, .. } = options;
     let hangup = Arc::new(Notify::new());
     let plan = MountPlan {
@@ -159,6 +174,7 @@ fn mount(request: Request) -> Result<ExitCode> {
         mountpoint,
         options,
         data,
+        heal,
         metrics,
         take_over,
     };

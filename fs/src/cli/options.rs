@@ -32,6 +32,10 @@ pub(super) struct Options {
     pub(super) dirty_size: Option<Size>,
     /// Where metrics are served.
     pub(super) metrics: Option<Listen>,
+    /// How long a disk may be away before it is done without.
+    pub(super) disk_grace: Option<humantime::Duration>,
+    /// Bytes of parts that repair puts per second.
+    pub(super) heal_rate: Option<Size>,
 }
 
 /// A word that is no option of ours, or not in this form.
@@ -129,6 +133,8 @@ impl Options {
             "cache-size" => self.cache_size = Some(parsed(name, value)?),
             "dirty-size" => self.dirty_size = Some(parsed(name, value)?),
             "metrics" => self.metrics = Some(parsed(name, value)?),
+            "disk-grace" => self.disk_grace = Some(parsed(name, value)?),
+            "heal-rate" => self.heal_rate = Some(parsed(name, value)?),
             _ if Self::default().switch(name).is_ok() => {
                 return Err(BadOption::NoValue(name.to_owned()));
             }
@@ -163,7 +169,8 @@ impl Options {
             "remount" => self.remount = true,
             "take-over" => self.take_over = true,
             "nonempty" => self.nonempty = true,
-            "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics" => {
+            "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics"
+            | "disk-grace" | "heal-rate" => {
                 return Err(BadOption::Value(name.to_owned()));
             }
             _ => return Err(BadOption::Unknown(name.to_owned())),
@@ -251,6 +258,8 @@ mod tests {
             ("subdir=/a/../../b", "subdir: /a/../../b is not"),
             ("cache-size=big", "cache-size: not a size"),
             ("metrics=here", "metrics: "),
+            ("disk-grace=soon", "disk-grace: "),
+            ("heal-rate", "heal-rate needs a value"),
         ];
         for (text, expected) in cases {
             let error = text.parse::<Options>().expect_err(text).to_string();

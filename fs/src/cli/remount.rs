@@ -93,6 +93,8 @@ fn check_settings(options: &Options, caller: Option<&mut ControlClient>) -> Resu
             ("cache-size", text(options.cache_size)),
             ("dirty-size", text(options.dirty_size.map(at_least))),
             ("metrics", metrics),
+            ("disk-grace", options.disk_grace.map(|grace| grace.to_string().replace(' ', ""))),
+            ("heal-rate", text(options.heal_rate)),
         ]
     };
     let wanted = asked(options);

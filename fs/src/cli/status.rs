@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use proxy::BlobStore;
+use proxy::repair::Health;
 
 use proto::program::say;
 use proto::touch::touch;
@@ -21,8 +22,9 @@ const LARGEST: usize = 64 << 10;
 
 /// Show the state of a mount, or of a cluster's disks
 ///
-/// A disk is up when it answers as the right one: of this cluster, disk, group and generation. Exits
-/// with 1 when a cluster has no disk that is up.
+/// A disk is up when it answers as the right one: of this cluster, disk, group and generation. Exits with 0 when all
+/// is healthy, 1 when some blobs can lose less than they should or a disk is away, 2 when some cannot be read, 3 when
+/// that is not known. Of a cluster only its disks are judged: 0 when all are up, 1 when some are, 2 when none is.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ashlar status\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json"
@@ -47,13 +49,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (None, None) => of_mount(&only_mount()?)?,
     };
     say(if args.json { status.to_json() } else { status.to_string() })?;
-    let up = status.disks.iter().any(|disk| disk.state == "up");
-    let nothing = status.mount.is_none() && !up;
-    Ok(if nothing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(ExitCode::from(status.health().exit_code()))
+}
+
+/// What it ends with when it cannot be told how a volume is.
+pub(super) fn unknown() -> ExitCode {
+    ExitCode::from(Health::Unknown.exit_code())
 }
 
 /// Where the one volume is mounted that is.
-fn only_mount() -> Result<PathBuf> {
+pub(super) fn only_mount() -> Result<PathBuf> {
     let mut places: Vec<_> = mountpoint::volumes();
     // Of one that is mounted at several places any will do.
     places.sort_by(|a, b| (&a.device, &a.source).cmp(&(&b.device, &b.source)));

@@ -2,13 +2,17 @@
 //! table for people.
 
 use std::fmt::{self, Write as _};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proxy::repair::{Health, Report};
 use proxy::{Safety, SlotStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FsResult;
 use crate::filesystem::Filesystem;
+
+/// How long whoever asks waits for the first census, which is short where there are few blobs.
+const FIRST_CENSUS: Duration = Duration::from_secs(1);
 
 /// What `ashlar status` tells.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,8 +48,11 @@ pub struct MountStatus {
     pub blobs: u64,
     /// See `blobs`.
     pub blob_bytes: u64,
-    /// Blobs whose parts had to share fail domains.
+    /// Blobs that can lose fewer fail domains than they could, were their parts where they belong.
     pub degraded_blobs: u64,
+    /// How safe all blobs are, and what is being done about it.
+    #[serde(default)]
+    pub heal: Option<Report>,
     /// Bytes of user room that metadata take.
     #[serde(default)]
     pub metadata_bytes: u64,
@@ -90,6 +97,10 @@ impl Filesystem {
         let (metadata_bytes, metadata_share) = self.data.space.metadata();
         let journal = self.meta.journal();
         let known = self.warnings();
+        let heal = match self.healer.get() {
+            Some(healer) => Some(healer.report(FIRST_CENSUS).await),
+            None => None,
+        };
         let safety = Safety::new(volume.scheme, disks.iter().map(|slot| slot.domain.as_str()));
         let mount = MountStatus {
             volume: volume.name,
@@ -102,7 +113,8 @@ impl Filesystem {
             live_bytes: usage.live_bytes,
             blobs: usage.blobs,
             blob_bytes: usage.blob_bytes,
-            degraded_blobs: usage.degraded_blobs,
+            degraded_blobs: heal.as_ref().map_or(0, |heal| heal.counts.at_risk),
+            heal,
             metadata_bytes,
             metadata_share,
             epoch: journal.map(|journal| journal.epoch),
@@ -127,6 +139,17 @@ impl Status {
     /// Of disks alone.
     pub fn of_disks(disks: Vec<SlotStatus>) -> Self {
         Self { version: proto::VERSION.to_owned(), mount: None, disks }
+    }
+
+    /// How it is, in one word. Of disks alone only they are judged.
+    pub fn health(&self) -> Health {
+        let up = self.disks.iter().filter(|disk| disk.state == "up").count();
+        match &self.mount {
+            Some(mount) => mount.heal.as_ref().map_or(Health::Unknown, |heal| heal.health),
+            None if up == self.disks.len() => Health::Healthy,
+            None if up > 0 => Health::Degraded,
+            None => Health::DataUnavailable,
+        }
     }
 
     /// Indented JSON.
@@ -202,18 +225,19 @@ impl fmt::Display for MountStatus {
         let line = |f: &mut fmt::Formatter<'_>, name: &str, value: String| {
             writeln!(f, "{name:<12}{value}")
         };
+        if let Some(heal) = &self.heal {
+            line(f, "health", heal.line.clone())?;
+        }
         line(f, "volume", format!("{} ({})", self.volume, self.scheme))?;
         line(f, "safety", self.safety.clone())?;
         line(f, "mounted by", format!("process {}, session {}", self.pid, self.session))?;
         let (free, all) = (bytes(self.available), bytes(self.capacity));
         line(f, "room", format!("{free} of {all} free, after redundancy"))?;
         line(f, "files", format!("{} inodes, {} of data", self.inodes, bytes(self.live_bytes)))?;
-        let blobs = format!("{} with {}", self.blobs, bytes(self.blob_bytes));
-        let degraded = match self.degraded_blobs {
-            0 => "stored with every part on a disk of its own".to_owned(),
-            n => format!("{n} of them with parts that share a disk"),
-        };
-        line(f, "blobs", format!("{blobs}, {degraded}"))?;
+        line(f, "blobs", format!("{} with {}", self.blobs, bytes(self.blob_bytes)))?;
+        for line_of in self.heal.iter().flat_map(Report::details) {
+            line(f, line_of.0, line_of.1)?;
+        }
         let (taken, share) = (bytes(self.metadata_bytes), bytes(self.metadata_share));
         let epoch = self.epoch.map_or(String::new(), |epoch| format!(", epoch {epoch}"));
         let snapshot = match self.last_snapshot {

@@ -44,6 +44,7 @@ pub(crate) enum Mood {
 #[derive(Default)]
 struct State {
     parts: BTreeMap<(BlobId, usize), Bytes>,
+    rotten: BTreeSet<(BlobId, usize)>,
     deleted: BTreeSet<BlobId>,
     promises: BTreeMap<VolumeId, Issuer>,
     beats: BTreeMap<VolumeId, (Issuer, Beat, tokio::time::Instant)>,
@@ -107,6 +108,16 @@ impl MemorySlot {
         *self.state.lock() = State { fresh: true, rebuilding: true, ..State::default() };
     }
 
+    /// The parts of a blob here read badly from now on, until they are put again.
+    pub(crate) fn rot(&self, blob: BlobId) {
+        let parts = self.parts_of(blob);
+        self.state.lock().rotten.extend(parts.iter().map(|part| (blob, part.get())));
+    }
+
+    pub(crate) fn is_rotten(&self, blob: BlobId) -> bool {
+        self.state.lock().rotten.iter().any(|(rotten, _)| *rotten == blob)
+    }
+
     /// From now on it is full once its capacity is used up.
     pub(crate) fn limit(&self) {
         self.state.lock().limited = true;
@@ -150,6 +161,7 @@ impl PartStore for MemorySlot {
             return Err(PartError::Full);
         }
         state.used += len;
+        state.rotten.remove(&(key.blob, key.part.get()));
         let held = state.parts.entry((key.blob, key.part.get())).or_insert(data.data().clone());
         if held == data.data() { Ok(()) } else { Err(PartError::Conflict) }
     }
@@ -165,7 +177,7 @@ impl PartStore for MemorySlot {
         let rebuilding = state.is_rebuilding(key.blob.volume());
         let absent = if rebuilding { PartError::NotRebuilt } else { PartError::NotFound };
         let part = part.filter(|_| mood != Mood::Empty).ok_or(absent)?;
-        if mood == Mood::Rotten {
+        if mood == Mood::Rotten || state.rotten.contains(&(key.blob, key.part.get())) {
             return Err(PartError::Corrupt("checksum mismatch".to_owned()));
         }
         Ok(part.slice(range.start as usize..range.end as usize))

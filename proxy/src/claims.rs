@@ -1,0 +1,128 @@
+//! Which blobs are being put, deleted or mended by this proxy at the moment: those who must not meet.
+//!
+//! A part that repair puts must not land after the blob's delete was forgotten: it would be there again for ever. So
+//! a blob under repair is not deleted, but asked for again later, and one that is being deleted is not mended. Nor is
+//! one that is being put: what it lacks is on its way.
+//!
+//! Invariants:
+//! * No blob is mended and deleted at once.
+//! * A claim ends when it is dropped.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proto::id::BlobId;
+
+/// What is being done to one blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Doing {
+    puts: u32,
+    deletes: u32,
+    mends: bool,
+}
+
+/// All that are claimed.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(Arc<Mutex<HashMap<BlobId, Doing>>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Put,
+    Delete,
+    Mend,
+}
+
+/// Some blobs that one thing is done to.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    claims: Arc<Mutex<HashMap<BlobId, Doing>>>,
+    what: What,
+    blobs: Vec<BlobId>,
+}
+
+impl Claims {
+    /// A put of the blob begins.
+    pub(crate) fn put(&self, blob: BlobId) -> Claim {
+        self.0.lock().entry(blob).or_default().puts += 1;
+        self.claim(What::Put, vec![blob])
+    }
+
+    /// These are to be deleted: those that can be now, and those that are under repair.
+    pub(crate) fn delete(&self, blobs: Vec<BlobId>) -> (Claim, Vec<BlobId>) {
+        let mut claimed = self.0.lock();
+        let mends = |blob: &BlobId| claimed.get(blob).is_some_and(|doing| doing.mends);
+        let (mending, free): (Vec<_>, Vec<_>) = blobs.into_iter().partition(mends);
+        free.iter().for_each(|blob| claimed.entry(*blob).or_default().deletes += 1);
+        drop(claimed);
+        (self.claim(What::Delete, free), mending)
+    }
+
+    /// The blob is to be mended; `None`: not now.
+    pub(crate) fn mend(&self, blob: BlobId) -> Option<Claim> {
+        let mut claimed = self.0.lock();
+        let doing = claimed.entry(blob).or_default();
+        if *doing != Doing::default() {
+            return None;
+        }
+        doing.mends = true;
+        drop(claimed);
+        Some(self.claim(What::Mend, vec![blob]))
+    }
+
+    fn claim(&self, what: What, blobs: Vec<BlobId>) -> Claim {
+        Claim { claims: self.0.clone(), what, blobs }
+    }
+}
+
+impl Claim {
+    /// What is claimed.
+    pub(crate) fn blobs(&self) -> &[BlobId] {
+        &self.blobs
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut claimed = self.claims.lock();
+        for blob in &self.blobs {
+            let Some(doing) = claimed.get_mut(blob) else { continue };
+            match self.what {
+                What::Put => doing.puts -= 1,
+                What::Delete => doing.deletes -= 1,
+                What::Mend => doing.mends = false,
+            }
+            if *doing == Doing::default() {
+                claimed.remove(blob);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{GroupId, SessionId, VolumeId};
+
+    fn blob(sequence: u64) -> BlobId {
+        let scheme = "ec(4,2)".parse().unwrap();
+        BlobId::new(VolumeId(1), SessionId(7), sequence, GroupId(0), 4096, scheme).unwrap()
+    }
+
+    #[test]
+    fn a_blob_is_mended_or_deleted_or_put_and_never_two_of_them() {
+        let claims = Claims::default();
+        let mend = claims.mend(blob(1)).unwrap();
+        assert!(claims.mend(blob(1)).is_none());
+        let (delete, later) = claims.delete(vec![blob(1), blob(2)]);
+        assert_eq!((delete.blobs(), later), (&[blob(2)][..], vec![blob(1)]));
+        assert!(claims.mend(blob(2)).is_none(), "it is being deleted");
+        let put = claims.put(blob(3));
+        let again = claims.put(blob(3));
+        drop(put);
+        assert!(claims.mend(blob(3)).is_none(), "it is being put");
+        drop((mend, delete, again));
+        assert!([1, 2, 3].iter().all(|n| claims.mend(blob(*n)).is_some()));
+        assert!(claims.0.lock().is_empty());
+    }
+}

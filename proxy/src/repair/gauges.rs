@@ -1,0 +1,44 @@
+//! What monitoring sees of repair: gauges with the volume's number as a label, each with a help text.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use proto::id::VolumeId;
+
+use crate::metrics::{
+    REPAIR_AT_RISK, REPAIR_BLOBS, REPAIR_CENSUS_AGE, REPAIR_LEFT_BYTES, REPAIR_MENDED_BLOBS,
+    REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_STUCK,
+};
+use crate::repair::report::{Counts, Report};
+
+/// Says what each of them is.
+pub(crate) fn describe() {
+    describe_gauge!(REPAIR_BLOBS, "Blobs by how many more fail domains they can lose");
+    describe_gauge!(REPAIR_AT_RISK, "Blobs that can lose fewer fail domains than they could");
+    describe_gauge!(REPAIR_QUEUE, "Blobs that wait to be mended");
+    describe_gauge!(REPAIR_LEFT_BYTES, Unit::Bytes, "Bytes of parts that are to be put");
+    describe_gauge!(REPAIR_CENSUS_AGE, Unit::Seconds, "Since the last census ended; -1: none has");
+    describe_gauge!(REPAIR_STUCK, "Blobs that could not be mended");
+    describe_counter!(REPAIR_MENDED_BLOBS, "Blobs mended");
+    describe_counter!(REPAIR_MENDED_BYTES, Unit::Bytes, "Bytes of parts put to mend blobs");
+}
+
+/// Brings them up to date.
+pub(crate) fn set(volume: VolumeId, report: &Report) {
+    let volume = volume.to_string();
+    let of = |name: &'static str, value: f64| gauge!(name, "volume" => volume.clone()).set(value);
+    let Counts { by_spare, at_risk, unavailable, lost } = &report.counts;
+    let counts = by_spare.iter().enumerate().map(|(spare, count)| (spare.to_string(), *count));
+    let others = [("unavailable", *unavailable), ("lost", *lost)];
+    let others = others.map(|(name, count)| (name.to_owned(), count));
+    for (spare, count) in counts.chain(others) {
+        gauge!(REPAIR_BLOBS, "volume" => volume.clone(), "spare" => spare).set(count as f64);
+    }
+    of(REPAIR_AT_RISK, *at_risk as f64);
+    of(REPAIR_QUEUE, report.queue as f64);
+    of(REPAIR_LEFT_BYTES, report.bytes_left as f64);
+    of(REPAIR_CENSUS_AGE, report.census_age.map_or(-1.0, |age| age as f64));
+    of(REPAIR_STUCK, report.stuck.len() as f64);
+    let total =
+        |name: &'static str, value| counter!(name, "volume" => volume.clone()).absolute(value);
+    total(REPAIR_MENDED_BLOBS, report.mended_blobs);
+    total(REPAIR_MENDED_BYTES, report.mended_bytes);
+}

@@ -1,0 +1,653 @@
+//! When repair does what: one healer for each volume that is led.
+//!
+//! A census is taken at the start, whenever the slots stand otherwise than before (one is away, is back, has been away
+//! for too long, is being rebuilt), when there was more to mend than could be remembered, after what failed, and every
+//! so often anyway. What it finds, and what puts and gets notice, is mended meanwhile.
+//!
+//! One task decides; censuses and mends are tasks of their own that it waits for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use proto::guard::{caught_in, keep_going};
+use proto::id::{BlobId, VolumeId};
+use proto::limits::footprint;
+use proto::part_store::Scope;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::live::LiveProxy;
+use crate::notices::{Inbox, Why};
+use crate::proxy::Proxy;
+use crate::quorum::SlotSet;
+use crate::repair::census::{Finding, Ledger, Outcome};
+use crate::repair::gauges;
+use crate::repair::layout::Attendance;
+use crate::repair::mend::{End, Mended};
+use crate::repair::pace::Pace;
+use crate::repair::presence::{Presence, Seen};
+use crate::repair::queue::{Item, MOST, Queue};
+use crate::repair::report::{Change, Counts, Health, Report, Stuck};
+use crate::slot_client::{Ask, SlotClient};
+
+/// How often it is looked how slots stand.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often slots are asked whether they are being rebuilt: one that is emptied may be back before it is missed.
+const ASK: Duration = Duration::from_secs(5);
+/// First and longest wait before a census that is taken because something failed.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// Of the time no more than one in so many goes to censuses that follow each other.
+const SHARE: u32 = 5;
+/// After a volume was used its blobs are counted again in this time, or so many times as long as that took last.
+const FRESH: (Duration, u32) = (Duration::from_secs(60), 100);
+/// Shortest pause between two censuses.
+const PAUSE: Duration = Duration::from_millis(500);
+/// A slot with room for fewer parts than this, as long as those of large blobs, is given none.
+const SHORT: u64 = 16;
+/// Lost blobs, and those that cannot be mended, that are remembered by name.
+const NAMED: usize = 64;
+/// And told of.
+const TOLD: usize = 16;
+
+/// What differs between one volume's repair and another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealSettings {
+    /// A disk that is away for longer is done without: its parts are made anew on others.
+    pub grace: Duration,
+    /// Bytes of parts put per second, at most, while nobody else wants anything of the disks.
+    pub rate: u64,
+    /// A census is taken this often, whatever happens.
+    pub every: Duration,
+}
+
+impl Default for HealSettings {
+    fn default() -> Self {
+        let hour = Duration::from_secs(3600);
+        Self { grace: hour, rate: 512 << 20, every: 24 * hour }
+    }
+}
+
+/// Repairs one volume for as long as it is led.
+pub struct Healer {
+    /// Who does it with the slots that the group has now. With others it is begun anew, by a census.
+    now: Arc<Mutex<Arc<Inner>>>,
+    stop: CancellationToken,
+    running: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    census_ended: watch::Receiver<u64>,
+}
+
+impl Healer {
+    /// Begins. Must be called within a tokio runtime, by who leads the volume.
+    pub fn start(
+        proxy: Arc<LiveProxy>,
+        volume: VolumeId,
+        ledger: Arc<dyn Ledger>,
+        settings: HealSettings,
+    ) -> Arc<Self> {
+        gauges::describe();
+        let ended = Arc::new(watch::Sender::new(0));
+        let census_ended = ended.subscribe();
+        let begin = move |proxy: Arc<Proxy>| {
+            let inbox = proxy.notices.listen(volume);
+            let course = Mutex::new(Course::new(proxy.slots.len(), settings));
+            let (ledger, ended) = (ledger.clone(), ended.clone());
+            ended.send_replace(0);
+            Arc::new(Inner { proxy, volume, ledger, settings, inbox, ended, course })
+        };
+        let now = Arc::new(Mutex::new(begin(proxy.current())));
+        let (healing, stop) = (now.clone(), CancellationToken::new());
+        let stopped = stop.clone();
+        let running = tokio::spawn(async move {
+            loop {
+                let inner = healing.lock().clone();
+                let next = tokio::select! {
+                    () = stopped.cancelled() => None,
+                    () = keep_going("repair", || inner.clone().run()) => None,
+                    next = another(&proxy, &inner.proxy) => next,
+                };
+                inner.proxy.notices.deafen(volume);
+                let Some(next) = next else { return };
+                *healing.lock() = begin(next);
+            }
+        });
+        Arc::new(Self { now, stop, running: Mutex::new(Some(running)), census_ended })
+    }
+
+    /// How it is. Waits for the first census, no longer than `patience`.
+    pub async fn report(&self, patience: Duration) -> Report {
+        let mut ended = self.census_ended.clone();
+        // Then nobody has counted yet, which is what is told.
+        let _ = tokio::time::timeout(patience, ended.wait_for(|n| *n > 0)).await;
+        self.glance()
+    }
+
+    /// How it is, as far as is known.
+    pub fn glance(&self) -> Report {
+        let inner = self.now.lock().clone();
+        inner.report()
+    }
+
+    /// Brings the gauges of monitoring up to date.
+    pub fn observe(&self) {
+        let inner = self.now.lock().clone();
+        gauges::set(inner.volume, &inner.report());
+    }
+
+    /// Mends nothing any more when this returns.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let running = self.running.lock().take();
+        if let Some(running) = running {
+            running.await.unwrap_or_else(|e| tracing::error!("repair: {e}"));
+        }
+    }
+}
+
+/// The proxy that takes the place of this one.
+async fn another(live: &LiveProxy, this: &Arc<Proxy>) -> Option<Arc<Proxy>> {
+    let mut changes = live.changes();
+    let other = changes.wait_for(|now| !Arc::ptr_eq(now, this)).await;
+    other.ok().map(|other| other.clone())
+}
+
+impl Drop for Healer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Inner {
+    proxy: Arc<Proxy>,
+    volume: VolumeId,
+    ledger: Arc<dyn Ledger>,
+    settings: HealSettings,
+    inbox: Arc<Inbox>,
+    /// Counts the censuses that have ended.
+    ended: Arc<watch::Sender<u64>>,
+    course: Mutex<Course>,
+}
+
+/// What is known, and what is under way.
+struct Course {
+    presence: Presence,
+    queue: Queue,
+    pace: Pace,
+    counts: Counts,
+    counted_at: Option<Instant>,
+    /// How long that took.
+    took: Duration,
+    /// Number of the census that is under way, or was last.
+    census: u64,
+    counting: bool,
+    /// When the next census is due at the latest, and when it may begin at the earliest.
+    due: Instant,
+    ask_at: Instant,
+    not_before: Instant,
+    retry: Duration,
+    failed: bool,
+    mending: BTreeMap<BlobId, Item>,
+    /// Bytes of parts that the last census found to be put.
+    bytes_left: u64,
+    /// What has become of blobs meanwhile that the census under way has found, and bytes put for them.
+    changes: BTreeMap<Change, u64>,
+    bytes_done: u64,
+    /// It had no gap, and nothing that it found has been left undone so far; slots that were rebuilding then.
+    thorough: bool,
+    to_declare: SlotSet,
+    placeless: u64,
+    mended_blobs: u64,
+    mended_bytes: u64,
+    lost: BTreeSet<BlobId>,
+    stuck: BTreeMap<BlobId, String>,
+    fenced: bool,
+}
+
+impl Course {
+    fn new(slots: usize, settings: HealSettings) -> Self {
+        let now = Instant::now();
+        Self {
+            presence: Presence::new(slots, settings.grace),
+            queue: Queue::new(MOST),
+            pace: Pace::new(settings.rate),
+            counts: Counts::default(),
+            counted_at: None,
+            took: Duration::ZERO,
+            census: 0,
+            counting: false,
+            due: now,
+            ask_at: now + ASK,
+            not_before: now,
+            retry: RETRY.0,
+            failed: false,
+            mending: BTreeMap::new(),
+            bytes_left: 0,
+            changes: BTreeMap::new(),
+            bytes_done: 0,
+            thorough: false,
+            to_declare: SlotSet::EMPTY,
+            placeless: 0,
+            mended_blobs: 0,
+            mended_bytes: 0,
+            lost: BTreeSet::new(),
+            stuck: BTreeMap::new(),
+            fenced: false,
+        }
+    }
+
+    /// Something was left undone: it is looked for again, later each time.
+    fn try_again(&mut self, now: Instant) {
+        self.failed = true;
+        self.due = self.due.min(now + self.retry);
+    }
+
+    /// A census begins. What the last one found is found again.
+    fn begin_census(&mut self, now: Instant, every: Duration) -> (u64, Attendance) {
+        self.queue.forget_census();
+        self.queue.take_overflow();
+        let failed = std::mem::take(&mut self.failed);
+        self.retry = if failed { (2 * self.retry).min(RETRY.1) } else { RETRY.0 };
+        self.counting = true;
+        self.census += 1;
+        self.thorough = true;
+        self.bytes_done = 0;
+        self.changes.clear();
+        self.due = now + every;
+        (self.census, self.presence.attendance())
+    }
+
+    fn found(&mut self, census: u64, blob: BlobId, finding: Finding) {
+        let (spare, bytes) = match finding {
+            Finding::Mend { spare, bytes } => (spare, bytes),
+            Finding::Short { .. } => (0, 0),
+        };
+        let short = finding == Finding::Short { counts: true };
+        self.queue.push(blob, Item { spare, verify: false, short, bytes, census: Some(census) });
+    }
+
+    fn end_census(&mut self, outcome: Outcome, began: Instant, now: Instant) {
+        let Outcome { counts, whole, failed, bytes, placeless, rebuilding, .. } = outcome;
+        (self.counts, self.counted_at, self.counting) = (counts, Some(now), false);
+        (self.bytes_left, self.placeless) = (bytes, placeless);
+        for (change, times) in std::mem::take(&mut self.changes) {
+            (0..times).for_each(|_| self.counts.change(change));
+        }
+        self.thorough &= whole;
+        self.presence.rebuilds(rebuilding);
+        self.to_declare = rebuilding;
+        self.stuck.clear();
+        // What was lost may be back; lists do not tell whether parts are sound.
+        self.counts.lost = self.lost.len() as u64;
+        for blob in &self.lost {
+            let again =
+                Item { spare: 0, verify: true, short: false, bytes: 0, census: Some(self.census) };
+            self.queue.push(*blob, again);
+        }
+        self.took = now - began;
+        self.not_before = now + PAUSE.max(SHARE * self.took);
+        if failed {
+            self.try_again(now);
+        }
+    }
+
+    /// A blob has been mended, or could not be.
+    fn mended(&mut self, blob: BlobId, item: Item, mended: &Mended, best: usize, now: Instant) {
+        self.pace.end(mended.bytes, now);
+        self.mended_bytes += mended.bytes;
+        self.mended_blobs += u64::from(mended.bytes > 0);
+        if item.census == Some(self.census) {
+            self.bytes_done += item.bytes;
+        }
+        if let (Some(before), Some(after)) = (mended.before, mended.after) {
+            self.change(item, Change { before: Some(before), after: Some(after), best });
+        }
+        match &mended.end {
+            End::Done => self.found_again(&blob),
+            End::Deleted => {
+                self.found_again(&blob);
+                let before = (!item.short).then_some(item.spare);
+                self.change(item, Change { before, after: None, best });
+            }
+            End::Busy => self.thorough = false,
+            End::Short { .. } => {}
+            End::Fenced(epoch) => {
+                tracing::warn!(%epoch, "repair ends: the volume has another owner");
+                self.fenced = true;
+            }
+            End::Failed(why) => {
+                self.thorough = false;
+                if self.stuck.len() < NAMED && !self.stuck.contains_key(&blob) {
+                    tracing::warn!("blob {blob} cannot be mended: {why}");
+                    self.stuck.insert(blob, why.clone());
+                }
+                self.try_again(now);
+            }
+        }
+    }
+
+    /// Too few parts of a blob were found. Only if every slot was heard, and it is wanted, is it lost.
+    fn short(&mut self, blob: BlobId, item: Item, gap: bool, wanted: Option<bool>, best: usize) {
+        self.thorough &= wanted == Some(false);
+        match wanted {
+            Some(false) => {
+                self.found_again(&blob);
+                if item.short {
+                    self.change(item, Change { before: None, after: None, best });
+                }
+            }
+            Some(true) if !gap => {
+                let before = (!item.short).then_some(best);
+                self.change(item, Change { before, after: None, best });
+                if self.lost.contains(&blob) {
+                    return;
+                }
+                self.counts.lost += 1;
+                if self.lost.len() < NAMED {
+                    self.lost.insert(blob);
+                    tracing::error!("blob {blob} is lost: too few of its parts are left");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Something has become of a blob that a census has found. One that is under way still will have counted it as it
+    /// was.
+    fn change(&mut self, item: Item, change: Change) {
+        match item.census == Some(self.census) {
+            true if self.counting => *self.changes.entry(change).or_default() += 1,
+            true => self.counts.change(change),
+            false => {}
+        }
+    }
+
+    /// A blob that was taken for lost is not, or nobody wants it.
+    fn found_again(&mut self, blob: &BlobId) {
+        if self.lost.remove(blob) {
+            self.counts.lost = self.counts.lost.saturating_sub(1);
+        }
+    }
+
+    /// Is nothing left of what the last census found?
+    fn is_through(&self) -> bool {
+        !self.counting && self.queue.len() == 0 && self.mending.is_empty()
+    }
+}
+
+/// What the tasks of a healer come back with.
+enum Done {
+    Counted { outcome: Outcome, began: Instant },
+    Mended { blob: BlobId, item: Item, mended: Mended, wanted: Option<bool> },
+    Asked { rebuilding: SlotSet },
+    Panicked,
+}
+
+impl Inner {
+    async fn run(self: Arc<Self>) {
+        let mut tasks: JoinSet<Done> = JoinSet::new();
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        {
+            // What was under way when this panicked, if it did, is not.
+            let mut course = self.course.lock();
+            (course.counting, course.due) = (false, Instant::now());
+            course.mending.clear();
+        }
+        self.look();
+        while !self.course.lock().fenced {
+            let next = self.begin_what_is_due(&mut tasks);
+            tokio::select! {
+                Some(done) = tasks.join_next() => self.take(done.unwrap_or(Done::Panicked)).await,
+                () = self.inbox.wake.notified() => self.read_inbox(),
+                _ = tick.tick() => self.look(),
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// How the slots stand now.
+    fn look(&self) {
+        let proxy = &self.proxy;
+        let room = SHORT * footprint(1 << 20);
+        let seen = Seen {
+            down: proxy.slots_that(SlotClient::is_down),
+            read_only: proxy.slots_that(SlotClient::takes_no_writes),
+            full: proxy.slots_that(|slot| slot.known_room() < room),
+        };
+        let mut course = self.course.lock();
+        let now = Instant::now();
+        if course.presence.look(seen, now) {
+            course.due = now;
+        }
+        if course.is_through() && course.queue.take_overflow() {
+            course.due = now;
+        }
+        if let Some(counted) = course.counted_at
+            && now >= counted + FRESH.0.max(FRESH.1 * course.took)
+            && proxy.traffic.any_since(counted)
+        {
+            course.due = course.due.min(now);
+        }
+    }
+
+    fn read_inbox(&self) {
+        let (blobs, overflowed) = self.inbox.take();
+        let mut course = self.course.lock();
+        for (blob, why) in blobs {
+            let verify = why == Why::Damaged;
+            course
+                .queue
+                .push(blob, Item { spare: 0, verify, short: false, bytes: 0, census: None });
+        }
+        if overflowed {
+            course.due = Instant::now();
+        }
+    }
+
+    /// Begins a census and mends, as many as may be; answers when there will be more to begin.
+    fn begin_what_is_due(self: &Arc<Self>, tasks: &mut JoinSet<Done>) -> Option<Instant> {
+        let now = Instant::now();
+        let busy = self.proxy.traffic.is_busy(now);
+        let mut course = self.course.lock();
+        if !course.counting && course.due <= now && course.not_before <= now {
+            let (census, attendance) = course.begin_census(now, self.settings.every);
+            tasks.spawn(self.clone().count(census, attendance, now));
+        }
+        if !course.counting && course.ask_at <= now {
+            course.ask_at = now + ASK;
+            tasks.spawn(self.clone().ask_who_rebuilds(course.presence.attendance()));
+        }
+        let attendance = course.presence.attendance();
+        loop {
+            match course.pace.may_begin(course.mending.len(), busy, now) {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(next) => return (course.queue.len() > 0).then_some(next),
+            }
+            let Some((blob, item)) = course.queue.pop() else {
+                if course.is_through() {
+                    course.pace.rest();
+                }
+                return None;
+            };
+            course.pace.begin(item.bytes, busy, now);
+            course.mending.insert(blob, item);
+            tasks.spawn(self.clone().mend(blob, item, attendance));
+        }
+    }
+
+    /// Which slots say that they do not have all of the volume that they should.
+    async fn ask_who_rebuilds(self: Arc<Self>, attendance: Attendance) -> Done {
+        let this = &self;
+        let asking = attendance.up.iter().map(|slot| async move {
+            let scope = Scope::Volume(this.volume);
+            let page = this.proxy.slots[slot].list(Ask::IfUp, scope, None, 1).await;
+            page.is_ok_and(|page| page.rebuilding).then_some(slot)
+        });
+        let slots = join_all(asking).await.into_iter().flatten();
+        let rebuilding = slots.fold(SlotSet::EMPTY, |set, slot| set.union(SlotSet::only(slot)));
+        Done::Asked { rebuilding }
+    }
+
+    async fn count(self: Arc<Self>, census: u64, attendance: Attendance, began: Instant) -> Done {
+        let find = |blob, finding| self.course.lock().found(census, blob, finding);
+        let counting = self.proxy.census(self.volume, attendance, &self.ledger, find);
+        match caught_in("a census", counting).await {
+            Ok(outcome) => Done::Counted { outcome, began },
+            Err(_) => Done::Panicked,
+        }
+    }
+
+    async fn mend(self: Arc<Self>, blob: BlobId, item: Item, attendance: Attendance) -> Done {
+        let mending = async {
+            let mended = self.proxy.mend(blob, attendance, item.verify).await;
+            let wanted = match mended.end {
+                End::Short { .. } => self.ledger.wants(blob).await,
+                _ => None,
+            };
+            (mended, wanted)
+        };
+        let (mended, wanted) = match caught_in("mending a blob", mending).await {
+            Ok(mended) => mended,
+            Err(why) => (End::Failed(why.to_string()).into(), None),
+        };
+        Done::Mended { blob, item, mended, wanted }
+    }
+
+    /// A task has ended.
+    async fn take(&self, done: Done) {
+        let now = Instant::now();
+        match done {
+            Done::Counted { outcome, began } => {
+                let mut course = self.course.lock();
+                let (blobs, mends, whole) = (outcome.counts.blobs(), outcome.mends, outcome.whole);
+                course.end_census(outcome, began, now);
+                let took = now - began;
+                tracing::info!(
+                    blobs,
+                    mends,
+                    whole,
+                    ?took,
+                    "counted the blobs of volume {}",
+                    self.volume
+                );
+                drop(course);
+                self.ended.send_modify(|ended| *ended += 1);
+            }
+            Done::Mended { blob, item, mended, wanted } => {
+                let best = self.proxy.case(&blob, Attendance::default()).best();
+                let mut course = self.course.lock();
+                course.mending.remove(&blob);
+                course.mended(blob, item, &mended, best, now);
+                if let End::Short { gap } = mended.end {
+                    course.short(blob, item, gap, wanted, best);
+                }
+            }
+            Done::Asked { rebuilding } => {
+                let mut course = self.course.lock();
+                if !course.counting && !rebuilding.minus(course.presence.rebuilding()).is_empty() {
+                    course.presence.rebuilds(rebuilding);
+                    course.due = now;
+                }
+                return;
+            }
+            Done::Panicked => {
+                let mut course = self.course.lock();
+                course.counting = false;
+                course.try_again(now);
+            }
+        }
+        self.declare_rebuilt().await;
+    }
+
+    /// Once nothing is left of what a census without a gap found, slots that were being rebuilt are whole.
+    async fn declare_rebuilt(&self) {
+        let (slots, failed) = {
+            let mut course = self.course.lock();
+            if !course.is_through() || course.queue.take_overflow() {
+                return;
+            }
+            let slots = std::mem::take(&mut course.to_declare);
+            (slots, !course.thorough)
+        };
+        if slots.is_empty() {
+            return;
+        }
+        let told = match failed {
+            true => Err("not all of it could be mended".to_owned()),
+            false => self.proxy.all_rebuilt(self.volume, slots).await.map_err(|e| e.to_string()),
+        };
+        let mut course = self.course.lock();
+        match told {
+            Ok(()) => {
+                course.presence.rebuilds(SlotSet::EMPTY);
+                tracing::info!(?slots, "volume {} is whole on disks that were filled", self.volume);
+            }
+            Err(why) => {
+                tracing::info!(?slots, why, "volume {} is not whole there yet", self.volume);
+                course.try_again(Instant::now());
+            }
+        }
+    }
+
+    /// What there is no use in doing yet.
+    fn waiting(&self, course: &Course, now: Instant) -> Vec<Stuck> {
+        let slot = |(slot, left): (usize, Duration)| Stuck {
+            what: format!("disk {slot} at {}", self.proxy.slots[slot].place),
+            why: match left.as_secs() {
+                0 => {
+                    "it does not answer; its parts are made anew where there is a place".to_owned()
+                }
+                left => format!("it does not answer; in {left} s its parts are made anew"),
+            },
+        };
+        let mut waiting: Vec<Stuck> = course.presence.awaited(now).map(slot).collect();
+        if course.placeless > 0 {
+            let what = format!("{} parts", course.placeless);
+            let why = "there is no disk that would make their blobs safer".to_owned();
+            waiting.push(Stuck { what, why });
+        }
+        waiting
+    }
+
+    fn report(&self) -> Report {
+        let now = Instant::now();
+        let mut course = self.course.lock();
+        let rate = course.pace.measured(now);
+        let left = course.bytes_left.saturating_sub(course.bytes_done);
+        let disks = self.proxy.slots.len();
+        let up = SlotSet::first(disks).minus(self.proxy.slots_that(SlotClient::is_down));
+        // What has just become of a slot is counted next.
+        let due = course.due <= now || up != course.presence.attendance().up;
+        let stuck = |(blob, why): (&BlobId, &String)| Stuck {
+            what: format!("blob {blob}"),
+            why: why.clone(),
+        };
+        let report = Report {
+            health: Health::Unknown,
+            line: String::new(),
+            disks,
+            disks_away: disks - up.len(),
+            disks_rebuilding: course.presence.rebuilding().len(),
+            counts: course.counts.clone(),
+            census_age: course.counted_at.map(|at| (now - at).as_secs()),
+            censuses: *self.ended.borrow(),
+            counting: course.counting || due,
+            queue: (course.queue.len() + course.mending.len()) as u64,
+            bytes_left: left,
+            rate,
+            seconds_left: (left > 0 && rate > 0).then(|| left.div_ceil(rate)),
+            mended_blobs: course.mended_blobs,
+            mended_bytes: course.mended_bytes,
+            lost: course.lost.iter().take(TOLD).map(BlobId::to_string).collect(),
+            stuck: course.stuck.iter().take(TOLD).map(stuck).collect(),
+            waiting: self.waiting(&course, now),
+        };
+        drop(course);
+        report.conclude()
+    }
+}

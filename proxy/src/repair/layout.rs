@@ -1,0 +1,485 @@
+//! Where the parts of one blob belong while its slots stand as they do, and what is to be done about those that lie
+//! elsewhere. Pure.
+//!
+//! A part belongs on its main slot, if that is there. The part of a slot that is *away* for a moment is waited for; of
+//! one that is gone for long it belongs where a put would hand it to: a domain that has no other, best placed first.
+//! Only where there is none do parts share domains, no more than [`room`], and only if that leaves the blob with more
+//! to spare.
+//!
+//! Invariants:
+//! * Following a plan step by step, a blob never has less to spare than before.
+//! * Nothing is planned for a blob of which fewer than k parts are found.
+
+use proto::id::{PartIndex, PartSet};
+use proto::scheme::Scheme;
+
+use crate::placement::{Group, Placement};
+use crate::quorum::{SlotSet, Spread, room};
+
+/// Sets of lost domains that are tried, at most, to find what a blob with doubled parts has to spare.
+const MOST_SETS: u32 = 20_000;
+
+/// How the slots of a group stand. Those in neither set are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attendance {
+    /// They say what they hold.
+    pub(crate) up: SlotSet,
+    /// They take parts, too.
+    pub(crate) takes: SlotSet,
+    /// They say nothing, and may be back soon: what belongs there is taken to be there.
+    pub(crate) away: SlotSet,
+}
+
+impl Attendance {
+    /// The same, without one that has not answered: it may soon.
+    pub(crate) fn without(mut self, slot: usize) -> Self {
+        self.up = self.up.minus(SlotSet::only(slot));
+        self.takes = self.takes.minus(SlotSet::only(slot));
+        self.away.insert(slot);
+        self
+    }
+}
+
+/// A blob and the group that it lies in.
+#[derive(Clone, Copy)]
+pub(crate) struct Case<'a> {
+    pub(crate) group: &'a Group,
+    pub(crate) placement: Placement,
+    pub(crate) scheme: Scheme,
+    pub(crate) spread: Spread,
+    pub(crate) attendance: Attendance,
+}
+
+/// Where a part belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// Not found out yet.
+    Unknown,
+    /// On this slot.
+    At(usize),
+    /// On this one, which is away and has it, as far as is known.
+    Awaited(usize),
+    /// There is no place that would make the blob safer.
+    Nowhere,
+}
+
+/// A part on a slot.
+pub(crate) type Lying = (PartIndex, usize);
+
+/// What is to be done about a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Plan {
+    /// What the blob can lose now, and after the puts; `None`: too few of its parts are found.
+    pub(crate) spare: Option<usize>,
+    pub(crate) spare_after: Option<usize>,
+    /// First these: parts that their home lacks, and those whose other copies are to be dropped.
+    pub(crate) puts: Vec<Lying>,
+    /// Then these, each once its part's home has it.
+    pub(crate) drops: Vec<Lying>,
+    /// Parts that have no place.
+    pub(crate) placeless: usize,
+}
+
+impl Plan {
+    /// Is there anything to do?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.drops.is_empty()
+    }
+}
+
+impl Case<'_> {
+    /// What is to be done about a blob whose parts lie so, as the slots that are up have said.
+    pub(crate) fn plan(&self, located: &[Lying]) -> Plan {
+        if self.is_whole(located) {
+            let spare = Some(self.scheme.parity_parts());
+            return Plan { spare, spare_after: spare, ..Plan::default() };
+        }
+        let spare = self.spare(located.iter().copied());
+        if spare.is_none() {
+            return Plan::default();
+        }
+        let mut homes = self.homes(located);
+        self.refuse_what_does_not_help(located, &mut homes);
+        let placeless = homes.iter().filter(|home| **home == Home::Nowhere).count();
+        let lacking = at(&homes).filter(|home| !located.contains(home));
+        let mut puts: Vec<Lying> = lacking.collect();
+        let after = || located.iter().copied().chain(puts.iter().copied());
+        let spare_after = self.spare(after());
+        let drops = self.drops(&homes, after().collect(), spare_after);
+        // A copy goes only when its part's home has acknowledged it anew: what it says it holds may be rotten.
+        let proven = at(&homes).filter(|(part, _)| drops.iter().any(|(p, _)| p == part));
+        let unproven: Vec<Lying> = proven.filter(|home| !puts.contains(home)).collect();
+        puts.extend(unproven);
+        Plan { spare, spare_after, puts, drops, placeless }
+    }
+
+    /// Does each part lie on its main slot, and nowhere else?
+    fn is_whole(&self, located: &[Lying]) -> bool {
+        located.len() == self.scheme.parts()
+            && located.iter().all(|(part, slot)| self.placement.main(part.get()) == Some(*slot))
+    }
+
+    /// How many domains, whichever they are, may be lost of a blob whose parts lie so, m at most; `None`: too few
+    /// parts are there as it is. Where parts lie twice it may be said to be one less than it is.
+    pub(crate) fn spare(&self, located: impl Iterator<Item = Lying>) -> Option<usize> {
+        let mut held = [0u32; proto::limits::MAX_SLOTS];
+        located.for_each(|(part, slot)| held[self.group.domain(slot)] |= 1 << part.get());
+        let mut held: Vec<u32> = held.into_iter().filter(|parts| *parts != 0).collect();
+        held.sort_unstable_by_key(|parts| std::cmp::Reverse(parts.count_ones()));
+        let enough = self.scheme.data_parts() as u32;
+        let all = held.iter().fold(0, |all, parts| all | parts);
+        (all.count_ones() >= enough).then_some(())?;
+        let breaks = |losses: &usize| {
+            let mut sets = MOST_SETS;
+            can_break(&held, *losses, enough, 0, &mut sets)
+        };
+        let most = self.scheme.parity_parts();
+        Some((1..=most).find(breaks).map_or(most, |losses| losses - 1))
+    }
+
+    /// What it has to spare where it lies as well as it can with all slots there.
+    pub(crate) fn best(&self) -> usize {
+        let all = SlotSet::first(self.group.len());
+        let attendance = Attendance { up: all, takes: all, away: SlotSet::EMPTY };
+        let homes = Case { attendance, ..*self }.homes(&[]);
+        self.spare(at(&homes)).unwrap_or(0)
+    }
+
+    fn homes(&self, located: &[Lying]) -> Vec<Home> {
+        let Attendance { up, takes, away } = self.attendance;
+        let found: PartSet = located.iter().map(|(part, _)| *part).collect();
+        let mut homes = vec![Home::Unknown; self.scheme.parts()];
+        for part in PartSet::first(homes.len()).iter() {
+            let Some(main) = self.placement.main(part.get()) else { continue };
+            if up.contains(main) && (takes.contains(main) || located.contains(&(part, main))) {
+                homes[part.get()] = Home::At(main);
+            } else if away.contains(main) && !found.contains(part) {
+                homes[part.get()] = Home::Awaited(main);
+            }
+        }
+        for most in 1..=room(self.scheme, self.spread) {
+            self.keep(located, most, &mut homes);
+            self.place(most, &mut homes);
+        }
+        for home in homes.iter_mut().filter(|home| **home == Home::Unknown) {
+            *home = Home::Nowhere;
+        }
+        homes
+    }
+
+    /// Parts of the domain of a slot that have their home there.
+    fn load(&self, homes: &[Home], slot: usize) -> usize {
+        let domain = self.group.domain(slot);
+        let there = |home: &&Home| match home {
+            Home::At(at) | Home::Awaited(at) => self.group.domain(*at) == domain,
+            Home::Unknown | Home::Nowhere => false,
+        };
+        homes.iter().filter(there).count()
+    }
+
+    /// Parts stay where they lie, if their domain has fewer than `most`.
+    fn keep(&self, located: &[Lying], most: usize, homes: &mut [Home]) {
+        for (part, slot) in located {
+            if homes[part.get()] == Home::Unknown && self.load(homes, *slot) < most {
+                homes[part.get()] = Home::At(*slot);
+            }
+        }
+    }
+
+    /// Parts go where a put would hand them to.
+    fn place(&self, most: usize, homes: &mut [Home]) {
+        for part in 0..homes.len() {
+            if homes[part] != Home::Unknown {
+                continue;
+            }
+            let takes = |slot: &usize| {
+                self.attendance.takes.contains(*slot)
+                    && self.load(homes, *slot) < most
+                    && !homes.contains(&Home::At(*slot))
+            };
+            let free = self.placement.order().find(takes);
+            // A slot takes a second part only where its domain has no other.
+            let shared = || {
+                self.placement.order().find(|slot| {
+                    self.attendance.takes.contains(*slot) && self.load(homes, *slot) < most
+                })
+            };
+            if let Some(slot) = free.or_else(shared) {
+                homes[part] = Home::At(slot);
+            }
+        }
+    }
+
+    /// Parts that are missing, and that the blob would be no safer with where they could go, are not made.
+    fn refuse_what_does_not_help(&self, located: &[Lying], homes: &mut [Home]) {
+        let crowded = |homes: &[Home], slot: usize| self.load(homes, slot) > 1;
+        for part in PartSet::first(homes.len()).iter() {
+            let Home::At(slot) = homes[part.get()] else { continue };
+            if !crowded(homes, slot) || located.iter().any(|(p, _)| *p == part) {
+                continue;
+            }
+            let with = self.spare(at(homes));
+            homes[part.get()] = Home::Nowhere;
+            if self.spare(at(homes)) < with {
+                homes[part.get()] = Home::At(slot);
+            }
+        }
+    }
+
+    /// Copies that are superfluous once every home has its part: not those that leave more to spare.
+    fn drops(&self, homes: &[Home], mut lying: Vec<Lying>, spare: Option<usize>) -> Vec<Lying> {
+        let mut drops = Vec::new();
+        for (part, slot) in lying.clone() {
+            let elsewhere = matches!(homes[part.get()], Home::At(home) if home != slot);
+            if !elsewhere || !self.attendance.takes.contains(slot) {
+                continue;
+            }
+            let rest = || lying.iter().copied().filter(move |other| *other != (part, slot));
+            if self.spare(rest()) >= spare {
+                lying = rest().collect();
+                drops.push((part, slot));
+            }
+        }
+        drops
+    }
+}
+
+/// The parts that have a slot for a home.
+fn at(homes: &[Home]) -> impl Iterator<Item = Lying> {
+    let part = |n| PartIndex::new(n).expect("a scheme's part is a part");
+    homes.iter().enumerate().filter_map(move |(n, home)| match home {
+        Home::At(slot) => Some((part(n), *slot)),
+        _ => None,
+    })
+}
+
+/// Do fewer than `enough` parts remain after the loss of some `losses` of the domains? `gone` have been lost already;
+/// `sets` is what may still be tried: beyond it the answer is yes.
+fn can_break(held: &[u32], losses: usize, enough: u32, kept: u32, sets: &mut u32) -> bool {
+    let rest = held.iter().fold(kept, |all, parts| all | parts).count_ones();
+    if losses == 0 || held.is_empty() {
+        return rest < enough;
+    }
+    // The heaviest come first: with those gone that can go, no fewer can remain.
+    let most: u32 = held.iter().take(losses).map(|parts| parts.count_ones()).sum();
+    if rest >= enough + most {
+        return false;
+    }
+    if *sets == 0 {
+        return true;
+    }
+    *sets -= 1;
+    can_break(&held[1..], losses - 1, enough, kept, sets)
+        || can_break(&held[1..], losses, enough, kept | held[0], sets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{BlobId, DiskId, GroupId, SessionId, VolumeId};
+
+    /// What becomes of a slot.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fate {
+        Up,
+        ReadOnly,
+        /// It is up, and has lost everything.
+        Emptied,
+        Away,
+        Gone,
+    }
+
+    const FATES: [Fate; 5] = [Fate::Up, Fate::ReadOnly, Fate::Emptied, Fate::Away, Fate::Gone];
+
+    fn group(domains: &str) -> Group {
+        let domains: Vec<String> = domains.chars().map(String::from).collect();
+        let disk = |n: usize| DiskId::from_slice(&[n as u8; 16]).unwrap();
+        Group::new(domains.iter().enumerate().map(|(n, domain)| (disk(n), domain.as_str())))
+    }
+
+    fn case<'a>(group: &'a Group, scheme: &str, sequence: u64, spread: Spread) -> Case<'a> {
+        let scheme: Scheme = scheme.parse().unwrap();
+        let blob = BlobId::new(VolumeId(1), SessionId(7), sequence, GroupId(0), 4096, scheme);
+        let attendance = attendance(&vec![Fate::Up; group.len()]);
+        Case { group, placement: group.place(blob.unwrap()), scheme, spread, attendance }
+    }
+
+    fn attendance(fates: &[Fate]) -> Attendance {
+        let those = |which: &[Fate]| SlotSet::that_are(fates.len(), |n| which.contains(&fates[n]));
+        Attendance {
+            up: those(&[Fate::Up, Fate::ReadOnly, Fate::Emptied]),
+            takes: those(&[Fate::Up, Fate::Emptied]),
+            away: those(&[Fate::Away]),
+        }
+    }
+
+    /// Every way in which so many slots can fare.
+    fn fates(slots: usize) -> impl Iterator<Item = Vec<Fate>> {
+        (0..FATES.len().pow(slots as u32)).map(move |mut n| {
+            let next = |_| {
+                let fate = FATES[n % FATES.len()];
+                n /= FATES.len();
+                fate
+            };
+            (0..slots).map(next).collect()
+        })
+    }
+
+    /// Where a put leaves the parts while the slots `down` are.
+    fn put(case: &Case<'_>, down: u32) -> Option<Vec<Lying>> {
+        let up = SlotSet::that_are(case.group.len(), |slot| down >> slot & 1 == 0);
+        let attendance = Attendance { up, takes: up, away: SlotSet::EMPTY };
+        let lying: Vec<Lying> = at(&Case { attendance, ..*case }.homes(&[])).collect();
+        (lying.len() == case.scheme.parts()).then_some(lying)
+    }
+
+    /// Follows a plan step by step; no step leaves the blob with less to spare, in what is seen of it.
+    fn follow(case: &Case<'_>, seen: &mut Vec<Lying>, told: &dyn Fn() -> String) {
+        let plan = case.plan(seen);
+        let mut before = case.spare(seen.iter().copied());
+        assert_eq!(plan.spare, before, "{}", told());
+        for home in &plan.puts {
+            assert!(case.attendance.takes.contains(home.1), "{}: {plan:?}", told());
+            if !seen.contains(home) {
+                seen.push(*home);
+            }
+            let after = case.spare(seen.iter().copied());
+            assert!(after >= before, "{}: {plan:?}, put {home:?}: {before:?} to {after:?}", told());
+            before = after;
+        }
+        assert_eq!(plan.spare_after, before, "{}: {plan:?}", told());
+        for copy in &plan.drops {
+            let proven = plan.puts.iter().any(|(part, slot)| *part == copy.0 && *slot != copy.1);
+            assert!(proven, "{}: {plan:?}, {copy:?} is dropped unproven", told());
+            seen.retain(|other| other != copy);
+            let after = case.spare(seen.iter().copied());
+            assert!(
+                after >= before,
+                "{}: {plan:?}, drop {copy:?}: {before:?} to {after:?}",
+                told()
+            );
+            before = after;
+        }
+    }
+
+    /// After a put with any slots down, and whatever becomes of slots since, mending makes a blob no less safe in any
+    /// step, comes to an end, and once all slots are back each part lies where it belongs.
+    #[test]
+    fn every_fate_of_the_slots_of_small_groups() {
+        let groups = [
+            ("abcd", "ec(2,1)", Spread::AsPossible),
+            ("abc", "ec(2,1)", Spread::AsPossible),
+            ("aabbc", "ec(2,1)", Spread::AsPossible),
+            ("abcd", "copies(3)", Spread::Apart),
+            ("abcd", "copies(2)", Spread::AsPossible),
+            ("abcde", "ec(2,2)", Spread::AsPossible),
+            ("abc", "ec(4,2)", Spread::AsPossible),
+        ];
+        for (domains, scheme, spread) in groups {
+            let group = group(domains);
+            for (sequence, down) in (0..1u32 << group.len()).map(|down| (u64::from(down) % 3, down))
+            {
+                let case = case(&group, scheme, sequence, spread);
+                let Some(lying) = put(&case, down) else { continue };
+                for fates in fates(group.len()) {
+                    let told = || format!("{scheme} on {domains}, {down:b}, {lying:?}, {fates:?}");
+                    every_step(&case, &lying, &fates, &told);
+                }
+            }
+        }
+    }
+
+    fn every_step(case: &Case<'_>, lying: &[Lying], fates: &[Fate], told: &dyn Fn() -> String) {
+        let is = |slot: usize, those: &[Fate]| those.contains(&fates[slot]);
+        let (mut seen, mut unseen) = (Vec::new(), Vec::new());
+        for home in lying {
+            match home.1 {
+                slot if is(slot, &[Fate::Up, Fate::ReadOnly]) => seen.push(*home),
+                slot if is(slot, &[Fate::Away, Fate::Gone]) => unseen.push(*home),
+                _ => {}
+            }
+        }
+        let now = Case { attendance: attendance(fates), ..*case };
+        let few = now.spare(seen.iter().copied()).is_none();
+        follow(&now, &mut seen, told);
+        let rest = now.plan(&seen);
+        assert!(rest.is_empty(), "{}: still {rest:?} with {seen:?}", told());
+        if few {
+            assert!(seen.iter().all(|home| lying.contains(home)), "{}: it was touched", told());
+        }
+        // All come back, with what they had.
+        seen.extend(unseen);
+        let mut whole = seen;
+        if case.spare(whole.iter().copied()).is_none() {
+            return;
+        }
+        follow(case, &mut whole, told);
+        let rest = case.plan(&whole);
+        assert!(rest.is_empty(), "{}: at last {rest:?} with {whole:?}", told());
+        assert_eq!(case.spare(whole.iter().copied()), Some(case.best()), "{}: {whole:?}", told());
+        for part in PartSet::first(case.scheme.parts()).iter() {
+            let main = case.placement.main(part.get());
+            let home = |(p, slot): &Lying| *p == part && main.is_none_or(|main| main == *slot);
+            assert!(whole.iter().any(home), "{}: part {part} is not at home: {whole:?}", told());
+        }
+        assert_eq!(whole.len(), case.scheme.parts(), "{}: copies are left: {whole:?}", told());
+    }
+
+    #[test]
+    fn what_a_blob_has_to_spare_is_what_every_set_of_lost_domains_says() {
+        let group = group("aabbcd");
+        let case = case(&group, "ec(2,2)", 1, Spread::AsPossible);
+        let part = |n| PartIndex::new(n).unwrap();
+        // Every part on every set of slots, up to two.
+        let places: Vec<u32> = (0u32..1 << 6).filter(|set| set.count_ones() <= 2).collect();
+        let mut state = 1u64;
+        for _ in 0..20_000 {
+            let lying: Vec<Lying> = (0..4)
+                .flat_map(|n| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let set = places[(state >> 33) as usize % places.len()];
+                    (0..6).filter(move |slot| set >> slot & 1 == 1).map(move |slot| (part(n), slot))
+                })
+                .collect();
+            let survives = |losses: u32| {
+                (0u32..1 << 4).filter(|lost| lost.count_ones() == losses).all(|lost| {
+                    let left =
+                        lying.iter().filter(|(_, slot)| lost >> group.domain(*slot) & 1 == 0);
+                    left.map(|(part, _)| *part).collect::<PartSet>().len() >= 2
+                })
+            };
+            let expected = (0..=2).take_while(|losses| survives(*losses)).last();
+            assert_eq!(
+                case.spare(lying.iter().copied()),
+                expected.map(|n| n as usize),
+                "{lying:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn parts_of_a_slot_that_is_away_are_waited_for_and_of_one_that_is_gone_made_anew() {
+        let group = group("abcdefgh");
+        let case = case(&group, "ec(4,2)", 1, Spread::AsPossible);
+        let mains: Vec<Lying> = put(&case, 0).unwrap();
+        let (lost, slot) = mains[2];
+        let seen: Vec<Lying> = mains.iter().copied().filter(|home| home.1 != slot).collect();
+        let mut fates = [Fate::Up; 8];
+        fates[slot] = Fate::Away;
+        let away = Case { attendance: attendance(&fates), ..case };
+        assert_eq!(
+            away.plan(&seen),
+            Plan { spare: Some(1), spare_after: Some(1), ..Plan::default() }
+        );
+        fates[slot] = Fate::Gone;
+        let gone = Case { attendance: attendance(&fates), ..case };
+        let handoff = case.placement.handoff(6).next().unwrap();
+        let plan = gone.plan(&seen);
+        assert_eq!((plan.puts, plan.drops), (vec![(lost, handoff)], vec![]));
+        assert_eq!((plan.spare, plan.spare_after), (Some(1), Some(2)));
+        // It is back, with its part: the other goes.
+        let both: Vec<Lying> = mains.iter().copied().chain([(lost, handoff)]).collect();
+        let plan = case.plan(&both);
+        assert_eq!((plan.puts, plan.drops), (vec![(lost, slot)], vec![(lost, handoff)]));
+    }
+}

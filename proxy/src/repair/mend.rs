@@ -1,0 +1,225 @@
+//! Mending one blob.
+//!
+//! Every slot that is up is asked anew what it holds: a census is too old to act on. Then the plan is followed: parts
+//! are read where they lie, or made from any k others; they are put where they belong; and copies are dropped whose home
+//! has acknowledged them just now. Whatever stops it in between leaves the blob no worse than it was.
+
+use futures::future::join_all;
+use proto::awake;
+use proto::checksum::Checked;
+use proto::id::{BlobId, Epoch, PartIndex, PartKey, VolumeId};
+use proto::part_store::PartError;
+
+use crate::blob_store::{BlobError, BlobStore};
+use crate::codec;
+use crate::driver::REQUEST_TIMEOUT;
+use crate::proxy::{Proxy, of_own_promise};
+use crate::quorum::SlotSet;
+use crate::repair::layout::{Attendance, Lying, Plan};
+use crate::slot_client::Ask;
+
+/// What mending a blob has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mended {
+    /// What it had to spare, and what it has now; `None`: too few parts, or it was not looked at.
+    pub(crate) before: Option<usize>,
+    pub(crate) after: Option<usize>,
+    /// Bytes of parts that were put.
+    pub(crate) bytes: u64,
+    pub(crate) end: End,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All that could be done is.
+    Done,
+    /// It is deleted.
+    Deleted,
+    /// It is being put or deleted.
+    Busy,
+    /// Fewer than k parts were found. `gap`: not every slot of the group was heard.
+    Short { gap: bool },
+    /// The volume has another owner, of this epoch.
+    Fenced(Epoch),
+    /// Something could not be done.
+    Failed(String),
+}
+
+impl From<End> for Mended {
+    fn from(end: End) -> Self {
+        Self { before: None, after: None, bytes: 0, end }
+    }
+}
+
+/// Where the parts of a blob lie.
+struct Found {
+    lying: Vec<Lying>,
+    /// With those that did not answer taken for away.
+    attendance: Attendance,
+    deleted: bool,
+}
+
+/// The parts of a plan, in its order, and whether some part did not read well.
+struct Made {
+    parts: Vec<Checked>,
+    damaged: bool,
+}
+
+impl Proxy {
+    /// Mends a blob while the slots stand so. `verify`: parts that slots say they hold are read before they count.
+    pub(crate) async fn mend(&self, id: BlobId, attendance: Attendance, verify: bool) -> Mended {
+        let Some(claim) = self.claims.mend(id) else { return End::Busy.into() };
+        let mended = self.mend_claimed(id, attendance, verify).await;
+        drop(claim);
+        if mended.end == End::Deleted {
+            // A slot that was away then may have parts of it still; they are asked for again if it fails now.
+            self.delete(&[id]).await;
+        }
+        mended
+    }
+
+    async fn mend_claimed(&self, id: BlobId, attendance: Attendance, verify: bool) -> Mended {
+        let Found { mut lying, attendance, deleted } = self.find_parts(id, attendance).await;
+        if deleted {
+            return End::Deleted.into();
+        }
+        if verify {
+            lying = self.sound_parts(id, &lying).await;
+        }
+        let plan = self.case(&id, attendance).plan(&lying);
+        let (Some(before), Some(_)) = (plan.spare, plan.spare_after) else {
+            let gap = attendance.up != SlotSet::first(self.slots.len());
+            return End::Short { gap }.into();
+        };
+        let done = Mended { before: Some(before), after: plan.spare, bytes: 0, end: End::Done };
+        if plan.is_empty() {
+            return done;
+        }
+        match self.make_parts(id, &plan, &lying).await {
+            Ok(Made { damaged: true, .. }) if !verify => {
+                // What the plan took for good is not.
+                Box::pin(self.mend_claimed(id, attendance, true)).await
+            }
+            Ok(made) => self.carry_out(id, &plan, made.parts, lying, attendance, done).await,
+            Err(BlobError::NotFound(_)) => End::Short { gap: false }.into(),
+            Err(why) => Mended { end: End::Failed(why.to_string()), ..done },
+        }
+    }
+
+    async fn find_parts(&self, id: BlobId, mut attendance: Attendance) -> Found {
+        let asking = attendance
+            .up
+            .iter()
+            .map(|slot| async move { (slot, self.slots[slot].held(Ask::IfUp, id).await) });
+        let (mut lying, mut deleted) = (Vec::new(), false);
+        for (slot, held) in join_all(asking).await {
+            match held {
+                Ok(held) => {
+                    deleted |= held.deleted;
+                    lying.extend(held.parts.iter().map(|part| (part, slot)));
+                }
+                Err(_) => attendance = attendance.without(slot),
+            }
+        }
+        Found { lying, attendance, deleted }
+    }
+
+    /// The parts that a plan puts: read where they lie, or made of others.
+    async fn make_parts(
+        &self,
+        id: BlobId,
+        plan: &Plan,
+        lying: &[Lying],
+    ) -> Result<Made, BlobError> {
+        let copied = plan.puts.iter().map(|(part, _)| self.copy_of(id, *part, lying));
+        if let Some(parts) = join_all(copied).await.into_iter().collect() {
+            return Ok(Made { parts, damaged: false });
+        }
+        let (whole, noticed) = self.get_range(id, 0..id.len()).await;
+        let all = codec::encode(id, &whole?);
+        let parts = plan.puts.iter().map(|(part, _)| all[part.get()].clone()).collect();
+        let damaged = noticed == Some(crate::notices::Why::Damaged);
+        Ok(Made { parts, damaged })
+    }
+
+    /// A part as some slot has it.
+    async fn copy_of(&self, id: BlobId, part: PartIndex, lying: &[Lying]) -> Option<Checked> {
+        let key = PartKey { blob: id, part };
+        for (_, slot) in lying.iter().filter(|(p, _)| *p == part) {
+            let read = self.slots[*slot].get(Ask::IfUp, key, 0..id.part_len());
+            if let Ok(Ok(bytes)) = awake::timeout(REQUEST_TIMEOUT, read).await {
+                return Some(Checked::compute(bytes));
+            }
+        }
+        None
+    }
+
+    /// Puts, then drops.
+    async fn carry_out(
+        &self,
+        id: BlobId,
+        plan: &Plan,
+        parts: Vec<Checked>,
+        lying: Vec<Lying>,
+        attendance: Attendance,
+        mut mended: Mended,
+    ) -> Mended {
+        let issuer = self.issuer(id.volume());
+        let putting = plan.puts.iter().zip(parts).map(|((part, slot), data)| async move {
+            let key = PartKey { blob: id, part: *part };
+            let put = self.slots[*slot].put(Ask::IfUp, key, data, issuer);
+            let put = awake::timeout(REQUEST_TIMEOUT, put).await;
+            let late = || PartError::Unreachable("no answer in time".to_owned());
+            ((*part, *slot), of_own_promise(put.unwrap_or_else(|_| Err(late())), issuer))
+        });
+        let mut proven: Vec<Lying> = Vec::new();
+        for (home, put) in join_all(putting).await {
+            match put {
+                Ok(()) => proven.push(home),
+                Err(why) => mended.end = self.worse(mended.end, home.1, &why),
+            }
+        }
+        mended.bytes = proven.len() as u64 * u64::from(id.part_len());
+        let after = lying.into_iter().chain(proven.iter().copied());
+        mended.after = self.case(&id, attendance).spare(after);
+        if mended.end == End::Deleted {
+            return mended;
+        }
+        for (part, slot) in &plan.drops {
+            if proven.iter().any(|(p, home)| p == part && home != slot) {
+                let dropped =
+                    self.slots[*slot].drop_part(PartKey { blob: id, part: *part }, issuer);
+                if let Err(why) = dropped.await {
+                    mended.end = self.worse(mended.end, *slot, &why);
+                }
+            }
+        }
+        mended
+    }
+
+    /// Of how it ended so far and what a slot has said, what counts more.
+    fn worse(&self, so_far: End, slot: usize, why: &PartError) -> End {
+        match (so_far, why) {
+            (End::Fenced(epoch), _) => End::Fenced(epoch),
+            (_, PartError::Fenced { epoch }) => End::Fenced(*epoch),
+            (End::Deleted, _) | (_, PartError::Deleted) => End::Deleted,
+            (End::Failed(first), _) => End::Failed(first),
+            _ => End::Failed(format!("slot {slot} ({}): {why}", self.slots[slot].place)),
+        }
+    }
+
+    /// Tells the slots that they have again all that they should of the volume.
+    ///
+    /// # Errors
+    /// What the first of them said that does not know it now.
+    pub(crate) async fn all_rebuilt(
+        &self,
+        volume: VolumeId,
+        slots: SlotSet,
+    ) -> Result<(), PartError> {
+        let issuer = self.issuer(volume);
+        let telling = slots.iter().map(|slot| self.slots[slot].rebuilt(volume, issuer));
+        join_all(telling).await.into_iter().collect()
+    }
+}

@@ -1,0 +1,128 @@
+//! What is to be mended next: those blobs first that can lose the fewest domains. Pure, and bounded: where there is no
+//! room those that have more to spare are left to the next census.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proto::id::BlobId;
+
+/// Blobs that wait, at most.
+pub(crate) const MOST: usize = 64 << 10;
+
+/// What waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// What it has to spare, as far as is known: with less it comes sooner.
+    pub(crate) spare: usize,
+    /// Is what slots say they hold to be read first?
+    pub(crate) verify: bool,
+    /// A census has found too few parts of it.
+    pub(crate) short: bool,
+    /// Bytes of parts that are to be put.
+    pub(crate) bytes: u64,
+    /// The census that found it; `None`: somebody noticed it.
+    pub(crate) census: Option<u64>,
+}
+
+/// Blobs that wait to be mended.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    most: usize,
+    order: BTreeMap<(usize, u64), BlobId>,
+    items: HashMap<BlobId, (u64, Item)>,
+    next: u64,
+    overflowed: bool,
+}
+
+impl Queue {
+    /// Of at most so many.
+    pub(crate) fn new(most: usize) -> Self {
+        let (order, items) = (BTreeMap::new(), HashMap::new());
+        Self { most, order, items, next: 0, overflowed: false }
+    }
+
+    /// A blob is to be mended. One that waits already keeps the more urgent of both.
+    pub(crate) fn push(&mut self, blob: BlobId, mut item: Item) {
+        if let Some((number, known)) = self.items.remove(&blob) {
+            self.order.remove(&(known.spare, number));
+            item.spare = item.spare.min(known.spare);
+            item.verify |= known.verify;
+            item.short |= known.short;
+            item.census = item.census.max(known.census);
+        }
+        self.order.insert((item.spare, self.next), blob);
+        self.items.insert(blob, (self.next, item));
+        self.next += 1;
+        if self.items.len() > self.most
+            && let Some((_, last)) = self.order.pop_last()
+        {
+            self.items.remove(&last);
+            self.overflowed = true;
+        }
+    }
+
+    /// The most urgent of all.
+    pub(crate) fn pop(&mut self) -> Option<(BlobId, Item)> {
+        let (_, blob) = self.order.pop_first()?;
+        let (_, item) = self.items.remove(&blob).expect("what is in order is here");
+        Some((blob, item))
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Were there more than there is room for, since this was asked last?
+    pub(crate) fn take_overflow(&mut self) -> bool {
+        std::mem::take(&mut self.overflowed)
+    }
+
+    /// What an earlier census found counts no more: a new one finds it again.
+    pub(crate) fn forget_census(&mut self) {
+        let old: Vec<_> =
+            self.items.iter().filter(|(_, (_, item))| item.census.is_some()).collect();
+        let old: Vec<_> =
+            old.into_iter().map(|(blob, (n, item))| (*blob, (item.spare, *n))).collect();
+        for (blob, place) in old {
+            self.order.remove(&place);
+            self.items.remove(&blob);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{GroupId, SessionId, VolumeId};
+
+    fn blob(sequence: u64) -> BlobId {
+        let scheme = "ec(2,1)".parse().unwrap();
+        BlobId::new(VolumeId(1), SessionId(7), sequence, GroupId(0), 4096, scheme).unwrap()
+    }
+
+    fn item(spare: usize) -> Item {
+        Item { spare, verify: false, short: false, bytes: 1, census: None }
+    }
+
+    #[test]
+    fn those_with_least_to_spare_come_first_and_stay_when_there_is_no_room() {
+        let mut queue = Queue::new(3);
+        for (sequence, spare) in [(1, 2), (2, 0), (3, 1), (4, 1), (3, 0)] {
+            queue.push(blob(sequence), item(spare));
+        }
+        assert!(queue.take_overflow() && !queue.take_overflow());
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        let order: Vec<_> = order.iter().map(|(b, item)| (b.sequence(), item.spare)).collect();
+        assert_eq!(order, [(2, 0), (3, 0), (4, 1)]);
+    }
+
+    #[test]
+    fn what_was_noticed_outlives_a_census() {
+        let mut queue = Queue::new(9);
+        queue.push(blob(1), Item { census: Some(1), ..item(0) });
+        queue.push(blob(2), Item { verify: true, ..item(1) });
+        queue.forget_census();
+        assert_eq!(queue.pop(), Some((blob(2), Item { verify: true, ..item(1) })));
+        assert_eq!((queue.pop(), queue.len()), (None, 0));
+    }
+}

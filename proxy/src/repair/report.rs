@@ -1,0 +1,392 @@
+//! How safe the blobs of a volume are, and what is being done about it: in one word, one line, and in numbers.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How a volume is, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// All blobs are as safe as they can be here.
+    Healthy,
+    /// All can be read, and some can lose less than they should.
+    Degraded,
+    /// Some cannot be read, at present or for good.
+    DataUnavailable,
+    /// Nobody has looked yet.
+    Unknown,
+}
+
+impl Health {
+    /// What programs say by their exit code, for monitoring.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Healthy => 0,
+            Self::Degraded => 1,
+            Self::DataUnavailable => 2,
+            Self::Unknown => 3,
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "HEALTHY",
+            Self::Degraded => "DEGRADED",
+            Self::DataUnavailable => "DATA UNAVAILABLE",
+            Self::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// What has become of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Change {
+    /// What it was counted as having to spare; `None`: as one that cannot be read.
+    pub(crate) before: Option<usize>,
+    /// And what it has; `None`: it is counted no more.
+    pub(crate) after: Option<usize>,
+    /// What it could have.
+    pub(crate) best: usize,
+}
+
+/// What a census has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Blobs of which enough parts were found, by how many fail domains each can lose: from none on.
+    pub by_spare: Vec<u64>,
+    /// Of these, those that could lose more if their parts lay where they belong.
+    pub at_risk: u64,
+    /// Blobs that cannot be read while slots are away.
+    pub unavailable: u64,
+    /// Blobs that cannot be read although every slot was heard.
+    pub lost: u64,
+}
+
+impl Counts {
+    /// One more blob has so much to spare, and could have as much as `best`.
+    pub(crate) fn add(&mut self, spare: usize, best: usize) {
+        if self.by_spare.len() <= spare.max(best) {
+            self.by_spare.resize(spare.max(best) + 1, 0);
+        }
+        self.by_spare[spare] += 1;
+        self.at_risk += u64::from(spare < best);
+    }
+
+    /// Something has become of a blob since it was counted.
+    pub(crate) fn change(&mut self, change: Change) {
+        let Change { before, after, best } = change;
+        let count = match before {
+            Some(spare) => {
+                self.at_risk = self.at_risk.saturating_sub((spare < best).into());
+                self.by_spare.get_mut(spare)
+            }
+            None => Some(&mut self.unavailable),
+        };
+        count.into_iter().for_each(|count| *count = count.saturating_sub(1));
+        after.into_iter().for_each(|spare| self.add(spare, best));
+    }
+
+    /// All of them.
+    pub fn blobs(&self) -> u64 {
+        self.by_spare.iter().sum::<u64>() + self.unavailable + self.lost
+    }
+
+    /// The fewest losses that some blob survives, if any survives fewer than it could, and how many such there are.
+    fn worst(&self) -> Option<(usize, u64)> {
+        let first = self.by_spare.iter().position(|count| *count > 0)?;
+        (self.at_risk > 0).then(|| (first, self.by_spare[first]))
+    }
+}
+
+/// Something that repair cannot do, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    /// A blob, or a slot.
+    pub what: String,
+    /// The reason.
+    pub why: String,
+}
+
+/// How the repair of a volume is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// In one word.
+    pub health: Health,
+    /// In one line, which begins with the word.
+    pub line: String,
+    /// Disks in all, those that do not answer, and those that are being filled again.
+    pub disks: usize,
+    /// See `disks`.
+    pub disks_away: usize,
+    /// See `disks`.
+    pub disks_rebuilding: usize,
+    /// What the last census has counted, and what was mended since; none has ended yet if there is no `census_age`.
+    pub counts: Counts,
+    /// Seconds since the last census ended.
+    pub census_age: Option<u64>,
+    /// Censuses that have ended, and that one is under way or due.
+    pub censuses: u64,
+    /// See `censuses`.
+    pub counting: bool,
+    /// Blobs that wait to be mended, or are being mended, as far as they are remembered.
+    pub queue: u64,
+    /// Bytes of parts that are still to be put.
+    pub bytes_left: u64,
+    /// Bytes of parts put per second, lately.
+    pub rate: u64,
+    /// Seconds until that is done, at that rate.
+    pub seconds_left: Option<u64>,
+    /// Blobs mended, and bytes of parts put, since the volume was mounted.
+    pub mended_blobs: u64,
+    /// See `mended_blobs`.
+    pub mended_bytes: u64,
+    /// Blobs that are lost, by name: the first of them.
+    pub lost: Vec<String>,
+    /// What cannot be mended, and why: the first of it.
+    pub stuck: Vec<Stuck>,
+    /// What repair waits for.
+    pub waiting: Vec<Stuck>,
+}
+
+impl Report {
+    /// Fills in the word and the line.
+    pub(crate) fn conclude(mut self) -> Self {
+        self.health = self.word();
+        self.line = self.words();
+        self
+    }
+
+    fn word(&self) -> Health {
+        let Counts { at_risk, unavailable, lost, .. } = self.counts;
+        if self.census_age.is_none() {
+            Health::Unknown
+        } else if unavailable + lost > 0 {
+            Health::DataUnavailable
+        } else if at_risk > 0
+            || self.disks_away + self.disks_rebuilding > 0
+            || !self.stuck.is_empty()
+        {
+            Health::Degraded
+        } else {
+            Health::Healthy
+        }
+    }
+
+    /// `DEGRADED: 2 of 8 disks away, 41,210 of 1,203,551 blobs have 0 spare losses left, healing 312 MiB/s, 4 min left`.
+    fn words(&self) -> String {
+        let Self { disks, disks_away, disks_rebuilding, counts, .. } = self;
+        let mut said = Vec::new();
+        if *disks_away > 0 {
+            said.push(format!("{disks_away} of {disks} disks away"));
+        }
+        if *disks_rebuilding > 0 {
+            said.push(format!("{disks_rebuilding} of {disks} disks being filled again"));
+        }
+        if self.health == Health::Unknown {
+            said.push("the blobs are not counted yet".to_owned());
+        }
+        let all = counted(counts.blobs());
+        if counts.lost > 0 {
+            said.push(format!("{} of {all} blobs are lost", counted(counts.lost)));
+        }
+        if counts.unavailable > 0 {
+            said.push(format!("{} of {all} blobs cannot be read", counted(counts.unavailable)));
+        }
+        if let Some((spare, blobs)) = counts.worst() {
+            let losses = if spare == 1 { "loss" } else { "losses" };
+            let blobs = counted(blobs);
+            said.push(format!("{blobs} of {all} blobs have {spare} spare {losses} left"));
+        }
+        if let [first, ..] = &self.stuck[..] {
+            said.push(format!("{} stuck: {}: {}", self.stuck.len(), first.what, first.why));
+        }
+        if self.queue > 0 {
+            said.push(format!("healing {} MiB/s", self.rate >> 20));
+            said.extend(self.seconds_left.map(|left| format!("{} left", span(left))));
+        }
+        if said.is_empty() {
+            let blobs = counts.blobs();
+            let least = counts.by_spare.iter().position(|count| *count > 0);
+            said.push(match least {
+                Some(spare) => {
+                    let can = if blobs == 1 { "blob can" } else { "blobs can" };
+                    format!("all {} {can} lose {spare} more", counted(blobs))
+                }
+                None => "there is nothing to lose".to_owned(),
+            });
+        }
+        format!("{}: {}", self.health, said.join(", "))
+    }
+}
+
+impl Report {
+    /// What there is to tell beside the line, as a name and a text each.
+    pub fn details(&self) -> Vec<(&'static str, String)> {
+        let mut told = Vec::new();
+        let Counts { by_spare, unavailable, lost, .. } = &self.counts;
+        let spare = |(spare, count): (usize, &u64)| format!("{} can lose {spare}", counted(*count));
+        let counts = by_spare.iter().enumerate().filter(|(_, count)| **count > 0).map(spare);
+        let others = [(unavailable, "cannot be read at present"), (lost, "are lost")];
+        let others = others.into_iter().filter(|(count, _)| **count > 0);
+        let others = others.map(|(count, what)| format!("{} {what}", counted(*count)));
+        let counts: Vec<String> = counts.chain(others).collect();
+        if !counts.is_empty() {
+            told.push(("losses", format!("of blobs: {}", counts.join(", "))));
+        }
+        let (left, done) = (self.bytes_left >> 20, self.mended_bytes >> 20);
+        let mut healing = format!("{} blobs to mend, {left} MiB", counted(self.queue));
+        if self.queue > 0 {
+            healing += &format!(" at {} MiB/s", self.rate >> 20);
+        }
+        healing += &format!("; {} mended, {done} MiB", counted(self.mended_blobs));
+        told.push(("healing", healing));
+        let age = self.census_age.map(|age| format!("{} ago", span(age)));
+        let counting = if self.counting { ", one is under way" } else { "" };
+        let age = age.as_deref().unwrap_or("none has ended");
+        told.push(("census", format!("{age}{counting}")));
+        told.extend(self.lost.iter().map(|blob| ("lost", format!("blob {blob}"))));
+        told.extend(
+            self.waiting.iter().map(|Stuck { what, why }| ("waiting", format!("{what}: {why}"))),
+        );
+        told.extend(
+            self.stuck.iter().map(|Stuck { what, why }| ("stuck", format!("{what}: {why}"))),
+        );
+        told
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.line)?;
+        self.details().iter().try_for_each(|(name, text)| write!(f, "\n{name:<12}{text}"))
+    }
+}
+
+/// `1,203,551`.
+fn counted(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `4 min`: rounded up.
+fn span(seconds: u64) -> String {
+    let rest = Duration::from_secs(seconds);
+    match seconds {
+        0..=99 => format!("{} s", rest.as_secs()),
+        100..=5999 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            health: Health::Unknown,
+            line: String::new(),
+            disks: 8,
+            disks_away: 0,
+            disks_rebuilding: 0,
+            counts: Counts { by_spare: vec![0, 0, 1_203_551], ..Counts::default() },
+            census_age: Some(3),
+            censuses: 1,
+            counting: false,
+            queue: 0,
+            bytes_left: 0,
+            rate: 0,
+            seconds_left: None,
+            mended_blobs: 0,
+            mended_bytes: 0,
+            lost: Vec::new(),
+            stuck: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn health_is_one_word_and_one_line() {
+        let counts = |by_spare: &[u64], at_risk, unavailable, lost| Counts {
+            by_spare: by_spare.to_vec(),
+            at_risk,
+            unavailable,
+            lost,
+        };
+        let healing = Report {
+            disks_away: 2,
+            counts: counts(&[41_210, 0, 1_162_341], 41_210, 0, 0),
+            queue: 9,
+            rate: 312 << 20,
+            seconds_left: Some(200),
+            ..report()
+        };
+        let stuck = Stuck { what: "blob 7".to_owned(), why: "the disk is full".to_owned() };
+        let cases = [
+            (report(), Health::Healthy, "HEALTHY: all 1,203,551 blobs can lose 2 more"),
+            (
+                healing,
+                Health::Degraded,
+                "DEGRADED: 2 of 8 disks away, 41,210 of 1,203,551 blobs have 0 spare losses left, \
+                 healing 312 MiB/s, 4 min left",
+            ),
+            (
+                Report { counts: counts(&[0, 0, 5], 0, 0, 2), ..report() },
+                Health::DataUnavailable,
+                "DATA UNAVAILABLE: 2 of 7 blobs are lost",
+            ),
+            (
+                Report { disks_away: 3, counts: counts(&[1, 0, 0], 1, 6, 0), ..report() },
+                Health::DataUnavailable,
+                "DATA UNAVAILABLE: 3 of 8 disks away, 6 of 7 blobs cannot be read, \
+                 1 of 7 blobs have 0 spare losses left",
+            ),
+            (
+                Report { census_age: None, counts: Counts::default(), ..report() },
+                Health::Unknown,
+                "UNKNOWN: the blobs are not counted yet",
+            ),
+            (
+                Report { stuck: vec![stuck], ..report() },
+                Health::Degraded,
+                "DEGRADED: 1 stuck: blob 7: the disk is full",
+            ),
+            (
+                Report { disks_rebuilding: 1, ..report() },
+                Health::Degraded,
+                "DEGRADED: 1 of 8 disks being filled again",
+            ),
+            (
+                Report { counts: Counts::default(), ..report() },
+                Health::Healthy,
+                "HEALTHY: there is nothing to lose",
+            ),
+        ];
+        for (report, health, line) in cases {
+            let report = report.conclude();
+            assert_eq!((report.health, report.line.as_str()), (health, line));
+        }
+    }
+
+    #[test]
+    fn what_is_mended_is_counted_anew() {
+        let mut counts = Counts::default();
+        counts.add(0, 2);
+        counts.add(2, 2);
+        assert_eq!((counts.blobs(), counts.at_risk, counts.worst()), (2, 1, Some((0, 1))));
+        counts.change(Change { before: Some(0), after: Some(2), best: 2 });
+        assert_eq!((counts.by_spare.as_slice(), counts.at_risk), (&[0, 0, 2][..], 0));
+        assert_eq!(counts.worst(), None);
+    }
+}

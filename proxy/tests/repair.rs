@@ -1,0 +1,276 @@
+//! Repair over slots in memory that fail, come back, rot and forget. Time is paused: waits are measured, not waited for.
+
+#![allow(clippy::unwrap_used)] // clippy takes helpers of tests for something else
+#![allow(dead_code)] // each test binary uses its own share of what supports them
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use proto::id::{BlobId, Epoch, OwnerId, PartSet, VolumeId};
+use proxy::repair::{HealSettings, Healer, Health, Ledger, Report, Wanted};
+use proxy::{BlobError, BlobStore, LiveProxy, Proxy};
+use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
+
+const VOLUME: VolumeId = VolumeId(1);
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The blobs that are wanted.
+#[derive(Default)]
+struct Books(Mutex<Vec<BlobId>>);
+
+#[async_trait]
+impl Ledger for Books {
+    async fn wanted(&self, after: Option<BlobId>, limit: usize) -> Option<Wanted> {
+        let mut all = self.0.lock().clone();
+        all.sort_unstable();
+        let rest = all.into_iter().filter(|blob| after.is_none_or(|after| *blob > after));
+        let blobs: Vec<BlobId> = rest.take(limit).collect();
+        let complete = blobs.len() < limit;
+        Some(Wanted { blobs, complete })
+    }
+
+    async fn wants(&self, blob: BlobId) -> Option<bool> {
+        Some(self.0.lock().contains(&blob))
+    }
+}
+
+/// A group whose volume is led and repaired.
+struct Led {
+    proxy: Arc<Proxy>,
+    slots: Vec<Arc<MemorySlot>>,
+    books: Arc<Books>,
+    healer: Option<Arc<Healer>>,
+}
+
+impl Led {
+    async fn over(count: usize) -> Self {
+        let (proxy, slots) = proxy_over(count);
+        proxy.fence(VOLUME, Epoch(1), OwnerId::random(), 2).await.unwrap();
+        Self { proxy, slots, books: Arc::default(), healer: None }
+    }
+
+    /// Begins to repair.
+    fn heal(&mut self) -> Arc<Healer> {
+        let settings = HealSettings { grace: GRACE, ..HealSettings::default() };
+        let healer =
+            Healer::start(LiveProxy::new(self.proxy.clone()), VOLUME, self.books.clone(), settings);
+        self.healer = Some(healer.clone());
+        healer
+    }
+
+    async fn put(&self, count: u64) -> Vec<BlobId> {
+        let mut ids = Vec::new();
+        for sequence in 1..=count {
+            let scheme = if sequence % 3 == 0 { "copies(3)" } else { "ec(4,2)" };
+            let id = blob(sequence, 5000 * sequence as u32, scheme);
+            self.proxy.put(id, noise(id.len(), sequence)).await.unwrap();
+            self.books.0.lock().push(id);
+            ids.push(id);
+        }
+        ids
+    }
+
+    /// Waits until the report is as it should be.
+    async fn until(&self, what: &str, done: impl Fn(&Report) -> bool) -> Report {
+        let healer = self.healer.clone().expect("it is repaired");
+        for _ in 0..4000 {
+            let report = healer.glance();
+            if done(&report) {
+                return report;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("waited for: {what}; it is {:#?}", healer.glance());
+    }
+
+    async fn until_healthy(&self) -> Report {
+        let at_rest = |r: &Report| r.health == Health::Healthy && r.queue == 0 && !r.counting;
+        self.until("healthy", at_rest).await
+    }
+
+    /// The slots that hold each part.
+    fn lying(&self, id: BlobId) -> Vec<Vec<usize>> {
+        let holds = |part| {
+            let slots = self.slots.iter().enumerate();
+            let holds = move |(n, slot): (usize, &Arc<MemorySlot>)| {
+                slot.parts_of(id).iter().any(|held| held.get() == part).then_some(n)
+            };
+            slots.filter_map(holds).collect()
+        };
+        (0..id.scheme().parts()).map(holds).collect()
+    }
+
+    /// Does every part lie on its main slot, and nowhere else?
+    async fn assert_at_home(&self, ids: &[BlobId]) {
+        for id in ids {
+            let stat = self.proxy.stat(*id).await;
+            let main = stat.iter().filter(|slot| slot.main).map(|slot| slot.slot);
+            let main: Vec<usize> = main.collect();
+            let lying = self.lying(*id);
+            assert!(lying.iter().all(|slots| slots.len() == 1), "{id}: {lying:?}");
+            let mut all: Vec<usize> = lying.into_iter().flatten().collect();
+            all.sort_unstable();
+            assert_eq!(all, main, "{id}");
+        }
+    }
+
+    async fn assert_readable(&self, ids: &[BlobId]) {
+        for id in ids {
+            let got = self.proxy.get(*id, 0..id.len()).await;
+            assert!(got == Ok(noise(id.len(), id.sequence())), "{id}: {:?}", got.err());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_go_home_when_their_slots_are_back() {
+    let mut led = Led::over(8).await;
+    led.slots[2].set(Mood::Dead);
+    led.slots[5].set(Mood::Dead);
+    let ids = led.put(30).await;
+    led.heal();
+    let report = led.until("counted", |report| report.census_age.is_some()).await;
+    assert_eq!((report.health, report.disks_away), (Health::Degraded, 2), "{report}");
+    led.slots[2].set(Mood::Good);
+    led.slots[5].set(Mood::Good);
+    let report = led.until_healthy().await;
+    assert_eq!(report.counts.by_spare, [0, 0, 30], "{report}");
+    led.assert_at_home(&ids).await;
+    led.assert_readable(&ids).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_is_away_for_a_moment_is_waited_for_and_for_long_done_without() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(30).await;
+    led.heal();
+    led.until_healthy().await;
+    led.slots[3].set(Mood::Dead);
+    led.until("degraded", |report| report.disks_away == 1 && report.counts.at_risk > 0).await;
+    tokio::time::sleep(GRACE / 2).await;
+    let report = led.healer.as_ref().unwrap().glance();
+    assert_eq!((report.mended_bytes, report.health), (0, Health::Degraded), "{report}");
+    assert_eq!(report.waiting.len(), 1, "{report}");
+    let report = led
+        .until("as safe as before", |r| r.counts.at_risk == 0 && r.queue == 0 && !r.counting)
+        .await;
+    assert!(report.mended_bytes > 0 && report.health == Health::Degraded, "{report}");
+    // Two more may go.
+    for lost in [[0, 1], [4, 7], [2, 6]] {
+        lost.iter().for_each(|slot| led.slots[*slot].set(Mood::Dead));
+        led.assert_readable(&ids).await;
+        lost.iter().for_each(|slot| led.slots[*slot].set(Mood::Good));
+        tokio::time::sleep(Duration::from_secs(15)).await;
+    }
+    // It is back after all.
+    led.slots[3].set(Mood::Good);
+    led.until_healthy().await;
+    led.assert_at_home(&ids).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_meets_rot_or_a_hole_has_it_mended() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(6).await;
+    led.heal();
+    led.until_healthy().await;
+    let id = ids[0];
+    let home = led.lying(id)[0][0];
+    led.slots[home].rot(id);
+    led.assert_readable(&ids).await;
+    led.until("mended", |report| report.mended_blobs == 1).await;
+    assert!(!led.slots[home].is_rotten(id), "it was put again");
+    led.slots[home].lose(id);
+    led.assert_readable(&ids).await;
+    led.until("mended", |report| report.mended_blobs == 2).await;
+    led.assert_at_home(&ids).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_is_lost_is_named_and_keeps_no_other_from_being_mended() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(9).await;
+    let lost = ids[3];
+    let lying = led.lying(lost);
+    (0..3).for_each(|part| led.slots[lying[part][0]].lose(lost));
+    let hole = ids[4];
+    led.slots[led.lying(hole)[1][0]].lose(hole);
+    // Remains of a put that failed are nobody's loss.
+    let remains = blob(99, 4096, "ec(4,2)");
+    led.proxy.put(remains, noise(4096, 99)).await.unwrap();
+    led.lying(remains).iter().take(4).for_each(|slots| led.slots[slots[0]].lose(remains));
+    led.heal();
+    let report = led.until("named", |report| !report.lost.is_empty() && report.queue == 0).await;
+    assert_eq!((report.counts.lost, report.lost), (1, vec![lost.to_string()]));
+    assert_eq!((report.health, report.counts.by_spare), (Health::DataUnavailable, vec![0, 0, 8]));
+    let rest: Vec<BlobId> = ids.into_iter().filter(|id| *id != lost).collect();
+    led.assert_at_home(&rest).await;
+    assert_eq!(led.lying(lost).iter().filter(|slots| !slots.is_empty()).count(), 3, "touched");
+    // Nobody wants it any more.
+    led.books.0.lock().retain(|id| *id != lost);
+    assert!(led.proxy.delete(&[lost]).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_under_repair_is_deleted_later_and_never_comes_back() {
+    for delay_ms in [0, 100, 300, 500, 700, 1100] {
+        let mut led = Led::over(8).await;
+        led.slots[2].set(Mood::Dead);
+        let ids = led.put(12).await;
+        led.slots[2].set(Mood::Good);
+        led.slots.iter().for_each(|slot| slot.set(Mood::Slow(Duration::from_millis(200))));
+        led.heal();
+        led.until("mending", |report| report.queue > 0).await;
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        led.books.0.lock().clear();
+        let mut left = ids.clone();
+        let mut rounds = 0;
+        while !left.is_empty() {
+            left = led.proxy.delete(&left).await;
+            rounds += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(rounds < 100, "{left:?} are never deleted");
+        }
+        led.until("at rest", |report| report.queue == 0 && !report.counting).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        for id in ids {
+            let held = led.slots.iter().map(|slot| slot.parts_of(id));
+            let held = held.fold(PartSet::EMPTY, PartSet::union);
+            assert!(held.is_empty(), "{id} is back after {delay_ms} ms: {held:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slot_missed_of_a_delete_is_deleted_when_it_is_back() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(6).await;
+    led.slots[1].set(Mood::Dead);
+    led.books.0.lock().clear();
+    assert_eq!(led.proxy.delete(&ids).await, ids, "one slot has not confirmed");
+    led.slots[1].set(Mood::Good);
+    led.heal();
+    led.until("healthy", |report| report.health == Health::Healthy && report.queue == 0).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(ids.iter().all(|id| led.lying(*id).iter().all(Vec::is_empty)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn repair_ends_when_somebody_else_has_the_volume() {
+    let mut led = Led::over(8).await;
+    led.slots[2].set(Mood::Dead);
+    let ids = led.put(6).await;
+    let other = another_over(&led.slots);
+    led.slots[2].set(Mood::Good);
+    other.fence(VOLUME, Epoch(2), OwnerId::random(), 2).await.unwrap();
+    let before: Vec<_> = ids.iter().map(|id| led.lying(*id)).collect();
+    led.heal();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(before, ids.iter().map(|id| led.lying(*id)).collect::<Vec<_>>());
+    let put = led.proxy.put(blob(77, 100, "ec(4,2)"), noise(100, 77)).await;
+    assert!(matches!(put, Err(BlobError::Fenced { .. })), "{put:?}");
+}
