@@ -17,6 +17,8 @@ mod acl;
 mod catalog;
 mod check;
 mod clock;
+#[cfg(any(test, feature = "decoders"))]
+pub mod decoders;
 mod dentry;
 #[cfg(test)]
 mod dice;

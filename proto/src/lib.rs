@@ -26,6 +26,8 @@ pub mod checksum;
 pub mod client;
 pub mod cluster;
 pub mod convert;
+#[cfg(any(test, feature = "decoders"))]
+pub mod decoders;
 pub mod gather;
 pub mod guard;
 pub mod guests;

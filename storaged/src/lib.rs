@@ -39,6 +39,8 @@ mod cluster_text;
 mod commit;
 mod compact;
 pub mod daemon;
+#[cfg(any(test, feature = "decoders"))]
+pub mod decoders;
 mod disk;
 mod error;
 #[cfg(test)]

@@ -69,6 +69,12 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
 }
 
 impl Superblock {
+    /// One copy, as it lies on the disk.
+    #[cfg(any(test, feature = "decoders"))]
+    pub(crate) fn to_bytes(&self, copy: u32) -> Vec<u8> {
+        self.encode(copy).as_bytes().to_vec()
+    }
+
     fn encode(&self, copy: u32) -> OnDisk {
         let mut out = OnDisk {
             magic: MAGIC,
@@ -85,7 +91,7 @@ impl Superblock {
     }
 
     /// Reads one copy: the outer `None` is "not one of ours", the version comes before the rest.
-    fn decode(bytes: &[u8]) -> Option<Result<Self, u32>> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Result<Self, u32>> {
         let (raw, _) = OnDisk::read_from_prefix(bytes).ok()?;
         if raw.magic != MAGIC || crc32c::crc32c(&bytes[..64]) != raw.crc.get() {
             return None;

@@ -12,6 +12,7 @@ pub mod calls;
 pub mod checks;
 pub mod cluster;
 pub mod cold;
+pub mod cut;
 pub mod direct;
 pub mod handles;
 pub mod hanging;

@@ -317,7 +317,7 @@ pub(crate) struct Block {
 
 impl Block {
     /// From its bytes, whose checksum was found right.
-    fn parse(bytes: Bytes) -> Result<Self, BadChunk> {
+    pub(crate) fn parse(bytes: Bytes) -> Result<Self, BadChunk> {
         let damaged = BadChunk::Damaged("a block makes no sense");
         let (mut rest, mut entries, mut last) = (&bytes[..], Vec::new(), None);
         while rest.has_remaining() {

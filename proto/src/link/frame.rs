@@ -93,7 +93,8 @@ impl Kind {
         Self::Serve,
     ];
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// The kind that a byte stands for.
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|k| *k as u8 == byte)
     }
 }

@@ -162,7 +162,7 @@ impl Position {
         std::fs::rename(&fresh, Self::path(dir))
     }
 
-    fn encode(&self, disk: DiskId) -> Vec<u8> {
+    pub(crate) fn encode(&self, disk: DiskId) -> Vec<u8> {
         let phase = match self.phase {
             Phase::Log => 0,
             Phase::Index => 1,
@@ -194,7 +194,7 @@ impl Position {
         bytes
     }
 
-    fn decode(bytes: &[u8], disk: DiskId) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8], disk: DiskId) -> Option<Self> {
         let (bytes, crc) = bytes.split_last_chunk::<4>()?;
         let (head, parts) = Head::read_from_prefix(bytes).ok()?;
         let known = head.magic == MAGIC && head.version.get() == VERSION;
