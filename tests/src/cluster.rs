@@ -339,6 +339,10 @@ impl Demo {
         for pid in pids.chain([self.mount_pid()]) {
             kill(pid, Signal::SIGKILL)?;
         }
+        // One that is still ending would be taken for one that runs.
+        for (number, daemon) in self.daemons.iter().enumerate() {
+            wait_until(&format!("daemon {number} to be gone"), PATIENCE, || is_gone(daemon.pid))?;
+        }
         self.kill_mount()
     }
 

@@ -51,6 +51,8 @@ struct Adversary {
     /// The disk whose bits are flipped.
     rotten: usize,
     harmed: Option<(usize, Harm)>,
+    /// The machine has forgotten that the mount is its own.
+    forgotten: bool,
     /// How often each thing was done.
     done: BTreeMap<String, u64>,
 }
@@ -64,7 +66,15 @@ impl Adversary {
         demo.mount()?;
         let rotten = seed.below(DISKS as u64) as usize;
         println!("disk {rotten} rots");
-        Ok(Self { demo, links, seed, rotten, harmed: None, done: BTreeMap::new() })
+        Ok(Self {
+            demo,
+            links,
+            seed,
+            rotten,
+            harmed: None,
+            forgotten: false,
+            done: BTreeMap::new(),
+        })
     }
 
     fn note(&mut self, what: String) {
@@ -107,7 +117,10 @@ impl Adversary {
             Harm::Cut => self.links[disk].mend(),
         }
         if self.demo.is_mounted() {
-            self.demo.all_up(NOTICED).with_context(|| format!("disk {disk} after {harm:?}"))?;
+            self.demo.all_up(NOTICED).with_context(|| {
+                let (states, said) = (self.demo.states(), self.demo.said());
+                format!("disk {disk} after {harm:?}: {states:?}\n{said}")
+            })?;
         }
         Ok(())
     }
@@ -131,13 +144,14 @@ impl Adversary {
     /// What the machine keeps of metadata goes, under the mount.
     fn forget_what_is_cached(&mut self) -> Result<()> {
         self.note("CacheRemoved".to_owned());
+        self.forgotten = true;
         match fs::remove_dir_all(self.demo.cache()?) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    /// How a round ends: what is still there afterwards, does every synced file have to be or every file?
+    /// How a round ends.
     fn end_of_round(&mut self) -> Result<RoundEnd> {
         let end = [RoundEnd::Nothing, RoundEnd::MountKilled, RoundEnd::AllKilled, RoundEnd::Umount]
             [self.seed.below(4) as usize];
@@ -164,7 +178,7 @@ impl Adversary {
         if self.harmed.is_some_and(|(_, h)| matches!(h, Harm::Killed | Harm::IndexRemoved)) {
             self.harmed = None;
         }
-        self.demo.mount()
+        if std::mem::take(&mut self.forgotten) { self.demo.take_over() } else { self.demo.mount() }
     }
 }
 
@@ -235,6 +249,8 @@ fn whatever_happens_to_two_disks_and_to_the_mount_nothing_is_lost() -> Result<()
             .map_err(|_| anyhow::anyhow!("the overwriting thread panicked"))?;
         blocks = work;
         if how.is_noticed() {
+            // What was written within the last second may be lost, also of the round before.
+            kept.iter_mut().for_each(|(_, _, synced_only)| *synced_only = true);
             ensure!(seen.wrong.is_empty(), "wrong bytes: {:?}", seen.wrong);
         } else {
             seen.went_well().with_context(|| adversary.demo.said())?;
@@ -242,11 +258,13 @@ fn whatever_happens_to_two_disks_and_to_the_mount_nothing_is_lost() -> Result<()
             adversary.end_mount(how)?;
         }
         kept.push((directory, load, how.is_noticed()));
+        println!("round {round} ended with {how:?}");
         for (directory, load, synced_only) in &kept {
-            load.ledger().verify(directory, *synced_only)?;
+            let verified = load.ledger().verify(directory, *synced_only);
+            verified
+                .with_context(|| format!("{}:\n{}", directory.display(), adversary.demo.said()))?;
         }
         blocks.verify(&mount)?;
-        println!("round {round} ended with {how:?}");
         // Its removal is part of what comes next.
         if kept.len() > 2 {
             let (directory, ..) = kept.remove(0);
