@@ -43,6 +43,11 @@ pub(crate) fn entries(mut bytes: &[u8]) -> impl Iterator<Item = Option<Dentry<'_
     })
 }
 
+/// Bytes of an entry within its bucket.
+pub(crate) fn len(entry: &Dentry<'_>) -> usize {
+    HEAD + entry.name.len()
+}
+
 /// The inode of a name.
 pub(crate) fn find(bucket: &[u8], name: &[u8]) -> Result<Option<Ino>, MetaError> {
     for entry in entries(bucket) {

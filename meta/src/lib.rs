@@ -9,7 +9,8 @@
 //! * `extent`, `perm`, `name`: pure deciders, without I/O or clock.
 //! * `ops/*`: the operations, one file per group.
 //! * `engine` and its files: the trait and its two implementations.
-//! * `volume`: format, open. `catalog`: list, destroy. `lock`: who has one open here. `check`: the walk behind `ashlar fsck`.
+//! * `volume`: format, open. `catalog`: list, destroy. `lock`: who has one open here. `check`: the walk
+//!   behind `ashlar fsck`; `repair` puts right what it found.
 
 #![forbid(unsafe_code)]
 
@@ -35,6 +36,7 @@ mod on_proxy;
 mod opened;
 mod ops;
 mod perm;
+mod repair;
 mod session;
 pub mod store;
 mod table;
@@ -55,6 +57,7 @@ pub use lock::{Directories, LockError, MountedBy, VolumeLock, lock_holder, make_
 pub use members::{Difference, Member, Members};
 pub use on_proxy::ProxyStores;
 pub use opened::Volume;
+pub use repair::Repaired;
 pub use session::Session;
 pub use store::*;
 pub use volume::{MemoryVolume, MetaSettings, VolumeError, format, in_memory, look, open};

@@ -27,7 +27,7 @@ use crate::lock::VolumeLock;
 use crate::members::Members;
 use crate::name::{self, Hasher};
 use crate::ops::{blobs, sessions};
-use crate::store::{BlobRecord, MetaError, VolumeInfo};
+use crate::store::{BlobRecord, ExtentPage, Ino, MetaError, VolumeInfo};
 use crate::txn::{Context, Txn};
 
 /// What differs in tests.
@@ -158,6 +158,21 @@ impl Volume {
         limit: usize,
     ) -> Result<Vec<BlobRecord>, MetaError> {
         self.read(|txn| blobs::list(txn, after, limit)).await
+    }
+
+    /// Extents of any file that lie in a blob, a page of them: see [`MetaStore::references`].
+    ///
+    /// # Errors
+    /// When the engine fails.
+    ///
+    /// [`MetaStore::references`]: crate::store::MetaStore::references
+    pub async fn references(
+        &self,
+        id: BlobId,
+        after: Option<(Ino, u64)>,
+        limit: usize,
+    ) -> Result<ExtentPage, MetaError> {
+        self.read(|txn| blobs::references(txn, id, after, limit)).await
     }
 
     /// The slots that the volume has used, those that no blob needs left out. `None`: nobody has noted

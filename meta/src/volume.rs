@@ -52,6 +52,8 @@ pub struct MetaSettings {
     pub unsynced_bytes: usize,
     /// Takes the volume over also from somebody who is alive.
     pub take_over: bool,
+    /// Opens the volume also where it is not known how much there is in it: to repair that.
+    pub uncounted: bool,
 }
 
 impl Default for MetaSettings {
@@ -61,6 +63,7 @@ impl Default for MetaSettings {
             flush_interval: Duration::from_secs(1),
             unsynced_bytes: 16 << 20,
             take_over: false,
+            uncounted: false,
         }
     }
 }
@@ -175,7 +178,7 @@ pub async fn open(
     let mut led = taking.run().await.map_err(|e| damaged(name, &e))?;
     let needless = (led.store(), std::mem::take(&mut led.garbage));
     let (tables, leading) = led.start(name);
-    match read_tables(tables, true).await {
+    match read_tables(tables, !settings.uncounted).await {
         Ok((kv, record)) => {
             let lead = Lead { leading, lock, needless };
             Ok(Volume::new(kv, record, Seams::default(), Some(lead)))
@@ -205,16 +208,17 @@ pub async fn look(
     Ok(Volume::new(kv, record, Seams::default(), None))
 }
 
-/// The engine over tables, and what the volume is; to be `led`, it has to know its counters.
+/// The engine over tables, and what the volume is. To be worked on, its counters have to be known (`counted`).
 async fn read_tables(
     tables: Arc<Tables>,
-    led: bool,
+    counted: bool,
 ) -> Result<(Arc<dyn Kv>, VolumeRecord), Box<dyn std::error::Error + Send + Sync>> {
     let kv = JournaledKv::open(tables).await?;
     let value = volume_record(&kv).await?.unwrap_or_default();
     let record = VolumeRecord::decode(&value)?;
-    if led && !kv.knows_counters() {
-        return Err("the record of the counters is damaged".into());
+    if counted && !kv.knows_counters() {
+        let why = "the record of the counters is damaged (ashlar fsck --repair counts anew)";
+        return Err(why.into());
     }
     Ok((Arc::new(kv), record))
 }

@@ -6,7 +6,13 @@
 //! 3. Every blob that slots hold: metadata knows it. Blobs of a session that ended badly are the
 //!    sweep's at the next mount; others are leaked room, which is told but harms nothing.
 //!
+//! Nothing is written, unless it shall repair: then it leads the volume, as a mount does, and puts right what is wrong
+//! in 1 and can be ([`meta::Volume::repair`]). Which files have bytes in blobs that cannot be read, it says when
+//! it is asked ([`self::lost`]).
+//!
 //! All that it finds goes to stdout, the verdict last; stderr is for why it could not look.
+
+mod lost;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -36,17 +42,32 @@ const PAGE: usize = 1024;
 /// Findings that are told; the rest is counted.
 const TOLD: usize = 1000;
 
-/// Check a volume that is not mounted
+/// Repaired, and something is left that cannot be.
+const LEFT: u8 = 4;
+/// It could not be repaired, for a reason that is told.
+const IN_VAIN: u8 = 8;
+
+/// Check a volume that is not mounted, and repair it
 ///
-/// Walks the metadata and asks the disks for every part of every blob. Exits with 1 if something is
-/// damaged or missing.
+/// Walks the metadata and asks the disks for every part of every blob. Writes nothing, unless it shall
+/// repair. Exits with 0 if all is in order, and with 1 if something is damaged or missing. With
+/// --repair: 0 if all was in order, 1 if everything could be put right, 4 if something is left that
+/// cannot be, 8 if it could not work.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ashlar fsck photos --cluster cluster.toml")]
+#[command(after_help = "Examples:\n  ashlar fsck photos --cluster cluster.toml\n  \
+    ashlar fsck photos --lost --cluster cluster.toml\n  \
+    ashlar fsck photos --repair --cluster cluster.toml")]
 pub(super) struct Args {
     /// Name of the volume
     volume: String,
     #[command(flatten)]
     cluster: ClusterFile,
+    /// Puts right what is wrong in the metadata, as far as that is known
+    #[arg(long)]
+    repair: bool,
+    /// Names the files of which bytes cannot be read
+    #[arg(long)]
+    lost: bool,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -72,6 +93,15 @@ struct Findings {
     /// Problems in all, of which the first are told.
     problem_count: u64,
     problems: Vec<String>,
+    /// What was put right, and how.
+    mended: Vec<String>,
+    /// Unlinked files of crashed mounts that were deleted.
+    reaped: u64,
+    /// Files with bytes that are lost, or lie on disks that are away; `None`: nobody asked.
+    files: Option<Vec<lost::File>>,
+    /// Blobs that cannot be read.
+    #[serde(skip)]
+    unreadable: Vec<(BlobId, lost::Why)>,
     /// How the cluster file and the disks differ from what the volume was stored by.
     warnings: Vec<String>,
 }
@@ -86,12 +116,22 @@ impl Findings {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
+    match (checked(&args), args.repair) {
+        (Err(why), true) => {
+            let why: Box<dyn std::error::Error + Send + Sync> = why.into();
+            Ok(proto::program::exit_code("ashlar", Err(why), ExitCode::from(IN_VAIN)))
+        }
+        (checked, _) => checked,
+    }
+}
+
+fn checked(args: &Args) -> Result<ExitCode> {
     let cluster = args.cluster.read()?;
     let findings = block_on(async {
         let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(fsck)") };
         let lock = VolumeLock::take(&directories::of(&cluster)?, &args.volume, &by)?;
         let store = Store::open(&cluster).await?;
-        let checked = with_disks(&store, &lock, &cluster).await;
+        let checked = with_disks(&store, lock, &cluster, args).await;
         store.close().await;
         checked
     })?;
@@ -100,33 +140,48 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         false => told(&args.volume, &findings),
     })?;
     let sure = findings.problem_count == 0 && findings.unseen == 0;
-    Ok(if sure { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match (sure, args.repair, findings.mended.is_empty()) {
+        (true, false, _) | (true, true, true) => ExitCode::SUCCESS,
+        (false, true, _) => ExitCode::from(LEFT),
+        (false, false, _) | (true, true, false) => ExitCode::FAILURE,
+    })
 }
 
 /// Checks it on the disks of a cluster file that can be right.
-async fn with_disks(store: &Store, lock: &VolumeLock, cluster: &Cluster) -> Result<Findings> {
+async fn with_disks(
+    store: &Store,
+    lock: VolumeLock,
+    cluster: &Cluster,
+    args: &Args,
+) -> Result<Findings> {
     let called = Called::of(&store.blobs.current()).await;
     called.check(cluster)?;
-    let meta = match mount::check_first(store, cluster, lock, &called).await? {
+    let looked = mount::check_first(store, cluster, &lock, &called).await?;
+    let stores = ProxyStores::new(store.blobs.clone());
+    let looked = match looked {
         Some(looked) => looked,
-        None => {
-            let stores = ProxyStores::new(store.blobs.clone());
-            meta::look(&stores, lock, MetaSettings::default()).await?
-        }
+        None => meta::look(&stores, &lock, MetaSettings::default()).await?,
     };
-    let meta = &meta;
-    let warnings = roll_call::call(meta, cluster, &called, None).await?;
-    let outage = store.outage(meta.info().scheme).await;
+    let volume = if args.repair {
+        let settings = MetaSettings { uncounted: true, ..MetaSettings::default() };
+        meta::open(&stores, lock, settings).await?
+    } else {
+        looked
+    };
+    let warnings = roll_call::call(&volume, cluster, &called, None).await?;
+    let outage = store.outage(volume.info().scheme).await;
     let disks_away = outage.as_ref().map_or(0, Outage::away);
     let outage = outage.map(|outage| outage.to_string());
-    let found = check(meta, &store.blobs.current()).await?;
-    Ok(Findings { warnings, disks_away, outage, ..found })
+    let found = check(&volume, &store.blobs.current(), args).await;
+    volume.close().await;
+    Ok(Findings { warnings, disks_away, outage, ..found? })
 }
 
 fn told(volume: &str, findings: &Findings) -> String {
     let Findings { inodes, entries, extents, blobs, .. } = findings;
     let warnings = findings.warnings.iter().map(|warning| format!("warning: {warning}"));
     let mut lines: Vec<String> = warnings.chain(findings.outage.clone()).collect();
+    lines.extend(findings.mended.iter().map(|mended| format!("mended: {mended}")));
     lines.extend(findings.problems.iter().cloned());
     if findings.problem_count > findings.problems.len() as u64 {
         lines.push(format!(
@@ -135,6 +190,11 @@ fn told(volume: &str, findings: &Findings) -> String {
         ));
     }
     lines.push(format!("{inodes} inodes, {entries} entries, {extents} extents, {blobs} blobs"));
+    lines.extend(findings.files.iter().flatten().map(ToString::to_string));
+    if findings.reaped > 0 {
+        let reaped = findings.reaped;
+        lines.push(format!("{reaped} unlinked files of crashed mounts were deleted"));
+    }
     if findings.to_sweep > 0 {
         let swept = findings.to_sweep;
         lines.push(format!("{swept} blobs of a crashed mount will be swept by the next one"));
@@ -149,6 +209,7 @@ fn told(volume: &str, findings: &Findings) -> String {
         ));
     }
     lines.push(match (findings.problem_count, unseen) {
+        (0, 0) if !findings.mended.is_empty() => format!("{volume} is in order now"),
         (0, 0) => format!("{volume} is in order"),
         (0, _) => format!("{volume} is in order, as far as the disks that are up can tell"),
         (n, _) => format!("{volume} has {n} problems"),
@@ -156,16 +217,21 @@ fn told(volume: &str, findings: &Findings) -> String {
     lines.join("\n")
 }
 
-async fn check(meta: &Volume, blobs: &Proxy) -> Result<Findings> {
-    let report = meta.check().await.context("walking the metadata")?;
-    let mut findings = Findings {
-        inodes: report.inodes,
-        entries: report.entries,
-        extents: report.extents,
-        blobs: report.blobs,
-        ..Findings::default()
+async fn check(meta: &Volume, blobs: &Proxy, args: &Args) -> Result<Findings> {
+    let mut findings = Findings::default();
+    let report = match args.repair {
+        true => {
+            let repaired = meta.repair().await.context("repairing the metadata")?;
+            findings.mended.extend(repaired.mended);
+            findings.reaped = repaired.reaped;
+            repaired.left
+        }
+        false => meta.check().await.context("walking the metadata")?,
     };
-    report.problems.into_iter().for_each(|problem| findings.problem(problem));
+    (findings.inodes, findings.entries) = (report.inodes, report.entries);
+    (findings.extents, findings.blobs) = (report.extents, report.blobs);
+    report.sentences().for_each(|problem| findings.problem(problem));
+    findings.unreadable.extend(report.gone.iter().map(|id| (*id, lost::Why::Lost)));
     let bar = ProgressBar::new(report.blobs).with_style(
         ProgressStyle::with_template("{bar:40} {pos} of {len} blobs, {eta} left")
             .expect("the template is one"),
@@ -173,6 +239,9 @@ async fn check(meta: &Volume, blobs: &Proxy) -> Result<Findings> {
     let known = check_known(meta, blobs, &bar, &mut findings).await?;
     bar.finish_and_clear();
     check_unknown(meta, blobs, &known, &mut findings).await?;
+    if args.lost {
+        findings.files = Some(lost::files(meta, &findings.unreadable).await?);
+    }
     Ok(findings)
 }
 
@@ -201,7 +270,10 @@ async fn check_known(
             match judge(record.id, &slots) {
                 Verdict::Whole => {}
                 Verdict::Unseen => findings.unseen += 1,
-                Verdict::Problem(problem) => findings.problem(problem),
+                Verdict::Problem(problem, unreadable) => {
+                    findings.problem(problem);
+                    findings.unreadable.extend(unreadable.map(|why| (record.id, why)));
+                }
             }
         }
         known.extend(page.iter().map(|record| record.id));
@@ -214,8 +286,8 @@ enum Verdict {
     Whole,
     /// It can be read, and the parts that are not found may lie on disks that are away.
     Unseen,
-    /// What is wrong with it.
-    Problem(String),
+    /// What is wrong with it, and why it cannot be read, if so.
+    Problem(String, Option<lost::Why>),
 }
 
 /// What is wrong with a blob, by what the slots say of it.
@@ -226,7 +298,7 @@ fn judge(id: BlobId, slots: &[SlotHolds]) -> Verdict {
     let lost = PartSet::first(scheme.parts()).minus(found);
     if held.clone().any(|held| held.deleted) {
         let problem = format!("blob {id} is in use, and a disk says that it was deleted");
-        return Verdict::Problem(problem);
+        return Verdict::Problem(problem, None);
     }
     if lost.is_empty() {
         return Verdict::Whole;
@@ -234,16 +306,26 @@ fn judge(id: BlobId, slots: &[SlotHolds]) -> Verdict {
     let silent = slots.iter().filter(|slot| slot.held.is_err()).count();
     let parts: Vec<String> = lost.iter().map(|part| part.to_string()).collect();
     let which = format!("parts {} of {}", parts.join(", "), scheme.parts());
-    Verdict::Problem(match (found.len() >= scheme.data_parts(), silent) {
-        (true, 0) => format!("blob {id} has lost {which}, and can be restored from the others"),
-        (false, 0) => format!("blob {id} has lost {which}: its bytes are gone"),
+    let (problem, unreadable) = match (found.len() >= scheme.data_parts(), silent) {
+        (true, 0) => {
+            (format!("blob {id} has lost {which}, and can be restored from the others"), None)
+        }
+        (false, 0) => {
+            (format!("blob {id} has lost {which}: its bytes are gone"), Some(lost::Why::Lost))
+        }
         // Each disk that is away may hold one of them.
         (true, n) if lost.len() <= n => return Verdict::Unseen,
-        (true, n) => format!("blob {id}: {which} not found, {n} disks do not answer"),
-        (false, n) => {
-            format!("blob {id} cannot be read: {which} not found, {n} disks do not answer")
-        }
-    })
+        (true, n) => (format!("blob {id}: {which} not found, {n} disks do not answer"), None),
+        (false, n) => (
+            format!("blob {id} cannot be read: {which} not found, {n} disks do not answer"),
+            // Of what all disks that are away could hold.
+            Some(match found.len() + n >= scheme.data_parts() {
+                true => lost::Why::Away,
+                false => lost::Why::Lost,
+            }),
+        ),
+    };
+    Verdict::Problem(problem, unreadable)
 }
 
 /// Looks for blobs on the slots that metadata does not know.

@@ -4,6 +4,7 @@ use super::{ADMIN, blob, volume, wait};
 use crate::engine::{Batch, Kv, Value};
 use crate::key::{self, Key};
 use crate::name;
+use crate::session::Session;
 use crate::store::{
     Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation, Time,
 };
@@ -76,7 +77,109 @@ fn every_kind_of_damage_is_reported() {
             "{expected:?} is not in {:?}",
             report.problems
         );
+        repaired_and_at_work(&meta, expected, file, place);
     }
+}
+
+/// A repair puts it right, and another finds nothing; its bytes are where they were, and it can be worked on.
+fn repaired_and_at_work(meta: &Session, expected: &str, file: Ino, place: Option<Place>) {
+    let repaired = wait(meta.opened_on().repair()).unwrap();
+    if expected == "overlaps" {
+        assert!(!repaired.left.is_clean(), "which of two extents counts is not known");
+        return;
+    }
+    let mended = repaired.mended.iter().any(|mended| mended.contains(expected));
+    assert!(mended, "{expected:?} is not in {:?}", repaired.mended);
+    assert_eq!(repaired.left.problems, Vec::<String>::new(), "{expected}");
+    super::assert_clean(meta);
+    let again = wait(meta.opened_on().repair()).unwrap();
+    assert_eq!(again.mended, Vec::<String>::new(), "{expected}");
+    assert_eq!(wait(meta.extents(file, 0..200, 9)).unwrap()[0].place, place, "{expected}");
+    wait(meta.create(ADMIN, ROOT, b"more", 0o644, NewNode::File)).unwrap();
+    wait(meta.unlink(ROOT, b"f")).unwrap();
+    wait(meta.reap(&[file])).unwrap();
+    super::assert_clean(meta);
+}
+
+/// What has lost its name is in `lost+found`, with all that is in it.
+#[test]
+fn what_lost_its_name_is_found_again() {
+    let (kv, _, meta) = volume(name::hash);
+    let new =
+        |dir, name: &[u8], node| wait(meta.create(ADMIN, dir, name, 0o755, node)).unwrap().ino;
+    let dir = new(ROOT, b"d", NewNode::Directory);
+    let inner = new(dir, b"inner", NewNode::File);
+    let file = new(ROOT, b"f", NewNode::File);
+    let mut keys = Vec::new();
+    let found = kv.read(&mut |view| {
+        let all = key::dentry::of(ROOT);
+        view.scan(all..all.after_prefix(), crate::engine::Direction::Forward, &mut |key, _| {
+            keys.push(*key);
+            Ok(std::ops::ControlFlow::Continue(()))
+        })
+        .map(drop)
+    });
+    found.unwrap();
+    // One is gone, the other makes no sense.
+    let spoilt = [None, Some(Value::from(&[9][..]))];
+    let batch: Batch = keys.into_iter().zip(spoilt).collect();
+    kv.transact(&mut |_| Ok(batch.clone().into())).unwrap();
+    let repaired = wait(meta.opened_on().repair()).unwrap();
+    assert_eq!(repaired.left.problems, Vec::<String>::new(), "{:?}", repaired.mended);
+    super::assert_clean(&meta);
+    let home = wait(meta.lookup(ROOT, b"lost+found")).unwrap();
+    assert_eq!((home.mode, home.nlink), (0o700, 3));
+    let named = |ino: Ino| format!("#{}", ino.0).into_bytes();
+    assert_eq!(wait(meta.lookup(home.ino, &named(file))).unwrap().ino, file);
+    assert_eq!(wait(meta.lookup(home.ino, &named(dir))).unwrap().ino, dir);
+    assert_eq!(wait(meta.lookup(dir, b"inner")).unwrap().ino, inner);
+    wait(meta.rename((home.ino, &named(dir)), (ROOT, b"d"), crate::RenameMode::Replace)).unwrap();
+    super::assert_clean(&meta);
+}
+
+/// What cannot be read is not taken for absent: nothing is called needless on its account.
+#[test]
+fn a_damaged_extent_makes_no_blob_garbage() {
+    let (kv, _, meta) = volume(name::hash);
+    let file = wait(meta.create(ADMIN, ROOT, b"f", 0o755, NewNode::File)).unwrap().ino;
+    let place = Some(Place { blob: blob(1, 4096), offset: 0 });
+    let extents = vec![Extent { offset: 0, len: 100, place }];
+    let update = FileUpdate { ino: file, extents, size_at_least: None, mtime: None };
+    wait(meta.commit(&[NewBlob { id: blob(1, 4096), degraded: false }], &[update])).unwrap();
+    let senseless = Some(Value::from(&[9; 3][..]));
+    let batch = Batch::from([(key::extent::key(file, 100), senseless)]);
+    kv.transact(&mut |_| Ok(batch.clone().into())).unwrap();
+    let repaired = wait(meta.opened_on().repair()).unwrap();
+    let left: Vec<String> = repaired.left.sentences().collect();
+    assert!(left.iter().any(|text| text.starts_with("/f: an extent of inode")), "{left:?}");
+    assert_eq!(repaired.mended, Vec::<String>::new());
+    assert_eq!(wait(meta.blob(blob(1, 4096))).unwrap().unwrap().live, 100);
+    wait(meta.sync()).unwrap();
+    assert_eq!(wait(meta.garbage(None, 9)).unwrap(), []);
+    // Once it is removed it is gone, and then its bytes are nobody's.
+    wait(meta.unlink(ROOT, b"f")).unwrap();
+    let repaired = wait(meta.opened_on().repair()).unwrap();
+    assert_eq!(repaired.left.problems, Vec::<String>::new(), "{:?}", repaired.mended);
+    wait(meta.sync()).unwrap();
+    assert_eq!(wait(meta.garbage(None, 9)).unwrap(), [blob(1, 4096)]);
+}
+
+/// The next numbers are lost: they go on beyond all that may have been used.
+#[test]
+fn lost_numbers_go_on_far_beyond_those_that_are_known() {
+    let (kv, record, meta) = volume(name::hash);
+    let file = wait(meta.create(ADMIN, ROOT, b"f", 0o755, NewNode::File)).unwrap().ino;
+    let lost = Batch::from([(key::numbers::key(), None), (key::counters::key(), None)]);
+    kv.transact(&mut |_| Ok(lost.clone().into())).unwrap();
+    let repaired = wait(meta.opened_on().repair()).unwrap();
+    assert_eq!(repaired.left.problems, Vec::<String>::new(), "{:?}", repaired.mended);
+    super::assert_clean(&meta);
+    wait(meta.close_session()).unwrap();
+    let next = super::open(kv, &record, name::hash);
+    assert!(next.session().0 > 1000);
+    let made = wait(next.create(ADMIN, ROOT, b"g", 0o755, NewNode::File)).unwrap().ino;
+    assert!(made.0 > file.0 + 1000);
+    super::assert_clean(&next);
 }
 
 fn zeros(len: u64) -> Vec<u8> {
