@@ -63,7 +63,7 @@ fn seal_head(bytes: &mut [u8], head: usize) {
 }
 
 fn changes() -> Batch {
-    let value = |n: u64| (n % 5 > 0).then(|| Value::from(&[n as u8; 40][..]));
+    let value = |n: u64| (!n.is_multiple_of(5)).then(|| Value::from(&[n as u8; 40][..]));
     (0..200).map(|n| (Key::tag(b'I').with(n), value(n))).collect()
 }
 

@@ -81,7 +81,7 @@ fn seal_record(bytes: &mut [u8]) {
 
 fn a_superblock() -> Vec<u8> {
     let cluster = ClusterId::from_slice(&[9; 16]).expect("16 bytes");
-    Superblock { cluster, disk: disk(), capacity: 1 << 40, block_file: 1 << 28 }.to_bytes(0)
+    Superblock { cluster, disk: disk(), capacity: 1 << 40, block_file: 1 << 28 }.one_copy(0)
 }
 
 fn read_superblock(bytes: &[u8]) {

@@ -71,7 +71,7 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
 impl Superblock {
     /// One copy, as it lies on the disk.
     #[cfg(any(test, feature = "decoders"))]
-    pub(crate) fn to_bytes(&self, copy: u32) -> Vec<u8> {
+    pub(crate) fn one_copy(&self, copy: u32) -> Vec<u8> {
         self.encode(copy).as_bytes().to_vec()
     }
 

@@ -154,7 +154,10 @@ mod tests {
         Page { entries, complete, rebuilding: false }
     }
 
-    fn sighted(merge: &mut Merge) -> Vec<(u64, Vec<(usize, usize)>, Option<bool>)> {
+    /// Number of a blob, its parts with their slots, and whether it is wanted.
+    type Seen = (u64, Vec<(usize, usize)>, Option<bool>);
+
+    fn sighted(merge: &mut Merge) -> Vec<Seen> {
         let told = |s: Sighting| {
             let lying = s.lying.iter().map(|(part, slot)| (part.get(), *slot)).collect();
             (s.blob.sequence(), lying, s.wanted)
