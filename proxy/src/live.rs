@@ -190,7 +190,13 @@ impl BlobStore for LiveProxy {
     }
 
     async fn space(&self, scheme: Scheme) -> Space {
-        self.current().space(scheme).await
+        let proxy = self.current();
+        let space = proxy.space(scheme).await;
+        // Slots that have learnt of a newer generation are not away: they are waited for, as by a put.
+        match space.is_cut_off() && self.superseded(&proxy).await {
+            true => self.current().space(scheme).await,
+            false => space,
+        }
     }
 
     async fn in_reach(&self, id: BlobId) -> usize {

@@ -45,6 +45,30 @@ async fn a_newer_generation_is_waited_for_and_what_was_refused_is_asked_again() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn writes_are_not_cut_off_while_a_newer_generation_is_on_its_way() {
+    let (first, old) = proxy_over(3);
+    let live = LiveProxy::new(first);
+    live.put(blob(1, 1000, "copies(3)"), noise(1000, 1)).await.unwrap();
+    refuse(&old);
+    let new: Vec<_> = (0..3).map(|_| MemorySlot::new()).collect();
+    let feeding = {
+        let (live, new) = (live.clone(), new.clone());
+        tokio::spawn(async move {
+            live.outdated().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            live.replace(another_over(&new)).await;
+        })
+    };
+    let asking = async {
+        live.outdated().await;
+        live.space("copies(3)".parse().unwrap()).await
+    };
+    let (put, space) = tokio::join!(live.put(blob(2, 1000, "copies(3)"), noise(1000, 2)), asking);
+    assert!(put.is_ok() && !space.is_cut_off(), "{put:?}, {space:?}");
+    feeding.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_generation_that_is_not_to_be_had_is_waited_for_no_longer() {
     let (first, old) = proxy_over(3);
     let live = LiveProxy::new(first);
