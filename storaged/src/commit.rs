@@ -80,7 +80,7 @@ impl Batch {
         }
         let slot = request.to.slot;
         let independent = match &request.ask {
-            Ask::Put(key, ..) => {
+            Ask::Put(key, ..) | Ask::DropPart(key, _) => {
                 !self.puts.contains(&(slot, *key))
                     && !self.deleted.contains(&(slot, key.blob))
                     && !self.fenced.contains(&(slot, key.blob.volume()))
@@ -90,11 +90,6 @@ impl Batch {
                     || self.deleted.contains(&(slot, *blob))
                     || self.fenced.contains(&(slot, blob.volume()))
             }),
-            Ask::DropPart(key, _) => {
-                !self.puts.contains(&(slot, *key))
-                    && !self.deleted.contains(&(slot, key.blob))
-                    && !self.fenced.contains(&(slot, key.blob.volume()))
-            }
             Ask::Fence(volume, _) | Ask::Rebuilt(volume, _) => {
                 !self.fenced.contains(&(slot, *volume))
             }

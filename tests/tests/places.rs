@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted, umount, until_unused};
-use tests::process::{PATIENCE, bounded, output, run, wait_until};
+use tests::process::{PATIENCE, answer, bounded, output, run, wait_until};
 use tests::seed::content;
 use tests::site::{
     CLUSTER, Site, VOLUME, embedded, format, is_gone, is_read_only, pid_in, refused,
@@ -300,13 +300,18 @@ impl Mine {
 
     /// A command of ours, by that user, with the cluster's file.
     fn ashlar(&self, words: &[&str]) -> Result<String> {
+        run(&mut self.command(words), PATIENCE)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Self::as_user(&ashlar());
         command.args(words).env("ASHLAR_CLUSTER", self.path(CLUSTER));
-        run(command.current_dir(self.home.path()), PATIENCE)
+        command.current_dir(self.home.path());
+        command
     }
 
     fn pid(&self) -> Result<Pid> {
-        pid_in(&self.ashlar(&["status", "mnt", "--json"])?)
+        pid_in(&answer(&mut self.command(&["status", "mnt", "--json"]), PATIENCE)?.1)
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{can_mount, is_mounted, until_unused};
 use tests::load::Load;
-use tests::process::{PATIENCE, Process, output, run, wait_until};
+use tests::process::{PATIENCE, Process, answer, output, run, wait_until};
 use tests::seed::Seed;
 use tests::site::{only_in, pid_in};
 
@@ -33,15 +33,17 @@ struct Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        let mut failed = std::thread::panicking();
         for point in ["mnt", "second"] {
             let point = self.at(point);
             if is_mounted(&point) {
                 let mut umount = Command::new(ashlar());
                 let asked = output(umount.args(["umount", "-f"]).arg(&point), PATIENCE);
                 eprintln!("the test left its mount behind: {asked:?}");
+                failed = true;
             }
         }
-        if std::thread::panicking() {
+        if failed {
             let log =
                 only_in(&self.at("cache")).map(|own| fs::read_to_string(own.join("v.messages")));
             eprintln!("the mount's log:\n{}", log.and_then(Result::ok).unwrap_or_default());
@@ -147,7 +149,9 @@ impl Site {
     }
 
     fn said_of_status(&self) -> Result<String> {
-        run(Command::new(ashlar()).arg("status").arg("--json").arg(self.at("mnt")), PATIENCE)
+        // How it exits is how healthy the volume is.
+        let mut status = Command::new(ashlar());
+        Ok(answer(status.arg("status").arg("--json").arg(self.at("mnt")), PATIENCE)?.1)
     }
 
     fn status(&self) -> Result<Value> {
