@@ -1,14 +1,4 @@
 //! What a mount counts. All names start with `ashlar_`; served by `--metrics ADDRESS`.
-//!
-//! | metric | labels | unit | what |
-//! |---|---|---|---|
-//! | `ashlar_op_seconds` | `op` | seconds | from the kernel's request to our answer, histogram |
-//! | `ashlar_op_errors_total` | `op` | count | answers that are an error other than "no such name or attribute" |
-//! | `ashlar_read_bytes_total`, `ashlar_written_bytes_total` | | bytes | what read(2) and write(2) moved |
-//! | `ashlar_dirty_bytes`, `ashlar_cache_bytes` | | bytes | written and not yet stored; cached |
-//! | `ashlar_memory_bytes` | `kind` | bytes | what the mount's memory is used for, see [`Memory`] |
-//! | `ashlar_inodes`, `ashlar_files` | | count | inodes the kernel remembers; files in use here, or lately |
-//! | `ashlar_cache_hits_total`, `ashlar_cache_misses_total` | | count | blocks found in, missing from the cache |
 
 use std::time::Instant;
 
@@ -17,6 +7,22 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use meta::MetaStore;
 
 use crate::data::DataStatus;
+
+proto::metric_names! {
+    histogram OP_SECONDS = "ashlar_op_seconds":
+        "Seconds from the kernel's request to our answer, by kind of request";
+    counter OP_ERRORS = "ashlar_op_errors_total":
+        "Answers that are an error other than that there is no such name or attribute";
+    counter READ_BYTES = "ashlar_read_bytes_total": "Bytes that read(2) moved";
+    counter WRITTEN_BYTES = "ashlar_written_bytes_total": "Bytes that write(2) moved";
+    gauge DIRTY_BYTES = "ashlar_dirty_bytes": "Bytes written and not yet stored";
+    gauge CACHE_BYTES = "ashlar_cache_bytes": "Bytes cached in memory";
+    gauge MEMORY_BYTES = "ashlar_memory_bytes": "What the memory of the mount's process is used for";
+    gauge INODES = "ashlar_inodes": "Inodes that the kernel remembers";
+    gauge FILES = "ashlar_files": "Files in use here, or lately";
+    counter CACHE_HITS = "ashlar_cache_hits_total": "Blocks found in the cache";
+    counter CACHE_MISSES = "ashlar_cache_misses_total": "Blocks missing from the cache";
+}
 
 macro_rules! ops {
     ($($op:ident = $name:literal),* $(,)?) => {
@@ -61,18 +67,15 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// To be called after the recorder is installed, if there is to be one.
     pub(crate) fn new() -> Self {
+        describe();
         let ops = OPS
             .iter()
             .map(|&(_, op)| OpMetrics {
-                seconds: histogram!("ashlar_op_seconds", "op" => op),
-                errors: counter!("ashlar_op_errors_total", "op" => op),
+                seconds: histogram!(OP_SECONDS, "op" => op),
+                errors: counter!(OP_ERRORS, "op" => op),
             })
             .collect();
-        Self {
-            ops,
-            read: counter!("ashlar_read_bytes_total"),
-            written: counter!("ashlar_written_bytes_total"),
-        }
+        Self { ops, read: counter!(READ_BYTES), written: counter!(WRITTEN_BYTES) }
     }
 
     /// An operation was answered.
@@ -125,14 +128,14 @@ pub(crate) fn observe(status: &DataStatus, memory: &Memory, inodes: usize, files
         ("resident", memory.resident),
     ];
     for (kind, bytes) in kinds {
-        gauge!("ashlar_memory_bytes", "kind" => kind).set(bytes as f64);
+        gauge!(MEMORY_BYTES, "kind" => kind).set(bytes as f64);
     }
-    gauge!("ashlar_inodes").set(inodes as f64);
-    gauge!("ashlar_files").set(files as f64);
-    gauge!("ashlar_dirty_bytes").set(status.dirty_bytes as f64);
-    gauge!("ashlar_cache_bytes").set(status.cache_bytes as f64);
-    counter!("ashlar_cache_hits_total").absolute(status.cache_hits);
-    counter!("ashlar_cache_misses_total").absolute(status.cache_misses);
+    gauge!(INODES).set(inodes as f64);
+    gauge!(FILES).set(files as f64);
+    gauge!(DIRTY_BYTES).set(status.dirty_bytes as f64);
+    gauge!(CACHE_BYTES).set(status.cache_bytes as f64);
+    counter!(CACHE_HITS).absolute(status.cache_hits);
+    counter!(CACHE_MISSES).absolute(status.cache_misses);
 }
 
 /// Sets those of the metadata's that are not counted where they change.

@@ -3,30 +3,27 @@
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-/// Entries of the journal that were put.
-pub const ENTRIES: &str = "meta_journal_entries_total";
-/// Their bytes, of one copy.
-pub const BYTES: &str = "meta_journal_bytes_total";
-/// Puts of entries that failed, and were tried again.
-pub const RETRIES: &str = "meta_journal_retries_total";
-/// Seconds from sending a batch of changes, of mostly one entry, to its being durable.
-pub const BATCH_SECONDS: &str = "meta_journal_batch_seconds";
-/// Who waited for changes to be durable. Entries by syncs is how well they share.
-pub const SYNCS: &str = "meta_syncs_total";
-/// Seconds that a snapshot took.
-pub const SNAPSHOT_SECONDS: &str = "meta_snapshot_seconds";
-/// Bytes of chunks that snapshots wrote, of one copy.
-pub const SNAPSHOT_BYTES: &str = "meta_snapshot_bytes_total";
-/// Bytes of changes that are not durable.
-pub const UNSYNCED_BYTES: &str = "meta_unsynced_bytes";
-/// Batches of changes that are not durable, under way or waiting for that.
-pub const WAITING: &str = "meta_waiting_batches";
-/// Bytes of memory of what is durable and in no snapshot.
-pub const JOURNALED_BYTES: &str = "meta_journaled_bytes";
-/// Epoch under which the volume is led.
-pub const EPOCH: &str = "meta_epoch";
-/// Bytes of disk that journal and snapshot take, with all copies.
-pub const DISK_BYTES: &str = "meta_disk_bytes";
+proto::metric_names! {
+    counter ENTRIES = "meta_journal_entries_total": "Entries of the journal that were put";
+    counter BYTES = "meta_journal_bytes_total": "Their bytes, of one copy";
+    counter RETRIES = "meta_journal_retries_total":
+        "Puts of entries that failed, and were tried again";
+    histogram BATCH_SECONDS = "meta_journal_batch_seconds":
+        "Seconds from sending a batch of changes, of mostly one entry, to its being durable";
+    counter SYNCS = "meta_syncs_total":
+        "Who waited for changes to be durable. Entries by syncs is how well they share";
+    histogram SNAPSHOT_SECONDS = "meta_snapshot_seconds": "Seconds that a snapshot took";
+    counter SNAPSHOT_BYTES = "meta_snapshot_bytes_total":
+        "Bytes of chunks that snapshots wrote, of one copy";
+    gauge UNSYNCED_BYTES = "meta_unsynced_bytes": "Bytes of changes that are not durable";
+    gauge WAITING = "meta_waiting_batches":
+        "Batches of changes that are not durable, under way or waiting for that";
+    gauge JOURNALED_BYTES = "meta_journaled_bytes":
+        "Bytes of memory of what is durable and in no snapshot";
+    gauge EPOCH = "meta_epoch": "Epoch under which the volume is led";
+    gauge DISK_BYTES = "meta_disk_bytes":
+        "Bytes of disk that journal and snapshot take, with all copies";
+}
 
 /// Handles of the leader's.
 pub(crate) struct Metrics {
@@ -40,6 +37,7 @@ pub(crate) struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
+        describe();
         Self {
             entries: counter!(ENTRIES),
             bytes: counter!(BYTES),

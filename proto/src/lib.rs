@@ -36,6 +36,7 @@ pub mod limits;
 pub mod link;
 pub mod listen;
 pub mod log_file;
+pub mod metric_names;
 pub mod metrics_server;
 pub mod observe;
 pub mod part;

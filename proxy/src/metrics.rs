@@ -2,43 +2,33 @@
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-/// Seconds from receiving a put to answering it.
-pub const PUT_SECONDS: &str = "proxy_put_seconds";
-/// Seconds from receiving a get to answering it.
-pub const GET_SECONDS: &str = "proxy_get_seconds";
-/// Bytes of user data in acknowledged puts.
-pub const PUT_BYTES: &str = "proxy_put_bytes_total";
-/// Bytes of user data that gets answered with.
-pub const GET_BYTES: &str = "proxy_get_bytes_total";
-/// Puts whose parts had to share fail domains.
-pub const DEGRADED_PUTS: &str = "proxy_degraded_puts_total";
-/// Gets that needed more than the main slots of their range.
-pub const DEGRADED_GETS: &str = "proxy_degraded_gets_total";
-/// Parts sent or asked for again because a slot failed.
-pub const RETRIES: &str = "proxy_retries_total";
-/// Slots given up on as slow, once per request.
-pub const HEDGES: &str = "proxy_hedges_total";
-/// Puts that failed.
-pub const FAILED_PUTS: &str = "proxy_failed_puts_total";
-/// Gets that ended with neither data nor proven absence.
-pub const FAILED_GETS: &str = "proxy_failed_gets_total";
-
-/// Blobs of a volume by how many more fail domains they can lose, `unavailable` or `lost`.
-pub const REPAIR_BLOBS: &str = "proxy_repair_blobs";
-/// Blobs that can lose fewer fail domains than they could.
-pub const REPAIR_AT_RISK: &str = "proxy_repair_at_risk_blobs";
-/// Blobs that wait to be mended.
-pub const REPAIR_QUEUE: &str = "proxy_repair_queue_blobs";
-/// Bytes of parts that are to be put.
-pub const REPAIR_LEFT_BYTES: &str = "proxy_repair_left_bytes";
-/// Seconds since the last census ended; -1: none has.
-pub const REPAIR_CENSUS_AGE: &str = "proxy_repair_census_age_seconds";
-/// Blobs that could not be mended.
-pub const REPAIR_STUCK: &str = "proxy_repair_stuck_blobs";
-/// Blobs mended.
-pub const REPAIR_MENDED_BLOBS: &str = "proxy_repair_mended_blobs_total";
-/// Bytes of parts put to mend blobs.
-pub const REPAIR_MENDED_BYTES: &str = "proxy_repair_mended_bytes_total";
+proto::metric_names! {
+    histogram PUT_SECONDS = "proxy_put_seconds": "Seconds from receiving a put to answering it";
+    histogram GET_SECONDS = "proxy_get_seconds": "Seconds from receiving a get to answering it";
+    counter PUT_BYTES = "proxy_put_bytes_total": "Bytes of user data in acknowledged puts";
+    counter GET_BYTES = "proxy_get_bytes_total": "Bytes of user data that gets answered with";
+    counter DEGRADED_PUTS = "proxy_degraded_puts_total":
+        "Puts whose parts had to share fail domains";
+    counter DEGRADED_GETS = "proxy_degraded_gets_total":
+        "Gets that needed more than the main slots of their range";
+    counter RETRIES = "proxy_retries_total": "Parts sent or asked for again because a slot failed";
+    counter HEDGES = "proxy_hedges_total": "Slots given up on as slow, once per request";
+    counter FAILED_PUTS = "proxy_failed_puts_total": "Puts that failed";
+    counter FAILED_GETS = "proxy_failed_gets_total":
+        "Gets that ended with neither data nor proven absence";
+    gauge REPAIR_BLOBS = "proxy_repair_blobs":
+        "Blobs of a volume by how many more fail domains they can lose, `unavailable` or `lost`";
+    gauge REPAIR_AT_RISK = "proxy_repair_at_risk_blobs":
+        "Blobs that can lose fewer fail domains than they could";
+    gauge REPAIR_QUEUE = "proxy_repair_queue_blobs": "Blobs that wait to be mended";
+    gauge REPAIR_LEFT_BYTES = "proxy_repair_left_bytes": "Bytes of parts that are to be put";
+    gauge REPAIR_CENSUS_AGE = "proxy_repair_census_age_seconds":
+        "Seconds since the last census ended; -1: none has";
+    gauge REPAIR_STUCK = "proxy_repair_stuck_blobs": "Blobs that could not be mended";
+    counter REPAIR_MENDED_BLOBS = "proxy_repair_mended_blobs_total": "Blobs mended";
+    counter REPAIR_MENDED_BYTES = "proxy_repair_mended_bytes_total":
+        "Bytes of parts put to mend blobs";
+}
 
 pub(crate) struct Metrics {
     pub(crate) put_seconds: Histogram,
@@ -55,6 +45,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
+        describe();
         Self {
             put_seconds: histogram!(PUT_SECONDS),
             get_seconds: histogram!(GET_SECONDS),

@@ -6,43 +6,37 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use proto::id::DiskId;
 use proto::part_store::Fill;
 
-/// Seconds that one sync of a batch took.
-pub const SYNC_SECONDS: &str = "storaged_sync_seconds";
-/// Records made durable.
-pub const RECORDS: &str = "storaged_records_total";
-/// Batches written: one write and one sync each. Compare with the records for how well they pack.
-pub const BATCHES: &str = "storaged_batches_total";
-/// Batches that could not be written.
-pub const FAILED_BATCHES: &str = "storaged_failed_batches_total";
-/// Bytes written to block files, with headers and padding.
-pub const WRITTEN_BYTES: &str = "storaged_written_bytes_total";
-/// Bytes of payload read and verified.
-pub const READ_BYTES: &str = "storaged_read_bytes_total";
-/// Reads that met a corrupt part or an error of the disk.
-pub const FAILED_READS: &str = "storaged_failed_reads_total";
-/// Parts known to be damaged: a read, or compaction, met rot or an error of the disk, and they were
-/// neither put again nor deleted since. After a restart those known before are looked at first.
-pub const DAMAGED_PARTS: &str = "storaged_damaged_parts";
-/// Parts read and verified by the scrub.
-pub const SCRUBBED_PARTS: &str = "storaged_scrubbed_parts_total";
-/// Bytes of payload that the scrub has read.
-pub const SCRUBBED_BYTES: &str = "storaged_scrubbed_bytes_total";
-/// Parts that the scrub found damaged, again with each pass.
-pub const SCRUB_FOUND: &str = "storaged_scrub_damaged_parts_total";
-/// How much of the scrub's pass is done, in percent; 100 until the next one begins.
-pub const SCRUB_PERCENT: &str = "storaged_scrub_percent";
-/// When the last full pass of the scrub ended, in seconds since 1970; 0: none has.
-pub const SCRUB_ENDED: &str = "storaged_scrub_ended_seconds";
-/// Entries of the index that were not what the log says, and were put right.
-pub const MENDED_ENTRIES: &str = "storaged_mended_entries_total";
-/// Block files emptied by compaction.
-pub const COMPACTED_FILES: &str = "storaged_compacted_files_total";
-/// Bytes of live records.
-pub const USED_BYTES: &str = "storaged_used_bytes";
-/// Bytes that new parts may still take.
-pub const AVAILABLE_BYTES: &str = "storaged_available_bytes";
-/// Parts held.
-pub const PARTS: &str = "storaged_parts";
+proto::metric_names! {
+    histogram SYNC_SECONDS = "storaged_sync_seconds": "Seconds that one sync of a batch took";
+    counter RECORDS = "storaged_records_total": "Records made durable";
+    counter BATCHES = "storaged_batches_total":
+        "Batches written: one write and one sync each. Compare with the records for how well they pack";
+    counter FAILED_BATCHES = "storaged_failed_batches_total": "Batches that could not be written";
+    counter WRITTEN_BYTES = "storaged_written_bytes_total":
+        "Bytes written to block files, with headers and padding";
+    counter READ_BYTES = "storaged_read_bytes_total": "Bytes of payload read and verified";
+    counter FAILED_READS = "storaged_failed_reads_total":
+        "Reads that met a corrupt part or an error of the disk";
+    gauge DAMAGED_PARTS = "storaged_damaged_parts":
+        "Parts known to be damaged: a read, or compaction, met rot or an error of the disk, and they were neither put again nor deleted since. After a restart those known before are looked at first";
+    counter SCRUBBED_PARTS = "storaged_scrubbed_parts_total":
+        "Parts read and verified by the scrub";
+    counter SCRUBBED_BYTES = "storaged_scrubbed_bytes_total":
+        "Bytes of payload that the scrub has read";
+    counter SCRUB_FOUND = "storaged_scrub_damaged_parts_total":
+        "Parts that the scrub found damaged, again with each pass";
+    gauge SCRUB_PERCENT = "storaged_scrub_percent":
+        "How much of the scrub's pass is done, in percent; 100 until the next one begins";
+    gauge SCRUB_ENDED = "storaged_scrub_ended_seconds":
+        "When the last full pass of the scrub ended, in seconds since 1970; 0: none has";
+    counter MENDED_ENTRIES = "storaged_mended_entries_total":
+        "Entries of the index that were not what the log says, and were put right";
+    counter COMPACTED_FILES = "storaged_compacted_files_total":
+        "Block files emptied by compaction";
+    gauge USED_BYTES = "storaged_used_bytes": "Bytes of live records";
+    gauge AVAILABLE_BYTES = "storaged_available_bytes": "Bytes that new parts may still take";
+    gauge PARTS = "storaged_parts": "Parts held";
+}
 
 /// The handles of one disk.
 pub(crate) struct DiskMetrics {
@@ -69,6 +63,7 @@ pub(crate) struct DiskMetrics {
 impl DiskMetrics {
     /// Of this disk. Metrics are served from when a recorder was installed before.
     pub(crate) fn new(disk: DiskId) -> Self {
+        describe();
         let disk = disk.to_string();
         let counter = |name: &'static str| counter!(name, "disk" => disk.clone());
         let gauge = |name: &'static str| gauge!(name, "disk" => disk.clone());

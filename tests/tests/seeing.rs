@@ -72,9 +72,20 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
     demo.stop(Stop::Umount)
 }
 
+/// Each metric says what it is.
+fn metrics_are_described(text: &str) -> Result<()> {
+    let all: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    ensure!(!all.is_empty(), "no metrics:\n{text}");
+    for metric in all.iter().filter_map(|line| line.split(' ').next()) {
+        ensure!(text.contains(&format!("# HELP {metric} ")), "{metric} has no help text");
+    }
+    Ok(())
+}
+
 /// What a mount has done so far shows in its metrics.
 fn metrics_count(metrics: &str) -> Result<()> {
     let text = get(metrics)?;
+    metrics_are_described(&text)?;
     let kinds =
         ["dirty", "cache", "flights", "pools", "metadata", "extents", "allocated", "resident"];
     for kind in kinds {
@@ -130,6 +141,7 @@ fn a_daemon_serves_metrics_and_says_once_what_it_is() -> Result<()> {
     wait_until("metrics of the daemon's own", NOTICED, || {
         get(&metrics).is_ok_and(|text| text.contains("storaged_"))
     })?;
+    metrics_are_described(&get(&metrics)?)?;
     let said = daemon.said();
     let starts = said.lines().filter(|line| line.contains("version") && line.contains(&listen));
     ensure!(starts.count() == 1, "no single start line in:\n{said}");

@@ -1,6 +1,6 @@
 //! What monitoring sees of repair: gauges with the volume's number as a label, each with a help text.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use proto::id::VolumeId;
 
 use crate::metrics::{
@@ -8,18 +8,6 @@ use crate::metrics::{
     REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_STUCK,
 };
 use crate::repair::report::{Counts, Report};
-
-/// Says what each of them is.
-pub(crate) fn describe() {
-    describe_gauge!(REPAIR_BLOBS, "Blobs by how many more fail domains they can lose");
-    describe_gauge!(REPAIR_AT_RISK, "Blobs that can lose fewer fail domains than they could");
-    describe_gauge!(REPAIR_QUEUE, "Blobs that wait to be mended");
-    describe_gauge!(REPAIR_LEFT_BYTES, Unit::Bytes, "Bytes of parts that are to be put");
-    describe_gauge!(REPAIR_CENSUS_AGE, Unit::Seconds, "Since the last census ended; -1: none has");
-    describe_gauge!(REPAIR_STUCK, "Blobs that could not be mended");
-    describe_counter!(REPAIR_MENDED_BLOBS, "Blobs mended");
-    describe_counter!(REPAIR_MENDED_BYTES, Unit::Bytes, "Bytes of parts put to mend blobs");
-}
 
 /// Brings them up to date.
 pub(crate) fn set(volume: VolumeId, report: &Report) {

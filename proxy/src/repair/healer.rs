@@ -89,7 +89,6 @@ impl Healer {
         ledger: Arc<dyn Ledger>,
         settings: HealSettings,
     ) -> Arc<Self> {
-        gauges::describe();
         let ended = Arc::new(watch::Sender::new(0));
         let census_ended = ended.subscribe();
         let begin = move |proxy: Arc<Proxy>| {
