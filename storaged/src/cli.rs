@@ -81,12 +81,12 @@ enum DiskCommand {
     /// a new generation; all else in the file stays as it is. Parts belong on it that were on the old one, and no
     /// others move.
     #[command(
-        after_help = "Example:\n  storaged disk replace 0b6c0000-0000-4000-8000-000000000001 /srv/disk9 --cluster /etc/ashlar/cluster.toml"
+        after_help = "Example:\n  storaged disk replace 0b6c0000-0000-4000-8000-000000000001 /srv/disk9 --cluster cluster.toml"
     )]
     Replace(ReplaceArgs),
     /// Take a disk that is lost for good out of a cluster file, without another in its place
     #[command(
-        after_help = "Example:\n  storaged disk lost 0b6c0000-0000-4000-8000-000000000001 --cluster /etc/ashlar/cluster.toml"
+        after_help = "Example:\n  storaged disk lost 0b6c0000-0000-4000-8000-000000000001 --cluster cluster.toml"
     )]
     Lost(LostArgs),
     /// One line for each disk
