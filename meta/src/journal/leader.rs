@@ -2,7 +2,7 @@
 //!
 //! One task per opened volume. It alone decides LSNs; it is the only one that writes and deletes blobs of
 //! the volume's metadata, all in the name of its epoch. It stops at once when the store says that a later
-//! epoch leads.
+//! epoch leads: when it writes, or with its next sign of life ([`super::pulse`]).
 //!
 //! Invariants:
 //! * A batch is called durable when its entry and all entries before it are in the store.
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::{self, Standing};
 use super::names::{Namer, Role};
+use super::pulse::Deposed;
 use super::store::{StoreError, VolumeStore};
 use crate::engine::journaled::Tables;
 use crate::metrics::Metrics;
@@ -144,7 +145,7 @@ impl Snapshots {
 impl Leader {
     /// Leads until told to stop, then sends what there is, and ends with a snapshot if one is due. Each turn of the
     /// loop sends, begins a snapshot, or ends, as far as it can; then it waits for whatever may change that.
-    pub(crate) async fn lead(mut self, stop: CancellationToken) {
+    pub(crate) async fn lead(mut self, stop: CancellationToken, mut deposed: Deposed) {
         let mut sending = Sending::default();
         let mut snapshots = Snapshots { task: None, not_before: Instant::now() };
         // Once told to stop: so long a snapshot may still take.
@@ -168,6 +169,7 @@ impl Leader {
             let (due, again) = (sending.due(), snapshots.again());
             let goes_on = tokio::select! {
                 landed = sending.landed() => self.land(landed, &mut sending).await,
+                fenced = deposed.heard() => self.yield_to(&fenced),
                 taken = snapshots.ended() => {
                     let taken = self.take_over_snapshot(taken).await;
                     snapshots.not_before = Instant::now() + if taken { Duration::ZERO } else { SNAPSHOT_RETRY };
@@ -286,12 +288,15 @@ impl Leader {
                 self.learn_room().await;
                 true
             }
-            Err(error) => {
-                tracing::error!("{error}: nothing more can be written here");
-                self.tables.end(&error.to_string());
-                false
-            }
+            Err(error) => self.yield_to(&error),
         }
+    }
+
+    /// Another leads: nothing more is done here.
+    fn yield_to(&self, fenced: &StoreError) -> bool {
+        tracing::error!("{fenced}: nothing more can be written here");
+        self.tables.end(&fenced.to_string());
+        false
     }
 
     /// Merges what is journaled into the snapshot, once it has grown enough.

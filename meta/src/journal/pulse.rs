@@ -5,6 +5,8 @@
 //! for a while may still be alive. So a volume is refused to others while its leader was heard [`LIVE`] ago or less
 //! by any slot, and is given at once when that leader has said that it ended, when it was of this machine, whose
 //! lock it no longer has, or when it is to be taken over whatever happens.
+//!
+//! A leader that was taken over all the same hears of it with its next sign of life, though it had nothing to write.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use proto::id::OwnerId;
 use proto::part_store::{Beat, LastBeat};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -61,14 +64,36 @@ pub(crate) fn holder(heard: &[LastBeat], own: &[OwnerId]) -> Option<Holder> {
 pub(crate) struct Pulse {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    deposed: Deposed,
+}
+
+/// How a leader hears that another has taken the volume over.
+#[derive(Clone)]
+pub(crate) struct Deposed(watch::Receiver<Option<StoreError>>);
+
+impl Deposed {
+    /// Waits until it has, and says by whom.
+    pub(crate) async fn heard(&mut self) -> StoreError {
+        match self.0.wait_for(Option::is_some).await.map(|error| error.clone()) {
+            Ok(Some(error)) => error,
+            // The signs of life have ended before.
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 impl Pulse {
     /// Begins. The store has fenced the volume; `name` is the leader's, for people.
     pub(crate) fn start(store: Arc<dyn VolumeStore>, name: String) -> Self {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(beat(store, name, stop.clone()));
-        Self { stop, task }
+        let (tell, deposed) = watch::channel(None);
+        let task = tokio::spawn(beat(store, name, stop.clone(), tell));
+        Self { stop, task, deposed: Deposed(deposed) }
+    }
+
+    /// To hear by that another leads.
+    pub(crate) fn deposed(&self) -> Deposed {
+        self.deposed.clone()
     }
 
     /// Says that the leader has ended.
@@ -87,12 +112,18 @@ impl Drop for Pulse {
     }
 }
 
-async fn beat(store: Arc<dyn VolumeStore>, name: String, stop: CancellationToken) {
+async fn beat(
+    store: Arc<dyn VolumeStore>,
+    name: String,
+    stop: CancellationToken,
+    deposed: watch::Sender<Option<StoreError>>,
+) {
     let mut due = interval(EVERY);
     while stop.run_until_cancelled(due.tick()).await.is_some() {
         let beat = timeout(EVERY, store.beat(Beat::Alive(name.clone())));
-        if let Some(Ok(Err(StoreError::Fenced(_)))) = stop.run_until_cancelled(beat).await {
-            // The leader learns of it where it matters.
+        if let Some(Ok(Err(fenced @ StoreError::Fenced(_)))) = stop.run_until_cancelled(beat).await
+        {
+            deposed.send_replace(Some(fenced));
             return;
         }
     }

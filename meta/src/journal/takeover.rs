@@ -133,7 +133,7 @@ impl Led {
         let (tables, mut leader) = (self.tables, self.leader);
         leader.name = name.to_owned();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(leader.lead(stop.clone()));
+        let task = tokio::spawn(leader.lead(stop.clone(), self.pulse.deposed()));
         (tables, Leading { stop, task, pulse: self.pulse })
     }
 }

@@ -334,6 +334,18 @@ async fn a_leader_that_was_taken_over_changes_nothing_and_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_has_nothing_to_write_hears_that_it_was_taken_over() {
+    let old = Mount::open(MemoryStore::default(), None).await.unwrap();
+    let put = |n: u64| Batch::from([(key(n), Some(Value::from(&b"x"[..])))]);
+    old.transact(&put(1)).await.unwrap();
+    old.kv.sync().await.unwrap();
+    let _new = Mount::open(old.store.another(), None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let error = old.kv.sync().await.unwrap_err().to_string();
+    assert!(error.contains("taken over"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn whatever_is_missing_or_changed_in_the_store_is_said_and_nothing_is_deleted() {
     for seed in 0..150 {
         let mut dice = Dice::new(seed);
