@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use proto::program::complain;
 
 use super::options::Options;
-use crate::mount::control::{ControlClient, Ended, runs};
+use crate::mount::control::{ControlClient, Ended, has_threads};
 use crate::mount::mountpoint::{self, MountPointError, Unmount};
 use crate::mount::utab;
 
@@ -132,7 +132,7 @@ fn force(at: &Path, mut caller: ControlClient, lazy: bool) -> Result<ExitCode> {
 
 fn ended_well(ended: Ended, pid: u32) -> Result<ExitCode> {
     let deadline = Instant::now() + QUIT_PATIENCE;
-    while ended != Ended::Elsewhere && runs(pid) && Instant::now() < deadline {
+    while ended != Ended::Elsewhere && has_threads(pid) && Instant::now() < deadline {
         // Its connection was closed, which is one of the last things that a process does.
         std::thread::sleep(LOOK_AGAIN);
     }

@@ -430,12 +430,41 @@ impl ControlClient {
     }
 }
 
-/// A process that only waits for its parent to notice its end has ended, and so has one of which only
-/// threads are left that the kernel does not let go of.
-pub(crate) fn runs(pid: u32) -> bool {
-    match std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")) {
-        Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
-        Err(_) => false,
+/// Whether a process goes on. One that only waits for its parent to notice its end does not, nor does
+/// one of which only threads are left that the kernel does not let go of.
+fn runs(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| !stat.ended)
+}
+
+/// Whether any thread of a process is left. The one that stands for the process may have ended before
+/// the others, and until they have, the process is there for its parent, and what it held is held.
+pub(crate) fn has_threads(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.has_threads())
+}
+
+/// What `/proc/PID/stat` says of a process (proc_pid_stat(5)).
+struct Stat {
+    /// Its first thread has ended; the process stays for its parent and the other threads.
+    ended: bool,
+    threads: u32,
+}
+
+impl Stat {
+    /// `None`: there is no such process.
+    fn of(pid: u32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        // The name may hold anything, also brackets and spaces: what follows it is field 3.
+        let fields = stat.rsplit_once(')')?.1;
+        let mut fields = fields.split_ascii_whitespace();
+        let ended = fields.next()?.starts_with('Z');
+        Some(Self { ended, threads: fields.nth(16)?.parse().ok()? })
+    }
+
+    fn has_threads(&self) -> bool {
+        !self.ended || self.threads > 1
     }
 }
 
@@ -463,6 +492,18 @@ mod tests {
         let _new = UnixListener::bind_addr(&address(&mount(&longest)).unwrap()).unwrap();
         assert!(ControlClient::call(&mount(&longest)).is_some());
         assert!(ControlClient::call(&mount("letters")).is_none());
+    }
+
+    #[test]
+    fn a_process_has_threads_until_its_last_one_has_ended() {
+        let stat = |state: char, threads: u32| {
+            let rest = "1 2 2 0 -1 4194304 10 0 0 0 5 6 0 0 20 0";
+            Stat::parse(&format!("7 (an) odd) name) {state} {rest} {threads} 0 99 0 0")).unwrap()
+        };
+        assert!(stat('S', 9).has_threads());
+        assert!(stat('Z', 2).has_threads(), "its first thread ended before another");
+        assert!(!stat('Z', 1).has_threads(), "only its parent has not noticed");
+        assert!(has_threads(std::process::id()) && runs(std::process::id()));
     }
 
     #[test]
