@@ -28,6 +28,7 @@ use crate::members::Members;
 use crate::name::{self, Hasher};
 use crate::ops::{blobs, sessions};
 use crate::store::{BlobRecord, ExtentPage, Ino, MetaError, VolumeInfo};
+use crate::table::run::Missing;
 use crate::txn::{Context, Txn};
 
 /// What differs in tests.
@@ -204,12 +205,13 @@ impl Volume {
         self.kv.sync().await
     }
 
-    fn context(&self, session: SessionId) -> Context {
+    fn context(&self, session: SessionId, missed: bool) -> Context {
         Context {
             seed: self.record.seed,
             hasher: self.seams.hasher,
             session,
             now: (self.seams.clock)(),
+            missed,
         }
     }
 
@@ -222,22 +224,32 @@ impl Volume {
         if !self.kv.has_room() {
             self.kv.room().await?;
         }
+        let mut missed = false;
         loop {
-            match self.try_write(session, &mut body) {
-                Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
+            match self.try_write(session, missed, &mut body) {
+                Err(MetaError::Elsewhere(missing)) => {
+                    self.after_a_miss(&missing, &mut missed).await?;
+                }
                 done => return done,
             }
         }
     }
 
+    /// What is to be done before a transaction is run again, which missed something: the first time it is
+    /// only told, so that it says what else it will look at.
+    async fn after_a_miss(&self, missing: &Missing, missed: &mut bool) -> Result<(), MetaError> {
+        if std::mem::replace(missed, true) { self.kv.fetch(missing).await } else { Ok(()) }
+    }
+
     fn try_write<R>(
         &self,
         session: SessionId,
+        missed: bool,
         body: &mut impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
     ) -> Result<R, MetaError> {
         let mut answer = None;
         let mut run = |view: &dyn View| {
-            let mut txn = Txn::new(view, self.context(session));
+            let mut txn = Txn::new(view, self.context(session, missed));
             answer = Some(body(&mut txn)?);
             txn.finish()
         };
@@ -250,9 +262,12 @@ impl Volume {
         &self,
         mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
     ) -> Result<R, MetaError> {
+        let mut missed = false;
         loop {
-            match self.try_read(&mut body) {
-                Err(MetaError::Elsewhere(missing)) => self.kv.fetch(&missing).await?,
+            match self.try_read(missed, &mut body) {
+                Err(MetaError::Elsewhere(missing)) => {
+                    self.after_a_miss(&missing, &mut missed).await?;
+                }
                 done => return done,
             }
         }
@@ -260,11 +275,12 @@ impl Volume {
 
     fn try_read<R>(
         &self,
+        missed: bool,
         body: &mut impl FnMut(&mut Txn<'_>) -> Result<R, MetaError>,
     ) -> Result<R, MetaError> {
         let mut answer = None;
         let mut run = |view: &dyn View| {
-            answer = Some(body(&mut Txn::new(view, self.context(SessionId(0))))?);
+            answer = Some(body(&mut Txn::new(view, self.context(SessionId(0), missed)))?);
             Ok(())
         };
         caught("a look at metadata", || self.kv.read(&mut run))??;
@@ -277,7 +293,7 @@ impl Volume {
         body: impl Fn(&mut Txn<'_>) -> Result<R, MetaError> + Send + 'static,
     ) -> Result<R, MetaError> {
         let (kv, context, runtime) =
-            (self.kv.clone(), self.context(SessionId(0)), Handle::current());
+            (self.kv.clone(), self.context(SessionId(0), false), Handle::current());
         let look = move || {
             let mut answer = None;
             let mut run = |view: &dyn View| {

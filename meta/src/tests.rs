@@ -4,6 +4,7 @@ mod acls;
 mod damage;
 mod keys;
 mod model;
+mod rounds;
 mod rules;
 mod steps;
 

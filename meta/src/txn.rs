@@ -18,6 +18,7 @@ use crate::key::numbers::Numbers;
 use crate::key::{self, Key};
 use crate::name::Hasher;
 use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time, is_inline};
+use crate::table::run::Missing;
 
 /// What a transaction has to know besides its view.
 #[derive(Clone, Copy)]
@@ -30,7 +31,12 @@ pub(crate) struct Context {
     pub(crate) session: SessionId,
     /// The time of the operation.
     pub(crate) now: Time,
+    /// It has missed something: see [`Txn::look_ahead`].
+    pub(crate) missed: bool,
 }
+
+/// Most blocks that one round fetches: beyond them an operation is run again.
+const ROUND: usize = 64;
 
 /// Changes of one blob within a transaction.
 #[derive(Default)]
@@ -77,6 +83,7 @@ impl<'a> Txn<'a> {
 
     /// What it does, with blobs settled.
     pub(crate) fn finish(mut self) -> Result<Change, MetaError> {
+        self.look_ahead(self.blobs.keys().map(key::blob::key))?;
         for (id, change) in std::mem::take(&mut self.blobs) {
             self.settle(id, &change)?;
         }
@@ -84,6 +91,45 @@ impl<'a> Txn<'a> {
     }
 
     // Keys.
+
+    /// Says which keys it will look at, as far as it knows them: what is missing of all of them is fetched in
+    /// one round. Costs nothing while nothing was missed.
+    ///
+    /// # Errors
+    /// [`MetaError::Elsewhere`]. Any other is for whoever looks at that key.
+    pub(crate) fn look_ahead(&self, keys: impl IntoIterator<Item = Key>) -> Result<(), MetaError> {
+        if !self.context.missed {
+            return Ok(());
+        }
+        let mut missing = Missing::default();
+        for key in keys {
+            if let Err(MetaError::Elsewhere(more)) = self.view.get(&key) {
+                missing.add(more);
+            }
+            if missing.blocks().len() >= ROUND {
+                break;
+            }
+        }
+        if missing.is_empty() { Ok(()) } else { Err(MetaError::Elsewhere(missing)) }
+    }
+
+    /// [`Self::look_ahead`] at a directory and a name of it.
+    pub(crate) fn look_ahead_at_entry(&self, parent: Ino, name: &[u8]) -> Result<(), MetaError> {
+        self.look_ahead([key::inode::key(parent), self.entry_key(parent, name)])
+    }
+
+    /// [`Self::look_ahead`] at inodes.
+    pub(crate) fn look_ahead_at_inodes(
+        &self,
+        inos: impl IntoIterator<Item = Ino>,
+    ) -> Result<(), MetaError> {
+        self.look_ahead(inos.into_iter().map(key::inode::key))
+    }
+
+    /// The key of a name of a directory.
+    pub(crate) fn entry_key(&self, parent: Ino, name: &[u8]) -> Key {
+        key::dentry::key(parent, self.hash(name))
+    }
 
     /// The value of a key.
     pub(crate) fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
@@ -185,7 +231,7 @@ impl<'a> Txn<'a> {
 
     /// What a name of a directory names.
     pub(crate) fn entry(&self, parent: Ino, name: &[u8]) -> Result<Option<Ino>, MetaError> {
-        match self.get(&key::dentry::key(parent, self.hash(name)))? {
+        match self.get(&self.entry_key(parent, name))? {
             Some(bucket) => dentry::find(&bucket, name),
             None => Ok(None),
         }
@@ -222,7 +268,7 @@ impl<'a> Txn<'a> {
         name: &[u8],
         edit: impl FnOnce(&[u8]) -> Result<Vec<u8>, MetaError>,
     ) -> Result<(), MetaError> {
-        let key = key::dentry::key(parent, self.hash(name));
+        let key = self.entry_key(parent, name);
         let old = self.get(&key)?;
         let new = edit(old.as_deref().unwrap_or_default())?;
         self.put_or_remove(key, &new);

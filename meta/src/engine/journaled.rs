@@ -349,10 +349,11 @@ impl Tables {
         self.snapshot.load(Ordering::Relaxed)
     }
 
-    /// Is the chunk still one of the snapshot's?
-    fn is_named(&self, missing: &Missing) -> bool {
+    /// Are the chunks still the snapshot's?
+    fn names_all(&self, missing: &Missing) -> bool {
         let state = self.state.read();
-        state.runs.iter().any(|run| run.chunks.contains(missing.chunk()))
+        let named = |chunk| state.runs.iter().any(|run| run.chunks.contains(chunk));
+        missing.blocks().iter().all(|block| named(&block.chunk))
     }
 }
 
@@ -493,7 +494,7 @@ impl Kv for JournaledKv {
     async fn fetch(&self, missing: &Missing) -> Result<(), MetaError> {
         let fetched = self.tables.cache.fetch(missing).await;
         // A chunk may have been merged into others since it was looked for.
-        if fetched.is_err() && !self.tables.is_named(missing) {
+        if fetched.is_err() && !self.tables.names_all(missing) {
             return Ok(());
         }
         fetched

@@ -317,6 +317,31 @@ async fn many_who_wait_share_few_entries() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_who_miss_the_same_chunk_fetch_it_once() {
+    let mount = Mount::open(MemoryStore::default(), None).await.unwrap();
+    for n in 0..100 {
+        let value = Value::from(&[n as u8; 200][..]);
+        mount.transact(&Batch::from([(key(n), Some(value))])).await.unwrap();
+    }
+    let cache = TempDir::new().unwrap();
+    let store = mount.end().await;
+    let mount = Mount::open(store, Some(&cache)).await.unwrap();
+    let chunks = mount.store.names().into_iter();
+    let chunks = chunks.filter(|id| Role::of(id.session()).0 == Role::Chunk).count() as u64;
+    assert!(chunks > 0, "nothing is in a snapshot");
+    // What opening it has fetched is gone.
+    mount.kv.tables.cache.forget_all();
+    let before = mount.store.requests();
+    let looks = (0..64).map(|n| {
+        let mount = &mount;
+        async move { assert_eq!(mount.get(&key(n)).await.unwrap()[0], n as u8) }
+    });
+    futures::future::join_all(looks).await;
+    let requests = mount.store.requests() - before;
+    assert!((1..=chunks).contains(&requests), "{requests} requests for {chunks} chunks");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_was_taken_over_changes_nothing_and_says_why() {
     let old = Mount::open(MemoryStore::default(), None).await.unwrap();
     let put = |n: u64| Batch::from([(key(n), Some(Value::from(&b"x"[..])))]);

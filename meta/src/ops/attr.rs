@@ -33,6 +33,7 @@ pub(crate) fn setattr(txn: &mut Txn<'_>, ino: Ino, set: &SetAttr) -> Result<Attr
 
 /// Reads, as many at once as there are.
 pub(crate) fn accessed(txn: &mut Txn<'_>, reads: &[(Ino, Time)]) -> Result<(), MetaError> {
+    txn.look_ahead_at_inodes(reads.iter().map(|(ino, _)| *ino))?;
     for &(ino, atime) in reads {
         match txn.inode(ino) {
             Ok(mut inode) => {

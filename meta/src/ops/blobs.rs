@@ -43,6 +43,8 @@ pub(crate) fn is_garbage(txn: &Txn<'_>, id: &BlobId) -> Result<bool, MetaError> 
 
 /// Records of deleted blobs go.
 pub(crate) fn forget(txn: &mut Txn<'_>, ids: &[BlobId]) -> Result<(), MetaError> {
+    let keys = ids.iter().map(|id| [key::blob::key(id), key::garbage::key(id)]);
+    txn.look_ahead(keys.flatten())?;
     ids.iter().try_for_each(|id| txn.forget_blob(id))
 }
 
@@ -127,6 +129,7 @@ pub(crate) fn references(
         Ok(if named.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     let more = named.len() >= limit;
+    txn.look_ahead(named.iter().map(|(ino, end)| key::extent::key(*ino, *end)))?;
     let (mut found, mut last) = (Vec::with_capacity(named.len()), None);
     for (ino, end) in named {
         match txn.extent(ino, end) {

@@ -8,7 +8,7 @@ use std::ops::{ControlFlow, Range};
 use super::{STEP, Step};
 use crate::extent;
 use crate::inode::Inode;
-use crate::key;
+use crate::key::{self, Key};
 use crate::store::{
     Attr, Extent, FILE_MAX, FileUpdate, Ino, Kind, MetaError, NewBlob, Place, Relocation,
 };
@@ -41,6 +41,7 @@ pub(crate) fn commit(
     files: &[FileUpdate],
 ) -> Result<(), MetaError> {
     blobs.iter().for_each(|blob| txn.add_blob(*blob));
+    txn.look_ahead(files.iter().flat_map(looked_at))?;
     for update in files {
         let mut inode = match file(txn, update.ino) {
             Err(MetaError::NotFound) => continue,
@@ -62,6 +63,12 @@ pub(crate) fn commit(
         txn.put_inode(&inode);
     }
     Ok(())
+}
+
+/// What the commit of one file begins with.
+fn looked_at(file: &FileUpdate) -> impl Iterator<Item = Key> {
+    let starts = file.extents.iter().map(|new| key::extent::key(file.ino, new.offset));
+    starts.chain([key::inode::key(file.ino)])
 }
 
 fn check_extent(ino: Ino, extent: &Extent) -> Result<(), MetaError> {
@@ -186,6 +193,8 @@ pub(crate) fn clone_range(
     to: Ino,
     to_offset: u64,
 ) -> Result<Step<Attr, u64>, MetaError> {
+    let starts = [key::extent::key(from, range.start), key::extent::key(to, to_offset)];
+    txn.look_ahead([from, to].map(key::inode::key).into_iter().chain(starts))?;
     let source = file(txn, from)?;
     let mut target = file(txn, to)?;
     let range = range.start..range.end.min(source.attr.size);
@@ -223,6 +232,9 @@ pub(crate) fn relocate(
     moves: &[Relocation],
 ) -> Result<(), MetaError> {
     blobs.iter().for_each(|blob| txn.add_blob(*blob));
+    let keys =
+        moves.iter().map(|one| [key::inode::key(one.ino), key::extent::key(one.ino, one.offset)]);
+    txn.look_ahead(keys.flatten())?;
     for one in moves {
         match relocate_one(txn, one) {
             Err(MetaError::Damaged(why)) => {

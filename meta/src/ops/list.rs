@@ -24,15 +24,20 @@ pub(crate) fn readdir(
     cookie: u64,
     limit: usize,
 ) -> Result<Vec<DirEntry>, MetaError> {
+    txn.look_ahead([key::inode::key(ino), key::dentry::key(ino, cookie >> 8)])?;
     let dir = txn.directory(ino)?;
-    let mut entries = Vec::new();
     let dots = [(ITSELF, &b"."[..], ino), (PARENT, b"..", dir.parent)];
-    for (at, name, ino) in dots.into_iter().filter(|(at, ..)| cookie < *at).take(limit) {
+    let dots = dots.into_iter().filter(|(at, ..)| cookie < *at).take(limit);
+    let page = page(txn, ino, cookie, limit - dots.clone().count())?;
+    let listed = dots.clone().map(|(.., ino)| ino).chain(page.iter().map(|(.., ino)| *ino));
+    txn.look_ahead_at_inodes(listed)?;
+    let mut entries = Vec::with_capacity(page.len());
+    for (at, name, ino) in dots {
         // The parent of a directory that lost its name may be gone.
         let attr = attributes(txn, ino)?.unwrap_or(dir.stat());
         entries.push(DirEntry { cookie: at, name: name.to_vec(), attr, damaged: false });
     }
-    for (cookie, name, ino) in page(txn, ino, cookie, limit - entries.len())? {
+    for (cookie, name, ino) in page {
         let found = attributes(txn, ino)?;
         let damaged = found.is_none();
         let attr = found.unwrap_or_else(|| stand_in(ino));

@@ -45,6 +45,7 @@ pub(crate) fn create(
     node: &NewNode,
 ) -> Result<Attr, MetaError> {
     let name = Name::entry(name, MetaError::Exists)?;
+    txn.look_ahead_at_entry(parent, name)?;
     let mut dir = living_directory(txn, parent)?;
     if txn.entry(parent, name)?.is_some() {
         return Err(MetaError::Exists);
@@ -134,6 +135,7 @@ pub(crate) fn link(
     name: &[u8],
 ) -> Result<Attr, MetaError> {
     let name = Name::entry(name, MetaError::Exists)?;
+    txn.look_ahead([key::inode::key(ino), key::inode::key(parent), txn.entry_key(parent, name)])?;
     let mut inode = txn.inode(ino)?;
     if inode.is_dir() {
         return Err(MetaError::NotPermitted);
@@ -161,6 +163,7 @@ pub(crate) fn link(
 /// Takes a name of a non-directory away.
 pub(crate) fn unlink(txn: &mut Txn<'_>, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
     let name = Name::entry(name, MetaError::IsDirectory)?;
+    txn.look_ahead_at_entry(parent, name)?;
     let dir = txn.directory(parent)?;
     let ino = txn.entry(parent, name)?.ok_or(MetaError::NotFound)?;
     let inode = named(txn, ino)?;
@@ -177,6 +180,7 @@ pub(crate) fn rmdir(txn: &mut Txn<'_>, parent: Ino, name: &[u8]) -> Result<Unlin
         Name::Itself => return Err(MetaError::Invalid("a directory cannot take itself away")),
         Name::Parent => return Err(MetaError::NotEmpty),
     };
+    txn.look_ahead_at_entry(parent, name)?;
     let dir = txn.directory(parent)?;
     let ino = txn.entry(parent, name)?.ok_or(MetaError::NotFound)?;
     let inode = named(txn, ino)?;

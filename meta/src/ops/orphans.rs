@@ -36,6 +36,8 @@ fn list(txn: &Txn<'_>, start: Key) -> Result<Vec<(SessionId, Ino)>, MetaError> {
 /// Deletes orphans, as many as one transaction should; answers how many of the list are done with.
 /// An orphan with very many extents loses some of them each time and stays an orphan to the last.
 pub(crate) fn reap(txn: &mut Txn<'_>, inos: &[Ino]) -> Result<Step<(), usize>, MetaError> {
+    let keys = inos.iter().map(|ino| [key::inode::key(*ino), key::extent::key(*ino, 0)]);
+    txn.look_ahead(keys.flatten())?;
     let mut room = STEP;
     for (done, ino) in inos.iter().enumerate() {
         if room == 0 {

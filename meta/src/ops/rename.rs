@@ -2,6 +2,7 @@
 
 use super::names::{add_inode, drop_name, living_directory, named};
 use crate::inode::Inode;
+use crate::key;
 use crate::name::Name;
 use crate::store::{Caller, Ino, Kind, MetaError, NewNode, ROOT, RenameMode, Unlinked};
 use crate::txn::{Txn, damaged};
@@ -18,14 +19,15 @@ pub(crate) fn rename(
     let dots = MetaError::Invalid("a directory cannot be moved under this name");
     let from_name = Name::entry(from.1, dots.clone())?;
     let to_name = Name::entry(to.1, dots)?;
+    let entries = [txn.entry_key(from.0, from_name), txn.entry_key(to.0, to_name)];
+    txn.look_ahead([from.0, to.0].map(key::inode::key).into_iter().chain(entries))?;
     txn.directory(from.0)?;
     living_directory(txn, to.0)?;
     let source = txn.entry(from.0, from_name)?.ok_or(MetaError::NotFound)?;
+    let target = txn.entry(to.0, to_name)?;
+    txn.look_ahead_at_inodes(target.into_iter().chain([source]))?;
     let source = named(txn, source)?;
-    let target = match txn.entry(to.0, to_name)? {
-        Some(ino) => Some(named(txn, ino)?),
-        None => None,
-    };
+    let target = target.map(|ino| named(txn, ino)).transpose()?;
     match (mode, &target) {
         (RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }, Some(_)) => {
             return Err(MetaError::Exists);

@@ -4,25 +4,30 @@
 //! waits for the store; it says what is missing ([`Missing`]), and whoever looked fetches that and looks
 //! again. Files are written without a sync, as whatever a crash leaves of them is checked when it is read.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use lru::LruCache;
 use parking_lot::Mutex;
 use proto::id::{BlobId, VolumeId};
 
 use super::chunk::{BadChunk, Block, FOOTER, Index};
-use super::run::{ChunkRef, Missing};
+use super::run::{ChunkRef, Missing, MissingBlock};
 use crate::journal::store::{StoreError, VolumeStore};
 use crate::store::MetaError;
 
 /// Chunks whose index is in memory and whose file is open.
 const OPEN_CHUNKS: NonZeroUsize = NonZeroUsize::new(256).expect("is not zero");
+
+/// So many chunks are fetched at once for one who waits: each takes its whole length of memory meanwhile.
+const FETCHES: usize = 8;
 
 /// Blocks in memory, files beside them, the store behind them.
 pub(crate) struct Cache {
@@ -32,6 +37,27 @@ pub(crate) struct Cache {
     dir: Option<PathBuf>,
     open: Mutex<LruCache<BlobId, Arc<OpenChunk>>>,
     blocks: Mutex<Blocks>,
+    fetching: Turns,
+}
+
+/// One at a time for each chunk.
+#[derive(Default)]
+struct Turns(Mutex<HashMap<BlobId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    async fn turn(&self, id: BlobId) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock();
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let taken = turns.get(&id).and_then(Weak::upgrade);
+            taken.unwrap_or_else(|| {
+                let turn = Arc::default();
+                turns.insert(id, Arc::downgrade(&turn));
+                turn
+            })
+        };
+        turn.lock_owned().await
+    }
 }
 
 /// A chunk whose index was checked.
@@ -62,6 +88,7 @@ impl Cache {
             dir,
             open: Mutex::new(LruCache::new(OPEN_CHUNKS)),
             blocks: Mutex::new(blocks),
+            fetching: Turns::default(),
         }
     }
 
@@ -84,7 +111,7 @@ impl Cache {
             return Ok(block.clone());
         }
         let open = self.open(chunk)?;
-        let missing = || MetaError::Elsewhere(Missing { chunk: *chunk, block: Some(number) });
+        let missing = || MetaError::Elsewhere(Missing::one(*chunk, Some(number)));
         let file = open.file.as_ref().ok_or_else(missing)?;
         let range = open.index.range(number);
         let mut bytes = vec![0; range.len()];
@@ -108,10 +135,10 @@ impl Cache {
         }
         match self.open_file(chunk) {
             Ok(Some(open)) => Ok(self.keep_open(chunk.id, open)),
-            Ok(None) => Err(MetaError::Elsewhere(Missing { chunk: *chunk, block: None })),
+            Ok(None) => Err(MetaError::Elsewhere(Missing::one(*chunk, None))),
             Err(why) => {
                 self.drop_file(chunk.id, &why);
-                Err(MetaError::Elsewhere(Missing { chunk: *chunk, block: None }))
+                Err(MetaError::Elsewhere(Missing::one(*chunk, None)))
             }
         }
     }
@@ -147,12 +174,23 @@ impl Cache {
         Ok(Some(OpenChunk { index: index()?, file: Some(file) }))
     }
 
-    /// Fetches what a look has missed.
+    /// Fetches what a look has missed, several chunks at once.
     ///
     /// # Errors
     /// When the store cannot give it.
     pub(crate) async fn fetch(&self, missing: &Missing) -> Result<(), MetaError> {
+        let fetches: Vec<_> =
+            missing.blocks().iter().map(|block| self.fetch_block(block)).collect();
+        stream::iter(fetches).buffer_unordered(FETCHES).try_collect().await
+    }
+
+    /// Where several miss the same, one fetches it and the others find it.
+    async fn fetch_block(&self, missing: &MissingBlock) -> Result<(), MetaError> {
         let chunk = &missing.chunk;
+        let _turn = self.fetching.turn(chunk.id).await;
+        if self.has(missing) {
+            return Ok(());
+        }
         let bytes = self.stored(chunk).await?;
         let index = whole(self.volume, chunk, &bytes).map_err(|e| damaged(chunk.id, &e))?;
         let file = self.write_file(chunk.id, &bytes);
@@ -164,6 +202,13 @@ impl Cache {
         }
         self.keep_open(chunk.id, OpenChunk { index, file });
         Ok(())
+    }
+
+    fn has(&self, missing: &MissingBlock) -> bool {
+        match missing.block {
+            Some(number) => self.block(&missing.chunk, number).is_ok(),
+            None => self.open(&missing.chunk).is_ok(),
+        }
     }
 
     async fn stored(&self, chunk: &ChunkRef) -> Result<Bytes, MetaError> {
@@ -201,6 +246,17 @@ impl Cache {
         if let Some(path) = self.path(id) {
             let _none = fs::remove_file(path);
         }
+    }
+
+    /// As on a machine that has never seen the volume.
+    #[cfg(test)]
+    pub(crate) fn forget_all(&self) {
+        self.open.lock().clear();
+        let mut blocks = self.blocks.lock();
+        blocks.lru.clear();
+        blocks.bytes = 0;
+        drop(blocks);
+        self.keep_only(|_| false);
     }
 
     /// Removes the files that are no chunk of these.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cache::Cache;
 use super::chunk::Block;
-use super::run::{ChunkRef, Run};
+use super::run::{ChunkRef, Missing, Run};
 use crate::engine::{Direction, Scanned, Value, View, Visit};
 use crate::key::Key;
 use crate::store::MetaError;
@@ -20,11 +20,17 @@ pub(crate) struct Snapshot<'a> {
 
 impl View for Snapshot<'_> {
     fn get(&self, key: &Key) -> Result<Option<Value>, MetaError> {
-        for run in self.runs {
-            let Some(chunk) = run.find(key) else { continue };
-            let block = self.cache.block(chunk, self.cache.find(chunk, key)?)?;
-            if let Some(found) = block.get(key) {
-                return Ok(found);
+        let mut chunks = self.runs.iter().filter_map(|run| run.find(key));
+        let look = |chunk| self.cache.block(chunk, self.cache.find(chunk, key)?);
+        while let Some(chunk) = chunks.next() {
+            match look(chunk).map(|block| block.get(key)) {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                // The run that has the key is mostly an older one: those are asked for at once.
+                Err(missed) => {
+                    let older = chunks.map(|chunk| look(chunk).map(drop));
+                    return gather(std::iter::once(Err(missed)).chain(older)).map(|_| None);
+                }
             }
         }
         Ok(None)
@@ -32,7 +38,7 @@ impl View for Snapshot<'_> {
 
     fn scan(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned {
         let start = |run| Cursor::start(run, self.cache, &range, direction);
-        let mut cursors = self.runs.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+        let mut cursors = gather(self.runs.iter().map(start))?;
         loop {
             // The key that is next in order, of the newest run that has it.
             let mut next: Option<(usize, Key)> = None;
@@ -56,6 +62,19 @@ impl View for Snapshot<'_> {
             }
         }
     }
+}
+
+/// The answers of several looks; what is missing of all of them, if it is of one.
+fn gather<T>(looks: impl Iterator<Item = Result<T, MetaError>>) -> Result<Vec<T>, MetaError> {
+    let (mut found, mut missing) = (Vec::new(), Missing::default());
+    for look in looks {
+        match look {
+            Ok(answer) => found.push(answer),
+            Err(MetaError::Elsewhere(more)) => missing.add(more),
+            Err(error) => return Err(error),
+        }
+    }
+    if missing.is_empty() { Ok(found) } else { Err(MetaError::Elsewhere(missing)) }
 }
 
 /// A place in a run, moving through a range of keys.
