@@ -16,7 +16,7 @@ use proto::id::{BlobId, ClusterId, Epoch, GroupId, OwnerId, SessionId, VolumeId}
 use proto::limits::TARGET_BLOB;
 use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
-use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
+use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, VolumeRules, Volumes};
 use tokio::runtime::Runtime;
 
 #[global_allocator]
@@ -86,7 +86,9 @@ impl BlobStore for Blobs {
     async fn volumes(&self) -> Volumes {
         Volumes::default()
     }
-    async fn space(&self, _: Scheme) -> Space {
+    fn abide_by(&self, _: VolumeId, _: VolumeRules) {}
+
+    async fn space(&self, _: VolumeId, _: Scheme) -> Space {
         let room = 1 << 50;
         Space {
             capacity: room,
@@ -116,6 +118,7 @@ fn world(runtime: &Runtime) -> (Arc<Data>, Ino) {
         id: VolumeId(1),
         cluster: ClusterId::random(),
         scheme: Scheme::erasure(4, 2).expect("a valid scheme"),
+        rules: proxy::VolumeRules::default(),
     };
     let meta = meta::in_memory(&info, (0, 0, 0o755));
     let caller = Caller { uid: 0, gid: 0, umask: 0 };

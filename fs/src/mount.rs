@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use meta::{
     Directories, LockError, MetaSettings, MetaStore, MountedBy, ProxyStores, Session, Volume,
-    VolumeError, VolumeLock,
+    VolumeError, VolumeInfo, VolumeLock,
 };
 use proto::cluster::Cluster;
 use proto::guard::keep_going;
 use proto::listen::Listen;
 use proto::scheme::Scheme;
 use proto::size::Size;
-use proxy::Safety;
 use proxy::repair::{HealSettings, Healer};
+use proxy::{BlobStore, Safety};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -179,7 +179,9 @@ impl Mount {
         let locked = stop.run_until_cancelled(lock_volume(&plan)).await;
         let lock = locked.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())))?;
         let store = Store::open(&plan.cluster).await?;
-        let opened = stop.run_until_cancelled(open_volume(&plan, lock, &store)).await;
+        let settings = MetaSettings { take_over: plan.take_over, ..MetaSettings::default() };
+        let opening = open_volume(&plan.cluster, lock, &store, settings);
+        let opened = stop.run_until_cancelled(opening).await;
         let opened = opened.unwrap_or_else(|| Err(MountError::Stopped(plan.mountpoint.clone())));
         let (session, warnings) = match opened {
             Ok(opened) => opened,
@@ -310,7 +312,8 @@ impl Mount {
 
     /// What losses it survives with all disks there.
     pub fn safety(&self) -> Safety {
-        Safety::of(self.scheme(), &self.plan.cluster)
+        let VolumeInfo { scheme, rules, .. } = self.volume.info();
+        Safety::of(scheme, rules, &self.plan.cluster)
     }
 
     /// How the volume's data are protected.
@@ -320,7 +323,7 @@ impl Mount {
 
     /// What is away of its disks, if anything is. Asks them, for a moment.
     pub async fn outage(&self) -> Option<Outage> {
-        self.store.outage(self.scheme()).await
+        self.store.outage(&self.volume.info()).await
     }
 
     /// Room for data: in all and still free, in bytes after redundancy.
@@ -350,22 +353,24 @@ async fn close(store: Arc<Store>) {
 }
 
 /// Takes the volume over, and asks its disks whether the cluster file can be right.
-async fn open_volume(
-    plan: &MountPlan,
+pub(crate) async fn open_volume(
+    cluster: &Cluster,
     lock: VolumeLock,
     store: &Store,
+    settings: MetaSettings,
 ) -> Result<(Session, Vec<String>), MountError> {
     let called = Called::of(&store.blobs.current()).await;
-    called.check(&plan.cluster).map_err(RollCallError::from)?;
+    called.check(cluster).map_err(RollCallError::from)?;
     let stores = ProxyStores::new(store.blobs.clone());
-    check_first(store, &plan.cluster, &lock, &called).await?;
-    let settings = MetaSettings { take_over: plan.take_over, ..MetaSettings::default() };
+    check_first(store, cluster, &lock, &called).await?;
     let volume = meta::open(&stores, lock, settings).await?;
-    let session = volume.open_session().await.map_err(|why| VolumeError::Damaged {
-        name: plan.volume.clone(),
-        reason: why.to_string(),
-    })?;
-    match roll_call::call(&volume, &plan.cluster, &called, Some(session.session())).await {
+    let VolumeInfo { id, name, rules, .. } = volume.info();
+    store.blobs.abide_by(id, rules);
+    let session = volume
+        .open_session()
+        .await
+        .map_err(|why| VolumeError::Damaged { name, reason: why.to_string() })?;
+    match roll_call::call(&volume, cluster, &called, Some(session.session())).await {
         Ok(warnings) => Ok((session, warnings)),
         Err(why) => {
             // Nothing was written: there will be nothing to sweep. The reason is what counts.
@@ -398,7 +403,8 @@ pub(crate) async fn check_first(
     let looked = meta::look(&stores, lock, MetaSettings::default()).await?;
     let members = looked.members().await.map_err(RollCallError::from)?;
     let volume = looked.info();
-    roll_call::check_file(volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
+    store.blobs.abide_by(volume.id, volume.rules);
+    roll_call::check_file(&volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
     called.check_for(volume.scheme, cluster).map_err(RollCallError::from)?;
     Ok(known.is_none().then_some(looked))
 }

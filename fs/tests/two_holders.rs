@@ -170,6 +170,7 @@ impl Site {
                 stands_for: *disk,
                 place: format!("disk {n}"),
                 domain: n.to_string(),
+                rack: String::new(),
                 store: Arc::new(Way { slot, paused: paused.clone() }),
             }
         };
@@ -185,6 +186,7 @@ impl Site {
             id: VolumeId(seed as u32 + 1),
             cluster: self.cluster,
             scheme: Scheme::erasure(3, 2).unwrap(),
+            rules: proxy::VolumeRules::default(),
         };
         meta::format(&stores, &lock(dir, name), &info, (0, 0, 0o755)).await.unwrap();
     }

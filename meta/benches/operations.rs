@@ -44,6 +44,7 @@ impl Volume {
             id: VolumeId(1),
             cluster: ClusterId::random(),
             scheme: Scheme::erasure(4, 2).unwrap(),
+            rules: proxy::VolumeRules::default(),
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let meta = runtime.block_on(async {

@@ -171,7 +171,8 @@ fn read_values(bytes: &[u8]) {
 fn a_volume() -> Vec<u8> {
     let scheme = Scheme::erasure(4, 2).expect("a valid scheme");
     let cluster = ClusterId::from_slice(&[7; 16]).expect("16 bytes");
-    let info = VolumeInfo { name: "home".to_owned(), id: VOLUME, cluster, scheme };
+    let rules = proxy::VolumeRules::default();
+    let info = VolumeInfo { name: "home".to_owned(), id: VOLUME, cluster, scheme, rules };
     VolumeRecord { info, seed: 5 }.encode()
 }
 

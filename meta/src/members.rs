@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::cluster::{Cluster, Slot};
+use proto::cluster::{Cluster, Level, Slot};
 use proto::id::{DiskId, Generation, SessionId, SlotId};
 
 /// One slot that the volume uses or has used.
@@ -18,7 +18,7 @@ pub struct Member {
     pub disk: DiskId,
     /// Its number there.
     pub slot: SlotId,
-    /// The fail domain that it was in.
+    /// The host that it was in, or the rack where journals lie apart by racks.
     pub domain: String,
     /// First session that used it so.
     pub since: SessionId,
@@ -40,11 +40,13 @@ pub struct Members {
 /// How a cluster file differs from what a volume's blobs were stored by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Fail domains, by their names then, that blobs have parts in.
+    /// Disks that blobs have parts on.
+    pub disks: usize,
+    /// Fail domains, by their names then, that these were in.
     pub domains: usize,
     /// Disks with parts that are not in the file, in order.
     pub gone: Vec<DiskId>,
-    /// Fail domains that those were in: a blob may have a part in each.
+    /// Fail domains that those were in.
     pub gone_domains: usize,
     /// Disks that are in another fail domain than then, with both names.
     pub moved: Vec<(DiskId, String, String)>,
@@ -55,12 +57,12 @@ pub struct Difference {
 }
 
 impl Members {
-    /// Those of a cluster file, used from `session` on.
-    pub fn of(cluster: &Cluster, session: SessionId) -> Self {
+    /// Those of a cluster file, used from `session` on, with what they are called at a level.
+    pub fn of(cluster: &Cluster, session: SessionId, level: Level) -> Self {
         let member = |slot: &Slot| Member {
             disk: slot.stands_for(),
             slot: slot.slot,
-            domain: slot.domain(),
+            domain: slot.unit(level),
             since: session,
             until: None,
             met: false,
@@ -77,12 +79,10 @@ impl Members {
     }
 
     /// What the file says otherwise.
-    pub fn difference(&self, cluster: &Cluster) -> Difference {
-        let file: BTreeMap<(DiskId, SlotId), String> = cluster
-            .slots
-            .iter()
-            .map(|slot| ((slot.stands_for(), slot.slot), slot.domain()))
-            .collect();
+    pub fn difference(&self, cluster: &Cluster, level: Level) -> Difference {
+        let named = |slot: &Slot| ((slot.stands_for(), slot.slot), slot.unit(level));
+        let file: BTreeMap<(DiskId, SlotId), String> = cluster.slots.iter().map(named).collect();
+        let disks: BTreeSet<DiskId> = self.slots.iter().map(|member| member.disk).collect();
         let (mut domains, mut gone, mut gone_domains) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut moved = Vec::new();
@@ -106,6 +106,7 @@ impl Members {
             .map(|member| ((member.disk, member.slot), member.domain.clone()))
             .collect();
         Difference {
+            disks: disks.len(),
             domains: domains.len(),
             gone: gone.into_iter().collect(),
             gone_domains: gone_domains.len(),
@@ -116,8 +117,8 @@ impl Members {
     }
 
     /// From `session` on the file is what counts; what was otherwise before is remembered.
-    pub fn follow(&mut self, cluster: &Cluster, session: SessionId) {
-        let Self { generation, slots } = Self::of(cluster, session);
+    pub fn follow(&mut self, cluster: &Cluster, session: SessionId, level: Level) {
+        let Self { generation, slots } = Self::of(cluster, session, level);
         self.generation = generation;
         let same = |a: &Member, b: &Member| {
             a.until.is_none() && (a.disk, a.slot, &a.domain) == (b.disk, b.slot, &b.domain)
@@ -167,57 +168,64 @@ mod tests {
 
     #[test]
     fn the_order_of_slots_is_no_difference() {
-        let members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
-        let other = members.difference(&cluster(&[(3, "c"), (1, "a"), (2, "b")]));
-        assert_eq!(other, Difference { domains: 3, joined: 1, ..Difference::default() });
+        let members =
+            Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1), Level::Host);
+        let other = members.difference(&cluster(&[(3, "c"), (1, "a"), (2, "b")]), Level::Host);
+        assert_eq!(other, Difference { disks: 3, domains: 3, joined: 1, ..Difference::default() });
     }
 
     #[test]
     fn disks_that_go_are_missed_until_no_blob_is_older() {
-        let mut members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
+        let mut members =
+            Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1), Level::Host);
         let new = cluster(&[(1, "a"), (2, "b"), (4, "c")]);
-        members.follow(&new, SessionId(5));
+        members.follow(&new, SessionId(5), Level::Host);
         for oldest in [1, 4] {
             members.forget(Some(SessionId(oldest)));
-            let difference = members.difference(&new);
+            let difference = members.difference(&new, Level::Host);
             assert_eq!((difference.gone, difference.gone_domains), (vec![id(3)], 1));
             assert!(!difference.changed);
         }
         let mut empty = members.clone();
         empty.forget(None);
-        assert_eq!(empty.difference(&cluster(&[(7, "z")])), Difference::default());
+        assert_eq!(empty.difference(&cluster(&[(7, "z")]), Level::Host), Difference::default());
         members.forget(Some(SessionId(5)));
-        assert_eq!(members.difference(&new).gone, []);
+        assert_eq!(members.difference(&new, Level::Host).gone, []);
     }
 
     #[test]
     fn domains_that_are_joined_are_counted_and_so_again_at_the_next_mount() {
-        let mut members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
+        let mut members =
+            Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1), Level::Host);
         let new = cluster(&[(1, "a"), (2, "a"), (3, "c")]);
         for changed in [true, false] {
-            let difference = members.difference(&new);
+            let difference = members.difference(&new, Level::Host);
             assert_eq!(difference.moved, [(id(2), "b".to_owned(), "a".to_owned())]);
             assert_eq!((difference.joined, difference.changed), (2, changed));
-            members.follow(&new, SessionId(2));
+            members.follow(&new, SessionId(2), Level::Host);
         }
     }
 
     #[test]
     fn a_disk_in_the_place_of_another_is_no_difference() {
-        let members = Members::of(&cluster(&[(1, "a"), (2, "b"), (3, "c")]), SessionId(1));
+        let first = cluster(&[(1, "a"), (2, "b"), (3, "c")]);
+        let members = Members::of(&first, SessionId(1), Level::Host);
         let mut replaced = cluster(&[(1, "a"), (7, "b"), (3, "c")]);
         replaced.slots[1].replaces = Some(id(2));
-        let difference = members.difference(&replaced);
-        assert_eq!(difference, Difference { domains: 3, joined: 1, ..Difference::default() });
-        assert_eq!(Members::of(&replaced, SessionId(1)), members);
+        let difference = members.difference(&replaced, Level::Host);
+        assert_eq!(
+            difference,
+            Difference { disks: 3, domains: 3, joined: 1, ..Difference::default() }
+        );
+        assert_eq!(Members::of(&replaced, SessionId(1), Level::Host), members);
     }
 
     #[test]
     fn a_slot_is_met_once_for_all() {
         let file = cluster(&[(1, "a"), (2, "b")]);
-        let mut members = Members::of(&file, SessionId(1));
+        let mut members = Members::of(&file, SessionId(1), Level::Host);
         members.meet(id(2), SlotId(0));
-        members.follow(&file, SessionId(2));
+        members.follow(&file, SessionId(2), Level::Host);
         assert!(members.has_met(id(2), SlotId(0)) && !members.has_met(id(1), SlotId(0)));
     }
 }

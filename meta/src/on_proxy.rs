@@ -59,7 +59,7 @@ struct ProxyStore {
     volume: VolumeId,
     /// In whose name it is led.
     owner: OwnerId,
-    /// How many fail domains blobs of it can lose: all the same.
+    /// How many units blobs of it can lose: all the same.
     known: Mutex<Option<usize>>,
     /// Deletes that not every slot has confirmed: they are asked for again with the next ones. `None`: they
     /// are not.
@@ -125,7 +125,7 @@ impl VolumeStore for ProxyStore {
     }
 
     async fn room(&self, scheme: Scheme) -> Option<u64> {
-        let space = self.blobs.space(scheme).await;
+        let space = self.blobs.space(self.volume, scheme).await;
         (space.capacity > 0).then_some(space.metadata)
     }
 

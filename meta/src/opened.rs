@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
 use tokio::runtime::Handle;
@@ -59,7 +59,11 @@ pub(crate) struct Lead {
 /// A volume, opened.
 pub struct Volume {
     pub(crate) kv: Arc<dyn Kv>,
-    record: VolumeRecord,
+    info: RwLock<VolumeInfo>,
+    /// One at a time changes what the volume is.
+    changing: tokio::sync::Mutex<()>,
+    /// Of the hashes of names.
+    seed: u64,
     seams: Seams,
     alive: Mutex<BTreeSet<SessionId>>,
     /// `None`: it has no journal, is only looked at, or was closed.
@@ -83,13 +87,34 @@ impl Volume {
         seams: Seams,
         lead: Option<Lead>,
     ) -> Arc<Self> {
+        let VolumeRecord { info, seed } = record;
         let (alive, lead) = (Mutex::default(), Mutex::new(lead));
-        Arc::new(Self { kv, record, seams, alive, lead })
+        let (info, changing) = (RwLock::new(info), tokio::sync::Mutex::default());
+        Arc::new(Self { kv, info, changing, seed, seams, alive, lead })
     }
 
     /// What the volume is.
-    pub fn info(&self) -> &VolumeInfo {
-        &self.record.info
+    pub fn info(&self) -> VolumeInfo {
+        self.info.read().clone()
+    }
+
+    /// Changes how many disks can still be lost once a blob is stored. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the engine fails: then it may be changed at the next mount, and is not here.
+    pub async fn set_min_spare(&self, min_spare: u8) -> Result<(), MetaError> {
+        let _alone = self.changing.lock().await;
+        let mut info = self.info();
+        info.rules = info.rules.with_min_spare(min_spare);
+        let value = VolumeRecord { info: info.clone(), seed: self.seed }.encode();
+        self.write(SessionId(0), |txn| {
+            txn.put(key::volume::key(), &value);
+            Ok(())
+        })
+        .await?;
+        self.kv.sync().await?;
+        *self.info.write() = info;
+        Ok(())
     }
 
     /// Once an entry of this leader is in the store, no older leader's can count any more.
@@ -206,13 +231,8 @@ impl Volume {
     }
 
     fn context(&self, session: SessionId, missed: bool) -> Context {
-        Context {
-            seed: self.record.seed,
-            hasher: self.seams.hasher,
-            session,
-            now: (self.seams.clock)(),
-            missed,
-        }
+        let (seed, hasher, now) = (self.seed, self.seams.hasher, (self.seams.clock)());
+        Context { seed, hasher, session, now, missed }
     }
 
     /// Runs a transaction of a session: again, once what it missed was fetched.

@@ -153,7 +153,11 @@ impl Session {
 #[async_trait]
 impl MetaStore for Session {
     fn volume(&self) -> VolumeInfo {
-        self.volume.info().clone()
+        self.volume.info()
+    }
+
+    async fn set_min_spare(&self, min_spare: u8) -> Result<(), MetaError> {
+        self.volume.set_min_spare(min_spare).await
     }
 
     fn session(&self) -> SessionId {

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use proto::guard::Panicked;
 use proto::id::{BlobId, SessionId};
 use proto::scheme::Scheme;
+use proxy::VolumeRules;
 
 use crate::table::run::Missing;
 
@@ -236,7 +237,7 @@ pub fn is_inline(id: &BlobId) -> bool {
 pub struct NewBlob {
     /// Its id.
     pub id: BlobId,
-    /// Its parts had to share fail domains.
+    /// Its parts are less spread out than they can be.
     pub degraded: bool,
 }
 
@@ -247,7 +248,7 @@ pub struct BlobRecord {
     pub id: BlobId,
     /// Bytes of it that extents refer to. 0: garbage, waiting to be deleted.
     pub live: u64,
-    /// Its parts had to share fail domains.
+    /// Its parts are less spread out than they can be.
     pub degraded: bool,
 }
 
@@ -284,6 +285,8 @@ pub struct VolumeInfo {
     pub cluster: proto::id::ClusterId,
     /// How its data are protected.
     pub scheme: Scheme,
+    /// How its blobs may lie.
+    pub rules: VolumeRules,
 }
 
 /// Counters of a volume.
@@ -300,7 +303,7 @@ pub struct Usage {
     pub dead_bytes: u64,
     /// Blobs.
     pub blobs: u64,
-    /// Blobs whose parts share fail domains.
+    /// Blobs whose parts are less spread out than they can be.
     pub degraded_blobs: u64,
     /// Bytes of extents that are allocated zeros: promised to whoever writes them.
     pub allocated_bytes: u64,
@@ -333,6 +336,9 @@ pub type ExtentPage = (Vec<(Ino, Extent)>, Option<(Ino, u64)>);
 pub trait MetaStore: Send + Sync + 'static {
     /// What the volume is.
     fn volume(&self) -> VolumeInfo;
+    /// Changes how many disks can still be lost once a blob is stored. Durable when this returns: blobs are stored by
+    /// it afterwards, and whoever finds them gone must know what they may have been stored by.
+    async fn set_min_spare(&self, min_spare: u8) -> Result<(), MetaError>;
     /// This mount's session: prefix of the blob ids it makes.
     fn session(&self) -> SessionId;
     /// Counters; cheap.

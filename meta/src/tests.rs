@@ -50,6 +50,7 @@ fn info() -> VolumeInfo {
         id: VolumeId(1),
         cluster: ClusterId::from_slice(&[3; 16]).unwrap(),
         scheme: Scheme::erasure(4, 2).unwrap(),
+        rules: proxy::VolumeRules::default(),
     }
 }
 

@@ -39,7 +39,13 @@ impl Site {
     async fn format(&self, name: &str, id: VolumeId) -> Result<(), VolumeError> {
         let cluster = ClusterId::from_slice(&[5; 16]).unwrap();
         let scheme = Scheme::erasure(4, 2).unwrap();
-        let info = VolumeInfo { name: name.to_owned(), id, cluster, scheme };
+        let info = VolumeInfo {
+            name: name.to_owned(),
+            id,
+            cluster,
+            scheme,
+            rules: proxy::VolumeRules::default(),
+        };
         meta::format(&self.stores, &self.lock(name), &info, (0, 0, 0o755)).await
     }
 

@@ -27,6 +27,7 @@ fn info(name: &str) -> VolumeInfo {
         ),
         cluster: ClusterId::from_slice(&[5; 16]).unwrap(),
         scheme: Scheme::erasure(4, 2).unwrap(),
+        rules: proxy::VolumeRules::default(),
     }
 }
 

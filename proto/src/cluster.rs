@@ -10,12 +10,14 @@
 //! # replaces = "77aa..."          # the lost disk in whose place it is
 //! address = "10.0.0.1:7411"       # the storaged that serves it, or
 //! # path = "/srv/disk0"           # the disk's directory, to be opened by the mount itself
-//! domain = "host-a"               # what fails together; default: the disk itself
+//! domain = "host-a"               # the host: disks that fail together; default: the disk itself
+//! rack = "rack-1"                 # hosts that fail together; on all slots or on none
 //! ```
 //!
 //! [`Cluster::read`] reads and validates it; nothing else believes the text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +26,32 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
 use crate::limits::MAX_SLOTS;
 use crate::scheme::Scheme;
+
+/// What fails together, in levels: the disks of a host, the hosts of a rack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// A disk alone.
+    Disk,
+    /// All disks of a host: those whose slots have the same `domain`.
+    Host,
+    /// All hosts of a rack.
+    Rack,
+}
+
+impl Level {
+    /// From the lowest on.
+    pub const ALL: [Self; 3] = [Self::Disk, Self::Host, Self::Rack];
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "disk",
+            Self::Host => "host",
+            Self::Rack => "rack",
+        })
+    }
+}
 
 /// A cluster as its file describes it: one group of slots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,9 +123,12 @@ pub struct Slot {
     /// Number of the slot on its disk.
     #[serde(default)]
     pub slot: SlotId,
-    /// What fails together. Empty: the disk alone, by the name of the one in whose place it is.
+    /// The host, whose disks fail together. Empty: the disk alone, by the name of the one in whose place it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub domain: String,
+    /// The rack, whose hosts fail together. Empty: the host alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rack: String,
 }
 
 /// Where a slot is reached.
@@ -115,9 +146,18 @@ impl Slot {
         self.replaces.unwrap_or(self.disk)
     }
 
-    /// Its fail domain: the one given, or the disk that it stands for.
+    /// Its host: the one given, or the disk that it stands for.
     pub fn domain(&self) -> String {
         if self.domain.is_empty() { self.stands_for().to_string() } else { self.domain.clone() }
+    }
+
+    /// What it is called together with all that fails with it at a level.
+    pub fn unit(&self, level: Level) -> String {
+        match level {
+            Level::Disk => self.stands_for().to_string(),
+            Level::Rack if !self.rack.is_empty() => self.rack.clone(),
+            Level::Host | Level::Rack => self.domain(),
+        }
     }
 
     /// Where it is. Invariant of a validated cluster: exactly one of address and path is set.
@@ -202,22 +242,37 @@ pub enum BadCluster {
         /// Their address.
         address: String,
     },
+    /// A host cannot be in two racks, nor a disk in two hosts.
+    #[error("slots {first} and {second} are of the same {inner} but of different {outer}s")]
+    Split {
+        /// The first, from 0.
+        first: usize,
+        /// The second.
+        second: usize,
+        /// What they share.
+        inner: Level,
+        /// What they do not.
+        outer: Level,
+    },
+    /// Some slots have a rack and others have none.
+    #[error("slot {0} has no rack, and others have: give all slots a rack, or none")]
+    NoRack(usize),
     /// Some slots are opened here and others are served by daemons.
     #[error("slots must be all served (address) or all local (path), not a mix of both")]
     Mixed,
 }
 
-/// A scheme that needs more fail domains than the cluster has.
+/// A scheme that needs more disks than the cluster has.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{scheme} needs {needed} fail domains, and the cluster file has {have}: add slots or choose a narrower scheme"
+    "{scheme} needs {needed} disks, and the cluster file has {have}: add slots or choose a narrower scheme"
 )]
 pub struct TooNarrow {
     /// The scheme.
     pub scheme: Scheme,
     /// Its k+m.
     pub needed: usize,
-    /// Distinct fail domains there are.
+    /// Disks there are.
     pub have: usize,
 }
 
@@ -263,7 +318,8 @@ impl Cluster {
                 (Some(address), None) => {
                     check_address(index, address)?;
                     let first = *addresses.entry(address).or_insert(index);
-                    if self.slots[first].domain != slot.domain {
+                    let at = |slot: &Slot| (slot.domain.clone(), slot.rack.clone());
+                    if at(&self.slots[first]) != at(slot) {
                         let address = address.clone();
                         return Err(BadCluster::DuplicateAddress { first, second: index, address });
                     }
@@ -288,6 +344,25 @@ impl Cluster {
         if !paths.is_empty() && !addresses.is_empty() {
             return Err(BadCluster::Mixed);
         }
+        self.validate_levels()
+    }
+
+    /// A disk is in one host, and a host in one rack.
+    fn validate_levels(&self) -> Result<(), BadCluster> {
+        let racks = self.slots.iter().any(|slot| !slot.rack.is_empty());
+        if let Some(without) = self.slots.iter().position(|slot| slot.rack.is_empty() && racks) {
+            return Err(BadCluster::NoRack(without));
+        }
+        for (inner, outer) in [(Level::Disk, Level::Host), (Level::Host, Level::Rack)] {
+            let mut found: BTreeMap<String, (usize, String)> = BTreeMap::new();
+            for (second, slot) in self.slots.iter().enumerate() {
+                let at = (second, slot.unit(outer));
+                let (first, within) = found.entry(slot.unit(inner)).or_insert(at.clone());
+                if *within != at.1 {
+                    return Err(BadCluster::Split { first: *first, second, inner, outer });
+                }
+            }
+        }
         Ok(())
     }
 
@@ -301,14 +376,23 @@ impl Cluster {
         GroupId(0)
     }
 
-    /// The distinct fail domains, sorted.
-    pub fn domains(&self) -> BTreeSet<String> {
-        self.slots.iter().map(Slot::domain).collect()
+    /// How many there are of a level.
+    pub fn count(&self, level: Level) -> usize {
+        self.slots.iter().map(|slot| slot.unit(level)).collect::<BTreeSet<_>>().len()
     }
 
-    /// Are there fail domains enough for every part to have its own?
+    /// Does it have names for what is of a level?
+    pub fn names(&self, level: Level) -> bool {
+        self.slots.iter().any(|slot| match level {
+            Level::Disk => true,
+            Level::Host => !slot.domain.is_empty(),
+            Level::Rack => !slot.rack.is_empty(),
+        })
+    }
+
+    /// Are there disks enough for every part to have its own?
     pub fn check_scheme(&self, scheme: Scheme) -> Result<(), TooNarrow> {
-        let (needed, have) = (scheme.parts(), self.domains().len());
+        let (needed, have) = (scheme.parts(), self.count(Level::Disk));
         if needed > have { Err(TooNarrow { scheme, needed, have }) } else { Ok(()) }
     }
 }
@@ -340,7 +424,6 @@ mod tests {
         assert_eq!(cluster.slots[0].endpoint(), Endpoint::Local(Path::new("/etc/ashlar/d1")));
         assert_eq!(cluster.cache, None);
         assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster.clone()));
-        assert_eq!(cluster.domains().len(), 2);
         assert!(cluster.check_scheme("ec(4,2)".parse().unwrap()).is_err());
     }
 
@@ -378,7 +461,9 @@ mod tests {
         let stand_for = |cluster: &Cluster| -> Vec<DiskId> {
             cluster.slots.iter().map(Slot::stands_for).collect()
         };
-        assert_eq!((stand_for(&first), first.domains()), (stand_for(&second), second.domains()));
+        let hosts =
+            |cluster: &Cluster| -> Vec<String> { cluster.slots.iter().map(Slot::domain).collect() };
+        assert_eq!((stand_for(&first), hosts(&first)), (stand_for(&second), hosts(&second)));
         assert_ne!(first.slots[1].disk, second.slots[1].disk);
         assert_eq!(Cluster::parse(&second.to_toml(), Path::new("/")), Ok(second.clone()));
     }
@@ -402,6 +487,17 @@ mod tests {
                     slot(2, "address = \"h:1\"\ndomain = \"b\""),
                 ],
                 "a daemon fails as one",
+            ),
+            (
+                vec![
+                    slot(1, "path = \"x\"\ndomain = \"h\"\nrack = \"a\""),
+                    slot(2, "path = \"y\"\ndomain = \"h\"\nrack = \"b\""),
+                ],
+                "slots 0 and 1 are of the same host but of different racks",
+            ),
+            (
+                vec![slot(1, "path = \"x\"\nrack = \"a\""), slot(2, "path = \"y\"")],
+                "slot 1 has no rack",
             ),
             ((0..65).map(|n| a(n, 1000 + u32::from(n))).collect(), "65 slots"),
         ];

@@ -3,7 +3,8 @@
 //! Three kinds of process talk to each other: a mount (with its proxy), and `storaged` daemons; all
 //! of them speak of the same few things. An immutable **blob** ([`id::BlobId`]) is cut by its
 //! **scheme** ([`scheme::Scheme`]) into k data and m parity **parts**; a part lies in a **slot** of
-//! a **disk**; slots on distinct fail domains form a **group** ([`cluster::Cluster`]).
+//! a **disk**; slots on different disks form a **group** ([`cluster::Cluster`]). What fails together is said in
+//! **levels** ([`cluster::Level`]): the disks of a host, the hosts of a rack.
 //!
 //! * [`id`], [`part`], [`scheme`], [`cluster`], [`limits`]: types and arithmetic both ends must agree on.
 //! * [`checksum`]: bytes that travel with their CRC-32C.

@@ -93,6 +93,12 @@ impl Scheme {
         Self { codec: COPIES, k: 1, m: self.m }
     }
 
+    /// How many units keep the parts of its blobs apart: one for each part, and 2m+1, so that of two who take a
+    /// journal over by the answers of all but m at least one answer is both's.
+    pub fn units(self) -> usize {
+        self.parts().max(2 * self.parity_parts() + 1)
+    }
+
     /// Bytes of each part of a blob of `len` bytes.
     ///
     /// Copies are as long as the blob. Coded parts are rounded up to 64 bytes (the code works on

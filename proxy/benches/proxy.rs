@@ -99,6 +99,7 @@ fn null_proxy(absent: usize) -> Arc<Proxy> {
         stands_for: disk(n),
         place: format!("null{n}"),
         domain: format!("domain{n}"),
+        rack: String::new(),
         store: Arc::new(Null { zeros: zeros.clone(), absent: n < absent }),
     };
     Proxy::new(GroupId(0), (0..8).map(slot).collect(), ProxySettings::default())

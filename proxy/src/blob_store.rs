@@ -8,11 +8,17 @@ use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
 
+use crate::rules::VolumeRules;
+
 /// Keeps immutable blobs. Implemented by [`crate::Proxy`] and, in tests, by a faulty one.
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
     /// The group that new blobs go to: whoever makes an id puts it in.
     fn group(&self) -> GroupId;
+
+    /// How blobs of the volume may lie from now on. Of a volume that nobody has told this of they lie as on a map
+    /// that has not changed, with one disk to spare.
+    fn abide_by(&self, volume: VolumeId, rules: VolumeRules);
 
     /// Succeeds only when every part is on stable storage. `data` has exactly `id.len()` bytes.
     ///
@@ -23,7 +29,7 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`BlobError::Fenced`] as soon as one slot says so: somebody else has begun to take the volume over.
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError>;
 
-    /// The same for blobs of a journal: every part on a fail domain of its own, or it fails. `copies(m + 1)` put
+    /// The same for blobs of a journal: every part on a unit of its own, or it fails. `copies(m + 1)` put
     /// so cannot be stored past a fence that all but m domains know, and with m domains silent it can be told
     /// whether they are there.
     async fn put_apart(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError>;
@@ -42,7 +48,7 @@ pub trait BlobStore: Send + Sync + 'static {
     /// that were silent. All else as of [`BlobStore::put`] and [`BlobStore::get`].
     async fn restore_read(&self, id: BlobId) -> Result<Bytes, BlobError>;
 
-    /// Has the volume promised to this owner for this epoch by the slots of all but `m` fail domains, and from
+    /// Has the volume promised to this owner for this epoch by the slots of all but `m` units (or but one host or rack, where that will do), and from
     /// then on changes the volume in its name. The same again is fine.
     ///
     /// # Errors
@@ -56,7 +62,7 @@ pub trait BlobStore: Send + Sync + 'static {
         m: usize,
     ) -> Result<(), BlobError>;
 
-    /// The highest promise that slots of all but `m` fail domains know of, or even more of them.
+    /// The highest promise that slots of all but `m` units know of, or even more of them.
     ///
     /// # Errors
     /// [`BlobError::TooFewSlots`].
@@ -68,7 +74,7 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`BlobError::Fenced`] when a slot has promised the volume to another since.
     async fn beat(&self, volume: VolumeId, beat: Beat) -> Result<(), BlobError>;
 
-    /// What slots of all but `m` fail domains, or even more of them, have heard last of whoever has the volume.
+    /// What slots of all but `m` units, or even more of them, have heard last of whoever has the volume.
     ///
     /// # Errors
     /// [`BlobError::TooFewSlots`].
@@ -105,8 +111,8 @@ pub trait BlobStore: Send + Sync + 'static {
     /// The volumes of which some slot that answers holds parts.
     async fn volumes(&self) -> Volumes;
 
-    /// Room for user data, after redundancy, for blobs of `scheme`. From what slots last said.
-    async fn space(&self, scheme: Scheme) -> Space;
+    /// Room for user data, after redundancy, for blobs of `scheme` of the volume. From what slots last said.
+    async fn space(&self, volume: VolumeId, scheme: Scheme) -> Space;
 
     /// How many parts of a blob are on slots that take writes: what deleting it gives back on those.
     async fn in_reach(&self, id: BlobId) -> usize;
@@ -118,7 +124,7 @@ pub trait BlobStore: Send + Sync + 'static {
 /// How a successful put ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Parts had to share fail domains: repair will spread them out again.
+    /// Parts are less spread out than they would be with all disks up: repair will mend that.
     pub degraded: bool,
 }
 
@@ -156,9 +162,9 @@ pub struct Space {
     /// Bytes of the blobs that large data should be cut into: [`TARGET_BLOB`](proto::limits::TARGET_BLOB),
     /// or fewer where the disks are so small that few parts would fit on each.
     pub blob: u32,
-    /// Fail domains that take writes.
+    /// Disks that take writes.
     pub takers: usize,
-    /// Fail domains that must take writes for a blob to be put, whatever room they have.
+    /// Disks that must take writes for a blob to be put, whatever room they have.
     pub needed: usize,
     /// The slots that take no writes, a bit for each.
     pub away: u64,
@@ -180,8 +186,11 @@ pub struct SlotStatus {
     pub disk: String,
     /// Address or path.
     pub place: String,
-    /// Fail domain.
+    /// Its host: what fails together.
     pub domain: String,
+    /// Its rack; empty where it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rack: String,
     /// `up`, or what is wrong.
     pub state: String,
     /// green, yellow, orange, red, or unknown.

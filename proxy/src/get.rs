@@ -254,16 +254,15 @@ impl<'a> Get<'a> {
 
     /// Waits for all that answer promptly: what was never acknowledged may yet be had. For what was put apart, as
     /// metadata are, all are waited for that may answer at all: who leads a volume deletes what it takes for
-    /// absent, and the fail domains may be said wrong.
+    /// absent, and what fails together may be said wrong.
     fn absent(&self) -> bool {
-        let unheard = SlotSet::first(self.group.len()).minus(self.heard);
+        let unheard = self.group.all().minus(self.heard);
         let waits = match self.spread {
-            Spread::Apart => !self.flights.is_empty(),
-            Spread::AsPossible => self.prompt().next().is_some(),
+            Spread::Apart(_) => !self.flights.is_empty(),
+            Spread::AsPossible { .. } => self.prompt().next().is_some(),
         };
-        self.step == Step::Search
-            && !waits
-            && absence_proven(self.scheme, self.spread, self.seen, self.group.domains_of(unheard))
+        let hidden = || self.group.hidden(self.scheme, self.spread, unheard);
+        self.step == Step::Search && !waits && absence_proven(self.scheme, self.seen, hidden())
     }
 
     /// Has the present step come to nothing? (Asks more within the step where there is more.)
@@ -486,9 +485,9 @@ impl Machine for Get<'_> {
     }
 
     fn can_lose(&self, call: GetCall) -> bool {
-        let lost = self.group.domains_of(self.dead.union(SlotSet::only(call.slot())));
+        let lost = self.dead.union(SlotSet::only(call.slot()));
         // Late is relative: somebody must have been sooner.
-        self.answered && lost <= self.scheme.parity_parts()
+        self.answered && self.group.survives(self.scheme, lost)
     }
 
     fn timed_out(&mut self) {

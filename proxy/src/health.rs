@@ -10,18 +10,21 @@
 //!   far sooner.
 //!
 //! Invariants:
-//! * Silence takes no more slots out of use than the scheme can lose domains, those that refuse
+//! * Silence takes no more slots out of use than the scheme can lose, those that refuse
 //!   included, unless it has lasted so long that no load explains it.
 //! * An outage is told when it ends if, and only if, its beginning was told.
 //!
 //! What is known of reads proves nothing about writes, which are what hangs or fails first, and neither
 //! follows from what a slot says of itself: each [`Kind`] of request has a clock of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use proto::scheme::Scheme;
 use tokio::time::Instant;
 
 use crate::driver::LONGEST_WAIT;
+use crate::placement::Group;
 use crate::quorum::SlotSet;
 
 /// Shorter than this no silence means anything: a sync on a busy disk may take as long.
@@ -168,22 +171,21 @@ impl SlotHealth {
 #[derive(Debug)]
 pub(crate) struct Health {
     slots: Vec<SlotHealth>,
-    /// The fail domain of each, below 64.
-    domains: Vec<usize>,
-    /// Domains that the blobs asked for last can lose; `None`: none was asked for.
-    parity: Option<usize>,
+    group: Arc<Group>,
+    /// Of the blobs asked for last; `None`: none was asked for.
+    scheme: Option<Scheme>,
 }
 
 impl Health {
-    /// All are up. `domains`: the fail domain of each slot.
-    pub(crate) fn new(domains: Vec<usize>) -> Self {
-        let slots = domains.iter().map(|_| SlotHealth::default()).collect();
-        Self { slots, domains, parity: None }
+    /// All are up.
+    pub(crate) fn new(group: Arc<Group>) -> Self {
+        let slots = group.all().iter().map(|_| SlotHealth::default()).collect();
+        Self { slots, group, scheme: None }
     }
 
-    /// What is asked from now on can lose so many domains.
-    pub(crate) fn can_lose(&mut self, parity: usize) {
-        self.parity = Some(parity);
+    /// Blobs are asked for that can lose as much as the scheme can.
+    pub(crate) fn asked_for(&mut self, scheme: Scheme) {
+        self.scheme = Some(scheme);
     }
 
     /// Why the slot is not in use, or not for writes.
@@ -292,12 +294,8 @@ impl Health {
     /// Would more be lost than can be, without this one too?
     fn is_one_too_many(&self, slot: usize) -> bool {
         let gone = SlotSet::that_are(self.slots.len(), |other| self.is_down(other));
-        let lost = self.domains_of(gone.union(SlotSet::only(slot)));
-        self.parity.is_some_and(|parity| lost > parity)
-    }
-
-    fn domains_of(&self, slots: SlotSet) -> usize {
-        slots.iter().fold(0u64, |set, slot| set | 1 << self.domains[slot]).count_ones() as usize
+        let lost = gone.union(SlotSet::only(slot));
+        self.scheme.is_some_and(|scheme| !self.group.survives(scheme, lost))
     }
 
     /// It said that it cannot be used.
@@ -379,6 +377,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::id::DiskId;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -393,8 +392,12 @@ mod tests {
 
     impl World {
         fn new(slots: usize, parity: usize) -> Self {
-            let mut health = Health::new((0..slots).collect());
-            health.can_lose(parity);
+            let disk = |n: usize| DiskId::from_slice(&[n as u8 + 1; 16]).unwrap();
+            let group = Group::new(
+                (0..slots).map(|n| (disk(n), ["a", "b", "c", "d", "e", "f", "g", "h"][n])),
+            );
+            let mut health = Health::new(Arc::new(group));
+            health.asked_for(Scheme::copies(parity + 1).unwrap());
             let (now, takes) = (Instant::now(), vec![Some(5 * MS); slots]);
             Self { health, now, takes, told: Vec::new() }
         }
@@ -483,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_takes_no_more_domains_than_can_be_lost_unless_it_lasts() {
+    fn silence_takes_no_more_slots_than_can_be_lost_unless_it_lasts() {
         let mut world = World::new(8, 2);
         (0..3).for_each(|slot| world.takes[slot] = None);
         for _ in 0..3 {

@@ -7,6 +7,7 @@
 //!
 //! Every wait is bounded by [`PATIENCE`], and there is none while it is known that no newer map is to be had.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, Generation, GroupId, OwnerId, SessionId, VolumeId};
 use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
@@ -22,6 +24,7 @@ use tokio::time::timeout;
 
 use crate::blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
 use crate::proxy::Proxy;
+use crate::rules::VolumeRules;
 
 /// How long a request waits for a newer map, once slots have said that there is one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,13 +38,15 @@ pub struct LiveProxy {
     given_up: watch::Sender<Option<Generation>>,
     /// Somebody waits for a newer one.
     wanted: Notify,
+    /// How blobs lie, told to each proxy before it is asked for any.
+    rules: Mutex<HashMap<VolumeId, VolumeRules>>,
 }
 
 impl LiveProxy {
     /// Begins with this one.
     pub fn new(first: Arc<Proxy>) -> Arc<Self> {
         let (current, given_up) = (watch::Sender::new(first), watch::Sender::new(None));
-        Arc::new(Self { current, given_up, wanted: Notify::new() })
+        Arc::new(Self { current, given_up, wanted: Notify::new(), rules: Mutex::default() })
     }
 
     /// The newest one.
@@ -57,8 +62,12 @@ impl LiveProxy {
     /// From now on it is this one. Slots that are new to the group are told who has the volumes that are led by
     /// this.
     pub async fn replace(&self, next: Arc<Proxy>) {
-        next.follow(&self.current()).await;
-        self.current.send_replace(next);
+        next.inherit(&self.current()).await;
+        {
+            let rules = self.rules.lock();
+            rules.iter().for_each(|(volume, rules)| next.abide_by(*volume, *rules));
+            self.current.send_replace(next);
+        }
         self.give_up(None);
     }
 
@@ -120,6 +129,12 @@ impl LiveProxy {
 impl BlobStore for LiveProxy {
     fn group(&self) -> GroupId {
         self.current().group()
+    }
+
+    fn abide_by(&self, volume: VolumeId, rules: VolumeRules) {
+        let mut all = self.rules.lock();
+        all.insert(volume, rules);
+        self.current().abide_by(volume, rules);
     }
 
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
@@ -189,12 +204,12 @@ impl BlobStore for LiveProxy {
         self.current().volumes().await
     }
 
-    async fn space(&self, scheme: Scheme) -> Space {
+    async fn space(&self, volume: VolumeId, scheme: Scheme) -> Space {
         let proxy = self.current();
-        let space = proxy.space(scheme).await;
+        let space = proxy.space(volume, scheme).await;
         // Slots that have learnt of a newer generation are not away: they are waited for, as by a put.
         match space.is_cut_off() && self.superseded(&proxy).await {
-            true => self.current().space(scheme).await,
+            true => self.current().space(volume, scheme).await,
             false => space,
         }
     }

@@ -5,10 +5,11 @@
 //! survives what it promises; and whatever is acknowledged is read as long as k parts can be had,
 //! and is never said to be absent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::Bytes;
+use proto::cluster::Level;
 use proto::id::{BlobId, DiskId, GroupId, PartIndex, PartSet, SessionId, VolumeId};
 use proto::part_store::{Held, PartError};
 use proto::scheme::Scheme;
@@ -19,10 +20,11 @@ use crate::placement::Group;
 use crate::put::{Put, PutCall, PutOutcome};
 use crate::quorum::{SlotSet, Spread, room};
 use crate::restore::Find;
+use crate::rules::VolumeRules;
 use crate::safety::Safety;
 
 /// Decides what happens next.
-enum Chooser {
+pub(crate) enum Chooser {
     Seeded(u64),
     /// The choices made so far, each with how many there were to choose from: an odometer.
     Exhaustive {
@@ -32,7 +34,7 @@ enum Chooser {
 }
 
 impl Chooser {
-    fn pick(&mut self, of: usize) -> usize {
+    pub(crate) fn pick(&mut self, of: usize) -> usize {
         match self {
             Self::Seeded(state) => {
                 *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -50,7 +52,7 @@ impl Chooser {
     }
 
     /// Goes on to the next order; false after the last.
-    fn next(&mut self) -> bool {
+    pub(crate) fn next(&mut self) -> bool {
         let Self::Exhaustive { script, at } = self else { unreachable!("only these are counted") };
         *at = 0;
         while let Some((choice, of)) = script.pop() {
@@ -64,7 +66,7 @@ impl Chooser {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
+pub(crate) enum Mood {
     Good,
     /// Known to be out of reach.
     Down,
@@ -75,35 +77,49 @@ enum Mood {
     Full,
     /// Answers, and is not sure of what it does not hold.
     Rebuilding,
+    /// Has lost all it had, and says so as if it never had anything.
+    Empty,
 }
 
 const MOODS: [Mood; 5] = [Mood::Good, Mood::Down, Mood::Refusing, Mood::Hung, Mood::Full];
 
-struct World {
-    group: Group,
-    moods: Vec<Mood>,
-    parts: BTreeSet<(usize, usize)>,
+pub(crate) struct World {
+    pub(crate) group: Group,
+    pub(crate) moods: Vec<Mood>,
+    /// Slot and part.
+    pub(crate) parts: BTreeSet<(usize, usize)>,
+    /// Disks that can be lost after a put; the least that this ever was.
+    pub(crate) spare: usize,
 }
 
 impl World {
-    /// Slots per domain.
-    fn new(domains: &[usize]) -> Self {
-        let names: Vec<String> = (0..domains.len()).map(|n| format!("domain{n}")).collect();
-        let slots = domains.iter().zip(&names).flat_map(|(n, name)| vec![name.as_str(); *n]);
+    /// Slots per host.
+    pub(crate) fn new(hosts: &[usize]) -> Self {
+        let names: Vec<String> = (0..hosts.len()).map(|n| format!("host{n}")).collect();
+        let slots = hosts.iter().zip(&names).flat_map(|(n, name)| vec![name.as_str(); *n]);
         let disks = slots
             .enumerate()
             .map(|(n, name)| (DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(), name));
         let group = Group::new(disks);
-        Self { moods: vec![Mood::Good; group.len()], group, parts: BTreeSet::new() }
+        Self { moods: vec![Mood::Good; group.len()], group, parts: BTreeSet::new(), spare: 1 }
     }
 
     /// The disk of the slot is replaced by an empty one.
-    fn wipe(&mut self, slot: usize) {
+    pub(crate) fn wipe(&mut self, slot: usize) {
         self.parts.retain(|(at, _)| *at != slot);
         self.moods[slot] = Mood::Rebuilding;
     }
 
-    fn in_mood(&self, mood: Mood) -> SlotSet {
+    /// How parts lie of a journal that survives as much as the blob.
+    pub(crate) fn apart(&self, id: BlobId) -> Spread {
+        Spread::Apart(self.group.layout(id.scheme().parity_parts()))
+    }
+
+    pub(crate) fn as_possible(&self) -> Spread {
+        Spread::AsPossible { spare: self.spare }
+    }
+
+    pub(crate) fn in_mood(&self, mood: Mood) -> SlotSet {
         SlotSet::that_are(self.moods.len(), |slot| self.moods[slot] == mood)
     }
 
@@ -167,11 +183,16 @@ impl World {
         panic!("it does not settle");
     }
 
-    fn put(&mut self, id: BlobId, chooser: &mut Chooser) -> PutOutcome {
-        self.put_spread(id, Spread::AsPossible, chooser)
+    pub(crate) fn put(&mut self, id: BlobId, chooser: &mut Chooser) -> PutOutcome {
+        self.put_spread(id, self.as_possible(), chooser)
     }
 
-    fn put_spread(&mut self, id: BlobId, spread: Spread, chooser: &mut Chooser) -> PutOutcome {
+    pub(crate) fn put_spread(
+        &mut self,
+        id: BlobId,
+        spread: Spread,
+        chooser: &mut Chooser,
+    ) -> PutOutcome {
         let (group, down) =
             (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
         let (place, scheme) = (group.place(id), id.scheme());
@@ -186,7 +207,7 @@ impl World {
     /// What a slot does with a part.
     fn take(&mut self, PutCall { part, slot }: PutCall) -> Option<Result<(), PartError>> {
         match self.moods[slot] {
-            Mood::Good | Mood::Rebuilding => {
+            Mood::Good | Mood::Empty | Mood::Rebuilding => {
                 self.parts.insert((slot, part.get()));
                 Some(Ok(()))
             }
@@ -200,7 +221,7 @@ impl World {
     /// What a slot says to a question of a get.
     fn tell(&mut self, call: GetCall) -> Option<Result<GetReply, PartError>> {
         match self.moods[call.slot()] {
-            Mood::Good | Mood::Full | Mood::Rebuilding => Some(self.answer(call)),
+            Mood::Good | Mood::Full | Mood::Empty | Mood::Rebuilding => Some(self.answer(call)),
             Mood::Refusing => Some(Err(PartError::Unreachable("refused".to_owned()))),
             Mood::Hung => None,
             Mood::Down => panic!("asked a slot that is down"),
@@ -240,11 +261,16 @@ impl World {
         self.get_range(id, start..end, chooser)
     }
 
-    fn get_range(&mut self, id: BlobId, range: Range<u32>, chooser: &mut Chooser) -> GetOutcome {
+    pub(crate) fn get_range(
+        &mut self,
+        id: BlobId,
+        range: Range<u32>,
+        chooser: &mut Chooser,
+    ) -> GetOutcome {
         let (group, down) =
             (std::mem::replace(&mut self.group, Group::new(one_slot())), self.in_mood(Mood::Down));
         let place = group.place(id);
-        let mut get = Get::new(&group, place, id, Spread::AsPossible, range, down);
+        let mut get = Get::new(&group, place, id, self.as_possible(), range, down);
         self.run(&mut get, chooser, GetCall::slot, Self::tell);
         let outcome = get.outcome().unwrap();
         if outcome == GetOutcome::Data {
@@ -270,7 +296,10 @@ impl World {
     }
 
     fn answer(&self, call: GetCall) -> Result<GetReply, PartError> {
+        let emptied = self.moods[call.slot()] == Mood::Empty;
         match call {
+            GetCall::Held { .. } if emptied => Ok(GetReply::Held(Held::default())),
+            GetCall::Read { .. } if emptied => Err(PartError::NotFound),
             GetCall::Held { slot } => {
                 let here = self.parts.iter().filter(|(at, _)| *at == slot);
                 let parts = here.map(|(_, part)| PartIndex::new(*part).unwrap()).collect();
@@ -290,38 +319,46 @@ impl World {
     }
 
     /// Parts that can be had.
-    fn within_reach(&self) -> PartSet {
+    pub(crate) fn within_reach(&self) -> PartSet {
         let answers =
             |slot: usize| matches!(self.moods[slot], Mood::Good | Mood::Full | Mood::Rebuilding);
         let parts = self.parts.iter().filter(|(slot, _)| answers(*slot));
         parts.map(|(_, part)| PartIndex::new(*part).unwrap()).collect()
     }
 
-    /// How many parts the loss of each domain would cost.
-    fn cost_of_losing(&self, domain: usize) -> usize {
-        let others = self.parts.iter().filter(|(slot, _)| self.group.domain(*slot) != domain);
-        let left: BTreeSet<_> = others.map(|(_, part)| part).collect();
+    /// Most parts that the loss of one member of the level would cost.
+    pub(crate) fn cost_of_losing_one(&self, level: Level) -> usize {
         let all: BTreeSet<_> = self.parts.iter().map(|(_, part)| part).collect();
-        all.len() - left.len()
+        let cost = |member: SlotSet| {
+            let others = self.parts.iter().filter(|(slot, _)| !member.contains(*slot));
+            all.len() - others.map(|(_, part)| part).collect::<BTreeSet<_>>().len()
+        };
+        self.group.members(level).map(cost).max().unwrap()
     }
 
-    fn check_acknowledged(&self, id: BlobId, degraded: bool, context: &str) {
+    pub(crate) fn check_acknowledged(&self, id: BlobId, degraded: bool, context: &str) {
         let scheme = id.scheme();
-        let parts: BTreeMap<usize, SlotSet> =
-            self.parts.iter().fold(BTreeMap::new(), |mut map, (slot, part)| {
-                map.entry(*part).or_insert(SlotSet::EMPTY).insert(*slot);
-                map
-            });
+        let parts: BTreeSet<usize> = self.parts.iter().map(|(_, part)| *part).collect();
         assert_eq!(parts.len(), scheme.parts(), "{context}: every part is stored");
-        let most = if degraded { room(scheme, Spread::AsPossible) } else { 1 };
-        for domain in 0..self.group.domains() {
-            assert!(self.cost_of_losing(domain) <= most, "{context}: domain {domain} holds more");
+        let most = self.cost_of_losing_one(Level::Disk);
+        assert!(most <= room(scheme, self.spare), "{context}: a disk holds {most}");
+        let shares = self.group.shares(scheme);
+        for level in Level::ALL.into_iter().filter(|_| !degraded) {
+            let most = self.cost_of_losing_one(level);
+            assert!(!shares.are_exceeded(level, most), "{context}: a {level} holds {most}");
         }
+    }
+
+    /// The same of what was put apart.
+    fn check_apart(&self, id: BlobId, context: &str) {
+        let layout = self.group.layout(id.scheme().parity_parts());
+        self.check_acknowledged(id, true, context);
+        assert!(self.cost_of_losing_one(layout.unit) <= 1, "{context}: a unit holds more");
     }
 }
 
 /// A call of a machine.
-trait Question: Copy {
+pub(crate) trait Question: Copy {
     /// Does it ask a slot what it holds?
     fn is_what_is_held(self) -> bool;
 }
@@ -342,7 +379,7 @@ fn one_slot() -> [(DiskId, &'static str); 1] {
     [(DiskId::from_slice(&[1; 16]).unwrap(), "only")]
 }
 
-fn blob(sequence: u64, scheme: &str) -> BlobId {
+pub(crate) fn blob(sequence: u64, scheme: &str) -> BlobId {
     let scheme = scheme.parse().unwrap();
     BlobId::new(VolumeId(1), SessionId(1), sequence, GroupId(0), 1000, scheme).unwrap()
 }
@@ -356,7 +393,7 @@ fn expected(id: BlobId, good: usize, mood: Mood) -> PutOutcome {
     match mood {
         _ if good >= parts => PutOutcome::Stored { degraded: false },
         Mood::Full => PutOutcome::Full,
-        _ if good * scheme.parity_parts() >= parts => PutOutcome::Stored { degraded: true },
+        _ if good * room(scheme, 1) >= parts => PutOutcome::Stored { degraded: true },
         _ => PutOutcome::Unavailable,
     }
 }
@@ -427,86 +464,98 @@ fn mixed_moods_and_domains_of_several_slots() {
             PutOutcome::Full => assert!(!world.in_mood(Mood::Full).is_empty(), "{context}"),
             PutOutcome::Unavailable => {
                 let alive = world.in_mood(Mood::Good);
-                assert!(world.group.domains_of(alive) < id.scheme().parts(), "{context}");
+                let alive = world.group.count(Level::Disk, alive);
+                assert!(alive < id.scheme().parts(), "{context}");
             }
             other => panic!("{context}: {other:?}"),
         }
     }
 }
 
-/// Every set of lost domains, and every set of lost disks, of so many: what is promised holds for each
-/// of them, and for some set of one more it does not.
+/// Every set of lost disks, and every set of lost hosts: what is promised holds for each of so many, and for some
+/// set of one more it does not, where that can be seen by a few blobs.
 #[test]
 fn what_is_promised_of_losses_is_what_puts_and_gets_do() {
-    let shapes: [&[usize]; 9] = [
+    let maps: [&[usize]; 10] = [
         &[1; 3],
         &[1; 4],
         &[1; 6],
         &[1; 8],
         &[2, 2, 2],
+        &[3, 3, 3],
         &[1, 2, 3],
         &[4, 1, 1, 1],
         &[1, 1, 2, 2, 3],
         &[2, 2, 2, 1, 1, 1],
     ];
     let schemes = ["ec(4,2)", "ec(2,1)", "ec(3,3)", "copies(1)", "copies(2)", "copies(3)"];
-    for (shape, text) in shapes.iter().flat_map(|shape| schemes.map(|scheme| (*shape, scheme))) {
+    for (map, text) in maps.iter().flat_map(|map| schemes.map(|scheme| (*map, scheme))) {
         let scheme: Scheme = text.parse().unwrap();
-        if shape.len() < scheme.parts() {
+        let (slots, m) = (map.iter().sum::<usize>(), scheme.parity_parts());
+        if slots < scheme.parts() {
             continue;
         }
-        let names: Vec<String> = (0..shape.len()).map(|n| format!("domain{n}")).collect();
-        let map = names.iter().zip(shape).flat_map(|(name, n)| vec![name.as_str(); *n]);
-        let safety = Safety::new(scheme, map);
-        let slots = shape.iter().sum();
-        let domain = |slot: usize| World::new(shape).group.domain(slot);
-        let of_domains: Vec<SlotSet> = (0..1u64 << shape.len())
-            .map(|lost| SlotSet::that_are(slots, |slot| lost >> domain(slot) & 1 == 1))
-            .collect();
-        let of_disks: Vec<SlotSet> = (0..1u64 << slots).map(SlotSet).collect();
-        for (what, sets, losses) in
-            [("domains", of_domains, safety.of_domains), ("disks", of_disks, safety.of_disks)]
+        let group = World::new(map).group;
+        for (spare, level) in [1, 0].into_iter().flat_map(|s| [(s, Level::Disk), (s, Level::Host)])
         {
-            let count = |set: &SlotSet| match what {
-                "domains" => World::new(shape).group.domains_of(*set),
-                _ => set.len(),
+            let rules = VolumeRules::new(group.layout(m), spare);
+            let safety = Safety::new(scheme, rules, &group);
+            let context = format!("{text} on {map:?}, {level}s, {spare} to spare: {safety}");
+            let told = safety.levels.iter().find(|(of, ..)| *of == level);
+            let Some((_, _, losses)) = told else { continue };
+            let whole = |set: &SlotSet| {
+                let lost =
+                    group.members(level).filter(|slots| set.contains(slots.iter().next().unwrap()));
+                lost.fold(SlotSet::EMPTY, SlotSet::union) == *set
             };
-            let survived = |survives: &dyn Fn(SlotSet) -> bool| {
-                let fatal = sets.iter().filter(|set| !survives(**set)).map(count).min();
-                fatal.expect("nothing survives the loss of everything") - 1
-            };
-            let context = format!("{text} on {shape:?}, {what}");
-            assert_eq!(
-                survived(&|lost| writes_survive(shape, text, lost)),
-                losses.writes,
-                "{context}"
+            let sets = (0..1u64 << slots).map(SlotSet).filter(whole);
+            let (mut reads, mut writes) = (usize::MAX, usize::MAX);
+            for set in sets {
+                let lost = group.count(level, set);
+                if lost <= losses.reads + 1
+                    && lost <= reads
+                    && !reads_survive(map, text, rules, set)
+                {
+                    reads = lost - 1;
+                }
+                if lost <= writes && !writes_survive(map, text, rules, set) {
+                    writes = lost - 1;
+                }
+            }
+            assert!(
+                losses.reads <= reads && losses.writes == writes,
+                "{context}: {reads}, {writes}"
             );
-            assert_eq!(
-                survived(&|lost| reads_survive(shape, text, lost)),
-                losses.reads,
-                "{context}"
-            );
+            assert!(level != Level::Disk || losses.reads == reads, "{context}: {reads}");
         }
     }
 }
 
-fn writes_survive(shape: &[usize], scheme: &str, lost: SlotSet) -> bool {
-    let mut world = World::new(shape);
+/// Of data, and of a journal.
+fn writes_survive(map: &[usize], scheme: &str, rules: VolumeRules, lost: SlotSet) -> bool {
+    let mut world = World::new(map);
+    world.spare = rules.min_spare.into();
     lost.iter().for_each(|slot| world.moods[slot] = Mood::Down);
-    let outcome = world.put(blob(lost.0 + 1, scheme), &mut Chooser::Seeded(lost.0));
-    matches!(outcome, PutOutcome::Stored { .. })
+    let id = blob(lost.0 + 1, scheme);
+    let copies = blob(lost.0 + 1, &id.scheme().as_copies().to_string());
+    let data = world.put(id, &mut Chooser::Seeded(lost.0));
+    let journal =
+        world.put_spread(copies, Spread::Apart(rules.layout), &mut Chooser::Seeded(lost.0));
+    [data, journal].iter().all(|put| matches!(put, PutOutcome::Stored { .. }))
 }
 
-/// Of a few blobs: some of them have a part on each disk.
-fn reads_survive(shape: &[usize], scheme: &str, lost: SlotSet) -> bool {
-    (1..24).all(|sequence| {
-        let mut world = World::new(shape);
+/// Of a few blobs: some of them have a part on each disk. And can it be mounted?
+fn reads_survive(map: &[usize], scheme: &str, rules: VolumeRules, lost: SlotSet) -> bool {
+    let m = blob(1, scheme).scheme().parity_parts();
+    let readable = |sequence| {
+        let mut world = World::new(map);
         let mut chooser = Chooser::Seeded(sequence);
         let id = blob(sequence, scheme);
         assert_eq!(world.put(id, &mut chooser), PutOutcome::Stored { degraded: false });
         lost.iter().for_each(|slot| world.moods[slot] = Mood::Down);
         world.get_range(id, 0..id.len(), &mut chooser) == GetOutcome::Data
-    })
+    };
+    World::new(map).group.may_be_silent(rules.layout, m, lost) && (1..24).all(readable)
 }
 
 #[test]
@@ -535,8 +584,7 @@ fn blobs_of_failed_puts_are_never_data_out_of_too_few_parts() {
             GetOutcome::Data => assert!(reachable > 0, "{context}"),
             GetOutcome::NotFound => {
                 let complete = world.parts.len() == id.scheme().parts();
-                let spread = (0..8)
-                    .all(|d| world.cost_of_losing(d) <= room(id.scheme(), Spread::AsPossible));
+                let spread = world.cost_of_losing_one(Level::Disk) <= room(id.scheme(), 1);
                 assert!(!(complete && spread), "{context}");
             }
             GetOutcome::Unavailable => assert!(!all_well, "{context}"),
@@ -632,7 +680,7 @@ fn what_was_acknowledged_is_never_absent_while_slots_are_rebuilt() {
                     unavailable += 1;
                 }
             }
-            match world.restore_read(id, Spread::Apart, &mut chooser) {
+            match world.restore_read(id, world.apart(id), &mut chooser) {
                 (GetOutcome::Data, Some(PutOutcome::Stored { degraded })) => {
                     assert!(!degraded, "{context}");
                     world.check_acknowledged(id, false, &context);
@@ -666,10 +714,11 @@ fn check_restored(world: &mut World, id: BlobId, seed: u64, context: &str) {
             let context = format!("{context}; then {lost:?} lost; {:?}", world.parts);
             let got = world.get_range(id, 0..id.len(), &mut chooser);
             assert_ne!(got, GetOutcome::NotFound, "{context}");
-            if world.group.domains_of(lost) <= id.scheme().parity_parts() {
+            let m = id.scheme().parity_parts();
+            if world.group.count(world.group.layout(m).unit, lost) <= m {
                 assert_eq!(got, GetOutcome::Data, "{context}");
             }
-            for spread in [Spread::Apart, Spread::AsPossible] {
+            for spread in [world.apart(id), world.as_possible()] {
                 let (parts, moods) = (world.parts.clone(), world.moods.clone());
                 let (found, _) = world.restore_read(id, spread, &mut chooser);
                 assert_ne!(found, GetOutcome::NotFound, "{context}, restored {spread:?}");
@@ -705,10 +754,10 @@ fn restore_reads_of_small_groups_in_every_order() {
                     }
                     let context = format!("{id}, {:?}, {:?}", world.moods, world.parts);
                     let was = world.parts.clone();
-                    let out = world.restore_read(id, Spread::Apart, &mut chooser);
+                    let out = world.restore_read(id, world.apart(id), &mut chooser);
                     if let (GetOutcome::Data, Some(PutOutcome::Stored { degraded })) = out {
                         assert!(!degraded, "{context}");
-                        world.check_acknowledged(id, false, &context);
+                        world.check_apart(id, &context);
                         // What may follow depends on nothing but where parts are now.
                         if checked.insert((slots, world.parts.clone())) {
                             let seeds = 0..20;
@@ -754,7 +803,7 @@ fn restore_reads_with_every_set_of_failed_slots() {
                         // Put whole, on all slots or on those that are left.
                         let half = chooser.pick(2) == 0;
                         SlotSet(lost).iter().filter(|_| half).for_each(|s| world.moods[s] = mood);
-                        world.put_spread(id, Spread::Apart, &mut chooser);
+                        world.put_spread(id, world.apart(id), &mut chooser);
                     } else {
                         for part in 0..id.scheme().parts() {
                             let (slot, there) = (chooser.pick(slots), chooser.pick(3) > 0);
@@ -763,11 +812,11 @@ fn restore_reads_with_every_set_of_failed_slots() {
                     }
                     world.moods = vec![Mood::Good; slots];
                     SlotSet(lost).iter().for_each(|slot| world.moods[slot] = mood);
-                    let out = world.restore_read(id, Spread::Apart, &mut chooser);
+                    let out = world.restore_read(id, world.apart(id), &mut chooser);
                     match out {
                         (GetOutcome::Data, Some(PutOutcome::Stored { degraded })) => {
                             assert!(!degraded, "{context}");
-                            world.check_acknowledged(id, false, &context);
+                            world.check_apart(id, &context);
                             check_restored(&mut world, id, seed, &context);
                             outcomes[0] += 1;
                         }
@@ -793,7 +842,7 @@ fn puts_that_are_to_lie_apart_never_double_up() {
             SlotSet(lost).iter().for_each(|slot| world.moods[slot] = mood);
             let (id, good) = (blob(lost, scheme), 8 - SlotSet(lost).len());
             let context = format!("{scheme}, {:?} {mood:?}", SlotSet(lost));
-            match world.put_spread(id, Spread::Apart, &mut chooser) {
+            match world.put_spread(id, world.apart(id), &mut chooser) {
                 PutOutcome::Stored { degraded } => {
                     assert!(!degraded && good >= id.scheme().parts(), "{context}");
                     world.check_acknowledged(id, false, &context);

@@ -8,7 +8,7 @@ proto::metric_names! {
     counter PUT_BYTES = "proxy_put_bytes_total": "Bytes of user data in acknowledged puts";
     counter GET_BYTES = "proxy_get_bytes_total": "Bytes of user data that gets answered with";
     counter DEGRADED_PUTS = "proxy_degraded_puts_total":
-        "Puts whose parts had to share fail domains";
+        "Puts whose parts are less spread out than with all disks up";
     counter DEGRADED_GETS = "proxy_degraded_gets_total":
         "Gets that needed more than the main slots of their range";
     counter RETRIES = "proxy_retries_total": "Parts sent or asked for again because a slot failed";
@@ -17,9 +17,9 @@ proto::metric_names! {
     counter FAILED_GETS = "proxy_failed_gets_total":
         "Gets that ended with neither data nor proven absence";
     gauge REPAIR_BLOBS = "proxy_repair_blobs":
-        "Blobs of a volume by how many more fail domains they can lose, `unavailable` or `lost`";
+        "Blobs of a volume by how many more disks (or hosts) they can lose, `unavailable` or `lost`";
     gauge REPAIR_AT_RISK = "proxy_repair_at_risk_blobs":
-        "Blobs that can lose fewer fail domains than they could";
+        "Blobs that can lose fewer disks (or hosts) than they could";
     gauge REPAIR_QUEUE = "proxy_repair_queue_blobs": "Blobs that wait to be mended";
     gauge REPAIR_LEFT_BYTES = "proxy_repair_left_bytes": "Bytes of parts that are to be put";
     gauge REPAIR_CENSUS_AGE = "proxy_repair_census_age_seconds":

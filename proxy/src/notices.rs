@@ -16,7 +16,7 @@ const MOST: usize = 4096;
 /// Why a blob wants mending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Why {
-    /// A part is not where it belongs, or shares its domain.
+    /// A part is not where it belongs, or shares its unit.
     Misplaced,
     /// A part is not there, or does not read well: what slots say they hold is not believed.
     Damaged,

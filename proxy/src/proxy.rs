@@ -21,11 +21,10 @@ use proto::cluster::{Cluster, Endpoint};
 use proto::convert::Address;
 use proto::guard::keep_going;
 use proto::id::{
-    BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, PartSet, SessionId,
-    VolumeId,
+    BlobId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, PartSet, SessionId, VolumeId,
 };
 use proto::limits::{MAX_BLOBS_PER_REQUEST, footprint};
-use proto::part_store::{Beat, Held, Issuer, LastBeat, PartError, PartStore, Scope};
+use proto::part_store::{Beat, Held, Issuer, LastBeat, PartError, Scope};
 use proto::scheme::Scheme;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -38,11 +37,12 @@ use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::notices::{Notices, Why};
-use crate::placement::Group;
+use crate::placement::{Group, Site};
 use crate::put::{Put, PutCall, PutOutcome};
 use crate::quorum::{SlotSet, Sought, Spread};
 use crate::restore::Find;
-use crate::slot_client::{Ask, SlotClient};
+use crate::rules::VolumeRules;
+use crate::slot_client::{Ask, SlotClient, SlotConfig};
 use crate::space;
 use crate::traffic::Traffic;
 
@@ -50,20 +50,6 @@ use crate::traffic::Traffic;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A slot that has room for fewer parts like those of a blob is passed over by it, if others have more.
 const SHORT: u64 = 16;
-
-/// One slot of the group.
-pub struct SlotConfig {
-    /// The disk it is on.
-    pub disk: DiskId,
-    /// The disk by which parts are placed on it, which is another one's when it is in that one's place.
-    pub stands_for: DiskId,
-    /// Address or path, for people.
-    pub place: String,
-    /// What fails together.
-    pub domain: String,
-    /// How it is reached.
-    pub store: Arc<dyn PartStore>,
-}
 
 /// What differs between one proxy and another.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +95,9 @@ pub struct SlotHolds {
 pub struct Proxy {
     id: GroupId,
     pub(crate) slots: Vec<Arc<SlotClient>>,
-    pub(crate) group: Group,
+    pub(crate) group: Arc<Group>,
+    /// How blobs lie of volumes that were opened.
+    rules: RwLock<HashMap<VolumeId, VolumeRules>>,
     /// In whose name volumes are changed that were taken over.
     pub(crate) issuers: RwLock<HashMap<VolumeId, Issuer>>,
     /// Which blobs must be left alone, what wants mending, and whether users are about.
@@ -131,16 +119,18 @@ impl Proxy {
     /// # Panics
     /// With no slots, or more than [`proto::limits::MAX_SLOTS`].
     pub fn new(id: GroupId, slots: Vec<SlotConfig>, settings: ProxySettings) -> Arc<Self> {
-        let group = Group::new(slots.iter().map(|slot| (slot.stands_for, slot.domain.as_str())));
-        let domains = (0..slots.len()).map(|slot| group.domain(slot)).collect();
-        let health = Arc::new(Mutex::new(Health::new(domains)));
+        let group = Arc::new(Group::new(slots.iter().map(|slot| Site {
+            disk: slot.stands_for,
+            host: &slot.domain,
+            rack: &slot.rack,
+        })));
+        let health = Arc::new(Mutex::new(Health::new(group.clone())));
         let clock = Arc::new(Awake::default());
         let newer = Arc::new(AtomicU64::new(0));
         let in_flight = settings.slot_bytes_in_flight;
         let client = |(index, slot): (usize, SlotConfig)| {
-            let SlotConfig { disk, place, domain, store, .. } = slot;
             let judge = (health.clone(), clock.clone(), newer.clone());
-            Arc::new(SlotClient::new(disk, place, domain, store, judge, index, in_flight))
+            Arc::new(SlotClient::new(slot, judge, index, in_flight))
         };
         let slots: Vec<_> = slots.into_iter().enumerate().map(client).collect();
         let mut watchers = JoinSet::new();
@@ -152,12 +142,13 @@ impl Proxy {
         }
         let ticking = clock.clone();
         watchers.spawn(async move { ticking.tick().await });
-        let (issuers, metrics) = (RwLock::default(), Metrics::new());
+        let (rules, issuers, metrics) = (RwLock::default(), RwLock::default(), Metrics::new());
         let (claims, notices, traffic) = <(Claims, Notices, Traffic)>::default();
         Arc::new(Self {
             id,
             slots,
             group,
+            rules,
             issuers,
             claims,
             notices,
@@ -189,8 +180,9 @@ impl Proxy {
             // behind each other.
             let store = Arc::new(Daemon::new(address)?.slot(to));
             let place = address.to_owned();
-            let (disk, stands_for, domain) = (slot.disk, slot.stands_for(), slot.domain());
-            slots.push(SlotConfig { disk, stands_for, place, domain, store });
+            let (disk, stands_for) = (slot.disk, slot.stands_for());
+            let (domain, rack) = (slot.domain(), slot.rack.clone());
+            slots.push(SlotConfig { disk, stands_for, place, domain, rack, store });
         }
         Ok(Self::new(cluster.group(), slots, settings))
     }
@@ -204,7 +196,7 @@ impl Proxy {
     /// Takes the place of another proxy of the group: changes volumes in the names that it did, and has its slots
     /// promise them, of which some may never have heard. One that does not answer is as one that was away at
     /// the fence.
-    pub(crate) async fn follow(&self, before: &Self) {
+    pub(crate) async fn inherit(&self, before: &Self) {
         let issuers = before.issuers.read().clone();
         self.issuers.write().extend(issuers.iter().map(|(volume, issuer)| (*volume, *issuer)));
         let promising = issuers.into_iter().flat_map(|(volume, issuer)| {
@@ -249,8 +241,8 @@ impl Proxy {
         SlotSet::that_are(self.slots.len(), |slot| are(&self.slots[slot]))
     }
 
-    /// The slots that have room for few parts of the blob, from the fullest on, as long as there are other
-    /// domains enough for all.
+    /// The slots that have room for few parts of the blob, from the fullest on, as long as the others are enough
+    /// for all.
     fn short_slots(&self, id: BlobId, down: SlotSet) -> SlotSet {
         let enough = SHORT * footprint(id.part_len());
         let room = |slot: usize| self.slots[slot].known_room();
@@ -263,13 +255,39 @@ impl Proxy {
         let mut short = SlotSet::EMPTY;
         for (_, slot) in few {
             let without = short.union(SlotSet::only(slot));
-            let others = SlotSet::first(self.slots.len()).minus(down.union(without));
-            if self.group.domains_of(others) < id.scheme().parts() {
+            let others = self.group.all().minus(down.union(without));
+            if !self.group.spreads(id.scheme(), others) {
                 break;
             }
             short = without;
         }
         short
+    }
+
+    /// How blobs of the volume may lie; `None`: nobody has said.
+    pub(crate) fn known_rules(&self, volume: VolumeId) -> Option<VolumeRules> {
+        self.rules.read().get(&volume).copied()
+    }
+
+    /// The same of those that survive m losses, as the map suggests where nobody has said.
+    pub(crate) fn rules(&self, volume: VolumeId, m: usize) -> VolumeRules {
+        let known = self.known_rules(volume);
+        known.unwrap_or_else(|| VolumeRules::unknown(self.group.layout(m)))
+    }
+
+    /// The same of one blob.
+    fn rules_of(&self, id: BlobId) -> VolumeRules {
+        self.rules(id.volume(), id.scheme().parity_parts())
+    }
+
+    /// How parts of a blob lie that are as safe as its volume wants.
+    fn as_wanted(&self, id: BlobId) -> Spread {
+        Spread::AsPossible { spare: self.rules_of(id).min_spare.into() }
+    }
+
+    /// How they lie where each has a unit of its own.
+    fn apart(&self, id: BlobId) -> Spread {
+        Spread::Apart(self.rules_of(id).layout)
     }
 
     pub(crate) fn issuer(&self, volume: VolumeId) -> Option<Issuer> {
@@ -314,7 +332,7 @@ impl Proxy {
         located: &[(PartIndex, usize)],
     ) -> Result<Stored, BlobError> {
         let deadline = self.clock.now() + REQUEST_TIMEOUT;
-        self.health.lock().can_lose(id.scheme().parity_parts());
+        self.health.lock().asked_for(id.scheme());
         let down = self.slots_that(SlotClient::takes_no_writes);
         let issuer = self.issuer(id.volume());
         let mut port = PutPort { slots: &self.slots, ask: Ask::IfUp, id, parts, issuer };
@@ -367,7 +385,7 @@ impl Proxy {
         range: Range<u32>,
     ) -> (Result<Bytes, BlobError>, Option<Why>) {
         let deadline = self.clock.now() + REQUEST_TIMEOUT;
-        self.health.lock().can_lose(id.scheme().parity_parts());
+        self.health.lock().asked_for(id.scheme());
         let down = self.slots_that(SlotClient::is_down);
         let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
         let result = self.get_without(down, &port, range.clone(), deadline).await;
@@ -387,7 +405,8 @@ impl Proxy {
     ) -> (Result<Bytes, BlobError>, Option<Why>) {
         let (id, len) = (port.id, range.len());
         let place = self.group.place(id);
-        let mut get = Get::new(&self.group, place, id, Spread::AsPossible, range, down);
+        let spread = Spread::AsPossible { spare: self.rules_of(id).least_spare.into() };
+        let mut get = Get::new(&self.group, place, id, spread, range, down);
         drive(&mut get, port, &self.clock, deadline).await;
         let noticed = get.noticed();
         (self.outcome_of(get, id, len, down), noticed)
@@ -415,7 +434,7 @@ impl Proxy {
     /// Gets all of a blob that was put apart, and sees to it that all its parts are stored.
     async fn restore_whole(&self, id: BlobId) -> Result<Bytes, BlobError> {
         let deadline = self.clock.now() + REQUEST_TIMEOUT;
-        self.health.lock().can_lose(id.scheme().parity_parts());
+        self.health.lock().asked_for(id.scheme());
         let down = self.slots_that(SlotClient::is_down);
         let mut port = GetPort { slots: &self.slots, ask: Ask::IfUp, id };
         let mut found = self.find_without(down, &port, deadline).await;
@@ -425,7 +444,7 @@ impl Proxy {
         }
         let (bytes, located) = found?;
         let sound = self.sound_parts(id, &located).await;
-        let put = |homes| self.put_parts(id, codec::encode(id, &bytes), Spread::Apart, homes);
+        let put = |homes| self.put_parts(id, codec::encode(id, &bytes), self.apart(id), homes);
         let restored = match put(&sound).await {
             // Where nothing can be written, what is rotten was still seen: nobody takes the blob for absent.
             Err(BlobError::Unavailable { .. } | BlobError::Full) if sound.len() < located.len() => {
@@ -443,7 +462,8 @@ impl Proxy {
         deadline: Instant,
     ) -> Result<(Bytes, Vec<(PartIndex, usize)>), BlobError> {
         let id = port.id;
-        let mut find = Find::new(&self.group, self.group.place(id), id, Spread::Apart, down);
+        let (place, spread) = (self.group.place(id), self.apart(id));
+        let mut find = Find::new(&self.group, place, id, spread, down);
         drive(&mut find, port, &self.clock, deadline).await;
         let located = find.located().to_vec();
         let bytes = self.outcome_of(find.into_get(), id, id.len() as usize, down)?;
@@ -594,11 +614,11 @@ impl BlobStore for Proxy {
     }
 
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
-        self.put_whole(id, data, Spread::AsPossible).await
+        self.put_whole(id, data, self.as_wanted(id)).await
     }
 
     async fn put_apart(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
-        self.put_whole(id, data, Spread::Apart).await
+        self.put_whole(id, data, self.apart(id)).await
     }
 
     async fn get(&self, id: BlobId, range: Range<u32>) -> Result<Bytes, BlobError> {
@@ -682,29 +702,23 @@ impl BlobStore for Proxy {
         after: Option<BlobId>,
         m: Option<usize>,
     ) -> Result<Listing, BlobError> {
-        self.list_scope(Scope::Volume(volume), after, Sought::Apart(m)).await
+        self.list_scope(Scope::Volume(volume), after, Sought::Apart(volume, m)).await
     }
 
     async fn volumes(&self) -> Volumes {
         self.list_volumes().await
     }
 
-    async fn space(&self, scheme: Scheme) -> Space {
+    fn abide_by(&self, volume: VolumeId, rules: VolumeRules) {
+        self.rules.write().insert(volume, rules);
+    }
+
+    async fn space(&self, volume: VolumeId, scheme: Scheme) -> Space {
         let fills = join_all(self.slots.iter().map(|slot| slot.fill())).await;
-        let per_domain = |usable: &dyn Fn(usize) -> bool| -> Vec<_> {
-            let slots = |domain| {
-                let slots = 0..self.slots.len();
-                slots.filter(move |slot| self.group.domain(*slot) == domain)
-            };
-            let domains = 0..self.group.domains();
-            let fill = |domain| {
-                space::sum(slots(domain).filter(|slot| usable(*slot)).filter_map(|s| fills[s]))
-            };
-            domains.filter_map(fill).collect()
-        };
-        let all = space::space(scheme, &per_domain(&|_| true));
+        let rules = self.rules(volume, scheme.parity_parts());
+        let of = |slots| space::space(&self.group, scheme, rules, slots, &fills);
         let away = self.slots_that(SlotClient::takes_no_writes);
-        let in_use = space::space(scheme, &per_domain(&|slot| !away.contains(slot)));
+        let (all, in_use) = (of(self.group.all()), of(self.group.all().minus(away)));
         Space { capacity: all.capacity, uneven: all.uneven, blob: all.blob, away: away.0, ..in_use }
     }
 
@@ -724,6 +738,7 @@ impl BlobStore for Proxy {
                 disk: slot.disk.to_string(),
                 place: slot.place.clone(),
                 domain: slot.domain.clone(),
+                rack: slot.rack.clone(),
                 state: slot.state(),
                 fill: fill.map_or("unknown", |fill| fill.level.as_str()).to_owned(),
                 capacity: fill.map_or(0, |fill| fill.capacity),

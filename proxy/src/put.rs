@@ -3,26 +3,29 @@
 //! This module decides; it does no I/O and reads no clock.
 //!
 //! A part's *home* is the first slot that says the part is on stable storage. Parts are sent to
-//! their main slots; a part whose slot fails, is full or is slow goes to a fail domain that has no
-//! part of the blob, best placed first. So does a part whose slot has little room left, while others have
-//! more: else chance would fill a few slots, and what is free on the others be of no use. Only when no such
-//! domain is alive do parts double up, never more than [`room`] on one domain, so that one more can be lost;
-//! and never where they are to lie apart.
+//! their main slots; a part whose slot fails, is full or is slow goes to a unit that has no part of the blob, on
+//! a host and rack that have not got their share of it ([`Group::shares`]), best placed first. So does a part
+//! whose slot has little room left, while others have more: else chance would fill a few slots, and what is free
+//! on the others be of no use. Only when no such unit is alive do parts go beyond the shares and double up, never
+//! more than [`room`](crate::quorum::room) on one disk, so that as many disks as the volume wants can still be lost; and never where
+//! they are to lie apart.
 //!
 //! Invariants:
-//! * `Stored` means that each part has a home, and that no domain is home to more than one part, or
-//!   (degraded) to more than [`room`].
-//! * No domain is ever *promised* more parts than that, so late answers cannot break it.
+//! * `Stored` means that each part has a home, and that nothing is home to more than its share, or (degraded) no
+//!   disk to more than [`room`](crate::quorum::room).
+//! * Nothing is ever *promised* more parts than that, so late answers cannot break it.
 //! * At most m slots are given up on as slow, and only once k parts have a home: slow is relative.
-//! * Full slots never make parts double up: [`PutOutcome::Full`] is the answer then.
+//! * Full slots never make parts go beyond shares: [`PutOutcome::Full`] is the answer then.
 
+use proto::cluster::Level;
 use proto::id::{Epoch, PartIndex};
 use proto::part_store::PartError;
 use proto::scheme::Scheme;
 
+use crate::bounds::{Bounds, Fit, homes_apart};
 use crate::driver::Machine;
 use crate::placement::{Group, Placement};
-use crate::quorum::{SlotSet, Spread, room};
+use crate::quorum::{SlotSet, Spread};
 
 /// Put this part on this slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +73,7 @@ pub(crate) struct Put<'a> {
     group: &'a Group,
     placement: Placement,
     scheme: Scheme,
-    /// Most parts on one domain.
-    room: usize,
+    bounds: Bounds<'a>,
     /// In the order sent; the first `made` of them have been given out as calls.
     tries: Vec<Try>,
     made: usize,
@@ -103,7 +105,7 @@ impl<'a> Put<'a> {
             group,
             placement,
             scheme,
-            room: room(scheme, spread),
+            bounds: Bounds::new(group, scheme, spread),
             tries: Vec::with_capacity(scheme.parts() + 2),
             made: 0,
             dead: down,
@@ -114,7 +116,7 @@ impl<'a> Put<'a> {
             reasons: Vec::new(),
             outcome: None,
         };
-        for (part, slot) in homes_apart(group, located) {
+        for (part, slot) in homes_apart(&put.bounds, located) {
             put.tries.push(Try {
                 part: part.get() as u8,
                 slot: slot as u8,
@@ -128,7 +130,7 @@ impl<'a> Put<'a> {
         let mut homeless = Vec::new();
         for part in (0..scheme.parts()).filter(|part| put.home(*part).is_none()).collect::<Vec<_>>()
         {
-            let free = |slot: &usize| put.promised(group.domain(*slot)) == 0;
+            let free = |slot: &usize| put.fits(*slot) == Fit::Share;
             match put.placement.main(part).filter(free) {
                 Some(slot) if !passed_over.contains(slot) => put.send(part, slot),
                 _ => homeless.push(part),
@@ -178,51 +180,54 @@ impl<'a> Put<'a> {
         (0..self.scheme.parts()).filter(|part| self.home(*part).is_some()).count()
     }
 
-    /// How many parts the domain is home to, or may become home to by an answer yet to come.
-    fn promised(&self, domain: usize) -> usize {
+    /// How many parts a member of a level is home to, or may become home to by an answer yet to come.
+    fn promised(&self, level: Level, member: usize) -> usize {
+        let here = |slot: usize| self.group.at(level, slot) == member;
         let mut parts = 0u32;
         for t in &self.tries {
-            if self.group.domain(t.slot.into()) == domain
-                && t.state != TryState::Failed
-                && self.home(t.part.into()).is_none_or(|home| self.group.domain(home) == domain)
-            {
+            let open = t.state != TryState::Failed && self.home(t.part.into()).is_none_or(here);
+            if open && here(t.slot.into()) {
                 parts |= 1 << t.part;
             }
         }
         parts.count_ones() as usize
     }
 
-    /// Usable slots for the part with the number of parts their domain is promised: the fewest
-    /// first, then the best placed.
-    fn candidate(&self, part: usize, unusable: SlotSet) -> Option<(usize, usize)> {
+    /// Is the slot in anything that would have more than its share, or more than it may have, with one more part?
+    fn fits(&self, slot: usize) -> Fit {
+        self.bounds.fit(slot, |level, member| self.promised(level, member))
+    }
+
+    /// Usable slots for the part, in the best of ways: where fewest parts are promised to the same unit, rack, host
+    /// and disk, then the best placed.
+    fn candidate(&self, part: usize, unusable: SlotSet) -> Option<(Fit, usize)> {
         let mut tried = unusable;
         let of_part = self.tries.iter().filter(|t| usize::from(t.part) == part);
         of_part.for_each(|t| tried.insert(t.slot.into()));
         let free = self.placement.order().filter(|slot| !tried.contains(*slot));
-        free.map(|slot| (self.promised(self.group.domain(slot)), slot)).min_by_key(|c| c.0)
+        let promised = |level, member| self.promised(level, member);
+        let crowded = |slot: usize| self.bounds.crowd(slot, promised);
+        free.map(|slot| (crowded(slot), slot)).min_by_key(|c| c.0).map(|(c, slot)| (c.0, slot))
     }
 
     /// Sends the part to the best slot there is, or waits for one, or finds out that there is none.
     fn place_elsewhere(&mut self, part: usize) {
         let gone = self.dead.union(self.slow);
-        // Slow is better than a second part on one domain.
+        // Slow is better than too many parts at one place.
         let unusable = [gone.union(self.short), gone, self.dead].map(|set| set.union(self.full));
         let mut free = unusable.into_iter().filter_map(|unusable| self.candidate(part, unusable));
-        if let Some((_, slot)) = free.find(|(promised, _)| *promised == 0) {
+        if let Some((_, slot)) = free.find(|(fit, _)| *fit == Fit::Share) {
             return self.send(part, slot);
         }
         if self.slow_may_answer() {
-            // Then a domain may become free.
+            // Then a unit may become free.
             return self.deferred.push(part);
         }
-        // A domain that would take the part, had it room, must not be made up for by doubling up.
-        let promised = |slot| self.promised(self.group.domain(slot));
-        let least_of_full = self.full.minus(gone).iter().map(promised).min();
+        // A unit that would take the part, had it room, must not be made up for by doubling up.
+        let best_of_full = self.full.minus(gone).iter().map(|slot| self.fits(slot)).min();
         match self.candidate(part, gone.union(self.full)) {
-            Some((promised, slot)) if promised < self.room && least_of_full != Some(0) => {
-                self.send(part, slot);
-            }
-            _ if least_of_full.is_some_and(|least| least < self.room) => {
+            Some((Fit::Room, slot)) if best_of_full != Some(Fit::Share) => self.send(part, slot),
+            _ if best_of_full.is_some_and(|fit| fit < Fit::Not) => {
                 self.outcome = Some(PutOutcome::Full);
             }
             _ => self.outcome = Some(PutOutcome::Unavailable),
@@ -256,17 +261,12 @@ impl<'a> Put<'a> {
     }
 
     fn settle_if_stored(&mut self) {
-        if (0..self.scheme.parts()).all(|part| self.home(part).is_some()) {
-            let most = (0..self.group.domains()).map(|domain| self.homes_on(domain)).max();
-            let most = most.expect("a group has a domain");
-            assert!(most <= self.room, "no domain is promised more than it may hold");
-            self.outcome = Some(PutOutcome::Stored { degraded: most > 1 });
+        let homes = (0..self.scheme.parts()).map(|part| self.home(part));
+        if let Some(homes) = homes.collect::<Option<Vec<usize>>>() {
+            let degraded = self.bounds.are_exceeded(&homes);
+            assert!(self.bounds.hold(&homes), "nothing is promised more than it may hold");
+            self.outcome = Some(PutOutcome::Stored { degraded });
         }
-    }
-
-    fn homes_on(&self, domain: usize) -> usize {
-        let homes = (0..self.scheme.parts()).filter_map(|part| self.home(part));
-        homes.filter(|slot| self.group.domain(*slot) == domain).count()
     }
 
     fn failed(&mut self, call: PutCall, why: PartError) {
@@ -296,24 +296,6 @@ impl<'a> Put<'a> {
     fn set_state(&mut self, call: PutCall, state: TryState) {
         self.find(call).expect("an answer belongs to a call").state = state;
     }
-}
-
-/// Of parts and slots that hold them, one slot for each part so that all lie on distinct domains: as many as a
-/// single pass finds.
-pub(crate) fn homes_apart(
-    group: &Group,
-    located: &[(PartIndex, usize)],
-) -> Vec<(PartIndex, usize)> {
-    let mut homes: Vec<(PartIndex, usize)> = Vec::new();
-    for (part, slot) in located {
-        let free = |(other, home): &(PartIndex, usize)| {
-            other != part && group.domain(*home) != group.domain(*slot)
-        };
-        if homes.iter().all(free) {
-            homes.push((*part, *slot));
-        }
-    }
-    homes
 }
 
 impl Machine for Put<'_> {
@@ -351,9 +333,10 @@ impl Machine for Put<'_> {
         let budget = self.slow.contains(call.slot) || self.slow.len() < self.scheme.parity_parts();
         let mut unusable = self.dead.union(self.slow).union(self.full);
         unusable.insert(call.slot);
-        // Slow is worth a handoff, not worth doubling up.
+        // Slow is worth a handoff, not worth too many parts at one place.
         let worthwhile = budget && self.homes() >= self.scheme.data_parts();
-        if let (true, Some((0, slot))) = (worthwhile, self.candidate(call.part.get(), unusable)) {
+        let candidate = self.candidate(call.part.get(), unusable);
+        if let (true, Some((Fit::Share, slot))) = (worthwhile, candidate) {
             self.slow.insert(call.slot);
             self.set_state(call, TryState::Slow);
             self.send(call.part.get(), slot);
@@ -361,9 +344,9 @@ impl Machine for Put<'_> {
     }
 
     fn can_lose(&self, call: PutCall) -> bool {
-        let lost = self.group.domains_of(self.dead.union(SlotSet::only(call.slot)));
+        let lost = self.dead.union(SlotSet::only(call.slot));
         // Late, too, is relative.
-        self.homes() >= self.scheme.data_parts() && lost <= self.scheme.parity_parts()
+        self.homes() >= self.scheme.data_parts() && self.group.survives(self.scheme, lost)
     }
 
     fn timed_out(&mut self) {

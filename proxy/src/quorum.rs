@@ -1,12 +1,13 @@
 //! The predicates over *which* slots answered that every decision of the proxy rests on.
 //!
-//! What they stand on: a put is acknowledged only when each part has one home slot, and either all
-//! homes are on distinct fail domains, or (parts doubled up) no domain is home to more than m of
-//! them. So whatever an acknowledged blob hides from us lies on domains we have not heard all of,
-//! and each of those can hide at most [`room`] parts.
+//! What they stand on: a put is acknowledged only when each part has one home slot, and either all homes are apart
+//! ([`Spread::Apart`]), or no disk is home to more than [`room`] of them. So whatever an acknowledged blob hides
+//! from us lies on slots we have not heard, and how many parts these can hide follows from where they are.
 
-use proto::id::PartSet;
+use proto::id::{PartSet, VolumeId};
 use proto::scheme::Scheme;
+
+use crate::rules::Layout;
 
 /// A set of slots of one group, by their number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -47,6 +48,10 @@ impl SlotSet {
         Self(self.0 & !other.0)
     }
 
+    pub(crate) fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Those of the first `count` slots that are so.
     pub(crate) fn that_are(count: usize, is: impl Fn(usize) -> bool) -> Self {
         let slots = (0..count).filter(|slot| is(*slot));
@@ -72,59 +77,49 @@ impl std::fmt::Debug for SlotSet {
 /// How the parts of a blob may lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spread {
-    /// Doubled up, where too few domains are alive to keep them apart.
-    AsPossible,
-    /// Each on a domain of its own, or the blob is not stored. So what is silent hides less of it: its absence
-    /// can be proven with m domains silent.
-    Apart,
+    /// Doubled up, where too few units are alive to keep them apart, as long as so many more disks can be lost.
+    AsPossible { spare: usize },
+    /// Each on a unit of its own, or the blob is not stored. So what is silent hides less of it: its absence
+    /// can be proven with m units silent.
+    Apart(Layout),
 }
 
-/// Most parts of one blob that one fail domain may be home to: with m, losing it leaves k parts.
-/// One is always allowed, or `copies(1)` could not be stored at all.
-pub(crate) fn room(scheme: Scheme, spread: Spread) -> usize {
-    match spread {
-        Spread::AsPossible => scheme.parity_parts().max(1),
-        Spread::Apart => 1,
+impl Spread {
+    /// The worst that a blob of any volume may have been put by.
+    pub(crate) const ANY: Self = Self::AsPossible { spare: 0 };
+}
+
+/// Most parts of one blob that one disk may be home to, when `spare` disks can be lost and leave k parts.
+///
+/// With none to spare, as many as there are when parts are doubled up on m+1 disks: metadata need so many. One is
+/// always allowed, or `copies(1)` could not be stored at all.
+pub(crate) fn room(scheme: Scheme, spare: usize) -> usize {
+    let m = scheme.parity_parts();
+    match spare.min(m) {
+        0 => m.max(scheme.parts().div_ceil(m + 1)),
+        spare => m / spare,
     }
 }
 
 /// Is it proven that a put of the blob was never acknowledged?
 ///
-/// `seen` are the parts that slots have shown to exist, rotten ones included; `unheard` counts the
-/// fail domains of which at least one slot has not told all it holds, or is being rebuilt and might have held more (the generous reading: they
-/// hold as much as they can). With enough parts seen to restore the blob, it is never absent.
-pub(crate) fn absence_proven(
-    scheme: Scheme,
-    spread: Spread,
-    seen: PartSet,
-    unheard: usize,
-) -> bool {
+/// `seen` are the parts that slots have shown to exist, rotten ones included; `hidden` how many parts those
+/// slots may hold that have not told all they hold, or are being rebuilt and might have held more (the generous reading: they hold as much as they can). With
+/// enough parts seen to restore the blob, it is never absent.
+pub(crate) fn absence_proven(scheme: Scheme, seen: PartSet, hidden: usize) -> bool {
     let missing = scheme.parts() - seen.len();
-    seen.len() < scheme.data_parts() && missing > unheard * room(scheme, spread)
-}
-
-/// May an answer of the group be relied on that slots of so many fail domains have not given?
-///
-/// Two such answers have a domain in common that gave both, as long as there are 2m + 1 domains; and what needs
-/// m + 1 domains, as a journal's blob does, needs one that gave either.
-pub(crate) fn all_but(silent: usize, m: usize) -> bool {
-    silent <= m
-}
-
-/// Could slots of `silent` fail domains hide a whole acknowledged blob of `scheme`?
-pub(crate) fn could_hide(scheme: Scheme, silent: usize) -> bool {
-    silent * room(scheme, Spread::AsPossible) >= scheme.parts()
+    seen.len() < scheme.data_parts() && missing > hidden
 }
 
 /// Which blobs a listing must not miss.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Sought {
     /// Those of any scheme seen, or of the copies that go with it, or of two copies; their parts may have had to
-    /// share domains.
+    /// share disks.
     All,
-    /// Those that were put apart, and survive the loss of so many domains; `None`: of as many as those
+    /// Those of a volume that were put apart, and survive the loss of so many units; `None`: of as many as those
     /// that are seen, or of one.
-    Apart(Option<usize>),
+    Apart(VolumeId, Option<usize>),
 }
 
 #[cfg(test)]
@@ -138,47 +133,40 @@ mod tests {
     #[test]
     fn absence_is_a_matter_of_what_the_unheard_could_hold() {
         let cases = [
-            // (scheme, parts seen, domains unheard, proven)
+            // (scheme, parts seen, parts hidden, proven)
             ("ec(4,2)", 0, 0, true),
             ("ec(4,2)", 3, 0, true),
             ("ec(4,2)", 4, 0, false), // can be restored
-            ("ec(4,2)", 3, 1, true),  // one domain never holds more than two
-            ("ec(4,2)", 1, 2, true),
-            ("ec(4,2)", 2, 2, false), // two doubled up on each
-            ("ec(4,2)", 0, 3, false),
-            ("copies(3)", 0, 1, true),
-            ("copies(3)", 0, 2, false), // two on one, one on the other
-            ("copies(2)", 0, 1, true),
-            ("copies(1)", 0, 0, true),
-            ("copies(1)", 0, 1, false),
-            ("ec(2,1)", 1, 1, true),
-            ("ec(2,1)", 0, 3, false),
-        ];
-        for (text, seen, unheard, expected) in cases {
-            let (scheme, seen) = (scheme(text), PartSet::first(seen));
-            let proven = absence_proven(scheme, Spread::AsPossible, seen, unheard);
-            assert_eq!(proven, expected, "{text}: {seen:?} seen, {unheard} domains unheard");
-        }
-        for (text, seen, unheard, expected) in [
+            ("ec(4,2)", 3, 2, true),
+            ("ec(4,2)", 2, 4, false),
+            ("ec(4,2)", 0, 6, false),
             ("copies(3)", 0, 2, true),
             ("copies(3)", 0, 3, false),
             ("copies(3)", 1, 0, false),
-            ("ec(4,2)", 2, 3, true),
-            ("ec(4,2)", 2, 4, false),
-        ] {
-            let (scheme, seen) = (scheme(text), PartSet::first(seen));
-            let proven = absence_proven(scheme, Spread::Apart, seen, unheard);
-            assert_eq!(proven, expected, "{text}, apart: {seen:?} seen, {unheard} domains unheard");
+            ("copies(1)", 0, 0, true),
+            ("copies(1)", 0, 1, false),
+        ];
+        for (text, seen, hidden, expected) in cases {
+            let proven = absence_proven(scheme(text), PartSet::first(seen), hidden);
+            assert_eq!(proven, expected, "{text}: {seen:?} seen, {hidden} hidden");
         }
     }
 
     #[test]
-    fn a_list_may_miss_blobs_once_the_silent_could_hold_one_whole() {
-        for (text, tolerated) in
-            [("ec(4,2)", 2), ("copies(3)", 1), ("copies(2)", 1), ("copies(1)", 0), ("ec(8,2)", 4)]
-        {
-            assert!(!could_hide(scheme(text), tolerated), "{text}");
-            assert!(could_hide(scheme(text), tolerated + 1), "{text}");
+    fn parts_double_up_as_far_as_disks_to_spare_allow() {
+        let cases = [
+            // (scheme, most on a disk with 0, 1, 2 and 3 disks to spare)
+            ("ec(4,2)", [2, 2, 1, 1]),
+            ("ec(8,3)", [3, 3, 1, 1]),
+            ("ec(9,4)", [4, 4, 2, 1]),
+            ("ec(2,1)", [2, 1, 1, 1]),
+            ("ec(8,2)", [4, 2, 1, 1]),
+            ("copies(3)", [2, 2, 1, 1]),
+            ("copies(2)", [1, 1, 1, 1]),
+            ("copies(1)", [1, 1, 1, 1]),
+        ];
+        for (text, most) in cases {
+            assert_eq!([0, 1, 2, 3].map(|spare| room(scheme(text), spare)), most, "{text}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! This module decides; it does no I/O and reads no clock. A restore-read is this and then a put of the parts
 //! that have no home ([`crate::put`]): once that is acknowledged, every part has been seen or written, on a
-//! domain of its own, and no later get can say that the blob is absent.
+//! unit of its own, and no later get can say that the blob is absent.
 //!
 //! Every slot is asked what it holds, once, while the bytes are got ([`crate::get`]). What a slot does not say
 //! in time is not waited for: then it counts as holding nothing, and its part is written again.
@@ -14,15 +14,15 @@
 use proto::id::{BlobId, PartIndex};
 use proto::part_store::{Held, PartError};
 
+use crate::bounds::{Bounds, homes_apart};
 use crate::driver::Machine;
 use crate::get::{Get, GetCall, GetOutcome, GetReply};
 use crate::placement::{Group, Placement};
-use crate::put::homes_apart;
 use crate::quorum::{SlotSet, Spread};
 
 /// The first half of a restore-read in progress.
 pub(crate) struct Find<'a> {
-    group: &'a Group,
+    bounds: Bounds<'a>,
     parts: usize,
     get: Get<'a>,
     /// Slots that are still to be asked what they hold.
@@ -45,7 +45,7 @@ impl<'a> Find<'a> {
     ) -> Self {
         let up = SlotSet::first(group.len()).minus(down);
         Self {
-            group,
+            bounds: Bounds::new(group, blob.scheme(), spread),
             parts: blob.scheme().parts(),
             get: Get::new(group, placement, blob, spread, 0..blob.len(), down),
             unasked: up,
@@ -67,7 +67,7 @@ impl<'a> Find<'a> {
 
     /// Has each part a home already?
     fn is_whole(&self) -> bool {
-        homes_apart(self.group, &self.located).len() == self.parts
+        homes_apart(&self.bounds, &self.located).len() == self.parts
     }
 }
 

@@ -104,11 +104,28 @@ pub(crate) enum Ask {
     Anyway,
 }
 
+/// One slot of the group.
+pub struct SlotConfig {
+    /// The disk it is on.
+    pub disk: DiskId,
+    /// The disk by which parts are placed on it, which is another one's when it is in that one's place.
+    pub stands_for: DiskId,
+    /// Address or path, for people.
+    pub place: String,
+    /// Its host: what fails together.
+    pub domain: String,
+    /// Its rack; empty where it has none.
+    pub rack: String,
+    /// How it is reached.
+    pub store: Arc<dyn PartStore>,
+}
+
 /// One slot.
 pub(crate) struct SlotClient {
     pub(crate) disk: DiskId,
     pub(crate) place: String,
     pub(crate) domain: String,
+    pub(crate) rack: String,
     store: Arc<dyn PartStore>,
     /// Of the whole group, in which this slot has `index`.
     health: Arc<Mutex<Health>>,
@@ -135,10 +152,7 @@ pub(crate) struct SlotClient {
 
 impl SlotClient {
     pub(crate) fn new(
-        disk: DiskId,
-        place: String,
-        domain: String,
-        store: Arc<dyn PartStore>,
+        SlotConfig { disk, place, domain, rack, store, .. }: SlotConfig,
         (health, clock, newer): (Arc<Mutex<Health>>, Arc<Awake>, Arc<AtomicU64>),
         index: usize,
         in_flight: u32,
@@ -147,6 +161,7 @@ impl SlotClient {
             disk,
             place,
             domain,
+            rack,
             store,
             health,
             clock,

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::blob_store::{BlobError, Listing, Volumes};
 use crate::proxy::Proxy;
-use crate::quorum::{SlotSet, Sought, all_but, could_hide};
+use crate::quorum::{SlotSet, Sought, Spread};
 use crate::slot_client::{Ask, SlotClient};
 
 /// How long those are waited for that can be done without.
@@ -33,9 +33,13 @@ struct Asked<T> {
 }
 
 impl Proxy {
-    /// Asks every slot, and waits until all have answered, or a moment longer than for all but those of `m`
-    /// fail domains.
-    async fn ask_all<T, F>(&self, m: usize, ask: impl Fn(Arc<SlotClient>) -> F) -> Asked<T>
+    /// Asks every slot of a volume that survives `m` losses, and waits until all have answered, or a moment longer
+    /// than for all that are needed.
+    async fn ask_all<T, F>(
+        &self,
+        of: (VolumeId, usize),
+        ask: impl Fn(Arc<SlotClient>) -> F,
+    ) -> Asked<T>
     where
         F: Future<Output = Result<T, PartError>>,
     {
@@ -60,33 +64,33 @@ impl Proxy {
                 }
                 Err(why) => asked.reasons.push((slot, why)),
             }
-            if until.is_none() && self.all_but(m, asked.silent) {
+            if until.is_none() && self.may_be_silent(of, asked.silent) {
                 until = Some(Instant::now() + A_MOMENT);
             }
         }
     }
 
-    /// Have the slots of all but `m` fail domains answered?
-    fn all_but(&self, m: usize, silent: SlotSet) -> bool {
-        all_but(self.group.domains_of(silent), m)
+    /// Have all slots answered that are needed to know something of a volume's journal?
+    fn may_be_silent(&self, (volume, m): (VolumeId, usize), silent: SlotSet) -> bool {
+        self.group.may_be_silent(self.rules(volume, m).layout, m, silent)
     }
 
     fn too_few<T>(&self, doing: String, reasons: &[(usize, PartError)]) -> Result<T, BlobError> {
         Err(BlobError::TooFewSlots { doing, why: self.explain(SlotSet::EMPTY, reasons) })
     }
 
-    /// What the slots of all but `m` fail domains answer, or of more; `doing` says what for.
+    /// What enough slots answer, or more of them; `doing` says what for.
     async fn ask_most<T, F>(
         &self,
-        m: usize,
+        of: (VolumeId, usize),
         doing: String,
         ask: impl Fn(Arc<SlotClient>) -> F,
     ) -> Result<Vec<T>, BlobError>
     where
         F: Future<Output = Result<T, PartError>>,
     {
-        let asked = self.ask_all(m, ask).await;
-        match self.all_but(m, asked.silent) {
+        let asked = self.ask_all(of, ask).await;
+        match self.may_be_silent(of, asked.silent) {
             true => Ok(asked.answers),
             false => self.too_few(doing, &asked.reasons),
         }
@@ -100,8 +104,8 @@ impl Proxy {
         m: usize,
     ) -> Result<(), BlobError> {
         let fence = |slot: Arc<SlotClient>| async move { slot.fence(volume, issuer).await };
-        let asked = self.ask_all(m, fence).await;
-        if self.all_but(m, asked.silent) {
+        let asked = self.ask_all((volume, m), fence).await;
+        if self.may_be_silent((volume, m), asked.silent) {
             self.issuers.write().insert(volume, issuer);
             return Ok(());
         }
@@ -125,8 +129,8 @@ impl Proxy {
         m: usize,
     ) -> Result<Option<Issuer>, BlobError> {
         let promised = |slot: Arc<SlotClient>| async move { slot.promised(volume).await };
-        let promises =
-            self.ask_most(m, format!("asking for the owner of volume {volume}"), promised);
+        let doing = format!("asking for the owner of volume {volume}");
+        let promises = self.ask_most((volume, m), doing, promised);
         Ok(promises.await?.into_iter().flatten().max_by_key(|promise| promise.epoch))
     }
 
@@ -153,20 +157,21 @@ impl Proxy {
         m: usize,
     ) -> Result<Vec<LastBeat>, BlobError> {
         let last = |slot: Arc<SlotClient>| async move { slot.last_beat(volume).await };
-        let beats = self.ask_most(m, format!("asking whether volume {volume} is in use"), last);
+        let doing = format!("asking whether volume {volume} is in use");
+        let beats = self.ask_most((volume, m), doing, last);
         Ok(beats.await?.into_iter().flatten().collect())
     }
 
     /// Could the silent slots hide a blob of these?
     fn may_miss(&self, found: &BTreeSet<BlobId>, sought: Sought, silent: SlotSet) -> bool {
-        if let Sought::Apart(m) = sought {
+        if let Sought::Apart(volume, m) = sought {
             let least = found.iter().map(|id| id.scheme().parity_parts()).min();
-            return !self.all_but(m.or(least).unwrap_or(1), silent);
+            return !self.may_be_silent((volume, m.or(least).unwrap_or(1)), silent);
         }
-        let silent = self.group.domains_of(silent);
         let mut schemes: BTreeSet<Scheme> = found.iter().map(BlobId::scheme).collect();
         schemes.insert(Scheme::copies(2).expect("two copies are possible"));
-        schemes.iter().any(|s| could_hide(*s, silent) || could_hide(s.as_copies(), silent))
+        let hides = |s: Scheme| self.group.hidden(s, Spread::ANY, silent) >= s.parts();
+        schemes.iter().any(|s| hides(*s) || hides(s.as_copies()))
     }
 
     /// The blobs that slots tell of when they are asked so. Slots that are down are asked, too, when they might

@@ -61,7 +61,7 @@ async fn writes_are_not_cut_off_while_a_newer_generation_is_on_its_way() {
     };
     let asking = async {
         live.outdated().await;
-        live.space("copies(3)".parse().unwrap()).await
+        live.space(VolumeId(1), "copies(3)".parse().unwrap()).await
     };
     let (put, space) = tokio::join!(live.put(blob(2, 1000, "copies(3)"), noise(1000, 2)), asking);
     assert!(put.is_ok() && !space.is_cut_off(), "{put:?}, {space:?}");

@@ -404,7 +404,7 @@ async fn what_is_available_can_be_written() {
         in_mood(&slots, &(0..dead).collect::<Vec<_>>(), Mood::Dead);
         tokio::time::sleep(Duration::from_secs(2)).await;
         let scheme_of = scheme.parse().unwrap();
-        let space = proxy.space(scheme_of).await;
+        let space = proxy.space(VolumeId(1), scheme_of).await;
         let raw = (8 - dead as u64) * (64 << 20);
         assert!(
             space.available * 6 / 4 <= raw && space.available > raw / 3 - (16 << 20),
@@ -505,23 +505,23 @@ async fn slots_that_are_not_back_cost_one_wait_at_most() {
 async fn space_follows_puts_at_once_and_deletes_soon() {
     let (proxy, _slots) = proxy_over(6);
     let scheme = "ec(4,2)".parse().unwrap();
-    let empty = proxy.space(scheme).await.available;
+    let empty = proxy.space(VolumeId(1), scheme).await.available;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let start = Instant::now();
     let mut ids = Vec::new();
     for sequence in 0..8 {
         ids.push(store(&proxy, sequence, 4 << 20, "ec(4,2)").await);
     }
-    let filled = proxy.space(scheme).await.available;
+    let filled = proxy.space(VolumeId(1), scheme).await.available;
     assert!(start.elapsed() < Duration::from_millis(50), "no poll came between");
     assert!(filled + (31 << 20) < empty + (2 << 20), "{filled} left of {empty}");
     // The slot's own answer takes the place of what was counted: nothing is counted twice.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(proxy.space(scheme).await.available, filled);
+    assert_eq!(proxy.space(VolumeId(1), scheme).await.available, filled);
 
     assert_eq!(proxy.delete(&ids).await, []);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(proxy.space(scheme).await.available, empty);
+    assert_eq!(proxy.space(VolumeId(1), scheme).await.available, empty);
 }
 
 /// Chance alone would fill three of the slots long before the others, and what is left on those be of no use.
@@ -531,7 +531,7 @@ async fn what_is_said_to_be_available_is_stored_to_the_last_blobs() {
         let (proxy, slots) = proxy_over(8);
         slots.iter().for_each(|slot| slot.limit());
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let said = proxy.space("ec(4,2)".parse().unwrap()).await.available >> 20;
+        let said = proxy.space(VolumeId(1), "ec(4,2)".parse().unwrap()).await.available >> 20;
         // A part of 256 KiB has a header of 4 KiB.
         let said = said * 64 / 65;
         let (mut stored, len) = (0, 1 << 20);

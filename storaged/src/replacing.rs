@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
-use proto::cluster::{Cluster, Endpoint};
+use proto::cluster::{Cluster, Endpoint, Level};
 use proto::id::{DiskId, Generation};
 use proto::program;
+use proto::scheme::Scheme;
 use proto::touch::touch;
 use serde_json::json;
 
@@ -145,27 +146,58 @@ pub(crate) fn lost(args: &LostArgs) -> anyhow::Result<ExitCode> {
         others.map(|(_, slot)| slot.clone()).collect()
     };
     let remaining = Cluster { slots: left, ..file.cluster.clone() };
-    let domains = remaining.domains().len();
-    if let Err(why) = remaining.check_scheme(args.scheme) {
-        bail!(
-            "{} needs {} fail domains, and {} would be left: put another disk in its place (storaged disk \
-             replace), or name the scheme of your volumes (--scheme)",
-            why.scheme,
-            why.needed,
-            why.have
-        );
-    }
+    check_what_is_left(&file.cluster, &remaining, args.scheme)?;
     let generation = file.raise()?;
     file.text.remove(nth)?;
     let cluster = file.write()?;
     let shown = file.path.display();
     program::say(format!(
-        "disk {} is not in {shown} any more, which is of generation {generation} now, with {} slots in {domains} \
-         fail domains\nwhat it held is lost: of the disks that older data lie on, one less may be lost from now on, \
+        "disk {} is not in {shown} any more, which is of generation {generation} now, with {} slots\n{}what it held is lost: of the disks that older data lie on, one less may be lost from now on, \
          until they are stored anew\nnext: copy the file to every machine that mounts, and tell its mounts: SIGHUP \
          (systemctl reload ashlar@VOLUME),\nor ashlar mount VOLUME DIR -o remount",
         args.disk,
-        cluster.slots.len()
+        cluster.slots.len(),
+        no_more_apart(&file.cluster, &cluster, args.scheme)
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Can a volume of the scheme go on with what is left, its metadata too?
+fn check_what_is_left(before: &Cluster, left: &Cluster, scheme: Scheme) -> anyhow::Result<()> {
+    if let Err(why) = left.check_scheme(scheme) {
+        bail!(
+            "{} needs {} disks, and {} would be left: put another disk in its place (storaged disk replace), or \
+             name the scheme of your volumes (--scheme)",
+            why.scheme,
+            why.needed,
+            why.have
+        );
+    }
+    let needed = scheme.as_copies().units();
+    for level in [Level::Rack, Level::Host].into_iter().filter(|level| before.names(*level)) {
+        let (had, have) = (before.count(level), left.count(level));
+        ensure!(
+            had < needed || have >= needed,
+            "metadata of volumes of {scheme} lie apart by {level}s, which needs {needed} {level}s, and {have} would \
+             be left: put another disk in its place (storaged disk replace), or name the scheme of your volumes \
+             (--scheme)"
+        );
+    }
+    Ok(())
+}
+
+/// What new data are not any more, in a line: apart by racks, or hosts.
+fn no_more_apart(before: &Cluster, left: &Cluster, scheme: Scheme) -> String {
+    let needed = scheme.units();
+    let falls = |level: &Level| {
+        before.names(*level) && before.count(*level) >= needed && left.count(*level) < needed
+    };
+    let fallen = [Level::Rack, Level::Host].into_iter().find(falls);
+    fallen.map_or(String::new(), |level| {
+        let have = left.count(level);
+        format!(
+            "warning: {have} {level}s are too few to keep parts of {scheme} apart: one {level} has several of a blob \
+             from now on\n"
+        )
+    })
 }

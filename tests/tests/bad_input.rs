@@ -424,7 +424,7 @@ fn cluster_files_that_cannot_be() -> Result<()> {
     type Files<'a> =
         [(&'static str, &'a str, &'a [(&'a str, &'a str)], &'a str, &'static [&'static str]); 10];
     let files: Files<'_> = [
-        ("four slots for ec(4,2)", &six.cluster, &all[..4], "", &["6 fail domains"]),
+        ("four slots for ec(4,2)", &six.cluster, &all[..4], "", &["6 disks"]),
         ("no slots", &six.cluster, &[], "", &["no slots"]),
         ("an unknown key", &six.cluster, &all, "colour = \"red\"", &["colour"]),
         ("a disk twice", &six.cluster, &twice, "", &["same disk"]),

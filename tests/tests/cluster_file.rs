@@ -202,7 +202,7 @@ impl Site {
 }
 
 /// What is said of a file that lists too few disks.
-const FEW: &str = "fail domains";
+const FEW: &str = "disks";
 
 fn in_domains(slots: &[Slot], domain: impl Fn(usize) -> String) -> Vec<Slot> {
     let named = slots.iter().enumerate();

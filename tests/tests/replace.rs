@@ -276,7 +276,7 @@ fn a_disk_is_replaced_behind_a_daemon_and_taken_by_a_remount() -> Result<()> {
         (
             "one of fewer disks",
             good.split("[[slot]] # number 5").next().unwrap_or_default().to_owned(),
-            "fail domains",
+            "needs 6 disks",
         ),
     ] {
         fs::write(site.file(), bad)?;
@@ -355,7 +355,7 @@ fn a_disk_that_is_lost_for_good_leaves_the_file_when_the_others_are_enough() -> 
         ensure!(said.contains("one less may be lost"), "{said}");
     }
     let refused = lost(1).unwrap_err().to_string();
-    ensure!(refused.contains("needs 6 fail domains, and 5"), "{refused}");
+    ensure!(refused.contains("needs 6 disks, and 5"), "{refused}");
     site.remount()?;
     wait_until("the mount to go on without", NOTICED, || {
         site.states().is_ok_and(|all| all.len() == 6)

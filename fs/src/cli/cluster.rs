@@ -99,9 +99,9 @@ fn is_directory(place: &str) -> Result<bool> {
 fn in_directory(place: &str) -> Result<(ClusterId, Vec<Slot>)> {
     let path = std::path::absolute(place).with_context(|| place.to_owned())?;
     let Superblock { cluster, disk, .. } = Superblock::read_soon(&path)?;
-    let (slot, domain) = (SlotId(0), String::new());
+    let (slot, (domain, rack)) = (SlotId(0), Default::default());
     let (address, path, replaces) = (None, Some(path), None);
-    Ok((cluster, vec![Slot { disk, replaces, address, path, slot, domain }]))
+    Ok((cluster, vec![Slot { disk, replaces, address, path, slot, domain, rack }]))
 }
 
 async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> {
@@ -116,7 +116,8 @@ async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> 
             bail!("storaged at {address}: its disk {} is {}", served.path, served.state);
         };
         let (address, domain) = (Some(address.to_owned()), domain.to_owned());
-        Ok(Slot { disk, replaces: None, address, path: None, slot: SlotId(0), domain })
+        let (slot, replaces, path, rack) = (SlotId(0), None, None, String::new());
+        Ok(Slot { disk, replaces, address, path, slot, domain, rack })
     };
     Ok((cluster, status.disks.iter().map(slot).collect::<Result<_>>()?))
 }

@@ -188,7 +188,7 @@ async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> 
         format!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity)),
         format!("  try       cp -a /usr/include {at}/ && ashlar status {at}"),
     ]);
-    let warnings = safety.warning().into_iter().chain(mount.warnings().iter().cloned());
+    let warnings = safety.warnings.iter().chain(mount.warnings());
     lines.extend(warnings.map(|warning| format!("  warning   {warning}")));
     let again = format!("ashlar demo {at}{}", Again(args));
     if args.daemons {

@@ -10,7 +10,7 @@ use proto::id::VolumeId;
 use proto::part_store::PartError;
 use proto::program::{complain, say};
 use proto::scheme::Scheme;
-use proxy::{Founded, Safety};
+use proxy::{BlobStore, Founded, Safety, VolumeRules};
 
 use super::directories;
 use super::setup::{ClusterFile, block_on};
@@ -32,15 +32,17 @@ pub(super) struct Args {
     /// How data are protected: ec(K,M), readable with any M disks lost, or copies(N)
     #[arg(long, default_value = "ec(4,2)")]
     scheme: Scheme,
+    /// Store only while so many more disks may be lost, however many are away: with 0, as a degraded RAID does
+    #[arg(long, value_name = "N", default_value_t = VolumeRules::MIN_SPARE)]
+    min_spare: u8,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let cluster = args.cluster.read()?;
-    let Args { volume, scheme, .. } = args;
-    block_on(create(&cluster, &volume, scheme))?;
+    let Args { volume, scheme, min_spare, .. } = args;
+    let safety = block_on(create(&cluster, &volume, scheme, min_spare))?;
     let file = args.cluster.path.display();
-    let safety = Safety::of(scheme, &cluster);
-    if let Some(warning) = safety.warning() {
+    for warning in &safety.warnings {
         complain("ashlar", format!("warning: {warning}"));
     }
     say(format!(
@@ -50,20 +52,27 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates the volume, on disks that are all there.
-pub(super) async fn create(cluster: &Cluster, volume: &str, scheme: Scheme) -> Result<()> {
+/// Creates the volume, on disks that are all there, and answers what it will survive.
+pub(super) async fn create(
+    cluster: &Cluster,
+    volume: &str,
+    scheme: Scheme,
+    min_spare: u8,
+) -> Result<Safety> {
     cluster.check_scheme(scheme)?;
+    let min_spare = VolumeRules::spare(scheme, min_spare)?;
+    let (safety, rules) = Safety::of_new(scheme, min_spare, cluster);
     let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(formatting)") };
     let lock = VolumeLock::take(&directories::of(cluster)?, volume, &by)?;
     let store = Store::open(cluster).await?;
     let created = async {
         check_disks(&store, cluster).await?;
         found(&store, cluster).await?;
-        create_on(&store, &lock, cluster, volume, scheme).await
+        create_on(&store, &lock, cluster, volume, (scheme, rules)).await
     };
     let created = created.await;
     store.close().await;
-    created
+    created.map(|()| safety)
 }
 
 /// The slots of a group that is new serve from now on; those that come to one later are rebuilding.
@@ -79,11 +88,12 @@ async fn create_on(
     store: &Store,
     lock: &VolumeLock,
     cluster: &Cluster,
-    volume: &str,
-    scheme: Scheme,
+    name: &str,
+    (scheme, rules): (Scheme, VolumeRules),
 ) -> Result<()> {
-    let info =
-        VolumeInfo { name: volume.to_owned(), id: new_id(), cluster: cluster.cluster, scheme };
+    let (name, id, cluster) = (name.to_owned(), new_id(), cluster.cluster);
+    let info = VolumeInfo { name, id, cluster, scheme, rules };
+    store.blobs.abide_by(id, rules);
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let stores = ProxyStores::new(store.blobs.clone());
     Ok(meta::format(&stores, lock, &info, (uid, gid, 0o755)).await?)

@@ -169,7 +169,7 @@ async fn with_disks(
         looked
     };
     let warnings = roll_call::call(&volume, cluster, &called, None).await?;
-    let outage = store.outage(volume.info().scheme).await;
+    let outage = store.outage(&volume.info()).await;
     let disks_away = outage.as_ref().map_or(0, Outage::away);
     let outage = outage.map(|outage| outage.to_string());
     let found = check(&volume, &store.blobs.current(), args).await;

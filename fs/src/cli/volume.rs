@@ -1,26 +1,35 @@
-//! `ashlar volume`: which volumes a cluster has, and the end of one. Both are told from the disks alone;
-//! nothing of it needs anything that was kept on this machine.
+//! `ashlar volume`: which volumes a cluster has, what one may be told to do otherwise, and the end of one. All are
+//! told from the disks alone; nothing of it needs anything that was kept on this machine.
 
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use meta::{
-    Catalog, Destroyed, Directories, FoundVolume, LockError, MountedBy, ProxyStores, VolumeLock,
-    VolumeState,
+    Catalog, Destroyed, Directories, FoundVolume, LockError, MetaSettings, MetaStore, MountedBy,
+    ProxyStores, VolumeLock, VolumeState,
 };
+use proto::cluster::Cluster;
 use proto::id::VolumeId;
 use proto::program::say;
+use proxy::{BlobStore, VolumeRules};
 use serde::Serialize;
 
 use super::directories;
 use super::setup::{ClusterFile, block_on};
+use crate::mount;
+use crate::mount::control::ControlClient;
 use crate::mount::embedded::Store;
+use crate::mount::mountpoint;
 
-/// List the volumes of a cluster, or destroy one
+/// How long a mount may take to answer: what it is told is durable then.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// List the volumes of a cluster, change one, or destroy one
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -35,6 +44,13 @@ enum Command {
     /// reason. Disks that a mount on this machine has opened itself can be asked when it has ended.
     #[command(after_help = "Example:\n  ashlar volume list --cluster cluster.toml")]
     List(ListArgs),
+    /// Change how a volume stores
+    ///
+    /// What is mounted on this machine goes by it at once. A volume that is mounted on another machine is changed there.
+    #[command(
+        after_help = "Example:\n  ashlar volume set photos --min-spare 0 --cluster cluster.toml"
+    )]
+    Set(SetArgs),
     /// Delete a volume with all that is in it
     ///
     /// From the first moment on nobody can write to it or mount it, on any machine. When this is interrupted,
@@ -55,6 +71,17 @@ struct ListArgs {
 }
 
 #[derive(clap::Args)]
+struct SetArgs {
+    /// Name of the volume
+    volume: String,
+    #[command(flatten)]
+    cluster: ClusterFile,
+    /// Store only while so many more disks may be lost, however many are away: with 0, as a degraded RAID does
+    #[arg(long, value_name = "N")]
+    min_spare: u8,
+}
+
+#[derive(clap::Args)]
 struct DestroyArgs {
     /// Name of the volume
     #[arg(required_unless_present = "number", conflicts_with = "number")]
@@ -72,6 +99,7 @@ struct DestroyArgs {
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::List(args) => list(&args),
+        Command::Set(args) => set(&args),
         Command::Destroy(args) => destroy(&args),
     }
 }
@@ -165,6 +193,54 @@ fn table(listed: &[Listed]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+fn set(args: &SetArgs) -> Result<ExitCode> {
+    let SetArgs { volume, min_spare, .. } = args;
+    let cluster = args.cluster.read()?;
+    let own = directories::of(&cluster)?;
+    match meta::lock_holder(&own, volume)? {
+        Some(holder) => set_mounted(&holder, volume, *min_spare)?,
+        None => block_on(set_unmounted(&cluster, &own, volume, *min_spare))?,
+    }
+    say(format!("volume {volume} stores while {min_spare} more disks may be lost"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the process that serves it.
+fn set_mounted(holder: &MountedBy, volume: &str, min_spare: u8) -> Result<()> {
+    let MountedBy { pid, mountpoint } = holder;
+    let entry = mountpoint::volume_at(mountpoint)?;
+    let caller = ControlClient::call_patiently(&entry, PATIENCE);
+    let mut caller = caller.with_context(|| format!("process {pid} does not answer"))?;
+    let set = caller.set_min_spare(min_spare, PATIENCE);
+    set.map_err(|why| anyhow!("volume {volume} at {}: {why}", mountpoint.display()))
+}
+
+/// Takes it over for a moment.
+async fn set_unmounted(
+    cluster: &Cluster,
+    own: &Directories,
+    volume: &str,
+    min_spare: u8,
+) -> Result<()> {
+    let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(setting)") };
+    let lock = VolumeLock::take(own, volume, &by)?;
+    let store = Store::open(cluster).await?;
+    let setting = async {
+        let opening = mount::open_volume(cluster, lock, &store, MetaSettings::default());
+        let (session, _) = opening.await?;
+        let set: Result<()> = match VolumeRules::spare(session.volume().scheme, min_spare) {
+            Ok(min_spare) => session.set_min_spare(min_spare).await.map_err(Into::into),
+            Err(why) => Err(why.into()),
+        };
+        session.close_session().await?;
+        session.opened_on().close().await;
+        set
+    };
+    let set: Result<()> = setting.await;
+    store.close().await;
+    set
+}
+
 fn destroy(args: &DestroyArgs) -> Result<ExitCode> {
     let cluster = args.cluster.read()?;
     let own = directories::of(&cluster)?;
@@ -173,7 +249,7 @@ fn destroy(args: &DestroyArgs) -> Result<ExitCode> {
     block_on(async {
         let store = Store::open(&cluster).await?;
         let stores = ProxyStores::new(store.blobs.clone());
-        let destroyed = destroy_found(args, &stores, &own, lock).await;
+        let destroyed = destroy_found(args, (&store, &stores), &own, lock).await;
         store.close().await;
         destroyed
     })
@@ -186,7 +262,7 @@ fn lock(own: &Directories, name: &str) -> Result<VolumeLock, LockError> {
 
 async fn destroy_found(
     args: &DestroyArgs,
-    stores: &ProxyStores,
+    (store, stores): (&Store, &ProxyStores),
     own: &Directories,
     lock: Option<VolumeLock>,
 ) -> Result<ExitCode> {
@@ -206,6 +282,12 @@ async fn destroy_found(
     if !args.yes && !confirmed(&named)? {
         say("nothing was destroyed")?;
         return Ok(ExitCode::FAILURE);
+    }
+    if let Some(lock) = &lock
+        && let Ok(looked) = meta::look(stores, lock, MetaSettings::default()).await
+    {
+        // Where nothing can be read of it the map says whose answers keep others from writing to it.
+        store.blobs.abide_by(found.id, looked.info().rules);
     }
     let Destroyed { deleted, unconfirmed } = with_progress(stores, found.id).await?;
     if unconfirmed > 0 {

@@ -57,7 +57,7 @@ impl Hope {
 impl Data {
     /// Asks the store and metadata how much room there is.
     pub(crate) async fn learn_space(&self) {
-        let space = self.blobs.space(self.volume.scheme).await;
+        let space = self.blobs.space(self.volume.id, self.volume.scheme).await;
         if let Ok(usage) = self.meta.usage().await {
             self.space.learn(space, &usage, self.meta.disk_bytes());
         }

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proxy::repair::{Health, Report};
-use proxy::{Safety, SlotStatus};
+use proxy::{Safety, SlotStatus, VolumeRules};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FsResult;
@@ -48,7 +48,7 @@ pub struct MountStatus {
     pub blobs: u64,
     /// See `blobs`.
     pub blob_bytes: u64,
-    /// Blobs that can lose fewer fail domains than they could, were their parts where they belong.
+    /// Blobs whose parts are less spread out than they could be, or have fewer losses to spare.
     pub degraded_blobs: u64,
     /// How safe all blobs are, and what is being done about it.
     #[serde(default)]
@@ -81,12 +81,30 @@ pub struct MountStatus {
     /// What losses reads and writes survive with all disks up.
     #[serde(default)]
     pub safety: String,
+    /// Disks that can still be lost once something is stored, however many are away.
+    #[serde(default)]
+    pub min_spare: u8,
     /// What there is to beware of.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
 impl Filesystem {
+    /// Stores only while so many more disks may be lost, from now on.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(crate) async fn set_min_spare(&self, disks: u8) -> Result<(), String> {
+        let spare = VolumeRules::spare(self.meta.volume().scheme, disks);
+        let spare = spare.map_err(|why| why.to_string())?;
+        // Who looks for blobs later must know that they may lie so, before one does.
+        self.meta.set_min_spare(spare).await.map_err(|why| why.to_string())?;
+        let volume = self.meta.volume();
+        self.blobs.abide_by(volume.id, volume.rules);
+        self.data.learn_space().await;
+        Ok(())
+    }
+
     /// How it is.
     pub(crate) async fn status(&self) -> FsResult<Status> {
         let volume = self.meta.volume();
@@ -101,7 +119,9 @@ impl Filesystem {
             Some(healer) => Some(healer.report(FIRST_CENSUS).await),
             None => None,
         };
-        let safety = Safety::new(volume.scheme, disks.iter().map(|slot| slot.domain.as_str()));
+        let safety = Safety::of_slots(volume.scheme, volume.rules, &disks);
+        let (told, warnings) =
+            safety.map_or_else(Default::default, |safety| (safety.to_string(), safety.warnings));
         let mount = MountStatus {
             volume: volume.name,
             scheme: volume.scheme.to_string(),
@@ -126,10 +146,11 @@ impl Filesystem {
             no_writes: self.data.space.why_no_writes(),
             last_error: data.last_error,
             safety: match &*known {
-                [] => safety.to_string(),
-                _ => format!("of new data: {safety}; of older data: see the warnings"),
+                [] => told,
+                _ => format!("of new data: {told}; of older data: see the warnings"),
             },
-            warnings: safety.warning().into_iter().chain(known.iter().cloned()).collect(),
+            min_spare: volume.rules.min_spare,
+            warnings: warnings.into_iter().chain(known.iter().cloned()).collect(),
         };
         Ok(Status { mount: Some(mount), ..Status::of_disks(disks) })
     }
@@ -230,6 +251,12 @@ impl fmt::Display for MountStatus {
         }
         line(f, "volume", format!("{} ({})", self.volume, self.scheme))?;
         line(f, "safety", self.safety.clone())?;
+        let stored = match self.min_spare {
+            0 => "0: storing goes on while what is stored can be read".to_owned(),
+            1 => "1: storing goes on while one more disk may be lost".to_owned(),
+            spare => format!("{spare}: storing goes on while {spare} more disks may be lost"),
+        };
+        line(f, "min-spare", stored)?;
         line(f, "mounted by", format!("process {}, session {}", self.pid, self.session))?;
         let (free, all) = (bytes(self.available), bytes(self.capacity));
         line(f, "room", format!("{free} of {all} free, after redundancy"))?;
@@ -287,6 +314,7 @@ mod tests {
             disk: "d".into(),
             place: format!("127.0.0.1:{index}"),
             domain: String::new(),
+            rack: String::new(),
             state: state.into(),
             fill: "green".into(),
             capacity: 1 << 30,

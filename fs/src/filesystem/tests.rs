@@ -26,6 +26,7 @@ fn mounted() -> (Arc<Filesystem>, Arc<meta::Session>) {
         id: VolumeId(1),
         cluster: ClusterId::random(),
         scheme: Scheme::erasure(4, 2).unwrap(),
+        rules: proxy::VolumeRules::default(),
     };
     let meta = meta::in_memory(&info, (0, 0, 0o755));
     let blobs = Arc::new(MemoryBlobs::new());

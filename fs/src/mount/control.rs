@@ -13,6 +13,7 @@
 //! | `settings`: what it was started with, that a remount cannot change | its `-o` words |
 //! | `log FILTER`: log by this filter from now on | `done`, or `failed WHY` |
 //! | `cluster`: read the cluster file again; `cluster PATH`: that one, from now on | `done`, or `failed WHY` |
+//! | `min-spare N`: store only while so many more disks may be lost | `done`, or `failed WHY` |
 //! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
@@ -225,6 +226,13 @@ impl Answering {
             other => match other.split_once(' ') {
                 Some(("remounted", words)) => self.remounted(words).await,
                 Some(("cluster", file)) => return self.read_again(Some(file.into())).await,
+                Some(("min-spare", disks)) => match disks.parse() {
+                    Ok(disks) => match self.fs.set_min_spare(disks).await {
+                        Ok(()) => {}
+                        Err(why) => return format!("failed {}", one_line(&why)),
+                    },
+                    Err(_) => return format!("failed {disks} is no number of disks"),
+                },
                 Some(("log", filter)) => match change_filter(Some(filter), "info", Some(NOISE)) {
                     Ok(()) => {}
                     Err(e) => return format!("failed {}", one_line(&e.to_string())),
@@ -372,7 +380,20 @@ impl ControlClient {
     ) -> Result<(), String> {
         let request =
             file.map_or("cluster".to_owned(), |file| format!("cluster {}", file.display()));
-        let asked = self.say(&request);
+        self.have(&request, patience)
+    }
+
+    /// Has it store only while so many more disks may be lost.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn set_min_spare(&mut self, disks: u8, patience: Duration) -> Result<(), String> {
+        self.have(&format!("min-spare {disks}"), patience)
+    }
+
+    /// Has it do what it answers with `done`, or why not.
+    fn have(&mut self, request: &str, patience: Duration) -> Result<(), String> {
+        let asked = self.say(request);
         match asked.and_then(|()| self.hear(Instant::now() + patience)).as_deref() {
             Ok("done") => Ok(()),
             Ok(words) => Err(words.trim_start_matches("failed ").to_owned()),

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use meta::VolumeInfo;
 use parking_lot::Mutex;
 use proto::cluster::{Cluster, Endpoint, Slot};
 use proto::id::{DiskId, Generation};
-use proto::scheme::Scheme;
 use proxy::{BadSlots, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
 use storaged::bay::{Bay, BayPlan, BayState, Bays};
 
@@ -176,7 +176,7 @@ impl Store {
     }
 
     /// The same blobs to whoever looks at a volume by a file that may be wrong: under the generation that disks
-    /// know already, so that it teaches them nothing, and with a fail domain for each disk, so that nothing is
+    /// know already, so that it teaches them nothing, and with each disk failing alone, so that nothing is
     /// taken for absent because of what the file calls one.
     ///
     /// # Errors
@@ -184,17 +184,20 @@ impl Store {
     pub fn onlooker(&self, cluster: &Cluster, known: Generation) -> Result<Arc<Proxy>, OpenError> {
         let mut cluster = cluster.clone();
         cluster.generation = known;
-        cluster.slots.iter_mut().for_each(|slot| slot.domain = slot.disk.to_string());
+        for slot in &mut cluster.slots {
+            (slot.domain, slot.rack) = Default::default();
+        }
         match &self.bays {
             Some(bays) => Ok(over(&bays.lock(), &cluster)),
             None => Ok(Proxy::from_cluster(&cluster, ProxySettings::default())?),
         }
     }
 
-    /// What is away of the disks, for a volume of this scheme. Asks them, for a moment.
-    pub async fn outage(&self, scheme: Scheme) -> Option<Outage> {
+    /// What is away of the disks, for a volume. Asks them, for a moment.
+    pub async fn outage(&self, volume: &VolumeInfo) -> Option<Outage> {
         let slots = self.blobs.slots().await;
-        Outage::of(&slots, scheme, self.blobs.space(scheme).await.is_cut_off())
+        let space = self.blobs.space(volume.id, volume.scheme).await;
+        Outage::of(&slots, volume.scheme, space.is_cut_off())
     }
 
     /// Brings the disks to rest: the next start has nothing to replay.
@@ -250,6 +253,7 @@ fn over(all: &[Arc<Bays>], cluster: &Cluster) -> Arc<Proxy> {
             stands_for: slot.stands_for(),
             place: path.display().to_string(),
             domain: slot.domain(),
+            rack: slot.rack.clone(),
             store: bays.slot(nth, slot.slot, cluster.group(), cluster.generation),
         }
     };

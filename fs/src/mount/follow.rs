@@ -180,7 +180,7 @@ impl Following {
     /// Goes on by another file.
     async fn follow(&mut self, cluster: Cluster) -> Result<(), NotFollowed> {
         let known = self.cluster.generation;
-        let volume = self.volume.info().clone();
+        let volume = self.volume.info();
         if cluster.generation < known {
             let (file, who) = (cluster.generation, "this mount".to_owned());
             return Err(RollCallError::from(WrongFile::Old { file, who, known }).into());

@@ -1,10 +1,9 @@
 //! Disks that are away, in words: which, why, and what works without them.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use proto::scheme::Scheme;
-use proxy::SlotStatus;
+use proxy::{Group, SlotStatus};
 
 /// What the disks that are not up take away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,10 +24,10 @@ impl Outage {
             return None;
         }
         let unread = away.iter().filter(|slot| !slot.state.starts_with("read-only"));
-        let domains: BTreeSet<&str> = unread.map(|slot| slot.domain.as_str()).collect();
-        let lost = domains.len();
-        let effect = match (lost <= scheme.parity_parts(), cut_off) {
-            _ if away.len() == slots.len() && lost > 0 => {
+        let lost: Vec<usize> = unread.map(|slot| slot.index).collect();
+        let readable = Group::of_slots(slots).is_some_and(|group| group.can_lose(scheme, &lost));
+        let effect = match (readable, cut_off) {
+            _ if away.len() == slots.len() && !lost.is_empty() => {
                 "nothing can be read or stored until they are back"
             }
             (true, false) => "reads and writes go on",
@@ -70,9 +69,10 @@ mod tests {
     fn of(scheme: &str, domains: &[&str], states: &[&str], cut_off: bool) -> String {
         let slot = |(index, (domain, state)): (usize, (&&str, &&str))| SlotStatus {
             index,
-            disk: String::new(),
+            disk: format!("0b6c0000-0000-4000-8000-0000000000{index:02}"),
             place: format!("/srv/{index}"),
             domain: (*domain).to_owned(),
+            rack: String::new(),
             state: (*state).to_owned(),
             fill: String::new(),
             capacity: 0,
@@ -92,8 +92,10 @@ mod tests {
         assert!(text.ends_with("\n  disk 4 at /srv/4: out: gone"), "{text}");
         let three = ["out: gone", "out: gone", "up", "up", "out: gone", "up"];
         assert!(of("ec(4,2)", &all, &three, true).contains("cannot be read, and nothing"));
-        let together = ["a", "a", "c", "d", "a", "f"];
-        assert!(of("ec(4,2)", &together, &three, false).contains("go on"));
+        // Three of the four disks of one host, which has two parts of each blob.
+        let together = ["a", "a", "b", "b", "a", "c", "c", "a"];
+        let lost = ["refused", "refused", "up", "up", "refused", "up", "up", "up"];
+        assert!(of("ec(4,2)", &together, &lost, false).contains("reads and writes go on"));
         let read_only = ["read-only: x"; 6];
         assert!(
             of("ec(4,2)", &all, &read_only, true).contains("everything can be read, and nothing")

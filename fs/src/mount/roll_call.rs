@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meta::{Members, MetaError, Volume, VolumeInfo};
-use proto::cluster::{Cluster, Endpoint, Slot, TooNarrow};
+use proto::cluster::{Cluster, Endpoint, Level, Slot, TooNarrow};
 use proto::id::{ClusterId, Generation, SessionId};
 use proto::part_store::{PartError, Standing};
 use proto::scheme::Scheme;
@@ -49,25 +49,39 @@ pub enum WrongFile {
     },
     /// The volume's scheme does not fit on it.
     #[error(
-        "volume {volume} is stored with {}, which needs {} fail domains, and the cluster file has {}: list every disk that it was stored on, lost ones too",
+        "volume {volume} is stored with {}, which needs {} disks, and the cluster file has {}: list every disk that it was stored on, lost ones too",
         .why.scheme, .why.needed, .why.have
     )]
     Narrow {
         /// The volume.
         volume: String,
-        /// How many domains are missing.
+        /// How many disks are missing.
         why: TooNarrow,
+    },
+    /// The volume's journal cannot lie on it as it does.
+    #[error(
+        "the metadata of volume {volume} lie apart by {level}, which needs {needed} {level}s, and the cluster file has {have}: list all that it was stored on, lost ones too, and name them as they were"
+    )]
+    FewUnits {
+        /// The volume.
+        volume: String,
+        /// What each copy has for itself.
+        level: Level,
+        /// So many there must be.
+        needed: usize,
+        /// There are.
+        have: usize,
     },
     /// It lists other disks.
     #[error(
-        "of {domains} fail domains that volume {volume} is stored on, the cluster file lists the disks of only {left}, too few to read it: list all that it was stored on, lost ones too"
+        "of {disks} disks that volume {volume} is stored on, the cluster file lists only {left}, too few to read it: list all that it was stored on, lost ones too"
     )]
     Strangers {
         /// The volume.
         volume: String,
         /// All of them.
-        domains: usize,
-        /// Those that are whole in the file.
+        disks: usize,
+        /// Those that are in the file.
         left: usize,
     },
     /// What was spread out would fail together.
@@ -128,8 +142,9 @@ pub fn check_file(
         return Err(WrongFile::Old { file, who: format!("volume {}", volume.name), known });
     }
     cluster.check_scheme(volume.scheme).map_err(|why| WrongFile::Narrow { volume: name(), why })?;
+    check_units(volume, cluster)?;
     let Some(known) = known else { return Ok(Vec::new()) };
-    let difference = known.difference(cluster);
+    let difference = known.difference(cluster, known_by(volume));
     let mut warnings = Vec::new();
     if difference.changed && known.generation == file {
         warnings.push(format!(
@@ -137,19 +152,27 @@ pub fn check_file(
              that nobody goes on with the old file"
         ));
     }
-    let left = difference.domains - difference.gone_domains;
-    if difference.gone_domains > 0 && left < volume.scheme.data_parts() {
-        return Err(WrongFile::Strangers { volume: name(), domains: difference.domains, left });
+    let (disks, gone) = (difference.disks, difference.gone.len());
+    if gone > 0 && disks - gone < volume.scheme.data_parts() {
+        return Err(WrongFile::Strangers { volume: name(), disks, left: disks - gone });
     }
-    let (scheme, joined) = (volume.scheme, difference.joined);
-    let most = scheme.parity_parts().max(1);
+    let (scheme, joined, layout) = (volume.scheme, difference.joined, volume.rules.layout);
+    let most = match (layout.unit, layout.whole) {
+        // Only the journal rests on names; data on none.
+        (Level::Disk, 0) => usize::MAX,
+        (Level::Disk, _) => 1,
+        _ => scheme.parity_parts().max(1),
+    };
     if joined > most {
         return Err(WrongFile::Joined { volume: name(), scheme, joined, most });
     }
     if !difference.gone.is_empty() {
-        let (gone, spare) = (difference.gone.len(), scheme.parity_parts());
+        let spare = scheme.parity_parts();
+        // Parts of one blob: a host has one where hosts are enough, else each of its disks.
+        let apart = difference.domains >= scheme.units();
+        let lost = if apart { difference.gone_domains } else { gone };
         let ids = some_of(difference.gone.iter().map(ToString::to_string));
-        let what = match spare.checked_sub(difference.gone_domains) {
+        let what = match spare.checked_sub(lost) {
             Some(0) => "older data cannot lose another disk".to_owned(),
             Some(more) => format!("older data can lose only {more} more"),
             None => "some of the older data cannot be read (ashlar fsck tells which)".to_owned(),
@@ -167,6 +190,22 @@ pub fn check_file(
         ));
     }
     Ok(warnings)
+}
+
+/// The level by whose names a volume remembers where its disks were.
+fn known_by(volume: &VolumeInfo) -> Level {
+    volume.rules.layout.unit.max(Level::Host)
+}
+
+/// Has the file as many of what copies of the journal lie apart on as it takes for two who take the volume over to
+/// hear of one another?
+fn check_units(volume: &VolumeInfo, cluster: &Cluster) -> Result<(), WrongFile> {
+    let level = volume.rules.layout.unit;
+    let (needed, have) = (volume.scheme.as_copies().units(), cluster.count(level));
+    match level > Level::Disk && have < needed {
+        true => Err(WrongFile::FewUnits { volume: volume.name.clone(), level, needed, have }),
+        false => Ok(()),
+    }
 }
 
 /// What the disks say, held against the file. Which of them are away, or are others than it says, is told
@@ -191,7 +230,7 @@ pub fn check_answers(
                 why @ (PartError::WrongAddress(_) | PartError::Invalid(_) | PartError::Corrupt(_)),
             )) => wrong.push(format!("{}: {why}", named(index, slot))),
             // It is the right one, or may come.
-            _ => drop(possible.insert(slot.domain())),
+            _ => drop(possible.insert(slot.disk)),
         }
     }
     let hopeless = possible.len() < scheme.data_parts();
@@ -280,15 +319,17 @@ pub async fn call(
     called: &Called,
     mounted: Option<SessionId>,
 ) -> Result<Vec<String>, RollCallError> {
+    let info = volume.info();
     let known = volume.members().await?;
-    let mut warnings = check_file(volume.info(), known.as_ref(), cluster)?;
-    check_answers(volume.info().scheme, cluster, &called.answers)?;
+    let mut warnings = check_file(&info, known.as_ref(), cluster)?;
+    check_answers(info.scheme, cluster, &called.answers)?;
+    let level = known_by(&info);
     let mut members = match &known {
         Some(known) => known.clone(),
-        None => Members::of(cluster, mounted.unwrap_or(volume.next_session().await?)),
+        None => Members::of(cluster, mounted.unwrap_or(volume.next_session().await?), level),
     };
     if let Some(session) = mounted {
-        members.follow(cluster, session);
+        members.follow(cluster, session, level);
     }
     for (index, (slot, served)) in cluster.slots.iter().zip(&called.served).enumerate() {
         let emptied = *served == Served::Never && members.has_met(slot.stands_for(), slot.slot);

@@ -38,6 +38,7 @@ impl Volume {
             id: VolumeId(1),
             cluster: ClusterId::random(),
             scheme: Scheme::erasure(4, 2).unwrap(),
+            rules: proxy::VolumeRules::default(),
         };
         let blobs = Arc::new(MemoryBlobs::new());
         blobs.inner.lock().capacity = Some(capacity);

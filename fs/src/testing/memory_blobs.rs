@@ -11,7 +11,9 @@ use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::limits::MAX_LIST;
 use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
-use proxy::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes, blob_len};
+use proxy::{
+    BlobError, BlobStore, Listing, SlotStatus, Space, Stored, VolumeRules, Volumes, blob_len,
+};
 use tokio::sync::Notify;
 
 #[derive(Default)]
@@ -255,7 +257,9 @@ impl BlobStore for MemoryBlobs {
         Volumes { volumes: volumes.into_iter().collect(), whole: true, missed: None }
     }
 
-    async fn space(&self, scheme: Scheme) -> Space {
+    fn abide_by(&self, _: VolumeId, _: VolumeRules) {}
+
+    async fn space(&self, _: VolumeId, scheme: Scheme) -> Space {
         let inner = self.inner.lock();
         let capacity = inner.capacity.unwrap_or(1 << 40);
         Space {

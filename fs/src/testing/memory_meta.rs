@@ -172,7 +172,11 @@ impl MetaStore for MemoryMeta {
             id: VolumeId(1),
             cluster: ClusterId::random(),
             scheme: Scheme::erasure(4, 2).unwrap(),
+            rules: proxy::VolumeRules::default(),
         }
+    }
+    async fn set_min_spare(&self, _: u8) -> Result<(), MetaError> {
+        Ok(())
     }
     fn session(&self) -> SessionId {
         self.session

@@ -536,6 +536,7 @@ async fn start() -> (Mounted, Vec<Task>) {
         id: VolumeId(1),
         cluster: ClusterId::random(),
         scheme: Scheme::erasure(4, 2).unwrap(),
+        rules: proxy::VolumeRules::default(),
     };
     let volume = MemoryVolume::format(&info, (0, 0, 0o755));
     let mounted = Mounted::over(volume, Arc::new(MemoryBlobs::new()));

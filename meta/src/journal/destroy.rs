@@ -8,7 +8,7 @@
 //!    still listed, by its name if it had metadata.
 //!
 //! It needs no room, reads no metadata, and so ends damaged volumes and those that have nothing but data.
-//! Disks of up to `m` fail domains may be away: the volume stays then, with what they may hold of it.
+//! Up to `m` units may be away: the volume stays then, with what they may hold of it.
 
 use proto::id::{BlobId, SessionId};
 

@@ -92,7 +92,7 @@ async fn name_in(
     Ok(Some(name))
 }
 
-/// How many fail domains the volume can lose, by any blob of it, metadata first; `None`: it has none.
+/// How many units the volume can lose, by any blob of it, metadata first; `None`: it has none.
 pub(crate) async fn parity_parts(store: &dyn VolumeStore) -> Result<Option<usize>, StoreError> {
     let metadata = Role::Chunk.session(0)..SessionId(u64::MAX);
     let data = SessionId(0)..metadata.start;

@@ -15,7 +15,7 @@ pub trait VolumeStore: Send + Sync + 'static {
     /// The group whose slots keep new blobs.
     fn group(&self) -> GroupId;
 
-    /// Returns once every copy is on stable storage, each in a fail domain of its own. The same bytes
+    /// Returns once every copy is on stable storage, each in a unit of its own. The same bytes
     /// again are fine.
     async fn put(&self, id: BlobId, data: Bytes) -> Result<(), StoreError>;
 
@@ -41,7 +41,7 @@ pub trait VolumeStore: Send + Sync + 'static {
     /// Deletes blobs; the store goes on until every slot has confirmed.
     async fn delete(&self, ids: &[BlobId]) -> Result<(), StoreError>;
 
-    /// The highest epoch that slots of all but `m` fail domains know to be promised to anybody; 0: none.
+    /// The highest epoch that enough slots (all but `m` units) know to be promised to anybody; 0: none.
     async fn promised(&self, m: usize) -> Result<u64, StoreError>;
 
     /// In whose name [`Self::fence`] asks.
@@ -50,10 +50,10 @@ pub trait VolumeStore: Send + Sync + 'static {
     /// Tells the slots how the owner is, once it has fenced the volume.
     async fn beat(&self, beat: Beat) -> Result<(), StoreError>;
 
-    /// What slots of all but `m` fail domains have heard last of whoever has the volume.
+    /// What enough slots (all but `m` units) have heard last of whoever has the volume.
     async fn last_beats(&self, m: usize) -> Result<Vec<LastBeat>, StoreError>;
 
-    /// From when this returns, slots of all but `m` fail domains know it: none of them takes anything from a
+    /// From when this returns, enough slots (all but `m` units) know it: none of them takes anything from a
     /// lower epoch, or from another owner of this one; all requests of this store are in the name of this
     /// epoch from now on.
     async fn fence(&self, epoch: u64, m: usize) -> Result<(), StoreError>;

@@ -13,7 +13,7 @@
 //! ```text
 //! offset  size  field                                      (big-endian)
 //! 0       8     live       bytes of it that extents refer to
-//! 8       1     flags      1: degraded, its parts had to share fail domains
+//! 8       1     flags      1: degraded, its parts are less spread out than they can be
 //! ```
 
 use proto::id::{BLOB_ID_LEN, BlobId};

@@ -46,7 +46,7 @@ pub(crate) struct Counters {
     pub(crate) blob_bytes: i64,
     /// Blobs.
     pub(crate) blobs: i64,
-    /// Blobs whose parts share fail domains.
+    /// Blobs whose parts are less spread out than they can be.
     pub(crate) degraded_blobs: i64,
     /// Bytes of blobs beyond their live ones.
     pub(crate) dead_bytes: i64,

@@ -1,21 +1,27 @@
-//! `V`: what the volume is. Written once, when it is formatted.
+//! `V`: what the volume is. Written when it is formatted, and when its disks to spare change.
 //!
 //! ```text
 //! offset  size  field                                      (little-endian)
 //! 0       8     magic      "ashlarmd"
-//! 8       4     version    7
+//! 8       4     version    8
 //! 12      4     volume     its number within the cluster
 //! 16      16    cluster
 //! 32      1     codec      of its scheme
 //! 33      1     k
 //! 34      1     m
-//! 35      1     zero
-//! 36      8     seed       of the hashes of names: secret, so that nobody can choose collisions
-//! 44      -     name
+//! 35      1     unit       level that copies of the journal lie apart on: 0 disk, 1 host, 2 rack
+//! 36      1     whole      levels above of which one member may be silent, a bit for each
+//! 37      1     min_spare  disks that can still be lost once a blob is stored
+//! 38      1     least_spare  the least that this has ever been
+//! 39      1     zero
+//! 40      8     seed       of the hashes of names: secret, so that nobody can choose collisions
+//! 48      -     name
 //! ```
 
+use proto::cluster::Level;
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
+use proxy::{Layout, VolumeRules};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -24,7 +30,7 @@ use crate::store::VolumeInfo;
 
 const TAG: u8 = b'V';
 const MAGIC: [u8; 8] = *b"ashlarmd";
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 /// Key of the record.
 pub(crate) fn key() -> Key {
@@ -50,11 +56,15 @@ struct Table {
     codec: u8,
     k: u8,
     m: u8,
+    unit: u8,
+    whole: u8,
+    min_spare: u8,
+    least_spare: u8,
     zero: u8,
     seed: U64,
 }
 
-const _: () = assert!(size_of::<Table>() == 44);
+const _: () = assert!(size_of::<Table>() == 48);
 
 /// Why a record cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +80,7 @@ pub(crate) enum BadVolume {
 impl VolumeRecord {
     /// The encoding in the table above.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let scheme = self.info.scheme;
+        let VolumeInfo { scheme, rules, .. } = self.info;
         let table = Table {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -79,6 +89,10 @@ impl VolumeRecord {
             codec: scheme.codec(),
             k: scheme.data_parts() as u8,
             m: scheme.parity_parts() as u8,
+            unit: rules.layout.unit as u8,
+            whole: rules.layout.whole,
+            min_spare: rules.min_spare,
+            least_spare: rules.least_spare,
             zero: 0,
             seed: U64::new(self.seed),
         };
@@ -100,6 +114,14 @@ impl VolumeRecord {
                 id: VolumeId(table.volume.get()),
                 cluster: ClusterId::from_slice(&table.cluster)?,
                 scheme: Scheme::from_codec(table.codec, table.k.into(), table.m.into())?,
+                rules: VolumeRules {
+                    layout: Layout {
+                        unit: *Level::ALL.get(usize::from(table.unit))?,
+                        whole: table.whole,
+                    },
+                    min_spare: table.min_spare,
+                    least_spare: table.least_spare,
+                },
             })
         };
         Ok(Self { info: info().ok_or(BadVolume::Foreign)?, seed: table.seed.get() })
@@ -113,7 +135,9 @@ mod tests {
     fn record(name: String, id: u32, seed: u64) -> VolumeRecord {
         let scheme = Scheme::erasure(4, 2).unwrap();
         let cluster = ClusterId::from_slice(&[7; 16]).unwrap();
-        VolumeRecord { info: VolumeInfo { name, id: VolumeId(id), cluster, scheme }, seed }
+        let layout = Layout { unit: Level::Host, whole: 4 };
+        let rules = VolumeRules::new(layout, 2).with_min_spare(1).with_min_spare(2);
+        VolumeRecord { info: VolumeInfo { name, id: VolumeId(id), cluster, scheme, rules }, seed }
     }
 
     proptest::proptest! {
@@ -130,9 +154,9 @@ mod tests {
         let mut newer = good.clone();
         newer[8] = 9;
         assert_eq!(VolumeRecord::decode(&newer), Err(BadVolume::Version(9)));
-        let mut scheme = good.clone();
-        scheme[33] = 99;
-        for bad in [&good[..43], b"", &scheme] {
+        let (mut scheme, mut unit) = (good.clone(), good.clone());
+        (scheme[33], unit[35]) = (99, 3);
+        for bad in [&good[..47], b"", &scheme, &unit] {
             assert_eq!(VolumeRecord::decode(bad), Err(BadVolume::Foreign));
         }
     }

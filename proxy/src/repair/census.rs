@@ -19,6 +19,7 @@ use crate::quorum::{SlotSet, Spread};
 use crate::repair::layout::{Attendance, Case, Plan};
 use crate::repair::merge::{Merge, Of, Sighting};
 use crate::repair::report::Counts;
+use crate::rules::VolumeRules;
 use crate::slot_client::Ask;
 
 /// Some of the blobs that are wanted.
@@ -40,11 +41,14 @@ pub trait Ledger: Send + Sync + 'static {
     async fn wants(&self, blob: BlobId) -> Option<bool>;
 }
 
-/// How the parts of a blob may lie: those of metadata never share a domain.
-pub(crate) fn spread_of(blob: &BlobId) -> Spread {
+/// How the parts of a blob may lie by such rules, or the map's where there are none: those of metadata never share
+/// a unit.
+fn spread_of(blob: &BlobId, group: &Group, rules: Option<VolumeRules>) -> Spread {
+    let by_map = || VolumeRules::unknown(group.layout(blob.scheme().parity_parts()));
+    let rules = rules.unwrap_or_else(by_map);
     match blob.session().is_metadata() {
-        true => Spread::Apart,
-        false => Spread::AsPossible,
+        true => Spread::Apart(rules.layout),
+        false => Spread::AsPossible { spare: rules.min_spare.into() },
     }
 }
 
@@ -79,6 +83,7 @@ pub(crate) struct Outcome {
 /// Judges blobs one after the other.
 struct Judge<'a> {
     group: &'a Group,
+    rules: Option<VolumeRules>,
     attendance: Attendance,
     /// What a blob of each scheme can have to spare.
     best: BTreeMap<(Scheme, bool), usize>,
@@ -87,7 +92,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn case(&self, blob: &BlobId) -> Case<'_> {
-        case(self.group, blob, self.attendance)
+        case(self.group, self.rules, blob, self.attendance)
     }
 
     fn best(&mut self, blob: &BlobId) -> usize {
@@ -127,9 +132,14 @@ impl Judge<'_> {
 }
 
 /// A blob of a group while the slots stand so.
-fn case<'a>(group: &'a Group, blob: &BlobId, attendance: Attendance) -> Case<'a> {
-    let (placement, scheme, spread) = (group.place(*blob), blob.scheme(), spread_of(blob));
-    Case { group, placement, scheme, spread, attendance }
+fn case<'a>(
+    group: &'a Group,
+    rules: Option<VolumeRules>,
+    blob: &BlobId,
+    attendance: Attendance,
+) -> Case<'a> {
+    let (placement, spread) = (group.place(*blob), spread_of(blob, group, rules));
+    Case { group, placement, scheme: blob.scheme(), spread, attendance }
 }
 
 /// Bytes of parts that a plan puts.
@@ -140,7 +150,7 @@ pub(crate) fn bytes_of(blob: &BlobId, plan: &Plan) -> u64 {
 impl Proxy {
     /// A blob while the slots stand so.
     pub(crate) fn case(&self, blob: &BlobId, attendance: Attendance) -> Case<'_> {
-        case(&self.group, blob, attendance)
+        case(&self.group, self.known_rules(blob.volume()), blob, attendance)
     }
 
     /// Counts the blobs of a volume; `find` is told of those about which there is something to do.
@@ -154,7 +164,8 @@ impl Proxy {
         let slots = self.slots.len();
         let mut merge = Merge::new(slots, SlotSet::first(slots).minus(attendance.up), true);
         let outcome = Outcome::default();
-        let mut judge = Judge { group: &self.group, attendance, best: BTreeMap::new(), outcome };
+        let (group, rules) = (&*self.group, self.known_rules(volume));
+        let mut judge = Judge { group, rules, attendance, best: BTreeMap::new(), outcome };
         loop {
             let hungry = merge.hungry();
             if hungry.is_empty() {
@@ -241,7 +252,8 @@ mod tests {
         let all = SlotSet::first(8);
         let attendance = Attendance { up: all, takes: all, away: SlotSet::EMPTY };
         let (best, outcome) = (BTreeMap::new(), Outcome::default());
-        let mut judge = Judge { group: &group, attendance, best, outcome };
+        let rules = Some(VolumeRules::default());
+        let mut judge = Judge { group: &group, rules, attendance, best, outcome };
         let (mut merge, mut mends) = (Merge::new(8, SlotSet::EMPTY, true), 0);
         let began = Instant::now();
         loop {

@@ -2,21 +2,27 @@
 //! elsewhere. Pure.
 //!
 //! A part belongs on its main slot, if that is there. The part of a slot that is *away* for a moment is waited for; of
-//! one that is gone for long it belongs where a put would hand it to: a domain that has no other, best placed first.
-//! Only where there is none do parts share domains, no more than [`room`], and only if that leaves the blob with more
-//! to spare.
+//! one that is gone for long it belongs where a put would hand it to ([`Bounds`]): a unit that has no other, on a host
+//! and a rack that have not got their share, best placed first. Only where there is none do parts go beyond shares or
+//! double up, and only if that leaves the blob with more to spare.
+//!
+//! What a blob has to *spare* is how many units it can lose, m at most. Where a host, or a rack, gets a share of a
+//! blob, it is less by as many as fewer of these may be lost than could be, were all parts apart.
 //!
 //! Invariants:
 //! * Following a plan step by step, a blob never has less to spare than before.
 //! * Nothing is planned for a blob of which fewer than k parts are found.
 
+use proto::cluster::Level;
 use proto::id::{PartIndex, PartSet};
+use proto::limits::MAX_SLOTS;
 use proto::scheme::Scheme;
 
+use crate::bounds::{Bounds, Fit};
 use crate::placement::{Group, Placement};
-use crate::quorum::{SlotSet, Spread, room};
+use crate::quorum::{SlotSet, Spread};
 
-/// Sets of lost domains that are tried, at most, to find what a blob with doubled parts has to spare.
+/// Sets of lost units that are tried, at most, to find what a blob with doubled parts has to spare.
 const MOST_SETS: u32 = 20_000;
 
 /// How the slots of a group stand. Those in neither set are gone.
@@ -119,22 +125,39 @@ impl Case<'_> {
             && located.iter().all(|(part, slot)| self.placement.main(part.get()) == Some(*slot))
     }
 
-    /// How many domains, whichever they are, may be lost of a blob whose parts lie so, m at most; `None`: too few
-    /// parts are there as it is. Where parts lie twice it may be said to be one less than it is.
+    fn bounds(&self) -> Bounds<'_> {
+        Bounds::new(self.group, self.scheme, self.spread)
+    }
+
+    /// What a blob has to spare whose parts lie so; `None`: too few parts are there as it is. Where parts lie twice it
+    /// may be said to be one less than it is.
     pub(crate) fn spare(&self, located: impl Iterator<Item = Lying>) -> Option<usize> {
-        let mut held = [0u32; proto::limits::MAX_SLOTS];
-        located.for_each(|(part, slot)| held[self.group.domain(slot)] |= 1 << part.get());
+        let located: Vec<Lying> = located.collect();
+        let found: PartSet = located.iter().map(|(part, _)| *part).collect();
+        (found.len() >= self.scheme.data_parts()).then_some(())?;
+        let (bounds, m) = (self.bounds(), self.scheme.parity_parts());
+        let levels = Level::ALL.into_iter().filter(|level| *level >= bounds.unit());
+        let fewer = levels.map(|level| {
+            let could = m / bounds.share(level);
+            could - self.losses(level, could, &located)
+        });
+        Some(m - fewer.max().expect("a unit is of a level"))
+    }
+
+    /// How many members of a level, whichever they are, may be lost of a blob whose parts lie so, `most` at most.
+    fn losses(&self, level: Level, most: usize, located: &[Lying]) -> usize {
+        let mut held = [0u32; MAX_SLOTS];
+        for (part, slot) in located {
+            held[self.group.at(level, *slot)] |= 1 << part.get();
+        }
         let mut held: Vec<u32> = held.into_iter().filter(|parts| *parts != 0).collect();
         held.sort_unstable_by_key(|parts| std::cmp::Reverse(parts.count_ones()));
         let enough = self.scheme.data_parts() as u32;
-        let all = held.iter().fold(0, |all, parts| all | parts);
-        (all.count_ones() >= enough).then_some(())?;
         let breaks = |losses: &usize| {
             let mut sets = MOST_SETS;
             can_break(&held, *losses, enough, 0, &mut sets)
         };
-        let most = self.scheme.parity_parts();
-        Some((1..=most).find(breaks).map_or(most, |losses| losses - 1))
+        (1..=most).find(breaks).map_or(most, |losses| losses - 1)
     }
 
     /// What it has to spare where it lies as well as it can with all slots there.
@@ -157,9 +180,9 @@ impl Case<'_> {
                 homes[part.get()] = Home::Awaited(main);
             }
         }
-        for most in 1..=room(self.scheme, self.spread) {
-            self.keep(located, most, &mut homes);
-            self.place(most, &mut homes);
+        let bounds = self.bounds();
+        while let Some((part, slot)) = self.next_home(&bounds, located, &homes) {
+            homes[part] = Home::At(slot);
         }
         for home in homes.iter_mut().filter(|home| **home == Home::Unknown) {
             *home = Home::Nowhere;
@@ -167,52 +190,50 @@ impl Case<'_> {
         homes
     }
 
-    /// Parts of the domain of a slot that have their home there.
-    fn load(&self, homes: &[Home], slot: usize) -> usize {
-        let domain = self.group.domain(slot);
+    /// Of the parts that have no home yet one that has the best of those that are left, which is where it lies
+    /// already rather than elsewhere.
+    fn next_home(
+        &self,
+        bounds: &Bounds<'_>,
+        located: &[Lying],
+        homes: &[Home],
+    ) -> Option<(usize, usize)> {
+        let homeless: PartSet = PartSet::first(homes.len())
+            .iter()
+            .filter(|part| homes[part.get()] == Home::Unknown)
+            .collect();
+        let lies = |part: &PartIndex| located.iter().any(|(other, _)| other == part);
+        // One that lies nowhere first: the others may stay where they are.
+        let first = homeless.iter().min_by_key(lies)?;
+        let places = self.placement.order().enumerate().filter_map(|(rank, slot)| {
+            let crowd @ (fit, _) = bounds.crowd(slot, |level, at| self.load(homes, level, at));
+            let here = located.iter().filter(|(_, at)| *at == slot).map(|(part, _)| *part);
+            let stays = here.filter(|part| homeless.contains(*part)).min();
+            let comes = || self.attendance.takes.contains(slot).then_some(first);
+            let part = stays.or_else(comes).filter(|_| fit != Fit::Not)?;
+            // A slot takes a second part only where its unit has no other.
+            let doubled = homes.contains(&Home::At(slot));
+            Some(((crowd, doubled, stays.is_none(), rank), (part.get(), slot)))
+        });
+        places.min().map(|(_, home)| home)
+    }
+
+    /// Parts that have their home on a member of a level.
+    fn load(&self, homes: &[Home], level: Level, member: usize) -> usize {
         let there = |home: &&Home| match home {
-            Home::At(at) | Home::Awaited(at) => self.group.domain(*at) == domain,
+            Home::At(at) | Home::Awaited(at) => self.group.at(level, *at) == member,
             Home::Unknown | Home::Nowhere => false,
         };
         homes.iter().filter(there).count()
     }
 
-    /// Parts stay where they lie, if their domain has fewer than `most`.
-    fn keep(&self, located: &[Lying], most: usize, homes: &mut [Home]) {
-        for (part, slot) in located {
-            if homes[part.get()] == Home::Unknown && self.load(homes, *slot) < most {
-                homes[part.get()] = Home::At(*slot);
-            }
-        }
-    }
-
-    /// Parts go where a put would hand them to.
-    fn place(&self, most: usize, homes: &mut [Home]) {
-        for part in 0..homes.len() {
-            if homes[part] != Home::Unknown {
-                continue;
-            }
-            let takes = |slot: &usize| {
-                self.attendance.takes.contains(*slot)
-                    && self.load(homes, *slot) < most
-                    && !homes.contains(&Home::At(*slot))
-            };
-            let free = self.placement.order().find(takes);
-            // A slot takes a second part only where its domain has no other.
-            let shared = || {
-                self.placement.order().find(|slot| {
-                    self.attendance.takes.contains(*slot) && self.load(homes, *slot) < most
-                })
-            };
-            if let Some(slot) = free.or_else(shared) {
-                homes[part] = Home::At(slot);
-            }
-        }
-    }
-
     /// Parts that are missing, and that the blob would be no safer with where they could go, are not made.
     fn refuse_what_does_not_help(&self, located: &[Lying], homes: &mut [Home]) {
-        let crowded = |homes: &[Home], slot: usize| self.load(homes, slot) > 1;
+        let bounds = self.bounds();
+        let crowded = |homes: &[Home], slot: usize| {
+            let load = |level| self.load(homes, level, self.group.at(level, slot));
+            Level::ALL.into_iter().any(|level| load(level) > bounds.share(level))
+        };
         for part in PartSet::first(homes.len()).iter() {
             let Home::At(slot) = homes[part.get()] else { continue };
             if !crowded(homes, slot) || located.iter().any(|(p, _)| *p == part) {
@@ -253,7 +274,7 @@ fn at(homes: &[Home]) -> impl Iterator<Item = Lying> {
     })
 }
 
-/// Do fewer than `enough` parts remain after the loss of some `losses` of the domains? `gone` have been lost already;
+/// Do fewer than `enough` parts remain after the loss of some `losses` of what holds them? `kept` are those that stay;
 /// `sets` is what may still be tried: beyond it the answer is yes.
 fn can_break(held: &[u32], losses: usize, enough: u32, kept: u32, sets: &mut u32) -> bool {
     let rest = held.iter().fold(kept, |all, parts| all | parts).count_ones();
@@ -276,6 +297,7 @@ fn can_break(held: &[u32], losses: usize, enough: u32, kept: u32, sets: &mut u32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::Site;
     use proto::id::{BlobId, DiskId, GroupId, SessionId, VolumeId};
 
     /// What becomes of a slot.
@@ -291,10 +313,26 @@ mod tests {
 
     const FATES: [Fate; 5] = [Fate::Up, Fate::ReadOnly, Fate::Emptied, Fate::Away, Fate::Gone];
 
-    fn group(domains: &str) -> Group {
-        let domains: Vec<String> = domains.chars().map(String::from).collect();
+    /// A disk on each of the hosts, those behind a bar in another rack.
+    fn group(hosts: &str) -> Group {
+        let racks: Vec<&str> = if hosts.contains('|') { vec!["x", "y", "z"] } else { vec![""] };
+        let names: Vec<(String, &str)> = hosts
+            .split('|')
+            .zip(racks)
+            .flat_map(|(hosts, rack)| hosts.chars().map(move |host| (host.to_string(), rack)))
+            .collect();
         let disk = |n: usize| DiskId::from_slice(&[n as u8; 16]).unwrap();
-        Group::new(domains.iter().enumerate().map(|(n, domain)| (disk(n), domain.as_str())))
+        let site = |(n, (host, rack))| Site { disk: disk(n), host, rack };
+        Group::new(
+            names.iter().enumerate().map(|(n, (host, rack))| site((n, (host.as_str(), *rack)))),
+        )
+    }
+
+    const DOUBLED: Spread = Spread::AsPossible { spare: 1 };
+
+    /// As metadata lie in the group.
+    fn apart(group: &Group, scheme: &str) -> Spread {
+        Spread::Apart(group.layout(scheme.parse::<Scheme>().unwrap().parity_parts()))
     }
 
     fn case<'a>(group: &'a Group, scheme: &str, sequence: u64, spread: Spread) -> Case<'a> {
@@ -367,25 +405,74 @@ mod tests {
     #[test]
     fn every_fate_of_the_slots_of_small_groups() {
         let groups = [
-            ("abcd", "ec(2,1)", Spread::AsPossible),
-            ("abc", "ec(2,1)", Spread::AsPossible),
-            ("aabbc", "ec(2,1)", Spread::AsPossible),
-            ("abcd", "copies(3)", Spread::Apart),
-            ("abcd", "copies(2)", Spread::AsPossible),
-            ("abcde", "ec(2,2)", Spread::AsPossible),
-            ("abc", "ec(4,2)", Spread::AsPossible),
+            ("abcd", "ec(2,1)", Some(DOUBLED)),
+            ("abc", "ec(2,1)", Some(DOUBLED)),
+            ("abc", "ec(2,1)", Some(Spread::ANY)),
+            ("aabbc", "ec(2,1)", Some(DOUBLED)),
+            ("aabb", "ec(2,1)", Some(DOUBLED)),
+            ("abcd", "copies(3)", None),
+            ("aabbc", "copies(2)", None),
+            ("abcd", "copies(2)", Some(DOUBLED)),
+            ("abcde", "ec(2,2)", Some(DOUBLED)),
+            ("aabbc", "ec(2,2)", Some(DOUBLED)),
+            ("abc", "ec(4,2)", Some(DOUBLED)),
         ];
-        for (domains, scheme, spread) in groups {
-            let group = group(domains);
+        for (hosts, scheme, spread) in groups {
+            let group = group(hosts);
+            let spread = spread.unwrap_or_else(|| apart(&group, scheme));
             for (sequence, down) in (0..1u32 << group.len()).map(|down| (u64::from(down) % 3, down))
             {
                 let case = case(&group, scheme, sequence, spread);
                 let Some(lying) = put(&case, down) else { continue };
                 for fates in fates(group.len()) {
-                    let told = || format!("{scheme} on {domains}, {down:b}, {lying:?}, {fates:?}");
+                    let told = || format!("{scheme} on {hosts}, {down:b}, {lying:?}, {fates:?}");
                     every_step(&case, &lying, &fates, &told);
                 }
             }
+        }
+    }
+
+    /// The same on hosts and racks of more disks, of which too many sets can fail to try them all.
+    #[test]
+    fn any_fates_of_the_slots_of_hosts_and_racks() {
+        let groups = [
+            ("aabbcc", "ec(4,2)", Some(DOUBLED)),
+            ("aabbcc", "ec(4,2)", Some(Spread::AsPossible { spare: 2 })),
+            ("aabbcc", "copies(3)", None),
+            ("aaabbbccc", "ec(4,2)", Some(DOUBLED)),
+            ("aaabbbccc", "copies(3)", None),
+            ("abccccdd", "ec(4,2)", Some(DOUBLED)),
+            ("aabbccddeeff", "ec(4,2)", Some(DOUBLED)),
+            ("aabb|ccdd|eeff", "ec(4,2)", Some(DOUBLED)),
+            ("aab|ccddd", "ec(3,2)", Some(DOUBLED)),
+            ("ab|cd|ef", "copies(3)", None),
+        ];
+        let mut random = Random(1);
+        for (hosts, scheme, spread) in groups {
+            let group = group(hosts);
+            let spread = spread.unwrap_or_else(|| apart(&group, scheme));
+            for _ in 0..2_000 {
+                let case = case(&group, scheme, random.below(1 << 20), spread);
+                // Most of them are as most often: up.
+                let down = random.below(1 << group.len()) & random.below(1 << group.len());
+                let Some(lying) = put(&case, down as u32) else { continue };
+                let fate = |_| match random.below(2) {
+                    0 => Fate::Up,
+                    _ => FATES[random.below(FATES.len() as u64) as usize],
+                };
+                let fates: Vec<Fate> = (0..group.len()).map(fate).collect();
+                let told = || format!("{scheme} on {hosts}, {down:b}, {lying:?}, {fates:?}");
+                every_step(&case, &lying, &fates, &told);
+            }
+        }
+    }
+
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, n: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % n
         }
     }
 
@@ -426,41 +513,54 @@ mod tests {
     }
 
     #[test]
-    fn what_a_blob_has_to_spare_is_what_every_set_of_lost_domains_says() {
-        let group = group("aabbcd");
-        let case = case(&group, "ec(2,2)", 1, Spread::AsPossible);
-        let part = |n| PartIndex::new(n).unwrap();
-        // Every part on every set of slots, up to two.
-        let places: Vec<u32> = (0u32..1 << 6).filter(|set| set.count_ones() <= 2).collect();
-        let mut state = 1u64;
-        for _ in 0..20_000 {
-            let lying: Vec<Lying> = (0..4)
-                .flat_map(|n| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    let set = places[(state >> 33) as usize % places.len()];
-                    (0..6).filter(move |slot| set >> slot & 1 == 1).map(move |slot| (part(n), slot))
-                })
-                .collect();
-            let survives = |losses: u32| {
-                (0u32..1 << 4).filter(|lost| lost.count_ones() == losses).all(|lost| {
-                    let left =
-                        lying.iter().filter(|(_, slot)| lost >> group.domain(*slot) & 1 == 0);
-                    left.map(|(part, _)| *part).collect::<PartSet>().len() >= 2
-                })
-            };
-            let expected = (0..=2).take_while(|losses| survives(*losses)).last();
-            assert_eq!(
-                case.spare(lying.iter().copied()),
-                expected.map(|n| n as usize),
-                "{lying:?}"
-            );
+    fn what_a_blob_has_to_spare_is_what_every_set_of_losses_says() {
+        // Where units are disks, of which a host has one part or two, and where they are hosts.
+        for (hosts, scheme, share) in
+            [("aabbcd", "ec(2,2)", 1), ("aabbcc", "ec(2,2)", 2), ("aabcde", "ec(2,2)", 1)]
+        {
+            let group = group(hosts);
+            let case = case(&group, scheme, 1, DOUBLED);
+            assert_eq!(case.bounds().share(Level::Host), share, "{hosts}");
+            // Every part on every set of slots, up to two.
+            let places: Vec<u32> = (0u32..1 << 6).filter(|set| set.count_ones() <= 2).collect();
+            let mut random = Random(1);
+            for _ in 0..20_000 {
+                let lying: Vec<Lying> = (0..4)
+                    .flat_map(|n| {
+                        let set = places[random.below(places.len() as u64) as usize];
+                        let part = PartIndex::new(n).unwrap();
+                        (0..6)
+                            .filter(move |slot| set >> slot & 1 == 1)
+                            .map(move |slot| (part, slot))
+                    })
+                    .collect();
+                let survives = |level: Level, losses: usize| {
+                    (0u32..1 << 6).filter(|lost| lost.count_ones() as usize == losses).all(|lost| {
+                        let left = lying
+                            .iter()
+                            .filter(|(_, slot)| lost >> group.at(level, *slot) & 1 == 0);
+                        left.map(|(part, _)| *part).collect::<PartSet>().len() >= 2
+                    })
+                };
+                let losses = |level, most: usize| {
+                    (0..=most).take_while(|losses| survives(level, *losses)).last()
+                };
+                let expected = match (case.bounds().unit(), losses(Level::Host, 2 / share)) {
+                    (_, None) => None,
+                    (Level::Disk, Some(hosts)) => {
+                        losses(Level::Disk, 2).map(|disks| disks.min(2 - (2 / share - hosts)))
+                    }
+                    (_, Some(hosts)) => Some(hosts),
+                };
+                assert_eq!(case.spare(lying.iter().copied()), expected, "{hosts}: {lying:?}");
+            }
         }
     }
 
     #[test]
     fn parts_of_a_slot_that_is_away_are_waited_for_and_of_one_that_is_gone_made_anew() {
         let group = group("abcdefgh");
-        let case = case(&group, "ec(4,2)", 1, Spread::AsPossible);
+        let case = case(&group, "ec(4,2)", 1, DOUBLED);
         let mains: Vec<Lying> = put(&case, 0).unwrap();
         let (lost, slot) = mains[2];
         let seen: Vec<Lying> = mains.iter().copied().filter(|home| home.1 != slot).collect();

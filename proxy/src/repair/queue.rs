@@ -1,4 +1,4 @@
-//! What is to be mended next: those blobs first that can lose the fewest domains. Pure, and bounded: where there is no
+//! What is to be mended next: those blobs first that can lose the fewest units. Pure, and bounded: where there is no
 //! room those that have more to spare are left to the next census.
 
 use std::collections::{BTreeMap, HashMap};

@@ -56,7 +56,7 @@ pub(crate) struct Change {
 /// What a census has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Blobs of which enough parts were found, by how many fail domains each can lose: from none on.
+    /// Blobs of which enough parts were found, by how many units (disks, or hosts) each can lose: from none on.
     pub by_spare: Vec<u64>,
     /// Of these, those that could lose more if their parts lay where they belong.
     pub at_risk: u64,

@@ -337,6 +337,7 @@ pub(crate) fn config(n: usize, store: Arc<dyn PartStore>) -> SlotConfig {
         stands_for: DiskId::from_slice(&[n as u8 + 1; 16]).unwrap(),
         place: format!("memory{n}"),
         domain: format!("domain{n}"),
+        rack: String::new(),
         store,
     }
 }

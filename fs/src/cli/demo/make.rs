@@ -15,6 +15,7 @@ use proto::cluster::{Cluster, Slot};
 use proto::id::{ClusterId, Generation, SlotId};
 use proto::scheme::Scheme;
 use proto::size::Size;
+use proxy::VolumeRules;
 use storaged::InitOptions;
 use storaged::superblock::Superblock;
 
@@ -150,11 +151,11 @@ impl Plan {
             let (now, path) = (disk(staged, number), disk(dir, number));
             let options = InitOptions { capacity: Some(capacity), block_file };
             let disk = storaged::init_disk(&now, id, options).with_context(|| named(&path))?;
-            let (slot, domain) = (SlotId(0), String::new());
+            let (slot, (domain, rack)) = (SlotId(0), Default::default());
             let (replaces, address, path) = (None, None, Some(now));
-            cluster.slots.push(Slot { disk, replaces, address, path, slot, domain });
+            cluster.slots.push(Slot { disk, replaces, address, path, slot, domain, rack });
         }
-        block_on(format::create(&cluster, VOLUME, self.scheme))?;
+        block_on(format::create(&cluster, VOLUME, self.scheme, VolumeRules::MIN_SPARE))?;
         remove(&staged.join("cache"))?;
         cluster.cache = Some(dir.join("cache"));
         for (number, slot) in cluster.slots.iter_mut().enumerate() {
