@@ -1,5 +1,6 @@
 //! The command line: one file per command. Text becomes domain types here and nowhere deeper; an
-//! error is one sentence on stderr and exit code 1 (2 for a command line that makes no sense).
+//! error is one sentence on stderr and exit code 1 (2 for a command line that makes no sense; of `status` and `heal` 3, which is
+//! "unknown" to monitoring).
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -69,7 +70,9 @@ pub fn main() -> ExitCode {
     if let Some(helper) = helper::Helper::by_name(std::env::args_os().next().as_deref()) {
         return helper.run();
     }
-    let Cli { log, command } = match program::parse(std::env::args_os()) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let usage = if says_how_it_is(&args) { status::unknown() } else { ExitCode::from(2) };
+    let Cli { log, command } = match program::parse_or(args, usage) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -98,9 +101,37 @@ pub fn main() -> ExitCode {
     exit_code(result, ExitCode::FAILURE)
 }
 
+/// Is it a command that says by its exit code how a volume is? Then 2 is not for a command line that makes no sense.
+fn says_how_it_is(args: &[OsString]) -> bool {
+    let mut words = args.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        match &*word {
+            "--log" => drop(words.next()),
+            option if option.starts_with('-') => {}
+            command => return matches!(command, "status" | "heal"),
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_commands_that_say_how_a_volume_is_end_otherwise_when_they_make_no_sense() {
+        for (line, expected) in [
+            ("ashlar status --nonsense", true),
+            ("ashlar --log info heal nonsense", true),
+            ("ashlar --log=info heal", true),
+            ("ashlar --log status fsck", false),
+            ("ashlar fsck status", false),
+            ("ashlar --version", false),
+        ] {
+            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(says_how_it_is(&args), expected, "{line}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

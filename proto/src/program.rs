@@ -1,5 +1,6 @@
 //! How every program of ours speaks and ends: what it has to say goes to stdout, what is wrong is one
-//! sentence on stderr, and the exit code is 1 for "no" and 2 for a command line that makes no sense.
+//! sentence on stderr, and the exit code is 1 for "no" and 2 for a command line that makes no sense, where 2
+//! says nothing else.
 //!
 //! Invariants:
 //! * Nobody who reads is no error: `ashlar status | head -1` ends quietly, with the exit code that
@@ -47,12 +48,20 @@ pub fn complain(program: &str, text: impl Display) {
 /// Reads the command line. What asks for help or makes no sense is answered here: then the program
 /// ends with this code.
 pub fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, ExitCode> {
+    parse_or::<C>(args, ExitCode::from(USAGE))
+}
+
+/// The same, with another code for what makes no sense.
+pub fn parse_or<C: Parser>(
+    args: impl IntoIterator<Item = OsString>,
+    usage: ExitCode,
+) -> Result<C, ExitCode> {
     C::try_parse_from(args).map_err(|e| {
         let name = C::command().get_name().to_owned();
         if e.use_stderr() {
             // To a closed pipe, for all one can do about it.
             let _ = e.print();
-            return ExitCode::from(USAGE);
+            return usage;
         }
         let text = e.render().to_string();
         exit_code(&name, write(text.as_bytes()).map(|_| ExitCode::SUCCESS), ExitCode::FAILURE)

@@ -99,6 +99,17 @@ fn wrong_flags_of_the_mount() -> Result<()> {
 }
 
 #[test]
+fn a_check_that_is_called_wrongly_does_not_say_that_data_are_unavailable() -> Result<()> {
+    for words in ["status --nonsense", "heal", "heal status a b", "--log info heal nonsense"] {
+        let answer = output(Command::new(ashlar()).args(words.split(' ')), PATIENCE)?;
+        let said = String::from_utf8_lossy(&answer.stderr);
+        ensure!(answer.status.code() == Some(3), "{words}: {} and {said}", answer.status);
+        ensure!(said.contains("Usage"), "{words}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn wrong_flags_of_the_daemons() -> Result<()> {
     refuse(vec![
         row("storaged: no command", storaged(), &[], &["usage"]),
