@@ -23,7 +23,7 @@ use proto::id::{
     BlobId, ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId,
 };
 use proto::part_store::{
-    Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+    Beat, Condition, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
 };
 use proto::scheme::Scheme;
 use proxy::{Proxy, ProxySettings, SlotConfig};
@@ -101,6 +101,14 @@ impl PartStore for Way {
 
     async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError> {
         self.through(self.slot.last_beat(volume)).await
+    }
+
+    async fn condition(&self, volume: VolumeId) -> Result<Condition, PartError> {
+        self.through(self.slot.condition(volume)).await
+    }
+
+    async fn scrub(&self) -> Result<(), PartError> {
+        self.through(self.slot.scrub()).await
     }
 
     async fn list(

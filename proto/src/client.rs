@@ -18,11 +18,12 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::checksum::{Checked, widen};
 use crate::convert::{Address, transport_error};
-use crate::id::{BlobId, ClusterId, Epoch, Generation, OwnerId, PartKey, VolumeId};
+use crate::id::{BlobId, ClusterId, DiskId, Epoch, Generation, OwnerId, PartKey, VolumeId};
 use crate::link::client::Link;
 use crate::link::request::{Reply, Request};
 use crate::part_store::{
-    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+    Beat, Condition, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    Standing,
 };
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
@@ -74,6 +75,16 @@ impl Daemon {
     pub async fn status(&self) -> Result<wire::StatusReply, PartError> {
         let reply = self.client.clone().status(wire::StatusRequest {}).await;
         Ok(reply.map_err(|status| transport_error(&status))?.into_inner())
+    }
+
+    /// Has a disk read and verify everything that it holds, or each that the daemon serves: how many have begun.
+    ///
+    /// # Errors
+    /// [`PartError::Invalid`] when it is never scrubbed.
+    pub async fn scrub(&self, disk: Option<DiskId>) -> Result<u32, PartError> {
+        let disk = disk.map(|disk| Bytes::copy_from_slice(disk.as_bytes())).unwrap_or_default();
+        let reply = self.client.clone().scrub(wire::ScrubRequest { disk }).await;
+        Ok(reply.map_err(|status| transport_error(&status))?.into_inner().disks)
     }
 }
 
@@ -232,6 +243,17 @@ impl PartStore for RemoteSlot {
             let wire::SlotStatus { generation, rebuilding, pristine, .. } = *slot;
             Standing { generation: Generation(generation), rebuilding, pristine }
         }))
+    }
+
+    async fn condition(&self, volume: VolumeId) -> Result<Condition, PartError> {
+        match self.ask(&Request::Condition(volume), Bytes::new()).await? {
+            Reply::Condition(condition) => Ok(condition),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn scrub(&self) -> Result<(), PartError> {
+        self.daemon.scrub(Some(self.address.disk)).await.map(drop)
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use crate::checksum::Checked;
 use crate::id::{BlobId, ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId};
 use crate::limits::MAX_BLOBS_PER_REQUEST;
-use crate::part_store::{Issuer, PartError};
+use crate::part_store::{Issuer, PartError, ScrubState};
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::PartFailure;
 use crate::rpc::storaged::part_failure::Kind;
@@ -78,6 +78,18 @@ pub fn issuer_from_wire(issuer: &wire::Issuer) -> Result<Issuer, PartError> {
 
 fn invalid(why: &str) -> PartError {
     PartError::Invalid(why.to_owned())
+}
+
+/// How far a scrub is, as it travels.
+pub fn scrub_to_wire(state: ScrubState) -> wire::ScrubStatus {
+    let ScrubState { ended, percent, asked } = state;
+    wire::ScrubStatus { ended, percent, asked }
+}
+
+/// Reads how far a scrub is.
+pub fn scrub_from_wire(state: wire::ScrubStatus) -> ScrubState {
+    let wire::ScrubStatus { ended, percent, asked } = state;
+    ScrubState { ended, percent, asked }
 }
 
 /// A blob id's bytes, as they travel.
@@ -185,6 +197,8 @@ pub fn transport_error(status: &Status) -> PartError {
         Code::OutOfRange | Code::InvalidArgument | Code::Unimplemented => {
             PartError::Invalid(text())
         }
+        Code::FailedPrecondition => PartError::Invalid(status.message().to_owned()),
+        Code::NotFound => PartError::WrongAddress(status.message().to_owned()),
         _ => PartError::Unreachable(text()),
     }
 }
@@ -217,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_status_of_the_transport_says_nothing_about_the_part() {
-        for code in [Code::Unavailable, Code::NotFound, Code::Unknown, Code::Cancelled] {
+        for code in [Code::Unavailable, Code::Unknown, Code::Cancelled] {
             let error = transport_error(&Status::new(code, "connection reset"));
             assert!(matches!(error, PartError::Unreachable(_)), "{code:?} became {error:?}");
         }

@@ -28,7 +28,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// What a client sends first: a byte that no HTTP/2 connection starts with, a name, a version.
-pub const PREFACE: [u8; 8] = *b"\xa5ASHLNK4";
+pub const PREFACE: [u8; 8] = *b"\xa5ASHLNK5";
 
 /// Makes the kernel notice a peer that is gone: after `silence` without a sign of life, or with
 /// bytes unacknowledged for as long twice over. Sends small frames at once.

@@ -1,6 +1,7 @@
 //! The seam between a proxy and a slot: what can be asked of the place where parts lie.
 //!
-//! All requests but [`PartStore::get`], [`PartStore::fill`] and [`PartStore::standing`] have one order: the slot
+//! All requests but [`PartStore::get`], [`PartStore::fill`], [`PartStore::standing`], [`PartStore::condition`] and
+//! [`PartStore::scrub`] have one order: the slot
 //! decides them one after the other, those of one caller in the order in which they were asked, and what one
 //! says takes in all that were decided before it (and perhaps some that were decided later). One that is given up by its caller, or whose connection
 //! broke, is decided before all that the caller asks afterwards, or never.
@@ -132,6 +133,41 @@ pub trait PartStore: Send + Sync + 'static {
     /// How the slot stands to its group; `None`: nothing was ever asked of it. One that was asked for something,
     /// and does not know, has lost what it held. Changes nothing.
     async fn standing(&self) -> Result<Option<Standing>, PartError>;
+
+    /// How what the slot holds of the volume is, as far as its disk knows by itself. Costs no I/O.
+    async fn condition(&self, volume: VolumeId) -> Result<Condition, PartError>;
+
+    /// Has the slot's disk read and verify everything that it holds, from now on and as fast as users allow. Returns
+    /// at once; how far it is, [`PartStore::condition`] says. Asked again, it begins again.
+    ///
+    /// # Errors
+    /// [`PartError::Invalid`] when the disk is never scrubbed.
+    async fn scrub(&self) -> Result<(), PartError>;
+}
+
+/// How what a slot holds of a volume is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Condition {
+    /// What is not here of the volume might have been: the slot is being rebuilt, as far as it goes.
+    pub rebuilding: bool,
+    /// Blobs of the volume of which parts here are known to be damaged, in order of id: the first of them, at most
+    /// [`MAX_LIST`](crate::limits::MAX_LIST).
+    pub damaged: Vec<BlobId>,
+    /// Parts that the disk holds, of whatever volume.
+    pub parts: u64,
+    /// How far its scrub is; `None`: it is not scrubbed.
+    pub scrub: Option<ScrubState>,
+}
+
+/// How far the scrub of a disk is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubState {
+    /// When the last full pass ended, in seconds since 1970; 0: none has.
+    pub ended: u64,
+    /// How much of the current pass is done, in percent; 100 until the next begins.
+    pub percent: u64,
+    /// Somebody has asked for this pass, and it is not done yet.
+    pub asked: bool,
 }
 
 /// How a slot stands to its group.

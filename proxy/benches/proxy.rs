@@ -14,7 +14,8 @@ use proto::id::{
     BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, PartIndex, PartKey, SessionId, VolumeId,
 };
 use proto::part_store::{
-    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+    Beat, Condition, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    Standing,
 };
 use proto::scheme::Scheme;
 use proxy::placement::Group;
@@ -84,6 +85,12 @@ impl PartStore for Null {
         _limit: u32,
     ) -> Result<Page, PartError> {
         Ok(Page { complete: true, ..Page::default() })
+    }
+    async fn condition(&self, _: VolumeId) -> Result<Condition, PartError> {
+        Ok(Condition::default())
+    }
+    async fn scrub(&self) -> Result<(), PartError> {
+        Ok(())
     }
     async fn fill(&self) -> Result<Fill, PartError> {
         let (capacity, level) = (1 << 40, FillLevel::Green);

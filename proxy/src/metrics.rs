@@ -25,6 +25,8 @@ proto::metric_names! {
     gauge REPAIR_CENSUS_AGE = "proxy_repair_census_age_seconds":
         "Seconds since the last census ended; -1: none has";
     gauge REPAIR_STUCK = "proxy_repair_stuck_blobs": "Blobs that could not be mended";
+    gauge REPAIR_DAMAGED = "proxy_repair_damaged_blobs":
+        "Blobs of which disks know that parts are damaged";
     counter REPAIR_MENDED_BLOBS = "proxy_repair_mended_blobs_total": "Blobs mended";
     counter REPAIR_MENDED_BYTES = "proxy_repair_mended_bytes_total":
         "Bytes of parts put to mend blobs";

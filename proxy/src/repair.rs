@@ -10,6 +10,7 @@
 //! | `layout`: where parts belong, what is to be done, what may be lost | `census`: asks for the lists |
 //! | `merge`: ordered lists to blobs, with bounded memory | `mend`: one blob |
 //! | `queue`, `presence`, `pace`: what next, who is there, how fast | `healer`: when all that happens |
+//! | `course`, `tally`, `conditions`: what is due, what was counted, what slots say of themselves | |
 //! | [`report`]: how safe it all is, in a word and a line | `gauges`: the same for monitoring |
 //!
 //! Invariants:
@@ -20,6 +21,8 @@
 //! * One blob that cannot be mended keeps no other from it.
 
 mod census;
+mod conditions;
+mod course;
 mod gauges;
 mod healer;
 mod layout;
@@ -29,6 +32,7 @@ mod pace;
 mod presence;
 mod queue;
 pub mod report;
+mod tally;
 
 pub use census::{Ledger, Wanted};
 pub use healer::{HealSettings, Healer};

@@ -20,7 +20,8 @@ use proto::checksum::Checked;
 use proto::id::{BlobId, DiskId, PartKey, VolumeId};
 use proto::limits::footprint;
 use proto::part_store::{
-    Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+    Beat, Condition, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    Standing,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -372,6 +373,22 @@ impl SlotClient {
     /// of the slot.
     pub(crate) async fn last_beat(&self, volume: VolumeId) -> Result<Option<LastBeat>, PartError> {
         self.within(self.store.last_beat(volume)).await
+    }
+
+    /// How what it holds of a volume is. Tells nothing of the slot, and waits for nothing that the disk does.
+    pub(crate) async fn condition(&self, volume: VolumeId) -> Result<Condition, PartError> {
+        if self.is_down() {
+            return Err(PartError::Unreachable(self.state()));
+        }
+        self.within(self.store.condition(volume)).await
+    }
+
+    /// Has its disk read and verify everything.
+    pub(crate) async fn scrub(&self) -> Result<(), PartError> {
+        if self.is_down() {
+            return Err(PartError::Unreachable(self.state()));
+        }
+        self.within(self.store.scrub()).await
     }
 
     /// One page of a listing, in order and going on.

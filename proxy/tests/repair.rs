@@ -274,3 +274,48 @@ async fn repair_ends_when_somebody_else_has_the_volume() {
     let put = led.proxy.put(blob(77, 100, "ec(4,2)"), noise(100, 77)).await;
     assert!(matches!(put, Err(BlobError::Fenced { .. })), "{put:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_scrub_finds_is_mended_though_nobody_reads_it() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(9).await;
+    let healer = led.heal();
+    led.until_healthy().await;
+    // One that can be mended at once, and one whose disk takes nothing now.
+    let (id, stuck) = (ids[0], ids[1]);
+    let home = led.lying(id)[1][0];
+    let full = led.lying(stuck).into_iter().map(|slots| slots[0]).find(|slot| *slot != home);
+    let full = full.unwrap();
+    led.slots[home].rot(id);
+    led.slots[full].rot(stuck);
+    led.slots[full].set(Mood::Full);
+    assert_eq!(healer.scrub().await, Ok(8));
+    let report = led.until("found", |report| report.damaged_blobs == 1).await;
+    assert_eq!(report.health, Health::Degraded, "{report}");
+    assert!(report.line.contains("1 blob has damaged parts"), "{report}");
+    assert!(!led.slots[home].is_rotten(id) && led.slots[full].is_rotten(stuck), "{report}");
+    led.slots[full].set(Mood::Good);
+    let report = led.until_healthy().await;
+    assert_eq!((report.damaged_blobs, report.mended_blobs), (0, 2), "{report}");
+    assert!(!led.slots[full].is_rotten(stuck));
+    led.assert_at_home(&ids).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_copy_that_is_not_needed_goes() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(4).await;
+    let id = ids[0];
+    let healer = led.heal();
+    led.until_healthy().await;
+    // One that came late, where the part was handed to while its home was away.
+    let lying = led.lying(id);
+    let other = (0..8).find(|slot| !lying.iter().any(|at| at.contains(slot))).unwrap();
+    led.slots[other].copy_of(&led.slots[lying[2][0]], id);
+    led.slots[other].rot(id);
+    healer.scrub().await.unwrap();
+    led.until("gone", |_| !led.slots[other].is_rotten(id)).await;
+    led.until_healthy().await;
+    led.assert_at_home(&ids).await;
+    led.assert_readable(&ids).await;
+}

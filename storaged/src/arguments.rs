@@ -52,6 +52,19 @@ pub(crate) struct Belongs {
     pub(crate) new_cluster: bool,
 }
 
+/// Which cluster file is changed.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterFileArg {
+    /// The cluster's file, which is changed
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ASHLAR_CLUSTER",
+        default_value = proto::cluster::DEFAULT_FILE
+    )]
+    pub(crate) cluster: PathBuf,
+}
+
 /// Which disk takes whose place.
 #[derive(Debug, Args)]
 pub(crate) struct ReplaceArgs {
@@ -60,14 +73,8 @@ pub(crate) struct ReplaceArgs {
     pub(crate) old: DiskId,
     /// Directory of the new disk: empty or not there yet, or made by `storaged disk init` for this cluster
     pub(crate) dir: PathBuf,
-    /// The cluster's file, in which the new one takes the old one's place
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "ASHLAR_CLUSTER",
-        default_value = proto::cluster::DEFAULT_FILE
-    )]
-    pub(crate) cluster: PathBuf,
+    #[command(flatten)]
+    pub(crate) file: ClusterFileArg,
     /// Space to use [default: 90 % of what is free and not promised to other disks there]
     #[arg(long, value_name = "SIZE")]
     pub(crate) capacity: Option<Size>,
@@ -87,17 +94,28 @@ pub(crate) struct ReplaceArgs {
 pub(crate) struct LostArgs {
     /// Id of the disk, as the cluster file lists it
     pub(crate) disk: DiskId,
-    /// The cluster's file
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "ASHLAR_CLUSTER",
-        default_value = proto::cluster::DEFAULT_FILE
-    )]
-    pub(crate) cluster: PathBuf,
+    #[command(flatten)]
+    pub(crate) file: ClusterFileArg,
     /// The widest scheme of the cluster's volumes, which has to fit on the disks that are left
     #[arg(long, default_value = "ec(4,2)")]
     pub(crate) scheme: Scheme,
+}
+
+/// Which disks of which daemon.
+#[derive(Debug, Args)]
+pub(crate) struct ScrubArgs {
+    /// Ids of disks [default: all that the daemon serves]
+    #[arg(value_name = "DISK")]
+    pub(crate) disks: Vec<DiskId>,
+    /// Where the daemon listens
+    #[arg(long, value_name = "HOST:PORT", default_value = daemon::DEFAULT_LISTEN)]
+    pub(crate) address: String,
+    /// Return when they are read, and say what is damaged
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which daemon.

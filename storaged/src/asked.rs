@@ -65,6 +65,10 @@ pub(crate) fn begin(
             let last = disk.last_beat(to, volume);
             Ok(boxed(std::future::ready(last.map(|last| (Reply::LastBeat(last), Bytes::new())))))
         }
+        Request::Condition(volume) => {
+            let condition = disk.condition(to, volume).map(Reply::Condition);
+            Ok(boxed(std::future::ready(condition.map(|reply| (reply, Bytes::new())))))
+        }
         Request::Held(blob) => push(&disk, to, Ask::Turn, room).map(|turn| {
             boxed(async move {
                 turn.await?;

@@ -11,9 +11,9 @@ use proto::observe::init_logs;
 use proto::program;
 
 use crate::admin;
-use crate::arguments::{Disks, InitArgs, LostArgs, PartArgs, ReplaceArgs, StatusArgs};
+use crate::arguments::{Disks, InitArgs, LostArgs, PartArgs, ReplaceArgs, ScrubArgs, StatusArgs};
 use crate::daemon::{self, RunConfig};
-use crate::replacing;
+use crate::{replacing, scrubbing};
 
 /// Keeps parts of blobs on the disks of this machine.
 #[derive(Debug, Parser)]
@@ -89,6 +89,12 @@ enum DiskCommand {
         after_help = "Example:\n  storaged disk lost 0b6c0000-0000-4000-8000-000000000001 --cluster cluster.toml"
     )]
     Lost(LostArgs),
+    /// Have a running daemon read and verify all that its disks hold, now and as fast as users allow
+    ///
+    /// They do so by themselves within the days of --scrub-days. What is damaged is mended by whoever has its volume
+    /// mounted. With --wait it exits with 1 if something was damaged and is not mended yet.
+    #[command(after_help = "Example:\n  storaged disk scrub --address 10.0.0.1:7411 --wait")]
+    Scrub(ScrubArgs),
     /// One line for each disk
     #[command(after_help = "Example:\n  storaged disk list /srv/disk*")]
     List(Disks),
@@ -142,6 +148,7 @@ fn dispatch(Cli { log, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Disk(DiskCommand::Init(args)) => admin::init(&args),
         Command::Disk(DiskCommand::Replace(args)) => replacing::replace(&args),
         Command::Disk(DiskCommand::Lost(args)) => replacing::lost(&args),
+        Command::Disk(DiskCommand::Scrub(args)) => block_on(scrubbing::scrub(&args)),
         Command::Disk(DiskCommand::List(disks)) => admin::list(&disks),
         Command::Disk(DiskCommand::Info(disks)) => admin::info(&disks),
         Command::Disk(DiskCommand::Verify(disks)) => admin::verify(&disks),

@@ -20,7 +20,8 @@ use proto::checksum::Checked;
 use proto::id::{BlobId, ClusterId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_LIST;
 use proto::part_store::{
-    Beat, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, Scope, Standing,
+    Beat, Condition, Fill, HANGS, Held, Issuer, LastBeat, Page, PartError, Scope, ScrubState,
+    Standing,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -30,7 +31,7 @@ use crate::queue::{Ask, To};
 use crate::readers::Readers;
 use crate::record::Membership;
 use crate::scrub::{self, Scrub};
-use crate::shared::{ScrubState, Shared, fits};
+use crate::shared::{Shared, fits};
 use crate::superblock::{Locked, Superblock, lock};
 use crate::watch::Watch;
 
@@ -359,6 +360,27 @@ impl Disk {
         let promise = self.shared.promise(to.slot, volume);
         let last = self.shared.beats.last(to.slot, volume);
         Ok(last.filter(|last| Issuer::check(Some(last.issuer), promise).is_ok()))
+    }
+
+    /// How what a slot holds of a volume is, as far as is known. Costs no I/O, and needs no turn: what was damaged
+    /// stays so until it is put again.
+    pub(crate) fn condition(&self, to: To, volume: VolumeId) -> Result<Condition, PartError> {
+        self.shared.admits(to)?;
+        Ok(Condition {
+            rebuilding: self.shared.is_rebuilding(to.slot, volume),
+            damaged: self.shared.damaged_blobs(to.slot, volume, MAX_LIST as usize),
+            parts: self.shared.view().1,
+            scrub: self.shared.scrub(),
+        })
+    }
+
+    /// Has all that is on it read and verified, from now on and as fast as users allow.
+    ///
+    /// # Errors
+    /// [`PartError::Invalid`] when it is never scrubbed.
+    pub fn scrub(&self) -> Result<(), PartError> {
+        let unscrubbed = || PartError::Invalid("it is never scrubbed (scrub-days is 0)".to_owned());
+        self.shared.ask_for_scrub().then_some(()).ok_or_else(unscrubbed)
     }
 
     /// Every part, with its slot, in order, until `take` says `false`. Blocks.

@@ -168,6 +168,7 @@ impl Receiver<'_> {
                     | Request::Promised(_)
                     | Request::Beat(..)
                     | Request::LastBeat(_)
+                    | Request::Condition(_)
             );
         let share = share_of(own, blocks).await?;
         let room = if is_read { &found.budget.reads } else { &found.budget.writes };

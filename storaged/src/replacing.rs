@@ -78,7 +78,7 @@ impl ClusterFile {
 }
 
 pub(crate) fn replace(args: &ReplaceArgs) -> anyhow::Result<ExitCode> {
-    let mut file = ClusterFile::read(&args.cluster)?;
+    let mut file = ClusterFile::read(&args.file.cluster)?;
     let nth = file.slot_of(args.old)?;
     let dir = std::path::absolute(&args.dir).with_context(|| args.dir.display().to_string())?;
     let options =
@@ -139,7 +139,7 @@ fn disk_in(dir: &Path, cluster: &Cluster, options: InitOptions) -> anyhow::Resul
 }
 
 pub(crate) fn lost(args: &LostArgs) -> anyhow::Result<ExitCode> {
-    let mut file = ClusterFile::read(&args.cluster)?;
+    let mut file = ClusterFile::read(&args.file.cluster)?;
     let nth = file.slot_of(args.disk)?;
     let left: Vec<_> = {
         let others = file.cluster.slots.iter().enumerate().filter(|(other, _)| *other != nth);

@@ -29,12 +29,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto::limits::DISK_BLOCK;
-use proto::part_store::PartError;
+use proto::part_store::{PartError, ScrubState};
 
 use crate::block_file::{BlockFile, Found, Scan};
 use crate::init::DEFAULT_BLOCK_FILE;
 use crate::record::Place;
-use crate::shared::{ScrubState, Shared};
+use crate::shared::Shared;
 use crate::superblock::Superblock;
 use crate::wish::Wish;
 use check::{Lies, Verdict};
@@ -92,6 +92,8 @@ pub(crate) struct Scrub {
     inquiry: Option<Inquiry>,
     /// No inquiry by itself before this.
     inquire_from: u64,
+    /// Somebody has asked for this pass: it is read as fast as users allow.
+    asked: bool,
 }
 
 impl Scrub {
@@ -114,9 +116,17 @@ impl Scrub {
             fresh_until: None,
             inquiry: None,
             inquire_from: 0,
+            asked: false,
         };
         scrub.tell();
         scrub
+    }
+
+    /// Begins a pass, whatever was under way: somebody has asked for it.
+    fn begin_asked(&mut self, now: u64) {
+        self.asked = true;
+        self.position.again(now, self.shared.written());
+        self.tell();
     }
 
     /// Does a little of what is to be done. `now` is in seconds since 1970.
@@ -177,8 +187,11 @@ impl Scrub {
     /// What a step of the pass was, and what is left of it.
     fn did(&mut self, now: u64, bytes: u64) -> Work {
         self.position.done += bytes;
-        let ends = self.position.began.saturating_add(pace::pass_seconds(self.days));
-        Work::Done { bytes, left: self.left(), seconds: ends.saturating_sub(now) }
+        let time = if self.asked { 0 } else { pace::pass_seconds(self.days) };
+        let ends = self.position.began.saturating_add(time);
+        // What somebody waits for is read at the highest rate, however little it is.
+        let left = if self.asked { u64::MAX } else { self.left() };
+        Work::Done { bytes, left, seconds: ends.saturating_sub(now) }
     }
 
     fn left(&self) -> u64 {
@@ -248,6 +261,7 @@ impl Scrub {
             return Ok(self.did(now, entries.len() as u64 * pace::READ));
         }
         (self.position.phase, self.position.ended) = (Phase::Done, now);
+        self.asked = false;
         let damaged = self.shared.damaged();
         tracing::info!(disk = %self.shared.disk, damaged, "all of the disk was read, and compared with its index");
         Ok(self.did(now, 0))
@@ -295,7 +309,7 @@ impl Scrub {
             Phase::Done => 100,
             _ => (done * 100).checked_div(done + left).unwrap_or(0).min(99),
         };
-        self.shared.scrub_is(ScrubState { ended: self.position.ended, percent });
+        self.shared.scrub_is(ScrubState { ended: self.position.ended, percent, asked: self.asked });
     }
 
     /// Saves where it is.
@@ -319,8 +333,11 @@ impl Scrub {
         let mut saved = Instant::now();
         let mut rest = if self.again.is_empty() { BEGIN } else { Duration::ZERO };
         let mut changed = true;
-        while shared.rest(rest) {
+        while shared.rest_unless_asked(rest) {
             let began = Instant::now();
+            if shared.take_scrub_asked() {
+                self.begin_asked(seconds_now());
+            }
             rest = match self.step(seconds_now()) {
                 Ok(Work::None) => LOOK,
                 Ok(Work::Done { bytes, left, seconds }) => {

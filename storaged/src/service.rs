@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::convert::Address;
+use proto::convert::{Address, scrub_to_wire};
+use proto::id::DiskId;
 use proto::limits::DISK_BLOCK;
 use proto::part_store::{PartError, Standing};
 use proto::rpc::storaged as wire;
@@ -16,7 +17,6 @@ use tonic::{Request, Response, Status};
 use crate::bay::{Bay, BayState, Bays};
 use crate::clients::Clients;
 use crate::disk::{Disk, SlotStanding};
-use crate::shared::ScrubState;
 
 /// Bytes of payload that may be under way between this daemon and everybody, in equal shares for its
 /// disks, so that one that hangs does not use up what the others need.
@@ -103,7 +103,7 @@ fn disk_status(bay: &Bay) -> wire::DiskStatus {
                 available: state.fill.available,
                 spare: state.fill.spare,
                 damaged: state.damaged,
-                scrub: state.scrub.map(scrub_status),
+                scrub: state.scrub.map(scrub_to_wire),
                 slots: disk.standings().into_iter().map(slot_status).collect(),
                 ..status
             }
@@ -111,10 +111,6 @@ fn disk_status(bay: &Bay) -> wire::DiskStatus {
         BayState::Opening => wire::DiskStatus { state: "opening".to_owned(), ..status },
         BayState::Out { why, .. } => wire::DiskStatus { state: format!("out: {why}"), ..status },
     }
-}
-
-fn scrub_status(ScrubState { ended, percent }: ScrubState) -> wire::ScrubStatus {
-    wire::ScrubStatus { ended, percent }
 }
 
 fn slot_status(SlotStanding { slot, group, standing }: SlotStanding) -> wire::SlotStatus {
@@ -130,5 +126,26 @@ impl Storaged for Service {
         _: Request<wire::StatusRequest>,
     ) -> Result<Response<wire::StatusReply>, Status> {
         Ok(Response::new(self.state()))
+    }
+
+    async fn scrub(
+        &self,
+        request: Request<wire::ScrubRequest>,
+    ) -> Result<Response<wire::ScrubReply>, Status> {
+        let named = request.into_inner().disk;
+        let disks = match named.is_empty() {
+            true => self.bays.all().iter().filter_map(|bay| bay.disk().ok()).collect(),
+            false => {
+                let named = DiskId::from_slice(&named)
+                    .ok_or_else(|| Status::invalid_argument("the disk's id is not 16 bytes"))?;
+                let (_, disk) = self.bays.find(named).map_err(|e| Status::not_found(e.reason()))?;
+                vec![disk]
+            }
+        };
+        for disk in &disks {
+            let refused = |e: PartError| Status::failed_precondition(e.reason());
+            disk.scrub().map_err(refused)?;
+        }
+        Ok(Response::new(wire::ScrubReply { disks: disks.len() as u32 }))
     }
 }

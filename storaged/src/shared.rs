@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex, RwLock};
-use proto::id::{DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
-use proto::part_store::{Fill, Issuer, PartError};
+use proto::id::{BlobId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
+use proto::part_store::{Fill, Issuer, PartError, ScrubState};
 
 use crate::beats::Beats;
 use crate::block_file::BlockFile;
@@ -31,15 +31,6 @@ const MAX_DAMAGED: usize = 10_000;
 const MAX_DISK_SLOTS: usize = 1024;
 /// Volumes that may be promised on one disk: each is kept in memory.
 const MAX_FENCES: usize = 64 << 10;
-
-/// What is said of a scrub.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ScrubState {
-    /// When the last full pass ended, in seconds since 1970; 0: none has.
-    pub ended: u64,
-    /// How much of the current pass is done, in percent; 100 until the next begins.
-    pub percent: u64,
-}
 
 /// What the owner, the readers and the scrub of a disk share.
 pub(crate) struct Shared {
@@ -108,14 +99,40 @@ impl Shared {
 
     /// Waits for so long. `false`: the disk is lost, or closed.
     pub(crate) fn rest(&self, time: Duration) -> bool {
+        self.rest_until(time, |_| false)
+    }
+
+    /// The same, or until somebody asks for a scrub.
+    pub(crate) fn rest_unless_asked(&self, time: Duration) -> bool {
+        self.rest_until(time, |end| end.scrub_asked)
+    }
+
+    fn rest_until(&self, time: Duration, enough: impl Fn(&End) -> bool) -> bool {
         let until = Instant::now() + time;
         let mut end = self.end.lock();
         while !end.closed && end.lost.is_none() {
-            if self.ended.wait_until(&mut end, until).timed_out() {
+            if enough(&end) || self.ended.wait_until(&mut end, until).timed_out() {
                 return true;
             }
         }
         false
+    }
+
+    /// All that the disk holds is to be read and verified from now on. `false`: nobody scrubs it.
+    pub(crate) fn ask_for_scrub(&self) -> bool {
+        let mut scrub = self.scrub.lock();
+        let Some(state) = scrub.as_mut() else { return false };
+        // From now on, so that whoever waits for its end does not take the last one for it.
+        state.asked = true;
+        drop(scrub);
+        self.end.lock().scrub_asked = true;
+        self.ended.notify_all();
+        true
+    }
+
+    /// Was that asked for since the last time?
+    pub(crate) fn take_scrub_asked(&self) -> bool {
+        std::mem::take(&mut self.end.lock().scrub_asked)
     }
 
     /// The log says so much that the index does not that it has to be made anew.
@@ -171,6 +188,21 @@ impl Shared {
     /// How many parts are known to be damaged.
     pub(crate) fn damaged(&self) -> u64 {
         self.damaged.lock().len() as u64
+    }
+
+    /// Blobs of a volume of which a slot has damaged parts, in order: the first `limit` of them.
+    pub(crate) fn damaged_blobs(
+        &self,
+        slot: SlotId,
+        volume: VolumeId,
+        limit: usize,
+    ) -> Vec<BlobId> {
+        let damaged = self.damaged.lock();
+        let of = damaged.iter().filter(|(at, key)| *at == slot && key.blob.volume() == volume);
+        let mut blobs: Vec<BlobId> = of.map(|(_, key)| key.blob).collect();
+        blobs.dedup();
+        blobs.truncate(limit);
+        blobs
     }
 
     /// The parts that cannot be read as they should be, as far as is known.
@@ -231,10 +263,12 @@ impl Shared {
         *self.scrub.lock()
     }
 
-    /// The scrub is so far.
-    pub(crate) fn scrub_is(&self, state: ScrubState) {
+    /// The scrub is so far. A pass that was asked for meanwhile has still to begin.
+    pub(crate) fn scrub_is(&self, mut state: ScrubState) {
         self.metrics.scrub(state.percent, state.ended);
-        *self.scrub.lock() = Some(state);
+        let mut scrub = self.scrub.lock();
+        state.asked |= self.end.lock().scrub_asked;
+        *scrub = Some(state);
     }
 
     /// Tells everyone how full the disk is.
@@ -393,6 +427,8 @@ struct End {
     lost: Option<String>,
     /// It is not wanted any more.
     closed: bool,
+    /// Its scrub is to begin a pass at once.
+    scrub_asked: bool,
 }
 
 /// Whether a slot that is known as this may be addressed so; the newest generation that it knows.

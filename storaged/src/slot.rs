@@ -9,7 +9,7 @@ use proto::checksum::{Checked, widen};
 use proto::id::{BlobId, Epoch, Generation, GroupId, OwnerId, PartKey, SlotId, VolumeId};
 use proto::limits::MAX_BLOBS_PER_REQUEST;
 use proto::part_store::{
-    Beat, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+    Beat, Condition, Fill, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
 };
 
 use crate::bay::{Bay, Bays};
@@ -140,6 +140,14 @@ impl PartStore for LocalSlot {
     async fn standing(&self) -> Result<Option<Standing>, PartError> {
         let standings = self.bay.disk()?.standings();
         Ok(standings.into_iter().find(|at| at.slot == self.to.slot).map(|at| at.standing))
+    }
+
+    async fn condition(&self, volume: VolumeId) -> Result<Condition, PartError> {
+        self.bay.disk()?.condition(self.to, volume)
+    }
+
+    async fn scrub(&self) -> Result<(), PartError> {
+        self.bay.disk()?.scrub()
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {

@@ -75,6 +75,15 @@ struct Daemon {
     ours: Option<Process>,
 }
 
+impl Daemon {
+    /// Where it listens.
+    fn address(&self) -> Result<&str> {
+        let listen = self.arguments.iter().position(|word| word == "--listen");
+        let address = listen.and_then(|at| self.arguments.get(at + 1)).context("no --listen")?;
+        Ok(address)
+    }
+}
+
 /// A cluster with a mounted volume.
 pub struct Demo {
     home: TempDir,
@@ -353,6 +362,11 @@ impl Demo {
         wait_until(&format!("daemon {number} to be gone"), PATIENCE, || is_gone(daemon.pid))
     }
 
+    /// Where a daemon listens.
+    pub fn address(&self, number: usize) -> Result<&str> {
+        self.daemons[number].address()
+    }
+
     /// Starts a killed daemon again with its old command line, and waits until it answers.
     pub fn restart_daemon(&mut self, number: usize) -> Result<()> {
         let log = self.outside(&format!("daemon-{number}.log"));
@@ -365,8 +379,7 @@ impl Demo {
         }
         let mut process = Process::start(command.args(&daemon.arguments[1..]), &log)?;
         daemon.pid = process.pid();
-        let listen = daemon.arguments.iter().position(|word| word == "--listen");
-        let address = listen.and_then(|at| daemon.arguments.get(at + 1)).context("no --listen")?;
+        let address = daemon.address()?;
         wait_until(&format!("daemon {number} at {address}"), PATIENCE, || {
             !process.runs() || TcpStream::connect(address).is_ok()
         })?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::binaries::ashlar;
+use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::process::{PATIENCE, answer, shell};
 use tests::seed::{Seed, content, first_difference};
@@ -202,6 +202,51 @@ fn rot_is_mended_by_whoever_reads_it_and_what_is_lost_is_named() -> Result<()> {
     Files::write(&demo, "later", 5, &mut seed)?.verify(&demo)?;
     ensure!(files.unread(&demo)? == unread, "others are lost by now");
     demo.kill_mount()
+}
+
+#[test]
+fn what_a_scrub_finds_is_mended_though_nobody_reads_it() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("scrub");
+    let mut demo = served(&[])?;
+    let files = Files::write(&demo, "file", 40, &mut seed)?;
+    demo.until_healthy(HEALED)?;
+    let rotten = [0, 1].map(|nth| (4 * nth + seed.below(4) as usize) % 8);
+    for (round, disk) in rotten.into_iter().enumerate() {
+        let mended = demo.heal()?.1["mended_blobs"].as_u64();
+        rot(&demo, disk, &mut seed)?;
+        match round {
+            // Of all disks, by the mount; it ends when all is mended.
+            0 => {
+                let mut scrub = Command::new(ashlar());
+                scrub.args(["heal", "scrub", "--wait"]).arg(demo.path());
+                let (code, said) = answer(&mut scrub, HEALED)?;
+                ensure!(code == 0, "exit code {code}: {said}");
+            }
+            // Of one disk, by its daemon.
+            _ => {
+                let mut scrub = Command::new(storaged());
+                scrub.args(["disk", "scrub", "--wait", "--address"]).arg(demo.address(disk)?);
+                // It says that some are damaged, unless they are mended already.
+                let (_, said) = answer(&mut scrub, HEALED)?;
+                ensure!(said.contains("parts are"), "{said}");
+            }
+        }
+        demo.until_heal("what was found is mended", HEALED, |report| {
+            report["mended_blobs"].as_u64() > mended && report["damaged_blobs"] == 0
+        })?;
+        demo.until_healthy(HEALED)?;
+    }
+    // None of it was needed by anybody; now all of it is.
+    let others: Vec<usize> = (0..8).filter(|disk| !rotten.contains(disk)).collect();
+    for disk in [others[seed.below(3) as usize], others[3 + seed.below(3) as usize]] {
+        demo.kill_daemon(disk)?;
+    }
+    demo.up(6, HEALED)?;
+    files.verify(&demo)?;
+    demo.stop(Stop::Umount)
 }
 
 /// Flips a bit in every stretch of the block files of a disk that is shorter than a part.

@@ -1,20 +1,24 @@
-//! `ashlar heal status`: how safe the blobs of a mounted volume are, and what is being done about it.
+//! `ashlar heal`: how safe the blobs of a mounted volume are, what is being done about it, and to have all of it read
+//! and verified now.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use proto::program::say;
 use proxy::repair::{Health, Report};
 
 use super::status::{of_mount, only_mount};
+use crate::mount::control::ControlClient;
 use crate::mount::mountpoint;
 
 /// How often what is watched is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a mount may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// See how lost and misplaced parts are made good, which happens by itself
+/// See how lost, damaged and misplaced parts are made good, which happens by itself
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -24,6 +28,7 @@ pub(super) struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     Status(StatusArgs),
+    Scrub(ScrubArgs),
 }
 
 /// Show how safe a mounted volume is, and what is being mended
@@ -46,23 +51,74 @@ struct StatusArgs {
     json: bool,
 }
 
+/// Have all disks read and verify everything that they hold, now
+///
+/// They do so by themselves within two weeks, unless told otherwise. What is damaged is mended. With --wait it returns
+/// when all is read and mended, and exits as `ashlar heal status` does.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  ashlar heal scrub\n  ashlar heal scrub --wait /mnt/photos")]
+struct ScrubArgs {
+    /// Where a volume is mounted
+    /// [default: the one volume that is mounted]
+    mountpoint: Option<PathBuf>,
+    /// Return when that is done, and say meanwhile how far it is
+    #[arg(long)]
+    wait: bool,
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let Command::Status(args) = &args.command;
-    let at = match &args.mountpoint {
-        Some(path) => mountpoint::canonical(path)?,
-        None => only_mount()?,
-    };
+    match &args.command {
+        Command::Status(args) => status(args),
+        Command::Scrub(args) => scrub(args),
+    }
+}
+
+fn place(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(path) => Ok(mountpoint::canonical(path)?),
+        None => only_mount(),
+    }
+}
+
+fn scrub(args: &ScrubArgs) -> Result<ExitCode> {
+    let at = place(args.mountpoint.as_deref())?;
+    let entry = mountpoint::volume_at(&at)?;
+    let mut caller = ControlClient::call_patiently(&entry, PATIENCE)
+        .with_context(|| format!("the process that serves {} does not answer", at.display()))?;
+    let disks = caller.scrub(PATIENCE).map_err(|why| anyhow!("{}: {why}", at.display()))?;
+    if !args.wait {
+        say(format!(
+            "{disks} disks read and verify all they hold: ashlar heal status {} says how far they are",
+            at.display()
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    watch(&at, |report| Ok(format!("{} ({})", report.line, report.scrub)))
+}
+
+fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let at = place(args.mountpoint.as_deref())?;
+    let json = |report: &Report| serde_json::to_string(report).context("a report is plain data");
+    if args.watch {
+        return watch(&at, |report| match args.json {
+            true => json(report),
+            false => Ok(report.line.clone()),
+        });
+    }
+    let report = of(&at)?;
+    say(if args.json { json(&report)? } else { report.to_string() })?;
+    Ok(ExitCode::from(report.health.exit_code()))
+}
+
+/// Says how it is whenever that changes, until there is nothing left to be done.
+fn watch(at: &Path, words: impl Fn(&Report) -> Result<String>) -> Result<ExitCode> {
     let mut said = None;
     loop {
-        let report = of(&at)?;
-        let text = match (args.json, args.watch) {
-            (true, _) => serde_json::to_string(&report).context("a report is plain data")?,
-            (false, true) => report.line.clone(),
-            (false, false) => report.to_string(),
-        };
+        let report = of(at)?;
+        let text = words(&report)?;
         let read = said.as_ref() == Some(&text) || say(&text)?;
-        let done = report.health != Health::Unknown && report.queue == 0 && !report.counting;
-        if !args.watch || done || !read {
+        let rests = report.queue == 0 && !report.counting && report.scrub.asked == 0;
+        if report.health != Health::Unknown && rests || !read {
             return Ok(ExitCode::from(report.health.exit_code()));
         }
         said = Some(text);

@@ -14,6 +14,7 @@
 //! | `log FILTER`: log by this filter from now on | `done`, or `failed WHY` |
 //! | `cluster`: read the cluster file again; `cluster PATH`: that one, from now on | `done`, or `failed WHY` |
 //! | `min-spare N`: store only while so many more disks may be lost | `done`, or `failed WHY` |
+//! | `scrub`: have all disks read and verify everything | `begun N`, of so many disks, or `failed WHY` |
 //! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
@@ -223,6 +224,7 @@ impl Answering {
             "quit" => self.given_up.cancel(),
             "settings" => return self.settings.clone(),
             "cluster" => return self.read_again(None).await,
+            "scrub" => return self.scrub().await,
             other => match other.split_once(' ') {
                 Some(("remounted", words)) => self.remounted(words).await,
                 Some(("cluster", file)) => return self.read_again(Some(file.into())).await,
@@ -247,6 +249,16 @@ impl Answering {
         match self.way.read_again(file).await {
             Ok(()) => "done".to_owned(),
             Err(why) => format!("failed {}", one_line(&why.to_string())),
+        }
+    }
+
+    async fn scrub(&self) -> String {
+        let Some(healer) = self.fs.healer.get() else {
+            return "failed nothing is repaired here".to_owned();
+        };
+        match healer.scrub().await {
+            Ok(disks) => format!("begun {disks}"),
+            Err(why) => format!("failed {}", one_line(&why.reason())),
         }
     }
 
@@ -399,6 +411,17 @@ impl ControlClient {
             Ok(words) => Err(words.trim_start_matches("failed ").to_owned()),
             Err(_) => Err(format!("process {} does not answer", self.pid)),
         }
+    }
+
+    /// Has all disks read and verify everything: how many have begun.
+    ///
+    /// # Errors
+    /// Why none has.
+    pub(crate) fn scrub(&mut self, patience: Duration) -> Result<usize, String> {
+        let asked = self.say("scrub").and_then(|()| self.hear(Instant::now() + patience));
+        let words = asked.map_err(|_| format!("process {} does not answer", self.pid))?;
+        let begun = words.strip_prefix("begun ").and_then(|disks| disks.parse().ok());
+        begun.ok_or_else(|| words.trim_start_matches("failed ").to_owned())
     }
 
     /// Asks whether the kernel still has the mount, out of our sight: [`ControlClient::end`] hears it.

@@ -71,10 +71,12 @@ pub enum Kind {
     Rebuilt = 15,
     /// A `ServeRequest`.
     Serve = 16,
+    /// A `ConditionRequest`.
+    Condition = 17,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Put,
         Self::Get,
         Self::Done,
@@ -91,6 +93,7 @@ impl Kind {
         Self::DropPart,
         Self::Rebuilt,
         Self::Serve,
+        Self::Condition,
     ];
 
     /// The kind that a byte stands for.

@@ -13,11 +13,13 @@ use super::frame::{self, Kind};
 use crate::checksum::widen;
 use crate::convert::{
     Address, blob_from_wire, blob_to_wire, blobs_from_wire, blobs_to_wire, issuer_from_wire,
-    issuer_to_wire, part_from_wire,
+    issuer_to_wire, part_from_wire, scrub_from_wire, scrub_to_wire,
 };
 use crate::id::{BlobId, ClientId, PartKey, PartSet, SessionId, VolumeId};
 use crate::limits::MAX_LIST;
-use crate::part_store::{Beat, Held, Issuer, LastBeat, MAX_HOLDER, Page, PartError, Scope};
+use crate::part_store::{
+    Beat, Condition, Held, Issuer, LastBeat, MAX_HOLDER, Page, PartError, Scope,
+};
 use crate::rpc::storaged as wire;
 
 /// Bytes of an entry of a listing on its way, at most.
@@ -91,6 +93,8 @@ pub enum Request {
     Beat(VolumeId, Issuer, Beat),
     /// What whoever has a volume said last.
     LastBeat(VolumeId),
+    /// How what is here of a volume is.
+    Condition(VolumeId),
     /// A page of a listing.
     List {
         /// Of which blobs.
@@ -117,6 +121,8 @@ pub enum Reply {
     Promised(Option<Issuer>),
     /// What was heard last.
     LastBeat(Option<LastBeat>),
+    /// How it is.
+    Condition(Condition),
 }
 
 fn invalid(why: &str) -> PartError {
@@ -177,14 +183,17 @@ impl Request {
                 frame::encode(id, Kind::Promised, &message, payload)
             }
             Self::Beat(volume, issuer, beat) => {
-                let issuer = Some(issuer_to_wire(*issuer));
-                let holder = holder_to_wire(beat);
+                let (issuer, holder) = (Some(issuer_to_wire(*issuer)), holder_to_wire(beat));
                 let message = wire::BeatRequest { to, volume: volume.0, issuer, holder };
                 frame::encode(id, Kind::Beat, &message, payload)
             }
             Self::LastBeat(volume) => {
                 let message = wire::LastBeatRequest { to, volume: volume.0 };
                 frame::encode(id, Kind::LastBeat, &message, payload)
+            }
+            Self::Condition(volume) => {
+                let message = wire::ConditionRequest { to, volume: volume.0 };
+                frame::encode(id, Kind::Condition, &message, payload)
             }
             Self::List { scope, after, limit } => {
                 let (volume, session) = match scope {
@@ -225,6 +234,9 @@ impl Request {
             Kind::Beat => decode(message).and_then(Self::beat),
             Kind::LastBeat => decode(message).and_then(|wire::LastBeatRequest { to, volume }| {
                 Ok((Address::from_wire(to.as_ref())?, Self::LastBeat(VolumeId(volume))))
+            }),
+            Kind::Condition => decode(message).and_then(|wire::ConditionRequest { to, volume }| {
+                Ok((Address::from_wire(to.as_ref())?, Self::Condition(VolumeId(volume))))
             }),
             Kind::Hello | Kind::Done | Kind::Failed => return None,
         })
@@ -306,6 +318,7 @@ impl Request {
         let message = match self {
             Self::Delete(blobs, _) | Self::Forget(blobs, _) => blobs.len() * ENTRY_LEN,
             Self::List { limit, .. } => *limit as usize * ENTRY_LEN,
+            Self::Condition(_) => MAX_LIST as usize * ENTRY_LEN,
             _ => 0,
         };
         sent + received + message
@@ -336,6 +349,7 @@ impl Request {
                 let wire::HeldReply { parts, deleted, rebuilding } = reply;
                 Reply::Held(Held { parts: PartSet(parts), deleted, rebuilding })
             }),
+            Self::Condition(_) => decode(message).and_then(condition).map(Reply::Condition),
             Self::List { .. } => decode(message).and_then(page).map(Reply::Page),
         };
         reply.map_err(|e| {
@@ -375,6 +389,12 @@ fn last_beat(heard: wire::last_beat_reply::Heard) -> Result<LastBeat, PartError>
     Ok(LastBeat { issuer, beat, ago: Duration::from_millis(ago) })
 }
 
+fn condition(reply: wire::ConditionReply) -> Result<Condition, PartError> {
+    let wire::ConditionReply { rebuilding, damaged, parts, scrub } = reply;
+    let damaged = blobs_from_wire(&damaged)?;
+    Ok(Condition { rebuilding, damaged, parts, scrub: scrub.map(scrub_from_wire) })
+}
+
 fn page(reply: wire::ListReply) -> Result<Page, PartError> {
     let entry = |e: &wire::list_reply::Entry| Ok((blob_from_wire(&e.blob)?, PartSet(e.parts)));
     let entries = reply.entries.iter().map(entry).collect::<Result<_, PartError>>()?;
@@ -406,6 +426,12 @@ impl Reply {
                 });
                 frame::encode(id, kind, &wire::LastBeatReply { heard }, payload)
             }
+            Self::Condition(Condition { rebuilding, damaged, parts, scrub }) => {
+                let (rebuilding, parts) = (*rebuilding, *parts);
+                let (damaged, scrub) = (blobs_to_wire(damaged), scrub.map(scrub_to_wire));
+                let message = wire::ConditionReply { rebuilding, damaged, parts, scrub };
+                frame::encode(id, kind, &message, payload)
+            }
             Self::Page(Page { entries, complete, rebuilding }) => {
                 let entry = |(blob, parts): &(BlobId, PartSet)| wire::list_reply::Entry {
                     blob: blob_to_wire(*blob),
@@ -425,6 +451,7 @@ mod tests {
     use super::*;
     use crate::id::{ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId, SlotId};
     use crate::limits::MAX_BLOBS_PER_REQUEST;
+    use crate::part_store::ScrubState;
 
     fn blob(sequence: u64) -> BlobId {
         let scheme = "ec(4,2)".parse().unwrap();
@@ -465,6 +492,7 @@ mod tests {
             Request::Beat(VolumeId(1), issuer, Beat::Alive("x".repeat(MAX_HOLDER))),
             Request::Beat(VolumeId(1), issuer, Beat::Ended),
             Request::LastBeat(VolumeId(u32::MAX)),
+            Request::Condition(VolumeId(u32::MAX)),
             Request::Get { key, range: 3..key.blob.part_len() },
             Request::Held(blob(1)),
             Request::Delete(blobs.clone(), Some(issuer)),
@@ -491,6 +519,12 @@ mod tests {
         let entry = |n: u64| (blob(n), PartSet(u32::MAX));
         let entries: Vec<_> = (0..u64::from(MAX_LIST)).map(entry).collect();
         let list = Request::List { scope: Scope::All, after: None, limit: MAX_LIST };
+        let condition = Condition {
+            rebuilding: true,
+            damaged: (0..u64::from(MAX_LIST)).map(blob).collect(),
+            parts: u64::MAX,
+            scrub: Some(ScrubState { ended: u64::MAX, percent: 99, asked: true }),
+        };
         assert!(list.memory() >= entries.len() * 40, "what a page takes is accounted for");
         for (request, reply) in [
             (Request::Put { key, checks: Vec::new(), issuer: None }, Reply::Done),
@@ -504,6 +538,8 @@ mod tests {
             ),
             (Request::Get { key, range: 0..1 }, Reply::Got(vec![u32::MAX; 129])),
             (Request::Serve, Reply::Done),
+            (Request::Condition(VolumeId(1)), Reply::Condition(condition)),
+            (Request::Condition(VolumeId(1)), Reply::Condition(Condition::default())),
             (
                 Request::Held(blob(1)),
                 Reply::Held(Held { parts: PartSet(5), deleted: true, rebuilding: false }),

@@ -4,8 +4,8 @@ use metrics::{counter, gauge};
 use proto::id::VolumeId;
 
 use crate::metrics::{
-    REPAIR_AT_RISK, REPAIR_BLOBS, REPAIR_CENSUS_AGE, REPAIR_LEFT_BYTES, REPAIR_MENDED_BLOBS,
-    REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_STUCK,
+    REPAIR_AT_RISK, REPAIR_BLOBS, REPAIR_CENSUS_AGE, REPAIR_DAMAGED, REPAIR_LEFT_BYTES,
+    REPAIR_MENDED_BLOBS, REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_STUCK,
 };
 use crate::repair::report::{Counts, Report};
 
@@ -25,6 +25,7 @@ pub(crate) fn set(volume: VolumeId, report: &Report) {
     of(REPAIR_LEFT_BYTES, report.bytes_left as f64);
     of(REPAIR_CENSUS_AGE, report.census_age.map_or(-1.0, |age| age as f64));
     of(REPAIR_STUCK, report.stuck.len() as f64);
+    of(REPAIR_DAMAGED, report.damaged_blobs as f64);
     let total =
         |name: &'static str, value| counter!(name, "volume" => volume.clone()).absolute(value);
     total(REPAIR_MENDED_BLOBS, report.mended_blobs);

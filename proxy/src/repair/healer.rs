@@ -6,7 +6,6 @@
 //!
 //! One task decides; censuses and mends are tasks of their own that it waits for.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use parking_lot::Mutex;
 use proto::guard::{caught_in, keep_going};
 use proto::id::{BlobId, VolumeId};
 use proto::limits::footprint;
-use proto::part_store::Scope;
+use proto::part_store::{Condition, PartError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -25,33 +24,23 @@ use crate::live::LiveProxy;
 use crate::notices::{Inbox, Why};
 use crate::proxy::Proxy;
 use crate::quorum::SlotSet;
-use crate::repair::census::{Finding, Ledger, Outcome};
+use crate::repair::census::{Ledger, Outcome};
+use crate::repair::course::Course;
 use crate::repair::gauges;
 use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
-use crate::repair::pace::Pace;
-use crate::repair::presence::{Presence, Seen};
-use crate::repair::queue::{Item, MOST, Queue};
-use crate::repair::report::{Change, Counts, Health, Report, Stuck};
-use crate::slot_client::{Ask, SlotClient};
+use crate::repair::presence::Seen;
+use crate::repair::queue::Item;
+use crate::repair::report::{Health, Report, ScrubReport, Stuck};
+use crate::slot_client::SlotClient;
 
 /// How often it is looked how slots stand.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often slots are asked whether they are being rebuilt: one that is emptied may be back before it is missed.
-const ASK: Duration = Duration::from_secs(5);
-/// First and longest wait before a census that is taken because something failed.
-const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
-/// Of the time no more than one in so many goes to censuses that follow each other.
-const SHARE: u32 = 5;
 /// After a volume was used its blobs are counted again in this time, or so many times as long as that took last.
 const FRESH: (Duration, u32) = (Duration::from_secs(60), 100);
-/// Shortest pause between two censuses.
-const PAUSE: Duration = Duration::from_millis(500);
 /// A slot with room for fewer parts than this, as long as those of large blobs, is given none.
 const SHORT: u64 = 16;
-/// Lost blobs, and those that cannot be mended, that are remembered by name.
-const NAMED: usize = 64;
-/// And told of.
+/// Lost blobs, and those that cannot be mended, that are told of by name.
 const TOLD: usize = 16;
 
 /// What differs between one volume's repair and another's.
@@ -93,9 +82,11 @@ impl Healer {
         let census_ended = ended.subscribe();
         let begin = move |proxy: Arc<Proxy>| {
             let inbox = proxy.notices.listen(volume);
-            let course = Mutex::new(Course::new(proxy.slots.len(), settings));
+            let HealSettings { grace, rate, .. } = settings;
+            let course = Course::new(proxy.slots.len(), grace, rate, Instant::now());
             let (ledger, ended) = (ledger.clone(), ended.clone());
             ended.send_replace(0);
+            let course = Mutex::new(course);
             Arc::new(Inner { proxy, volume, ledger, settings, inbox, ended, course })
         };
         let now = Arc::new(Mutex::new(begin(proxy.current())));
@@ -137,6 +128,21 @@ impl Healer {
         gauges::set(inner.volume, &inner.report());
     }
 
+    /// Has all disks of the group that are there read and verify everything, now: how many have begun.
+    ///
+    /// # Errors
+    /// What the first of them said, when none has.
+    pub async fn scrub(&self) -> Result<usize, PartError> {
+        let inner = self.now.lock().clone();
+        let asked = join_all(inner.proxy.slots.iter().map(|slot| slot.scrub())).await;
+        inner.course.lock().ask_soon(Instant::now());
+        let begun = asked.iter().filter(|asked| asked.is_ok()).count();
+        match asked.into_iter().find_map(Result::err) {
+            Some(why) if begun == 0 => Err(why),
+            _ => Ok(begun),
+        }
+    }
+
     /// Mends nothing any more when this returns.
     pub async fn stop(&self) {
         self.stop.cancel();
@@ -171,217 +177,11 @@ struct Inner {
     course: Mutex<Course>,
 }
 
-/// What is known, and what is under way.
-struct Course {
-    presence: Presence,
-    queue: Queue,
-    pace: Pace,
-    counts: Counts,
-    counted_at: Option<Instant>,
-    /// How long that took.
-    took: Duration,
-    /// Number of the census that is under way, or was last.
-    census: u64,
-    counting: bool,
-    /// When the next census is due at the latest, and when it may begin at the earliest.
-    due: Instant,
-    ask_at: Instant,
-    not_before: Instant,
-    retry: Duration,
-    failed: bool,
-    mending: BTreeMap<BlobId, Item>,
-    /// Bytes of parts that the last census found to be put.
-    bytes_left: u64,
-    /// What has become of blobs meanwhile that the census under way has found, and bytes put for them.
-    changes: BTreeMap<Change, u64>,
-    bytes_done: u64,
-    /// It had no gap, and nothing that it found has been left undone so far; slots that were rebuilding then.
-    thorough: bool,
-    to_declare: SlotSet,
-    placeless: u64,
-    mended_blobs: u64,
-    mended_bytes: u64,
-    lost: BTreeSet<BlobId>,
-    stuck: BTreeMap<BlobId, String>,
-    fenced: bool,
-}
-
-impl Course {
-    fn new(slots: usize, settings: HealSettings) -> Self {
-        let now = Instant::now();
-        Self {
-            presence: Presence::new(slots, settings.grace),
-            queue: Queue::new(MOST),
-            pace: Pace::new(settings.rate),
-            counts: Counts::default(),
-            counted_at: None,
-            took: Duration::ZERO,
-            census: 0,
-            counting: false,
-            due: now,
-            ask_at: now + ASK,
-            not_before: now,
-            retry: RETRY.0,
-            failed: false,
-            mending: BTreeMap::new(),
-            bytes_left: 0,
-            changes: BTreeMap::new(),
-            bytes_done: 0,
-            thorough: false,
-            to_declare: SlotSet::EMPTY,
-            placeless: 0,
-            mended_blobs: 0,
-            mended_bytes: 0,
-            lost: BTreeSet::new(),
-            stuck: BTreeMap::new(),
-            fenced: false,
-        }
-    }
-
-    /// Something was left undone: it is looked for again, later each time.
-    fn try_again(&mut self, now: Instant) {
-        self.failed = true;
-        self.due = self.due.min(now + self.retry);
-    }
-
-    /// A census begins. What the last one found is found again.
-    fn begin_census(&mut self, now: Instant, every: Duration) -> (u64, Attendance) {
-        self.queue.forget_census();
-        self.queue.take_overflow();
-        let failed = std::mem::take(&mut self.failed);
-        self.retry = if failed { (2 * self.retry).min(RETRY.1) } else { RETRY.0 };
-        self.counting = true;
-        self.census += 1;
-        self.thorough = true;
-        self.bytes_done = 0;
-        self.changes.clear();
-        self.due = now + every;
-        (self.census, self.presence.attendance())
-    }
-
-    fn found(&mut self, census: u64, blob: BlobId, finding: Finding) {
-        let (spare, bytes) = match finding {
-            Finding::Mend { spare, bytes } => (spare, bytes),
-            Finding::Short { .. } => (0, 0),
-        };
-        let short = finding == Finding::Short { counts: true };
-        self.queue.push(blob, Item { spare, verify: false, short, bytes, census: Some(census) });
-    }
-
-    fn end_census(&mut self, outcome: Outcome, began: Instant, now: Instant) {
-        let Outcome { counts, whole, failed, bytes, placeless, rebuilding, .. } = outcome;
-        (self.counts, self.counted_at, self.counting) = (counts, Some(now), false);
-        (self.bytes_left, self.placeless) = (bytes, placeless);
-        for (change, times) in std::mem::take(&mut self.changes) {
-            (0..times).for_each(|_| self.counts.change(change));
-        }
-        self.thorough &= whole;
-        self.presence.rebuilds(rebuilding);
-        self.to_declare = rebuilding;
-        self.stuck.clear();
-        // What was lost may be back; lists do not tell whether parts are sound.
-        self.counts.lost = self.lost.len() as u64;
-        for blob in &self.lost {
-            let again =
-                Item { spare: 0, verify: true, short: false, bytes: 0, census: Some(self.census) };
-            self.queue.push(*blob, again);
-        }
-        self.took = now - began;
-        self.not_before = now + PAUSE.max(SHARE * self.took);
-        if failed {
-            self.try_again(now);
-        }
-    }
-
-    /// A blob has been mended, or could not be.
-    fn mended(&mut self, blob: BlobId, item: Item, mended: &Mended, best: usize, now: Instant) {
-        self.pace.end(mended.bytes, now);
-        self.mended_bytes += mended.bytes;
-        self.mended_blobs += u64::from(mended.bytes > 0);
-        if item.census == Some(self.census) {
-            self.bytes_done += item.bytes;
-        }
-        if let (Some(before), Some(after)) = (mended.before, mended.after) {
-            self.change(item, Change { before: Some(before), after: Some(after), best });
-        }
-        match &mended.end {
-            End::Done => self.found_again(&blob),
-            End::Deleted => {
-                self.found_again(&blob);
-                let before = (!item.short).then_some(item.spare);
-                self.change(item, Change { before, after: None, best });
-            }
-            End::Busy => self.thorough = false,
-            End::Short { .. } => {}
-            End::Fenced(epoch) => {
-                tracing::warn!(%epoch, "repair ends: the volume has another owner");
-                self.fenced = true;
-            }
-            End::Failed(why) => {
-                self.thorough = false;
-                if self.stuck.len() < NAMED && !self.stuck.contains_key(&blob) {
-                    tracing::warn!("blob {blob} cannot be mended: {why}");
-                    self.stuck.insert(blob, why.clone());
-                }
-                self.try_again(now);
-            }
-        }
-    }
-
-    /// Too few parts of a blob were found. Only if every slot was heard, and it is wanted, is it lost.
-    fn short(&mut self, blob: BlobId, item: Item, gap: bool, wanted: Option<bool>, best: usize) {
-        self.thorough &= wanted == Some(false);
-        match wanted {
-            Some(false) => {
-                self.found_again(&blob);
-                if item.short {
-                    self.change(item, Change { before: None, after: None, best });
-                }
-            }
-            Some(true) if !gap => {
-                let before = (!item.short).then_some(best);
-                self.change(item, Change { before, after: None, best });
-                if self.lost.contains(&blob) {
-                    return;
-                }
-                self.counts.lost += 1;
-                if self.lost.len() < NAMED {
-                    self.lost.insert(blob);
-                    tracing::error!("blob {blob} is lost: too few of its parts are left");
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Something has become of a blob that a census has found. One that is under way still will have counted it as it
-    /// was.
-    fn change(&mut self, item: Item, change: Change) {
-        match item.census == Some(self.census) {
-            true if self.counting => *self.changes.entry(change).or_default() += 1,
-            true => self.counts.change(change),
-            false => {}
-        }
-    }
-
-    /// A blob that was taken for lost is not, or nobody wants it.
-    fn found_again(&mut self, blob: &BlobId) {
-        if self.lost.remove(blob) {
-            self.counts.lost = self.counts.lost.saturating_sub(1);
-        }
-    }
-
-    /// Is nothing left of what the last census found?
-    fn is_through(&self) -> bool {
-        !self.counting && self.queue.len() == 0 && self.mending.is_empty()
-    }
-}
-
 /// What the tasks of a healer come back with.
 enum Done {
     Counted { outcome: Outcome, began: Instant },
     Mended { blob: BlobId, item: Item, mended: Mended, wanted: Option<bool> },
-    Asked { rebuilding: SlotSet },
+    Asked { said: Vec<Option<Condition>> },
     Panicked,
 }
 
@@ -393,7 +193,8 @@ impl Inner {
         {
             // What was under way when this panicked, if it did, is not.
             let mut course = self.course.lock();
-            (course.counting, course.due) = (false, Instant::now());
+            course.tally.break_off();
+            (course.due, course.ask_at) = (Instant::now(), Some(Instant::now()));
             course.mending.clear();
         }
         self.look();
@@ -425,8 +226,8 @@ impl Inner {
         if course.is_through() && course.queue.take_overflow() {
             course.due = now;
         }
-        if let Some(counted) = course.counted_at
-            && now >= counted + FRESH.0.max(FRESH.1 * course.took)
+        if let Some(counted) = course.tally.counted_at()
+            && now >= counted + FRESH.0.max(FRESH.1 * course.tally.took())
             && proxy.traffic.any_since(counted)
         {
             course.due = course.due.min(now);
@@ -437,10 +238,7 @@ impl Inner {
         let (blobs, overflowed) = self.inbox.take();
         let mut course = self.course.lock();
         for (blob, why) in blobs {
-            let verify = why == Why::Damaged;
-            course
-                .queue
-                .push(blob, Item { spare: 0, verify, short: false, bytes: 0, census: None });
+            course.queue.push(blob, Item::noticed(why == Why::Damaged));
         }
         if overflowed {
             course.due = Instant::now();
@@ -452,13 +250,13 @@ impl Inner {
         let now = Instant::now();
         let busy = self.proxy.traffic.is_busy(now);
         let mut course = self.course.lock();
-        if !course.counting && course.due <= now && course.not_before <= now {
+        if !course.tally.is_counting() && course.due <= now && course.not_before <= now {
             let (census, attendance) = course.begin_census(now, self.settings.every);
             tasks.spawn(self.clone().count(census, attendance, now));
         }
-        if !course.counting && course.ask_at <= now {
-            course.ask_at = now + ASK;
-            tasks.spawn(self.clone().ask_who_rebuilds(course.presence.attendance()));
+        if course.ask_at.is_some_and(|at| at <= now) {
+            course.ask_at = None;
+            tasks.spawn(self.clone().ask_how_slots_are(course.presence.attendance()));
         }
         let attendance = course.presence.attendance();
         loop {
@@ -479,17 +277,16 @@ impl Inner {
         }
     }
 
-    /// Which slots say that they do not have all of the volume that they should.
-    async fn ask_who_rebuilds(self: Arc<Self>, attendance: Attendance) -> Done {
+    /// What slots say of themselves: nothing, those that are away.
+    async fn ask_how_slots_are(self: Arc<Self>, attendance: Attendance) -> Done {
         let this = &self;
-        let asking = attendance.up.iter().map(|slot| async move {
-            let scope = Scope::Volume(this.volume);
-            let page = this.proxy.slots[slot].list(Ask::IfUp, scope, None, 1).await;
-            page.is_ok_and(|page| page.rebuilding).then_some(slot)
+        let asking = this.proxy.slots.iter().enumerate().map(|(number, slot)| async move {
+            match attendance.up.contains(number) {
+                true => slot.condition(this.volume).await.ok(),
+                false => None,
+            }
         });
-        let slots = join_all(asking).await.into_iter().flatten();
-        let rebuilding = slots.fold(SlotSet::EMPTY, |set, slot| set.union(SlotSet::only(slot)));
-        Done::Asked { rebuilding }
+        Done::Asked { said: join_all(asking).await }
     }
 
     async fn count(self: Arc<Self>, census: u64, attendance: Attendance, began: Instant) -> Done {
@@ -546,17 +343,11 @@ impl Inner {
                     course.short(blob, item, gap, wanted, best);
                 }
             }
-            Done::Asked { rebuilding } => {
-                let mut course = self.course.lock();
-                if !course.counting && !rebuilding.minus(course.presence.rebuilding()).is_empty() {
-                    course.presence.rebuilds(rebuilding);
-                    course.due = now;
-                }
-                return;
-            }
+            Done::Asked { said } => return self.course.lock().heard(said, now),
             Done::Panicked => {
                 let mut course = self.course.lock();
-                course.counting = false;
+                course.tally.break_off();
+                course.ask_at.get_or_insert(now);
                 course.try_again(now);
             }
         }
@@ -571,7 +362,7 @@ impl Inner {
                 return;
             }
             let slots = std::mem::take(&mut course.to_declare);
-            (slots, !course.thorough)
+            (slots, !course.tally.is_thorough())
         };
         if slots.is_empty() {
             return;
@@ -605,8 +396,8 @@ impl Inner {
             },
         };
         let mut waiting: Vec<Stuck> = course.presence.awaited(now).map(slot).collect();
-        if course.placeless > 0 {
-            let what = format!("{} parts", course.placeless);
+        if course.tally.placeless() > 0 {
+            let what = format!("{} parts", course.tally.placeless());
             let why = "there is no disk that would make their blobs safer".to_owned();
             waiting.push(Stuck { what, why });
         }
@@ -617,7 +408,7 @@ impl Inner {
         let now = Instant::now();
         let mut course = self.course.lock();
         let rate = course.pace.measured(now);
-        let left = course.bytes_left.saturating_sub(course.bytes_done);
+        let left = course.tally.left();
         let disks = self.proxy.slots.len();
         let up = SlotSet::first(disks).minus(self.proxy.slots_that(SlotClient::is_down));
         // What has just become of a slot is counted next.
@@ -632,17 +423,19 @@ impl Inner {
             disks,
             disks_away: disks - up.len(),
             disks_rebuilding: course.presence.rebuilding().len(),
-            counts: course.counts.clone(),
-            census_age: course.counted_at.map(|at| (now - at).as_secs()),
+            damaged_blobs: course.conditions.damaged_blobs() as u64,
+            scrub: ScrubReport::of(course.conditions.scrubs()),
+            counts: course.tally.counts.clone(),
+            census_age: course.tally.counted_at().map(|at| (now - at).as_secs()),
             censuses: *self.ended.borrow(),
-            counting: course.counting || due,
+            counting: course.tally.is_counting() || due,
             queue: (course.queue.len() + course.mending.len()) as u64,
             bytes_left: left,
             rate,
             seconds_left: (left > 0 && rate > 0).then(|| left.div_ceil(rate)),
             mended_blobs: course.mended_blobs,
             mended_bytes: course.mended_bytes,
-            lost: course.lost.iter().take(TOLD).map(BlobId::to_string).collect(),
+            lost: course.lost.keys().take(TOLD).map(BlobId::to_string).collect(),
             stuck: course.stuck.iter().take(TOLD).map(stuck).collect(),
             waiting: self.waiting(&course, now),
         };

@@ -55,6 +55,8 @@ impl From<End> for Mended {
 /// Where the parts of a blob lie.
 struct Found {
     lying: Vec<Lying>,
+    /// Copies that slots say they hold and that do not read well.
+    rotten: Vec<Lying>,
     /// With those that did not answer taken for away.
     attendance: Attendance,
     deleted: bool,
@@ -80,28 +82,30 @@ impl Proxy {
     }
 
     async fn mend_claimed(&self, id: BlobId, attendance: Attendance, verify: bool) -> Mended {
-        let Found { mut lying, attendance, deleted } = self.find_parts(id, attendance).await;
-        if deleted {
+        let mut found = self.find_parts(id, attendance).await;
+        if found.deleted {
             return End::Deleted.into();
         }
         if verify {
-            lying = self.sound_parts(id, &lying).await;
+            let sound = self.sound_parts(id, &found.lying).await;
+            found.rotten = found.lying.into_iter().filter(|home| !sound.contains(home)).collect();
+            found.lying = sound;
         }
-        let plan = self.case(&id, attendance).plan(&lying);
+        let plan = self.case(&id, found.attendance).plan(&found.lying);
         let (Some(before), Some(_)) = (plan.spare, plan.spare_after) else {
-            let gap = attendance.up != SlotSet::first(self.slots.len());
+            let gap = found.attendance.up != SlotSet::first(self.slots.len());
             return End::Short { gap }.into();
         };
         let done = Mended { before: Some(before), after: plan.spare, bytes: 0, end: End::Done };
-        if plan.is_empty() {
+        if plan.is_empty() && found.rotten.is_empty() {
             return done;
         }
-        match self.make_parts(id, &plan, &lying).await {
+        match self.make_parts(id, &plan, &found.lying).await {
             Ok(Made { damaged: true, .. }) if !verify => {
                 // What the plan took for good is not.
                 Box::pin(self.mend_claimed(id, attendance, true)).await
             }
-            Ok(made) => self.carry_out(id, &plan, made.parts, lying, attendance, done).await,
+            Ok(made) => self.carry_out(id, &plan, made.parts, found, done).await,
             Err(BlobError::NotFound(_)) => End::Short { gap: false }.into(),
             Err(why) => Mended { end: End::Failed(why.to_string()), ..done },
         }
@@ -122,7 +126,7 @@ impl Proxy {
                 Err(_) => attendance = attendance.without(slot),
             }
         }
-        Found { lying, attendance, deleted }
+        Found { lying, rotten: Vec::new(), attendance, deleted }
     }
 
     /// The parts that a plan puts: read where they lie, or made of others.
@@ -161,8 +165,7 @@ impl Proxy {
         id: BlobId,
         plan: &Plan,
         parts: Vec<Checked>,
-        lying: Vec<Lying>,
-        attendance: Attendance,
+        Found { lying, rotten, attendance, .. }: Found,
         mut mended: Mended,
     ) -> Mended {
         let issuer = self.issuer(id.volume());
@@ -181,18 +184,24 @@ impl Proxy {
             }
         }
         mended.bytes = proven.len() as u64 * u64::from(id.part_len());
-        let after = lying.into_iter().chain(proven.iter().copied());
-        mended.after = self.case(&id, attendance).spare(after);
+        let after: Vec<Lying> = lying.into_iter().chain(proven.iter().copied()).collect();
+        mended.after = self.case(&id, attendance).spare(after.iter().copied());
         if mended.end == End::Deleted {
             return mended;
         }
-        for (part, slot) in &plan.drops {
-            if proven.iter().any(|(p, home)| p == part && home != slot) {
-                let dropped =
-                    self.slots[*slot].drop_part(PartKey { blob: id, part: *part }, issuer);
-                if let Err(why) = dropped.await {
-                    mended.end = self.worse(mended.end, *slot, &why);
-                }
+        let is_proven =
+            |(part, slot): &&Lying| proven.iter().any(|(p, home)| p == part && home != slot);
+        // What is rotten and was not put anew is where its part does not belong.
+        let is_useless = |copy: &&Lying| {
+            attendance.takes.contains(copy.1)
+                && !plan.puts.contains(*copy)
+                && after.iter().any(|(part, _)| *part == copy.0)
+        };
+        let drops = plan.drops.iter().filter(is_proven);
+        for (part, slot) in drops.chain(rotten.iter().filter(is_useless)) {
+            let dropped = self.slots[*slot].drop_part(PartKey { blob: id, part: *part }, issuer);
+            if let Err(why) = dropped.await {
+                mended.end = self.worse(mended.end, *slot, &why);
             }
         }
         mended

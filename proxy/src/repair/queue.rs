@@ -23,6 +23,13 @@ pub(crate) struct Item {
     pub(crate) census: Option<u64>,
 }
 
+impl Item {
+    /// Of what somebody noticed. `verify`: what slots say they hold is to be read first.
+    pub(crate) fn noticed(verify: bool) -> Self {
+        Self { spare: 0, verify, short: false, bytes: 0, census: None }
+    }
+}
+
 /// Blobs that wait to be mended.
 #[derive(Debug)]
 pub(crate) struct Queue {

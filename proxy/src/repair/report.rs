@@ -1,8 +1,9 @@
 //! How safe the blobs of a volume are, and what is being done about it: in one word, one line, and in numbers.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proto::part_store::ScrubState;
 use serde::{Deserialize, Serialize};
 
 /// How a volume is, in one word.
@@ -111,6 +112,56 @@ pub struct Stuck {
     pub why: String,
 }
 
+/// How far the disks of a group are that read and verify everything that they hold, again and again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// Disks that do so.
+    pub disks: usize,
+    /// Those of them that somebody has asked to, and that are not through yet.
+    pub asked: usize,
+    /// How much of that is done, in percent, by the slowest.
+    pub percent: u64,
+    /// Those that were never read whole.
+    pub never: usize,
+    /// When the one that was read longest ago was, in seconds since 1970.
+    pub oldest: u64,
+}
+
+impl ScrubReport {
+    pub(crate) fn of(scrubs: impl Iterator<Item = ScrubState>) -> Self {
+        let mut report = Self { percent: 100, oldest: u64::MAX, ..Self::default() };
+        for ScrubState { ended, percent, asked } in scrubs {
+            report.disks += 1;
+            report.asked += usize::from(asked);
+            report.never += usize::from(ended == 0);
+            report.percent = if asked { report.percent.min(percent) } else { report.percent };
+            report.oldest = report.oldest.min(ended);
+        }
+        report
+    }
+}
+
+impl fmt::Display for ScrubReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { disks, asked, percent, never, oldest } = self;
+        if *disks == 0 {
+            return f.write_str("no disk has said yet how far it is");
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if *asked > 0 {
+            write!(f, "{asked} of {disks} disks read everything now, {percent} % done; ")?;
+        }
+        match never {
+            0 => write!(
+                f,
+                "all {disks} disks were read whole within {}",
+                span(now.saturating_sub(*oldest))
+            ),
+            never => write!(f, "{never} of {disks} disks were not read whole yet"),
+        }
+    }
+}
+
 /// How the repair of a volume is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -124,6 +175,10 @@ pub struct Report {
     pub disks_away: usize,
     /// See `disks`.
     pub disks_rebuilding: usize,
+    /// Blobs of which some part is known to be damaged: they are mended, or named as lost or stuck.
+    pub damaged_blobs: u64,
+    /// How far disks are that read and verify everything.
+    pub scrub: ScrubReport,
     /// What the last census has counted, and what was mended since; none has ended yet if there is no `census_age`.
     pub counts: Counts,
     /// Seconds since the last census ended.
@@ -169,6 +224,7 @@ impl Report {
         } else if at_risk > 0
             || self.disks_away + self.disks_rebuilding > 0
             || !self.stuck.is_empty()
+            || self.damaged_blobs > 0
         {
             Health::Degraded
         } else {
@@ -200,6 +256,11 @@ impl Report {
             let losses = if spare == 1 { "loss" } else { "losses" };
             let blobs = counted(blobs);
             said.push(format!("{blobs} of {all} blobs have {spare} spare {losses} left"));
+        }
+        match self.damaged_blobs {
+            0 => {}
+            1 => said.push("1 blob has damaged parts".to_owned()),
+            blobs => said.push(format!("{} blobs have damaged parts", counted(blobs))),
         }
         if let [first, ..] = &self.stuck[..] {
             said.push(format!("{} stuck: {}: {}", self.stuck.len(), first.what, first.why));
@@ -237,6 +298,7 @@ impl Report {
         if !counts.is_empty() {
             told.push(("losses", format!("of blobs: {}", counts.join(", "))));
         }
+        told.push(("scrub", self.scrub.to_string()));
         let (left, done) = (self.bytes_left >> 20, self.mended_bytes >> 20);
         let mut healing = format!("{} blobs to mend, {left} MiB", counted(self.queue));
         if self.queue > 0 {
@@ -300,6 +362,8 @@ mod tests {
             disks: 8,
             disks_away: 0,
             disks_rebuilding: 0,
+            damaged_blobs: 0,
+            scrub: ScrubReport::default(),
             counts: Counts { by_spare: vec![0, 0, 1_203_551], ..Counts::default() },
             census_age: Some(3),
             censuses: 1,
@@ -366,6 +430,11 @@ mod tests {
                 Report { disks_rebuilding: 1, ..report() },
                 Health::Degraded,
                 "DEGRADED: 1 of 8 disks being filled again",
+            ),
+            (
+                Report { damaged_blobs: 2, ..report() },
+                Health::Degraded,
+                "DEGRADED: 2 blobs have damaged parts",
             ),
             (
                 Report { counts: Counts::default(), ..report() },

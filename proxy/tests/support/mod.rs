@@ -15,7 +15,8 @@ use proto::id::{
 };
 use proto::limits::footprint;
 use proto::part_store::{
-    Beat, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope, Standing,
+    Beat, Condition, Fill, FillLevel, Held, Issuer, LastBeat, Page, PartError, PartStore, Scope,
+    ScrubState, Standing,
 };
 use proxy::{Proxy, ProxySettings, SlotConfig};
 
@@ -45,6 +46,8 @@ pub(crate) enum Mood {
 struct State {
     parts: BTreeMap<(BlobId, usize), Bytes>,
     rotten: BTreeSet<(BlobId, usize)>,
+    /// Some of them, of which it knows.
+    known_rotten: BTreeSet<(BlobId, usize)>,
     deleted: BTreeSet<BlobId>,
     promises: BTreeMap<VolumeId, Issuer>,
     beats: BTreeMap<VolumeId, (Issuer, Beat, tokio::time::Instant)>,
@@ -114,6 +117,12 @@ impl MemorySlot {
         self.state.lock().rotten.extend(parts.iter().map(|part| (blob, part.get())));
     }
 
+    /// It has the parts of a blob that another has.
+    pub(crate) fn copy_of(&self, other: &Self, blob: BlobId) {
+        let parts = other.state.lock().parts.clone();
+        self.state.lock().parts.extend(parts.into_iter().filter(|((of, _), _)| *of == blob));
+    }
+
     pub(crate) fn is_rotten(&self, blob: BlobId) -> bool {
         self.state.lock().rotten.iter().any(|(rotten, _)| *rotten == blob)
     }
@@ -162,6 +171,7 @@ impl PartStore for MemorySlot {
         }
         state.used += len;
         state.rotten.remove(&(key.blob, key.part.get()));
+        state.known_rotten.remove(&(key.blob, key.part.get()));
         let held = state.parts.entry((key.blob, key.part.get())).or_insert(data.data().clone());
         if held == data.data() { Ok(()) } else { Err(PartError::Conflict) }
     }
@@ -197,6 +207,8 @@ impl PartStore for MemorySlot {
         self.enter().await?;
         let mut state = self.state.lock();
         state.check(key.blob, issuer)?;
+        state.rotten.remove(&(key.blob, key.part.get()));
+        state.known_rotten.remove(&(key.blob, key.part.get()));
         if state.parts.remove(&(key.blob, key.part.get())).is_some() {
             state.used = state.used.saturating_sub(footprint(key.blob.part_len()));
         }
@@ -303,6 +315,23 @@ impl PartStore for MemorySlot {
         let pristine = state.promises.is_empty() && state.parts.is_empty();
         let (generation, rebuilding) = (Generation(1), state.rebuilding);
         Ok((!state.fresh).then_some(Standing { generation, rebuilding, pristine }))
+    }
+
+    async fn condition(&self, volume: VolumeId) -> Result<Condition, PartError> {
+        self.enter().await?;
+        let state = self.state.lock();
+        let mut damaged: Vec<BlobId> = state.known_rotten.iter().map(|(blob, _)| *blob).collect();
+        damaged.dedup();
+        let (rebuilding, parts) = (state.is_rebuilding(volume), state.parts.len() as u64);
+        let scrub = Some(ScrubState { ended: 1, percent: 100, asked: false });
+        Ok(Condition { rebuilding, damaged, parts, scrub })
+    }
+
+    async fn scrub(&self) -> Result<(), PartError> {
+        self.enter().await?;
+        let mut state = self.state.lock();
+        state.known_rotten = state.rotten.clone();
+        Ok(())
     }
 
     async fn fill(&self) -> Result<Fill, PartError> {

@@ -70,7 +70,7 @@ async fn a_pass_finds_what_is_damaged_and_nothing_else() {
     let mut first = scrub(&disk);
     pass(&mut first);
     assert_eq!((disk.state().damaged, first.suspects.len()), (0, 0));
-    assert_eq!(disk.state().scrub, Some(ScrubState { ended: NOW, percent: 100 }));
+    assert_eq!(disk.state().scrub, Some(ScrubState { ended: NOW, percent: 100, asked: false }));
     // Payloads, headers and tables, in small parts and large ones.
     let mut hit = Vec::new();
     for (n, offset) in [
@@ -378,4 +378,40 @@ async fn a_disk_scrubs_itself_while_it_is_used_and_ends_at_once() {
     disk.close().await;
     let saved = Position::read(&dir.path().join("d"), disk.id()).unwrap();
     assert_eq!(saved.damaged, [(SlotId(0), keys[300])]);
+}
+
+/// A pass was just made, and the next is not due for days.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_that_is_asked_for_begins_at_once_and_says_when_it_is_through() {
+    let dir = fresh();
+    let keys: Vec<PartKey> = (0..400).map(|n| key(n, 3000)).collect();
+    {
+        let (disk, store) = open(&dir);
+        assert!(disk.scrub().unwrap_err().to_string().contains("never scrubbed"));
+        put_all(&store, &keys).await;
+        let mut scrub = Scrub::new(disk.shared().clone(), 14, seconds_now());
+        while scrub.step(seconds_now()).unwrap() != Work::None {}
+        scrub.save();
+    }
+    flip(&log(&dir), place_of(&log(&dir), keys[300]) + 1000);
+    let options = DiskOptions { scrub_days: 14, ..DiskOptions::default() };
+    let disk = Disk::open(&dir.path().join("d"), options).unwrap();
+    let store = disk.slot(SlotId(0), proto::id::GroupId(0), proto::id::Generation(1));
+    let volume = keys[0].blob.volume();
+    assert_eq!(store.condition(volume).await.unwrap().damaged, []);
+    store.scrub().await.unwrap();
+    let began = Instant::now();
+    let condition = loop {
+        let condition = store.condition(volume).await.unwrap();
+        if !condition.scrub.unwrap().asked {
+            break condition;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{condition:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!(condition.damaged, [keys[300].blob]);
+    assert_eq!((condition.parts, condition.rebuilding), (400, false));
+    put(&store, keys[300]).await.unwrap();
+    assert_eq!(store.condition(volume).await.unwrap().damaged, []);
+    disk.close().await;
 }

@@ -1,0 +1,99 @@
+//! What slots have said last of how they are: which are being rebuilt, what their disks know to be damaged, how far
+//! their scrubs are. Pure.
+
+use std::collections::BTreeSet;
+
+use proto::id::BlobId;
+use proto::part_store::{Condition, ScrubState};
+
+use crate::quorum::SlotSet;
+
+/// What was said last by each slot of a group.
+#[derive(Debug)]
+pub(crate) struct Conditions {
+    /// `None`: it has said nothing, or was away the last time.
+    last: Vec<Option<Condition>>,
+    /// Damaged blobs that somebody was told of.
+    told: BTreeSet<BlobId>,
+}
+
+impl Conditions {
+    /// Of so many slots.
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { last: vec![None; slots], told: BTreeSet::new() }
+    }
+
+    /// This is what they say now: the damaged blobs that are news, or were told before the last census.
+    pub(crate) fn hear(&mut self, said: Vec<Option<Condition>>) -> Vec<BlobId> {
+        self.last = said;
+        let damaged = self.damaged();
+        let news = damaged.difference(&self.told).copied().collect();
+        self.told = damaged;
+        news
+    }
+
+    /// What is damaged still is told again.
+    pub(crate) fn tell_again(&mut self) {
+        self.told.clear();
+    }
+
+    fn damaged(&self) -> BTreeSet<BlobId> {
+        let said = self.last.iter().flatten();
+        said.flat_map(|condition| condition.damaged.iter().copied()).collect()
+    }
+
+    /// Blobs of which some part is known to be damaged.
+    pub(crate) fn damaged_blobs(&self) -> usize {
+        self.damaged().len()
+    }
+
+    /// Slots that say that they do not have all that they should.
+    pub(crate) fn rebuilding(&self) -> SlotSet {
+        let says = |slot: usize| self.last[slot].as_ref().is_some_and(|said| said.rebuilding);
+        SlotSet::that_are(self.last.len(), says)
+    }
+
+    /// How far scrubs are.
+    pub(crate) fn scrubs(&self) -> impl Iterator<Item = ScrubState> {
+        self.last.iter().flatten().filter_map(|said| said.scrub)
+    }
+
+    /// Is there something that may be otherwise in a moment?
+    pub(crate) fn is_moving(&self) -> bool {
+        let moves = |said: &Condition| {
+            !said.damaged.is_empty() || said.scrub.is_some_and(|scrub| scrub.asked)
+        };
+        self.last.iter().flatten().any(moves)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{GroupId, SessionId, VolumeId};
+
+    #[test]
+    fn damage_is_told_once_and_again_after_a_census() {
+        let blob = |sequence| {
+            let scheme = "ec(2,1)".parse().unwrap();
+            BlobId::new(VolumeId(1), SessionId(7), sequence, GroupId(0), 4096, scheme).unwrap()
+        };
+        let says = |blobs: &[u64]| {
+            Some(Condition {
+                damaged: blobs.iter().copied().map(blob).collect(),
+                ..Condition::default()
+            })
+        };
+        let mut conditions = Conditions::new(2);
+        assert!(!conditions.is_moving());
+        assert_eq!(conditions.hear(vec![says(&[1, 2]), says(&[2, 3])]), [1, 2, 3].map(blob));
+        assert_eq!(conditions.hear(vec![says(&[1, 2]), says(&[4])]), [blob(4)]);
+        assert!(conditions.is_moving());
+        assert_eq!(conditions.hear(vec![says(&[1]), None]), []);
+        assert_eq!((conditions.damaged_blobs(), conditions.rebuilding()), (1, SlotSet::EMPTY));
+        // It is back, with what it had before.
+        assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [blob(4)]);
+        conditions.tell_again();
+        assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [1, 4].map(blob));
+    }
+}

@@ -1,0 +1,235 @@
+//! What a healer knows, and what is under way. Decides what is due; does nothing of it, and reads no clock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::id::BlobId;
+use proto::part_store::Condition;
+use tokio::time::Instant;
+
+use crate::quorum::SlotSet;
+use crate::repair::census::{Finding, Outcome};
+use crate::repair::conditions::Conditions;
+use crate::repair::layout::Attendance;
+use crate::repair::mend::{End, Mended};
+use crate::repair::pace::Pace;
+use crate::repair::presence::Presence;
+use crate::repair::queue::{Item, MOST, Queue};
+use crate::repair::report::Change;
+use crate::repair::tally::Tally;
+
+/// How often slots are asked how they are: one that is emptied may be back before it is missed. And how often while
+/// something changes.
+const ASK: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
+/// First and longest wait before a census that is taken because something failed.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// Of the time no more than one in so many goes to censuses that follow each other.
+const SHARE: u32 = 5;
+/// Shortest pause between two censuses.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Lost blobs, and those that cannot be mended, that are remembered by name.
+const NAMED: usize = 64;
+
+/// What is known, and what is under way.
+pub(crate) struct Course {
+    pub(crate) presence: Presence,
+    pub(crate) queue: Queue,
+    pub(crate) pace: Pace,
+    pub(crate) tally: Tally,
+    pub(crate) mending: BTreeMap<BlobId, Item>,
+    /// When the next census is due at the latest, and when it may begin at the earliest.
+    pub(crate) due: Instant,
+    pub(crate) not_before: Instant,
+    /// What slots have said of themselves, and when they are asked next; `None`: they are being asked.
+    pub(crate) conditions: Conditions,
+    pub(crate) ask_at: Option<Instant>,
+    retry: Duration,
+    failed: bool,
+    /// Slots that were rebuilding when the last census ended.
+    pub(crate) to_declare: SlotSet,
+    pub(crate) mended_blobs: u64,
+    pub(crate) mended_bytes: u64,
+    /// Blobs that are lost, and the census that has counted each as one last.
+    pub(crate) lost: BTreeMap<BlobId, Option<u64>>,
+    pub(crate) stuck: BTreeMap<BlobId, String>,
+    pub(crate) fenced: bool,
+}
+
+impl Course {
+    pub(crate) fn new(slots: usize, grace: Duration, rate: u64, now: Instant) -> Self {
+        Self {
+            presence: Presence::new(slots, grace),
+            queue: Queue::new(MOST),
+            pace: Pace::new(rate),
+            tally: Tally::default(),
+            mending: BTreeMap::new(),
+            due: now,
+            not_before: now,
+            conditions: Conditions::new(slots),
+            ask_at: Some(now),
+            retry: RETRY.0,
+            failed: false,
+            to_declare: SlotSet::EMPTY,
+            mended_blobs: 0,
+            mended_bytes: 0,
+            lost: BTreeMap::new(),
+            stuck: BTreeMap::new(),
+            fenced: false,
+        }
+    }
+
+    /// Something was left undone: it is looked for again, later each time.
+    pub(crate) fn try_again(&mut self, now: Instant) {
+        self.failed = true;
+        self.due = self.due.min(now + self.retry);
+    }
+
+    /// A census begins: its number. What the last one found is found again.
+    pub(crate) fn begin_census(&mut self, now: Instant, every: Duration) -> (u64, Attendance) {
+        self.queue.forget_census();
+        self.queue.take_overflow();
+        // Lists do not tell whether parts are sound.
+        self.conditions.tell_again();
+        let failed = std::mem::take(&mut self.failed);
+        self.retry = if failed { (2 * self.retry).min(RETRY.1) } else { RETRY.0 };
+        self.due = now + every;
+        (self.tally.begin(), self.presence.attendance())
+    }
+
+    pub(crate) fn found(&mut self, census: u64, blob: BlobId, finding: Finding) {
+        let (spare, bytes) = match finding {
+            Finding::Mend { spare, bytes } => (spare, bytes),
+            Finding::Short { .. } => (0, 0),
+        };
+        let short = finding == Finding::Short { counts: true };
+        self.queue.push(blob, Item { spare, verify: false, short, bytes, census: Some(census) });
+    }
+
+    pub(crate) fn end_census(&mut self, outcome: Outcome, began: Instant, now: Instant) {
+        let (failed, rebuilding) = (outcome.failed, outcome.rebuilding);
+        self.tally.end(outcome, began, now);
+        self.presence.rebuilds(rebuilding);
+        self.to_declare = rebuilding;
+        self.stuck.clear();
+        // What was lost may be back; lists do not tell whether parts are sound.
+        self.tally.counts.lost = self.lost.len() as u64;
+        let census = Some(self.tally.number());
+        for (blob, _) in self.lost.iter().filter(|(_, counted)| **counted != census) {
+            let again = Item { spare: 0, verify: true, short: false, bytes: 0, census };
+            self.queue.push(*blob, again);
+        }
+        self.not_before = now + PAUSE.max(SHARE * self.tally.took());
+        if failed {
+            self.try_again(now);
+        }
+    }
+
+    /// Slots are asked how they are as soon as may be.
+    pub(crate) fn ask_soon(&mut self, now: Instant) {
+        if let Some(at) = &mut self.ask_at {
+            *at = now;
+        }
+    }
+
+    /// Slots have said how they are.
+    pub(crate) fn heard(&mut self, said: Vec<Option<Condition>>, now: Instant) {
+        for blob in self.conditions.hear(said) {
+            self.queue.push(blob, Item::noticed(true));
+        }
+        let pause = if self.conditions.is_moving() { ASK.1 } else { ASK.0 };
+        self.ask_at = Some(now + pause);
+        let rebuilding = self.conditions.rebuilding();
+        if !self.tally.is_counting() && !rebuilding.minus(self.presence.rebuilding()).is_empty() {
+            self.presence.rebuilds(rebuilding);
+            self.due = now;
+        }
+    }
+
+    /// A blob has been mended, or could not be.
+    pub(crate) fn mended(
+        &mut self,
+        blob: BlobId,
+        item: Item,
+        mended: &Mended,
+        best: usize,
+        now: Instant,
+    ) {
+        self.pace.end(mended.bytes, now);
+        self.mended_bytes += mended.bytes;
+        self.mended_blobs += u64::from(mended.bytes > 0);
+        self.tally.mended(item);
+        if let (Some(before), Some(after)) = (mended.before, mended.after) {
+            self.tally.change(item, Change { before: Some(before), after: Some(after), best });
+        }
+        match &mended.end {
+            End::Done => self.found_again(&blob),
+            End::Deleted => {
+                self.found_again(&blob);
+                let before = (!item.short).then_some(item.spare);
+                self.tally.change(item, Change { before, after: None, best });
+            }
+            End::Busy => self.tally.leave_undone(),
+            End::Short { .. } => {}
+            End::Fenced(epoch) => {
+                tracing::warn!(%epoch, "repair ends: the volume has another owner");
+                self.fenced = true;
+            }
+            End::Failed(why) => {
+                self.tally.leave_undone();
+                if self.stuck.len() < NAMED && !self.stuck.contains_key(&blob) {
+                    tracing::warn!("blob {blob} cannot be mended: {why}");
+                    self.stuck.insert(blob, why.clone());
+                }
+                self.try_again(now);
+            }
+        }
+    }
+
+    /// Too few parts of a blob were found. Only if every slot was heard, and it is wanted, is it lost.
+    pub(crate) fn short(
+        &mut self,
+        blob: BlobId,
+        item: Item,
+        gap: bool,
+        wanted: Option<bool>,
+        best: usize,
+    ) {
+        if wanted != Some(false) {
+            self.tally.leave_undone();
+        }
+        match wanted {
+            Some(false) => {
+                self.found_again(&blob);
+                if item.short {
+                    self.tally.change(item, Change { before: None, after: None, best });
+                }
+            }
+            Some(true) if !gap => {
+                let before = (!item.short).then_some(best);
+                self.tally.change(item, Change { before, after: None, best });
+                if let Some(counted) = self.lost.get_mut(&blob) {
+                    *counted = item.census.max(*counted);
+                    return;
+                }
+                self.tally.counts.lost += 1;
+                if self.lost.len() < NAMED {
+                    self.lost.insert(blob, item.census);
+                    tracing::error!("blob {blob} is lost: too few of its parts are left");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A blob that was taken for lost is not, or nobody wants it.
+    fn found_again(&mut self, blob: &BlobId) {
+        if self.lost.remove(blob).is_some() {
+            self.tally.counts.lost = self.tally.counts.lost.saturating_sub(1);
+        }
+    }
+
+    /// Is nothing left of what the last census found?
+    pub(crate) fn is_through(&self) -> bool {
+        !self.tally.is_counting() && self.queue.len() == 0 && self.mending.is_empty()
+    }
+}

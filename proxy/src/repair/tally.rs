@@ -1,0 +1,149 @@
+//! What the last census has counted, kept true while what it found is mended. Pure.
+//!
+//! A census that is under way counts blobs as it meets them, and some of them are mended before it ends: what has
+//! become of those is remembered, and taken into account when its counts are there.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::repair::census::Outcome;
+use crate::repair::queue::Item;
+use crate::repair::report::{Change, Counts};
+
+/// The census that is under way or was last, and what has become of what it found.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Its number.
+    number: u64,
+    counting: bool,
+    pub(crate) counts: Counts,
+    /// When the last one ended, and how long it took.
+    counted_at: Option<Instant>,
+    took: Duration,
+    /// Bytes of parts that the last one found to be put.
+    bytes: u64,
+    /// Bytes put of them.
+    done: u64,
+    /// What has become of blobs that the one under way has found.
+    changes: BTreeMap<Change, u64>,
+    /// It had no gap, and nothing that it found has been left undone so far.
+    thorough: bool,
+    /// Parts that it found no place for.
+    placeless: u64,
+}
+
+impl Tally {
+    /// A census begins: its number.
+    pub(crate) fn begin(&mut self) -> u64 {
+        self.number += 1;
+        self.counting = true;
+        self.thorough = true;
+        self.done = 0;
+        self.changes.clear();
+        self.number
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&mut self, outcome: Outcome, began: Instant, now: Instant) {
+        let Outcome { counts, whole, bytes, placeless, .. } = outcome;
+        (self.counts, self.counted_at, self.counting) = (counts, Some(now), false);
+        (self.bytes, self.placeless, self.took) = (bytes, placeless, now - began);
+        for (change, times) in std::mem::take(&mut self.changes) {
+            (0..times).for_each(|_| self.counts.change(change));
+        }
+        self.thorough &= whole;
+    }
+
+    /// It was broken off.
+    pub(crate) fn break_off(&mut self) {
+        self.counting = false;
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Is one under way?
+    pub(crate) fn is_counting(&self) -> bool {
+        self.counting
+    }
+
+    /// When the last one ended.
+    pub(crate) fn counted_at(&self) -> Option<Instant> {
+        self.counted_at
+    }
+
+    /// How long it took.
+    pub(crate) fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// Parts that it found no place for.
+    pub(crate) fn placeless(&self) -> u64 {
+        self.placeless
+    }
+
+    /// Bytes of parts that are still to be put.
+    pub(crate) fn left(&self) -> u64 {
+        self.bytes.saturating_sub(self.done)
+    }
+
+    /// Was all of the group heard, and all that was found to be done done?
+    pub(crate) fn is_thorough(&self) -> bool {
+        self.thorough
+    }
+
+    /// Something of it was left undone.
+    pub(crate) fn leave_undone(&mut self) {
+        self.thorough = false;
+    }
+
+    /// A blob that was to be mended has been.
+    pub(crate) fn mended(&mut self, item: Item) {
+        if item.census == Some(self.number) {
+            self.done += item.bytes;
+        }
+    }
+
+    /// Something has become of a blob that was to be mended. What no census has found is counted by none.
+    pub(crate) fn change(&mut self, item: Item, change: Change) {
+        match item.census == Some(self.number) {
+            true if self.counting => *self.changes.entry(change).or_default() += 1,
+            true => self.counts.change(change),
+            false => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mended_while_it_is_counted_is_counted_as_mended() {
+        let mut tally = Tally::default();
+        let number = tally.begin();
+        let item = Item { spare: 0, verify: false, short: false, bytes: 7, census: Some(number) };
+        let change = Change { before: Some(0), after: Some(2), best: 2 };
+        tally.mended(item);
+        tally.change(item, change);
+        tally.change(Item { census: None, ..item }, change);
+        let mut outcome = Outcome { bytes: 14, whole: true, ..Outcome::default() };
+        (0..2).for_each(|_| outcome.counts.add(0, 2));
+        let now = Instant::now();
+        tally.end(outcome, now, now);
+        assert_eq!((tally.counts.by_spare.as_slice(), tally.left()), (&[1, 0, 1][..], 7));
+        tally.mended(item);
+        tally.change(item, change);
+        assert_eq!((tally.counts.by_spare.as_slice(), tally.left()), (&[0, 0, 2][..], 0));
+        assert!(tally.is_thorough() && !tally.is_counting());
+        // What an older one has found says nothing of the next.
+        tally.begin();
+        tally.change(item, change);
+        tally.end(Outcome::default(), now, now);
+        assert_eq!(tally.counts.blobs(), 0);
+    }
+}
