@@ -4,7 +4,7 @@
 //! may or may not have arrived.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,6 +16,10 @@ use proto::scheme::Scheme;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
+use crate::key;
+use crate::opened::Volume;
+use crate::store::{MetaError, ROOT};
+use crate::txn::Txn;
 
 /// One mount's way to the store of one volume.
 pub struct MemoryStore {
@@ -353,4 +357,35 @@ impl VolumeStore for MemoryStore {
         *self.epoch.lock() = epoch;
         Ok(())
     }
+}
+
+/// What a fault of this program could do to the metadata of a volume: whole records that are right by
+/// themselves, and do not fit together. For tests of who finds and mends it.
+///
+/// # Errors
+/// When the engine fails, or there is no such file.
+pub async fn disarray(
+    volume: &Volume,
+    nameless: &[u8],
+    miscounted: &[u8],
+) -> Result<(), MetaError> {
+    let lost = |txn: &mut Txn<'_>| {
+        txn.entry(ROOT, nameless)?.ok_or(MetaError::NotFound)?;
+        txn.remove_entry(ROOT, nameless)?;
+        let ino = txn.entry(ROOT, miscounted)?.ok_or(MetaError::NotFound)?;
+        let mut inode = txn.inode(ino)?;
+        inode.attr.nlink += 1;
+        txn.put_inode(&inode);
+        txn.count_inodes(7);
+        let all = key::reference::all();
+        let mut references = Vec::new();
+        let _whole = txn.scan(all..all.after_prefix(), &mut |key, _| {
+            references.push(*key);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        references.into_iter().for_each(|key| txn.remove(key));
+        Ok(())
+    };
+    volume.write(SessionId(0), lost).await?;
+    volume.kv.sync().await
 }
