@@ -20,6 +20,7 @@ use crate::block_file;
 use crate::disk::Disk;
 use crate::error::{DiskError, DiskProblem};
 use crate::init::{InitOptions, init_disk};
+use crate::io::system::disk_dir;
 use crate::open::DiskOptions;
 use crate::room::Room;
 use crate::scrub::position::Position;
@@ -171,7 +172,7 @@ pub(crate) fn info(disks: &Disks) -> anyhow::Result<ExitCode> {
     each(disks, |dir| {
         let (superblock, files, used) = soon(dir, |dir| {
             let io = |e| DiskError::new(dir, DiskProblem::Io(e));
-            let files = block_file::numbers(dir).map_err(io);
+            let files = block_file::numbers(&disk_dir(dir)).map_err(io);
             Ok((Superblock::read(dir)?, files?.len(), in_use(dir)?))
         })?;
         let Superblock { cluster, disk, capacity, block_file } = superblock;

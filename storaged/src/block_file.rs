@@ -21,9 +21,10 @@ use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 
 use crate::calls::Calls;
 use crate::io::aligned::PooledBuf;
-use crate::io::direct::{DirectFile, Mode};
+use crate::io::direct::DirectFile;
 #[cfg(test)]
 use crate::io::faults::{self, Call};
+use crate::io::medium::{DiskDir, Mode};
 use crate::record::{Entry, MAX_RECORD, Place, footprint_blocks, parse, payload_offset};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
@@ -65,25 +66,25 @@ fn path(disk: &Path, number: u32) -> PathBuf {
     directory(disk).join(format!("{number:08}"))
 }
 
-/// Makes changes of the directory durable.
-pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
-    std::fs::File::open(dir)?.sync_all()
+/// Makes durable which block files there are.
+pub(crate) fn sync_block_files(disk: &DiskDir) -> io::Result<()> {
+    disk.medium.sync_directory(&directory(disk))
 }
 
 impl BlockFile {
     /// A new, empty, preallocated file. Nothing stays behind when there is no room.
     pub(crate) fn create(
-        disk: &Path,
+        disk: &DiskDir,
         number: u32,
         len: u64,
         calls: &Arc<Calls>,
     ) -> io::Result<Self> {
         let path = path(disk, number);
         let _call = calls.begin();
-        let io = DirectFile::open(&path, Mode::Create, calls.clone())?;
-        let ready = io.preallocate(len).and_then(|()| sync_directory(&directory(disk)));
+        let io = DirectFile::open(&*disk.medium, &path, Mode::Create, calls.clone())?;
+        let ready = io.preallocate(len).and_then(|()| sync_block_files(disk));
         if let Err(e) = ready {
-            std::fs::remove_file(&path)?;
+            disk.medium.remove(&path)?;
             return Err(e);
         }
         Ok(Self { number, io })
@@ -91,7 +92,7 @@ impl BlockFile {
 
     /// Opens an existing file.
     pub(crate) fn open(
-        disk: &Path,
+        disk: &DiskDir,
         number: u32,
         access: Access,
         calls: &Arc<Calls>,
@@ -100,14 +101,15 @@ impl BlockFile {
             Access::Write => Mode::Write,
             Access::Read => Mode::Read,
         };
-        Ok(Self { number, io: DirectFile::open(&path(disk, number), mode, calls.clone())? })
+        let path = path(disk, number);
+        Ok(Self { number, io: DirectFile::open(&*disk.medium, &path, mode, calls.clone())? })
     }
 
     /// Takes the file away. Open handles go on reading it.
-    pub(crate) fn remove(disk: &Path, number: u32) -> io::Result<()> {
+    pub(crate) fn remove(disk: &DiskDir, number: u32) -> io::Result<()> {
         #[cfg(test)]
         faults::check(&path(disk, number), Call::Remove, 0..u64::MAX)?;
-        match std::fs::remove_file(path(disk, number)) {
+        match disk.medium.remove(&path(disk, number)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
@@ -162,15 +164,14 @@ impl BlockFile {
 }
 
 /// Bytes of a file that perhaps cannot be opened.
-pub(crate) fn len_of(disk: &Path, number: u32) -> io::Result<u64> {
-    Ok(std::fs::metadata(path(disk, number))?.len())
+pub(crate) fn len_of(disk: &DiskDir, number: u32) -> io::Result<u64> {
+    disk.medium.len(&path(disk, number))
 }
 
 /// Numbers of the block files there are, in order. Other names are left alone.
-pub(crate) fn numbers(disk: &Path) -> io::Result<Vec<u32>> {
+pub(crate) fn numbers(disk: &DiskDir) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(directory(disk))? {
-        let name = entry?.file_name();
+    for name in disk.medium.names(&directory(disk))? {
         let name = name.to_string_lossy();
         if name.len() == 8
             && let Ok(number) = name.parse()

@@ -19,6 +19,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, IoSlice};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -138,25 +139,35 @@ enum Decision {
 impl Owner {
     /// Serves requests until the queue is closed, then leaves everything in redb.
     pub(crate) fn run(mut self) {
-        loop {
-            let (mut pending, closed) = self.shared.queue.take(self.patience());
-            let idle = pending.is_empty();
-            while !pending.is_empty() {
-                self.one_batch(&mut pending);
-                self.background(false);
-            }
-            if closed {
-                break;
-            }
-            self.background(idle);
-        }
+        while self.turn(self.patience()) {}
+        self.end();
+    }
+
+    /// Leaves everything in redb.
+    pub(crate) fn end(&mut self) {
         self.finish_checkpoint();
         if let Err(e) = self.checkpoint_now() {
             tracing::error!(disk = %self.shared.disk, "last checkpoint: {e}");
         }
     }
 
-    fn patience(&self) -> Duration {
+    /// Serves the requests there are, after waiting at most so long for the first, and does a little of what is to
+    /// be done besides. `false`: the queue is closed, and they were the last.
+    pub(crate) fn turn(&mut self, patience: Duration) -> bool {
+        let (mut pending, closed) = self.shared.queue.take(patience);
+        let idle = pending.is_empty();
+        while !pending.is_empty() {
+            self.one_batch(&mut pending);
+            self.background(false);
+        }
+        if !closed {
+            self.background(idle);
+        }
+        !closed
+    }
+
+    /// How soon there is something to do besides, without requests.
+    pub(crate) fn patience(&self) -> Duration {
         if self.compaction.is_some() || self.checkpoint.is_some() { SOON } else { CHECKPOINT_IDLE }
     }
 
@@ -531,9 +542,7 @@ impl Owner {
             return;
         }
         self.fulfil_wishes();
-        if self.checkpoint.as_ref().is_some_and(|running| running.thread.is_finished()) {
-            self.finish_checkpoint();
-        }
+        self.take_checkpoint(Receiver::try_recv);
         let pending = self.ledger.index.pending();
         // Whether the filesystem has room again is found out by trying, from the next one on.
         let refused = self.ledger.space.ceiling.is_some();
@@ -558,7 +567,7 @@ impl Owner {
     }
 
     /// Where the log ends.
-    fn end(&mut self) -> Place {
+    fn end_of_log(&mut self) -> Place {
         match &self.current {
             Some(file) => {
                 Place { file: file.number, block: self.ledger.space.file(file.number).tail }
@@ -569,12 +578,12 @@ impl Owner {
 
     /// Tells where the log ends, of which the index knows all.
     pub(crate) fn tell_end(&mut self) {
-        let end = self.end();
+        let end = self.end_of_log();
         self.shared.wrote(end);
     }
 
     fn mark(&mut self) -> Mark {
-        Mark { place: self.end(), sequence: self.sequence }
+        Mark { place: self.end_of_log(), sequence: self.sequence }
     }
 
     fn freeze(&mut self) -> (crate::index::Checkpoint, Vec<u32>) {
@@ -592,12 +601,14 @@ impl Owner {
         let (checkpoint, doomed) = self.freeze();
         let checkpoint = Arc::new(checkpoint);
         let (index, written) = (self.ledger.index.clone(), checkpoint.clone());
-        let thread = std::thread::Builder::new()
-            .name("checkpoint".to_owned())
-            .spawn(move || index.write(&written));
-        match thread {
-            Ok(thread) => self.checkpoint = Some(RunningCheckpoint { thread, doomed }),
-            // Then in this one.
+        let (done, end) = channel();
+        let write = move || {
+            // Whoever began it may be gone.
+            let _ = done.send(index.write(&written));
+        };
+        match self.shared.hands.start("checkpoint", Box::new(write)) {
+            Ok(()) => self.checkpoint = Some(RunningCheckpoint { end, doomed }),
+            // Then by these.
             Err(_) => {
                 let written = self.ledger.index.write(&checkpoint);
                 drop(self.end_checkpoint(written, &doomed));
@@ -607,10 +618,22 @@ impl Owner {
 
     /// Waits for the checkpoint that is being written, if there is one.
     pub(crate) fn finish_checkpoint(&mut self) {
+        self.take_checkpoint(|end| end.recv().map_err(|_| TryRecvError::Disconnected));
+    }
+
+    /// Takes the end of the checkpoint that is being written, if there is one and `take` has its end.
+    fn take_checkpoint(
+        &mut self,
+        take: impl Fn(&Receiver<IndexResult<()>>) -> Result<IndexResult<()>, TryRecvError>,
+    ) {
         let Some(running) = self.checkpoint.take() else { return };
-        let written = running.thread.join().unwrap_or_else(|_| {
-            Err(redb::Error::Io(io::Error::other("the checkpoint's thread panicked")))
-        });
+        let written = match take(&running.end) {
+            Ok(written) => written,
+            Err(TryRecvError::Empty) => return self.checkpoint = Some(running),
+            Err(TryRecvError::Disconnected) => {
+                Err(redb::Error::Io(io::Error::other("the checkpoint's thread panicked")))
+            }
+        };
         drop(self.end_checkpoint(written, &running.doomed));
     }
 
@@ -670,6 +693,8 @@ mod tests {
     use super::*;
     use crate::block_file::Access;
     use crate::fault_tests::{self, content, fresh, get, key, log, place_of, put};
+    use crate::hands::own_threads;
+    use crate::io::system::disk_dir;
     use crate::superblock::Superblock;
     use crate::{DiskOptions, open};
     use proto::id::{Generation, GroupId};
@@ -701,8 +726,16 @@ mod tests {
 
         let path = dir.path().join("d");
         let superblock = Superblock::read(&path).unwrap();
-        let recover =
-            || open::recover(&path, &superblock, &DiskOptions::default(), Access::Write).unwrap();
+        let recover = || {
+            open::recover(
+                &disk_dir(&path),
+                &superblock,
+                &DiskOptions::default(),
+                own_threads(),
+                Access::Write,
+            )
+            .unwrap()
+        };
         let mut owner = recover();
         // So much is taken by others that nothing can be opened.
         let others = FileState { tail: 36 * 256, stage: Stage::Kept, ..FileState::open() };

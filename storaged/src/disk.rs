@@ -26,7 +26,10 @@ use proto::part_store::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{DiskError, DiskProblem};
+use crate::hands::own_threads;
+use crate::io::system::disk_dir;
 use crate::open::{self, DiskOptions};
+use crate::owner::Owner;
 use crate::queue::{Ask, To};
 use crate::readers::Readers;
 use crate::record::Membership;
@@ -96,7 +99,7 @@ impl Disk {
             let problem = DiskProblem::OtherDisk { found: superblock.disk, named, home: None };
             return Err(DiskError::new(dir, problem));
         }
-        let mut owner = open::recover(dir, &superblock, &options, access)
+        let mut owner = open::recover(&disk_dir(dir), &superblock, &options, own_threads(), access)
             .map_err(|problem| DiskError::new(dir, problem))?;
         let watch = Watch::new(&owner.shared, &lock, access);
         owner.watch = Some(watch.map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?);
@@ -114,12 +117,17 @@ impl Disk {
                 owner.run();
             })
             .map_err(|e| DiskError::new(dir, DiskProblem::Io(e)))?;
-        Ok(Arc::new(Self {
-            readers: Readers::default(),
-            shared,
-            superblock,
-            owner: Mutex::new(Some(OwnersThread { thread, end: receiver })),
-        }))
+        let owner = Mutex::new(Some(OwnersThread { thread, end: receiver }));
+        let readers = Readers::new(shared.hands.clone());
+        Ok(Arc::new(Self { readers, shared, superblock, owner }))
+    }
+
+    /// A disk whose owner is somebody else's to run.
+    pub(crate) fn of(owner: &Owner, superblock: Superblock) -> Self {
+        let shared = owner.shared.clone();
+        shared.publish(&owner.ledger.space);
+        let readers = Readers::new(shared.hands.clone());
+        Self { readers, shared, superblock, owner: Mutex::new(None) }
     }
 
     /// Its id.
@@ -188,7 +196,7 @@ impl Disk {
         let _ = told.await;
     }
 
-    fn refuse(&self) {
+    pub(crate) fn refuse(&self) {
         self.readers.close();
         self.shared.close();
     }
@@ -443,11 +451,7 @@ impl Drop for OwnersEnd {
         if std::thread::panicking() {
             self.shared.lose("its thread ended in a panic".to_owned());
         }
-        self.shared.set_read_only("the disk is closed");
-        self.shared.queue.abandon();
-        self.shared.index.close();
-        let files = std::mem::take(&mut *self.shared.files.write());
-        drop(files);
+        self.shared.release();
     }
 }
 

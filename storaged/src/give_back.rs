@@ -11,7 +11,7 @@ use std::time::Instant;
 use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 
-use crate::block_file::{BlockFile, directory, sync_directory};
+use crate::block_file::{BlockFile, sync_block_files};
 use crate::io::direct::{is_declined, is_unsupported};
 use crate::ledger::Hole;
 use crate::owner::{NO_ROOM, Owner};
@@ -121,7 +121,7 @@ impl Owner {
             }
         }
         if !gone.is_empty() {
-            result = result.and(sync_directory(&directory(&self.shared.dir)));
+            result = result.and(sync_block_files(&self.shared.dir));
         }
         drop(call);
         for number in gone {

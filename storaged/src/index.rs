@@ -38,6 +38,7 @@ use redb::ReadableTable;
 
 use crate::calls::Calls;
 use crate::fill::Space;
+use crate::io::medium::{DiskDir, Medium};
 use crate::record::{Membership, Place};
 
 mod backend;
@@ -79,9 +80,9 @@ pub(crate) struct Index {
 
 impl Index {
     /// Opens it, or makes it.
-    pub(crate) fn open(home: Home, cache: usize) -> IndexResult<Self> {
+    pub(crate) fn open(medium: Arc<dyn Medium>, home: Home, cache: usize) -> IndexResult<Self> {
         let calls = Arc::new(Calls::default());
-        let (store, stored) = Store::open(home, cache, calls.clone())?;
+        let (store, stored) = Store::open(medium, home, cache, calls.clone())?;
         let layers = RwLock::new(Layers { stored: Arc::new(stored), ..Layers::default() });
         Ok(Self { store, calls, layers })
     }
@@ -405,9 +406,10 @@ pub(crate) fn path_in(dir: &Path) -> PathBuf {
 }
 
 /// Keeps a damaged index for whoever wants to know why; one is enough.
-pub(crate) fn set_aside(path: &Path) -> std::io::Result<()> {
-    if path.exists() {
-        std::fs::rename(path, path.with_extension("redb.damaged"))?;
+pub(crate) fn set_aside(dir: &DiskDir) -> std::io::Result<()> {
+    let path = path_in(dir);
+    if dir.medium.len(&path).is_ok() {
+        dir.medium.rename(&path, &path.with_extension("redb.damaged"))?;
     }
     Ok(())
 }

@@ -8,6 +8,8 @@
 //!   lie on it.
 //! * `queue`, `batch`, `ahead`, `owner`, `commit`: from a request to one write and one sync; `compact` and
 //!   `give_back`: space back.
+//! * `hands`: the threads beside the owner's, or whoever asks; `stepped`: a disk without any. `io`: the files, on the
+//!   machine's filesystem or another medium.
 //! * `shared`: what the owner, the readers and the scrub of a disk use. `read`, `readers`: from a request to verified
 //!   bytes. `calls`: which of all these do not return.
 //! * `index`, `ledger`, `fill`: what lies where, and how much room is left.
@@ -47,6 +49,7 @@ mod error;
 mod fault_tests;
 mod fill;
 mod give_back;
+mod hands;
 mod index;
 #[cfg(test)]
 mod index_tests;
@@ -71,6 +74,7 @@ mod scrubbing;
 pub mod service;
 mod shared;
 mod slot;
+mod stepped;
 pub mod superblock;
 mod watch;
 mod wish;
@@ -78,4 +82,6 @@ mod wish;
 pub use disk::{Disk, DiskState};
 pub use error::{DiskError, DiskProblem};
 pub use init::{DEFAULT_BLOCK_FILE, InitOptions, init_disk};
+pub use io::medium;
 pub use open::DiskOptions;
+pub use stepped::Stepped;

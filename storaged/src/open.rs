@@ -7,7 +7,7 @@
 //! and the index is made anew: an index is never a reason to do without a disk. How the logs are read
 //! is in [`crate::replay`].
 
-use std::path::Path;
+use std::sync::Arc;
 
 use proto::guard::caught;
 use proto::id::{ClusterId, DiskId};
@@ -16,7 +16,9 @@ use proto::limits::DISK_BLOCK;
 use crate::block_file::{Access, numbers};
 use crate::error::DiskProblem;
 use crate::fill::FileState;
+use crate::hands::Hands;
 use crate::index::{self, Home, Index, IndexResult, Saved, is_no_room};
+use crate::io::medium::DiskDir;
 use crate::owner::Owner;
 use crate::replay::Recovery;
 use crate::scrub;
@@ -53,18 +55,18 @@ impl Default for DiskOptions {
 
 /// Everything up to a running owner.
 pub(crate) fn recover(
-    dir: &Path,
+    dir: &DiskDir,
     superblock: &Superblock,
     options: &DiskOptions,
+    hands: Arc<dyn Hands>,
     access: Access,
 ) -> Result<Owner, DiskProblem> {
-    let path = index::path_in(dir);
     if options.rebuild_index {
-        index::set_aside(&path)?;
+        index::set_aside(dir)?;
     }
-    let missing = !path.exists();
-    let opening =
-        Opening { dir, superblock, memory: options.memory, files: &numbers(dir)?, access };
+    let missing = dir.medium.len(&index::path_in(dir)).is_err();
+    let files = &numbers(dir)?;
+    let opening = Opening { dir, superblock, memory: options.memory, hands, files, access };
     match opening.index() {
         Ok((index, Some(saved))) if opening.usable(&saved) => match opening.replay(index, saved) {
             Err(DiskProblem::Index(why)) => {
@@ -73,7 +75,7 @@ pub(crate) fn recover(
             done => return done,
         },
         Ok((index, None)) if opening.files.is_empty() => {
-            return Recovery::new(dir, superblock, index, &[], access)?.rebuild();
+            return opening.recovery(index)?.rebuild();
         }
         Ok(_) if missing => {}
         Ok(_) => tracing::warn!(dir = %dir.display(), "the index does not match the block files"),
@@ -86,15 +88,16 @@ pub(crate) fn recover(
         tracing::error!(dir = %dir.display(), "the index is in memory, and made anew at the next start");
         return opening.rebuild(Home::Memory);
     }
-    index::set_aside(&path)?;
-    opening.rebuild_at(&path)
+    index::set_aside(dir)?;
+    opening.rebuild_at_home()
 }
 
 /// A disk that is being opened.
 struct Opening<'a> {
-    dir: &'a Path,
+    dir: &'a DiskDir,
     superblock: &'a Superblock,
     memory: usize,
+    hands: Arc<dyn Hands>,
     files: &'a [u32],
     access: Access,
 }
@@ -106,7 +109,7 @@ impl Opening<'_> {
             Access::Write => Home::File(path),
             Access::Read => Home::Over(path),
         };
-        let index = Index::open(home, self.memory)?;
+        let index = Index::open(self.dir.medium.clone(), home, self.memory)?;
         let saved = index.saved(self.superblock.disk)?;
         Ok((index, saved))
     }
@@ -137,22 +140,24 @@ impl Opening<'_> {
     }
 
     fn recovery(&self, index: Index) -> Result<Recovery<'_>, DiskProblem> {
-        Recovery::new(self.dir, self.superblock, index, self.files, self.access)
+        let hands = self.hands.clone();
+        Recovery::new(self.dir, self.superblock, index, hands, self.files, self.access)
     }
 
     fn rebuild(&self, home: Home) -> Result<Owner, DiskProblem> {
-        self.recovery(Index::open(home, self.memory)?)?.rebuild()
+        self.recovery(Index::open(self.dir.medium.clone(), home, self.memory)?)?.rebuild()
     }
 
     /// Without room for its file the index is in memory, until the next time.
-    fn rebuild_at(&self, path: &Path) -> Result<Owner, DiskProblem> {
+    fn rebuild_at_home(&self) -> Result<Owner, DiskProblem> {
+        let path = index::path_in(self.dir);
         let (dir, files) = (self.dir.display(), self.files.len());
         tracing::warn!(%dir, "making the index anew from {files} block files");
-        match self.rebuild(Home::File(path.to_owned())) {
+        match self.rebuild(Home::File(path.clone())) {
             Err(DiskProblem::NoIndexRoom(why)) => {
                 tracing::error!(%dir, "the index is in memory, and made anew at the next start: {why}");
                 // Half an index must not be taken for one.
-                std::fs::remove_file(path)?;
+                self.dir.medium.remove(&path)?;
                 self.rebuild(Home::Memory)
             }
             done => done,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use proto::buffer::Aligned;
@@ -48,9 +48,10 @@ pub(crate) struct Owner {
     pub(crate) watch: Option<Watch>,
 }
 
-/// A checkpoint that a thread is writing.
+/// A checkpoint that is being written.
 pub(crate) struct RunningCheckpoint {
-    pub(crate) thread: JoinHandle<IndexResult<()>>,
+    /// What came of it. Without an answer it has panicked.
+    pub(crate) end: Receiver<IndexResult<()>>,
     pub(crate) doomed: Vec<u32>,
 }
 

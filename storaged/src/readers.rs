@@ -1,8 +1,8 @@
 //! The threads of a disk on which its reads wait for it.
 //!
-//! They are the disk's own: one that never answers holds up its own readers and nothing else. There
+//! They are the disk's own ([`Hands`]): one that never answers holds up its own readers and nothing else. There
 //! are at most [`THREADS`], each started when a read finds no idle one and ended when it has been idle
-//! for [`IDLE`]; the one that was busy last is woken first, so that few of them stay. What waits for
+//! for long ([`Hands::patience`]); the one that was busy last is woken first, so that few of them stay. What waits for
 //! them is bounded, too; a read whose caller has gone is not begun.
 
 use std::collections::VecDeque;
@@ -15,12 +15,12 @@ use proto::guard::caught;
 use proto::part_store::PartError;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::hands::Hands;
+
 /// Most threads that read one disk.
 const THREADS: usize = 8;
 /// Reads of one disk that are on their way or wait for a thread; further ones wait outside.
 const READS: usize = 2 * THREADS;
-/// An idle thread ends after so long.
-const IDLE: Duration = Duration::from_secs(5);
 
 /// One read. It knows whether anybody still waits for it.
 type Read = Box<dyn FnOnce() + Send>;
@@ -36,6 +36,7 @@ struct State {
 
 /// The readers of one disk.
 pub(crate) struct Readers {
+    hands: Arc<dyn Hands>,
     state: Arc<Mutex<State>>,
     room: Arc<Semaphore>,
 }
@@ -44,13 +45,12 @@ fn closed() -> PartError {
     PartError::Io("the disk is closed".to_owned())
 }
 
-impl Default for Readers {
-    fn default() -> Self {
-        Self { state: Arc::default(), room: Arc::new(Semaphore::new(READS)) }
-    }
-}
-
 impl Readers {
+    /// Whose threads come from these hands.
+    pub(crate) fn new(hands: Arc<dyn Hands>) -> Self {
+        Self { hands, state: Arc::default(), room: Arc::new(Semaphore::new(READS)) }
+    }
+
     /// Runs a read on one of the threads, and waits for it.
     ///
     /// # Errors
@@ -83,17 +83,25 @@ impl Readers {
         if let Some(thread) = state.idle.pop() {
             thread.unpark();
         } else if state.threads < THREADS {
-            let own = self.state.clone();
-            match thread::Builder::new().name("disk-read".to_owned()).spawn(move || serve(&own)) {
-                Ok(_) => state.threads += 1,
-                Err(_) if state.threads > 0 => {}
-                Err(e) => {
-                    state.waiting.clear();
-                    return Err(PartError::Io(format!("no thread to read with: {e}")));
-                }
-            }
+            state.threads += 1;
+            drop(state);
+            return self.start_thread();
         }
         Ok(())
+    }
+
+    /// Has one more thread, which was counted.
+    fn start_thread(&self) -> Result<(), PartError> {
+        let (own, patience) = (self.state.clone(), self.hands.patience());
+        let serving = Box::new(move || serve(&own, patience));
+        let Err(e) = self.hands.start("disk-read", serving) else { return Ok(()) };
+        let mut state = self.state.lock();
+        state.threads -= 1;
+        if state.threads > 0 {
+            return Ok(());
+        }
+        state.waiting.clear();
+        Err(PartError::Io(format!("no thread to read with: {e}")))
     }
 
     /// Begins no more reads: who waits for one learns that the disk is closed.
@@ -116,14 +124,14 @@ impl Drop for Readers {
 }
 
 /// The life of one thread.
-fn serve(state: &Mutex<State>) {
-    while let Some(read) = next(state) {
+fn serve(state: &Mutex<State>, patience: Duration) {
+    while let Some(read) = next(state, patience) {
         read();
     }
 }
 
 /// The next read; `None` when there was none for a while, or will be none.
-fn next(state: &Mutex<State>) -> Option<Read> {
+fn next(state: &Mutex<State>, patience: Duration) -> Option<Read> {
     let own = thread::current();
     let mut state_now = state.lock();
     let mut idle_until = None;
@@ -132,7 +140,7 @@ fn next(state: &Mutex<State>) -> Option<Read> {
             state_now.idle.retain(|thread| thread.id() != own.id());
             return Some(read);
         }
-        let until = *idle_until.get_or_insert_with(|| Instant::now() + IDLE);
+        let until = *idle_until.get_or_insert_with(|| Instant::now() + patience);
         let left = until.saturating_duration_since(Instant::now());
         if state_now.closed || left.is_zero() {
             state_now.idle.retain(|thread| thread.id() != own.id());
@@ -153,10 +161,15 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::hands::own_threads;
+
+    fn readers() -> Readers {
+        Readers::new(own_threads())
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn reads_that_hang_hold_up_no_more_than_their_own_disk() {
-        let (stuck, well) = (Arc::new(Readers::default()), Readers::default());
+        let (stuck, well) = (Arc::new(readers()), readers());
         let (go, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
         let hanging: Vec<_> = (0..2 * READS)
@@ -183,7 +196,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn nobody_waits_for_a_read_that_panics_or_a_disk_that_is_closed() {
-        let readers = Readers::default();
+        let readers = readers();
         for _ in 0..2 * READS {
             let panics = || -> Result<(), _> { panic!("as a test") };
             let answer = readers.run(panics).await.unwrap_err().to_string();
@@ -196,7 +209,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_read_whose_caller_has_gone_is_not_begun() {
-        let readers = Arc::new(Readers::default());
+        let readers = Arc::new(readers());
         let (go, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
         let begun = Arc::new(Mutex::new(0));

@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,10 +17,12 @@ use proto::buffer::Aligned;
 use proto::limits::DISK_BLOCK;
 
 use crate::ahead::Ahead;
-use crate::block_file::{Access, BlockFile, Found, Scan, directory, len_of, sync_directory};
+use crate::block_file::{Access, BlockFile, Found, Scan, len_of, sync_block_files};
 use crate::error::DiskProblem;
 use crate::fill::{FileState, Space, Stage};
+use crate::hands::Hands;
 use crate::index::{Index, Mark, Saved, is_no_room};
+use crate::io::medium::DiskDir;
 use crate::ledger::Ledger;
 use crate::owner::{Dead, Declined, Owner};
 use crate::record::{Place, What, decode_blobs, decode_parts};
@@ -60,14 +61,15 @@ impl<'a> Recovery<'a> {
     /// # Errors
     /// When not one can be opened.
     pub(crate) fn new(
-        dir: &Path,
+        dir: &DiskDir,
         superblock: &'a Superblock,
         index: Index,
+        hands: Arc<dyn Hands>,
         files: &[u32],
         access: Access,
     ) -> Result<Self, DiskProblem> {
         let index = Arc::new(index);
-        let shared = Shared::new(dir, superblock.disk, index.clone());
+        let shared = Shared::new(dir, superblock.disk, index.clone(), hands);
         let mut shut = BTreeSet::new();
         for number in files {
             match BlockFile::open(dir, *number, access, &shared.calls) {
@@ -186,7 +188,7 @@ impl<'a> Recovery<'a> {
             self.ledger.bury(&dead)?;
         }
         if self.access == Access::Write {
-            sync_directory(&directory(&self.shared.dir))?;
+            sync_block_files(&self.shared.dir)?;
         }
         Ok(staying)
     }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +16,9 @@ use crate::beats::Beats;
 use crate::block_file::BlockFile;
 use crate::calls::Calls;
 use crate::fill::Space;
+use crate::hands::Hands;
 use crate::index::{self, Fences, Index, is_echo, is_no_room};
+use crate::io::medium::DiskDir;
 use crate::metrics::DiskMetrics;
 use crate::queue::{Queue, To};
 use crate::record::{Membership, Place, decode_fence, decode_rebuilt, decode_slot};
@@ -34,8 +35,10 @@ const MAX_FENCES: usize = 64 << 10;
 
 /// What the owner, the readers and the scrub of a disk share.
 pub(crate) struct Shared {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: DiskDir,
     pub(crate) disk: DiskId,
+    /// Who does what is done beside the owner.
+    pub(crate) hands: Arc<dyn Hands>,
     pub(crate) queue: Queue,
     pub(crate) index: Arc<Index>,
     pub(crate) calls: Arc<Calls>,
@@ -153,7 +156,7 @@ impl Shared {
         if !lost
             && !is_no_room(e)
             && !is_echo(e)
-            && let Err(e) = index::set_aside(&index::path_in(&self.dir))
+            && let Err(e) = index::set_aside(&self.dir)
         {
             tracing::error!(disk = %self.disk, "the index stays: {e}");
         }
@@ -215,6 +218,15 @@ impl Shared {
         self.end.lock().closed = true;
         self.ended.notify_all();
         self.queue.close();
+    }
+
+    /// Its owner has ended: nobody is left waiting for it, and nothing of the disk is open any more.
+    pub(crate) fn release(&self) {
+        self.set_read_only("the disk is closed");
+        self.queue.abandon();
+        self.index.close();
+        let files = std::mem::take(&mut *self.files.write());
+        drop(files);
     }
 
     /// The part cannot be read as it should be.
@@ -387,10 +399,16 @@ impl Shared {
     }
 
     /// Ready to be shared.
-    pub(crate) fn new(dir: &Path, disk: DiskId, index: Arc<Index>) -> Self {
+    pub(crate) fn new(
+        dir: &DiskDir,
+        disk: DiskId,
+        index: Arc<Index>,
+        hands: Arc<dyn Hands>,
+    ) -> Self {
         Self {
-            dir: dir.to_owned(),
+            dir: dir.clone(),
             disk,
+            hands,
             queue: Queue::new(),
             calls: index.calls.clone(),
             index,

@@ -200,7 +200,7 @@ pub(crate) fn write(dir: &Path, superblock: &Superblock) -> io::Result<()> {
     std::fs::write(&fresh, bytes)?;
     File::open(&fresh)?.sync_all()?;
     std::fs::rename(&fresh, path(dir))?;
-    block_file::sync_directory(dir)
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

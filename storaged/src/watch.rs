@@ -20,7 +20,8 @@ use proto::buffer::Aligned;
 use proto::limits::DISK_BLOCK;
 
 use crate::block_file::Access;
-use crate::io::direct::{DirectFile, Mode};
+use crate::io::direct::DirectFile;
+use crate::io::medium::Mode;
 use crate::shared::Shared;
 use crate::superblock::{COPIES, path};
 
@@ -58,7 +59,12 @@ impl Watch {
         let superblock = path(&shared.dir);
         let there = locked.metadata()?;
         Ok(Self {
-            file: DirectFile::open(&superblock, Mode::Read, shared.calls.clone())?,
+            file: DirectFile::open(
+                &*shared.dir.medium,
+                &superblock,
+                Mode::Read,
+                shared.calls.clone(),
+            )?,
             identity: (there.dev(), there.ino()),
             superblock,
             access,

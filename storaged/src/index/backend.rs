@@ -5,9 +5,7 @@
 //! from the logs the next time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +15,7 @@ use redb::StorageBackend;
 use crate::calls::Calls;
 #[cfg(test)]
 use crate::io::faults::{self, Call};
+use crate::io::medium::{Medium, MediumFile, Mode};
 
 /// Bytes that are kept together in memory.
 const BLOCK: usize = 4096;
@@ -35,7 +34,7 @@ pub(crate) enum Home {
 /// What redb reads and writes. Nobody else has the file: the disk is locked.
 #[derive(Debug)]
 pub(super) struct IndexFile {
-    file: Option<File>,
+    file: Option<Box<dyn MediumFile>>,
     /// What was written, where that does not go to the file.
     over: Option<Mutex<Over>>,
     calls: Arc<Calls>,
@@ -52,14 +51,10 @@ struct Over {
 }
 
 impl IndexFile {
-    pub(super) fn open(home: &Home, calls: Arc<Calls>) -> io::Result<Self> {
+    pub(super) fn open(medium: &dyn Medium, home: &Home, calls: Arc<Calls>) -> io::Result<Self> {
         let (file, path) = match home {
-            Home::File(path) => {
-                let mut options = File::options();
-                let options = options.read(true).write(true).create(true).truncate(false);
-                (Some(options.open(path)?), path.as_path())
-            }
-            Home::Over(path) => match File::open(path) {
+            Home::File(path) => (Some(medium.open(path, Mode::CachedWrite)?), path.as_path()),
+            Home::Over(path) => match medium.open(path, Mode::Cached) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => (None, path.as_path()),
                 file => (Some(file?), path.as_path()),
             },
@@ -68,8 +63,7 @@ impl IndexFile {
         let over = match home {
             Home::File(_) => None,
             Home::Over(_) | Home::Memory => {
-                let len = file.as_ref().map_or(Ok(0), |file| Ok(file.metadata()?.len()));
-                let len = len.map_err(|e: io::Error| e)?;
+                let len = file.as_ref().map_or(Ok(0), |file| file.size())?;
                 Some(Mutex::new(Over { len, base: len, blocks: BTreeMap::new() }))
             }
         };
@@ -89,8 +83,8 @@ impl IndexFile {
         faults::check(&self.path, call, offset..offset.saturating_add(len as u64))
     }
 
-    fn file(&self) -> io::Result<&File> {
-        self.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn file(&self) -> io::Result<&dyn MediumFile> {
+        self.file.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// What a block holds.
@@ -102,7 +96,7 @@ impl IndexFile {
         let start = number * BLOCK as u64;
         let len = over.base.saturating_sub(start).min(BLOCK as u64) as usize;
         if len > 0 {
-            self.file()?.read_exact_at(&mut block[..len], start)?;
+            self.file()?.read_at(start, &mut block[..len])?;
         }
         Ok(block)
     }
@@ -125,7 +119,7 @@ impl StorageBackend for IndexFile {
         let _call = self.calls.begin();
         match &self.over {
             Some(over) => Ok(over.lock().len),
-            None => Ok(self.file()?.metadata()?.len()),
+            None => self.file()?.size(),
         }
     }
 
@@ -133,7 +127,7 @@ impl StorageBackend for IndexFile {
         let _call = self.calls.begin();
         #[cfg(test)]
         self.fault(Call::ReadIndex, offset, out.len())?;
-        let Some(over) = &self.over else { return self.file()?.read_exact_at(out, offset) };
+        let Some(over) = &self.over else { return self.file()?.read_at(offset, out) };
         let over = over.lock();
         if offset + out.len() as u64 > over.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -149,7 +143,7 @@ impl StorageBackend for IndexFile {
         let _call = self.calls.begin();
         #[cfg(test)]
         self.fault(Call::WriteIndex, len, 0)?;
-        let Some(over) = &self.over else { return self.file()?.set_len(len) };
+        let Some(over) = &self.over else { return self.file()?.truncate(len) };
         let mut over = over.lock();
         let kept = len.div_ceil(BLOCK as u64);
         drop(over.blocks.split_off(&kept));
@@ -170,14 +164,16 @@ impl StorageBackend for IndexFile {
         if self.over.is_some() {
             return Ok(());
         }
-        self.file()?.sync_data()
+        self.file()?.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let _call = self.calls.begin();
         #[cfg(test)]
         self.fault(Call::WriteIndex, offset, data.len())?;
-        let Some(over) = &self.over else { return self.file()?.write_all_at(data, offset) };
+        let Some(over) = &self.over else {
+            return self.file()?.write_at(offset, &mut [IoSlice::new(data)]);
+        };
         let mut over = over.lock();
         for (number, within, piece) in pieces(offset, data.len()) {
             let mut block = self.block(&over, number)?;
@@ -192,12 +188,13 @@ impl StorageBackend for IndexFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::system::System;
     use redb::{Database, ReadableDatabase, TableDefinition};
 
     const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("numbers");
 
     fn database(home: &Home) -> Database {
-        let file = IndexFile::open(home, Arc::default()).unwrap();
+        let file = IndexFile::open(&System, home, Arc::default()).unwrap();
         Database::builder().create_with_backend(file).unwrap()
     }
 
@@ -240,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, vec![1; 3 * BLOCK]).unwrap();
-        let file = IndexFile::open(&Home::Over(path), Arc::default()).unwrap();
+        let file = IndexFile::open(&System, &Home::Over(path), Arc::default()).unwrap();
         file.write(BLOCK as u64 - 10, &[2; 20]).unwrap();
         file.set_len(BLOCK as u64 + 5).unwrap();
         file.set_len(3 * BLOCK as u64).unwrap();

@@ -22,6 +22,7 @@ use super::layer::{Checkpoint, Fences, IndexResult, Layer, Mark};
 use crate::calls::Calls;
 use crate::fill::{FileState, Space, Stage};
 use crate::io::direct::is_no_space;
+use crate::io::medium::Medium;
 use crate::record::{Membership, Place};
 
 const PARTS: TableDefinition<'_, &[u8; PART_KEY], u64> = TableDefinition::new("parts");
@@ -111,6 +112,7 @@ pub(crate) struct Saved {
 
 /// The database, open or not.
 pub(super) struct Store {
+    medium: Arc<dyn Medium>,
     home: Home,
     cache: usize,
     calls: Arc<Calls>,
@@ -120,15 +122,20 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens it, or makes it.
-    pub(super) fn open(home: Home, cache: usize, calls: Arc<Calls>) -> IndexResult<(Self, Stored)> {
-        let store = Self { home, cache, calls, db: Mutex::new(None) };
+    pub(super) fn open(
+        medium: Arc<dyn Medium>,
+        home: Home,
+        cache: usize,
+        calls: Arc<Calls>,
+    ) -> IndexResult<(Self, Stored)> {
+        let store = Self { medium, home, cache, calls, db: Mutex::new(None) };
         let stored = store.begin(&mut store.db.lock())?;
         Ok((store, stored))
     }
 
     fn begin(&self, db: &mut Option<Database>) -> IndexResult<Stored> {
         guarded(|| {
-            let file = IndexFile::open(&self.home, self.calls.clone())?;
+            let file = IndexFile::open(&*self.medium, &self.home, self.calls.clone())?;
             let opened =
                 Database::builder().set_cache_size(self.cache).create_with_backend(file)?;
             let stored = Stored::open(&opened)?;
