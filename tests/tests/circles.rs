@@ -15,7 +15,7 @@ const ENTANGLED: &[&str] = &["meta"];
 #[test]
 fn no_module_names_one_that_names_it() -> Result<()> {
     let mut found = String::new();
-    for name in ["proto", "storaged", "proxy", "meta", "fs", "tests"] {
+    for name in ["proto", "storaged", "proxy", "meta", "fs", "simulation", "tests"] {
         let mut graphs = vec![read(&workspace().join(name).join("src")).context(name)?];
         if !ENTANGLED.contains(&name) {
             graphs.push(rooms(&graphs[0]));

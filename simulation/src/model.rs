@@ -1,0 +1,195 @@
+//! What must be true of every blob, whatever happens: the model that each answer is held against.
+//!
+//! | a blob that | may be found | may be called absent | must be readable |
+//! |---|---|---|---|
+//! | was put, or read by restore-read, with success | with its own bytes | never | while its spare losses last |
+//! | is being put, or whose put failed | with its own bytes | yes | no |
+//! | is being deleted | with its own bytes | yes | no |
+//! | was deleted with success | never | yes | never |
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::id::BlobId;
+use proxy::BlobError;
+use tokio::time::Instant;
+
+use crate::dice::Dice;
+use crate::note;
+use crate::trace::Trace;
+
+/// So long after a machine was in trouble it is not relied on: whoever asks may not have noticed yet that it is back.
+const SETTLES: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// What is known of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its put is on its way, or has failed.
+    Unsure,
+    /// It was acknowledged, or restored.
+    Stored {
+        /// Since then its parts share fail domains.
+        degraded: Option<Instant>,
+    },
+    /// Its delete is on its way, or was not confirmed.
+    Deleting,
+    /// Its delete was confirmed.
+    Deleted,
+}
+
+/// All blobs, and the machines as far as they matter for them.
+pub struct Model {
+    seed: u64,
+    trace: Trace,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: BTreeMap<BlobId, Fate>,
+    /// Machines that are in trouble, or were: until when; `None`: still.
+    trouble: BTreeMap<usize, Option<Instant>>,
+    /// Machines of which what they held is lost, or cannot be trusted, and not restored yet.
+    lost: BTreeSet<usize>,
+}
+
+/// Bytes of a blob: they follow from its id.
+pub fn content(id: BlobId) -> Bytes {
+    let mut dice = Dice::new(id.sequence() << 32 | u64::from(id.len()));
+    let mut bytes = Vec::with_capacity(id.len() as usize + 8);
+    while bytes.len() < id.len() as usize {
+        bytes.extend(dice.below(u64::MAX).to_le_bytes());
+    }
+    bytes.truncate(id.len() as usize);
+    bytes.into()
+}
+
+impl Model {
+    /// Of a run that has begun.
+    pub fn new(seed: u64, trace: Trace) -> Self {
+        Self { seed, trace, state: Mutex::default() }
+    }
+
+    /// A promise is broken: the run ends here.
+    pub fn broken(&self, why: std::fmt::Arguments<'_>) -> ! {
+        note!(self.trace, "BROKEN: {why}");
+        println!("seed {}: {why}", self.seed);
+        std::process::exit(1)
+    }
+
+    /// What is known of the blob.
+    pub fn fate(&self, id: BlobId) -> Option<Fate> {
+        self.state.lock().blobs.get(&id).copied()
+    }
+
+    /// This is known of it from now on.
+    pub fn set(&self, id: BlobId, fate: Fate) {
+        self.state.lock().blobs.insert(id, fate);
+    }
+
+    /// Those of which this holds.
+    pub fn those(&self, are: impl Fn(Fate) -> bool) -> Vec<BlobId> {
+        let state = self.state.lock();
+        state.blobs.iter().filter(|(_, fate)| are(**fate)).map(|(id, _)| *id).collect()
+    }
+
+    /// Does some blob that must be readable survive the loss of one domain only?
+    pub fn some_degraded(&self) -> bool {
+        let degraded = |fate: &Fate| matches!(fate, Fate::Stored { degraded: Some(_) });
+        self.state.lock().blobs.values().any(degraded)
+    }
+
+    /// Repair has nothing to do: blobs that were put a while ago have all their parts where they belong.
+    pub fn all_whole(&self) {
+        let mut state = self.state.lock();
+        for fate in state.blobs.values_mut() {
+            if let Fate::Stored { degraded } = fate {
+                *degraded = degraded.filter(|since| since.elapsed() < SETTLES);
+            }
+        }
+    }
+
+    /// A machine is in trouble, or is so no more.
+    pub fn trouble(&self, machine: usize, troubled: bool) {
+        let until = (!troubled).then(Instant::now);
+        let mut state = self.state.lock();
+        if troubled || state.trouble.contains_key(&machine) {
+            state.trouble.insert(machine, until);
+        }
+    }
+
+    /// What the machine held is lost.
+    pub fn lose(&self, machine: usize) {
+        self.state.lock().lost.insert(machine);
+    }
+
+    /// All is restored of those for which this holds.
+    pub fn restored(&self, these: impl Fn(usize) -> bool) {
+        self.state.lock().lost.retain(|machine| !these(*machine));
+    }
+
+    /// The machines of which that has not happened.
+    pub fn lost(&self) -> BTreeSet<usize> {
+        self.state.lock().lost.clone()
+    }
+
+    /// Machines that cannot be relied on by who has asked at `since`; `others` neither.
+    pub fn unreliable(&self, since: Instant, others: &[usize]) -> usize {
+        let state = self.state.lock();
+        let troubled = |until: &Option<Instant>| until.is_none_or(|until| until + SETTLES > since);
+        let away = state.trouble.iter().filter(|(_, until)| troubled(until)).map(|(n, _)| *n);
+        let mut all: BTreeSet<usize> = state.lost.clone();
+        all.extend(away);
+        all.extend(others);
+        all.len()
+    }
+
+    /// A get that was asked at `since`, when this was known of the blob, has answered. It could not rely on `others`,
+    /// either.
+    pub fn check_read(
+        &self,
+        id: BlobId,
+        (known, since): (Option<Fate>, Instant),
+        answer: &Result<Bytes, BlobError>,
+        others: &[usize],
+    ) {
+        let now = self.fate(id);
+        match answer {
+            Ok(bytes) if *bytes != content(id) => self.broken(format_args!("{id} has other bytes")),
+            Ok(_) if known == Some(Fate::Deleted) => {
+                self.broken(format_args!("{id} was deleted, and is there again"))
+            }
+            Ok(_) => {}
+            Err(why) => {
+                let (Some(Fate::Stored { degraded }), Some(Fate::Stored { .. })) = (known, now)
+                else {
+                    return;
+                };
+                if matches!(why, BlobError::NotFound(_)) {
+                    self.broken(format_args!("{id} was stored, and is called absent"));
+                }
+                let spare = if degraded.is_some() { 1 } else { id.scheme().parity_parts() };
+                let unreliable = self.unreliable(since, others);
+                if unreliable <= spare {
+                    self.broken(format_args!(
+                        "{id} was stored and can lose {spare}, {unreliable} are away or lost, and it cannot be read: {why}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// A listing that was asked for when these were stored, and these deleted, holds these.
+    pub fn check_list(&self, stored: &[BlobId], deleted: &[BlobId], listed: &[BlobId]) {
+        for id in stored {
+            let still = matches!(self.fate(*id), Some(Fate::Stored { .. }));
+            if still && !listed.contains(id) {
+                self.broken(format_args!("{id} was stored, and is not listed"));
+            }
+        }
+        if let Some(id) = deleted.iter().find(|id| listed.contains(id)) {
+            self.broken(format_args!("{id} was deleted, and is listed"));
+        }
+    }
+}

@@ -1,0 +1,521 @@
+//! A filesystem in memory that does what a power cut, a bad device and a full one do.
+//!
+//! What was written is read back at once, and is safe only after a sync: at a crash each write since then is there,
+//! not there, or torn, and so is each change of a directory that was not synced (of those a prefix stays, as of a
+//! filesystem's journal). A sync that fails has written nothing, and later ones do not write it either.
+//!
+//! A crash comes when it is asked for, or in the middle of what is being done: with the n-th call from now on
+//! ([`Storage::crash_after`]). From then on every call of those who have files open fails, until they are opened anew.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::libc::{EIO, ENOSPC};
+use parking_lot::Mutex;
+use storaged::medium::{Medium, MediumFile, Mode};
+
+use crate::dice::Dice;
+
+/// Bytes that are kept together; a write of one of them is torn at a multiple of [`SECTOR`].
+const PAGE: usize = 4096;
+const SECTOR: usize = 512;
+
+type Page = Box<[u8; PAGE]>;
+
+/// What a device does wrong with a call, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// A read fails.
+    Read,
+    /// A write fails, and may be there in part.
+    Write,
+    /// A sync fails.
+    Sync,
+    /// A write succeeds and is not there.
+    Lost,
+    /// A write succeeds and is elsewhere.
+    Misdirected,
+}
+
+/// The filesystem of one machine.
+#[derive(Clone, Debug)]
+pub struct Storage(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    dice: Dice,
+    files: Vec<Node>,
+    names: BTreeMap<PathBuf, usize>,
+    /// Changes of names that are not safe: what was there before each.
+    renamed: Vec<(PathBuf, Option<usize>)>,
+    /// Rises with each crash: files that were opened before are gone.
+    life: u64,
+    down: bool,
+    crash_after: Option<u64>,
+    wrong: Vec<Wrong>,
+    full: bool,
+    calls: u64,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    pages: BTreeMap<u64, Page>,
+    len: u64,
+    /// Writes that are not safe: the page, and what was there before each.
+    unsafe_pages: Vec<(u64, Option<Page>)>,
+    /// The length that is safe.
+    unsafe_len: Option<u64>,
+    /// Those of them that a failed sync has given up.
+    dropped: Vec<(u64, Option<Page>)>,
+}
+
+fn failed(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+impl Node {
+    fn page(&self, page: u64) -> [u8; PAGE] {
+        self.pages.get(&page).map_or([0; PAGE], |bytes| **bytes)
+    }
+
+    fn set(&mut self, page: u64, bytes: Option<Page>) {
+        let before = match bytes {
+            Some(bytes) => self.pages.insert(page, bytes),
+            None => self.pages.remove(&page),
+        };
+        self.unsafe_pages.push((page, before));
+        self.dropped.retain(|(given_up, _)| *given_up != page);
+    }
+
+    fn write(&mut self, mut offset: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (page, within) = (offset / PAGE as u64, (offset % PAGE as u64) as usize);
+            let count = bytes.len().min(PAGE - within);
+            let mut whole = self.page(page);
+            whole[within..within + count].copy_from_slice(&bytes[..count]);
+            self.set(page, Some(Box::new(whole)));
+            (offset, bytes) = (offset + count as u64, &bytes[count..]);
+        }
+        if offset > self.len {
+            self.set_len(offset);
+        }
+    }
+
+    fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            let within = (len % PAGE as u64) as usize;
+            let kept = len.div_ceil(PAGE as u64);
+            let beyond: Vec<u64> = self.pages.range(kept..).map(|(page, _)| *page).collect();
+            beyond.into_iter().for_each(|page| self.set(page, None));
+            if within > 0 && self.pages.contains_key(&(kept - 1)) {
+                let mut last = self.page(kept - 1);
+                last[within..].fill(0);
+                self.set(kept - 1, Some(Box::new(last)));
+            }
+        }
+        self.unsafe_len.get_or_insert(self.len);
+        self.len = len;
+    }
+
+    fn put_back(&mut self, page: u64, before: Option<Page>) {
+        match before {
+            Some(bytes) => drop(self.pages.insert(page, bytes)),
+            None => drop(self.pages.remove(&page)),
+        }
+    }
+
+    fn sync(&mut self) {
+        self.unsafe_pages.clear();
+        self.unsafe_len = None;
+    }
+
+    /// What a failed sync gave up is not there: the device never had it.
+    fn forget(&mut self) {
+        for (page, before) in std::mem::take(&mut self.dropped).into_iter().rev() {
+            self.put_back(page, before);
+        }
+    }
+
+    /// The power is cut: what is safe is there, and of the rest whatever chance leaves.
+    fn crash(&mut self, dice: &mut Dice) {
+        let written = std::mem::take(&mut self.unsafe_pages);
+        let (kept, each) = match dice.below(4) {
+            0 => (0, false),
+            1 => (written.len(), false),
+            2 => (dice.below(written.len() as u64 + 1) as usize, false),
+            _ => (0, true),
+        };
+        let mut lot: BTreeMap<u64, bool> = BTreeMap::new();
+        for (number, (page, before)) in written.into_iter().enumerate().rev() {
+            let stays = match each {
+                true => *lot.entry(page).or_insert_with(|| dice.one_in(2)),
+                false => number < kept,
+            };
+            if stays {
+                continue;
+            }
+            let torn = !each && number == kept && dice.one_in(2);
+            let whole = self.page(page);
+            self.put_back(page, before);
+            if torn {
+                let cut = SECTOR * dice.below((PAGE / SECTOR) as u64) as usize;
+                let mut mixed = self.page(page);
+                mixed[..cut].copy_from_slice(&whole[..cut]);
+                self.pages.insert(page, Box::new(mixed));
+            }
+        }
+        if let Some(len) = self.unsafe_len.take()
+            && kept == 0
+            && (!each || dice.one_in(2))
+        {
+            self.len = len;
+            drop(self.pages.split_off(&len.div_ceil(PAGE as u64)));
+        }
+        self.forget();
+    }
+}
+
+impl Inner {
+    /// A call that may be the last before a crash.
+    fn call(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        match &mut self.crash_after {
+            _ if self.down => Err(failed(EIO)),
+            Some(0) => {
+                (self.crash_after, self.down) = (None, true);
+                Err(failed(EIO))
+            }
+            left => {
+                left.iter_mut().for_each(|left| *left -= 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn goes_wrong(&mut self, how: Wrong) -> bool {
+        let found = self.wrong.iter().position(|wrong| *wrong == how);
+        found.map(|at| self.wrong.swap_remove(at)).is_some()
+    }
+
+    fn name(&mut self, path: &Path, node: Option<usize>) {
+        let before = match node {
+            Some(node) => self.names.insert(path.to_owned(), node),
+            None => self.names.remove(path),
+        };
+        self.renamed.push((path.to_owned(), before));
+    }
+}
+
+impl Storage {
+    /// An empty one.
+    pub fn new(dice: Dice) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            dice,
+            files: Vec::new(),
+            names: BTreeMap::new(),
+            renamed: Vec::new(),
+            life: 0,
+            down: false,
+            crash_after: None,
+            wrong: Vec::new(),
+            full: false,
+            calls: 0,
+        })))
+    }
+
+    /// Has the power been cut?
+    pub fn is_down(&self) -> bool {
+        self.0.lock().down
+    }
+
+    /// The power is cut with the call after so many.
+    pub fn crash_after(&self, calls: u64) {
+        self.0.lock().crash_after = Some(calls);
+    }
+
+    /// The power is cut now, unless it is already; and is back.
+    pub fn crash(&self) {
+        let mut inner = self.0.lock();
+        let inner = &mut *inner;
+        for node in &mut inner.files {
+            node.crash(&mut inner.dice);
+        }
+        let renamed = std::mem::take(&mut inner.renamed);
+        let kept = inner.dice.below(renamed.len() as u64 + 1) as usize;
+        for (path, before) in renamed.into_iter().skip(kept).rev() {
+            match before {
+                Some(node) => drop(inner.names.insert(path, node)),
+                None => drop(inner.names.remove(&path)),
+            }
+        }
+        inner.new_life();
+    }
+
+    /// Whoever has files open is gone, and nothing of what they did is lost: the program ended, not the machine.
+    pub fn abandon(&self) {
+        self.0.lock().new_life();
+    }
+
+    /// This will go wrong, once.
+    pub fn let_go_wrong(&self, how: Wrong) {
+        self.0.lock().wrong.push(how);
+    }
+
+    /// From now on there is no room for new files, or there is again.
+    pub fn set_full(&self, full: bool) {
+        self.0.lock().full = full;
+    }
+
+    /// Nothing that is still to go wrong does.
+    pub fn is_well(&self) {
+        let mut inner = self.0.lock();
+        inner.wrong.clear();
+        (inner.crash_after, inner.full) = (None, false);
+    }
+
+    /// Some bit of some page of a file that `which` holds for flips.
+    pub fn rot(&self, which: impl Fn(&Path) -> bool) {
+        let mut inner = self.0.lock();
+        let inner = &mut *inner;
+        let nodes: Vec<usize> =
+            inner.names.iter().filter(|(path, _)| which(path)).map(|(_, node)| *node).collect();
+        let pages: Vec<(usize, u64)> = nodes
+            .into_iter()
+            .flat_map(|node| inner.files[node].pages.keys().map(move |page| (node, *page)))
+            .collect();
+        if pages.is_empty() {
+            return;
+        }
+        let (node, page) = inner.dice.of(&pages);
+        let bit = inner.dice.below(8 * PAGE as u64) as usize;
+        if let Some(bytes) = inner.files[node].pages.get_mut(&page) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    /// Calls so far, and a checksum of all there is.
+    pub fn sum(&self) -> (u64, u32) {
+        let inner = self.0.lock();
+        let mut sum = 0;
+        for (path, node) in &inner.names {
+            sum = crc32c::crc32c_append(sum, path.as_os_str().as_encoded_bytes());
+            for (page, bytes) in &inner.files[*node].pages {
+                sum = crc32c::crc32c_append(sum, &page.to_le_bytes());
+                sum = crc32c::crc32c_append(sum, &**bytes);
+            }
+        }
+        (inner.calls, sum)
+    }
+}
+
+impl Inner {
+    fn new_life(&mut self) {
+        self.life += 1;
+        (self.down, self.crash_after) = (false, None);
+        let named: Vec<usize> = self.names.values().copied().collect();
+        let forgotten = |node: &usize| !named.contains(node);
+        // What has no name, and nobody has open, is no more. Names that are not safe may bring it back.
+        if self.renamed.is_empty() {
+            for node in (0..self.files.len()).filter(forgotten) {
+                self.files[node] = Node::default();
+            }
+        }
+    }
+}
+
+impl Medium for Storage {
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn MediumFile>> {
+        let mut inner = self.0.lock();
+        inner.call()?;
+        let makes = matches!(mode, Mode::Create | Mode::CachedWrite);
+        let node = match inner.names.get(path) {
+            Some(_) if mode == Mode::Create => return Err(io::ErrorKind::AlreadyExists.into()),
+            Some(node) => *node,
+            None if !makes => return Err(io::ErrorKind::NotFound.into()),
+            None => {
+                inner.files.push(Node::default());
+                let node = inner.files.len() - 1;
+                inner.name(path, Some(node));
+                node
+            }
+        };
+        Ok(Box::new(OpenFile { storage: self.clone(), node, life: inner.life }))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.0.lock();
+        inner.call()?;
+        if !inner.names.contains_key(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        inner.name(path, None);
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.0.lock();
+        inner.call()?;
+        let node = inner.names.get(from).copied().ok_or(io::ErrorKind::NotFound)?;
+        inner.name(to, Some(node));
+        inner.name(from, None);
+        Ok(())
+    }
+
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        let mut inner = self.0.lock();
+        inner.call()?;
+        let node = inner.names.get(path).copied().ok_or(io::ErrorKind::NotFound)?;
+        Ok(inner.files[node].len)
+    }
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let mut inner = self.0.lock();
+        inner.call()?;
+        let here = inner.names.keys().filter(|path| path.parent() == Some(directory));
+        Ok(here.filter_map(|path| path.file_name().map(Into::into)).collect())
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        let mut inner = self.0.lock();
+        inner.call()?;
+        inner.renamed.retain(|(path, _)| path.parent() != Some(directory));
+        Ok(())
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+struct OpenFile {
+    storage: Storage,
+    node: usize,
+    life: u64,
+}
+
+impl OpenFile {
+    fn with<T>(&self, call: impl FnOnce(&mut Inner, usize) -> io::Result<T>) -> io::Result<T> {
+        let mut inner = self.storage.0.lock();
+        if inner.life != self.life {
+            return Err(failed(EIO));
+        }
+        call(&mut inner, self.node)
+    }
+}
+
+impl MediumFile for OpenFile {
+    fn size(&self) -> io::Result<u64> {
+        self.with(|inner, node| {
+            inner.call()?;
+            Ok(inner.files[node].len)
+        })
+    }
+
+    fn is_linked(&self) -> io::Result<bool> {
+        self.with(|inner, node| Ok(inner.names.values().any(|named| *named == node)))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.with(|inner, node| {
+            if inner.down || inner.goes_wrong(Wrong::Read) {
+                return Err(failed(EIO));
+            }
+            let node = &inner.files[node];
+            if offset + buf.len() as u64 > node.len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut done = 0;
+            while done < buf.len() {
+                let at = offset + done as u64;
+                let within = (at % PAGE as u64) as usize;
+                let count = (buf.len() - done).min(PAGE - within);
+                match node.pages.get(&(at / PAGE as u64)) {
+                    Some(page) => buf[done..done + count].copy_from_slice(&page[within..][..count]),
+                    None => buf[done..done + count].fill(0),
+                }
+                done += count;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_at(&self, mut offset: u64, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.with(|inner, node| {
+            if inner.down {
+                return Err(failed(EIO));
+            }
+            let wrong = inner.call().is_err() || inner.goes_wrong(Wrong::Write);
+            if inner.goes_wrong(Wrong::Lost) {
+                return Ok(());
+            }
+            if inner.goes_wrong(Wrong::Misdirected) {
+                let pages = inner.files[node].len / PAGE as u64;
+                offset = PAGE as u64 * inner.dice.below(pages.max(1));
+            }
+            let count = buffers.len() as u64;
+            let whole = if wrong { inner.dice.below(count + 1) } else { count };
+            for buffer in buffers.iter().take(whole as usize) {
+                inner.files[node].write(offset, buffer);
+                offset += buffer.len() as u64;
+            }
+            if wrong { Err(failed(EIO)) } else { Ok(()) }
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.with(|inner, node| {
+            inner.call()?;
+            let wrong = inner.goes_wrong(Wrong::Sync);
+            let node = &mut inner.files[node];
+            if wrong {
+                let lost = std::mem::take(&mut node.unsafe_pages);
+                node.dropped.extend(lost);
+                return Err(failed(EIO));
+            }
+            node.sync();
+            Ok(())
+        })
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        self.with(|inner, node| {
+            inner.call()?;
+            inner.files[node].forget();
+            Ok(())
+        })
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.with(|inner, node| {
+            inner.call()?;
+            if inner.full {
+                return Err(failed(ENOSPC));
+            }
+            let node = &mut inner.files[node];
+            if len > node.len {
+                node.set_len(len);
+            }
+            Ok(())
+        })
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.with(|inner, node| {
+            inner.call()?;
+            let node = &mut inner.files[node];
+            let pages = offset.div_ceil(PAGE as u64)..(offset + len) / PAGE as u64;
+            let there: Vec<u64> = node.pages.range(pages).map(|(page, _)| *page).collect();
+            there.into_iter().for_each(|page| node.set(page, None));
+            Ok(())
+        })
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.with(|inner, node| {
+            inner.call()?;
+            inner.files[node].set_len(len);
+            Ok(())
+        })
+    }
+}
