@@ -5,7 +5,7 @@ use proto::scheme::Scheme;
 
 use crate::journal::destroy::{self, Destroyed};
 use crate::journal::peek::{self, Peeked};
-use crate::journal::store::{StoreError, VolumeStores, Volumes};
+use crate::volume_store::{StoreError, VolumeStores, Volumes};
 
 /// A volume of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,6 @@ use crate::dentry;
 use crate::engine::{Batch, Value};
 use crate::inode::Inode;
 use crate::journal::entry::{self, Entry, Standing};
-use crate::journal::names::{Namer, Role};
 use crate::key::counters::Counters;
 use crate::key::volume::VolumeRecord;
 use crate::key::{self, Key};
@@ -18,6 +17,7 @@ use crate::store::{Extent, Ino, Place, VolumeInfo};
 use crate::table::chunk::{Block, Builder, FOOTER, Index};
 use crate::table::manifest::Manifest;
 use crate::table::run::{ChunkRef, Run};
+use crate::volume_store::names::{Namer, Role};
 use crate::xattr;
 
 /// Those of this crate.

@@ -8,7 +8,6 @@
 //! Two changes that touch different keys do not depend on one another: what nearly all of them move, the
 //! counters, is not read and written by them but added to, and how sums are kept is the engine's affair.
 
-pub(crate) mod journaled;
 pub(crate) mod memory;
 pub(crate) mod patient;
 #[cfg(test)]
@@ -22,8 +21,8 @@ use async_trait::async_trait;
 
 use crate::key::Key;
 use crate::key::counters::{self, Counters};
+use crate::missing::Missing;
 use crate::store::{JournalStatus, MetaError};
-use crate::table::run::Missing;
 
 /// A value: cheap to share.
 pub(crate) type Value = Arc<[u8]>;
@@ -114,7 +113,7 @@ pub(crate) trait View {
 }
 
 /// What a record of the counters says.
-fn recorded(value: Option<&[u8]>) -> Result<Counters, MetaError> {
+pub(crate) fn recorded(value: Option<&[u8]>) -> Result<Counters, MetaError> {
     let counters = value.and_then(Counters::decode);
     counters.ok_or_else(|| MetaError::Damaged("the record of the counters is damaged".to_owned()))
 }
@@ -155,6 +154,20 @@ pub(crate) trait Kv: Send + Sync + 'static {
     /// Fetches what a transaction or a read has missed ([`MetaError::Elsewhere`]).
     async fn fetch(&self, _: &Missing) -> Result<(), MetaError> {
         Ok(())
+    }
+    /// The value of one key, wherever it is.
+    async fn value(&self, key: &Key) -> Result<Option<Value>, MetaError> {
+        loop {
+            let mut value = None;
+            let read = self.read(&mut |view| {
+                value = view.get(key)?;
+                Ok(())
+            });
+            match read {
+                Err(MetaError::Elsewhere(missing)) => self.fetch(&missing).await?,
+                read => return read.map(|()| value),
+            }
+        }
     }
     /// Returns when everything that was visible at the call is durable. After an error nothing is
     /// lost: it is tried again with the next sync.

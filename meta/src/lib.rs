@@ -8,7 +8,8 @@
 //! * `inode`, `dentry`, `xattr`: the records behind the keys, as byte tables.
 //! * `extent`, `perm`, `name`: pure deciders, without I/O or clock.
 //! * `ops/*`: the operations, one file per group.
-//! * `engine` and its files: the trait and its two implementations.
+//! * `engine` and its files: the trait, and its implementation for tests. `journal`: the real one, in the volume's own
+//!   store (`volume_store`), over sorted chunks (`table`).
 //! * `volume`: format, open. `catalog`: list, destroy. `lock`: who has one open here. `check`: the walk
 //!   behind `ashlar fsck`; `repair` puts right what it found.
 
@@ -31,6 +32,7 @@ mod key;
 mod lock;
 mod members;
 pub mod metrics;
+mod missing;
 mod name;
 mod on_proxy;
 mod opened;
@@ -45,6 +47,7 @@ pub mod testing;
 mod tests;
 mod txn;
 mod volume;
+mod volume_store;
 mod xattr;
 
 pub use catalog::{Catalog, FoundVolume, VolumeState, destroy, list, scheme_of};
@@ -52,7 +55,6 @@ pub use check::Report;
 pub use clock::wall_clock;
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
-pub use journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
 pub use lock::{Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory};
 pub use members::{Difference, Member, Members};
 pub use on_proxy::ProxyStores;
@@ -61,3 +63,4 @@ pub use repair::Repaired;
 pub use session::Session;
 pub use store::*;
 pub use volume::{MemoryVolume, MetaSettings, VolumeError, format, in_memory, look, open};
+pub use volume_store::{StoreError, VolumeStore, VolumeStores, Volumes};

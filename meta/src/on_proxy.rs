@@ -12,7 +12,7 @@ use proto::part_store::{Beat, LastBeat};
 use proto::scheme::Scheme;
 use proxy::{BlobError, BlobStore};
 
-use crate::journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
+use crate::volume_store::{StoreError, VolumeStore, VolumeStores, Volumes};
 
 /// In whose name volumes are destroyed.
 const DESTROYER: &[u8; 16] = b"ashlar destroyer";

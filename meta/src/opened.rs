@@ -19,17 +19,17 @@ use tokio::runtime::Handle;
 use crate::clock::{Clock, wall_clock};
 use crate::engine::patient::Patient;
 use crate::engine::{Kv, View};
-use crate::journal::store::VolumeStore;
 use crate::journal::takeover::Leading;
 use crate::key;
 use crate::key::volume::VolumeRecord;
 use crate::lock::VolumeLock;
 use crate::members::Members;
+use crate::missing::Missing;
 use crate::name::{self, Hasher};
 use crate::ops::{blobs, sessions};
 use crate::store::{BlobRecord, ExtentPage, Ino, MetaError, VolumeInfo};
-use crate::table::run::Missing;
 use crate::txn::{Context, Txn};
+use crate::volume_store::VolumeStore;
 
 /// What differs in tests.
 #[derive(Clone, Copy)]
@@ -326,20 +326,5 @@ impl Volume {
         };
         let looked = tokio::task::spawn_blocking(look).await;
         looked.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string())))
-    }
-}
-
-/// The record of a volume in a key space; `None` if there is none.
-pub(crate) async fn volume_record(kv: &dyn Kv) -> Result<Option<Arc<[u8]>>, MetaError> {
-    loop {
-        let mut value = None;
-        let read = kv.read(&mut |view| {
-            value = view.get(&key::volume::key())?;
-            Ok(())
-        });
-        match read {
-            Err(MetaError::Elsewhere(missing)) => kv.fetch(&missing).await?,
-            read => return read.map(|()| value),
-        }
     }
 }

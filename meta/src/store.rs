@@ -17,7 +17,7 @@ use proto::id::{BlobId, SessionId};
 use proto::scheme::Scheme;
 use proxy::VolumeRules;
 
-use crate::table::run::Missing;
+use crate::missing::Missing;
 
 /// Number of an inode. 1 is the root directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

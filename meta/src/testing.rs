@@ -15,11 +15,11 @@ use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::journal::store::{StoreError, VolumeStore, VolumeStores, Volumes};
 use crate::key;
 use crate::opened::Volume;
 use crate::store::{MetaError, ROOT};
 use crate::txn::Txn;
+use crate::volume_store::{StoreError, VolumeStore, VolumeStores, Volumes};
 
 /// One mount's way to the store of one volume.
 pub struct MemoryStore {

@@ -16,9 +16,9 @@ use crate::inode::Inode;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
 use crate::key::{self, Key};
+use crate::missing::Missing;
 use crate::name::Hasher;
 use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time, is_inline};
-use crate::table::run::Missing;
 
 /// What a transaction has to know besides its view.
 #[derive(Clone, Copy)]

@@ -16,21 +16,21 @@ use proto::scheme::Scheme;
 
 use crate::catalog::{self, Catalog, FoundVolume, VolumeState};
 use crate::clock::wall_clock;
-use crate::engine::journaled::{Bounds, JournaledKv, Tables};
 use crate::engine::memory::MemoryKv;
 use crate::engine::{Batch, Change, Counting, Kv, Value};
 use crate::inode::Inode;
 use crate::journal::pulse::{Holder, LIVE};
-use crate::journal::store::{StoreError, VolumeStores};
+use crate::journal::tables::{Bounds, JournaledKv, Tables};
 use crate::journal::takeover::{TakeOver, TakeOverError};
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
 use crate::key::volume::VolumeRecord;
 use crate::lock::VolumeLock;
-use crate::opened::{Lead, Seams, Volume, volume_record};
+use crate::opened::{Lead, Seams, Volume};
 use crate::session::Session;
 use crate::store::{Attr, Kind, MetaError, ROOT, VolumeInfo};
+use crate::volume_store::{StoreError, VolumeStores};
 
 /// A batch of changes that has grown to this is sent: it is one entry of the journal, if no change is large.
 const BATCH_BYTES: usize = 4 << 20;
@@ -214,7 +214,7 @@ async fn read_tables(
     counted: bool,
 ) -> Result<(Arc<dyn Kv>, VolumeRecord), Box<dyn std::error::Error + Send + Sync>> {
     let kv = JournaledKv::open(tables).await?;
-    let value = volume_record(&kv).await?.unwrap_or_default();
+    let value = kv.value(&key::volume::key()).await?.unwrap_or_default();
     let record = VolumeRecord::decode(&value)?;
     if counted && !kv.knows_counters() {
         let why = "the record of the counters is damaged (ashlar fsck --repair counts anew)";

@@ -20,7 +20,7 @@ use proto::id::BlobId;
 
 use super::entry::Standing;
 use super::leader::FLYING_MOST;
-use super::names::Role;
+use crate::volume_store::names::Role;
 
 /// Finds out which entries follow a snapshot.
 #[derive(Debug)]
@@ -189,8 +189,8 @@ mod tests {
     use proto::id::VolumeId;
     use proto::scheme::Scheme;
 
-    use super::super::names::Namer;
     use super::*;
+    use crate::volume_store::names::Namer;
 
     fn id(epoch: u64, lsn: u64) -> BlobId {
         let scheme = Scheme::copies(3).unwrap();

@@ -12,9 +12,9 @@
 
 use proto::id::{BlobId, SessionId};
 
-use super::names::EPOCH_MAX;
 use super::peek;
-use super::store::{StoreError, VolumeStore};
+use crate::volume_store::names::EPOCH_MAX;
+use crate::volume_store::{StoreError, VolumeStore};
 
 /// How far the end of a volume has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

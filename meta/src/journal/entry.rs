@@ -26,9 +26,9 @@ use proto::id::{BlobId, VolumeId};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::names::Role;
 use crate::engine::{Batch, Value};
 use crate::table::chunk::{put_entry, take_entry};
+use crate::volume_store::names::Role;
 
 const MAGIC: [u8; 8] = *b"ASHLJRNL";
 const VERSION: u32 = 1;
@@ -189,9 +189,9 @@ mod tests {
     use proptest::prelude::*;
     use proto::scheme::Scheme;
 
-    use super::super::names::Namer;
     use super::*;
     use crate::key::Key;
+    use crate::volume_store::names::Namer;
 
     const VOLUME: VolumeId = VolumeId(9);
 

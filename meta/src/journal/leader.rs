@@ -28,14 +28,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{self, Standing};
-use super::names::{Namer, Role};
 use super::pulse::Deposed;
-use super::store::{StoreError, VolumeStore};
-use crate::engine::journaled::Tables;
+use crate::journal::tables::Tables;
 use crate::metrics::Metrics;
 use crate::store::MetaError;
 use crate::table::manifest::Manifest;
 use crate::table::merge::{self, Output};
+use crate::volume_store::names::{Namer, Role};
+use crate::volume_store::{StoreError, VolumeStore};
 
 /// Entries that may be under way to the store at once.
 pub(crate) const FLYING_MOST: usize = 3;
@@ -311,7 +311,7 @@ impl Leader {
         let metrics = self.metrics.clone();
         Some(tokio::spawn(async move {
             let begun = Instant::now();
-            let size = crate::engine::journaled::size_of_batch(&newer) as u64;
+            let size = crate::journal::tables::size_of_batch(&newer) as u64;
             let depth = if all { runs.len() } else { merge::depth(&newer, size, &runs) };
             let (merged, older) = runs.split_at(depth);
             let made = Mutex::default();

@@ -8,16 +8,15 @@ use proto::id::{BlobId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
 use super::entry::Entry;
-use super::names::{EPOCH_MAX, Role};
-use super::store::{StoreError, VolumeStore};
 use super::takeover::{self, Onlooker, TakeOverError};
-use crate::engine::Batch;
-use crate::engine::journaled::{Bounds, JournaledKv, Tables};
+use crate::engine::{Batch, Kv as _};
+use crate::journal::tables::{Bounds, JournaledKv, Tables};
 use crate::key;
 use crate::key::volume::VolumeRecord;
-use crate::opened::volume_record;
 use crate::table::cache::Cache;
 use crate::table::manifest::Manifest;
+use crate::volume_store::names::{EPOCH_MAX, Role};
+use crate::volume_store::{StoreError, VolumeStore};
 
 /// Blobs that cannot be read before it is taken that none can.
 const UNREADABLE_MOST: usize = 4;
@@ -123,7 +122,7 @@ pub(crate) async fn scheme(
             let cache = Cache::new(volume, store, None, CACHE);
             let tables = Tables::new(manifest.runs, Batch::new(), manifest.lsn, cache, NOTHING);
             let kv = JournaledKv::open(tables).await.map_err(|e| text(&e))?;
-            volume_record(&kv).await.map_err(|e| text(&e))?
+            kv.value(&key::volume::key()).await.map_err(|e| text(&e))?
         }
         None => {
             let entries = listed.iter().filter(|id| Role::of(id.session()).0 == Role::Entry);

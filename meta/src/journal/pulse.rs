@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::store::{StoreError, VolumeStore};
+use crate::volume_store::{StoreError, VolumeStore};
 
 /// How often a leader says that it is alive. Each time is a message to each slot, and its answer, without I/O.
 const EVERY: Duration = Duration::from_secs(3);

@@ -32,13 +32,13 @@ use tokio_util::sync::CancellationToken;
 use super::chain::{Broken, Chain, Next};
 use super::entry::{BadEntry, Entry};
 use super::leader::Leader;
-use super::names::{EPOCH_MAX, Namer, Role};
 use super::pulse::{self, Holder, Pulse};
-use super::store::{StoreError, VolumeStore};
 use crate::engine::Batch;
-use crate::engine::journaled::{Bounds, Tables};
+use crate::journal::tables::{Bounds, Tables};
 use crate::table::cache::Cache;
 use crate::table::manifest::{BadManifest, Manifest};
+use crate::volume_store::names::{EPOCH_MAX, Namer, Role};
+use crate::volume_store::{StoreError, VolumeStore};
 
 /// How often a race for an epoch is run again.
 const RACES: u32 = 5;

@@ -9,15 +9,15 @@ use proto::id::{BlobId, VolumeId};
 use proto::scheme::Scheme;
 use tempfile::TempDir;
 
-use super::names::Role;
-use super::store::{StoreError, VolumeStore};
 use super::takeover::{Leading, TakeOver, TakeOverError};
 use crate::dice::Dice;
-use crate::engine::journaled::{Bounds, JournaledKv};
 use crate::engine::{Batch, Direction, Kv, Value};
+use crate::journal::tables::{Bounds, JournaledKv};
 use crate::key::Key;
 use crate::store::MetaError;
 use crate::testing::{Fault, MemoryStore};
+use crate::volume_store::names::Role;
+use crate::volume_store::{StoreError, VolumeStore};
 
 type Model = BTreeMap<Key, Value>;
 

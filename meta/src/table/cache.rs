@@ -19,9 +19,10 @@ use parking_lot::Mutex;
 use proto::id::{BlobId, VolumeId};
 
 use super::chunk::{BadChunk, Block, FOOTER, Index};
-use super::run::{ChunkRef, Missing, MissingBlock};
-use crate::journal::store::{StoreError, VolumeStore};
+use super::run::{ChunkRef, WantedBlock};
+use crate::missing::Missing;
 use crate::store::MetaError;
+use crate::volume_store::{StoreError, VolumeStore};
 
 /// Chunks whose index is in memory and whose file is open.
 const OPEN_CHUNKS: NonZeroUsize = NonZeroUsize::new(256).expect("is not zero");
@@ -111,7 +112,7 @@ impl Cache {
             return Ok(block.clone());
         }
         let open = self.open(chunk)?;
-        let missing = || MetaError::Elsewhere(Missing::one(*chunk, Some(number)));
+        let missing = || MetaError::Elsewhere(Missing::one(chunk.id, Some(number)));
         let file = open.file.as_ref().ok_or_else(missing)?;
         let range = open.index.range(number);
         let mut bytes = vec![0; range.len()];
@@ -135,10 +136,10 @@ impl Cache {
         }
         match self.open_file(chunk) {
             Ok(Some(open)) => Ok(self.keep_open(chunk.id, open)),
-            Ok(None) => Err(MetaError::Elsewhere(Missing::one(*chunk, None))),
+            Ok(None) => Err(MetaError::Elsewhere(Missing::one(chunk.id, None))),
             Err(why) => {
                 self.drop_file(chunk.id, &why);
-                Err(MetaError::Elsewhere(Missing::one(*chunk, None)))
+                Err(MetaError::Elsewhere(Missing::one(chunk.id, None)))
             }
         }
     }
@@ -178,23 +179,22 @@ impl Cache {
     ///
     /// # Errors
     /// When the store cannot give it.
-    pub(crate) async fn fetch(&self, missing: &Missing) -> Result<(), MetaError> {
-        let fetches: Vec<_> =
-            missing.blocks().iter().map(|block| self.fetch_block(block)).collect();
+    pub(crate) async fn fetch(&self, wanted: &[WantedBlock]) -> Result<(), MetaError> {
+        let fetches: Vec<_> = wanted.iter().map(|block| self.fetch_block(block)).collect();
         stream::iter(fetches).buffer_unordered(FETCHES).try_collect().await
     }
 
     /// Where several miss the same, one fetches it and the others find it.
-    async fn fetch_block(&self, missing: &MissingBlock) -> Result<(), MetaError> {
-        let chunk = &missing.chunk;
+    async fn fetch_block(&self, wanted: &WantedBlock) -> Result<(), MetaError> {
+        let chunk = &wanted.chunk;
         let _turn = self.fetching.turn(chunk.id).await;
-        if self.has(missing) {
+        if self.has(wanted) {
             return Ok(());
         }
         let bytes = self.stored(chunk).await?;
         let index = whole(self.volume, chunk, &bytes).map_err(|e| damaged(chunk.id, &e))?;
         let file = self.write_file(chunk.id, &bytes);
-        if let (None, Some(number)) = (&file, missing.block) {
+        if let (None, Some(number)) = (&file, wanted.block) {
             let range = index.range(number);
             let bytes = bytes.slice(range.start as usize..range.end as usize);
             let block = index.block(number, bytes).map_err(|e| damaged(chunk.id, &e))?;
@@ -204,10 +204,10 @@ impl Cache {
         Ok(())
     }
 
-    fn has(&self, missing: &MissingBlock) -> bool {
-        match missing.block {
-            Some(number) => self.block(&missing.chunk, number).is_ok(),
-            None => self.open(&missing.chunk).is_ok(),
+    fn has(&self, wanted: &WantedBlock) -> bool {
+        match wanted.block {
+            Some(number) => self.block(&wanted.chunk, number).is_ok(),
+            None => self.open(&wanted.chunk).is_ok(),
         }
     }
 

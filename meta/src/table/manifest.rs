@@ -163,7 +163,7 @@ mod tests {
     use proto::scheme::Scheme;
 
     use super::*;
-    use crate::journal::names::{Namer, Role};
+    use crate::volume_store::names::{Namer, Role};
 
     fn manifest() -> Manifest {
         let namer = Namer {

@@ -18,10 +18,10 @@ use super::cache::Cache;
 use super::chunk::{Block, Builder, Built, CHUNK, Index};
 use super::run::{ChunkRef, Run};
 use crate::engine::{Batch, Value};
-use crate::journal::names::{Namer, Role};
-use crate::journal::store::VolumeStore;
 use crate::key::Key;
 use crate::store::MetaError;
+use crate::volume_store::VolumeStore;
+use crate::volume_store::names::{Namer, Role};
 
 /// A run is merged into when it costs at most so many times the bytes of what is newer.
 const WORTH: u64 = 4;

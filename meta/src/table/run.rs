@@ -20,43 +20,13 @@ pub(crate) struct ChunkRef {
     pub(crate) last: Key,
 }
 
-/// Blocks that must be fetched before a look can go on: as many as it could name.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Missing(Vec<MissingBlock>);
-
-/// One of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MissingBlock {
+/// A block that is to be fetched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WantedBlock {
     /// The chunk that it is of.
     pub(crate) chunk: ChunkRef,
     /// `None`: the chunk's index, and whichever block is wanted then.
     pub(crate) block: Option<u32>,
-}
-
-impl Missing {
-    /// One block.
-    pub(crate) fn one(chunk: ChunkRef, block: Option<u32>) -> Self {
-        Self(vec![MissingBlock { chunk, block }])
-    }
-
-    /// Which blocks.
-    pub(crate) fn blocks(&self) -> &[MissingBlock] {
-        &self.0
-    }
-
-    /// These too.
-    pub(crate) fn add(&mut self, more: Self) {
-        for block in more.0 {
-            if !self.0.contains(&block) {
-                self.0.push(block);
-            }
-        }
-    }
-
-    /// Is nothing missing?
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// Chunks whose keys rise from one to the next.

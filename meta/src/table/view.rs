@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::cache::Cache;
 use super::chunk::Block;
-use super::run::{ChunkRef, Missing, Run};
+use super::run::{ChunkRef, Run};
 use crate::engine::{Direction, Scanned, Value, View, Visit};
 use crate::key::Key;
+use crate::missing::Missing;
 use crate::store::MetaError;
 
 /// All keys of a snapshot.

@@ -11,9 +11,9 @@ use proto::scheme::Scheme;
 
 use super::{ADMIN, blob, format, open, wait, weak_hash};
 use crate::engine::Kv;
-use crate::engine::journaled::{Bounds, JournaledKv};
 use crate::engine::memory::MemoryKv;
 use crate::extent;
+use crate::journal::tables::{Bounds, JournaledKv};
 use crate::journal::takeover::{Leading, TakeOver};
 use crate::key::volume::VolumeRecord;
 use crate::name::{self, Hasher};

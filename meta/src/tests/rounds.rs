@@ -7,43 +7,44 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use proto::id::BlobId;
 
 use super::{ADMIN, blob, format, open, wait};
 use crate::engine::memory::MemoryKv;
 use crate::engine::{Direction, Kv, Read, Scanned, Value, View, Visit, Write};
 use crate::key::Key;
 use crate::key::counters::Counters;
+use crate::missing::Missing;
 use crate::name;
 use crate::session::Session;
 use crate::store::{
     Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
     RenameMode, Time,
 };
-use crate::table::run::{ChunkRef, Missing};
 
 /// Keeps what was fetched, and counts rounds. A chunk is all that one inode, session or directory has of a kind.
 #[derive(Default)]
 struct Cold {
     kv: MemoryKv,
-    here: Mutex<BTreeSet<Key>>,
+    here: Mutex<BTreeSet<BlobId>>,
     rounds: AtomicUsize,
 }
 
 struct Far<'a> {
     view: &'a dyn View,
-    here: &'a Mutex<BTreeSet<Key>>,
+    here: &'a Mutex<BTreeSet<BlobId>>,
 }
 
 impl Far<'_> {
     fn look(&self, key: &Key) -> Result<(), MetaError> {
-        let bytes = key.as_bytes();
+        let (tag, rest) = key.as_bytes().split_first().unwrap();
         // References are packed: they have no number of eight bytes.
-        let number = if bytes[0] == b'R' { 1 } else { 9 };
-        let first = Key::from_bytes(&bytes[..bytes.len().min(number)]).unwrap();
-        if self.here.lock().contains(&first) {
+        let number =
+            rest.first_chunk().filter(|_| *tag != b'R').map_or(0, |n| u64::from_be_bytes(*n));
+        let chunk = blob(number, u32::from(*tag));
+        if self.here.lock().contains(&chunk) {
             return Ok(());
         }
-        let chunk = ChunkRef { id: blob(1, 1), crc: 0, first, last: first };
         Err(MetaError::Elsewhere(Missing::one(chunk, None)))
     }
 }
@@ -83,7 +84,7 @@ impl Kv for Cold {
 
     async fn fetch(&self, missing: &Missing) -> Result<(), MetaError> {
         self.rounds.fetch_add(1, Ordering::Relaxed);
-        self.here.lock().extend(missing.blocks().iter().map(|block| block.chunk.first));
+        self.here.lock().extend(missing.blocks().iter().map(|block| block.chunk));
         Ok(())
     }
 
@@ -114,7 +115,7 @@ fn prepared(meta: &Session) -> (Ino, Ino, Vec<Ino>) {
     (here, there, files)
 }
 
-fn written(blob: proto::id::BlobId) -> Extent {
+fn written(blob: BlobId) -> Extent {
     Extent { offset: 0, len: 4096, place: Some(Place { blob, offset: 0 }) }
 }
 

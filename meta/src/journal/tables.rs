@@ -35,18 +35,19 @@ use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 use proto::guard;
 use tokio::sync::{Notify, oneshot};
 
-use super::{
+use crate::clock::wall_clock;
+use crate::engine::{
     Batch, Change, Direction, Kv, Over, Read, Scanned, Value, View, Visit, Write, recorded,
 };
-use crate::clock::wall_clock;
-use crate::journal::store::StoreError;
 use crate::key::Key;
 use crate::key::counters::{self, Counters};
 use crate::metrics::SYNCS;
+use crate::missing::Missing;
 use crate::store::{JournalStatus, MetaError};
 use crate::table::cache::Cache;
-use crate::table::run::{Missing, Run};
+use crate::table::run::{Run, WantedBlock};
 use crate::table::view::Snapshot;
+use crate::volume_store::StoreError;
 
 /// So many batches may wait for the store before transactions wait for them.
 const BATCHES_MOST: usize = 16;
@@ -86,21 +87,9 @@ impl JournaledKv {
     /// When they cannot be read.
     pub(crate) async fn open(tables: Arc<Tables>) -> Result<Self, MetaError> {
         let kv = Self { tables };
-        loop {
-            let mut value = None;
-            let read = kv.read(&mut |view| {
-                value = view.get(&counters::key())?;
-                Ok(())
-            });
-            match read {
-                Err(MetaError::Elsewhere(missing)) => kv.fetch(&missing).await?,
-                read => {
-                    read?;
-                    kv.tables.state.write().counters = value.as_deref().and_then(Counters::decode);
-                    return Ok(kv);
-                }
-            }
-        }
+        let value = kv.value(&counters::key()).await?;
+        kv.tables.state.write().counters = value.as_deref().and_then(Counters::decode);
+        Ok(kv)
     }
 
     /// Are there sums to add to?
@@ -349,11 +338,15 @@ impl Tables {
         self.snapshot.load(Ordering::Relaxed)
     }
 
-    /// Are the chunks still the snapshot's?
-    fn names_all(&self, missing: &Missing) -> bool {
+    /// The missing blocks of chunks that are the snapshot's still.
+    fn wanted(&self, missing: &Missing) -> Vec<WantedBlock> {
         let state = self.state.read();
-        let named = |chunk| state.runs.iter().any(|run| run.chunks.contains(chunk));
-        missing.blocks().iter().all(|block| named(&block.chunk))
+        let chunks = state.runs.iter().flat_map(|run| run.chunks.iter());
+        let named = missing.blocks().iter().filter_map(|block| {
+            let chunk = *chunks.clone().find(|chunk| chunk.id == block.chunk)?;
+            Some(WantedBlock { chunk, block: block.block })
+        });
+        named.collect()
     }
 }
 
@@ -492,9 +485,10 @@ impl Kv for JournaledKv {
     }
 
     async fn fetch(&self, missing: &Missing) -> Result<(), MetaError> {
-        let fetched = self.tables.cache.fetch(missing).await;
-        // A chunk may have been merged into others since it was looked for.
-        if fetched.is_err() && !self.tables.names_all(missing) {
+        let wanted = self.tables.wanted(missing);
+        let fetched = self.tables.cache.fetch(&wanted).await;
+        // A chunk may be merged into others while it is looked for.
+        if fetched.is_err() && self.tables.wanted(missing).len() < wanted.len() {
             return Ok(());
         }
         fetched

@@ -1,4 +1,7 @@
-//! The seam between a volume's metadata and the store that keeps it.
+//! The seam between a volume's metadata and the store that keeps it; and what its blobs are called there, so that
+//! they are found without an index ([`names`]).
+
+pub(crate) mod names;
 
 use std::ops::Range;
 use std::sync::Arc;
