@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use proto::id::{Epoch, Generation, OwnerId, VolumeId};
 use proto::part_store::{Issuer, PartStore};
-use proxy::{BlobError, BlobStore, LiveProxy};
+use proxy::{BlobError, BlobStore, LiveProxy, VolumeRules};
 use tokio::time::Instant;
 
 use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
@@ -103,4 +103,19 @@ async fn slots_that_are_new_to_a_group_hear_who_has_its_volumes() {
     let id = blob(1, 1000, "copies(5)");
     live.put(id, noise(1000, 1)).await.unwrap();
     assert_eq!(slots[2].parts_of(id).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_stores_as_it_wants_to_whatever_becomes_of_the_group() {
+    let (first, slots) = proxy_over(3);
+    let live = LiveProxy::new(first);
+    // With one of three slots dead, two parts lie on one of the others, and no more slots may be lost.
+    live.abide_by(VolumeId(1), VolumeRules::default().with_min_spare(0));
+    live.replace(another_over(&slots)).await;
+    slots[1].set(Mood::Dead);
+    let put = live.put(blob(1, 200_000, "ec(2,1)"), noise(200_000, 1)).await;
+    assert_eq!(put.map(|stored| stored.degraded), Ok(true));
+    live.abide_by(VolumeId(1), VolumeRules::default());
+    let put = live.put(blob(2, 200_000, "ec(2,1)"), noise(200_000, 2)).await;
+    assert!(matches!(put, Err(BlobError::Unavailable { .. })), "{put:?}");
 }

@@ -201,3 +201,42 @@ fn no_more_apart(before: &Cluster, left: &Cluster, scheme: Scheme) -> String {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk on each of the hosts.
+    fn cluster(hosts: &str) -> Cluster {
+        let mut text = String::from("cluster = \"5ad0c2f0-0000-4000-8000-000000000000\"\n");
+        for (n, host) in hosts.chars().enumerate() {
+            text += &format!("[[slot]]\ndisk = \"0b6c0000-0000-4000-8000-0000000000{n:02}\"\n");
+            text += &format!("path = \"/d{n}\"\ndomain = \"{host}\"\n");
+        }
+        Cluster::parse(&text, Path::new("/")).unwrap()
+    }
+
+    #[test]
+    fn what_would_be_left_too_few_is_refused_and_what_is_less_apart_is_said() {
+        let cases = [
+            ("aabbcc", "aabbc", Some("ec(4,2) needs 6 disks, and 5"), None),
+            ("aabbccd", "aabbcc", None, None),
+            ("abcdef", "abcdee", None, Some("5 hosts are too few to keep parts of ec(4,2) apart")),
+            ("aabcde", "aaaabcd", Some("needs 5 hosts, and 4 would be left"), None),
+            ("aabbcdef", "abbcdef", None, None),
+        ];
+        for (before, left, refused, warned) in cases {
+            let (before, left) = (cluster(before), cluster(left));
+            let scheme: Scheme = "ec(4,2)".parse().unwrap();
+            let said = check_what_is_left(&before, &left, scheme).map_err(|why| why.to_string());
+            match (&said, refused) {
+                (Ok(()), None) => {}
+                (Err(why), Some(part)) => assert!(why.contains(part), "{why}"),
+                _ => panic!("{said:?}, expected {refused:?}"),
+            }
+            let said = no_more_apart(&before, &left, scheme);
+            assert_eq!(said.is_empty(), warned.is_none_or(str::is_empty), "{said}");
+            assert!(warned.is_none_or(|part| said.contains(part)), "{said}");
+        }
+    }
+}

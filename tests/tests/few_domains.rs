@@ -280,6 +280,56 @@ fn three_hosts_of_more_disks_do_without_any_of_them() -> Result<()> {
 }
 
 #[test]
+fn a_volume_on_hosts_goes_on_without_two_of_them_and_keeps_their_names_apart() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(&[2, 2, 1, 1, 1, 1])?;
+    let said = site.said(&["format", "v", "--scheme", "ec(4,2)"])?;
+    ensure!(said.contains("any 2 of the 6 hosts lost, writes with any 3"), "{said}");
+    site.mount()?;
+    site.write_some()?;
+    // One is started anew, as for an update of its system.
+    site.kill(&[0, 1])?;
+    site.write_some()?;
+    site.bring_back(&[0, 1])?;
+    site.until_healthy()?;
+    site.read_without_any(&[&[2, 3, 4], &[0, 1, 7]])?;
+
+    // Too few hosts for its metadata are refused, and nothing has changed.
+    let file = site.at("cluster.toml");
+    let good = fs::read_to_string(&file)?;
+    let few = good.replace("host-5", "host-1").replace("host-4", "host-1");
+    fs::write(&file, format!("generation = 2\n{few}"))?;
+    let point = site.at("mnt").display().to_string();
+    let refused = site.ashlar(&["mount", "v", &point, "-o", "remount"])?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let expected = "lie apart by host, which needs 5 hosts, and the cluster file has 4";
+    ensure!(!refused.status.success() && why.contains(expected), "{why}");
+    site.write_some()?;
+    // Names of racks are taken.
+    let racks = ["host-0", "host-1", "host-2", "host-3", "host-4", "host-5"].iter().enumerate();
+    let named = racks.fold(good, |text, (number, host)| {
+        let rack = format!("domain = {host:?}\nrack = \"rack-{}\"", number / 2);
+        text.replace(&format!("domain = {host:?}"), &rack)
+    });
+    fs::write(&file, format!("generation = 2\n{named}"))?;
+    site.said(&["mount", "v", &point, "-o", "remount"])?;
+    ensure!(
+        site.status()?["mount"]["safety"].as_str().is_some_and(|said| said.contains("3 racks")),
+        "{}",
+        site.status()?
+    );
+    site.until_healthy()?;
+    site.kill(&[0, 1])?;
+    site.write_some()?;
+    site.read_all()?;
+    site.bring_back(&[0, 1])?;
+    site.until_healthy()?;
+    site.umount()
+}
+
+#[test]
 fn a_volume_goes_on_without_disks_to_spare_only_if_it_is_told_to() -> Result<()> {
     if !can_mount() {
         return Ok(());
