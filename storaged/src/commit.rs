@@ -354,6 +354,7 @@ impl Owner {
             Ok(checks) if checks[..] != *data.checks() => Decision::Refuse(PartError::Conflict),
             // A retry. If what lies there has rotted meanwhile, it is written anew.
             Ok(_) if self.shared.read_at(place, slot, key, 0..key.blob.part_len()).is_ok() => {
+                self.shared.reads_well(slot, key);
                 Decision::Done
             }
             _ => write,
@@ -502,7 +503,7 @@ impl Owner {
                 What::Put(key) | What::Lost(key) => {
                     self.ledger.put(record.slot, key, *place, record.replaced);
                     if record.waiter.is_some() {
-                        self.shared.damage_gone(|slot, other| (slot, other) == (record.slot, key));
+                        self.shared.reads_well(record.slot, key);
                     }
                 }
                 What::Delete => {

@@ -160,6 +160,26 @@ async fn a_full_disk_with_rotten_records_still_takes_deletes_and_puts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_reads_well_again_is_not_called_damaged_any_more() {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let part = key(1, 300_000);
+    put(&store, part).await.unwrap();
+    let fails = async || {
+        let fault = Fault::error(&log(&dir), Call::Read, 0..u64::MAX, EIO);
+        assert!(matches!(get(&store, part).await, Err(PartError::Io(_))));
+        assert!(fault.met() > 0);
+        assert_eq!(disk.state().damaged, 1);
+    };
+    fails().await;
+    assert_eq!(get(&store, part).await.unwrap(), content(part));
+    assert_eq!(disk.state().damaged, 0, "it was read");
+    fails().await;
+    put(&store, part).await.unwrap();
+    assert_eq!(disk.state().damaged, 0, "it was asked for again, and is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deletes_whose_record_is_damaged_stay_remembered() {
     let dir = fresh();
     let (disk, store) = open(&dir);

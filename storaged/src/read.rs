@@ -54,6 +54,9 @@ impl Shared {
             }
             match self.read_at(place, slot, key, range.clone()) {
                 Ok(data) => {
+                    if data.data().len() == key.blob.part_len() as usize {
+                        self.reads_well(slot, key);
+                    }
                     self.metrics.read(data.data().len());
                     return Ok(data);
                 }

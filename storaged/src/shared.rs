@@ -238,6 +238,11 @@ impl Shared {
         }
     }
 
+    /// All of the part was read as it should be: what had kept it from that was not damage, or is gone.
+    pub(crate) fn reads_well(&self, slot: SlotId, key: PartKey) {
+        self.damage_gone(|other_slot, other| (other_slot, other) == (slot, key));
+    }
+
     /// Parts for which `gone` holds were put again, or deleted.
     pub(crate) fn damage_gone(&self, gone: impl Fn(SlotId, PartKey) -> bool) {
         let mut damaged = self.damaged.lock();
