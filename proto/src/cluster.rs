@@ -63,8 +63,8 @@ pub struct Cluster {
     #[serde(default = "first_generation")]
     pub generation: Generation,
     /// Directory in which this machine keeps what makes volumes fast, of whichever clusters. Relative to the
-    /// cluster file. `None`: where the system, or the user, keeps such things.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// cluster file. `None`: where the system, or the user, keeps such things. In older files it is called `meta`.
+    #[serde(default, alias = "meta", skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
     /// The slots of the group, in the order that numbers them from 0.
     #[serde(rename = "slot", default)]
@@ -176,11 +176,9 @@ pub enum BadCluster {
     /// Not TOML, an unknown or a missing key.
     #[error("{0}")]
     Text(String),
-    /// From when metadata lay in a directory of the machine that mounts.
-    #[error(
-        "metadata are on the disks by now, and the key meta is called cache: rename it, or leave the line out"
-    )]
-    Meta,
+    /// A key and its older name.
+    #[error("meta is the older name of cache: leave one of the two lines out")]
+    CacheTwice,
     /// No slots at all.
     #[error("no slots: add one [[slot]] per disk")]
     Empty,
@@ -292,8 +290,9 @@ impl Cluster {
     /// Reads and validates the text of a cluster file. Relative paths are taken relative to `base`.
     pub fn parse(text: &str, base: &Path) -> Result<Self, BadCluster> {
         let bad = |e: toml::de::Error| BadCluster::Text(e.to_string().trim_end().into());
-        if toml::from_str::<toml::Table>(text).map_err(bad)?.contains_key("meta") {
-            return Err(BadCluster::Meta);
+        let keys = toml::from_str::<toml::Table>(text).map_err(bad)?;
+        if ["meta", "cache"].iter().all(|key| keys.contains_key(*key)) {
+            return Err(BadCluster::CacheTwice);
         }
         let mut cluster: Self = toml::from_str(text).map_err(bad)?;
         cluster.cache = cluster.cache.take().map(|path| base.join(path));
@@ -428,22 +427,22 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_relative_to_the_file_and_metadata_have_no_directory() {
+    fn the_cache_is_relative_to_the_file_and_has_an_older_name() {
         let with = |line: &str| {
             let text = format!("{HEAD}{line}\n{}", slot(1, "path = \"d1\""));
             Cluster::parse(&text, Path::new("/etc/ashlar"))
         };
-        for (line, expected) in [("cache = \"here\"", "/etc/ashlar/here"), ("cache = \"/c\"", "/c")]
-        {
+        for (line, expected) in [
+            ("cache = \"here\"", "/etc/ashlar/here"),
+            ("cache = \"/c\"", "/c"),
+            ("meta = \"here\"", "/etc/ashlar/here"),
+        ] {
             let cluster = with(line).unwrap();
             assert_eq!(cluster.cache.as_deref(), Some(Path::new(expected)));
             assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster.clone()));
         }
-        for old in ["meta = \"/var/lib/ashlar\"", "meta = 3", "meta = \"a\"\ncache = \"b\""] {
-            assert_eq!(with(old), Err(BadCluster::Meta), "{old}");
-        }
-        let told = BadCluster::Meta.to_string();
-        assert!(told.contains("called cache") && told.contains("leave the line out"), "{told}");
+        assert_eq!(with("meta = \"a\"\ncache = \"b\""), Err(BadCluster::CacheTwice));
+        assert!(matches!(with("meta = 3"), Err(BadCluster::Text(_))));
     }
 
     /// A slot on one disk in the place of another.

@@ -48,7 +48,7 @@ struct FileArgs {
     places: Vec<String>,
     /// Directory in which a machine keeps what makes volumes fast; relative to the file
     /// [default: not in the file: /var/cache/ashlar for root, ~/.cache/ashlar for others]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, alias = "meta", value_name = "DIR")]
     cache: Option<PathBuf>,
     /// Disks of one host fail together
     #[arg(long)]
