@@ -204,6 +204,13 @@ impl Filesystem {
         assert!(self.healer.set(healer).is_ok(), "one healer");
     }
 
+    /// Ids of disks that were to be emptied, and hold nothing any more.
+    pub(crate) fn emptied_disks(&self) -> Vec<String> {
+        let reports = self.healer.get().map(|healer| healer.glance());
+        let drains = reports.into_iter().flat_map(|report| report.drains);
+        drains.filter(|drain| drain.empty).map(|drain| drain.id).collect()
+    }
+
     /// What there was to warn of when it was mounted.
     pub(crate) fn warnings(&self) -> Arc<[String]> {
         self.warnings.lock().clone()

@@ -179,6 +179,7 @@ impl Site {
                 place: format!("disk {n}"),
                 domain: n.to_string(),
                 rack: String::new(),
+                drains: false,
                 store: Arc::new(Way { slot, paused: paused.clone() }),
             }
         };

@@ -133,6 +133,13 @@ impl Members {
         self.slots.extend(new);
     }
 
+    /// A disk is gone that held nothing any more: nobody misses it. Answers whether it was a member.
+    pub fn let_go(&mut self, disk: DiskId) -> bool {
+        let before = self.slots.len();
+        self.slots.retain(|member| member.disk != disk);
+        self.slots.len() < before
+    }
+
     /// The slot has answered as what it should be.
     pub fn meet(&mut self, disk: DiskId, slot: SlotId) {
         let this = |member: &&mut Member| {
@@ -218,6 +225,16 @@ mod tests {
             Difference { disks: 3, domains: 3, joined: 1, ..Difference::default() }
         );
         assert_eq!(Members::of(&replaced, SessionId(1), Level::Host), members);
+    }
+
+    #[test]
+    fn a_disk_that_was_emptied_is_not_missed() {
+        let first = cluster(&[(1, "a"), (2, "b"), (3, "c")]);
+        let mut members = Members::of(&first, SessionId(1), Level::Host);
+        assert!(members.let_go(id(3)) && !members.let_go(id(3)));
+        let left = cluster(&[(1, "a"), (2, "b")]);
+        let expected = Difference { disks: 2, domains: 2, joined: 1, ..Difference::default() };
+        assert_eq!(members.difference(&left, Level::Host), expected);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! [[slot]]
 //! disk = "0b6c..."                # printed by `storaged disk init`
 //! # replaces = "77aa..."          # the lost disk in whose place it is
+//! # drain = true                  # it is to be emptied, and goes
 //! address = "10.0.0.1:7411"       # the storaged that serves it, or
 //! # path = "/srv/disk0"           # the disk's directory, to be opened by the mount itself
 //! domain = "host-a"               # the host: disks that fail together; default: the disk itself
@@ -123,6 +124,9 @@ pub struct Slot {
     /// Number of the slot on its disk.
     #[serde(default)]
     pub slot: SlotId,
+    /// The disk is to be emptied: parts go elsewhere as long as others take them, and so do those that are on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
     /// The host, whose disks fail together. Empty: the disk alone, by the name of the one in whose place it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub domain: String,

@@ -107,6 +107,7 @@ fn null_proxy(absent: usize) -> Arc<Proxy> {
         place: format!("null{n}"),
         domain: format!("domain{n}"),
         rack: String::new(),
+        drains: false,
         store: Arc::new(Null { zeros: zeros.clone(), absent: n < absent }),
     };
     Proxy::new(GroupId(0), (0..8).map(slot).collect(), ProxySettings::default())

@@ -182,7 +182,8 @@ impl Proxy {
             let place = address.to_owned();
             let (disk, stands_for) = (slot.disk, slot.stands_for());
             let (domain, rack) = (slot.domain(), slot.rack.clone());
-            slots.push(SlotConfig { disk, stands_for, place, domain, rack, store });
+            let drains = slot.drain;
+            slots.push(SlotConfig { disk, stands_for, place, domain, rack, drains, store });
         }
         Ok(Self::new(cluster.group(), slots, settings))
     }
@@ -241,11 +242,14 @@ impl Proxy {
         SlotSet::that_are(self.slots.len(), |slot| are(&self.slots[slot]))
     }
 
-    /// The slots that have room for few parts of the blob, from the fullest on, as long as the others are enough
-    /// for all.
+    /// The slots that are to be emptied, and those that have room for few parts of the blob, from the fullest on, as
+    /// long as the others are enough for all.
     fn short_slots(&self, id: BlobId, down: SlotSet) -> SlotSet {
         let enough = SHORT * footprint(id.part_len());
-        let room = |slot: usize| self.slots[slot].known_room();
+        let room = |slot: usize| match self.slots[slot].drains {
+            true => 0,
+            false => self.slots[slot].known_room(),
+        };
         let mut few: Vec<_> = (0..self.slots.len())
             .filter(|slot| !down.contains(*slot))
             .map(|slot| (room(slot), slot))
@@ -362,7 +366,8 @@ impl Proxy {
         match put.outcome().expect("a driven machine has settled") {
             PutOutcome::Stored { degraded } => {
                 self.metrics.degraded_puts.increment((*degraded).into());
-                if put.is_displaced(self.slots_that(SlotClient::takes_no_writes)) {
+                let unused = self.slots_that(|slot| slot.takes_no_writes() || slot.drains);
+                if put.is_displaced(unused) {
                     self.notices.tell(id, Why::Misplaced);
                 }
                 Ok(Stored { degraded: *degraded })
@@ -718,7 +723,9 @@ impl BlobStore for Proxy {
         let rules = self.rules(volume, scheme.parity_parts());
         let of = |slots| space::space(&self.group, scheme, rules, slots, &fills);
         let away = self.slots_that(SlotClient::takes_no_writes);
-        let (all, in_use) = (of(self.group.all()), of(self.group.all().minus(away)));
+        // What is on a disk that is to be emptied needs room on the others, and gets none there.
+        let staying = self.group.all().minus(self.slots_that(|slot| slot.drains));
+        let (all, in_use) = (of(staying), of(staying.minus(away)));
         Space { capacity: all.capacity, uneven: all.uneven, blob: all.blob, away: away.0, ..in_use }
     }
 

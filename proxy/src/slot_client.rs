@@ -117,6 +117,8 @@ pub struct SlotConfig {
     pub domain: String,
     /// Its rack; empty where it has none.
     pub rack: String,
+    /// It is to be emptied: it gets parts only where others are not enough.
+    pub drains: bool,
     /// How it is reached.
     pub store: Arc<dyn PartStore>,
 }
@@ -127,6 +129,8 @@ pub(crate) struct SlotClient {
     pub(crate) place: String,
     pub(crate) domain: String,
     pub(crate) rack: String,
+    /// It is to be emptied.
+    pub(crate) drains: bool,
     store: Arc<dyn PartStore>,
     /// Of the whole group, in which this slot has `index`.
     health: Arc<Mutex<Health>>,
@@ -153,7 +157,7 @@ pub(crate) struct SlotClient {
 
 impl SlotClient {
     pub(crate) fn new(
-        SlotConfig { disk, place, domain, rack, store, .. }: SlotConfig,
+        SlotConfig { disk, place, domain, rack, drains, store, .. }: SlotConfig,
         (health, clock, newer): (Arc<Mutex<Health>>, Arc<Awake>, Arc<AtomicU64>),
         index: usize,
         in_flight: u32,
@@ -163,6 +167,7 @@ impl SlotClient {
             place,
             domain,
             rack,
+            drains,
             store,
             health,
             clock,
@@ -235,6 +240,11 @@ impl SlotClient {
         let sending = self.in_flight as usize - self.to_slot.available_permits();
         let taken = self.stored_since.load(Ordering::Relaxed) + sending as u64;
         fill.available.saturating_sub(taken)
+    }
+
+    /// Bytes that its disk used when it told last.
+    pub(crate) fn known_use(&self) -> u64 {
+        self.heard.borrow().fill.map_or(0, |fill| fill.used)
     }
 
     /// Has it asked soon how full it is: what is known has just become wrong.

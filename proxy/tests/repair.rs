@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use proto::id::{BlobId, Epoch, OwnerId, PartSet, VolumeId};
+use proto::id::{BlobId, Epoch, GroupId, OwnerId, PartSet, VolumeId};
 use proxy::repair::{HealSettings, Healer, Health, Ledger, Report, Wanted};
-use proxy::{BlobError, BlobStore, LiveProxy, Proxy};
-use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
+use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
+use support::{MemorySlot, Mood, another_over, blob, config, noise, proxy_over};
 
 const VOLUME: VolumeId = VolumeId(1);
 const GRACE: Duration = Duration::from_secs(60);
@@ -317,5 +317,81 @@ async fn a_damaged_copy_that_is_not_needed_goes() {
     led.until("gone", |_| !led.slots[other].is_rotten(id)).await;
     led.until_healthy().await;
     led.assert_at_home(&ids).await;
+    led.assert_readable(&ids).await;
+}
+
+/// Another proxy over the same slots, one of which is to be emptied.
+fn draining(slots: &[Arc<MemorySlot>], drained: usize) -> Arc<Proxy> {
+    let configs = slots.iter().enumerate().map(|(n, slot)| {
+        let config = config(n, slot.clone());
+        SlotConfig { drains: n == drained, ..config }
+    });
+    Proxy::new(GroupId(0), configs.collect(), ProxySettings::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_to_be_emptied_can_be_pulled_and_nothing_is_degraded() {
+    const DRAINED: usize = 3;
+    let mut led = Led::over(8).await;
+    let mut ids = led.put(30).await;
+    led.proxy = draining(&led.slots, DRAINED);
+    led.proxy.fence(VOLUME, Epoch(2), OwnerId::random(), 2).await.unwrap();
+    // Nothing more goes there, from the first put on.
+    for sequence in 101..120 {
+        let id = blob(sequence, 9000, "ec(4,2)");
+        led.proxy.put(id, noise(id.len(), sequence)).await.unwrap();
+        assert!(led.slots[DRAINED].parts_of(id).is_empty(), "{id}");
+        led.books.0.lock().push(id);
+        ids.push(id);
+    }
+    led.heal();
+    let empty = |r: &Report| r.drains[0].empty && r.queue == 0 && !r.counting;
+    let report = led.until("empty", empty).await;
+    assert_eq!((report.health, &report.counts.by_spare[..]), (Health::Healthy, &[0, 0, 49][..]));
+    assert!(report.line.contains("disk 3 is empty and can be pulled"), "{report}");
+    led.slots[DRAINED].set(Mood::Dead);
+    tokio::time::sleep(2 * GRACE).await;
+    let report = led.until_healthy().await;
+    assert_eq!((report.disks_away, report.drains[0].empty), (0, true), "{report}");
+    assert!(report.waiting.is_empty(), "{report}");
+    for lost in [[0, 1], [4, 7], [2, 6]] {
+        lost.iter().for_each(|slot| led.slots[*slot].set(Mood::Dead));
+        led.assert_readable(&ids).await;
+        lost.iter().for_each(|slot| led.slots[*slot].set(Mood::Good));
+        tokio::time::sleep(Duration::from_secs(15)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_other_disk_takes_stays_on_one_that_is_to_be_emptied() {
+    let mut led = Led::over(6).await;
+    let ids = led.put(6).await;
+    led.proxy = draining(&led.slots, 2);
+    led.proxy.fence(VOLUME, Epoch(2), OwnerId::random(), 2).await.unwrap();
+    led.heal();
+    let report = led.until("told", |report| !report.waiting.is_empty()).await;
+    assert!(report.waiting[0].why.contains("there is no room for them"), "{report}");
+    assert_eq!((report.health, report.drains[0].empty), (Health::Healthy, false), "{report}");
+    led.assert_at_home(&ids.into_iter().filter(|id| id.scheme().parts() == 6).collect::<Vec<_>>())
+        .await;
+    // What is put finds a place there, too, before it is put where it would be less safe.
+    let id = blob(99, 9000, "ec(4,2)");
+    led.proxy.put(id, noise(id.len(), 99)).await.unwrap();
+    assert_eq!(led.slots[2].parts_of(id).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_do_not_stay_on_a_disk_that_takes_nothing_for_long() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(30).await;
+    led.heal();
+    led.until_healthy().await;
+    led.slots[3].set(Mood::ReadOnly);
+    led.until("noticed", |report| report.disks_read_only == 1).await;
+    let done = |r: &Report| r.mended_bytes > 0 && r.queue == 0 && !r.counting;
+    let report = led.until("copied", done).await;
+    assert_eq!((report.health, report.counts.at_risk), (Health::Degraded, 0), "{report}");
+    // It goes at last, and two more.
+    [3, 0, 5].iter().for_each(|slot| led.slots[*slot].set(Mood::Dead));
     led.assert_readable(&ids).await;
 }

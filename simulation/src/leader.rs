@@ -124,6 +124,7 @@ fn proxy(
             place: name.clone(),
             domain: name,
             rack: String::new(),
+            drains: false,
             store: Arc::new(wire),
         }
     };

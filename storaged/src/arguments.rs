@@ -101,6 +101,21 @@ pub(crate) struct LostArgs {
     pub(crate) scheme: Scheme,
 }
 
+/// Which disk is to be emptied.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Id of the disk, as the cluster file lists it
+    pub(crate) disk: DiskId,
+    #[command(flatten)]
+    pub(crate) file: ClusterFileArg,
+    /// The widest scheme of the cluster's volumes, which has to fit on the other disks
+    #[arg(long, default_value = "ec(4,2)")]
+    pub(crate) scheme: Scheme,
+    /// It stays after all
+    #[arg(long)]
+    pub(crate) undo: bool,
+}
+
 /// Which disks of which daemon.
 #[derive(Debug, Args)]
 pub(crate) struct ScrubArgs {

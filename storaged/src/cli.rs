@@ -11,7 +11,9 @@ use proto::observe::init_logs;
 use proto::program;
 
 use crate::admin;
-use crate::arguments::{Disks, InitArgs, LostArgs, PartArgs, ReplaceArgs, ScrubArgs, StatusArgs};
+use crate::arguments::{
+    Disks, DrainArgs, InitArgs, LostArgs, PartArgs, ReplaceArgs, ScrubArgs, StatusArgs,
+};
 use crate::daemon::{self, RunConfig};
 use crate::{replacing, scrubbing};
 
@@ -84,7 +86,16 @@ enum DiskCommand {
         after_help = "Example:\n  storaged disk replace 0b6c0000-0000-4000-8000-000000000001 /srv/disk9 --cluster cluster.toml"
     )]
     Replace(ReplaceArgs),
-    /// Take a disk that is lost for good out of a cluster file, without another in its place
+    /// Have a disk emptied while everything goes on, so that it can be taken out
+    ///
+    /// Says so in the cluster file, with a new generation. Mounts that follow it store nothing more on the disk as long
+    /// as others take it, and move what their volumes have there; `ashlar heal status` says how much is left. A disk that
+    /// is empty can be pulled, and `storaged disk lost` takes it out of the file.
+    #[command(
+        after_help = "Example:\n  storaged disk drain 0b6c0000-0000-4000-8000-000000000001 --cluster cluster.toml"
+    )]
+    Drain(DrainArgs),
+    /// Take a disk that is lost for good, or empty, out of a cluster file, without another in its place
     #[command(
         after_help = "Example:\n  storaged disk lost 0b6c0000-0000-4000-8000-000000000001 --cluster cluster.toml"
     )]
@@ -147,6 +158,7 @@ fn dispatch(Cli { log, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(_) => unreachable!("taken above"),
         Command::Disk(DiskCommand::Init(args)) => admin::init(&args),
         Command::Disk(DiskCommand::Replace(args)) => replacing::replace(&args),
+        Command::Disk(DiskCommand::Drain(args)) => replacing::drain(&args),
         Command::Disk(DiskCommand::Lost(args)) => replacing::lost(&args),
         Command::Disk(DiskCommand::Scrub(args)) => block_on(scrubbing::scrub(&args)),
         Command::Disk(DiskCommand::List(disks)) => admin::list(&disks),

@@ -53,6 +53,16 @@ impl ClusterText {
         Ok(())
     }
 
+    /// Says of the `nth` slot that its disk is to be emptied, or no more.
+    pub(crate) fn drain(&mut self, nth: usize, drain: bool) -> anyhow::Result<()> {
+        let slot = self.slots()?.get_mut(nth).context("it has no such slot")?;
+        match drain {
+            true => set(slot, "drain", true),
+            false => drop(slot.remove("drain")),
+        }
+        Ok(())
+    }
+
     /// Takes the `nth` slot out.
     pub(crate) fn remove(&mut self, nth: usize) -> anyhow::Result<()> {
         self.slots()?.remove(nth);
@@ -132,6 +142,19 @@ domain = "shelf"
         assert_eq!(cluster.slots.len(), 1);
         assert_eq!((cluster.slots[0].disk, cluster.slots[0].stands_for()), (disk(4), disk(2)));
         assert!(text.to_string().contains("# Ours, in the cellar."));
+    }
+
+    #[test]
+    fn a_disk_is_to_be_emptied_until_somebody_says_otherwise() {
+        let mut text = ClusterText::parse(TEXT).unwrap();
+        text.drain(1, true).unwrap();
+        let drained = text.to_string();
+        let cluster = Cluster::parse(&drained, Path::new("/")).unwrap();
+        assert_eq!((cluster.slots[0].drain, cluster.slots[1].drain), (false, true));
+        assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster));
+        assert!(drained.contains("path = \"b\"   # relative"), "{drained}");
+        text.drain(1, false).unwrap();
+        assert_eq!(text.to_string(), TEXT);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `storaged disk replace` and `storaged disk lost`: what a lost disk changes in the cluster file.
+//! `storaged disk replace`, `lost` and `drain`: what a disk that goes changes in the cluster file.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use proto::scheme::Scheme;
 use proto::touch::touch;
 use serde_json::json;
 
-use crate::arguments::{LostArgs, ReplaceArgs};
+use crate::arguments::{DrainArgs, LostArgs, ReplaceArgs};
 use crate::cluster_text::ClusterText;
 use crate::error::DiskProblem;
 use crate::init::{InitOptions, init_disk};
@@ -147,17 +147,62 @@ pub(crate) fn lost(args: &LostArgs) -> anyhow::Result<ExitCode> {
     };
     let remaining = Cluster { slots: left, ..file.cluster.clone() };
     check_what_is_left(&file.cluster, &remaining, args.scheme)?;
+    let drained = file.cluster.slots[nth].drain;
     let generation = file.raise()?;
     file.text.remove(nth)?;
     let cluster = file.write()?;
     let shown = file.path.display();
+    let held = match drained {
+        true => {
+            "what had not been moved from it when it was taken out is lost: nothing, if all mounts called it empty"
+        }
+        false => {
+            "what it held is lost: of the disks that older data lie on, one less may be lost from now on, until they \
+             are stored anew"
+        }
+    };
     program::say(format!(
-        "disk {} is not in {shown} any more, which is of generation {generation} now, with {} slots\n{}what it held is lost: of the disks that older data lie on, one less may be lost from now on, \
-         until they are stored anew\nnext: copy the file to every machine that mounts, and tell its mounts: SIGHUP \
-         (systemctl reload ashlar@VOLUME),\nor ashlar mount VOLUME DIR -o remount",
+        "disk {} is not in {shown} any more, which is of generation {generation} now, with {} slots\n{}{held}\n{TELL}",
         args.disk,
         cluster.slots.len(),
         no_more_apart(&file.cluster, &cluster, args.scheme)
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What there is to be done with a changed file.
+const TELL: &str = "next: copy the file to every machine that mounts, and tell its mounts: SIGHUP (systemctl reload \
+                    ashlar@VOLUME),\nor ashlar mount VOLUME DIR -o remount";
+
+pub(crate) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let mut file = ClusterFile::read(&args.file.cluster)?;
+    let nth = file.slot_of(args.disk)?;
+    let (disk, shown) = (args.disk, file.path.display().to_string());
+    let is = file.cluster.slots[nth].drain;
+    if is != args.undo {
+        let said = if is { "is to be emptied already" } else { "is not to be emptied" };
+        bail!("disk {disk} {said}, by {shown}");
+    }
+    if !args.undo {
+        let others = file.cluster.slots.iter().enumerate();
+        let stays = others.filter(|(other, slot)| *other != nth && !slot.drain);
+        let slots = stays.map(|(_, slot)| slot.clone()).collect();
+        let left = Cluster { slots, ..file.cluster.clone() };
+        check_what_is_left(&file.cluster, &left, args.scheme)?;
+    }
+    let generation = file.raise()?;
+    file.text.drain(nth, !args.undo)?;
+    file.write()?;
+    let (what, then) = match args.undo {
+        true => ("takes parts again", ""),
+        false => (
+            "is to be emptied",
+            "\nthen every mount moves what its volume has on it; ashlar heal status says how much is left, and when it \
+             is empty.\nWhen all mounts say so, storaged disk lost takes it out of the file",
+        ),
+    };
+    program::say(format!(
+        "disk {disk} {what}: {shown} is of generation {generation} now\n{TELL}{then}"
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -373,3 +373,74 @@ fn a_disk_that_is_lost_for_good_leaves_the_file_when_the_others_are_enough() -> 
     load.ledger().verify(&site.at("mnt"), false)?;
     site.umount("mnt")
 }
+
+#[test]
+fn a_disk_is_emptied_while_everything_goes_on_and_then_pulled() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::new(false)?;
+    site.mount()?;
+    let mut load = load(&site);
+    load.progress(30)?;
+    let drain = |number: usize, more: &[&str]| {
+        let mut drain = Command::new(storaged());
+        drain.args(["disk", "drain", &site.disks[number], "--cluster"]).arg(site.file());
+        run(drain.args(more), PATIENCE)
+    };
+    let said = drain(3, &[])?;
+    ensure!(said.contains("is to be emptied") && said.contains("generation 2"), "{said}");
+    let again = drain(3, &[]).unwrap_err().to_string();
+    ensure!(again.contains("emptied already"), "{again}");
+    // One may change one's mind.
+    drain(5, &[])?;
+    let narrow = drain(6, &[]).unwrap_err().to_string();
+    ensure!(narrow.contains("ec(4,2) needs 6"), "{narrow}");
+    drain(5, &["--undo"])?;
+    site.remount()?;
+    let heal = || -> Result<Value> { Ok(site.status()?["mount"]["heal"].clone()) };
+    wait_until("the disk to be empty", 2 * NOTICED, || {
+        load.progress(3).is_ok() && heal().is_ok_and(|heal| heal["drains"][0]["empty"] == true)
+    })
+    .with_context(|| format!("{:?}", heal()))?;
+    let report = heal()?;
+    let line = report["line"].as_str().unwrap_or_default();
+    ensure!(line.contains("disk 3 is empty and can be pulled"), "{line}");
+    fs::rename(site.at("d3"), site.at("pulled"))?;
+    wait_until("the disk to be out", NOTICED, || {
+        site.states().is_ok_and(|all| all[3].0.starts_with("out: "))
+    })?;
+    load.progress(20)?;
+    let settled = || {
+        heal().is_ok_and(|heal| {
+            heal["health"] == "healthy" && heal["counting"] == false && heal["queue"] == 0
+        })
+    };
+    wait_until("nothing to be degraded", NOTICED, settled)
+        .with_context(|| format!("{:?}", heal()))?;
+    ensure!(heal()?["disks_away"] == 0, "{:?}", heal());
+    let mut lost = Command::new(storaged());
+    lost.args(["disk", "lost", &site.disks[3], "--cluster"]).arg(site.file());
+    let said = run(&mut lost, PATIENCE)?;
+    ensure!(said.contains("nothing, if all mounts called it empty"), "{said}");
+    site.remount()?;
+    wait_until("the mount to go on without", NOTICED, || {
+        site.states().is_ok_and(|all| all.len() == 7)
+    })?;
+    let warnings = site.status()?["mount"]["warnings"].to_string();
+    ensure!(!warnings.contains("hold parts"), "{warnings}");
+    load.progress(20)?;
+    load.stop(PATIENCE)?.went_well()?;
+    // What it had is elsewhere: two others may go.
+    site.umount("mnt")?;
+    for name in ["d0", "d6"] {
+        fs::rename(site.at(name), site.at(&format!("{name}.away")))?;
+    }
+    site.mount()?;
+    load.ledger().verify(&site.at("mnt"), false)?;
+    for name in ["d0", "d6"] {
+        fs::rename(site.at(&format!("{name}.away")), site.at(name))?;
+    }
+    site.until_all_are_up()?;
+    site.umount("mnt")
+}

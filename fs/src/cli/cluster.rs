@@ -101,7 +101,7 @@ fn in_directory(place: &str) -> Result<(ClusterId, Vec<Slot>)> {
     let Superblock { cluster, disk, .. } = Superblock::read_soon(&path)?;
     let (slot, (domain, rack)) = (SlotId(0), Default::default());
     let (address, path, replaces) = (None, Some(path), None);
-    Ok((cluster, vec![Slot { disk, replaces, address, path, slot, domain, rack }]))
+    Ok((cluster, vec![Slot { disk, replaces, address, path, slot, domain, rack, drain: false }]))
 }
 
 async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> {
@@ -117,7 +117,7 @@ async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> 
         };
         let (address, domain) = (Some(address.to_owned()), domain.to_owned());
         let (slot, replaces, path, rack) = (SlotId(0), None, None, String::new());
-        Ok(Slot { disk, replaces, address, path, slot, domain, rack })
+        Ok(Slot { disk, replaces, address, path, slot, domain, rack, drain: false })
     };
     Ok((cluster, status.disks.iter().map(slot).collect::<Result<_>>()?))
 }

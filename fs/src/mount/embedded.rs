@@ -254,6 +254,7 @@ fn over(all: &[Arc<Bays>], cluster: &Cluster) -> Arc<Proxy> {
             place: path.display().to_string(),
             domain: slot.domain(),
             rack: slot.rack.clone(),
+            drains: slot.drain,
             store: bays.slot(nth, slot.slot, cluster.group(), cluster.generation),
         }
     };

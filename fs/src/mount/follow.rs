@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::Volume;
-use proto::cluster::{Cluster, Unreadable};
+use meta::{Members, MetaError, Volume};
+use proto::cluster::{Cluster, Slot, Unreadable};
 use proto::guard::caught_in;
 use proto::id::{Generation, SessionId};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -177,6 +177,27 @@ impl Following {
         Ok(())
     }
 
+    /// The disks that the volume is stored on, but for those that the file does not list any more after they were
+    /// emptied.
+    async fn without_emptied(
+        &self,
+        cluster: &Cluster,
+    ) -> Result<(Option<Members>, bool), MetaError> {
+        let (mut members, mut changed) = (self.volume.members().await?, false);
+        let emptied = self.filesystem.emptied_disks();
+        let goes = |slot: &&Slot| {
+            let listed = cluster.slots.iter().any(|other| other.stands_for() == slot.stands_for());
+            !listed && emptied.contains(&slot.disk.to_string())
+        };
+        for slot in self.cluster.slots.iter().filter(goes) {
+            if members.as_mut().is_some_and(|members| members.let_go(slot.stands_for())) {
+                changed = true;
+                tracing::info!(disk = %slot.disk, "a disk that was emptied has left the cluster file");
+            }
+        }
+        Ok((members, changed))
+    }
+
     /// Goes on by another file.
     async fn follow(&mut self, cluster: Cluster) -> Result<(), NotFollowed> {
         let known = self.cluster.generation;
@@ -185,7 +206,8 @@ impl Following {
             let (file, who) = (cluster.generation, "this mount".to_owned());
             return Err(RollCallError::from(WrongFile::Old { file, who, known }).into());
         }
-        let members = self.volume.members().await.map_err(RollCallError::from)?;
+        let (members, changed) =
+            self.without_emptied(&cluster).await.map_err(RollCallError::from)?;
         let check = roll_call::check_file(&volume, members.as_ref(), &cluster);
         check.map_err(RollCallError::from)?;
         let successor = self.store.successor(&cluster).await?;
@@ -193,6 +215,11 @@ impl Following {
         if let Err(why) = called.check_for(volume.scheme, &cluster) {
             successor.close().await;
             return Err(RollCallError::from(why).into());
+        }
+        if let Some(members) = members.filter(|_| changed)
+            && let Err(why) = self.volume.note_members(&members).await
+        {
+            tracing::warn!("that a disk was emptied before it went is not noted: {why}");
         }
         self.store.succeed(successor, &cluster).await;
         tracing::info!(

@@ -74,8 +74,9 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
     /// Blobs that are to be mended.
     pub(crate) mends: u64,
-    /// Parts that there is no place for.
+    /// Parts that there is no place for, and those that stay on slots that are to be left.
     pub(crate) placeless: u64,
+    pub(crate) staying: u64,
     /// Slots that say of themselves that they do not have all that they should.
     pub(crate) rebuilding: SlotSet,
 }
@@ -121,6 +122,7 @@ impl Judge<'_> {
             self.outcome.counts.add(spare, best);
         }
         self.outcome.placeless += plan.placeless as u64;
+        self.outcome.staying += plan.staying as u64;
         if plan.is_empty() {
             return None;
         }
@@ -249,8 +251,7 @@ mod tests {
         }
         let parts: usize = lists[..8].iter().map(Vec::len).sum();
         let mut pages: Vec<_> = lists.iter().map(|list| list.chunks(MAX_LIST as usize)).collect();
-        let all = SlotSet::first(8);
-        let attendance = Attendance { up: all, takes: all, away: SlotSet::EMPTY };
+        let attendance = Attendance::all(8);
         let (best, outcome) = (BTreeMap::new(), Outcome::default());
         let rules = Some(VolumeRules::default());
         let mut judge = Judge { group: &group, rules, attendance, best, outcome };

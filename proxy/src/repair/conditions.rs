@@ -15,17 +15,26 @@ pub(crate) struct Conditions {
     last: Vec<Option<Condition>>,
     /// Damaged blobs that somebody was told of.
     told: BTreeSet<BlobId>,
+    /// Slots whose disks held nothing when they said something last.
+    empty: SlotSet,
 }
 
 impl Conditions {
     /// Of so many slots.
     pub(crate) fn new(slots: usize) -> Self {
-        Self { last: vec![None; slots], told: BTreeSet::new() }
+        Self { last: vec![None; slots], told: BTreeSet::new(), empty: SlotSet::EMPTY }
     }
 
     /// This is what they say now: the damaged blobs that are news, or were told before the last census.
     pub(crate) fn hear(&mut self, said: Vec<Option<Condition>>) -> Vec<BlobId> {
         self.last = said;
+        for (slot, said) in self.last.iter().enumerate() {
+            match said {
+                Some(said) if said.parts == 0 => self.empty.insert(slot),
+                Some(_) => self.empty = self.empty.minus(SlotSet::only(slot)),
+                None => {}
+            }
+        }
         let damaged = self.damaged();
         let news = damaged.difference(&self.told).copied().collect();
         self.told = damaged;
@@ -51,6 +60,16 @@ impl Conditions {
     pub(crate) fn rebuilding(&self) -> SlotSet {
         let says = |slot: usize| self.last[slot].as_ref().is_some_and(|said| said.rebuilding);
         SlotSet::that_are(self.last.len(), says)
+    }
+
+    /// Slots whose disks hold nothing, or held nothing before they went away.
+    pub(crate) fn empty(&self) -> SlotSet {
+        self.empty
+    }
+
+    /// Parts that the disk of a slot holds, of whatever volume; `None`: it does not say.
+    pub(crate) fn parts(&self, slot: usize) -> Option<u64> {
+        self.last[slot].as_ref().map(|said| said.parts)
     }
 
     /// How far scrubs are.
@@ -95,5 +114,12 @@ mod tests {
         assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [blob(4)]);
         conditions.tell_again();
         assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [1, 4].map(blob));
+        // One that was empty when it went away has nothing to lose.
+        let holds = |parts| Some(Condition { parts, ..Condition::default() });
+        conditions.hear(vec![holds(3), holds(0)]);
+        conditions.hear(vec![None, None]);
+        assert_eq!((conditions.empty(), conditions.parts(1)), (SlotSet::only(1), None));
+        conditions.hear(vec![None, holds(1)]);
+        assert_eq!(conditions.empty(), SlotSet::EMPTY);
     }
 }

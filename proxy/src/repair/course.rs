@@ -136,7 +136,8 @@ impl Course {
         for blob in self.conditions.hear(said) {
             self.queue.push(blob, Item::noticed(true));
         }
-        let pause = if self.conditions.is_moving() { ASK.1 } else { ASK.0 };
+        let moves = self.conditions.is_moving() || !self.presence.attendance().leaves.is_empty();
+        let pause = if moves { ASK.1 } else { ASK.0 };
         self.ask_at = Some(now + pause);
         let rebuilding = self.conditions.rebuilding();
         if !self.tally.is_counting() && !rebuilding.minus(self.presence.rebuilding()).is_empty() {

@@ -31,7 +31,7 @@ use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
 use crate::repair::presence::Seen;
 use crate::repair::queue::Item;
-use crate::repair::report::{Health, Report, ScrubReport, Stuck};
+use crate::repair::report::{Drain, Health, Report, ScrubReport, Stuck};
 use crate::slot_client::SlotClient;
 
 /// How often it is looked how slots stand.
@@ -217,6 +217,7 @@ impl Inner {
             down: proxy.slots_that(SlotClient::is_down),
             read_only: proxy.slots_that(SlotClient::takes_no_writes),
             full: proxy.slots_that(|slot| slot.known_room() < room),
+            drains: proxy.slots_that(|slot| slot.drains),
         };
         let mut course = self.course.lock();
         let now = Instant::now();
@@ -386,6 +387,7 @@ impl Inner {
 
     /// What there is no use in doing yet.
     fn waiting(&self, course: &Course, now: Instant) -> Vec<Stuck> {
+        let drains = |(slot, _): &(usize, Duration)| self.proxy.slots[*slot].drains;
         let slot = |(slot, left): (usize, Duration)| Stuck {
             what: format!("disk {slot} at {}", self.proxy.slots[slot].place),
             why: match left.as_secs() {
@@ -395,13 +397,34 @@ impl Inner {
                 left => format!("it does not answer; in {left} s its parts are made anew"),
             },
         };
-        let mut waiting: Vec<Stuck> = course.presence.awaited(now).map(slot).collect();
+        let mut waiting: Vec<Stuck> =
+            course.presence.awaited(now).filter(|away| !drains(away)).map(slot).collect();
         if course.tally.placeless() > 0 {
             let what = format!("{} parts", course.tally.placeless());
             let why = "there is no disk that would make their blobs safer".to_owned();
             waiting.push(Stuck { what, why });
         }
+        let staying = course.tally.staying();
+        if staying > 0 {
+            let what = format!("{staying} parts");
+            let why = "they stay on disks that are to be emptied or take nothing: there is no room for them on a disk \
+                       that has none of their blobs";
+            waiting.push(Stuck { what, why: why.to_owned() });
+        }
         waiting
+    }
+
+    /// How far a disk is that is to be emptied.
+    fn drain(&self, course: &Course, slot: usize) -> Drain {
+        let client = &self.proxy.slots[slot];
+        Drain {
+            disk: slot,
+            id: client.disk.to_string(),
+            place: client.place.clone(),
+            parts: course.conditions.parts(slot),
+            bytes: client.known_use(),
+            empty: course.conditions.empty().contains(slot),
+        }
     }
 
     fn report(&self) -> Report {
@@ -411,6 +434,10 @@ impl Inner {
         let left = course.tally.left();
         let disks = self.proxy.slots.len();
         let up = SlotSet::first(disks).minus(self.proxy.slots_that(SlotClient::is_down));
+        let drains = self.proxy.slots_that(|slot| slot.drains);
+        // One that was empty is not missed.
+        let emptied = drains.minus(drains.minus(course.conditions.empty()));
+        let away = SlotSet::first(disks).minus(up).minus(emptied);
         // What has just become of a slot is counted next.
         let due = course.due <= now || up != course.presence.attendance().up;
         let stuck = |(blob, why): (&BlobId, &String)| Stuck {
@@ -421,8 +448,13 @@ impl Inner {
             health: Health::Unknown,
             line: String::new(),
             disks,
-            disks_away: disks - up.len(),
+            disks_away: away.len(),
+            disks_read_only: self
+                .proxy
+                .slots_that(|slot| slot.takes_no_writes() && !slot.is_down())
+                .len(),
             disks_rebuilding: course.presence.rebuilding().len(),
+            drains: drains.iter().map(|slot| self.drain(&course, slot)).collect(),
             damaged_blobs: course.conditions.damaged_blobs() as u64,
             scrub: ScrubReport::of(course.conditions.scrubs()),
             counts: course.tally.counts.clone(),

@@ -4,7 +4,8 @@
 //! A part belongs on its main slot, if that is there. The part of a slot that is *away* for a moment is waited for; of
 //! one that is gone for long it belongs where a put would hand it to ([`Bounds`]): a unit that has no other, on a host
 //! and a rack that have not got their share, best placed first. Only where there is none do parts go beyond shares or
-//! double up, and only if that leaves the blob with more to spare.
+//! double up, and only if that leaves the blob with more to spare. What lies on a slot that is to be left goes the same way,
+//! if there is a place for it that is as good.
 //!
 //! What a blob has to *spare* is how many units it can lose, m at most. Where a host, or a rack, gets a share of a
 //! blob, it is less by as many as fewer of these may be lost than could be, were all parts apart.
@@ -32,15 +33,31 @@ pub(crate) struct Attendance {
     pub(crate) up: SlotSet,
     /// They take parts, too.
     pub(crate) takes: SlotSet,
+    /// What they have can be dropped, though they may have no room.
+    pub(crate) writable: SlotSet,
+    /// They are up, and nothing is to stay there that can be elsewhere.
+    pub(crate) leaves: SlotSet,
     /// They say nothing, and may be back soon: what belongs there is taken to be there.
     pub(crate) away: SlotSet,
 }
 
 impl Attendance {
+    /// All of a group are there.
+    pub(crate) fn all(slots: usize) -> Self {
+        let all = SlotSet::first(slots);
+        Self { up: all, takes: all, writable: all, ..Self::default() }
+    }
+
     /// The same, without one that has not answered: it may soon.
     pub(crate) fn without(mut self, slot: usize) -> Self {
         self.up = self.up.minus(SlotSet::only(slot));
         self.takes = self.takes.minus(SlotSet::only(slot));
+        self.writable = self.writable.minus(SlotSet::only(slot));
+        if self.leaves.contains(slot) {
+            // Nobody waits for what is there.
+            self.leaves = self.leaves.minus(SlotSet::only(slot));
+            return self;
+        }
         self.away.insert(slot);
         self
     }
@@ -82,8 +99,9 @@ pub(crate) struct Plan {
     pub(crate) puts: Vec<Lying>,
     /// Then these, each once its part's home has it.
     pub(crate) drops: Vec<Lying>,
-    /// Parts that have no place.
+    /// Parts that have no place, and those that stay on slots that are to be left.
     pub(crate) placeless: usize,
+    pub(crate) staying: usize,
 }
 
 impl Plan {
@@ -107,6 +125,7 @@ impl Case<'_> {
         let mut homes = self.homes(located);
         self.refuse_what_does_not_help(located, &mut homes);
         let placeless = homes.iter().filter(|home| **home == Home::Nowhere).count();
+        let staying = at(&homes).filter(|(_, slot)| self.attendance.leaves.contains(*slot)).count();
         let lacking = at(&homes).filter(|home| !located.contains(home));
         let mut puts: Vec<Lying> = lacking.collect();
         let after = || located.iter().copied().chain(puts.iter().copied());
@@ -116,13 +135,16 @@ impl Case<'_> {
         let proven = at(&homes).filter(|(part, _)| drops.iter().any(|(p, _)| p == part));
         let unproven: Vec<Lying> = proven.filter(|home| !puts.contains(home)).collect();
         puts.extend(unproven);
-        Plan { spare, spare_after, puts, drops, placeless }
+        Plan { spare, spare_after, puts, drops, placeless, staying }
     }
 
-    /// Does each part lie on its main slot, and nowhere else?
+    /// Does each part lie on its main slot, and nowhere else, and may stay there?
     fn is_whole(&self, located: &[Lying]) -> bool {
-        located.len() == self.scheme.parts()
-            && located.iter().all(|(part, slot)| self.placement.main(part.get()) == Some(*slot))
+        let at_home = |(part, slot): &Lying| {
+            self.placement.main(part.get()) == Some(*slot)
+                && !self.attendance.leaves.contains(*slot)
+        };
+        located.len() == self.scheme.parts() && located.iter().all(at_home)
     }
 
     fn bounds(&self) -> Bounds<'_> {
@@ -162,19 +184,19 @@ impl Case<'_> {
 
     /// What it has to spare where it lies as well as it can with all slots there.
     pub(crate) fn best(&self) -> usize {
-        let all = SlotSet::first(self.group.len());
-        let attendance = Attendance { up: all, takes: all, away: SlotSet::EMPTY };
+        let attendance = Attendance::all(self.group.len());
         let homes = Case { attendance, ..*self }.homes(&[]);
         self.spare(at(&homes)).unwrap_or(0)
     }
 
     fn homes(&self, located: &[Lying]) -> Vec<Home> {
-        let Attendance { up, takes, away } = self.attendance;
+        let Attendance { up, takes, leaves, away, .. } = self.attendance;
         let found: PartSet = located.iter().map(|(part, _)| *part).collect();
         let mut homes = vec![Home::Unknown; self.scheme.parts()];
         for part in PartSet::first(homes.len()).iter() {
             let Some(main) = self.placement.main(part.get()) else { continue };
-            if up.contains(main) && (takes.contains(main) || located.contains(&(part, main))) {
+            let may_be_there = takes.contains(main) || located.contains(&(part, main));
+            if up.contains(main) && !leaves.contains(main) && may_be_there {
                 homes[part.get()] = Home::At(main);
             } else if away.contains(main) && !found.contains(part) {
                 homes[part.get()] = Home::Awaited(main);
@@ -206,14 +228,16 @@ impl Case<'_> {
         // One that lies nowhere first: the others may stay where they are.
         let first = homeless.iter().min_by_key(lies)?;
         let places = self.placement.order().enumerate().filter_map(|(rank, slot)| {
-            let crowd @ (fit, _) = bounds.crowd(slot, |level, at| self.load(homes, level, at));
+            let (fit, load) = bounds.crowd(slot, |level, at| self.load(homes, level, at));
             let here = located.iter().filter(|(_, at)| *at == slot).map(|(part, _)| *part);
             let stays = here.filter(|part| homeless.contains(*part)).min();
             let comes = || self.attendance.takes.contains(slot).then_some(first);
             let part = stays.or_else(comes).filter(|_| fit != Fit::Not)?;
             // A slot takes a second part only where its unit has no other.
             let doubled = homes.contains(&Home::At(slot));
-            Some(((crowd, doubled, stays.is_none(), rank), (part.get(), slot)))
+            // Nor does one stay that can be elsewhere where nothing is to stay.
+            let leaves = self.attendance.leaves.contains(slot);
+            Some(((fit, leaves, load, doubled, stays.is_none(), rank), (part.get(), slot)))
         });
         places.min().map(|(_, home)| home)
     }
@@ -252,7 +276,7 @@ impl Case<'_> {
         let mut drops = Vec::new();
         for (part, slot) in lying.clone() {
             let elsewhere = matches!(homes[part.get()], Home::At(home) if home != slot);
-            if !elsewhere || !self.attendance.takes.contains(slot) {
+            if !elsewhere || !self.attendance.writable.contains(slot) {
                 continue;
             }
             let rest = || lying.iter().copied().filter(move |other| *other != (part, slot));
@@ -309,9 +333,12 @@ mod tests {
         Emptied,
         Away,
         Gone,
+        /// It is up, and to be emptied.
+        Leaves,
     }
 
-    const FATES: [Fate; 5] = [Fate::Up, Fate::ReadOnly, Fate::Emptied, Fate::Away, Fate::Gone];
+    const FATES: [Fate; 6] =
+        [Fate::Up, Fate::ReadOnly, Fate::Emptied, Fate::Away, Fate::Gone, Fate::Leaves];
 
     /// A disk on each of the hosts, those behind a bar in another rack.
     fn group(hosts: &str) -> Group {
@@ -345,8 +372,10 @@ mod tests {
     fn attendance(fates: &[Fate]) -> Attendance {
         let those = |which: &[Fate]| SlotSet::that_are(fates.len(), |n| which.contains(&fates[n]));
         Attendance {
-            up: those(&[Fate::Up, Fate::ReadOnly, Fate::Emptied]),
-            takes: those(&[Fate::Up, Fate::Emptied]),
+            up: those(&[Fate::Up, Fate::ReadOnly, Fate::Emptied, Fate::Leaves]),
+            takes: those(&[Fate::Up, Fate::Emptied, Fate::Leaves]),
+            writable: those(&[Fate::Up, Fate::Emptied, Fate::Leaves]),
+            leaves: those(&[Fate::Leaves]),
             away: those(&[Fate::Away]),
         }
     }
@@ -366,7 +395,7 @@ mod tests {
     /// Where a put leaves the parts while the slots `down` are.
     fn put(case: &Case<'_>, down: u32) -> Option<Vec<Lying>> {
         let up = SlotSet::that_are(case.group.len(), |slot| down >> slot & 1 == 0);
-        let attendance = Attendance { up, takes: up, away: SlotSet::EMPTY };
+        let attendance = Attendance { up, takes: up, writable: up, ..Attendance::default() };
         let lying: Vec<Lying> = at(&Case { attendance, ..*case }.homes(&[])).collect();
         (lying.len() == case.scheme.parts()).then_some(lying)
     }
@@ -481,7 +510,7 @@ mod tests {
         let (mut seen, mut unseen) = (Vec::new(), Vec::new());
         for home in lying {
             match home.1 {
-                slot if is(slot, &[Fate::Up, Fate::ReadOnly]) => seen.push(*home),
+                slot if is(slot, &[Fate::Up, Fate::ReadOnly, Fate::Leaves]) => seen.push(*home),
                 slot if is(slot, &[Fate::Away, Fate::Gone]) => unseen.push(*home),
                 _ => {}
             }
@@ -555,6 +584,30 @@ mod tests {
                 assert_eq!(case.spare(lying.iter().copied()), expected, "{hosts}: {lying:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_slot_that_is_to_be_left_is_emptied_while_others_take_what_it_has() {
+        let group = group("abcdefgh");
+        let case = case(&group, "ec(4,2)", 1, DOUBLED);
+        let mains: Vec<Lying> = put(&case, 0).unwrap();
+        let (part, slot) = mains[2];
+        let mut fates = [Fate::Up; 8];
+        fates[slot] = Fate::Leaves;
+        let leaving = Case { attendance: attendance(&fates), ..case };
+        let plan = leaving.plan(&mains);
+        let handoff = case.placement.handoff(6).next().unwrap();
+        assert_eq!((plan.puts, plan.drops), (vec![(part, handoff)], vec![(part, slot)]));
+        assert_eq!((plan.spare, plan.spare_after, plan.staying), (Some(2), Some(2), 0));
+        // Its disk is full: that is no reason to keep what it has.
+        let mut full = leaving;
+        full.attendance.takes = full.attendance.takes.minus(SlotSet::only(slot));
+        assert_eq!(full.plan(&mains).drops, [(part, slot)]);
+        // It is the only one that is left for the part.
+        case.placement.handoff(6).for_each(|other| fates[other] = Fate::Gone);
+        let leaving = Case { attendance: attendance(&fates), ..case };
+        let plan = leaving.plan(&mains);
+        assert_eq!((plan.is_empty(), plan.staying), (true, 1));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use crate::repair::layout::Attendance;
 #[derive(Debug)]
 pub(crate) struct Presence {
     grace: Duration,
-    /// Since when each is away.
+    /// Since when each is away, and since when it takes no changes.
     away: Vec<Option<Instant>>,
+    read_only: Vec<Option<Instant>>,
     attendance: Attendance,
     rebuilding: SlotSet,
 }
@@ -27,13 +28,16 @@ pub(crate) struct Seen {
     pub(crate) read_only: SlotSet,
     /// They have no room for parts.
     pub(crate) full: SlotSet,
+    /// They are to be emptied.
+    pub(crate) drains: SlotSet,
 }
 
 impl Presence {
     /// Of so many slots; one that is away for longer than `grace` is gone.
     pub(crate) fn new(slots: usize, grace: Duration) -> Self {
         let (attendance, rebuilding) = (Attendance::default(), SlotSet::EMPTY);
-        Self { grace, away: vec![None; slots], attendance, rebuilding }
+        let (away, read_only) = (vec![None; slots], vec![None; slots]);
+        Self { grace, away, read_only, attendance, rebuilding }
     }
 
     /// How the slots stand, as last seen.
@@ -58,23 +62,35 @@ impl Presence {
         self.rebuilding = rebuilding;
     }
 
-    /// The slots were looked at. True when they stand otherwise than before.
+    /// The slots were looked at. True when they stand otherwise than before. Nobody waits for one that is to be emptied,
+    /// and parts do not stay for ever on one that takes no changes.
     pub(crate) fn look(&mut self, seen: Seen, now: Instant) -> bool {
-        let Seen { down, read_only, full } = seen;
-        for (slot, away) in self.away.iter_mut().enumerate() {
-            match down.contains(slot) {
-                true => drop(away.get_or_insert(now)),
-                false => *away = None,
-            }
-        }
-        let gone = |slot: usize| self.away[slot].is_some_and(|since| now - since >= self.grace);
-        let gone = SlotSet::that_are(self.away.len(), gone);
+        let Seen { down, read_only, full, drains } = seen;
+        note(&mut self.away, down, now);
+        note(&mut self.read_only, read_only.minus(down), now);
+        let for_long = |since: &[Option<Instant>]| {
+            let long = |slot: usize| since[slot].is_some_and(|since| now - since >= self.grace);
+            SlotSet::that_are(since.len(), long)
+        };
+        let gone = for_long(&self.away).union(drains);
         let up = SlotSet::first(self.away.len()).minus(down);
-        let takes = up.minus(read_only).minus(full);
-        let attendance = Attendance { up, takes, away: down.minus(gone) };
+        let writable = up.minus(read_only);
+        let leaves = drains.union(for_long(&self.read_only)).minus(down);
+        let (takes, away) = (writable.minus(full), down.minus(gone));
+        let attendance = Attendance { up, takes, writable, leaves, away };
         let changed = attendance != self.attendance;
         self.attendance = attendance;
         changed
+    }
+}
+
+/// Remembers since when slots are so.
+fn note(since: &mut [Option<Instant>], are: SlotSet, now: Instant) {
+    for (slot, since) in since.iter_mut().enumerate() {
+        match are.contains(slot) {
+            true => drop(since.get_or_insert(now)),
+            false => *since = None,
+        }
     }
 }
 
@@ -91,7 +107,13 @@ mod tests {
         assert!(presence.look(Seen::default(), start));
         assert!(presence.look(down(1), start));
         let without = all.minus(SlotSet::only(1));
-        let expected = Attendance { up: without, takes: without, away: SlotSet::only(1) };
+        let expected = Attendance {
+            up: without,
+            takes: without,
+            writable: without,
+            leaves: SlotSet::EMPTY,
+            away: SlotSet::only(1),
+        };
         assert_eq!(presence.attendance(), expected);
         assert!(!presence.look(down(1), start + 9 * second));
         assert!(presence.look(Seen::default(), start + 9 * second), "it is back");
@@ -105,5 +127,23 @@ mod tests {
             (presence.attendance().up, presence.attendance().takes),
             (without, SlotSet::EMPTY)
         );
+        assert_eq!(presence.attendance().writable, SlotSet::only(0));
+        presence.look(read_only, start + 29 * second);
+        assert_eq!(presence.attendance().leaves, SlotSet::EMPTY);
+        assert!(presence.look(read_only, start + 30 * second));
+        assert_eq!(presence.attendance().leaves, SlotSet::only(2), "it takes nothing for long");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_slot_that_is_to_be_emptied() {
+        let (start, all) = (Instant::now(), SlotSet::first(3));
+        let mut presence = Presence::new(3, Duration::from_secs(10));
+        let drains = Seen { drains: SlotSet::only(1), ..Seen::default() };
+        assert!(presence.look(drains, start));
+        let attendance = presence.attendance();
+        assert_eq!((attendance.leaves, attendance.takes), (SlotSet::only(1), all));
+        assert!(presence.look(Seen { down: SlotSet::only(1), ..drains }, start));
+        let attendance = presence.attendance();
+        assert_eq!((attendance.leaves, attendance.away), (SlotSet::EMPTY, SlotSet::EMPTY));
     }
 }

@@ -112,6 +112,52 @@ pub struct Stuck {
     pub why: String,
 }
 
+/// A disk that is to be emptied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Its number.
+    pub disk: usize,
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub place: String,
+    /// Parts that are on it still, of whatever volume; `None`: it does not say, as it is away.
+    pub parts: Option<u64>,
+    /// Bytes that those take.
+    pub bytes: u64,
+    /// It holds nothing, or held nothing before it went away: it can be pulled.
+    pub empty: bool,
+}
+
+impl Drain {
+    fn short(&self) -> String {
+        match (self.empty, self.parts) {
+            (true, _) => format!("disk {} is empty and can be pulled", self.disk),
+            (false, Some(parts)) => {
+                format!("disk {} is being emptied, {} parts left", self.disk, counted(parts))
+            }
+            (false, None) => format!("disk {} was to be emptied, and is away", self.disk),
+        }
+    }
+}
+
+impl fmt::Display for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { disk, id, place, parts, bytes, empty } = self;
+        write!(f, "disk {disk} at {place} ")?;
+        match (empty, parts) {
+            (true, _) => write!(
+                f,
+                "is empty: it can be pulled, and storaged disk lost {id} takes it out of the cluster file"
+            ),
+            (false, Some(parts)) => {
+                write!(f, "has {} parts left, {} MiB", counted(*parts), bytes >> 20)
+            }
+            (false, None) => f.write_str("is away, and was not empty"),
+        }
+    }
+}
+
 /// How far the disks of a group are that read and verify everything that they hold, again and again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScrubReport {
@@ -175,10 +221,14 @@ pub struct Report {
     pub disks_away: usize,
     /// See `disks`.
     pub disks_rebuilding: usize,
+    /// Disks that can be read, and take nothing.
+    pub disks_read_only: usize,
     /// Blobs of which some part is known to be damaged: they are mended, or named as lost or stuck.
     pub damaged_blobs: u64,
     /// How far disks are that read and verify everything.
     pub scrub: ScrubReport,
+    /// Disks that are to be emptied.
+    pub drains: Vec<Drain>,
     /// What the last census has counted, and what was mended since; none has ended yet if there is no `census_age`.
     pub counts: Counts,
     /// Seconds since the last census ended.
@@ -222,7 +272,7 @@ impl Report {
         } else if unavailable + lost > 0 {
             Health::DataUnavailable
         } else if at_risk > 0
-            || self.disks_away + self.disks_rebuilding > 0
+            || self.disks_away + self.disks_rebuilding + self.disks_read_only > 0
             || !self.stuck.is_empty()
             || self.damaged_blobs > 0
         {
@@ -234,10 +284,13 @@ impl Report {
 
     /// `DEGRADED: 2 of 8 disks away, 41,210 of 1,203,551 blobs have 0 spare losses left, healing 312 MiB/s, 4 min left`.
     fn words(&self) -> String {
-        let Self { disks, disks_away, disks_rebuilding, counts, .. } = self;
+        let Self { disks, disks_away, disks_rebuilding, disks_read_only, counts, .. } = self;
         let mut said = Vec::new();
         if *disks_away > 0 {
             said.push(format!("{disks_away} of {disks} disks away"));
+        }
+        if *disks_read_only > 0 {
+            said.push(format!("{disks_read_only} of {disks} disks read-only"));
         }
         if *disks_rebuilding > 0 {
             said.push(format!("{disks_rebuilding} of {disks} disks being filled again"));
@@ -280,6 +333,7 @@ impl Report {
                 None => "there is nothing to lose".to_owned(),
             });
         }
+        said.extend(self.drains.iter().map(Drain::short));
         format!("{}: {}", self.health, said.join(", "))
     }
 }
@@ -299,6 +353,7 @@ impl Report {
             told.push(("losses", format!("of blobs: {}", counts.join(", "))));
         }
         told.push(("scrub", self.scrub.to_string()));
+        told.extend(self.drains.iter().map(|drain| ("drain", drain.to_string())));
         let (left, done) = (self.bytes_left >> 20, self.mended_bytes >> 20);
         let mut healing = format!("{} blobs to mend, {left} MiB", counted(self.queue));
         if self.queue > 0 {
@@ -362,8 +417,10 @@ mod tests {
             disks: 8,
             disks_away: 0,
             disks_rebuilding: 0,
+            disks_read_only: 0,
             damaged_blobs: 0,
             scrub: ScrubReport::default(),
+            drains: Vec::new(),
             counts: Counts { by_spare: vec![0, 0, 1_203_551], ..Counts::default() },
             census_age: Some(3),
             censuses: 1,
@@ -377,6 +434,38 @@ mod tests {
             lost: Vec::new(),
             stuck: Vec::new(),
             waiting: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_emptied_is_no_trouble_and_is_told_of() {
+        let drain = |parts, empty| Drain {
+            disk: 3,
+            id: "d3".to_owned(),
+            place: "/srv/3".to_owned(),
+            parts,
+            bytes: 5 << 20,
+            empty,
+        };
+        for (drain, line, detail) in [
+            (
+                drain(Some(1234), false),
+                "disk 3 is being emptied, 1,234 parts left",
+                "disk 3 at /srv/3 has 1,234 parts left, 5 MiB",
+            ),
+            (
+                drain(None, true),
+                "disk 3 is empty and can be pulled",
+                "disk 3 at /srv/3 is empty: it can be pulled, and storaged disk lost d3 takes it out of the cluster file",
+            ),
+        ] {
+            let report = Report { drains: vec![drain], ..report() }.conclude();
+            assert_eq!(report.health, Health::Healthy);
+            assert_eq!(
+                report.line,
+                format!("HEALTHY: all 1,203,551 blobs can lose 2 more, {line}")
+            );
+            assert!(report.details().contains(&("drain", detail.to_owned())), "{report}");
         }
     }
 
@@ -430,6 +519,11 @@ mod tests {
                 Report { disks_rebuilding: 1, ..report() },
                 Health::Degraded,
                 "DEGRADED: 1 of 8 disks being filled again",
+            ),
+            (
+                Report { disks_read_only: 1, ..report() },
+                Health::Degraded,
+                "DEGRADED: 1 of 8 disks read-only",
             ),
             (
                 Report { damaged_blobs: 2, ..report() },

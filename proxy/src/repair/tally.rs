@@ -30,8 +30,9 @@ pub(crate) struct Tally {
     changes: BTreeMap<Change, u64>,
     /// It had no gap, and nothing that it found has been left undone so far.
     thorough: bool,
-    /// Parts that it found no place for.
+    /// Parts that it found no place for, and that stay on slots that are to be left.
     placeless: u64,
+    staying: u64,
 }
 
 impl Tally {
@@ -47,9 +48,10 @@ impl Tally {
 
     /// It has ended.
     pub(crate) fn end(&mut self, outcome: Outcome, began: Instant, now: Instant) {
-        let Outcome { counts, whole, bytes, placeless, .. } = outcome;
+        let Outcome { counts, whole, bytes, placeless, staying, .. } = outcome;
         (self.counts, self.counted_at, self.counting) = (counts, Some(now), false);
-        (self.bytes, self.placeless, self.took) = (bytes, placeless, now - began);
+        (self.bytes, self.took) = (bytes, now - began);
+        (self.placeless, self.staying) = (placeless, staying);
         for (change, times) in std::mem::take(&mut self.changes) {
             (0..times).for_each(|_| self.counts.change(change));
         }
@@ -84,6 +86,11 @@ impl Tally {
     /// Parts that it found no place for.
     pub(crate) fn placeless(&self) -> u64 {
         self.placeless
+    }
+
+    /// Parts that stay on slots that are to be left, for want of others.
+    pub(crate) fn staying(&self) -> u64 {
+        self.staying
     }
 
     /// Bytes of parts that are still to be put.

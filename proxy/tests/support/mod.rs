@@ -38,6 +38,8 @@ pub(crate) enum Mood {
     Full,
     /// Claims to hold nothing: a disk replaced by an empty one.
     Empty,
+    /// Takes no changes.
+    ReadOnly,
     /// Knows a newer generation of its group.
     Newer(Generation),
 }
@@ -145,6 +147,13 @@ impl MemorySlot {
         }
         Ok(mood)
     }
+
+    async fn enter_to_change(&self) -> Result<Mood, PartError> {
+        match self.enter().await? {
+            Mood::ReadOnly => Err(PartError::Io("read-only: as a test wants it".to_owned())),
+            mood => Ok(mood),
+        }
+    }
 }
 
 #[async_trait]
@@ -155,7 +164,7 @@ impl PartStore for MemorySlot {
         data: Checked,
         issuer: Option<Issuer>,
     ) -> Result<(), PartError> {
-        if self.enter().await? == Mood::Full {
+        if self.enter_to_change().await? == Mood::Full {
             return Err(PartError::Full);
         }
         data.verify().expect("the proxy sends good checksums");
@@ -204,7 +213,7 @@ impl PartStore for MemorySlot {
     }
 
     async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError> {
-        self.enter().await?;
+        self.enter_to_change().await?;
         let mut state = self.state.lock();
         state.check(key.blob, issuer)?;
         state.rotten.remove(&(key.blob, key.part.get()));
@@ -230,7 +239,7 @@ impl PartStore for MemorySlot {
     }
 
     async fn delete(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
-        self.enter().await?;
+        self.enter_to_change().await?;
         let mut state = self.state.lock();
         blobs.iter().try_for_each(|blob| state.check(*blob, issuer))?;
         let mut freed = 0;
@@ -340,6 +349,9 @@ impl PartStore for MemorySlot {
             Mood::HungDisk => {}
             _ => drop(self.enter().await?),
         }
+        if mood == Mood::ReadOnly {
+            return Err(PartError::Io("read-only: as a test wants it".to_owned()));
+        }
         let used = self.state.lock().used;
         let level = FillLevel::Green;
         let available = CAPACITY.saturating_sub(used);
@@ -367,6 +379,7 @@ pub(crate) fn config(n: usize, store: Arc<dyn PartStore>) -> SlotConfig {
         place: format!("memory{n}"),
         domain: format!("domain{n}"),
         rack: String::new(),
+        drains: false,
         store,
     }
 }

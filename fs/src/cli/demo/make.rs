@@ -153,7 +153,16 @@ impl Plan {
             let disk = storaged::init_disk(&now, id, options).with_context(|| named(&path))?;
             let (slot, (domain, rack)) = (SlotId(0), Default::default());
             let (replaces, address, path) = (None, None, Some(now));
-            cluster.slots.push(Slot { disk, replaces, address, path, slot, domain, rack });
+            cluster.slots.push(Slot {
+                disk,
+                replaces,
+                address,
+                path,
+                slot,
+                domain,
+                rack,
+                drain: false,
+            });
         }
         block_on(format::create(&cluster, VOLUME, self.scheme, VolumeRules::MIN_SPARE))?;
         remove(&staged.join("cache"))?;
