@@ -16,6 +16,8 @@ use simulation::world::{self, Ended};
 
 /// Seeds of every change.
 const SEEDS: u64 = 2000;
+/// A run takes a tenth of a second. One that takes so long waits for something that never comes.
+const STANDS_STILL: Duration = Duration::from_secs(300);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -42,6 +44,12 @@ fn ended(seed: u64, shown: bool) -> Ended {
 #[test]
 fn one_seed() {
     let Some(seed) = number("ASHLAR_ONE_SEED") else { return };
+    // Not simulated: a run that stands still in simulated time is ended.
+    std::thread::spawn(move || {
+        std::thread::sleep(STANDS_STILL);
+        println!("seed {seed}: has not ended after {STANDS_STILL:?}");
+        std::process::exit(1);
+    });
     let Ended { trace, events } = ended(seed, std::env::var_os("ASHLAR_SHOWN").is_some());
     println!("seed {seed}: {events} events, trace {trace:016x}");
 }
