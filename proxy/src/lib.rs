@@ -62,4 +62,4 @@ pub use rules::{Layout, TooManySpare, VolumeRules};
 pub use safety::{Losses, Safety};
 pub use slot_client::SlotConfig;
 pub use space::blob_len;
-pub use standing::Founded;
+pub use standing::{Founded, NotGivenUp};

@@ -4,6 +4,7 @@
 //! have lost. Whatever comes to it later is rebuilding, until it was declared rebuilt of every volume there is.
 
 use futures::future::join_all;
+use proto::id::DiskId;
 use proto::part_store::{PartError, Standing};
 
 use crate::proxy::Proxy;
@@ -19,7 +20,56 @@ pub enum Founded {
     Unheard(usize),
 }
 
+/// Why a slot goes on as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum NotGivenUp {
+    /// No slot is on such a disk.
+    #[error("no slot of the cluster file is on disk {0}")]
+    Stranger(DiskId),
+    /// It holds all it should.
+    #[error("disk {0} holds all that it should: there is nothing to give up")]
+    Serves(DiskId),
+    /// Others may have what it lost.
+    #[error(
+        "{0} disks do not answer, and may hold what is missing: bring them back, or take them out of the cluster file (storaged disk lost)"
+    )]
+    Silent(usize),
+    /// It did not take it.
+    #[error("disk {0}: {1}")]
+    Failed(DiskId, PartError),
+}
+
 impl Proxy {
+    /// Has slots on emptied disks count as if they held all they should: what only they had is given up, and no
+    /// proof of absence waits for them any more. To be asked when all have answered a roll call.
+    ///
+    /// # Errors
+    /// Where that would give up what can be had, or makes no sense. All but [`NotGivenUp::Failed`]: none has changed.
+    pub async fn give_up(&self, disks: &[DiskId]) -> Result<(), NotGivenUp> {
+        let standings = self.standings().await;
+        let mut slots = Vec::new();
+        for disk in disks {
+            let slot = self.slots.iter().position(|slot| slot.disk == *disk);
+            let slot = slot.ok_or(NotGivenUp::Stranger(*disk))?;
+            match standings[slot] {
+                Some(Some(Standing { rebuilding: false, .. })) => {
+                    return Err(NotGivenUp::Serves(*disk));
+                }
+                Some(_) => slots.push(slot),
+                None => {}
+            }
+        }
+        match standings.iter().filter(|standing| standing.is_none()).count() {
+            0 => {}
+            silent => return Err(NotGivenUp::Silent(silent)),
+        }
+        for slot in slots {
+            let slot = &self.slots[slot];
+            slot.serve().await.map_err(|why| NotGivenUp::Failed(slot.disk, why))?;
+        }
+        Ok(())
+    }
+
     /// Of every slot that is up how it stands to the group; the inner `None`: nothing was ever asked of it. Changes
     /// nothing.
     pub async fn standings(&self) -> Vec<Option<Option<Standing>>> {

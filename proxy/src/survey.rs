@@ -76,7 +76,12 @@ impl Proxy {
     }
 
     fn too_few<T>(&self, doing: String, reasons: &[(usize, PartError)]) -> Result<T, BlobError> {
-        Err(BlobError::TooFewSlots { doing, why: self.explain(SlotSet::EMPTY, reasons) })
+        let mut why = self.explain(SlotSet::EMPTY, reasons);
+        if reasons.iter().all(|(_, why)| matches!(why, PartError::NotRebuilt)) {
+            // All answer, and nobody can fill them: that is for a human to decide.
+            why.push_str(" (more disks were emptied than can be: ashlar cluster accept-loss)");
+        }
+        Err(BlobError::TooFewSlots { doing, why })
     }
 
     /// What enough slots answer, or more of them; `doing` says what for.

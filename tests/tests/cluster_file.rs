@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{can_mount, is_mounted, until_unused};
@@ -339,6 +339,81 @@ fn an_emptied_disk_is_missed() -> Result<()> {
     ensure!(site.status()?.1.contains("lost what it held"), "status does not say so");
     ensure!(site.readable()? == FILES, "one disk emptied costs files");
     site.umount()
+}
+
+/// Three of eight empty disks are more than ec(4,2) can do without: nobody opens the volume until somebody has given up
+/// what was on them, and then what is left can be read, and the rest is named.
+#[test]
+fn what_more_empty_disks_than_can_be_had_is_given_up_by_hand() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    // Each entry of the journal has three copies, of which all may have been on those disks.
+    for attempt in 1..=5 {
+        if given_up_by_hand()? {
+            return Ok(());
+        }
+        println!(
+            "attempt {attempt}: the journal has lost an entry with them, and the volume is refused"
+        );
+    }
+    bail!("the journal lost an entry each time")
+}
+
+/// Answers whether metadata survived.
+fn given_up_by_hand() -> Result<bool> {
+    let mut site = Site::new(8)?;
+    let good = site.file("good", 1, &site.slots)?;
+    ensure!(site.format(&good, "ec(4,2)")?.status.success(), "format");
+    site.mount("v", &good)?;
+    site.write()?;
+    site.umount()?;
+    let accept = |site: &Site, disks: &[&str], file: &Path| -> Result<(bool, String)> {
+        let words: Vec<&str> = ["cluster", "accept-loss"].iter().chain(disks).copied().collect();
+        let answer = site.ashlar(&words, file)?;
+        let said = [answer.stdout, answer.stderr].map(|s| String::from_utf8_lossy(&s).into_owned());
+        Ok((answer.status.success(), said.concat()))
+    };
+    let (done, said) = accept(&site, &[&site.slots[1].disk], &good)?;
+    ensure!(!done && said.contains("nothing has to be given up"), "{said}");
+
+    let mut slots = site.slots.clone();
+    for number in [1, 3, 6] {
+        fs::remove_dir_all(site.at(&format!("d{number}")))?;
+        slots[number] = site.init(&format!("d{number}"))?;
+    }
+    let new = site.file("new", 2, &slots)?;
+    site.refused("three disks are empty", "v", &new, "ashlar cluster accept-loss")?;
+    let empty = [1, 3, 6].map(|number| slots[number].disk.as_str());
+    let away = site.at("d0");
+    fs::rename(&away, site.at("away"))?;
+    let (done, said) = accept(&site, &empty, &new)?;
+    ensure!(!done && said.contains("1 disks do not answer"), "{said}");
+    fs::rename(site.at("away"), &away)?;
+    let (done, said) = accept(&site, &[&slots[0].disk], &new)?;
+    ensure!(!done && said.contains("nothing to give up"), "{said}");
+    site.refused("nothing was given up", "v", &new, "ashlar cluster accept-loss")?;
+    let (done, said) = accept(&site, &empty, &new)?;
+    ensure!(done && said.contains("fsck VOLUME --lost"), "{said}");
+
+    let fsck = site.ashlar(&["fsck", "v", "--lost"], &new)?;
+    let told = String::from_utf8_lossy(&fsck.stdout).into_owned();
+    let why = String::from_utf8_lossy(&fsck.stderr).into_owned();
+    if why.contains("journal is broken") {
+        site.refused("a broken journal", "v", &new, "journal is broken")?;
+        return Ok(false);
+    }
+    ensure!(fsck.status.code() == Some(1) && !told.contains("in order"), "{told}{why}");
+    site.mount("v", &new)?;
+    let readable = site.readable()?;
+    println!("{readable} of {FILES} files are left");
+    let named = told.lines().filter(|line| line.starts_with("lost: ")).count() as u64;
+    ensure!(
+        readable + named == FILES,
+        "{readable} files are readable, and {named} are named:\n{told}"
+    );
+    site.umount()?;
+    Ok(true)
 }
 
 #[test]

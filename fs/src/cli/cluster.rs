@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use meta::{FoundVolume, ProxyStores, VolumeState};
 use proto::client::Daemon;
 use proto::cluster::{Cluster, Slot};
 use proto::id::{ClusterId, DiskId, Generation, SlotId};
@@ -14,7 +15,9 @@ use proto::rpc::storaged::{DiskStatus, StatusReply};
 use proto::touch::touch;
 use storaged::superblock::Superblock;
 
-use super::setup::block_on;
+use super::setup::{ClusterFile, block_on};
+use crate::mount::embedded::Store;
+use crate::mount::roll_call;
 
 /// How long a daemon may take to be there, which may have been started just now.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +42,25 @@ enum Command {
         after_help = "Examples:\n  ashlar cluster file /srv/disk0 /srv/disk1 /srv/disk2 > cluster.toml\n  ashlar cluster file 10.0.0.1:7411 10.0.0.2:7411 --by-host > cluster.toml"
     )]
     File(FileArgs),
+    /// Give up what was only on disks that are empty now
+    ///
+    /// For when more disks were lost, and replaced by empty ones, than can be: nobody can prove then what was on them, so
+    /// that no volume is opened. Afterwards volumes are mounted with what is left, what can be mended is, and
+    /// `ashlar fsck VOLUME --lost` names the files of which bytes are gone. What was acknowledged last before the
+    /// loss may be gone without a trace. Refused while any disk does not answer, and where nothing has to be given up.
+    #[command(
+        after_help = "Example:\n  ashlar cluster accept-loss 0b6c0000-0000-4000-8000-000000000001 0b6c0000-0000-4000-8000-000000000002 --cluster cluster.toml"
+    )]
+    AcceptLoss(AcceptLossArgs),
+}
+
+#[derive(clap::Args)]
+struct AcceptLossArgs {
+    /// Ids of the empty disks, as the cluster file lists them
+    #[arg(required = true, value_name = "DISK")]
+    disks: Vec<DiskId>,
+    #[command(flatten)]
+    cluster: ClusterFile,
 }
 
 #[derive(clap::Args)]
@@ -56,13 +78,42 @@ struct FileArgs {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
-    let Command::File(args) = args.command;
+    let args = match args.command {
+        Command::File(args) => args,
+        Command::AcceptLoss(args) => return block_on(accept_loss(&args)),
+    };
     let cluster = block_on(cluster(&args))?;
     // What this prints must be a file that can be read.
     let text = cluster.to_toml();
     Cluster::parse(&text, Path::new("/"))?;
     say(text.trim_end())?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn accept_loss(args: &AcceptLossArgs) -> Result<ExitCode> {
+    let store = Store::open(&args.cluster.read()?).await?;
+    let given_up = given_up(&store, &args.disks).await;
+    store.close().await;
+    given_up?;
+    let disks = match args.disks.len() {
+        1 => "1 disk has".to_owned(),
+        disks => format!("{disks} disks have"),
+    };
+    say(format!(
+        "{disks} nothing to wait for any more: mount the volumes to have them mended, and see what is lost with ashlar fsck VOLUME --lost"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn given_up(store: &Store, disks: &[DiskId]) -> Result<()> {
+    let slots = store.blobs.current();
+    slots.roll_call(roll_call::BOUND).await;
+    let all = meta::list(&ProxyStores::new(store.blobs.clone())).await;
+    let damaged = |volume: &FoundVolume| matches!(volume.state, VolumeState::Damaged(_));
+    if all.missed.is_none() && !all.volumes.iter().any(damaged) {
+        bail!("nothing has to be given up: mount the volumes, and the empty disks are filled");
+    }
+    Ok(slots.give_up(disks).await?)
 }
 
 async fn cluster(args: &FileArgs) -> Result<Cluster> {
