@@ -2,7 +2,8 @@
 //!
 //! Redb panics on pages that make no sense to it, and after a failed write answers nothing but that:
 //! so each call is guarded ([`guarded`]), a panic is damage like any other that redb tells of, and
-//! after a write that failed the file is opened anew.
+//! after a write that failed the file is opened anew. A panic while a table is let go in one is beyond
+//! any guard: tables are written one at a time ([`change`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use proto::guard::caught;
 use proto::id::{DiskId, Epoch, Generation, GroupId, OwnerId, SlotId, VolumeId};
 use proto::part_store::Issuer;
 use redb::{
-    Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, Table,
     TableDefinition, TableError, Value, WriteTransaction,
 };
 
@@ -262,25 +263,37 @@ fn read_saved(txn: &ReadTransaction, disk: DiskId) -> IndexResult<Option<Saved>>
     Ok(Some(Saved { mark, parts: parts as u64, files, unread, slots, rebuilt, fences }))
 }
 
+/// Changes one table, which is closed then: redb panics where it opens a table over a damaged page, and the drop of
+/// each that is open at that moment panics again, which nothing can catch.
+fn change<K: Key + 'static, V: Value + 'static>(
+    txn: &WriteTransaction,
+    definition: TableDefinition<'_, K, V>,
+    with: impl FnOnce(&mut Table<'_, K, V>) -> IndexResult<()>,
+) -> IndexResult<()> {
+    with(&mut txn.open_table(definition)?)
+}
+
 impl Checkpoint {
     fn fill(&self, txn: &WriteTransaction) -> IndexResult<()> {
         self.layer.fill(txn)?;
-        self.fill_files(txn, &self.space)?;
-        let mut meta = txn.open_table(META)?;
-        for (name, value) in [
-            ("format", FORMAT),
-            ("disk", u128::from_be_bytes(*self.disk.as_bytes())),
-            ("place", self.mark.place.pack().into()),
-            ("sequence", self.mark.sequence.into()),
-            ("parts", self.space.parts.into()),
-        ] {
-            meta.insert(name, value)?;
-        }
-        Ok(())
+        fill_files(txn, &self.space)?;
+        change(txn, META, |meta| {
+            for (name, value) in [
+                ("format", FORMAT),
+                ("disk", u128::from_be_bytes(*self.disk.as_bytes())),
+                ("place", self.mark.place.pack().into()),
+                ("sequence", self.mark.sequence.into()),
+                ("parts", self.space.parts.into()),
+            ] {
+                meta.insert(name, value)?;
+            }
+            Ok(())
+        })
     }
+}
 
-    fn fill_files(&self, txn: &WriteTransaction, space: &Space) -> IndexResult<()> {
-        let mut files = txn.open_table(FILES)?;
+fn fill_files(txn: &WriteTransaction, space: &Space) -> IndexResult<()> {
+    change(txn, FILES, |files| {
         files.retain(|number, _| space.files.contains_key(&number))?;
         for (number, file) in &space.files {
             let stage = match file.stage {
@@ -291,61 +304,74 @@ impl Checkpoint {
             };
             files.insert(number, (file.tail, file.live, file.punched, file.tombstones, stage))?;
         }
-        let mut unread = txn.open_table(UNREAD)?;
+        Ok(())
+    })?;
+    change(txn, UNREAD, |unread| {
         unread.retain(|number, ()| space.unread.contains(&number))?;
         for number in &space.unread {
             unread.insert(number, ())?;
         }
         Ok(())
-    }
+    })
 }
 
 impl Layer {
     fn fill(&self, txn: &WriteTransaction) -> IndexResult<()> {
-        let mut parts = txn.open_table(PARTS)?;
-        for (key, place) in &self.parts {
-            match place {
-                Some(place) => drop(parts.insert(key, place.pack())?),
-                None => drop(parts.remove(key)?),
-            }
-        }
-        let mut tombstones = txn.open_table(TOMBSTONES)?;
-        for (key, tombstone) in &self.tombstones {
-            match tombstone {
-                Some(tombstone) => {
-                    drop(
-                        tombstones
-                            .insert(key, (tombstone.place.pack(), u8::from(tombstone.forgotten)))?,
-                    );
+        change(txn, PARTS, |parts| {
+            for (key, place) in &self.parts {
+                match place {
+                    Some(place) => drop(parts.insert(key, place.pack())?),
+                    None => drop(parts.remove(key)?),
                 }
-                None => drop(tombstones.remove(key)?),
             }
-        }
-        let mut dead = txn.open_table(DEAD)?;
-        for (key, present) in &self.dead {
-            if *present {
-                dead.insert(key, ())?;
-            } else {
-                dead.remove(key)?;
+            Ok(())
+        })?;
+        change(txn, TOMBSTONES, |tombstones| {
+            for (key, tombstone) in &self.tombstones {
+                match tombstone {
+                    Some(tombstone) => {
+                        let value = (tombstone.place.pack(), u8::from(tombstone.forgotten));
+                        drop(tombstones.insert(key, value)?);
+                    }
+                    None => drop(tombstones.remove(key)?),
+                }
             }
-        }
-        let mut slots = txn.open_table(SLOTS)?;
-        for (slot, Membership { group, generation, rebuilding }) in &self.slots {
-            slots.insert(slot.0, (group.0, generation.0, u8::from(*rebuilding)))?;
-        }
-        let mut rebuilt = txn.open_table(REBUILT)?;
-        for ((slot, volume), noted) in &self.rebuilt {
-            if *noted {
-                rebuilt.insert((slot.0, volume.0), ())?;
-            } else {
-                rebuilt.remove((slot.0, volume.0))?;
+            Ok(())
+        })?;
+        change(txn, DEAD, |dead| {
+            for (key, present) in &self.dead {
+                match present {
+                    true => drop(dead.insert(key, ())?),
+                    false => drop(dead.remove(key)?),
+                }
             }
-        }
-        let mut fences = txn.open_table(FENCES)?;
-        for ((slot, volume), promise) in &self.fences {
-            let owner = u128::from_be_bytes(*promise.owner.as_bytes());
-            fences.insert((slot.0, volume.0), (promise.epoch.0, owner))?;
-        }
-        Ok(())
+            Ok(())
+        })?;
+        self.fill_memberships(txn)
+    }
+
+    fn fill_memberships(&self, txn: &WriteTransaction) -> IndexResult<()> {
+        change(txn, SLOTS, |slots| {
+            for (slot, Membership { group, generation, rebuilding }) in &self.slots {
+                slots.insert(slot.0, (group.0, generation.0, u8::from(*rebuilding)))?;
+            }
+            Ok(())
+        })?;
+        change(txn, REBUILT, |rebuilt| {
+            for ((slot, volume), noted) in &self.rebuilt {
+                match noted {
+                    true => drop(rebuilt.insert((slot.0, volume.0), ())?),
+                    false => drop(rebuilt.remove((slot.0, volume.0))?),
+                }
+            }
+            Ok(())
+        })?;
+        change(txn, FENCES, |fences| {
+            for ((slot, volume), promise) in &self.fences {
+                let owner = u128::from_be_bytes(*promise.owner.as_bytes());
+                fences.insert((slot.0, volume.0), (promise.epoch.0, owner))?;
+            }
+            Ok(())
+        })
     }
 }
