@@ -180,7 +180,8 @@ impl Model {
         }
     }
 
-    /// A listing that was asked for when these were stored, and these deleted, holds these.
+    /// A listing that was asked for when these were stored, and these deleted, holds these. A disk that has lied, of
+    /// which it is not restored what it lost, may have lost a delete: then what it shows is for repair to take away.
     pub fn check_list(&self, stored: &[BlobId], deleted: &[BlobId], listed: &[BlobId]) {
         for id in stored {
             let still = matches!(self.fate(*id), Some(Fate::Stored { .. }));
@@ -188,7 +189,9 @@ impl Model {
                 self.broken(format_args!("{id} was stored, and is not listed"));
             }
         }
-        if let Some(id) = deleted.iter().find(|id| listed.contains(id)) {
+        if self.lost().is_empty()
+            && let Some(id) = deleted.iter().find(|id| listed.contains(id))
+        {
             self.broken(format_args!("{id} was deleted, and is listed"));
         }
     }

@@ -277,6 +277,9 @@ impl World {
             let mut deleted = model.those(|fate| fate == Fate::Deleted);
             stored.retain(of_session);
             deleted.retain(of_session);
+            if !model.lost().is_empty() {
+                deleted.clear();
+            }
             let listed = leader.live.list(VOLUME, session, None).await;
             let said = listed.as_ref().map(|listed| listed.blobs.len());
             note!(trace, "{} lists {session}: {said:?}", leader.number);
