@@ -51,13 +51,13 @@ impl Proxy {
         for disk in disks {
             let slot = self.slots.iter().position(|slot| slot.disk == *disk);
             let slot = slot.ok_or(NotGivenUp::Stranger(*disk))?;
-            match standings[slot] {
-                Some(Some(Standing { rebuilding: false, .. })) => {
-                    return Err(NotGivenUp::Serves(*disk));
-                }
-                Some(_) => slots.push(slot),
-                None => {}
+            // One that serves was perhaps given up before something went wrong.
+            if !matches!(standings[slot], Some(Some(Standing { rebuilding: false, .. }))) {
+                slots.push(slot);
             }
+        }
+        if let (true, Some(disk)) = (slots.is_empty(), disks.first()) {
+            return Err(NotGivenUp::Serves(*disk));
         }
         match standings.iter().filter(|standing| standing.is_none()).count() {
             0 => {}
