@@ -47,6 +47,8 @@ impl ClusterText {
         let slot = self.slots()?.get_mut(nth).context("it has no such slot")?;
         set(slot, "disk", disk.to_string());
         set(slot, "replaces", stands_for.to_string());
+        // It was the old one that had to be emptied.
+        drop(slot.remove("drain"));
         if slot.contains_key("path") {
             set(slot, "path", dir.to_str().context("the directory's name is no text")?);
         }

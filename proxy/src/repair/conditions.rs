@@ -30,7 +30,7 @@ impl Conditions {
         self.last = said;
         for (slot, said) in self.last.iter().enumerate() {
             match said {
-                Some(said) if said.parts == 0 => self.empty.insert(slot),
+                Some(said) if said.parts == 0 && !said.rebuilding => self.empty.insert(slot),
                 Some(_) => self.empty = self.empty.minus(SlotSet::only(slot)),
                 None => {}
             }

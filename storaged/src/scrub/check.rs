@@ -124,6 +124,8 @@ impl Shared {
             match self.index.part(slot, key).map_err(|e| self.index_failed(&e))? {
                 None => return Ok(None),
                 Some(now) if now == place => {
+                    // What is remembered of the part was read before it was damaged.
+                    self.tables.lock().pop(&place);
                     self.note_damage(slot, key);
                     return Ok(Some(lies));
                 }
