@@ -320,6 +320,35 @@ async fn a_damaged_copy_that_is_not_needed_goes() {
     led.assert_readable(&ids).await;
 }
 
+/// Where all parts of a blob are to go to where another is, and some of them cannot, none of those that could is dropped
+/// where it is needed.
+#[tokio::test(start_paused = true)]
+async fn a_put_that_fails_leaves_no_blob_with_less_to_spare() {
+    for refusing in 0..8 {
+        let mut led = Led::over(8).await;
+        let ids = led.put(30).await;
+        ids.iter().for_each(|id| MemorySlot::turn(&led.slots, *id));
+        led.slots[refusing].set(Mood::RefusesPuts);
+        led.heal();
+        led.until("tried", |report| !report.stuck.is_empty() && report.queue == 0).await;
+        for id in &ids {
+            let lying = led.lying(*id);
+            for (a, b) in (0..8).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                let left = |slots: &&Vec<usize>| slots.iter().any(|slot| ![a, b].contains(slot));
+                let left = lying.iter().filter(left).count();
+                assert!(
+                    left >= id.scheme().data_parts(),
+                    "{id} is lost with slots {a} and {b}, while {refusing} takes nothing: {lying:?}"
+                );
+            }
+        }
+        led.slots[refusing].set(Mood::Good);
+        led.until_healthy().await;
+        led.assert_at_home(&ids).await;
+        led.assert_readable(&ids).await;
+    }
+}
+
 /// Another proxy over the same slots, one of which is to be emptied.
 fn draining(slots: &[Arc<MemorySlot>], drained: usize) -> Arc<Proxy> {
     let configs = slots.iter().enumerate().map(|(n, slot)| {

@@ -184,26 +184,36 @@ impl Proxy {
             }
         }
         mended.bytes = proven.len() as u64 * u64::from(id.part_len());
-        let after: Vec<Lying> = lying.into_iter().chain(proven.iter().copied()).collect();
-        mended.after = self.case(&id, attendance).spare(after.iter().copied());
+        let case = self.case(&id, attendance);
+        let mut after: Vec<Lying> = lying.into_iter().chain(proven.iter().copied()).collect();
+        mended.after = case.spare(after.iter().copied());
         if mended.end == End::Deleted {
             return mended;
         }
         let is_proven =
             |(part, slot): &&Lying| proven.iter().any(|(p, home)| p == part && home != slot);
         // What is rotten and was not put anew is where its part does not belong.
+        let held = after.clone();
         let is_useless = |copy: &&Lying| {
             attendance.takes.contains(copy.1)
                 && !plan.puts.contains(*copy)
-                && after.iter().any(|(part, _)| *part == copy.0)
+                && held.iter().any(|(part, _)| *part == copy.0)
         };
         let drops = plan.drops.iter().filter(is_proven);
-        for (part, slot) in drops.chain(rotten.iter().filter(is_useless)) {
-            let dropped = self.slots[*slot].drop_part(PartKey { blob: id, part: *part }, issuer);
-            if let Err(why) = dropped.await {
-                mended.end = self.worse(mended.end, *slot, &why);
+        for copy in drops.chain(rotten.iter().filter(is_useless)) {
+            // The plan is safe as a whole: of one of which a put has failed, a drop may not be.
+            let left: Vec<Lying> = after.iter().filter(|lying| *lying != copy).copied().collect();
+            if case.spare(left.iter().copied()) < mended.before {
+                continue;
+            }
+            let (part, slot) = *copy;
+            let dropped = self.slots[slot].drop_part(PartKey { blob: id, part }, issuer);
+            match dropped.await {
+                Ok(()) => after = left,
+                Err(why) => mended.end = self.worse(mended.end, slot, &why),
             }
         }
+        mended.after = case.spare(after.iter().copied());
         mended
     }
 

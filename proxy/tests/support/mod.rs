@@ -38,6 +38,8 @@ pub(crate) enum Mood {
     Full,
     /// Claims to hold nothing: a disk replaced by an empty one.
     Empty,
+    /// Takes no part, and all else.
+    RefusesPuts,
     /// Takes no changes.
     ReadOnly,
     /// Knows a newer generation of its group.
@@ -119,6 +121,21 @@ impl MemorySlot {
         self.state.lock().rotten.extend(parts.iter().map(|part| (blob, part.get())));
     }
 
+    /// Each part of a blob goes to where the next one lay, as if the map had been another.
+    pub(crate) fn turn(slots: &[Arc<Self>], blob: BlobId) {
+        let at = |part: usize| {
+            let holds = |slot: &&Arc<Self>| slot.state.lock().parts.contains_key(&(blob, part));
+            slots.iter().find(holds).cloned().unwrap()
+        };
+        let parts = blob.scheme().parts();
+        let homes: Vec<Arc<Self>> = (0..parts).map(at).collect();
+        let take = |part: usize| homes[part].state.lock().parts.remove(&(blob, part)).unwrap();
+        let bytes: Vec<Bytes> = (0..parts).map(take).collect();
+        for (part, bytes) in bytes.into_iter().enumerate() {
+            homes[(part + 1) % parts].state.lock().parts.insert((blob, part), bytes);
+        }
+    }
+
     /// It has the parts of a blob that another has.
     pub(crate) fn copy_of(&self, other: &Self, blob: BlobId) {
         let parts = other.state.lock().parts.clone();
@@ -164,8 +181,10 @@ impl PartStore for MemorySlot {
         data: Checked,
         issuer: Option<Issuer>,
     ) -> Result<(), PartError> {
-        if self.enter_to_change().await? == Mood::Full {
-            return Err(PartError::Full);
+        match self.enter_to_change().await? {
+            Mood::Full => return Err(PartError::Full),
+            Mood::RefusesPuts => return Err(PartError::Io("as a test wants it".to_owned())),
+            _ => {}
         }
         data.verify().expect("the proxy sends good checksums");
         assert_eq!(data.data().len(), key.blob.part_len() as usize);
