@@ -3,11 +3,13 @@
 //! It reads every key once, gathers what refers to what ([`walk`]), and compares ([`judge`]): names with inodes, link
 //! counts, directories' counts and parents, extents with sizes and blobs, blobs' references with
 //! extents, live bytes, orphans, counters. It changes nothing; of what is wrong it says how it is put right, where
-//! that is known ([`Mend`]), and [`crate::repair`] does it. It needs memory in proportion to the inodes and blobs, and
-//! sees one moment: operations that change something wait for its end.
+//! that is known ([`Mend`]), and [`repair`] does it. It needs memory in proportion to the inodes and blobs, and sees
+//! one moment: operations that change something wait for its end.
 //!
 //! Invariant: what cannot be read is not taken for absent. Where extents are damaged, no blob and no reference is
 //! called needless; where names are, no inode is called nameless.
+
+pub(crate) mod repair;
 
 mod judge;
 mod paths;
@@ -21,9 +23,9 @@ use proto::guard::caught;
 pub(crate) use self::report::Mend;
 pub use self::report::Report;
 use self::walk::Walk;
-use crate::opened::Volume;
 use crate::store::{Ino, MetaError};
 use crate::txn::Txn;
+use crate::volume::opened::Volume;
 
 /// A look at all records of one kind.
 type Step = fn(&mut Walk, &Txn<'_>) -> Result<(), MetaError>;

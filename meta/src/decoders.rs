@@ -5,20 +5,20 @@ use proto::decoders::{Decoder, a_blob, unsealed};
 use proto::id::{ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
-use crate::acl::Acl;
-use crate::dentry;
 use crate::engine::{Batch, Value};
-use crate::inode::Inode;
 use crate::journal::entry::{self, Entry, Standing};
 use crate::key::counters::Counters;
 use crate::key::volume::VolumeRecord;
 use crate::key::{self, Key};
+use crate::record::dentry;
+use crate::record::inode::Inode;
+use crate::record::xattr;
+use crate::rules::acl::Acl;
 use crate::store::{Extent, Ino, Place, VolumeInfo};
 use crate::table::chunk::{Block, Builder, FOOTER, Index};
 use crate::table::manifest::Manifest;
 use crate::table::run::{ChunkRef, Run};
 use crate::volume_store::names::{Namer, Role};
-use crate::xattr;
 
 /// Those of this crate.
 pub const DECODERS: &[Decoder] = &[

@@ -5,41 +5,30 @@
 //! through a [`txn::Txn`], decides by the POSIX rules, and hands the engine one batch of writes.
 //!
 //! * `key` and its files: the schema. One file per kind of key.
-//! * `inode`, `dentry`, `xattr`: the records behind the keys, as byte tables.
-//! * `extent`, `perm`, `name`: pure deciders, without I/O or clock.
+//! * `record` and its files: the records behind the keys, as byte tables.
+//! * `rules` and its files: pure deciders, without I/O or clock.
 //! * `ops/*`: the operations, one file per group.
 //! * `engine` and its files: the trait, and its implementation for tests. `journal`: the real one, in the volume's own
 //!   store (`volume_store`), over sorted chunks (`table`).
-//! * `volume`: format, open. `catalog`: list, destroy. `lock`: who has one open here. `check`: the walk
-//!   behind `ashlar fsck`; `repair` puts right what it found.
+//! * `volume`: format, open; in its room one that is open, its sessions, which there are, who has one open here.
+//! * `check`: the walk behind `ashlar fsck`, and what puts right what it found.
 
 #![forbid(unsafe_code)]
 
-mod acl;
-mod catalog;
 mod check;
 mod clock;
 #[cfg(any(test, feature = "decoders"))]
 pub mod decoders;
-mod dentry;
 #[cfg(test)]
 mod dice;
 mod engine;
-mod extent;
-mod inode;
 mod journal;
 mod key;
-mod lock;
-mod members;
 pub mod metrics;
 mod missing;
-mod name;
-mod on_proxy;
-mod opened;
 mod ops;
-mod perm;
-mod repair;
-mod session;
+mod record;
+mod rules;
 pub mod store;
 mod table;
 pub mod testing;
@@ -48,19 +37,20 @@ mod tests;
 mod txn;
 mod volume;
 mod volume_store;
-mod xattr;
 
-pub use catalog::{Catalog, FoundVolume, VolumeState, destroy, list, scheme_of};
 pub use check::Report;
+pub use check::repair::Repaired;
 pub use clock::wall_clock;
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
-pub use lock::{Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory};
-pub use members::{Difference, Member, Members};
-pub use on_proxy::ProxyStores;
-pub use opened::Volume;
-pub use repair::Repaired;
-pub use session::Session;
+pub use record::members::{Difference, Member, Members};
 pub use store::*;
+pub use volume::catalog::{Catalog, FoundVolume, VolumeState, destroy, list, scheme_of};
+pub use volume::lock::{
+    Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory,
+};
+pub use volume::opened::Volume;
+pub use volume::session::Session;
 pub use volume::{MemoryVolume, MetaSettings, VolumeError, format, in_memory, look, open};
+pub use volume_store::on_proxy::ProxyStores;
 pub use volume_store::{StoreError, VolumeStore, VolumeStores, Volumes};

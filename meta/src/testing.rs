@@ -16,9 +16,9 @@ use proto::scheme::Scheme;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::key;
-use crate::opened::Volume;
 use crate::store::{MetaError, ROOT};
 use crate::txn::Txn;
+use crate::volume::opened::Volume;
 use crate::volume_store::{StoreError, VolumeStore, VolumeStores, Volumes};
 
 /// One mount's way to the store of one volume.

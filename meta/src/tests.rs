@@ -17,11 +17,11 @@ use proto::scheme::Scheme;
 use crate::engine::Kv;
 use crate::engine::memory::MemoryKv;
 use crate::key::volume::VolumeRecord;
-use crate::name::Hasher;
-use crate::opened::{Seams, Volume};
-use crate::session::Session;
+use crate::rules::name::Hasher;
 use crate::store::{Caller, Time, VolumeInfo};
 use crate::volume::initialise;
+use crate::volume::opened::{Seams, Volume};
+use crate::volume::session::Session;
 
 const ADMIN: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 

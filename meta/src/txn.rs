@@ -9,15 +9,15 @@ use std::ops::{ControlFlow, Range};
 
 use proto::id::{BlobId, SessionId};
 
-use crate::dentry;
 use crate::engine::{Batch, Change, Counting, Direction, Over, Scanned, Value, View, Visit};
-use crate::extent;
-use crate::inode::Inode;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
 use crate::key::{self, Key};
 use crate::missing::Missing;
-use crate::name::Hasher;
+use crate::record::dentry;
+use crate::record::inode::Inode;
+use crate::rules::extent;
+use crate::rules::name::Hasher;
 use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time, is_inline};
 
 /// What a transaction has to know besides its view.

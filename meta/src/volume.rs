@@ -1,8 +1,13 @@
 //! A volume of a cluster: format, open.
 //!
 //! All that a volume is lies in the cluster's store. What makes it fast and orderly on this machine is
-//! [`crate::lock`]'s: `NAME.chunks` has chunks of its snapshot, which are read again from the store where they
+//! [`crate::volume::lock`]'s: `NAME.chunks` has chunks of its snapshot, which are read again from the store where they
 //! are missing or rotten, and `NAME.lock` says who has it open.
+
+pub(crate) mod catalog;
+pub(crate) mod lock;
+pub(crate) mod opened;
+pub(crate) mod session;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher as _};
@@ -14,11 +19,9 @@ use proto::id::VolumeId;
 use proto::limits::TARGET_BLOB;
 use proto::scheme::Scheme;
 
-use crate::catalog::{self, Catalog, FoundVolume, VolumeState};
 use crate::clock::wall_clock;
 use crate::engine::memory::MemoryKv;
 use crate::engine::{Batch, Change, Counting, Kv, Value};
-use crate::inode::Inode;
 use crate::journal::pulse::{Holder, LIVE};
 use crate::journal::tables::{Bounds, JournaledKv, Tables};
 use crate::journal::takeover::{TakeOver, TakeOverError};
@@ -26,10 +29,12 @@ use crate::key;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
 use crate::key::volume::VolumeRecord;
-use crate::lock::VolumeLock;
-use crate::opened::{Lead, Seams, Volume};
-use crate::session::Session;
+use crate::record::inode::Inode;
 use crate::store::{Attr, Kind, MetaError, ROOT, VolumeInfo};
+use crate::volume::catalog::{Catalog, FoundVolume, VolumeState};
+use crate::volume::lock::VolumeLock;
+use crate::volume::opened::{Lead, Seams, Volume};
+use crate::volume::session::Session;
 use crate::volume_store::{StoreError, VolumeStores};
 
 /// A batch of changes that has grown to this is sent: it is one entry of the journal, if no change is large.

@@ -1,6 +1,8 @@
 //! The seam between a volume's metadata and the store that keeps it; and what its blobs are called there, so that
 //! they are found without an index ([`names`]).
 
+pub(crate) mod on_proxy;
+
 pub(crate) mod names;
 
 use std::ops::Range;

@@ -22,10 +22,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::blob_store::BlobStore;
-use crate::live::LiveProxy;
+use crate::proxy::live::LiveProxy;
+use crate::proxy::standing::Founded;
 use crate::proxy::{Proxy, ProxySettings};
 use crate::service::{ServeError, serve};
-use crate::standing::Founded;
 
 /// How long disks are waited for at the start.
 const ROLL_CALL: Duration = Duration::from_millis(2500);

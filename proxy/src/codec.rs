@@ -4,9 +4,12 @@
 //! padding. The code works on 64-byte units, the same unit of every part at a time: so any interval
 //! of parts that begins and ends on a unit can be encoded and decoded alone.
 //!
-//! Short intervals are restored by tables, see `decode_tables`, longer ones by the library (`reed_solomon`). Parity is made in aligned buffers
-//! that are used again, so that a disk in this process writes it without a copy. Checksums are
-//! computed while the bytes are still in the CPU's cache.
+//! Short intervals are restored by tables, see `decode_tables`, longer ones by the library (`reed_solomon`). Parity is
+//! made in aligned buffers that are used again, so that a disk in this process writes it without a copy. Checksums
+//! are computed while the bytes are still in the CPU's cache.
+
+pub(crate) mod decode_tables;
+pub(crate) mod reed_solomon;
 
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -19,9 +22,8 @@ use proto::id::{BlobId, PartIndex, PartSet};
 use proto::limits::{CHECK_BLOCK, TARGET_BLOB};
 use proto::scheme::Scheme;
 
-use crate::decode_tables;
-pub use crate::reed_solomon::CodecError;
-use crate::reed_solomon::{self, UNIT};
+pub use crate::codec::reed_solomon::CodecError;
+use crate::codec::reed_solomon::UNIT;
 
 /// Bytes of each part encoded at a time: the working space of all parts stays in the CPU's cache.
 const STEP: usize = 16 << 10;

@@ -2,64 +2,39 @@
 //!
 //! It has no state of its own that matters. [`Proxy`] implements [`BlobStore`]; under it,
 //!
-//! * [`placement`] (pure): what fails together, and which slots a blob's parts belong on,
-//! * `bounds` (pure): how many of them may lie where,
-//! * `quorum` (pure): what follows from *which* slots answered,
-//! * `put`, `get`, `restore` (state machines, no I/O): what to ask next, when to stop, what to answer,
-//! * `driver`: all the waiting,
-//! * [`codec`]: parts from bytes and back; `decode_tables`: short intervals of lost ones; `reed_solomon`: the code itself,
-//! * `health` (pure): which slots are out of use, all of them judged together,
-//! * `slot_client`: one slot: latency, back-pressure, is it what it should be,
-//! * `survey`: what every slot is asked alike: listings, fences; `standing`: which of them serve, and since when,
-//! * `live`: one proxy after the other, as the group changes,
-//! * [`repair`]: what brings parts back to where they belong; `claims` keeps it apart from puts and deletes, `notices`
-//!   are what those tell it, `traffic` is what it gives way to,
 //! * `rules`: what a volume wants of its blobs,
-//! * `space` (pure): how much more fits; `safety` (pure): how many losses that survives,
+//! * [`placement`] (pure): what fails together, and which slots a blob's parts belong on; in its room how many may lie
+//!   where, what follows from *which* slots answered, and how much more fits,
+//! * [`codec`]: parts from bytes and back; in its room the code itself, and short intervals of lost parts,
+//! * `machines`: put, get and restore without I/O: what to ask next, when to stop, what to answer; their driver, which
+//!   does all the waiting; how many losses they survive,
+//! * `slots`: one slot (latency, back-pressure, is it what it should be), and which are out of use, judged together,
+//! * `proxy`: them all as one store; in its room what every slot is asked alike, which of them serve and since when,
+//!   what keeps repair apart from puts and deletes, and one proxy after the other, as the group changes (`live`),
+//! * [`repair`]: what brings parts back to where they belong,
 //! * [`service`], [`cli`]: the doors of `proxyd`.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 mod blob_store;
-mod bounds;
-mod claims;
 pub mod cli;
 pub mod codec;
-mod decode_tables;
-mod driver;
-mod get;
-mod health;
-mod live;
-#[cfg(test)]
-mod machine_tests;
+mod machines;
 pub mod metrics;
-mod notices;
 pub mod placement;
 mod proxy;
-mod put;
-mod quorum;
-mod reed_solomon;
 pub mod repair;
-mod restore;
 mod rules;
-mod safety;
 pub mod service;
-mod slot_client;
-mod sound;
-mod space;
-mod standing;
-#[cfg(test)]
-mod subset_tests;
-mod survey;
-mod traffic;
+mod slots;
 
 pub use blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
-pub use live::LiveProxy;
+pub use machines::safety::{Losses, Safety};
+pub use placement::space::blob_len;
 pub use placement::{Group, Site};
+pub use proxy::live::LiveProxy;
+pub use proxy::standing::{Founded, NotGivenUp};
 pub use proxy::{Answer, BadSlots, Proxy, ProxySettings, SlotHolds};
 pub use rules::{Layout, TooManySpare, VolumeRules};
-pub use safety::{Losses, Safety};
-pub use slot_client::SlotConfig;
-pub use space::blob_len;
-pub use standing::{Founded, NotGivenUp};
+pub use slots::slot_client::SlotConfig;

@@ -18,6 +18,10 @@
 //!
 //! Without racks the two are the same order: a group whose unit changes with the scheme moves nothing.
 
+pub(crate) mod bounds;
+pub(crate) mod quorum;
+pub(crate) mod space;
+
 use proto::cluster::Level;
 use proto::id::{BlobId, DiskId};
 use proto::limits::MAX_SLOTS;
@@ -25,7 +29,7 @@ use proto::scheme::Scheme;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::blob_store::SlotStatus;
-use crate::quorum::{SlotSet, Spread, room};
+use crate::placement::quorum::{SlotSet, Spread, room};
 use crate::rules::Layout;
 
 /// Where a slot is, for [`Group::new`].

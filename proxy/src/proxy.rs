@@ -1,8 +1,15 @@
 //! The proxy: a group of slots as one store of blobs.
 //!
 //! It holds nothing that cannot be lost: what is known about slots is learnt again after a restart.
-//! The deciding is in [`crate::put`], [`crate::get`] and [`crate::restore`]; here are their calls. What is asked of
-//! every slot alike is in [`crate::survey`].
+//! The deciding is in [`crate::machines::put`], [`crate::machines::get`] and [`crate::machines::restore`]; here are their calls. What is asked of
+//! every slot alike is in [`crate::proxy::survey`].
+
+pub(crate) mod claims;
+pub(crate) mod live;
+pub(crate) mod sound;
+pub(crate) mod standing;
+pub(crate) mod survey;
+pub(crate) mod traffic;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -30,21 +37,21 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::blob_store::{BlobError, BlobStore, Listing, SlotStatus, Space, Stored, Volumes};
-use crate::claims::Claims;
 use crate::codec;
-use crate::driver::{Machine, Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
-use crate::get::{Get, GetCall, GetOutcome, GetReply};
-use crate::health::Health;
+use crate::machines::driver::{Machine, Port, REQUEST_TIMEOUT, SLOT_TIMEOUT, drive};
+use crate::machines::get::{Get, GetCall, GetOutcome, GetReply};
+use crate::machines::notices::{Notices, Why};
+use crate::machines::put::{Put, PutCall, PutOutcome};
+use crate::machines::restore::Find;
 use crate::metrics::Metrics;
-use crate::notices::{Notices, Why};
+use crate::placement::quorum::{SlotSet, Sought, Spread};
+use crate::placement::space;
 use crate::placement::{Group, Site};
-use crate::put::{Put, PutCall, PutOutcome};
-use crate::quorum::{SlotSet, Sought, Spread};
-use crate::restore::Find;
+use crate::proxy::claims::Claims;
+use crate::proxy::traffic::Traffic;
 use crate::rules::VolumeRules;
-use crate::slot_client::{Ask, SlotClient, SlotConfig};
-use crate::space;
-use crate::traffic::Traffic;
+use crate::slots::health::Health;
+use crate::slots::slot_client::{Ask, SlotClient, SlotConfig};
 
 /// How often a roll that nobody answers is called again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

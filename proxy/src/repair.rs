@@ -16,7 +16,7 @@
 //! Invariants:
 //! * No step lowers the spare losses of a blob.
 //! * A copy is dropped only after the part's home has acknowledged it in the same mend.
-//! * What was deleted is not put again ([`crate::claims`], tombstones).
+//! * What was deleted is not put again ([`crate::proxy::claims`], tombstones).
 //! * A blob with fewer than k parts is named, and left as it is.
 //! * One blob that cannot be mended keeps no other from it.
 

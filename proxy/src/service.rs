@@ -22,8 +22,8 @@ use tokio::net::TcpListener;
 use tonic::{Code, Request, Response, Status};
 
 use crate::blob_store::{BlobError, BlobStore};
-use crate::live::LiveProxy;
 use crate::proxy::SlotHolds;
+use crate::proxy::live::LiveProxy;
 
 /// HTTP/2 frames as large as this: the default of 16 KiB costs a third more CPU.
 const MAX_FRAME: u32 = 256 << 10;

@@ -1,6 +1,12 @@
 //! The command line. The doc comments are the help texts; values become domain types while
 //! parsing, so nothing behind sees a string.
 
+mod admin;
+mod arguments;
+mod cluster_text;
+mod replacing;
+mod scrubbing;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,12 +16,10 @@ use proto::listen::Listen;
 use proto::observe::init_logs;
 use proto::program;
 
-use crate::admin;
-use crate::arguments::{
+use crate::cli::arguments::{
     Disks, DrainArgs, InitArgs, LostArgs, PartArgs, ReplaceArgs, ScrubArgs, StatusArgs,
 };
 use crate::daemon::{self, RunConfig};
-use crate::{replacing, scrubbing};
 
 /// Keeps parts of blobs on the disks of this machine.
 #[derive(Debug, Parser)]

@@ -19,12 +19,12 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::bay::{Bay, BayPlan, BayState, Bays};
+use crate::disk::bay::{Bay, BayPlan, BayState, Bays};
+use crate::disk::late::all_but_late;
 use crate::error::{DiskError, DiskProblem};
-use crate::late::all_but_late;
+use crate::format::superblock::Superblock;
 use crate::scrub;
-use crate::service::Service;
-use crate::superblock::Superblock;
+use crate::serve::service::Service;
 
 /// Where a daemon listens that was not told.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7411";

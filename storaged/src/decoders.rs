@@ -5,9 +5,9 @@ use proto::decoders::{Decoder, a_blob, unsealed};
 use proto::id::{ClusterId, DiskId, PartKey, SlotId};
 use proto::limits::{DISK_BLOCK, RECORD_HEADER};
 
-use crate::record::{self, Place, Stamp, What};
+use crate::format::superblock::Superblock;
+use crate::log::record::{self, Place, Stamp, What};
 use crate::scrub::position::{Phase, Position};
-use crate::superblock::Superblock;
 
 /// Those of this crate.
 pub const DECODERS: &[Decoder] = &[

@@ -1,10 +1,18 @@
 //! One disk: its handle for everyone, and how it is opened.
 //!
-//! Writes go through the queue to the owner's thread ([`crate::commit`]); reads go past it
-//! ([`crate::read`]), on threads of their own ([`crate::readers`]). What both share is [`Shared`].
+//! Writes go through the queue to the owner's thread ([`crate::owner::commit`]); reads go past it
+//! ([`crate::read`]), on threads of their own ([`crate::read::readers`]). What both share is [`Shared`].
 //!
 //! Whatever may wait for the device does so on a thread that belongs to this disk alone, the closing
 //! of its files included: a disk that hangs holds up nobody but who asked it.
+
+pub mod bay;
+pub(crate) mod late;
+pub(crate) mod open;
+pub(crate) mod recovery;
+pub(crate) mod replay;
+pub(crate) mod slot;
+pub(crate) mod stepped;
 
 use std::fs::File;
 use std::ops::Range;
@@ -25,18 +33,18 @@ use proto::part_store::{
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::disk::open::DiskOptions;
 use crate::error::{DiskError, DiskProblem};
-use crate::hands::own_threads;
+use crate::format::superblock::{Locked, Superblock, lock};
 use crate::io::system::disk_dir;
-use crate::open::{self, DiskOptions};
+use crate::log::record::Membership;
 use crate::owner::Owner;
-use crate::queue::{Ask, To};
-use crate::readers::Readers;
-use crate::record::Membership;
+use crate::owner::watch::Watch;
+use crate::read::readers::Readers;
 use crate::scrub::{self, Scrub};
+use crate::shared::hands::own_threads;
+use crate::shared::queue::{Ask, To};
 use crate::shared::{Shared, fits};
-use crate::superblock::{Locked, Superblock, lock};
-use crate::watch::Watch;
 
 /// How long the end of a disk waits for what may only be slow.
 const CLOSING: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };

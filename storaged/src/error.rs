@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use proto::id::{ClusterId, DiskId};
 
-use crate::block_file::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
 use crate::index::is_no_room;
+use crate::log::block_file::{MAX_BLOCK_FILE, MIN_BLOCK_FILE};
 
 /// A disk that cannot be made or opened.
 #[derive(Debug, thiserror::Error)]

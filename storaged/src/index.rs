@@ -26,6 +26,9 @@
 //!
 //! [`stored`] is what calls redb, [`backend`] what redb writes to; [`scan`] walks over many parts.
 
+pub(crate) mod fill;
+pub(crate) mod ledger;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -36,10 +39,10 @@ use proto::id::{BlobId, DiskId, PartKey, SlotId, VolumeId};
 use proto::part_store::Issuer;
 use redb::ReadableTable;
 
-use crate::calls::Calls;
-use crate::fill::Space;
+use crate::index::fill::Space;
+use crate::io::calls::Calls;
 use crate::io::medium::{DiskDir, Medium};
-use crate::record::{Membership, Place};
+use crate::log::record::{Membership, Place};
 
 mod backend;
 mod key;

@@ -13,10 +13,10 @@ use proto::part_store::{PartError, PartStore};
 use redb::ReadableTable;
 use tempfile::TempDir;
 
-use crate::bay::{BayPlan, Bays};
+use crate::disk::bay::{BayPlan, Bays};
 use crate::fault_tests::{ALL, MIB, content, delete, fresh, get, key, log, open, put};
+use crate::format::superblock::Superblock;
 use crate::io::faults::{Call, Fault};
-use crate::superblock::Superblock;
 
 fn index(dir: &Path) -> std::path::PathBuf {
     dir.join("d/index.redb")

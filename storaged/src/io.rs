@@ -2,6 +2,7 @@
 //! ([`system`]). Nothing above knows `O_DIRECT`.
 
 pub(crate) mod aligned;
+pub(crate) mod calls;
 pub(crate) mod direct;
 #[cfg(test)]
 pub(crate) mod faults;

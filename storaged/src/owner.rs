@@ -1,5 +1,12 @@
-//! The state of a disk's one writer. What it does is in [`crate::commit`] (batches and checkpoints),
-//! [`crate::compact`] and [`crate::give_back`].
+//! The state of a disk's one writer. What it does is in [`crate::owner::commit`] (batches and checkpoints),
+//! [`crate::owner::compact`] and [`crate::owner::give_back`].
+
+pub(crate) mod ahead;
+pub(crate) mod batch;
+pub(crate) mod commit;
+pub(crate) mod compact;
+pub(crate) mod give_back;
+pub(crate) mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,13 +16,13 @@ use std::time::{Duration, Instant};
 use proto::buffer::Aligned;
 use proto::id::{BlobId, PartKey, SlotId};
 
-use crate::ahead::Ahead;
-use crate::block_file::BlockFile;
 use crate::index::IndexResult;
-use crate::ledger::Ledger;
-use crate::record::Place;
+use crate::index::ledger::Ledger;
+use crate::log::block_file::BlockFile;
+use crate::log::record::Place;
+use crate::owner::ahead::Ahead;
+use crate::owner::watch::Watch;
 use crate::shared::Shared;
-use crate::watch::Watch;
 
 /// How long nothing is tried again that the filesystem had no room for.
 pub(crate) const NO_ROOM: Duration = Duration::from_secs(2);

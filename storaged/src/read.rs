@@ -3,6 +3,8 @@
 //! A reader needs no lock. If what it finds is not what it looked for, it looks again whether the
 //! part has moved or is gone; only a part that is still there and still wrong is corrupt.
 
+pub(crate) mod readers;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,8 +14,8 @@ use proto::id::{PartKey, SlotId};
 use proto::limits::{CHECK_BLOCK, DISK_BLOCK};
 use proto::part_store::PartError;
 
-use crate::block_file::BlockFile;
-use crate::record::{Entry, Place, What, footprint_blocks, parse, payload_offset};
+use crate::log::block_file::BlockFile;
+use crate::log::record::{Entry, Place, What, footprint_blocks, parse, payload_offset};
 use crate::shared::Shared;
 
 /// How often a part that moves under the reader is looked for again.

@@ -31,12 +31,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use proto::limits::DISK_BLOCK;
 use proto::part_store::{PartError, ScrubState};
 
-use crate::block_file::{BlockFile, Found, Scan};
-use crate::init::DEFAULT_BLOCK_FILE;
-use crate::record::Place;
+use crate::format::init::DEFAULT_BLOCK_FILE;
+use crate::format::superblock::Superblock;
+use crate::log::block_file::{BlockFile, Found, Scan};
+use crate::log::record::Place;
 use crate::shared::Shared;
-use crate::superblock::Superblock;
-use crate::wish::Wish;
+use crate::shared::wish::Wish;
 use check::{Lies, Verdict};
 use mend::Inquiry;
 use position::{Phase, Position, SlotPart};

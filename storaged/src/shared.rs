@@ -1,6 +1,11 @@
 //! What the owner, the readers and the scrub of a disk share: its files, slots, promises and damage, whether it can go
 //! on, and who may ask what of it.
 
+pub(crate) mod beats;
+pub(crate) mod hands;
+pub(crate) mod queue;
+pub(crate) mod wish;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,17 +17,17 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use proto::id::{BlobId, DiskId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::part_store::{Fill, Issuer, PartError, ScrubState};
 
-use crate::beats::Beats;
-use crate::block_file::BlockFile;
-use crate::calls::Calls;
-use crate::fill::Space;
-use crate::hands::Hands;
+use crate::index::fill::Space;
 use crate::index::{self, Fences, Index, is_echo, is_no_room};
+use crate::io::calls::Calls;
 use crate::io::medium::DiskDir;
+use crate::log::block_file::BlockFile;
+use crate::log::record::{Membership, Place, decode_fence, decode_rebuilt, decode_slot};
 use crate::metrics::DiskMetrics;
-use crate::queue::{Queue, To};
-use crate::record::{Membership, Place, decode_fence, decode_rebuilt, decode_slot};
-use crate::wish::Wished;
+use crate::shared::beats::Beats;
+use crate::shared::hands::Hands;
+use crate::shared::queue::{Queue, To};
+use crate::shared::wish::Wished;
 
 /// Records whose checksum tables are kept in memory, of each disk.
 const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");

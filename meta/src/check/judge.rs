@@ -7,10 +7,10 @@ use proto::id::{BlobId, SessionId};
 use super::report::{Mend, Report};
 use super::walk::{Seen, Walk, each};
 use crate::engine::Value;
-use crate::inode::Inode;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
 use crate::key::{self, Key};
+use crate::record::inode::Inode;
 use crate::store::{Attr, BlobRecord, Ino, Kind, MetaError, Place, ROOT, Usage, is_inline};
 use crate::txn::{Txn, on_disks};
 

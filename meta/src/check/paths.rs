@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
-use crate::dentry;
 use crate::key;
+use crate::record::dentry;
 use crate::store::{Ino, MetaError, ROOT};
 use crate::txn::Txn;
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::id::BlobId;
 
 use crate::engine::Value;
-use crate::inode::Inode;
 use crate::key::Key;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
+use crate::record::inode::Inode;
 use crate::store::Ino;
 
 /// Most problems that are spelt out.

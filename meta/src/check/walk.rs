@@ -7,15 +7,15 @@ use proto::id::{BlobId, SessionId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::report::{MENDS_MOST, Mend, Report};
-use crate::acl::{self, Acl};
-use crate::dentry;
 use crate::engine::Value;
-use crate::extent;
-use crate::inode::Inode;
 use crate::key::{self, Key};
+use crate::record::dentry;
+use crate::record::inode::Inode;
+use crate::record::xattr;
+use crate::rules::acl::{self, Acl};
+use crate::rules::extent;
 use crate::store::{BlobRecord, Extent, FILE_MAX, Ino, MetaError};
 use crate::txn::Txn;
-use crate::xattr;
 
 /// What refers to an inode, as found.
 #[derive(Default)]

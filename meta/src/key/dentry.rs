@@ -1,5 +1,5 @@
 //! `D` parent hash: the entries of a directory whose names have that hash
-//! ([`crate::dentry::Bucket`]), nearly always one.
+//! ([`crate::record::dentry::Bucket`]), nearly always one.
 //!
 //! The hash has 55 bits and is at least 1, so that `hash << 8 | disc` is a cookie of readdir that
 //! is stable while other entries come and go, above those of `.` and `..`, and below 2^63.

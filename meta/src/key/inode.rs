@@ -1,4 +1,4 @@
-//! `I` inode: one inode ([`crate::inode::Inode`]).
+//! `I` inode: one inode ([`crate::record::inode::Inode`]).
 
 use super::Key;
 use crate::store::Ino;

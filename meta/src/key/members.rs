@@ -19,7 +19,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Key;
-use crate::members::{Member, Members};
+use crate::record::members::{Member, Members};
 
 const TAG: u8 = b'M';
 const VERSION: u32 = 1;

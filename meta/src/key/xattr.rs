@@ -1,5 +1,5 @@
 //! `X` inode hash: the extended attributes of an inode whose names have that hash
-//! ([`crate::xattr::Bucket`]), nearly always one.
+//! ([`crate::record::xattr::Bucket`]), nearly always one.
 
 use super::Key;
 use crate::store::Ino;

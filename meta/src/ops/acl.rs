@@ -4,8 +4,8 @@
 //! classes. Only directories have a default list. The walk of `ashlar fsck` checks both.
 
 use super::xattr;
-use crate::acl::{ACCESS, Acl, DEFAULT, is_acl};
-use crate::inode::Inode;
+use crate::record::inode::Inode;
+use crate::rules::acl::{ACCESS, Acl, DEFAULT, is_acl};
 use crate::store::{Ino, Kind, MetaError};
 use crate::txn::{Txn, damaged};
 

@@ -1,7 +1,7 @@
 //! Attributes: stat, chmod, chown, utimens, and what a write takes away.
 
 use super::{acl, xattr};
-use crate::perm;
+use crate::rules::perm;
 use crate::store::{Attr, Ino, MetaError, SetAttr, Time};
 use crate::txn::Txn;
 

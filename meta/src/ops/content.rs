@@ -6,9 +6,9 @@
 use std::ops::{ControlFlow, Range};
 
 use super::{STEP, Step};
-use crate::extent;
-use crate::inode::Inode;
 use crate::key::{self, Key};
+use crate::record::inode::Inode;
+use crate::rules::extent;
 use crate::store::{
     Attr, Extent, FILE_MAX, FileUpdate, Ino, Kind, MetaError, NewBlob, Place, Relocation,
 };

@@ -7,8 +7,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::dentry;
 use crate::key;
+use crate::record::dentry;
 use crate::store::{Attr, DirEntry, Ino, Kind, MetaError, Time};
 use crate::txn::Txn;
 

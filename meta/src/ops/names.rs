@@ -1,10 +1,10 @@
 //! Names: lookup, create, link, unlink, rmdir.
 
 use super::acl;
-use crate::inode::Inode;
 use crate::key;
-use crate::name::Name;
-use crate::perm;
+use crate::record::inode::Inode;
+use crate::rules::name::Name;
+use crate::rules::perm;
 use crate::store::{Attr, Caller, Ino, Kind, LINK_MAX, MetaError, NewNode, SYMLINK_MAX, Unlinked};
 use crate::txn::{Txn, damaged};
 

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use proto::id::SessionId;
 
 use super::{STEP, Step, xattr};
-use crate::extent;
-use crate::inode::Inode;
 use crate::key::{self, Key};
+use crate::record::inode::Inode;
+use crate::rules::extent;
 use crate::store::{Ino, Kind, MetaError};
 use crate::txn::Txn;
 

@@ -1,9 +1,9 @@
 //! rename(2): moves a name, replaces a target or swaps both; may leave a whiteout.
 
 use super::names::{add_inode, drop_name, living_directory, named};
-use crate::inode::Inode;
 use crate::key;
-use crate::name::Name;
+use crate::record::inode::Inode;
+use crate::rules::name::Name;
 use crate::store::{Caller, Ino, Kind, MetaError, NewNode, ROOT, RenameMode, Unlinked};
 use crate::txn::{Txn, damaged};
 

@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use crate::inode::Inode;
 use crate::key;
+use crate::record::inode::Inode;
+use crate::record::xattr;
 use crate::store::{Ino, MetaError, NAME_MAX, XATTR_COUNT_MAX, XATTR_VALUE_MAX};
 use crate::txn::{Txn, damaged};
-use crate::xattr;
 
 fn check_name(name: &[u8]) -> Result<(), MetaError> {
     match name.len() {

@@ -1,9 +1,9 @@
 //! Access lists: what sets them, what follows them, what inherits them.
 
 use super::{ADMIN, assert_clean, volume, wait, weak_hash};
-use crate::name;
-use crate::session::Session;
+use crate::rules::name;
 use crate::store::{Attr, Caller, Ino, Kind, MetaError, MetaStore, NewNode, ROOT, SetAttr};
+use crate::volume::session::Session;
 
 const ACCESS: &[u8] = b"system.posix_acl_access";
 const DEFAULT: &[u8] = b"system.posix_acl_default";

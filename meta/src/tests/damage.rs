@@ -3,11 +3,11 @@
 use super::{ADMIN, blob, volume, wait};
 use crate::engine::{Batch, Kv, Value};
 use crate::key::{self, Key};
-use crate::name;
-use crate::session::Session;
+use crate::rules::name;
 use crate::store::{
     Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation, Time,
 };
+use crate::volume::session::Session;
 
 #[test]
 fn every_kind_of_damage_is_reported() {

@@ -12,9 +12,9 @@ use crate::engine::memory::MemoryKv;
 use crate::engine::{Direction, Kv, Read, Scanned, Value, View, Visit, Write};
 use crate::key::Key;
 use crate::key::counters::Counters;
-use crate::name;
-use crate::session::Session;
+use crate::rules::name;
 use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT};
+use crate::volume::session::Session;
 
 /// Keeps the keys that transactions read and write.
 #[derive(Default)]

@@ -12,17 +12,17 @@ use proto::scheme::Scheme;
 use super::{ADMIN, blob, format, open, wait, weak_hash};
 use crate::engine::Kv;
 use crate::engine::memory::MemoryKv;
-use crate::extent;
 use crate::journal::tables::{Bounds, JournaledKv};
 use crate::journal::takeover::{Leading, TakeOver};
 use crate::key::volume::VolumeRecord;
-use crate::name::{self, Hasher};
-use crate::session::Session;
+use crate::rules::extent;
+use crate::rules::name::{self, Hasher};
 use crate::store::{
     Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
     RenameMode, Unlinked,
 };
 use crate::testing::MemoryStore;
+use crate::volume::session::Session;
 
 /// Bytes of a file that the model knows.
 const CELLS: usize = 160;

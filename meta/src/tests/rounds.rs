@@ -15,12 +15,12 @@ use crate::engine::{Direction, Kv, Read, Scanned, Value, View, Visit, Write};
 use crate::key::Key;
 use crate::key::counters::Counters;
 use crate::missing::Missing;
-use crate::name;
-use crate::session::Session;
+use crate::rules::name;
 use crate::store::{
     Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
     RenameMode, Time,
 };
+use crate::volume::session::Session;
 
 /// Keeps what was fetched, and counts rounds. A chunk is all that one inode, session or directory has of a kind.
 #[derive(Default)]

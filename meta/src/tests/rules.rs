@@ -1,12 +1,12 @@
 //! The rules one by one: errors, limits, times, ownership, sessions, garbage.
 
 use super::{ADMIN, assert_clean, blob, crash, volume, wait, weak_hash};
-use crate::name;
-use crate::session::Session;
+use crate::rules::name;
 use crate::store::{
     Attr, Caller, Extent, FILE_MAX, FileUpdate, Ino, Kind, LINK_MAX, MetaError, MetaStore, NewBlob,
     NewNode, Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_COUNT_MAX, XATTR_VALUE_MAX,
 };
+use crate::volume::session::Session;
 
 const ANN: Caller = Caller { uid: 10, gid: 100, umask: 0 };
 

@@ -4,10 +4,10 @@ use std::future::Future;
 use std::task::{Context, Waker};
 
 use super::{ADMIN, assert_clean, blob, crash, volume, wait};
-use crate::name;
 use crate::ops::{STEP, Step, content, orphans};
-use crate::session::Session;
+use crate::rules::name;
 use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT};
+use crate::volume::session::Session;
 
 /// More than two steps' worth, each of four bytes, with a hole between each two.
 const COUNT: u64 = 2 * STEP as u64 + 100;

@@ -14,13 +14,13 @@ use proto::part_store::{Page, Scope};
 use proto::scheme::Scheme;
 
 use crate::placement::Group;
+use crate::placement::quorum::{SlotSet, Spread};
 use crate::proxy::Proxy;
-use crate::quorum::{SlotSet, Spread};
 use crate::repair::layout::{Attendance, Case, Plan};
 use crate::repair::merge::{Merge, Of, Sighting};
 use crate::repair::report::Counts;
 use crate::rules::VolumeRules;
-use crate::slot_client::Ask;
+use crate::slots::slot_client::Ask;
 
 /// Some of the blobs that are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proto::id::BlobId;
 use proto::part_store::{Condition, ScrubState};
 
-use crate::quorum::SlotSet;
+use crate::placement::quorum::SlotSet;
 
 /// What was said last by each slot of a group.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use proto::id::BlobId;
 use proto::part_store::Condition;
 use tokio::time::Instant;
 
-use crate::quorum::SlotSet;
+use crate::placement::quorum::SlotSet;
 use crate::repair::census::{Finding, Outcome};
 use crate::repair::conditions::Conditions;
 use crate::repair::layout::Attendance;

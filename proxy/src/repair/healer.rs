@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::live::LiveProxy;
-use crate::notices::{Inbox, Why};
+use crate::machines::notices::{Inbox, Why};
+use crate::placement::quorum::SlotSet;
 use crate::proxy::Proxy;
-use crate::quorum::SlotSet;
+use crate::proxy::live::LiveProxy;
 use crate::repair::census::{Ledger, Outcome};
 use crate::repair::course::Course;
 use crate::repair::gauges;
@@ -32,7 +32,7 @@ use crate::repair::mend::{End, Mended};
 use crate::repair::presence::Seen;
 use crate::repair::queue::Item;
 use crate::repair::report::{Drain, Health, Report, ScrubReport, Stuck};
-use crate::slot_client::SlotClient;
+use crate::slots::slot_client::SlotClient;
 
 /// How often it is looked how slots stand.
 const LOOK: Duration = Duration::from_millis(250);

@@ -19,9 +19,9 @@ use proto::id::{PartIndex, PartSet};
 use proto::limits::MAX_SLOTS;
 use proto::scheme::Scheme;
 
-use crate::bounds::{Bounds, Fit};
+use crate::placement::bounds::{Bounds, Fit};
+use crate::placement::quorum::{SlotSet, Spread};
 use crate::placement::{Group, Placement};
-use crate::quorum::{SlotSet, Spread};
 
 /// Sets of lost units that are tried, at most, to find what a blob with doubled parts has to spare.
 const MOST_SETS: u32 = 20_000;

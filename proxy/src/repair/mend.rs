@@ -12,11 +12,11 @@ use proto::part_store::PartError;
 
 use crate::blob_store::{BlobError, BlobStore};
 use crate::codec;
-use crate::driver::REQUEST_TIMEOUT;
+use crate::machines::driver::REQUEST_TIMEOUT;
+use crate::placement::quorum::SlotSet;
 use crate::proxy::{Proxy, of_own_promise};
-use crate::quorum::SlotSet;
 use crate::repair::layout::{Attendance, Lying, Plan};
-use crate::slot_client::Ask;
+use crate::slots::slot_client::Ask;
 
 /// What mending a blob has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Proxy {
         let (whole, noticed) = self.get_range(id, 0..id.len()).await;
         let all = codec::encode(id, &whole?);
         let parts = plan.puts.iter().map(|(part, _)| all[part.get()].clone()).collect();
-        let damaged = noticed == Some(crate::notices::Why::Damaged);
+        let damaged = noticed == Some(crate::machines::notices::Why::Damaged);
         Ok(Made { parts, damaged })
     }
 

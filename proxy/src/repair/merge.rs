@@ -6,7 +6,7 @@
 use proto::id::{BlobId, PartIndex, PartSet};
 use proto::part_store::Page;
 
-use crate::quorum::SlotSet;
+use crate::placement::quorum::SlotSet;
 use crate::repair::layout::Lying;
 
 /// One list.

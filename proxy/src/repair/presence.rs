@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::quorum::SlotSet;
+use crate::placement::quorum::SlotSet;
 use crate::repair::layout::Attendance;
 
 /// The presence of all slots of a group.

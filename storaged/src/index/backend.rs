@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
-use crate::calls::Calls;
+use crate::io::calls::Calls;
 #[cfg(test)]
 use crate::io::faults::{self, Call};
 use crate::io::medium::{Medium, MediumFile, Mode};

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use proto::id::{BLOB_ID_LEN, BlobId, PartKey, SlotId};
 
-use crate::record::Place;
+use crate::log::record::Place;
 
 pub(super) const BLOB_KEY: usize = 4 + BLOB_ID_LEN;
 pub(super) const PART_KEY: usize = BLOB_KEY + 1;

@@ -7,8 +7,8 @@ use proto::id::{DiskId, SlotId, VolumeId};
 use proto::part_store::Issuer;
 
 use super::key::{BlobBytes, DeadBytes, PartBytes};
-use crate::fill::Space;
-use crate::record::{Membership, Place};
+use crate::index::fill::Space;
+use crate::log::record::{Membership, Place};
 
 /// A remembered delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use proto::part_store::{Page, Scope};
 use super::key::{BLOB_KEY, PART_KEY, PartBytes, blob_bytes, key_of, part_bytes, prefixed};
 use super::stored::{Stored, guarded};
 use super::{Index, IndexResult};
-use crate::record::Place;
+use crate::log::record::Place;
 
 impl Index {
     /// Parts in a range of keys, in order, up to `stop` saying enough.

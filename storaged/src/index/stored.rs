@@ -20,11 +20,11 @@ use redb::{
 use super::backend::{Home, IndexFile};
 use super::key::{BLOB_KEY, BlobBytes, DEAD_KEY, DeadBytes, PART_KEY, PartBytes};
 use super::layer::{Checkpoint, Fences, IndexResult, Layer, Mark};
-use crate::calls::Calls;
-use crate::fill::{FileState, Space, Stage};
+use crate::index::fill::{FileState, Space, Stage};
+use crate::io::calls::Calls;
 use crate::io::direct::is_no_space;
 use crate::io::medium::Medium;
-use crate::record::{Membership, Place};
+use crate::log::record::{Membership, Place};
 
 const PARTS: TableDefinition<'_, &[u8; PART_KEY], u64> = TableDefinition::new("parts");
 const TOMBSTONES: TableDefinition<'_, &[u8; BLOB_KEY], (u64, u8)> = TableDefinition::new("tombs");

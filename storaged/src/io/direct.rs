@@ -12,7 +12,7 @@ use nix::libc;
 #[cfg(test)]
 use super::faults::{self, Call};
 use super::medium::{Medium, MediumFile, Mode};
-use crate::calls::Calls;
+use crate::io::calls::Calls;
 
 /// One open file.
 #[derive(Debug)]

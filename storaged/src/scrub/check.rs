@@ -6,8 +6,8 @@
 use proto::id::{PartKey, SlotId};
 use proto::part_store::PartError;
 
-use crate::block_file::{BlockFile, Found, Scan};
-use crate::record::{Place, What, parse};
+use crate::log::block_file::{BlockFile, Found, Scan};
+use crate::log::record::{Place, What, parse};
 use crate::shared::Shared;
 
 /// Most attempts to look at a part that keeps moving.

@@ -15,13 +15,13 @@ use proto::part_store::PartError;
 
 use super::check::Lies;
 use super::position::SlotPart;
-use crate::block_file::{BlockFile, Found, Scan};
-use crate::fill::Stage;
 use crate::index::IndexResult;
+use crate::index::fill::Stage;
+use crate::log::block_file::{BlockFile, Found, Scan};
+use crate::log::record::{Place, What, decode_blobs, decode_parts, footprint};
 use crate::owner::Owner;
-use crate::record::{Place, What, decode_blobs, decode_parts, footprint};
 use crate::shared::Shared;
-use crate::wish::{Finding, Wish};
+use crate::shared::wish::{Finding, Wish};
 
 /// How often somebody who waits for the owner looks whether there still is one.
 const LOOK: Duration = Duration::from_millis(50);

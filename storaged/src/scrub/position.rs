@@ -30,7 +30,7 @@ use proto::id::{BLOB_ID_LEN, BlobId, DiskId, PartKey, SlotId};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::record::Place;
+use crate::log::record::Place;
 
 const MAGIC: [u8; 8] = *b"ASHLSCR\n";
 const VERSION: u32 = 1;

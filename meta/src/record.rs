@@ -1,0 +1,6 @@
+//! The records behind the keys, as byte tables.
+
+pub(crate) mod dentry;
+pub(crate) mod inode;
+pub(crate) mod members;
+pub(crate) mod xattr;

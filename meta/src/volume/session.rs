@@ -1,0 +1,462 @@
+//! [`Session`]: somebody who works on a volume: a mount, a door.
+//!
+//! Its number, never used before, is the prefix of the blobs that it puts, and marks the inodes that it unlinked
+//! and may still have open. Any number of sessions work on one volume at once; each is ended by
+//! [`MetaStore::close_session`], and one that is dropped instead is dead: what it left is for others to reap and
+//! sweep.
+//!
+//! Each method is one transaction (long ones several, and others get their turn between two) and
+//! never waits for the disk, except [`MetaStore::sync`], [`MetaStore::close_session`], and
+//! back-pressure when far too much is unsynced.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use proto::guard::caught;
+use proto::id::{BlobId, SessionId};
+
+use crate::engine::{Value, View};
+use crate::key;
+use crate::ops::{Step, acl, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
+use crate::store::{
+    Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, JournalStatus,
+    MetaError, MetaStore, NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage,
+    VolumeInfo,
+};
+use crate::txn::Txn;
+use crate::volume::opened::Volume;
+
+/// A session on a volume.
+pub struct Session {
+    volume: Arc<Volume>,
+    id: SessionId,
+    /// Numbers of inodes that are this session's to hand out.
+    inodes: Mutex<Range<u64>>,
+}
+
+impl Drop for Session {
+    /// Who does not close it leaves what a crash leaves.
+    fn drop(&mut self) {
+        self.volume.note_end(self.id);
+    }
+}
+
+impl Volume {
+    /// Opens a new session. Its number is durable before it is used.
+    ///
+    /// # Errors
+    /// When the engine fails, or the volume is only looked at.
+    pub async fn open_session(self: &Arc<Self>) -> Result<Session, MetaError> {
+        let nobody = SessionId(0);
+        let begin = |txn: &mut Txn<'_>| {
+            let id = sessions::open(txn)?;
+            self.note_begin(id);
+            Ok(id)
+        };
+        let id = self.write(nobody, begin).await?;
+        let session = Session { volume: self.clone(), id, inodes: Mutex::new(0..0) };
+        self.kv.sync().await?;
+        self.delete_needless().await;
+        Ok(session)
+    }
+}
+
+impl Session {
+    /// The volume that it works on.
+    pub fn opened_on(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    async fn read<R: Send>(
+        &self,
+        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        self.volume.read(body).await
+    }
+
+    pub(crate) async fn write<R: Send>(
+        &self,
+        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        self.volume.write(self.id, body).await
+    }
+
+    /// [`Self::write`] of what takes room: refused when there is little.
+    async fn grow<R: Send>(
+        &self,
+        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+    ) -> Result<R, MetaError> {
+        if !self.volume.kv.may_grow() {
+            return Err(MetaError::NoSpace);
+        }
+        self.write(body).await
+    }
+
+    /// A number for a new inode, that no inode ever had.
+    async fn new_ino(&self) -> Result<Ino, MetaError> {
+        loop {
+            if let Some(number) = self.inodes.lock().next() {
+                return Ok(Ino(number));
+            }
+            let taken = self.write(sessions::take_inodes).await?;
+            // Where two take some at once, the numbers of the first are used by nobody.
+            *self.inodes.lock() = taken;
+        }
+    }
+
+    /// Deletes orphans. A damaged one stays behind, alone.
+    async fn reap_all(&self, inos: &[Ino]) -> Result<(), MetaError> {
+        match self.reap_together(inos).await {
+            Err(MetaError::Damaged(_)) => {}
+            done => return done,
+        }
+        for ino in inos {
+            match self.reap_together(&[*ino]).await {
+                Err(MetaError::Damaged(why)) => {
+                    tracing::error!("unlinked inode {} cannot be deleted: {why}", ino.0);
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn reap_together(&self, inos: &[Ino]) -> Result<(), MetaError> {
+        self.write_steps(0, |txn, done: &usize| {
+            Ok(match orphans::reap(txn, &inos[*done..])? {
+                Step::More(more) => Step::More(done + more),
+                Step::Done(()) => Step::Done(()),
+            })
+        })
+        .await
+    }
+
+    /// Runs a long operation, one transaction after another, and lets others go in between: whoever
+    /// polls it first, a thread that serves many, has done with it after one step.
+    async fn write_steps<T: Send, P: Send + Sync>(
+        &self,
+        mut from: P,
+        mut step: impl FnMut(&mut Txn<'_>, &P) -> Result<Step<T, P>, MetaError> + Send,
+    ) -> Result<T, MetaError> {
+        loop {
+            match self.write(|txn| step(txn, &from)).await? {
+                Step::More(next) => from = next,
+                Step::Done(done) => return Ok(done),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[async_trait]
+impl MetaStore for Session {
+    fn volume(&self) -> VolumeInfo {
+        self.volume.info()
+    }
+
+    async fn set_min_spare(&self, min_spare: u8) -> Result<(), MetaError> {
+        self.volume.set_min_spare(min_spare).await
+    }
+
+    fn session(&self) -> SessionId {
+        self.id
+    }
+
+    fn unsynced_bytes(&self) -> usize {
+        self.volume.kv.unsynced_bytes()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.volume.kv.disk_bytes()
+    }
+
+    fn journal(&self) -> Option<JournalStatus> {
+        self.volume.kv.journal()
+    }
+
+    async fn usage(&self) -> Result<Usage, MetaError> {
+        self.read(|txn| txn.counters().map(|counters| counters.usage())).await
+    }
+
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
+        self.read(|txn| names::lookup(txn, parent, name)).await
+    }
+
+    async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        node: NewNode,
+    ) -> Result<Attr, MetaError> {
+        let ino = self.new_ino().await?;
+        self.grow(|txn| names::create(txn, caller, ino, parent, name, mode, &node)).await
+    }
+
+    async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
+        self.grow(|txn| names::link(txn, ino, parent, name)).await
+    }
+
+    async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
+        self.write(|txn| names::unlink(txn, parent, name)).await
+    }
+
+    async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError> {
+        self.write(|txn| names::rmdir(txn, parent, name)).await
+    }
+
+    async fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        let whiteout = match mode {
+            RenameMode::Whiteout { .. } => self.new_ino().await?,
+            _ => Ino(0),
+        };
+        self.write(|txn| rename::rename(txn, from, to, mode, whiteout)).await
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError> {
+        self.read(|txn| names::readlink(txn, ino)).await
+    }
+
+    async fn readdir(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        limit: usize,
+    ) -> Result<Vec<DirEntry>, MetaError> {
+        self.read(|txn| list::readdir(txn, ino, cookie, limit)).await
+    }
+
+    async fn getattr(&self, ino: Ino) -> Result<Attr, MetaError> {
+        self.read(|txn| attr::getattr(txn, ino)).await
+    }
+
+    async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, MetaError> {
+        self.write(|txn| attr::setattr(txn, ino, &set)).await
+    }
+
+    async fn accessed(&self, reads: &[(Ino, Time)]) -> Result<(), MetaError> {
+        self.write(|txn| attr::accessed(txn, reads)).await
+    }
+
+    async fn clear_privileges(&self, ino: Ino, outsider: bool) -> Result<(), MetaError> {
+        self.write(|txn| attr::clear_privileges(txn, ino, outsider)).await
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaError> {
+        self.read(|txn| xattr::get(txn, ino, name)).await
+    }
+
+    async fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        must: Option<bool>,
+    ) -> Result<(), MetaError> {
+        self.grow(|txn| acl::setxattr(txn, ino, name, value, must)).await
+    }
+
+    async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError> {
+        self.read(|txn| xattr::list(txn, ino)).await
+    }
+
+    async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), MetaError> {
+        self.write(|txn| xattr::remove(txn, ino, name)).await
+    }
+
+    async fn extents(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<Extent>, MetaError> {
+        self.read(|txn| content::extents(txn, ino, &range, limit)).await
+    }
+
+    async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
+        self.grow(|txn| content::commit(txn, blobs, files)).await
+    }
+
+    async fn commit_inline(
+        &self,
+        id: BlobId,
+        bytes: &[u8],
+        files: &[FileUpdate],
+    ) -> Result<(), MetaError> {
+        let bytes = Value::from(bytes);
+        self.grow(|txn| blobs::commit_inline(txn, id, &bytes, files)).await
+    }
+
+    async fn inline_bytes(&self, id: BlobId) -> Result<Option<Arc<[u8]>>, MetaError> {
+        self.read(|txn| txn.get(&key::inline::key(&id))).await
+    }
+
+    async fn inline_blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, MetaError> {
+        self.read(|txn| blobs::inline(txn, after, limit)).await
+    }
+
+    async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError> {
+        self.write_steps((), |txn, ()| content::truncate(txn, ino, size)).await
+    }
+
+    async fn clear_range(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        allocate: bool,
+        grow: bool,
+    ) -> Result<Attr, MetaError> {
+        self.write_steps(range.start, |txn, at| {
+            content::clear_range(txn, ino, &(*at..range.end), allocate, grow)
+        })
+        .await
+    }
+
+    async fn allocate(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, MetaError> {
+        self.write_steps(range.start, |txn, at| {
+            content::allocate(txn, ino, &(*at..range.end), grow)
+        })
+        .await
+    }
+
+    async fn clone_range(
+        &self,
+        from: Ino,
+        range: Range<u64>,
+        to: Ino,
+        to_offset: u64,
+    ) -> Result<Attr, MetaError> {
+        self.write_steps(range.start, |txn, at| {
+            let to_offset =
+                to_offset.checked_add(at - range.start).ok_or(MetaError::FileTooLarge)?;
+            content::clone_range(txn, from, &(*at..range.end), to, to_offset)
+        })
+        .await
+    }
+
+    async fn orphans(&self) -> Result<Vec<Ino>, MetaError> {
+        let all = self.read(|txn| orphans::all(txn)).await?;
+        let alive = self.volume.alive();
+        let dead = all.into_iter().filter(|(session, _)| !alive.contains(session));
+        Ok(dead.map(|(_, ino)| ino).collect())
+    }
+
+    async fn reap(&self, inos: &[Ino]) -> Result<(), MetaError> {
+        self.reap_all(inos).await
+    }
+
+    async fn garbage(
+        &self,
+        mut after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, MetaError> {
+        let mut found = Vec::new();
+        while found.len() < limit {
+            // What is marked durably, less what has been forgotten since.
+            let mut marked = Vec::new();
+            let mut look = |view: &dyn View| {
+                marked = blobs::garbage(view, after, limit)?;
+                Ok(())
+            };
+            loop {
+                match caught("a look at garbage", || self.volume.kv.read_durable(&mut look))? {
+                    Err(MetaError::Elsewhere(missing)) => self.volume.kv.fetch(&missing).await?,
+                    looked => break looked?,
+                }
+            }
+            let Some(last) = marked.last() else { break };
+            after = Some(*last);
+            self.read(|txn| {
+                for id in &marked {
+                    if found.len() < limit && blobs::is_garbage(txn, id)? {
+                        found.push(*id);
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(found)
+    }
+
+    async fn forget_blobs(&self, ids: &[BlobId]) -> Result<(), MetaError> {
+        self.write(|txn| blobs::forget(txn, ids)).await
+    }
+
+    async fn blobs(
+        &self,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<Vec<BlobRecord>, MetaError> {
+        self.read(|txn| blobs::list(txn, after, limit)).await
+    }
+
+    async fn references(
+        &self,
+        id: BlobId,
+        after: Option<(Ino, u64)>,
+        limit: usize,
+    ) -> Result<ExtentPage, MetaError> {
+        self.read(|txn| blobs::references(txn, id, after, limit)).await
+    }
+
+    async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError> {
+        self.read(|txn| txn.blob(&id)).await
+    }
+
+    async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError> {
+        self.write(|txn| {
+            blobs::adopt(txn, ids);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError> {
+        self.write(|txn| content::relocate(txn, blobs, moves)).await
+    }
+
+    async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError> {
+        self.volume.dead_sessions().await
+    }
+
+    async fn forget_session(&self, session: SessionId) -> Result<(), MetaError> {
+        if self.volume.alive().contains(&session) {
+            return Err(MetaError::Invalid("the session is alive"));
+        }
+        self.write(|txn| {
+            sessions::forget(txn, session);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn close_session(&self) -> Result<(), MetaError> {
+        let own = self.read(|txn| orphans::of_session(txn, self.id)).await?;
+        self.reap_all(&own).await?;
+        self.write(|txn| {
+            sessions::forget(txn, self.id);
+            Ok(())
+        })
+        .await?;
+        self.volume.kv.sync().await?;
+        self.volume.note_end(self.id);
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), MetaError> {
+        self.volume.kv.sync().await
+    }
+}
