@@ -424,3 +424,76 @@ async fn parts_do_not_stay_on_a_disk_that_takes_nothing_for_long() {
     [3, 0, 5].iter().for_each(|slot| led.slots[*slot].set(Mood::Dead));
     led.assert_readable(&ids).await;
 }
+
+/// The disk in place of a lost one is too small: it must not say of parts that found no place that they were never there.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_has_no_room_for_all_its_parts_stays_one_that_is_filled_again() {
+    const SMALL: usize = 2;
+    let mut led = Led::over(6).await;
+    let ids = led.put(30).await;
+    led.slots[SMALL].wipe();
+    led.slots[SMALL].leave_room(0);
+    led.heal();
+    let at_rest = |r: &Report| r.censuses > 2 && r.queue == 0 && !r.counting;
+    let report = led.until("counted again and again", at_rest).await;
+    assert!(!led.slots[SMALL].has_all_of(VOLUME), "{report}");
+    assert_eq!((report.health, report.disks_rebuilding), (Health::Degraded, 1), "{report}");
+    let missing = "1 of 6 disks being filled again, 1 MiB of room missing, ";
+    assert!(report.line.contains(missing), "{report}");
+    let told = report.waiting.iter().find(|waits| waits.what == "disk 2 at memory2").unwrap();
+    for part in
+        ["are missing, and it stays one that is being filled again", "storaged disk replace"]
+    {
+        assert!(told.why.contains(part), "{report}");
+    }
+    led.slots[SMALL].leave_room(64 << 20);
+    let report = led.until_healthy().await;
+    assert_eq!((report.disks_rebuilding, report.room_missing), (0, 0), "{report}");
+    assert!(led.slots[SMALL].has_all_of(VOLUME) && report.waiting.is_empty(), "{report}");
+    led.assert_at_home(&ids).await;
+}
+
+/// Whatever is put and deleted meanwhile, one census is enough to fill a disk again.
+#[tokio::test(start_paused = true)]
+async fn what_is_put_or_deleted_while_a_disk_is_filled_costs_no_second_census() {
+    const WIPED: usize = 3;
+    let filled = |report: &Report| report.disks_rebuilding == 0 && report.queue == 0;
+    let mut led = Led::over(8).await;
+    led.put(30).await;
+    led.slots[WIPED].wipe();
+    let busy = blob(99, 9000, "ec(4,2)");
+    led.slots.iter().take(5).for_each(|slot| slot.keep_waiting(busy, true));
+    led.books.0.lock().push(busy);
+    let proxy = led.proxy.clone();
+    let putting = tokio::spawn(async move { proxy.put(busy, noise(9000, 99)).await });
+    while led.lying(busy).iter().all(Vec::is_empty) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    led.heal();
+    let report = led.until("counted", |report| report.censuses == 1).await;
+    assert_eq!(report.disks_rebuilding, 1, "{report}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let report = led.healer.as_ref().unwrap().glance();
+    assert_eq!((report.queue, report.disks_rebuilding), (1, 1), "{report}");
+    led.slots.iter().for_each(|slot| slot.keep_waiting(busy, false));
+    putting.await.unwrap().unwrap();
+    let report = led.until("filled", filled).await;
+    assert_eq!(report.censuses, 1, "{report}");
+    assert!(led.slots[WIPED].has_all_of(VOLUME));
+
+    let mut led = Led::over(8).await;
+    let ids = led.put(30).await;
+    led.slots[WIPED].wipe();
+    led.slots.iter().for_each(|slot| slot.set(Mood::Slow(Duration::from_millis(50))));
+    led.heal();
+    led.until("mending", |report| report.censuses == 1 && report.queue > 0).await;
+    led.books.0.lock().clear();
+    let mut left = ids.clone();
+    while !left.is_empty() {
+        left = led.proxy.delete(&left).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let report = led.until("filled", filled).await;
+    assert_eq!(report.censuses, 1, "{report}");
+    assert!(led.slots[WIPED].has_all_of(VOLUME));
+}

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::join_all;
 use proto::id::{BlobId, PartSet, VolumeId};
-use proto::limits::MAX_LIST;
+use proto::limits::{MAX_LIST, footprint};
 use proto::part_store::{Page, Scope};
 use proto::scheme::Scheme;
 
 use crate::placement::Group;
 use crate::placement::quorum::{SlotSet, Spread};
 use crate::proxy::Proxy;
-use crate::repair::layout::{Attendance, Case, Plan};
+use crate::repair::layout::{Attendance, Case, Lying, Plan};
 use crate::repair::merge::{Merge, Of, Sighting};
 use crate::repair::report::Counts;
 use crate::rules::VolumeRules;
@@ -62,6 +62,14 @@ pub(crate) enum Finding {
     Short { counts: bool },
 }
 
+/// Parts that belong on one slot and are nowhere: it has no room for them, and no other has a place that would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) parts: u64,
+    /// Bytes of disks that they would take.
+    pub(crate) bytes: u64,
+}
+
 /// What a census has come to.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -77,6 +85,8 @@ pub(crate) struct Outcome {
     /// Parts that there is no place for, and those that stay on slots that are to be left.
     pub(crate) placeless: u64,
     pub(crate) staying: u64,
+    /// By the slot that they belong on, what there is no place for of the blobs that count.
+    pub(crate) missing: BTreeMap<usize, Missing>,
     /// Slots that say of themselves that they do not have all that they should.
     pub(crate) rebuilding: SlotSet,
 }
@@ -121,8 +131,11 @@ impl Judge<'_> {
             let best = self.best(blob);
             self.outcome.counts.add(spare, best);
         }
-        self.outcome.placeless += plan.placeless as u64;
+        self.outcome.placeless += plan.placeless.len() as u64;
         self.outcome.staying += plan.staying as u64;
+        if counts {
+            self.miss(blob, plan.placeless, lying);
+        }
         if plan.is_empty() {
             return None;
         }
@@ -130,6 +143,19 @@ impl Judge<'_> {
         self.outcome.bytes += bytes;
         self.outcome.mends += 1;
         Some(Finding::Mend { spare, bytes })
+    }
+
+    /// Counts those of the parts without a place that lie nowhere. One that belongs on no slot, as there are fewer
+    /// slots than parts, is missed by none.
+    fn miss(&mut self, blob: &BlobId, placeless: PartSet, lying: &[Lying]) {
+        let placement = self.group.place(*blob);
+        for part in placeless.iter().filter(|part| lying.iter().all(|(other, _)| other != part)) {
+            if let Some(main) = placement.main(part.get()) {
+                let missing = self.outcome.missing.entry(main).or_default();
+                missing.parts += 1;
+                missing.bytes += footprint(blob.part_len());
+            }
+        }
     }
 }
 

@@ -23,6 +23,8 @@ use crate::repair::tally::Tally;
 const ASK: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
 /// First and longest wait before a census that is taken because something failed.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// A blob that is being put or deleted is looked at again after this time.
+const PUT_OFF: Duration = Duration::from_millis(100);
 /// Of the time no more than one in so many goes to censuses that follow each other.
 const SHARE: u32 = 5;
 /// Shortest pause between two censuses.
@@ -155,6 +157,10 @@ impl Course {
         best: usize,
         now: Instant,
     ) {
+        if mended.end == End::Busy {
+            self.queue.put_off(blob, item, now + PUT_OFF);
+            return;
+        }
         self.pace.end(mended.bytes, now);
         self.mended_bytes += mended.bytes;
         self.mended_blobs += u64::from(mended.bytes > 0);
@@ -169,8 +175,7 @@ impl Course {
                 let before = (!item.short).then_some(item.spare);
                 self.tally.change(item, Change { before, after: None, best });
             }
-            End::Busy => self.tally.leave_undone(),
-            End::Short { .. } => {}
+            End::Busy | End::Short { .. } => {}
             End::Fenced(epoch) => {
                 tracing::warn!(%epoch, "repair ends: the volume has another owner");
                 self.fenced = true;
@@ -194,6 +199,7 @@ impl Course {
         gap: bool,
         wanted: Option<bool>,
         best: usize,
+        now: Instant,
     ) {
         if wanted != Some(false) {
             self.tally.leave_undone();
@@ -218,7 +224,8 @@ impl Course {
                     tracing::error!("blob {blob} is lost: too few of its parts are left");
                 }
             }
-            _ => {}
+            // Whoever did not say may do so the next time.
+            _ => self.try_again(now),
         }
     }
 
@@ -232,5 +239,95 @@ impl Course {
     /// Is nothing left of what the last census found?
     pub(crate) fn is_through(&self) -> bool {
         !self.tally.is_counting() && self.queue.len() == 0 && self.mending.is_empty()
+    }
+
+    /// Is it through with all that the last census found? What there was no room for is found by another.
+    pub(crate) fn is_done(&mut self, now: Instant) -> bool {
+        let through = self.is_through();
+        let overflowed = through && self.queue.take_overflow();
+        if overflowed {
+            self.due = now;
+        }
+        through && !overflowed
+    }
+
+    /// The slots that were being rebuilt and have all they should now; told once. `Err`: they have not.
+    pub(crate) fn declares(&mut self, now: Instant) -> Result<SlotSet, SlotSet> {
+        if !self.is_done(now) {
+            return Ok(SlotSet::EMPTY);
+        }
+        let slots = std::mem::take(&mut self.to_declare);
+        if self.tally.is_thorough() { Ok(slots) } else { Err(slots) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{GroupId, SessionId, VolumeId};
+
+    fn blob(sequence: u64) -> BlobId {
+        let scheme = "ec(2,1)".parse().unwrap();
+        BlobId::new(VolumeId(1), SessionId(7), sequence, GroupId(0), 4096, scheme).unwrap()
+    }
+
+    fn course(now: Instant) -> Course {
+        Course::new(3, Duration::from_secs(60), 1 << 20, now)
+    }
+
+    fn census(course: &mut Course, found: &[u64], now: Instant) {
+        let (number, _) = course.begin_census(now, Duration::from_secs(3600));
+        for sequence in found {
+            course.found(number, blob(*sequence), Finding::Mend { spare: 0, bytes: 1 });
+        }
+        let rebuilding = SlotSet::only(1);
+        let outcome = Outcome { whole: true, rebuilding, ..Outcome::default() };
+        course.end_census(outcome, now, now);
+    }
+
+    fn mend(course: &mut Course, now: Instant) {
+        let (blob, item) = course.queue.pop().unwrap();
+        course.mended(blob, item, &End::Done.into(), 1, now);
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_is_counted_again_at_once_and_nothing_is_declared_before() {
+        let now = Instant::now();
+        let mut course = course(now);
+        course.queue = Queue::new(1);
+        census(&mut course, &[1, 2], now);
+        mend(&mut course, now);
+        // Whoever asks first, what is next is a census.
+        assert_eq!(course.declares(now), Ok(SlotSet::EMPTY));
+        assert_eq!(course.due, now);
+        census(&mut course, &[2], now);
+        mend(&mut course, now);
+        assert_eq!(course.declares(now), Ok(SlotSet::only(1)));
+        assert_eq!(course.declares(now), Ok(SlotSet::EMPTY), "once");
+    }
+
+    #[test]
+    fn a_blob_that_is_busy_is_looked_at_again_soon_and_nothing_is_declared_before() {
+        let now = Instant::now();
+        let mut course = course(now);
+        census(&mut course, &[1], now);
+        let (busy, item) = course.queue.pop().unwrap();
+        course.mended(busy, item, &End::Busy.into(), 1, now);
+        assert_eq!(course.declares(now), Ok(SlotSet::EMPTY));
+        assert_eq!((course.tally.left(), course.queue.call_back(now)), (0, Some(now + PUT_OFF)));
+        course.queue.call_back(now + PUT_OFF);
+        mend(&mut course, now + PUT_OFF);
+        assert_eq!(course.declares(now + PUT_OFF), Ok(SlotSet::only(1)));
+    }
+
+    #[test]
+    fn a_blob_of_which_nobody_said_whether_it_is_wanted_is_looked_for_again() {
+        let now = Instant::now();
+        let mut course = course(now);
+        census(&mut course, &[1], now);
+        let (short, item) = course.queue.pop().unwrap();
+        course.mended(short, item, &End::Short { gap: false }.into(), 1, now);
+        course.short(short, item, false, None, 1, now);
+        assert_eq!((course.declares(now), course.due), (Err(SlotSet::only(1)), now + RETRY.0));
     }
 }

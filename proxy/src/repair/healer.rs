@@ -24,7 +24,7 @@ use crate::machines::notices::{Inbox, Why};
 use crate::placement::quorum::SlotSet;
 use crate::proxy::Proxy;
 use crate::proxy::live::LiveProxy;
-use crate::repair::census::{Ledger, Outcome};
+use crate::repair::census::{Ledger, Missing, Outcome};
 use crate::repair::course::Course;
 use crate::repair::gauges;
 use crate::repair::layout::Attendance;
@@ -205,6 +205,17 @@ impl Inner {
                 () = self.inbox.wake.notified() => self.read_inbox(),
                 _ = tick.tick() => self.look(),
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+/// Why parts that belong on a slot are nowhere, and what is to be done.
+fn no_room_for(Missing { parts, bytes }: Missing, rebuilding: bool) -> String {
+    let stays = if rebuilding { ", and it stays one that is being filled again" } else { "" };
+    format!(
+        "there is no room for {parts} parts that belong there, nor a place for them elsewhere: {} MiB are missing\
+         {stays}; put a larger disk in its place (storaged disk replace), add disks to the cluster file, or delete \
+         files",
+        bytes.div_ceil(1 << 20)
+    )
+}
+
             }
         }
     }
@@ -224,9 +235,7 @@ impl Inner {
         if course.presence.look(seen, now) {
             course.due = now;
         }
-        if course.is_through() && course.queue.take_overflow() {
-            course.due = now;
-        }
+        course.is_done(now);
         if let Some(counted) = course.tally.counted_at()
             && now >= counted + FRESH.0.max(FRESH.1 * course.tally.took())
             && proxy.traffic.any_since(counted)
@@ -270,7 +279,7 @@ impl Inner {
                 if course.is_through() {
                     course.pace.rest();
                 }
-                return None;
+                return put_off;
             };
             course.pace.begin(item.bytes, busy, now);
             course.mending.insert(blob, item);
@@ -289,6 +298,7 @@ impl Inner {
         });
         Done::Asked { said: join_all(asking).await }
     }
+        let put_off = course.queue.call_back(now);
 
     async fn count(self: Arc<Self>, census: u64, attendance: Attendance, began: Instant) -> Done {
         let find = |blob, finding| self.course.lock().found(census, blob, finding);
@@ -341,7 +351,7 @@ impl Inner {
                 course.mending.remove(&blob);
                 course.mended(blob, item, &mended, best, now);
                 if let End::Short { gap } = mended.end {
-                    course.short(blob, item, gap, wanted, best);
+                    course.short(blob, item, gap, wanted, best, now);
                 }
             }
             Done::Asked { said } => return self.course.lock().heard(said, now),
@@ -357,20 +367,14 @@ impl Inner {
 
     /// Once nothing is left of what a census without a gap found, slots that were being rebuilt are whole.
     async fn declare_rebuilt(&self) {
-        let (slots, failed) = {
-            let mut course = self.course.lock();
-            if !course.is_through() || course.queue.take_overflow() {
-                return;
-            }
-            let slots = std::mem::take(&mut course.to_declare);
-            (slots, !course.tally.is_thorough())
-        };
+        let declares = self.course.lock().declares(Instant::now());
+        let slots = declares.unwrap_or_else(|slots| slots);
         if slots.is_empty() {
             return;
         }
-        let told = match failed {
-            true => Err("not all of it could be mended".to_owned()),
-            false => self.proxy.all_rebuilt(self.volume, slots).await.map_err(|e| e.to_string()),
+        let told = match declares {
+            Ok(_) => self.proxy.all_rebuilt(self.volume, slots).await.map_err(|e| e.to_string()),
+            Err(_) => Err("not all of it could be mended, or has a place".to_owned()),
         };
         let mut course = self.course.lock();
         match told {
@@ -399,8 +403,15 @@ impl Inner {
         };
         let mut waiting: Vec<Stuck> =
             course.presence.awaited(now).filter(|away| !drains(away)).map(slot).collect();
-        if course.tally.placeless() > 0 {
-            let what = format!("{} parts", course.tally.placeless());
+        let missing = course.tally.missing();
+        waiting.extend(missing.map(|(slot, missing)| Stuck {
+            what: format!("disk {slot} at {}", self.proxy.slots[slot].place),
+            why: no_room_for(missing, course.presence.rebuilding().contains(slot)),
+        }));
+        let missing: u64 = course.tally.missing().map(|(_, missing)| missing.parts).sum();
+        let placeless = course.tally.placeless().saturating_sub(missing);
+        if placeless > 0 {
+            let what = format!("{placeless} parts");
             let why = "there is no disk that would make their blobs safer".to_owned();
             waiting.push(Stuck { what, why });
         }
@@ -475,3 +486,4 @@ impl Inner {
         report.conclude()
     }
 }
+            room_missing: course.tally.missing().map(|(_, missing)| missing.bytes).sum(),

@@ -99,8 +99,9 @@ pub(crate) struct Plan {
     pub(crate) puts: Vec<Lying>,
     /// Then these, each once its part's home has it.
     pub(crate) drops: Vec<Lying>,
-    /// Parts that have no place, and those that stay on slots that are to be left.
-    pub(crate) placeless: usize,
+    /// Parts that have no place.
+    pub(crate) placeless: PartSet,
+    /// Parts that stay on slots that are to be left.
     pub(crate) staying: usize,
 }
 
@@ -124,7 +125,8 @@ impl Case<'_> {
         }
         let mut homes = self.homes(located);
         self.refuse_what_does_not_help(located, &mut homes);
-        let placeless = homes.iter().filter(|home| **home == Home::Nowhere).count();
+        let nowhere = |part: &PartIndex| homes[part.get()] == Home::Nowhere;
+        let placeless = PartSet::first(homes.len()).iter().filter(nowhere).collect();
         let staying = at(&homes).filter(|(_, slot)| self.attendance.leaves.contains(*slot)).count();
         let lacking = at(&homes).filter(|home| !located.contains(home));
         let mut puts: Vec<Lying> = lacking.collect();

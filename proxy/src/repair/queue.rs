@@ -1,9 +1,11 @@
 //! What is to be mended next: those blobs first that can lose the fewest units. Pure, and bounded: where there is no
-//! room those that have more to spare are left to the next census.
+//! room those that have more to spare are left to the next census. One that somebody else is at is put off, and
+//! waits as any other: what it came from is not through before it is looked at.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use proto::id::BlobId;
+use tokio::time::Instant;
 
 /// Blobs that wait, at most.
 pub(crate) const MOST: usize = 64 << 10;
@@ -37,14 +39,16 @@ pub(crate) struct Queue {
     order: BTreeMap<(usize, u64), BlobId>,
     items: HashMap<BlobId, (u64, Item)>,
     next: u64,
+    /// Those that are put off, and until when, in that order.
+    later: VecDeque<(Instant, BlobId, Item)>,
     overflowed: bool,
 }
 
 impl Queue {
     /// Of at most so many.
     pub(crate) fn new(most: usize) -> Self {
-        let (order, items) = (BTreeMap::new(), HashMap::new());
-        Self { most, order, items, next: 0, overflowed: false }
+        let (order, items, later) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
+        Self { most, order, items, next: 0, later, overflowed: false }
     }
 
     /// A blob is to be mended. One that waits already keeps the more urgent of both.
@@ -59,7 +63,7 @@ impl Queue {
         self.order.insert((item.spare, self.next), blob);
         self.items.insert(blob, (self.next, item));
         self.next += 1;
-        if self.items.len() > self.most
+        if self.len() > self.most
             && let Some((_, last)) = self.order.pop_last()
         {
             self.items.remove(&last);
@@ -74,9 +78,22 @@ impl Queue {
         Some((blob, item))
     }
 
+    /// A blob that was taken is not to be tried again before `until`, which is no earlier than for any other so far.
+    pub(crate) fn put_off(&mut self, blob: BlobId, item: Item, until: Instant) {
+        self.later.push_back((until, blob, item));
+    }
+
+    /// Those that were put off until now are to be mended again. Answers when the next will be.
+    pub(crate) fn call_back(&mut self, now: Instant) -> Option<Instant> {
+        while let Some((_, blob, item)) = self.later.pop_front_if(|(until, ..)| *until <= now) {
+            self.push(blob, item);
+        }
+        self.later.front().map(|(until, ..)| *until)
+    }
+
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
-        self.items.len()
+        self.items.len() + self.later.len()
     }
 
     /// Were there more than there is room for, since this was asked last?
@@ -94,6 +111,7 @@ impl Queue {
             self.order.remove(&place);
             self.items.remove(&blob);
         }
+        self.later.retain(|(_, _, item)| item.census.is_none());
     }
 }
 
@@ -101,6 +119,7 @@ impl Queue {
 mod tests {
     use super::*;
     use proto::id::{GroupId, SessionId, VolumeId};
+    use std::time::Duration;
 
     fn blob(sequence: u64) -> BlobId {
         let scheme = "ec(2,1)".parse().unwrap();
@@ -131,5 +150,25 @@ mod tests {
         queue.forget_census();
         assert_eq!(queue.pop(), Some((blob(2), Item { verify: true, ..item(1) })));
         assert_eq!((queue.pop(), queue.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_put_off_waits_and_comes_back() {
+        let (mut queue, now, second) = (Queue::new(2), Instant::now(), Duration::from_secs(1));
+        queue.put_off(blob(1), Item { census: Some(1), ..item(0) }, now + second);
+        queue.put_off(blob(2), item(1), now + 2 * second);
+        assert_eq!((queue.call_back(now), queue.pop(), queue.len()), (Some(now + second), None, 2));
+        assert_eq!(queue.call_back(now + second), Some(now + 2 * second));
+        assert_eq!(
+            queue.pop().map(|(blob, item)| (blob.sequence(), item.census)),
+            Some((1, Some(1)))
+        );
+        // A new census finds what an older one has found, and it takes its room.
+        queue.put_off(blob(1), Item { census: Some(1), ..item(0) }, now + 3 * second);
+        queue.push(blob(3), item(0));
+        assert!(queue.take_overflow(), "there is room for two");
+        queue.forget_census();
+        assert_eq!((queue.len(), queue.call_back(now + 3 * second)), (1, None));
+        assert_eq!(queue.pop().map(|(blob, _)| blob.sequence()), Some(2));
     }
 }

@@ -221,6 +221,8 @@ pub struct Report {
     pub disks_away: usize,
     /// See `disks`.
     pub disks_rebuilding: usize,
+    /// Bytes of room that disks lack for parts that belong there and have no place elsewhere.
+    pub room_missing: u64,
     /// Disks that can be read, and take nothing.
     pub disks_read_only: usize,
     /// Blobs of which some part is known to be damaged: they are mended, or named as lost or stuck.
@@ -301,6 +303,10 @@ impl Report {
         let all = counted(counts.blobs());
         if counts.lost > 0 {
             said.push(format!("{} of {all} blobs are lost", counted(counts.lost)));
+        }
+        if self.room_missing > 0 {
+            let missing = self.room_missing.div_ceil(1 << 20);
+            said.push(format!("{} MiB of room missing", counted(missing)));
         }
         if counts.unavailable > 0 {
             said.push(format!("{} of {all} blobs cannot be read", counted(counts.unavailable)));
@@ -424,6 +430,7 @@ mod tests {
             counts: Counts { by_spare: vec![0, 0, 1_203_551], ..Counts::default() },
             census_age: Some(3),
             censuses: 1,
+            room_missing: 0,
             counting: false,
             queue: 0,
             bytes_left: 0,
@@ -549,6 +556,13 @@ mod tests {
         counts.add(2, 2);
         assert_eq!((counts.blobs(), counts.at_risk, counts.worst()), (2, 1, Some((0, 1))));
         counts.change(Change { before: Some(0), after: Some(2), best: 2 });
+    #[test]
+    fn a_disk_that_is_too_small_is_said_to_be_by_how_much() {
+        let small = Report { disks_rebuilding: 1, room_missing: (312 << 20) - 1, ..report() };
+        let expected = "DEGRADED: 1 of 8 disks being filled again, 312 MiB of room missing";
+        assert_eq!(small.conclude().line, expected);
+    }
+
         assert_eq!((counts.by_spare.as_slice(), counts.at_risk), (&[0, 0, 2][..], 0));
         assert_eq!(counts.worst(), None);
     }

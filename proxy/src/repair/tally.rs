@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::repair::census::Outcome;
+use crate::repair::census::{Missing, Outcome};
 use crate::repair::queue::Item;
 use crate::repair::report::{Change, Counts};
 
@@ -28,11 +28,13 @@ pub(crate) struct Tally {
     done: u64,
     /// What has become of blobs that the one under way has found.
     changes: BTreeMap<Change, u64>,
-    /// It had no gap, and nothing that it found has been left undone so far.
+    /// It had no gap, every part has a place, and nothing that it found has been left undone so far.
     thorough: bool,
     /// Parts that it found no place for, and that stay on slots that are to be left.
     placeless: u64,
     staying: u64,
+    /// By the slot that they belong on, those without a place that lie nowhere.
+    missing: BTreeMap<usize, Missing>,
 }
 
 impl Tally {
@@ -48,19 +50,22 @@ impl Tally {
 
     /// It has ended.
     pub(crate) fn end(&mut self, outcome: Outcome, began: Instant, now: Instant) {
-        let Outcome { counts, whole, bytes, placeless, staying, .. } = outcome;
+        let Outcome { counts, whole, bytes, placeless, staying, missing, .. } = outcome;
         (self.counts, self.counted_at, self.counting) = (counts, Some(now), false);
         (self.bytes, self.took) = (bytes, now - began);
         (self.placeless, self.staying) = (placeless, staying);
         for (change, times) in std::mem::take(&mut self.changes) {
             (0..times).for_each(|_| self.counts.change(change));
         }
-        self.thorough &= whole;
+        // Who lacks a part must not say that it was never there. It may have been handed to any other slot before:
+        // they all wait.
+        self.thorough &= whole && missing.is_empty();
+        self.missing = missing;
     }
 
-    /// It was broken off.
+    /// It was broken off: nobody knows what it would have found.
     pub(crate) fn break_off(&mut self) {
-        self.counting = false;
+        (self.counting, self.thorough) = (false, false);
     }
 
     /// Its number.
@@ -88,6 +93,11 @@ impl Tally {
         self.placeless
     }
 
+    /// Those of them that lie nowhere, by the slot that they belong on.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (usize, Missing)> {
+        self.missing.iter().map(|(slot, missing)| (*slot, *missing))
+    }
+
     /// Parts that stay on slots that are to be left, for want of others.
     pub(crate) fn staying(&self) -> u64 {
         self.staying
@@ -98,7 +108,7 @@ impl Tally {
         self.bytes.saturating_sub(self.done)
     }
 
-    /// Was all of the group heard, and all that was found to be done done?
+    /// Was all of the group heard, has every part a place, and was all that was found to be done done?
     pub(crate) fn is_thorough(&self) -> bool {
         self.thorough
     }
@@ -152,5 +162,24 @@ mod tests {
         tally.change(item, change);
         tally.end(Outcome::default(), now, now);
         assert_eq!(tally.counts.blobs(), 0);
+    }
+
+    #[test]
+    fn a_census_that_was_broken_off_or_found_no_place_for_a_part_is_not_thorough() {
+        let (mut tally, now) = (Tally::default(), Instant::now());
+        let whole = || Outcome { whole: true, ..Outcome::default() };
+        tally.begin();
+        tally.end(whole(), now, now);
+        assert!(tally.is_thorough());
+        tally.begin();
+        tally.break_off();
+        assert!(!tally.is_thorough() && !tally.is_counting());
+        tally.begin();
+        let missing = BTreeMap::from([(3, Missing { parts: 1, bytes: 8192 })]);
+        tally.end(Outcome { missing, ..whole() }, now, now);
+        assert!(!tally.is_thorough());
+        tally.begin();
+        tally.end(whole(), now, now);
+        assert!(tally.is_thorough() && tally.missing().next().is_none());
     }
 }

@@ -19,6 +19,7 @@ use proto::part_store::{
     ScrubState, Standing,
 };
 use proxy::{Proxy, ProxySettings, SlotConfig};
+use tokio::sync::Notify;
 
 /// What a slot does to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ struct State {
     rebuilt: BTreeSet<VolumeId>,
 }
 
+    /// Blobs whose parts are taken later.
+    kept_waiting: BTreeSet<BlobId>,
 impl State {
     fn check(&self, blob: BlobId, issuer: Option<Issuer>) -> Result<(), PartError> {
         Issuer::check(issuer, self.promises.get(&blob.volume()).copied())
@@ -80,6 +83,8 @@ pub(crate) struct MemorySlot {
     state: Mutex<State>,
     pub(crate) requests: AtomicU32,
 }
+    /// Some blob is kept waiting no more.
+    goes_on: Notify,
 
 impl MemorySlot {
     pub(crate) fn new() -> Arc<Self> {
@@ -88,6 +93,7 @@ impl MemorySlot {
             state: Mutex::default(),
             requests: AtomicU32::new(0),
         })
+            goes_on: Notify::new(),
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -153,6 +159,34 @@ impl MemorySlot {
 
     async fn enter(&self) -> Result<Mood, PartError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+    /// Has no room any more, or so much.
+    pub(crate) fn leave_room(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        (state.used, state.limited) = (CAPACITY - bytes, true);
+    }
+
+    /// Does it say that it has all it should of the volume?
+    pub(crate) fn has_all_of(&self, volume: VolumeId) -> bool {
+        !self.state.lock().is_rebuilding(volume)
+    }
+
+    /// Puts of a blob's parts wait here from now on, or go on.
+    pub(crate) fn keep_waiting(&self, blob: BlobId, wait: bool) {
+        let waiting = &mut self.state.lock().kept_waiting;
+        let _ = if wait { waiting.insert(blob) } else { waiting.remove(&blob) };
+        self.goes_on.notify_waiters();
+    }
+
+    async fn until_it_goes_on(&self, blob: BlobId) {
+        loop {
+            let goes_on = self.goes_on.notified();
+            if !self.state.lock().kept_waiting.contains(&blob) {
+                return;
+            }
+            goes_on.await;
+        }
+    }
+
         self.state.lock().fresh = false;
         let mood = *self.mood.lock();
         match mood {
@@ -190,6 +224,7 @@ impl PartStore for MemorySlot {
         assert_eq!(data.data().len(), key.blob.part_len() as usize);
         let mut state = self.state.lock();
         state.check(key.blob, issuer)?;
+        self.until_it_goes_on(key.blob).await;
         if state.deleted.contains(&key.blob) {
             return Err(PartError::Deleted);
         }
