@@ -222,6 +222,8 @@ pub enum BlobError {
         doing: String,
         /// Which slots stand in the way.
         why: String,
+        /// Some of them were emptied, and cannot say what they had held.
+        emptied: bool,
     },
     /// The volume is promised to another owner, of this epoch.
     #[error("volume {volume} has another owner, at epoch {epoch}")]

@@ -7,9 +7,9 @@ mod support;
 
 use std::sync::Arc;
 
-use proto::id::{Epoch, OwnerId, VolumeId};
+use proto::id::{DiskId, Epoch, OwnerId, VolumeId};
 use proto::part_store::{PartStore, Standing};
-use proxy::{BlobError, BlobStore, Founded, Proxy};
+use proxy::{BlobError, BlobStore, Founded, NotGivenUp, Proxy};
 
 use support::{MemorySlot, another_over, blob, noise, proxy_over};
 
@@ -136,4 +136,69 @@ async fn a_group_is_founded_when_none_of_its_slots_holds_anything() {
     assert_eq!(proxy.found().await, Ok(Founded::Before));
     let standing = slots[empty.unwrap()].standing().await.unwrap();
     assert!(standing.is_none_or(|standing| standing.rebuilding), "{standing:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_waits_for_emptied_slots_is_to_be_given_up() {
+    let (proxy, slots) = proxy_over(8);
+    for sequence in 1..=4 {
+        proxy.put_apart(blob(sequence, 1000, "copies(3)"), noise(1000, sequence)).await.unwrap();
+    }
+    assert!(!proxy.waits_for_emptied().await);
+    // Too many are away, and what is left reads badly: nothing of that is on disks that were emptied.
+    for slot in &slots[..3] {
+        slot.set(support::Mood::Dead);
+    }
+    slots[3..].iter().for_each(|slot| slot.set(support::Mood::Rotten));
+    assert!(proxy.volumes().await.missed.is_some());
+    assert!(!proxy.waits_for_emptied().await);
+    slots.iter().for_each(|slot| slot.set(support::Mood::Good));
+    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+    slots[0].wipe();
+    assert!(!proxy.waits_for_emptied().await, "one can be done without");
+    slots[1].wipe();
+    assert!(proxy.waits_for_emptied().await, "a volume of two copies may have been there alone");
+    slots[2].wipe();
+    assert!(proxy.waits_for_emptied().await);
+    let said = proxy.list_volume(VOLUME, None, Some(2)).await.unwrap_err().to_string();
+    assert!(said.contains("ashlar cluster accept-loss"), "{said}");
+    // One of the others is away: that is to be brought back first.
+    slots[7].set(support::Mood::Dead);
+    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+    assert!(proxy.waits_for_emptied().await);
+    let said = proxy.list_volume(VOLUME, None, Some(2)).await.unwrap_err().to_string();
+    assert!(!said.contains("accept-loss"), "{said}");
+    for slot in &slots[..3] {
+        slot.serve().await.unwrap();
+    }
+    assert!(!proxy.waits_for_emptied().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_given_up_half_way_can_be_given_up_again() {
+    let (proxy, slots) = proxy_over(5);
+    let disk = |nth: u8| DiskId::from_slice(&[nth + 1; 16]).unwrap();
+    slots.iter().for_each(|slot| slot.wipe());
+    proxy.roll_call(std::time::Duration::from_secs(5)).await;
+    assert_eq!(proxy.found().await, Ok(Founded::Now));
+    proxy.put_apart(blob(1, 1000, "copies(3)"), noise(1000, 1)).await.unwrap();
+    slots[..3].iter().for_each(|slot| slot.wipe());
+    let emptied = [disk(0), disk(1), disk(2)];
+    slots[1].set(support::Mood::RefusesToServe);
+    let said = proxy.give_up(&emptied).await.unwrap_err();
+    assert!(matches!(said, NotGivenUp::Failed(failed, _) if failed == disk(1)), "{said}");
+    slots[1].set(support::Mood::Good);
+    proxy.give_up(&emptied).await.unwrap();
+    let standings = proxy.standings().await;
+    let serves = |told: &Option<Option<Standing>>| told.flatten().is_some_and(|s| !s.rebuilding);
+    assert!(standings.iter().all(serves), "{standings:?}");
+    // Nothing is left to be given up, whoever is away meanwhile; and of one that is away nobody knows.
+    slots[4].set(support::Mood::Dead);
+    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+    let said = proxy.give_up(&emptied).await.unwrap_err();
+    assert!(matches!(said, NotGivenUp::Serves(serves) if serves == disk(0)), "{said}");
+    let said = proxy.give_up(&[disk(0), disk(4)]).await.unwrap_err();
+    assert!(matches!(said, NotGivenUp::Silent(1)), "{said}");
+    let said = proxy.give_up(&[disk(9)]).await.unwrap_err();
+    assert!(matches!(said, NotGivenUp::Stranger(stranger) if stranger == disk(9)), "{said}");
 }

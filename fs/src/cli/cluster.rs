@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use meta::{FoundVolume, ProxyStores, VolumeState};
 use proto::client::Daemon;
 use proto::cluster::{Cluster, Slot};
 use proto::id::{ClusterId, DiskId, Generation, SlotId};
@@ -108,9 +107,7 @@ async fn accept_loss(args: &AcceptLossArgs) -> Result<ExitCode> {
 async fn given_up(store: &Store, disks: &[DiskId]) -> Result<()> {
     let slots = store.blobs.current();
     slots.roll_call(roll_call::BOUND).await;
-    let all = meta::list(&ProxyStores::new(store.blobs.clone())).await;
-    let damaged = |volume: &FoundVolume| matches!(volume.state, VolumeState::Damaged(_));
-    if all.missed.is_none() && !all.volumes.iter().any(damaged) {
+    if !slots.waits_for_emptied().await {
         bail!("nothing has to be given up: mount the volumes, and the empty disks are filled");
     }
     Ok(slots.give_up(disks).await?)

@@ -77,11 +77,31 @@ impl Proxy {
 
     fn too_few<T>(&self, doing: String, reasons: &[(usize, PartError)]) -> Result<T, BlobError> {
         let mut why = self.explain(SlotSet::EMPTY, reasons);
-        if reasons.iter().all(|(_, why)| matches!(why, PartError::NotRebuilt)) {
+        let is_emptied = |(_, why): &(usize, PartError)| matches!(why, PartError::NotRebuilt);
+        let emptied = reasons.iter().any(is_emptied);
+        if emptied && reasons.iter().all(is_emptied) {
             // All answer, and nobody can fill them: that is for a human to decide.
             why.push_str(" (more disks were emptied than can be: ashlar cluster accept-loss)");
         }
-        Err(BlobError::TooFewSlots { doing, why })
+        Err(BlobError::TooFewSlots { doing, why, emptied })
+    }
+
+    /// Is there a volume, or could there be one, of which nobody can say what it has, for want of what was on disks
+    /// that were emptied? Other damage waits for nothing of theirs.
+    pub async fn waits_for_emptied(&self) -> bool {
+        let emptied = |e: &BlobError| matches!(e, BlobError::TooFewSlots { emptied: true, .. });
+        let Volumes { volumes, missed, .. } = self.list_volumes().await;
+        if missed.as_ref().is_some_and(emptied) {
+            return true;
+        }
+        for volume in volumes {
+            let sought = Sought::Apart(volume, None);
+            let listed = self.list_scope(Scope::Volume(volume), None, sought).await;
+            if listed.as_ref().is_err_and(emptied) {
+                return true;
+            }
+        }
+        false
     }
 
     /// What enough slots answer, or more of them; `doing` says what for.

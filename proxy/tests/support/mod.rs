@@ -41,6 +41,8 @@ pub(crate) enum Mood {
     Empty,
     /// Takes no part, and all else.
     RefusesPuts,
+    /// Does not take it that it is to serve, and all else.
+    RefusesToServe,
     /// Takes no changes.
     ReadOnly,
     /// Knows a newer generation of its group.
@@ -62,10 +64,10 @@ struct State {
     fresh: bool,
     rebuilding: bool,
     rebuilt: BTreeSet<VolumeId>,
-}
-
     /// Blobs whose parts are taken later.
     kept_waiting: BTreeSet<BlobId>,
+}
+
 impl State {
     fn check(&self, blob: BlobId, issuer: Option<Issuer>) -> Result<(), PartError> {
         Issuer::check(issuer, self.promises.get(&blob.volume()).copied())
@@ -81,19 +83,19 @@ const CAPACITY: u64 = 64 << 20;
 pub(crate) struct MemorySlot {
     mood: Mutex<Mood>,
     state: Mutex<State>,
-    pub(crate) requests: AtomicU32,
-}
     /// Some blob is kept waiting no more.
     goes_on: Notify,
+    pub(crate) requests: AtomicU32,
+}
 
 impl MemorySlot {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             mood: Mutex::new(Mood::Good),
             state: Mutex::default(),
+            goes_on: Notify::new(),
             requests: AtomicU32::new(0),
         })
-            goes_on: Notify::new(),
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -157,8 +159,6 @@ impl MemorySlot {
         self.state.lock().limited = true;
     }
 
-    async fn enter(&self) -> Result<Mood, PartError> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
     /// Has no room any more, or so much.
     pub(crate) fn leave_room(&self, bytes: u64) {
         let mut state = self.state.lock();
@@ -187,6 +187,8 @@ impl MemorySlot {
         }
     }
 
+    async fn enter(&self) -> Result<Mood, PartError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.state.lock().fresh = false;
         let mood = *self.mood.lock();
         match mood {
@@ -222,9 +224,9 @@ impl PartStore for MemorySlot {
         }
         data.verify().expect("the proxy sends good checksums");
         assert_eq!(data.data().len(), key.blob.part_len() as usize);
+        self.until_it_goes_on(key.blob).await;
         let mut state = self.state.lock();
         state.check(key.blob, issuer)?;
-        self.until_it_goes_on(key.blob).await;
         if state.deleted.contains(&key.blob) {
             return Err(PartError::Deleted);
         }
@@ -287,7 +289,9 @@ impl PartStore for MemorySlot {
     }
 
     async fn serve(&self) -> Result<(), PartError> {
-        self.enter().await?;
+        if self.enter().await? == Mood::RefusesToServe {
+            return Err(PartError::Io("as a test wants it".to_owned()));
+        }
         self.state.lock().rebuilding = false;
         Ok(())
     }
@@ -374,6 +378,9 @@ impl PartStore for MemorySlot {
     }
 
     async fn standing(&self) -> Result<Option<Standing>, PartError> {
+        if *self.mood.lock() == Mood::Dead {
+            return Err(PartError::Unreachable("connection refused".to_owned()));
+        }
         let state = self.state.lock();
         let pristine = state.promises.is_empty() && state.parts.is_empty();
         let (generation, rebuilding) = (Generation(1), state.rebuilding);
