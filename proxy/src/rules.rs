@@ -16,6 +16,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Do answers about the journal rest on what lies together at this level, as the map called it then?
+    pub fn rests_on(self, level: Level) -> bool {
+        level > Level::Disk && (self.unit == level || self.whole >> level as u8 & 1 == 1)
+    }
+
     /// The levels of which a single member may be silent.
     pub(crate) fn wholes(self) -> impl Iterator<Item = Level> {
         Level::ALL.into_iter().filter(move |level| self.whole >> *level as u8 & 1 == 1)

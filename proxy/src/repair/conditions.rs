@@ -25,6 +25,13 @@ impl Conditions {
         Self { last: vec![None; slots], told: BTreeSet::new(), empty: SlotSet::EMPTY }
     }
 
+    /// The disk of a slot held nothing when somebody else asked it last.
+    pub(crate) fn was_empty(&mut self, slot: usize) {
+        if self.last[slot].is_none() {
+            self.empty.insert(slot);
+        }
+    }
+
     /// This is what they say now: the damaged blobs that are news, or were told before the last census.
     pub(crate) fn hear(&mut self, said: Vec<Option<Condition>>) -> Vec<BlobId> {
         self.last = said;
@@ -120,6 +127,17 @@ mod tests {
         conditions.hear(vec![None, None]);
         assert_eq!((conditions.empty(), conditions.parts(1)), (SlotSet::only(1), None));
         conditions.hear(vec![None, holds(1)]);
+        assert_eq!(conditions.empty(), SlotSet::EMPTY);
+        // Another knows of one that was empty, and is away since.
+        let mut others = Conditions::new(2);
+        (0..2).for_each(|slot| others.was_empty(slot));
+        others.hear(vec![holds(1), None]);
+        assert_eq!(others.empty(), SlotSet::only(1));
+        // Nor is one empty that is to be filled again: what belongs there is on its way.
+        let fills = Some(Condition { rebuilding: true, ..Condition::default() });
+        conditions.hear(vec![fills.clone(), holds(0)]);
+        assert_eq!(conditions.empty(), SlotSet::only(1));
+        conditions.hear(vec![None, fills]);
         assert_eq!(conditions.empty(), SlotSet::EMPTY);
     }
 }

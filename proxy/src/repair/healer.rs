@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::guard::{caught_in, keep_going};
-use proto::id::{BlobId, VolumeId};
+use proto::id::{BlobId, DiskId, VolumeId};
 use proto::limits::footprint;
 use proto::part_store::{Condition, PartError};
 use tokio::sync::watch;
@@ -65,6 +65,8 @@ impl Default for HealSettings {
 pub struct Healer {
     /// Who does it with the slots that the group has now. With others it is begun anew, by a census.
     now: Arc<Mutex<Arc<Inner>>>,
+    /// Disks that were empty when somebody asked them last.
+    emptied: Arc<Mutex<Vec<DiskId>>>,
     stop: CancellationToken,
     running: Mutex<Option<tokio::task::JoinHandle<()>>>,
     census_ended: watch::Receiver<u64>,
@@ -80,6 +82,8 @@ impl Healer {
     ) -> Arc<Self> {
         let ended = Arc::new(watch::Sender::new(0));
         let census_ended = ended.subscribe();
+        let emptied = Arc::<Mutex<Vec<DiskId>>>::default();
+        let known = emptied.clone();
         let begin = move |proxy: Arc<Proxy>| {
             let inbox = proxy.notices.listen(volume);
             let HealSettings { grace, rate, .. } = settings;
@@ -87,7 +91,9 @@ impl Healer {
             let (ledger, ended) = (ledger.clone(), ended.clone());
             ended.send_replace(0);
             let course = Mutex::new(course);
-            Arc::new(Inner { proxy, volume, ledger, settings, inbox, ended, course })
+            let inner = Inner { proxy, volume, ledger, settings, inbox, ended, course };
+            inner.were_empty(&known.lock());
+            Arc::new(inner)
         };
         let now = Arc::new(Mutex::new(begin(proxy.current())));
         let (healing, stop) = (now.clone(), CancellationToken::new());
@@ -105,7 +111,21 @@ impl Healer {
                 *healing.lock() = begin(next);
             }
         });
-        Arc::new(Self { now, stop, running: Mutex::new(Some(running)), census_ended })
+        Arc::new(Self { now, emptied, stop, running: Mutex::new(Some(running)), census_ended })
+    }
+
+    /// These disks were empty when somebody asked them last: one that is to be emptied and has gone since is not
+    /// missed.
+    pub fn remember_empty(&self, disks: Vec<DiskId>) {
+        self.emptied.lock().clone_from(&disks);
+        let inner = self.now.lock().clone();
+        inner.were_empty(&disks);
+    }
+
+    /// How it is with the slots of this proxy, as far as is known. `None`: it does not repair with those yet.
+    pub fn glance_over(&self, proxy: &Arc<Proxy>) -> Option<Report> {
+        let inner = self.now.lock().clone();
+        Arc::ptr_eq(&inner.proxy, proxy).then(|| inner.report())
     }
 
     /// How it is. Waits for the first census, no longer than `patience`.
@@ -185,6 +205,17 @@ enum Done {
     Panicked,
 }
 
+/// Why parts that belong on a slot are nowhere, and what is to be done.
+fn no_room_for(Missing { parts, bytes }: Missing, rebuilding: bool) -> String {
+    let stays = if rebuilding { ", and it stays one that is being filled again" } else { "" };
+    format!(
+        "there is no room for {parts} parts that belong there, nor a place for them elsewhere: {} MiB are missing\
+         {stays}; put a larger disk in its place (storaged disk replace), add disks to the cluster file, or delete \
+         files",
+        bytes.div_ceil(1 << 20)
+    )
+}
+
 impl Inner {
     async fn run(self: Arc<Self>) {
         let mut tasks: JoinSet<Done> = JoinSet::new();
@@ -205,17 +236,15 @@ impl Inner {
                 () = self.inbox.wake.notified() => self.read_inbox(),
                 _ = tick.tick() => self.look(),
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-/// Why parts that belong on a slot are nowhere, and what is to be done.
-fn no_room_for(Missing { parts, bytes }: Missing, rebuilding: bool) -> String {
-    let stays = if rebuilding { ", and it stays one that is being filled again" } else { "" };
-    format!(
-        "there is no room for {parts} parts that belong there, nor a place for them elsewhere: {} MiB are missing\
-         {stays}; put a larger disk in its place (storaged disk replace), add disks to the cluster file, or delete \
-         files",
-        bytes.div_ceil(1 << 20)
-    )
-}
+            }
+        }
+    }
 
+    fn were_empty(&self, disks: &[DiskId]) {
+        let mut course = self.course.lock();
+        for (number, slot) in self.proxy.slots.iter().enumerate() {
+            if slot.drains && disks.contains(&slot.disk) {
+                course.conditions.was_empty(number);
             }
         }
     }
@@ -269,6 +298,7 @@ fn no_room_for(Missing { parts, bytes }: Missing, rebuilding: bool) -> String {
             tasks.spawn(self.clone().ask_how_slots_are(course.presence.attendance()));
         }
         let attendance = course.presence.attendance();
+        let put_off = course.queue.call_back(now);
         loop {
             match course.pace.may_begin(course.mending.len(), busy, now) {
                 Ok(true) => {}
@@ -298,7 +328,6 @@ fn no_room_for(Missing { parts, bytes }: Missing, rebuilding: bool) -> String {
         });
         Done::Asked { said: join_all(asking).await }
     }
-        let put_off = course.queue.call_back(now);
 
     async fn count(self: Arc<Self>, census: u64, attendance: Attendance, began: Instant) -> Done {
         let find = |blob, finding| self.course.lock().found(census, blob, finding);
@@ -465,6 +494,7 @@ fn no_room_for(Missing { parts, bytes }: Missing, rebuilding: bool) -> String {
                 .slots_that(|slot| slot.takes_no_writes() && !slot.is_down())
                 .len(),
             disks_rebuilding: course.presence.rebuilding().len(),
+            room_missing: course.tally.missing().map(|(_, missing)| missing.bytes).sum(),
             drains: drains.iter().map(|slot| self.drain(&course, slot)).collect(),
             damaged_blobs: course.conditions.damaged_blobs() as u64,
             scrub: ScrubReport::of(course.conditions.scrubs()),
@@ -486,4 +516,3 @@ fn no_room_for(Missing { parts, bytes }: Missing, rebuilding: bool) -> String {
         report.conclude()
     }
 }
-            room_missing: course.tally.missing().map(|(_, missing)| missing.bytes).sum(),

@@ -284,6 +284,13 @@ impl Report {
         }
     }
 
+    /// Do all parts of all blobs lie where they belong, as far as was counted, with all disks there?
+    pub fn is_settled(&self) -> bool {
+        let gone = self.disks_away + self.disks_rebuilding + self.disks_read_only;
+        let all_there = self.health == Health::Healthy && gone == 0 && self.waiting.is_empty();
+        all_there && self.queue == 0 && !self.counting
+    }
+
     /// `DEGRADED: 2 of 8 disks away, 41,210 of 1,203,551 blobs have 0 spare losses left, healing 312 MiB/s, 4 min left`.
     fn words(&self) -> String {
         let Self { disks, disks_away, disks_rebuilding, disks_read_only, counts, .. } = self;
@@ -297,16 +304,16 @@ impl Report {
         if *disks_rebuilding > 0 {
             said.push(format!("{disks_rebuilding} of {disks} disks being filled again"));
         }
+        if self.room_missing > 0 {
+            let missing = self.room_missing.div_ceil(1 << 20);
+            said.push(format!("{} MiB of room missing", counted(missing)));
+        }
         if self.health == Health::Unknown {
             said.push("the blobs are not counted yet".to_owned());
         }
         let all = counted(counts.blobs());
         if counts.lost > 0 {
             said.push(format!("{} of {all} blobs are lost", counted(counts.lost)));
-        }
-        if self.room_missing > 0 {
-            let missing = self.room_missing.div_ceil(1 << 20);
-            said.push(format!("{} MiB of room missing", counted(missing)));
         }
         if counts.unavailable > 0 {
             said.push(format!("{} of {all} blobs cannot be read", counted(counts.unavailable)));
@@ -423,6 +430,7 @@ mod tests {
             disks: 8,
             disks_away: 0,
             disks_rebuilding: 0,
+            room_missing: 0,
             disks_read_only: 0,
             damaged_blobs: 0,
             scrub: ScrubReport::default(),
@@ -430,7 +438,6 @@ mod tests {
             counts: Counts { by_spare: vec![0, 0, 1_203_551], ..Counts::default() },
             census_age: Some(3),
             censuses: 1,
-            room_missing: 0,
             counting: false,
             queue: 0,
             bytes_left: 0,
@@ -550,19 +557,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mended_is_counted_anew() {
-        let mut counts = Counts::default();
-        counts.add(0, 2);
-        counts.add(2, 2);
-        assert_eq!((counts.blobs(), counts.at_risk, counts.worst()), (2, 1, Some((0, 1))));
-        counts.change(Change { before: Some(0), after: Some(2), best: 2 });
-    #[test]
     fn a_disk_that_is_too_small_is_said_to_be_by_how_much() {
         let small = Report { disks_rebuilding: 1, room_missing: (312 << 20) - 1, ..report() };
         let expected = "DEGRADED: 1 of 8 disks being filled again, 312 MiB of room missing";
         assert_eq!(small.conclude().line, expected);
     }
 
+    #[test]
+    fn what_is_mended_is_counted_anew() {
+        let mut counts = Counts::default();
+        counts.add(0, 2);
+        counts.add(2, 2);
+        assert_eq!((counts.blobs(), counts.at_risk, counts.worst()), (2, 1, Some((0, 1))));
+        counts.change(Change { before: Some(0), after: Some(2), best: 2 });
         assert_eq!((counts.by_spare.as_slice(), counts.at_risk), (&[0, 0, 2][..], 0));
         assert_eq!(counts.worst(), None);
     }
