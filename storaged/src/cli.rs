@@ -3,6 +3,7 @@
 
 mod admin;
 mod arguments;
+mod cluster_file;
 mod cluster_text;
 mod replacing;
 mod scrubbing;

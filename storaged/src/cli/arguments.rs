@@ -89,6 +89,27 @@ pub(crate) struct ReplaceArgs {
     pub(crate) json: bool,
 }
 
+/// Which volumes have to go on.
+#[derive(Debug, Args)]
+pub(crate) struct Schemes {
+    /// Schemes of the cluster's volumes, all of them: they have to fit on the other disks [default: ec(4,2), and any
+    /// that survives fewer losses]
+    #[arg(long = "scheme", value_name = "SCHEME")]
+    pub(crate) schemes: Vec<Scheme>,
+}
+
+impl Schemes {
+    /// Those named, or where none is: the usual one, and the least that can be of those with metadata in fewer copies.
+    pub(crate) fn of_volumes(&self) -> Vec<Scheme> {
+        let usual = || {
+            let widest: Scheme = "ec(4,2)".parse().expect("it is a scheme");
+            let fewer = (1..widest.parity_parts()).filter_map(|m| Scheme::copies(m + 1).ok());
+            std::iter::once(widest).chain(fewer).collect()
+        };
+        if self.schemes.is_empty() { usual() } else { self.schemes.clone() }
+    }
+}
+
 /// Which disk is gone for good.
 #[derive(Debug, Args)]
 pub(crate) struct LostArgs {
@@ -96,9 +117,8 @@ pub(crate) struct LostArgs {
     pub(crate) disk: DiskId,
     #[command(flatten)]
     pub(crate) file: ClusterFileArg,
-    /// The widest scheme of the cluster's volumes, which has to fit on the disks that are left
-    #[arg(long, default_value = "ec(4,2)")]
-    pub(crate) scheme: Scheme,
+    #[command(flatten)]
+    pub(crate) schemes: Schemes,
 }
 
 /// Which disk is to be emptied.
@@ -108,9 +128,8 @@ pub(crate) struct DrainArgs {
     pub(crate) disk: DiskId,
     #[command(flatten)]
     pub(crate) file: ClusterFileArg,
-    /// The widest scheme of the cluster's volumes, which has to fit on the other disks
-    #[arg(long, default_value = "ec(4,2)")]
-    pub(crate) scheme: Scheme,
+    #[command(flatten)]
+    pub(crate) schemes: Schemes,
     /// It stays after all
     #[arg(long)]
     pub(crate) undo: bool,

@@ -1,84 +1,23 @@
 //! `storaged disk replace`, `lost` and `drain`: what a disk that goes changes in the cluster file.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use proto::cluster::{Cluster, Endpoint, Level};
-use proto::id::{DiskId, Generation};
+use proto::id::DiskId;
 use proto::program;
 use proto::scheme::Scheme;
-use proto::touch::touch;
 use serde_json::json;
 
 use crate::cli::arguments::{DrainArgs, LostArgs, ReplaceArgs};
-use crate::cli::cluster_text::ClusterText;
+use crate::cli::cluster_file::ClusterFile;
 use crate::error::DiskProblem;
 use crate::format::init::{InitOptions, init_disk};
 use crate::format::superblock::Superblock;
 
-/// A cluster file that is to be changed.
-struct ClusterFile {
-    /// Where it is, whatever links lead there.
-    path: PathBuf,
-    cluster: Cluster,
-    text: ClusterText,
-}
-
-impl ClusterFile {
-    fn read(path: &Path) -> anyhow::Result<Self> {
-        let reading = path.to_owned();
-        let read = touch(move || {
-            let cluster = Cluster::read(&reading)?;
-            let path = fs::canonicalize(&reading)?;
-            let text = fs::read_to_string(&path)?;
-            anyhow::Ok((cluster, path, text))
-        });
-        let (cluster, real, text) = read.with_context(|| path.display().to_string())??;
-        let text = ClusterText::parse(&text).with_context(|| path.display().to_string())?;
-        Ok(Self { path: real, cluster, text })
-    }
-
-    /// The slot that is on the disk.
-    fn slot_of(&self, disk: DiskId) -> anyhow::Result<usize> {
-        let slots = &self.cluster.slots;
-        if let Some(nth) = slots.iter().position(|slot| slot.disk == disk) {
-            return Ok(nth);
-        }
-        match slots.iter().find(|slot| slot.replaces == Some(disk)) {
-            Some(by) => bail!("disk {disk} is replaced already, by {}", by.disk),
-            None => bail!("{} lists no disk {disk}", self.path.display()),
-        }
-    }
-
-    /// Raises its generation.
-    fn raise(&mut self) -> anyhow::Result<Generation> {
-        let next = Generation(self.cluster.generation.0 + 1);
-        self.text.raise(next)?;
-        Ok(next)
-    }
-
-    /// Writes it, whole or not at all, if it still is a cluster file.
-    fn write(&self) -> anyhow::Result<Cluster> {
-        let text = self.text.to_string();
-        let base = self.path.parent().unwrap_or(Path::new("/"));
-        let cluster = Cluster::parse(&text, base)?;
-        let new = self.path.with_extension("toml.new");
-        let write = || -> io::Result<()> {
-            fs::write(&new, &text)?;
-            fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
-            fs::File::open(&new)?.sync_all()?;
-            fs::rename(&new, &self.path)
-        };
-        write().with_context(|| self.path.display().to_string())?;
-        Ok(cluster)
-    }
-}
-
 pub(crate) fn replace(args: &ReplaceArgs) -> anyhow::Result<ExitCode> {
-    let mut file = ClusterFile::read(&args.file.cluster)?;
+    let mut file = ClusterFile::lock(&args.file.cluster)?;
     let nth = file.slot_of(args.old)?;
     let dir = std::path::absolute(&args.dir).with_context(|| args.dir.display().to_string())?;
     let options =
@@ -139,14 +78,15 @@ fn disk_in(dir: &Path, cluster: &Cluster, options: InitOptions) -> anyhow::Resul
 }
 
 pub(crate) fn lost(args: &LostArgs) -> anyhow::Result<ExitCode> {
-    let mut file = ClusterFile::read(&args.file.cluster)?;
+    let mut file = ClusterFile::lock(&args.file.cluster)?;
     let nth = file.slot_of(args.disk)?;
     let left: Vec<_> = {
         let others = file.cluster.slots.iter().enumerate().filter(|(other, _)| *other != nth);
         others.map(|(_, slot)| slot.clone()).collect()
     };
     let remaining = Cluster { slots: left, ..file.cluster.clone() };
-    check_what_is_left(&file.cluster, &remaining, args.scheme)?;
+    let schemes = args.schemes.of_volumes();
+    check_what_is_left(&file.cluster, &remaining, &schemes)?;
     let drained = file.cluster.slots[nth].drain;
     let generation = file.raise()?;
     file.text.remove(nth)?;
@@ -165,7 +105,7 @@ pub(crate) fn lost(args: &LostArgs) -> anyhow::Result<ExitCode> {
         "disk {} is not in {shown} any more, which is of generation {generation} now, with {} slots\n{}{held}\n{TELL}",
         args.disk,
         cluster.slots.len(),
-        no_more_apart(&file.cluster, &cluster, args.scheme)
+        no_more_apart(&file.cluster, &cluster, &schemes)
     ))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -175,7 +115,7 @@ const TELL: &str = "next: copy the file to every machine that mounts, and tell i
                     ashlar@VOLUME),\nor ashlar mount VOLUME DIR -o remount";
 
 pub(crate) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
-    let mut file = ClusterFile::read(&args.file.cluster)?;
+    let mut file = ClusterFile::lock(&args.file.cluster)?;
     let nth = file.slot_of(args.disk)?;
     let (disk, shown) = (args.disk, file.path.display().to_string());
     let is = file.cluster.slots[nth].drain;
@@ -188,7 +128,7 @@ pub(crate) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
         let stays = others.filter(|(other, slot)| *other != nth && !slot.drain);
         let slots = stays.map(|(_, slot)| slot.clone()).collect();
         let left = Cluster { slots, ..file.cluster.clone() };
-        check_what_is_left(&file.cluster, &left, args.scheme)?;
+        check_what_is_left(&file.cluster, &left, &args.schemes.of_volumes())?;
     }
     let generation = file.raise()?;
     file.text.drain(nth, !args.undo)?;
@@ -207,12 +147,15 @@ pub(crate) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Can a volume of the scheme go on with what is left, its metadata too?
-fn check_what_is_left(before: &Cluster, left: &Cluster, scheme: Scheme) -> anyhow::Result<()> {
+/// Can volumes of all the schemes go on with what is left, their metadata too?
+fn check_what_is_left(before: &Cluster, left: &Cluster, schemes: &[Scheme]) -> anyhow::Result<()> {
+    schemes.iter().try_for_each(|scheme| check_scheme(before, left, *scheme))
+}
+
+fn check_scheme(before: &Cluster, left: &Cluster, scheme: Scheme) -> anyhow::Result<()> {
     if let Err(why) = left.check_scheme(scheme) {
         bail!(
-            "{} needs {} disks, and {} would be left: put another disk in its place (storaged disk replace), or \
-             name the scheme of your volumes (--scheme)",
+            "{} needs {} disks, and {} would be left: {OR_ELSE}",
             why.scheme,
             why.needed,
             why.have
@@ -224,32 +167,37 @@ fn check_what_is_left(before: &Cluster, left: &Cluster, scheme: Scheme) -> anyho
         ensure!(
             had < needed || have >= needed,
             "metadata of volumes of {scheme} lie apart by {level}s, which needs {needed} {level}s, and {have} would \
-             be left: put another disk in its place (storaged disk replace), or name the scheme of your volumes \
-             (--scheme)"
+             be left: {OR_ELSE}"
         );
     }
     Ok(())
 }
 
-/// What new data are not any more, in a line: apart by racks, or hosts.
-fn no_more_apart(before: &Cluster, left: &Cluster, scheme: Scheme) -> String {
-    let needed = scheme.units();
-    let falls = |level: &Level| {
-        before.names(*level) && before.count(*level) >= needed && left.count(*level) < needed
-    };
-    let fallen = [Level::Rack, Level::Host].into_iter().find(falls);
-    fallen.map_or(String::new(), |level| {
+/// What can be done where too few would be left.
+const OR_ELSE: &str = "put another disk in its place (storaged disk replace), or name the schemes of all your volumes, \
+                       if none is of this one (--scheme)";
+
+/// What new data are not any more, in a line for each scheme: apart by racks, or hosts.
+fn no_more_apart(before: &Cluster, left: &Cluster, schemes: &[Scheme]) -> String {
+    let fallen = |scheme: &Scheme| {
+        let needed = scheme.units();
+        let falls = |level: &Level| {
+            before.names(*level) && before.count(*level) >= needed && left.count(*level) < needed
+        };
+        let level = [Level::Rack, Level::Host].into_iter().find(falls)?;
         let have = left.count(level);
-        format!(
+        Some(format!(
             "warning: {have} {level}s are too few to keep parts of {scheme} apart: one {level} has several of a blob \
              from now on\n"
-        )
-    })
+        ))
+    };
+    schemes.iter().filter_map(fallen).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::arguments::Schemes;
 
     /// A disk on each of the hosts.
     fn cluster(hosts: &str) -> Cluster {
@@ -272,16 +220,38 @@ mod tests {
         ];
         for (before, left, refused, warned) in cases {
             let (before, left) = (cluster(before), cluster(left));
-            let scheme: Scheme = "ec(4,2)".parse().unwrap();
-            let said = check_what_is_left(&before, &left, scheme).map_err(|why| why.to_string());
+            let schemes = ["ec(4,2)".parse().unwrap()];
+            let said = check_what_is_left(&before, &left, &schemes).map_err(|why| why.to_string());
             match (&said, refused) {
                 (Ok(()), None) => {}
                 (Err(why), Some(part)) => assert!(why.contains(part), "{why}"),
                 _ => panic!("{said:?}, expected {refused:?}"),
             }
-            let said = no_more_apart(&before, &left, scheme);
+            let said = no_more_apart(&before, &left, &schemes);
             assert_eq!(said.is_empty(), warned.is_none_or(str::is_empty), "{said}");
             assert!(warned.is_none_or(|part| said.contains(part)), "{said}");
         }
+    }
+    #[test]
+    fn the_journal_of_every_scheme_needs_its_hosts() {
+        let schemes = |named: &[&str]| Schemes {
+            schemes: named.iter().map(|scheme| scheme.parse().unwrap()).collect(),
+        };
+        let check = |before: &str, left: &str, named: &[&str]| {
+            let (before, left) = (cluster(before), cluster(left));
+            let said = check_what_is_left(&before, &left, &schemes(named).of_volumes());
+            said.map_err(|why| why.to_string())
+        };
+        // Three hosts carry the journal of a volume that survives one loss, and never had one of ec(4,2).
+        let said = check("aaabbbc", "aaabbb", &[]).unwrap_err();
+        assert!(
+            said.contains("metadata of volumes of copies(2)") && said.contains("3 hosts"),
+            "{said}"
+        );
+        assert_eq!(check("aaabbbc", "aaabbb", &["ec(4,2)"]), Ok(()), "there are no others");
+        let said = check("aaabbbc", "aaabbb", &["ec(4,2)", "ec(2,1)"]).unwrap_err();
+        assert!(said.contains("of ec(2,1)"), "{said}");
+        let said = check("aabbccdde", "aabbccdd", &["ec(5,3)", "copies(3)"]).unwrap_err();
+        assert!(said.contains("of copies(3)") && said.contains("5 hosts"), "{said}");
     }
 }
