@@ -176,7 +176,7 @@ impl Disk {
         let (fill, parts) = self.shared.view();
         let state = match (self.hangs(), self.shared.read_only()) {
             (Some(why), _) => why,
-            (None, Some(why)) => format!("read-only: {why}"),
+            (None, Some(why)) => format!("read-only: {why}{}", self.shared.doubts.told()),
             (None, None) => "ok".to_owned(),
         };
         let damaged = self.shared.damaged();
@@ -289,6 +289,7 @@ impl Disk {
     /// Which parts of the blob are here. To be asked when its turn has come.
     pub(crate) async fn held(&self, slot: SlotId, blob: BlobId) -> Result<Held, PartError> {
         self.blocking(move |shared| {
+            shared.doubts.check_all()?;
             let failed = |e| shared.index_failed(&e);
             // What is put before it is declared rebuilt is seen below.
             let rebuilding = shared.is_rebuilding(slot, blob.volume());
@@ -313,6 +314,7 @@ impl Disk {
     ) -> Result<Page, PartError> {
         let limit = limit.min(MAX_LIST) as usize;
         self.blocking(move |shared| {
+            shared.doubts.check_all()?;
             let rebuilding = match scope {
                 Scope::All => !shared.serves(slot),
                 Scope::Volume(volume) | Scope::Session(volume, _) => {

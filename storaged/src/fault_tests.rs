@@ -10,7 +10,7 @@ use proto::checksum::Checked;
 use proto::id::{
     BlobId, ClusterId, Epoch, Generation, GroupId, OwnerId, PartKey, SessionId, SlotId, VolumeId,
 };
-use proto::part_store::{FillLevel, Issuer, PartError, PartStore};
+use proto::part_store::{FillLevel, Issuer, PartError, PartStore, Scope};
 use tempfile::TempDir;
 
 use crate::io::faults::{Call, Fault};
@@ -236,6 +236,7 @@ async fn fails_once(call: Call, errno: i32) {
         let refused = put(&store, second).await.unwrap_err().to_string();
         assert!(refused.contains("read-only") && refused.contains("os error 5"), "{refused}");
         assert!(disk.state().state.starts_with("read-only: "), "{}", disk.state().state);
+        until_it_says(&disk, "was read back (good parts: 1, damaged: 0)").await;
         assert_eq!(get(&store, first).await.unwrap(), content(first), "reads go on");
         let fill = store.fill().await.unwrap_err();
         assert!(matches!(fill, PartError::Io(_)), "{fill}");
@@ -255,6 +256,96 @@ async fn a_failed_write_makes_the_disk_read_only_until_it_is_opened_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_makes_the_disk_read_only_until_it_is_opened_again() {
     fails_once(Call::Sync, EIO).await;
+}
+
+/// Waits until the disk says this of itself.
+async fn until_it_says(disk: &Disk, what: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !disk.state().state.contains(what) {
+        assert!(std::time::Instant::now() < deadline, "{what}: {:?}", disk.state());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// The device has lost what it said was durable, and a sync tells so: what is left of the file is served once it was
+/// read back, and what is not is known to be damaged, though nobody has asked for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_sync_nothing_of_the_file_is_answered_for_until_it_was_read_back() {
+    use std::os::unix::fs::FileExt;
+    let dir = fresh();
+    let [good, lost, refused] = [1, 2, 3].map(|n| key(n, 100_000));
+    let unread = |told: Result<(), PartError>| {
+        let Err(PartError::Io(why)) = &told else { panic!("{told:?}") };
+        assert!(why.contains("block file 1 is being read back"), "{why}");
+    };
+    {
+        let (disk, store) = open(&dir);
+        put(&store, good).await.unwrap();
+        put(&store, lost).await.unwrap();
+        // So that what was read before is remembered.
+        assert_eq!(get(&store, lost).await.unwrap(), content(lost));
+        let file = std::fs::File::options().write(true).open(log(&dir)).unwrap();
+        file.write_all_at(&[0; 4096], place_of(&log(&dir), lost)).unwrap();
+        let hangs = Fault::hang(&log(&dir), Call::Forget);
+        let fails = Fault::error(dir.path(), Call::Sync, ALL, EIO);
+        assert!(matches!(put(&store, refused).await, Err(PartError::Io(_))));
+        let hangs = tokio::task::spawn_blocking(move || {
+            hangs.wait();
+            hangs
+        });
+        let hangs = hangs.await.unwrap();
+        for part in [good, lost] {
+            unread(get(&store, part).await.map(drop));
+            unread(store.held(part.blob).await.map(drop));
+        }
+        unread(store.list(Scope::All, None, 10).await.map(drop));
+        assert_eq!(disk.state().damaged, 0, "nobody knows yet");
+        drop(hangs);
+        until_it_says(&disk, "was read back (good parts: 1, damaged: 1)").await;
+        assert_eq!(get(&store, good).await.unwrap(), content(good));
+        assert_eq!(disk.state().damaged, 1);
+        assert!(matches!(get(&store, lost).await, Err(PartError::Corrupt(_))));
+        for (part, parts) in [(good, 1), (lost, 1), (refused, 0)] {
+            assert_eq!(store.held(part.blob).await.unwrap().parts.len(), parts);
+        }
+        assert_eq!(fails.met(), 1, "it was tried again");
+        // It would succeed now, which proves nothing.
+        drop(fails);
+        let again = put(&store, refused).await.unwrap_err().to_string();
+        assert!(again.contains("read-only"), "{again}");
+    }
+    let (disk, store) = open(&dir);
+    put(&store, refused).await.unwrap();
+    put(&store, lost).await.unwrap();
+    for part in [good, lost, refused] {
+        assert_eq!(get(&store, part).await.unwrap(), content(part));
+    }
+    assert_eq!(disk.state().state, "ok");
+}
+
+/// Where the kernel does not let go of what it has in memory, nothing can be read back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_only_be_read_out_of_the_kernels_memory_stays_in_doubt() {
+    let dir = fresh();
+    let (first, second) = (key(1, 5000), key(2, 5000));
+    let (disk, store) = open(&dir);
+    put(&store, first).await.unwrap();
+    let keeps = Fault::error(dir.path(), Call::Forget, ALL, EIO);
+    let fails = Fault::error(dir.path(), Call::Sync, ALL, EIO);
+    assert!(matches!(put(&store, second).await, Err(PartError::Io(_))));
+    let keeps = tokio::task::spawn_blocking(move || {
+        keeps.wait();
+        keeps
+    });
+    let keeps = keeps.await.unwrap();
+    for _ in 0..3 {
+        assert!(matches!(get(&store, first).await, Err(PartError::Io(_))));
+    }
+    assert!(disk.state().state.contains("is being read back"), "{:?}", disk.state());
+    drop((keeps, fails, store, disk));
+    let (disk, store) = open(&dir);
+    assert_eq!(get(&store, first).await.unwrap(), content(first));
+    assert_eq!(disk.state().state, "ok");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@
 //! * `shared`: what the owner, the readers and the scrub of a disk use; the queue of requests; the threads beside the
 //!   owner's.
 //! * `owner`: the one writer, from a request to one write and one sync, and space back; whether the disk is still
-//!   there. `read`: from a request to verified bytes.
+//!   there, and what of it counts after a failed sync. `read`: from a request to verified bytes.
 //! * [`scrub`]: whether all that is on a disk still is.
 //! * `disk`: [`Disk`] and its slots, what a proxy in the same process uses; opening one, after a crash or without an
 //!   index (`disk/replay.rs`); one without threads ([`Stepped`]); all of a process ([`bay`]).

@@ -6,6 +6,7 @@ pub(crate) mod batch;
 pub(crate) mod commit;
 pub(crate) mod compact;
 pub(crate) mod give_back;
+pub(crate) mod read_back;
 pub(crate) mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

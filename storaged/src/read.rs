@@ -46,6 +46,7 @@ impl Shared {
                 self.check_all_read()?;
                 return Err(if rebuilding { PartError::NotRebuilt } else { PartError::NotFound });
             };
+            self.doubts.check(place.file)?;
             match tried {
                 Some((before, error)) if before == place => {
                     self.metrics.read_failed();

@@ -2,6 +2,7 @@
 //! on, and who may ask what of it.
 
 pub(crate) mod beats;
+pub(crate) mod doubts;
 pub(crate) mod hands;
 pub(crate) mod queue;
 pub(crate) mod wish;
@@ -25,6 +26,7 @@ use crate::log::block_file::BlockFile;
 use crate::log::record::{Membership, Place, decode_fence, decode_rebuilt, decode_slot};
 use crate::metrics::DiskMetrics;
 use crate::shared::beats::Beats;
+use crate::shared::doubts::Doubts;
 use crate::shared::hands::Hands;
 use crate::shared::queue::{Queue, To};
 use crate::shared::wish::Wished;
@@ -61,6 +63,8 @@ pub(crate) struct Shared {
     highest_file: AtomicU32,
     view: Mutex<(Fill, u64)>,
     read_only: RwLock<Option<String>>,
+    /// What is not answered for, though the index has it.
+    pub(crate) doubts: Doubts,
     end: Mutex<End>,
     ended: Condvar,
     damaged: Mutex<BTreeSet<(SlotId, PartKey)>>,
@@ -433,6 +437,7 @@ impl Shared {
             highest_file: AtomicU32::new(0),
             view: Mutex::new((Space::new(0, 1).fill(), 0)),
             read_only: RwLock::default(),
+            doubts: Doubts::default(),
             end: Mutex::default(),
             ended: Condvar::new(),
             damaged: Mutex::default(),

@@ -64,6 +64,14 @@ impl DirectFile {
     /// sync left in the kernel's memory looks written, and is not.
     pub(crate) fn settle(&self) -> io::Result<()> {
         self.sync()?;
+        self.forget_cached()
+    }
+
+    /// Has reads come from the device, whatever of the file the kernel has in its memory.
+    pub(crate) fn forget_cached(&self) -> io::Result<()> {
+        let _call = self.calls.begin();
+        #[cfg(test)]
+        self.fault(Call::Forget, 0, u64::MAX)?;
         self.file.forget_cached()
     }
 

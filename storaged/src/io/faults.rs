@@ -22,6 +22,8 @@ pub(crate) enum Call {
     Write,
     /// Making durable.
     Sync,
+    /// Having the kernel forget what it has of a file.
+    Forget,
     /// Giving space back.
     Punch,
     /// Cutting off.

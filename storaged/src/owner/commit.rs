@@ -14,7 +14,8 @@
 //!   before it does anything under it.
 //! * So is to whom a volume is promised: what was asked before a fence and is decided after it is refused.
 //! * After a failed write or sync nothing is written any more: the disk is read-only. What such a batch left in
-//!   the log counts for nothing before it was made durable, and read, anew ([`crate::disk::replay`]).
+//!   the log counts for nothing before it was made durable, and read, anew ([`crate::disk::replay`]); nor does what the
+//!   file had before, until it was read back ([`crate::owner::read_back`]).
 //! * Nothing is acknowledged that went into files without a name for longer than a look takes ([`crate::owner::watch`]).
 
 use std::collections::{HashSet, VecDeque};
@@ -39,7 +40,7 @@ use crate::log::record::{
 };
 use crate::owner::ahead::REGION;
 use crate::owner::batch::{FULL_BATCH, Layout, MAX_RECORDS, Planned};
-use crate::owner::{NO_ROOM, Owner, RunningCheckpoint};
+use crate::owner::{NO_ROOM, Owner, RunningCheckpoint, read_back};
 use crate::shared::queue::{Ask, Request, To};
 
 const BLOCK: u64 = DISK_BLOCK as u64;
@@ -440,6 +441,13 @@ impl Owner {
         PartError::Io(format!("read-only: {why}"))
     }
 
+    /// The same after what was written to a block file, or should have become durable, may have been lost.
+    pub(crate) fn doubt(&self, file: u32, doing: &str, e: &dyn std::fmt::Display) -> PartError {
+        let failed = self.fail(doing, e);
+        read_back::begin(&self.shared, file);
+        failed
+    }
+
     /// Writes the records, makes them durable, and answers those who wait.
     pub(crate) fn commit(&mut self, records: Vec<Planned>) -> Result<(), PartError> {
         let result = self.write(&records).and_then(|places| {
@@ -488,7 +496,7 @@ impl Owner {
         match written {
             Ok(()) => {}
             Err(e) if is_no_space(&e) => return Err(PartError::Full),
-            Err(e) => return Err(self.fail("writing", &e)),
+            Err(e) => return Err(self.doubt(current.number, "writing", &e)),
         }
         self.ahead.wrote(at, layout.end, zeros);
         self.logged += bytes;

@@ -105,7 +105,7 @@ impl Owner {
                 self.declined("cutting a block file off", &e);
                 Ok(())
             }
-            Err(e) => Err(self.fail("sealing a block file", &e)),
+            Err(e) => Err(self.doubt(number, "sealing a block file", &e)),
         }
     }
 
