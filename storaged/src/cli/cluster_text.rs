@@ -157,6 +157,13 @@ domain = "shelf"
         assert!(drained.contains("path = \"b\"   # relative"), "{drained}");
         text.drain(1, false).unwrap();
         assert_eq!(text.to_string(), TEXT);
+        // It was the old one that was to be emptied, not the one in its place.
+        text.drain(1, true).unwrap();
+        text.replace(1, disk(9), disk(2), Path::new("/srv/new")).unwrap();
+        let replaced = text.to_string();
+        let cluster = Cluster::parse(&replaced, Path::new("/")).unwrap();
+        assert_eq!((cluster.slots[1].disk, cluster.slots[1].drain), (disk(9), false));
+        assert!(!replaced.contains("drain"), "{replaced}");
     }
 
     #[test]

@@ -103,6 +103,31 @@ async fn a_pass_finds_what_is_damaged_and_nothing_else() {
     }
 }
 
+/// Of a part whose header is damaged nothing is served that was remembered of it when it was good: nobody could tell
+/// any more whether it is that part.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_remembered_of_a_part_goes_when_its_header_is_found_damaged() {
+    let dir = fresh();
+    let parts = [1, 2].map(|n| key(n, 300_000));
+    let (disk, store) = open(&dir);
+    let block = 65_536..70_000;
+    for part in parts {
+        put(&store, part).await.unwrap();
+        store.get(part, block.clone()).await.unwrap();
+        flip(&log(&dir), place_of(&log(&dir), part) + 20);
+        let remembered = store.get(part, block.clone()).await.unwrap();
+        assert_eq!(remembered, content(part).slice(65_536..70_000), "its table is remembered");
+    }
+    // Whoever meets it: the index is compared with what lies at its places, whatever the log told.
+    let mut scrub = scrub(&disk);
+    pass(&mut scrub);
+    for part in parts {
+        let got = store.get(part, block.clone()).await;
+        assert!(matches!(got, Err(PartError::Corrupt(_))), "{got:?}");
+    }
+    assert_eq!(disk.state().damaged, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrub_goes_on_after_a_restart_and_knows_what_it_had_found() {
     let dir = fresh();
