@@ -17,8 +17,8 @@ use meta::{
 };
 use parking_lot::Mutex;
 use proto::guard::keep_going;
-use proxy::BlobStore;
-use proxy::repair::Healer;
+use proxy::repair::{Healer, Report};
+use proxy::{BlobStore, Proxy};
 use tokio::sync::Notify;
 
 use self::atime::Atimes;
@@ -204,11 +204,9 @@ impl Filesystem {
         assert!(self.healer.set(healer).is_ok(), "one healer");
     }
 
-    /// Ids of disks that were to be emptied, and hold nothing any more.
-    pub(crate) fn emptied_disks(&self) -> Vec<String> {
-        let reports = self.healer.get().map(|healer| healer.glance());
-        let drains = reports.into_iter().flat_map(|report| report.drains);
-        drains.filter(|drain| drain.empty).map(|drain| drain.id).collect()
+    /// How the repair of the volume is with the disks of this proxy. `None`: nobody repairs it, or with others yet.
+    pub(crate) fn healing_over(&self, proxy: &Arc<Proxy>) -> Option<Report> {
+        self.healer.get().and_then(|healer| healer.glance_over(proxy))
     }
 
     /// What there was to warn of when it was mounted.

@@ -200,6 +200,7 @@ impl Mount {
         filesystem.warn_of(warnings.clone());
         let ledger = Arc::new(WantedBlobs::new(shared.clone()));
         let healer = Healer::start(store.blobs.clone(), shared.volume().id, ledger, plan.heal);
+        healer.remember_empty(roll_call::emptied(&volume, &plan.cluster).await);
         filesystem.healed_by(healer.clone());
         let followed = (plan.file.clone(), plan.cluster.clone());
         let of = (volume.clone(), number, store.clone(), filesystem.clone());
@@ -285,6 +286,7 @@ impl Mount {
         let since = Instant::now();
         // What is left to mend is found again by the next mount.
         self.healer.stop().await;
+        self.follower.take_leave().await;
         let stopped = tokio::select! {
             stopped = end(&self.filesystem, &self.volume) => stopped,
             () = given_up(self.desk.as_ref()) => {
@@ -406,6 +408,7 @@ pub(crate) async fn check_first(
     store.blobs.abide_by(volume.id, volume.rules);
     roll_call::check_file(&volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
     called.check_for(volume.scheme, cluster).map_err(RollCallError::from)?;
+    called.check_joined(&volume, members.as_ref(), cluster).map_err(RollCallError::from)?;
     Ok(known.is_none().then_some(looked))
 }
 

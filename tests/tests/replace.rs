@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -443,4 +443,75 @@ fn a_disk_is_emptied_while_everything_goes_on_and_then_pulled() -> Result<()> {
     }
     site.until_all_are_up()?;
     site.umount("mnt")
+}
+
+/// Nothing is mounted when it is pulled, nor when it leaves the file.
+#[test]
+fn a_disk_that_was_emptied_is_not_missed_by_the_next_mount() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::new(false)?;
+    site.mount()?;
+    let mut load = load(&site);
+    load.progress(20)?;
+    load.stop(PATIENCE)?.went_well()?;
+    let change = |command: &str| {
+        let mut change = Command::new(storaged());
+        change.args(["disk", command, &site.disks[3], "--cluster"]).arg(site.file());
+        run(&mut change, PATIENCE)
+    };
+    change("drain")?;
+    site.remount()?;
+    let heal = || -> Result<Value> { Ok(site.status()?["mount"]["heal"].clone()) };
+    wait_until("the disk to be empty", 2 * NOTICED, || {
+        heal().is_ok_and(|heal| heal["drains"][0]["empty"] == true)
+    })
+    .with_context(|| format!("{:?}", heal()))?;
+    site.umount("mnt")?;
+    // It is pulled, and the file says still that it is to be emptied.
+    fs::rename(site.at("d3"), site.at("pulled"))?;
+    site.mount()?;
+    wait_until("nothing to be degraded", NOTICED, || {
+        heal().is_ok_and(|heal| heal["health"] == "healthy" && heal["disks_away"] == 0)
+    })
+    .with_context(|| format!("{:?}", heal()))?;
+    ensure!(heal()?["drains"][0]["empty"] == true, "{:?}", heal());
+    site.umount("mnt")?;
+    change("lost")?;
+    site.mount()?;
+    let warnings = site.status()?["mount"]["warnings"].to_string();
+    ensure!(!warnings.contains("hold parts"), "{warnings}");
+    load.ledger().verify(&site.at("mnt"), false)?;
+    site.umount("mnt")
+}
+
+/// Commands that change one cluster file at once: every change is made, and each of its own generation.
+#[test]
+fn commands_at_once_lose_no_change_of_the_cluster_file() -> Result<()> {
+    let site = Site::new(false)?;
+    let commands: Vec<_> = (0..DISKS)
+        .map(|number| {
+            let mut drain = Command::new(storaged());
+            drain.args(["disk", "drain", &site.disks[number], "--scheme", "copies(1)"]);
+            drain.arg("--cluster").arg(site.file()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            drain.spawn().context("storaged")
+        })
+        .collect::<Result<_>>()?;
+    let mut said = Vec::new();
+    for command in commands {
+        let answer = command.wait_with_output()?;
+        said.push((answer.status.success(), [answer.stdout, answer.stderr].concat()));
+    }
+    let told = || said.iter().map(|(_, said)| String::from_utf8_lossy(said)).collect::<String>();
+    // The last one would leave none.
+    ensure!(said.iter().filter(|(done, _)| *done).count() == DISKS - 1, "{}", told());
+    let text = fs::read_to_string(site.file())?;
+    ensure!(text.contains(&format!("generation = {DISKS}")), "{text}");
+    ensure!(text.matches("drain = true").count() == DISKS - 1, "{text}");
+    for generation in 2..=DISKS {
+        let said = told();
+        ensure!(said.contains(&format!("is of generation {generation} now")), "{said}");
+    }
+    Ok(())
 }

@@ -9,12 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{Members, MetaError, Volume};
+use meta::{MetaError, Volume};
 use proto::cluster::{Cluster, Slot, Unreadable};
 use proto::guard::caught_in;
 use proto::id::{Generation, SessionId};
+use proxy::repair::report::Drain;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::embedded::{OpenError, Store};
@@ -23,6 +25,10 @@ use crate::filesystem::Filesystem;
 
 /// How often a file is read again that is older than what disks know.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether a disk that is to be emptied is, and how all lies.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the last such note may take.
+const LAST_NOTE: Duration = Duration::from_secs(5);
 /// Callers that may wait.
 const CALLERS: usize = 8;
 
@@ -43,10 +49,12 @@ pub(crate) enum NotFollowed {
     Ended(String),
 }
 
-/// Somebody who wants the file to be read again, or another one from now on.
-struct Call {
-    file: Option<PathBuf>,
-    answer: oneshot::Sender<Result<(), NotFollowed>>,
+/// What somebody wants.
+enum Call {
+    /// The file is to be read again, or another one from now on.
+    Read { file: Option<PathBuf>, answer: oneshot::Sender<Result<(), NotFollowed>> },
+    /// What is known of the disks is to be noted.
+    Note { noted: oneshot::Sender<()> },
 }
 
 /// How the task is asked.
@@ -61,7 +69,7 @@ impl Way {
     pub(crate) async fn read_again(&self, file: Option<PathBuf>) -> Result<(), NotFollowed> {
         let ended = || NotFollowed::Ended("the mount is ending".to_owned());
         let (answer, answered) = oneshot::channel();
-        self.0.send(Call { file, answer }).await.map_err(|_| ended())?;
+        self.0.send(Call::Read { file, answer }).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 }
@@ -96,6 +104,20 @@ impl Follower {
         self.way.clone()
     }
 
+    /// The mount ends soon: what it knows of the disks is noted, as the file may change while nobody sees it.
+    pub(crate) async fn take_leave(&self) {
+        let (noted, end) = oneshot::channel();
+        let noting = async {
+            // One that has ended notes nothing any more.
+            if self.way.0.send(Call::Note { noted }).await.is_ok() {
+                let _ = end.await;
+            }
+        };
+        if timeout(LAST_NOTE, noting).await.is_err() {
+            tracing::warn!("what is known of the disks is not noted within {LAST_NOTE:?}");
+        }
+    }
+
     /// Ends it; nothing of the mount is in use by it then.
     pub(crate) async fn end(self) {
         self.stop.cancel();
@@ -115,6 +137,8 @@ struct Following {
 
 impl Following {
     async fn run(mut self, hangup: Arc<Notify>, mut calls: mpsc::Receiver<Call>) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // While this is some, disks know what the file does not say.
         let mut missed: Option<Generation> = None;
         loop {
@@ -152,10 +176,15 @@ impl Following {
                         tracing::warn!("the cluster file is not taken, and nothing has changed: {why}");
                     }
                 }
-                Some(Call { file, answer }) = calls.recv() => {
-                    // One who has gone does not want to know.
-                    let _ = answer.send(self.read_again(file).await);
-                }
+                _ = look.tick() => self.note().await,
+                // One who has gone does not want to know.
+                Some(call) = calls.recv() => match call {
+                    Call::Read { file, answer } => drop(answer.send(self.read_again(file).await)),
+                    Call::Note { noted } => {
+                        self.note().await;
+                        let _ = noted.send(());
+                    }
+                },
             }
         }
     }
@@ -177,25 +206,33 @@ impl Following {
         Ok(())
     }
 
-    /// The disks that the volume is stored on, but for those that the file does not list any more after they were
-    /// emptied.
-    async fn without_emptied(
-        &self,
-        cluster: &Cluster,
-    ) -> Result<(Option<Members>, bool), MetaError> {
-        let (mut members, mut changed) = (self.volume.members().await?, false);
-        let emptied = self.filesystem.emptied_disks();
-        let goes = |slot: &&Slot| {
-            let listed = cluster.slots.iter().any(|other| other.stands_for() == slot.stands_for());
-            !listed && emptied.contains(&slot.disk.to_string())
-        };
-        for slot in self.cluster.slots.iter().filter(goes) {
-            if members.as_mut().is_some_and(|members| members.let_go(slot.stands_for())) {
-                changed = true;
-                tracing::info!(disk = %slot.disk, "a disk that was emptied has left the cluster file");
-            }
+    /// Notes which of the disks that are to be emptied hold nothing, so that nobody misses them when they are not
+    /// in the file any more; and that all lies by the names of now, once it does.
+    async fn note(&self) {
+        if let Err(why) = self.try_to_note().await {
+            tracing::warn!("which disks were emptied is not noted: {why}");
         }
-        Ok((members, changed))
+    }
+
+    async fn try_to_note(&self) -> Result<(), MetaError> {
+        let healing = self.filesystem.healing_over(&self.store.blobs.current());
+        let Some(report) = healing else { return Ok(()) };
+        let Some(mut members) = self.volume.members().await? else { return Ok(()) };
+        let said = |slot: &Slot| {
+            let of = |drain: &&Drain| drain.id == slot.disk.to_string();
+            // Of one that does not say how much it has nothing is known that was not before.
+            report.drains.iter().find(of).filter(|drain| drain.empty || drain.parts.is_some())
+        };
+        let slots = &self.cluster.slots;
+        let emptied = members.note_emptied(|disk| {
+            let slot = slots.iter().find(|slot| slot.stands_for() == disk)?;
+            if slot.drain { said(slot).map(|drain| drain.empty) } else { Some(false) }
+        });
+        let settled = report.is_settled() && members.settle();
+        if emptied || settled {
+            self.volume.note_members(&members).await?;
+        }
+        Ok(())
     }
 
     /// Goes on by another file.
@@ -206,20 +243,18 @@ impl Following {
             let (file, who) = (cluster.generation, "this mount".to_owned());
             return Err(RollCallError::from(WrongFile::Old { file, who, known }).into());
         }
-        let (members, changed) =
-            self.without_emptied(&cluster).await.map_err(RollCallError::from)?;
+        self.try_to_note().await.map_err(RollCallError::from)?;
+        let members = self.volume.members().await.map_err(RollCallError::from)?;
         let check = roll_call::check_file(&volume, members.as_ref(), &cluster);
         check.map_err(RollCallError::from)?;
         let successor = self.store.successor(&cluster).await?;
         let called = Called::of(&successor.blobs).await;
-        if let Err(why) = called.check_for(volume.scheme, &cluster) {
+        let fits = called.check_for(volume.scheme, &cluster);
+        if let Err(why) =
+            fits.and_then(|()| called.check_joined(&volume, members.as_ref(), &cluster))
+        {
             successor.close().await;
             return Err(RollCallError::from(why).into());
-        }
-        if let Some(members) = members.filter(|_| changed)
-            && let Err(why) = self.volume.note_members(&members).await
-        {
-            tracing::warn!("that a disk was emptied before it went is not noted: {why}");
         }
         self.store.succeed(successor, &cluster).await;
         tracing::info!(

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use meta::{Members, MetaError, Volume, VolumeInfo};
 use proto::cluster::{Cluster, Endpoint, Level, Slot, TooNarrow};
-use proto::id::{ClusterId, Generation, SessionId};
+use proto::id::{ClusterId, DiskId, Generation, SessionId};
 use proto::part_store::{PartError, Standing};
 use proto::scheme::Scheme;
 use proxy::{Answer, Proxy};
@@ -98,6 +98,20 @@ pub enum WrongFile {
         /// So many may fail together.
         most: usize,
     },
+    /// What was spread out is called one now, and some of it is silent.
+    #[error(
+        "the cluster file makes one {level} of {joined} that volume {volume} was stored by, and {away} of its disks do not answer, which may alone have its newest metadata: bring them back, or call its {level}s as they were called"
+    )]
+    JoinedAndAway {
+        /// The volume.
+        volume: String,
+        /// What has been joined.
+        level: Level,
+        /// So many of them have become one.
+        joined: usize,
+        /// Disks that do not answer.
+        away: usize,
+    },
     /// Too few disks are where it says.
     #[error("the cluster file is wrong about {wrong} of its {all} disks: {first}")]
     Places {
@@ -180,6 +194,13 @@ pub fn check_file(
         warnings.push(format!(
             "{gone} disks that hold parts of this volume are not in the cluster file ({ids}): {what}; \
              list them again if they are only away"
+        ));
+    }
+    if difference.joined_racks > 1 && layout.rests_on(Level::Rack) {
+        warnings.push(format!(
+            "{} racks that data were stored by are one rack now: until repair has put them apart, its loss may be more \
+             than the volume bears",
+            difference.joined_racks
         ));
     }
     if let Some((disk, old, new)) = difference.moved.first() {
@@ -291,6 +312,33 @@ impl Called {
         check_answers(scheme, cluster, &self.answers)
     }
 
+    /// Are all disks there where names are other than those that the journal was stored by?
+    ///
+    /// Of a host, or a rack, that is silent it is said that it has no more than one copy of an entry. So it was when
+    /// they were stored, by the names of then: of two that are one now both may have one. With all disks there nobody
+    /// has to say so, and repair puts the copies apart again.
+    ///
+    /// # Errors
+    /// When some are away.
+    pub fn check_joined(
+        &self,
+        volume: &VolumeInfo,
+        known: Option<&Members>,
+        cluster: &Cluster,
+    ) -> Result<(), WrongFile> {
+        let away = self.served.iter().filter(|served| **served == Served::Away).count();
+        let (Some(known), true) = (known, away > 0) else { return Ok(()) };
+        let (level, layout) = (known_by(volume), volume.rules.layout);
+        let difference = known.difference(cluster, level);
+        let joined = [(level, difference.joined), (Level::Rack, difference.joined_racks)];
+        match joined.into_iter().find(|(level, joined)| layout.rests_on(*level) && *joined > 1) {
+            Some((level, joined)) => {
+                Err(WrongFile::JoinedAndAway { volume: volume.name.clone(), level, joined, away })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The newest generation that disks know, if the file's is newer: whoever asks them for anything by the file
     /// teaches it to them, so that no older file works any more.
     pub fn known_before(&self, cluster: &Cluster) -> Option<Generation> {
@@ -323,6 +371,7 @@ pub async fn call(
     let known = volume.members().await?;
     let mut warnings = check_file(&info, known.as_ref(), cluster)?;
     check_answers(info.scheme, cluster, &called.answers)?;
+    called.check_joined(&info, known.as_ref(), cluster)?;
     let level = known_by(&info);
     let mut members = match &known {
         Some(known) => known.clone(),
@@ -330,6 +379,10 @@ pub async fn call(
     };
     if let Some(session) = mounted {
         members.follow(cluster, session, level);
+        // What is to be emptied no more takes parts again.
+        let drains =
+            |disk| cluster.slots.iter().any(|slot| slot.drain && slot.stands_for() == disk);
+        members.note_emptied(|disk| (!drains(disk)).then_some(false));
     }
     for (index, (slot, served)) in cluster.slots.iter().zip(&called.served).enumerate() {
         let emptied = *served == Served::Never && members.has_met(slot.stands_for(), slot.slot);
@@ -350,6 +403,21 @@ pub async fn call(
         volume.note_members(&members).await?;
     }
     Ok(warnings)
+}
+
+/// Disks of the file that held nothing when the volume heard of them last; none, where it cannot say.
+pub(crate) async fn emptied(volume: &Volume, cluster: &Cluster) -> Vec<DiskId> {
+    let members = match volume.members().await {
+        Ok(members) => members.map_or(Vec::new(), |members| members.slots),
+        Err(why) => {
+            tracing::warn!("which disks were emptied is not known: {why}");
+            return Vec::new();
+        }
+    };
+    let emptied = |slot: &&Slot| {
+        members.iter().any(|member| member.emptied && member.disk == slot.stands_for())
+    };
+    cluster.slots.iter().filter(emptied).map(|slot| slot.disk).collect()
 }
 
 /// A slot as people find it.

@@ -9,9 +9,9 @@
 //! 16      4     slot
 //! 20      8     since       first session that used it
 //! 28      8     until       first session that did not any more, or used it otherwise; 0: in use
-//! 36      1     met         1: it has answered as what it should be
-//! 37      2     length of the name of its fail domain
-//! 39      -     that name
+//! 36      1     flags       1: it has answered as what it should be; 2: it was to be emptied, and holds nothing
+//! 37      2     length of its names
+//! 39      -     the name of its fail domain, and where a rack is known that this is in, a zero and the rack's
 //! ```
 
 use proto::id::{DiskId, Generation, SessionId, SlotId};
@@ -43,9 +43,14 @@ struct Entry {
     slot: U32,
     since: U64,
     until: U64,
-    met: u8,
-    domain_len: U16,
+    flags: u8,
+    names_len: U16,
 }
+
+const MET: u8 = 1;
+const EMPTIED: u8 = 2;
+/// Between the names of a domain and its rack: no name of a cluster file has one.
+const BETWEEN: char = '\0';
 
 const _: () = assert!(size_of::<Head>() == 12 && size_of::<Entry>() == 39);
 
@@ -54,18 +59,24 @@ pub(crate) fn encode(members: &Members) -> Vec<u8> {
     let generation = U64::new(members.generation.0);
     let mut bytes = Head { version: U32::new(VERSION), generation }.as_bytes().to_vec();
     for member in &members.slots {
-        // A name longer than this names the same domain by its beginning.
-        let domain = &member.domain.as_bytes()[..member.domain.len().min(usize::from(u16::MAX))];
+        let mut names = member.domain.clone();
+        if !member.rack.is_empty() {
+            names.push(BETWEEN);
+            names += &member.rack;
+        }
+        // Names longer than this name the same by their beginning.
+        let names = &names.as_bytes()[..names.len().min(usize::from(u16::MAX))];
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
         let entry = Entry {
             disk: *member.disk.as_bytes(),
             slot: U32::new(member.slot.0),
             since: U64::new(member.since.0),
             until: U64::new(member.until.map_or(0, |session| session.0)),
-            met: member.met.into(),
-            domain_len: U16::new(domain.len() as u16),
+            flags: flag(member.met, MET) | flag(member.emptied, EMPTIED),
+            names_len: U16::new(names.len() as u16),
         };
         bytes.extend_from_slice(entry.as_bytes());
-        bytes.extend_from_slice(domain);
+        bytes.extend_from_slice(names);
     }
     bytes
 }
@@ -79,15 +90,19 @@ pub(crate) fn decode(value: &[u8]) -> Option<Members> {
     let mut slots = Vec::new();
     while !rest.is_empty() {
         let (entry, behind) = Entry::read_from_prefix(rest).ok()?;
-        let (domain, behind) = behind.split_at_checked(entry.domain_len.get().into())?;
+        let (names, behind) = behind.split_at_checked(entry.names_len.get().into())?;
         rest = behind;
+        let names = String::from_utf8_lossy(names);
+        let (domain, rack) = names.split_once(BETWEEN).unwrap_or((&names, ""));
         slots.push(Member {
             disk: DiskId::from_slice(&entry.disk)?,
             slot: SlotId(entry.slot.get()),
-            domain: String::from_utf8_lossy(domain).into_owned(),
+            domain: domain.to_owned(),
+            rack: rack.to_owned(),
             since: SessionId(entry.since.get()),
             until: (entry.until.get() > 0).then(|| SessionId(entry.until.get())),
-            met: entry.met == 1,
+            met: entry.flags & MET > 0,
+            emptied: entry.flags & EMPTIED > 0,
         });
     }
     Some(Members { generation: Generation(head.generation.get()), slots })
@@ -103,9 +118,11 @@ mod tests {
             disk: DiskId::from_slice(&[n; 16]).unwrap(),
             slot: SlotId(n.into()),
             domain: "host-".repeat(n.into()),
+            rack: if n == 3 { "rack".to_owned() } else { String::new() },
             since: SessionId(1),
             until,
             met: n == 2,
+            emptied: n > 1,
         };
         let slots = vec![member(1, None), member(2, Some(SessionId(9))), member(3, None)];
         let members = Members { generation: Generation(7), slots };

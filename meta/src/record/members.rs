@@ -20,12 +20,16 @@ pub struct Member {
     pub slot: SlotId,
     /// The host that it was in, or the rack where journals lie apart by racks.
     pub domain: String,
+    /// The rack that its host was in. Empty: there was none, or it is not known.
+    pub rack: String,
     /// First session that used it so.
     pub since: SessionId,
     /// First session that did not any more; `None`: it is in use.
     pub until: Option<SessionId>,
     /// It has answered as what it should be.
     pub met: bool,
+    /// It was to be emptied, and said last that it holds nothing: nobody misses it when it goes.
+    pub emptied: bool,
 }
 
 /// All of them.
@@ -52,6 +56,8 @@ pub struct Difference {
     pub moved: Vec<(DiskId, String, String)>,
     /// Most fail domains of then that are one domain of the file.
     pub joined: usize,
+    /// Most racks of then that are one rack of the file, as far as they are known.
+    pub joined_racks: usize,
     /// The list of slots is not the one of the last mount.
     pub changed: bool,
 }
@@ -63,9 +69,11 @@ impl Members {
             disk: slot.stands_for(),
             slot: slot.slot,
             domain: slot.unit(level),
+            rack: rack_above(slot, level),
             since: session,
             until: None,
             met: false,
+            emptied: false,
         };
         let slots = cluster.slots.iter().map(member).collect();
         Self { generation: cluster.generation, slots }
@@ -80,39 +88,55 @@ impl Members {
 
     /// What the file says otherwise.
     pub fn difference(&self, cluster: &Cluster, level: Level) -> Difference {
-        let named = |slot: &Slot| ((slot.stands_for(), slot.slot), slot.unit(level));
-        let file: BTreeMap<(DiskId, SlotId), String> = cluster.slots.iter().map(named).collect();
+        let named = |slot: &Slot| {
+            ((slot.stands_for(), slot.slot), (slot.unit(level), rack_above(slot, level)))
+        };
+        let file: BTreeMap<_, (String, String)> = cluster.slots.iter().map(named).collect();
         let disks: BTreeSet<DiskId> = self.slots.iter().map(|member| member.disk).collect();
         let (mut domains, mut gone, mut gone_domains) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut moved = Vec::new();
         let mut joined: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let mut joined_racks = joined.clone();
         for member in &self.slots {
             domains.insert(member.domain.as_str());
-            let Some(now) = file.get(&(member.disk, member.slot)) else {
-                gone.insert(member.disk);
-                gone_domains.insert(member.domain.as_str());
+            let Some((now, rack)) = file.get(&(member.disk, member.slot)) else {
+                if !member.emptied {
+                    gone.insert(member.disk);
+                    gone_domains.insert(member.domain.as_str());
+                }
                 continue;
             };
             joined.entry(now).or_default().insert(&member.domain);
+            if !member.rack.is_empty() {
+                joined_racks.entry(rack).or_default().insert(&member.rack);
+            }
             if *now != member.domain {
                 moved.push((member.disk, member.domain.clone(), now.clone()));
             }
         }
-        let used: BTreeMap<(DiskId, SlotId), String> = self
+        let used: BTreeMap<_, &Member> = self
             .slots
             .iter()
             .filter(|member| member.until.is_none())
-            .map(|member| ((member.disk, member.slot), member.domain.clone()))
+            .map(|member| ((member.disk, member.slot), member))
             .collect();
+        let as_used = |(slot, (domain, rack)): (&(DiskId, SlotId), &(String, String))| {
+            used.get(slot).is_some_and(|member| member.domain == *domain && member.is_in(rack))
+        };
+        let same = used.len() == file.len() && file.iter().all(as_used);
+        let most = |joined: &BTreeMap<&str, BTreeSet<&str>>| {
+            joined.values().map(BTreeSet::len).max().unwrap_or(0)
+        };
         Difference {
             disks: disks.len(),
             domains: domains.len(),
             gone: gone.into_iter().collect(),
             gone_domains: gone_domains.len(),
             moved,
-            joined: joined.values().map(BTreeSet::len).max().unwrap_or(0),
-            changed: !used.is_empty() && used != file,
+            joined: most(&joined),
+            joined_racks: most(&joined_racks),
+            changed: !used.is_empty() && !same,
         }
     }
 
@@ -121,11 +145,14 @@ impl Members {
         let Self { generation, slots } = Self::of(cluster, session, level);
         self.generation = generation;
         let same = |a: &Member, b: &Member| {
-            a.until.is_none() && (a.disk, a.slot, &a.domain) == (b.disk, b.slot, &b.domain)
+            a.until.is_none()
+                && (a.disk, a.slot, &a.domain) == (b.disk, b.slot, &b.domain)
+                && a.is_in(&b.rack)
         };
         for member in self.slots.iter_mut().filter(|member| member.until.is_none()) {
-            if !slots.iter().any(|new| same(member, new)) {
-                member.until = Some(session);
+            match slots.iter().find(|new| same(member, new)) {
+                Some(new) => member.rack.clone_from(&new.rack),
+                None => member.until = Some(session),
             }
         }
         let new = slots.into_iter().filter(|new| !self.slots.iter().any(|old| same(old, new)));
@@ -133,10 +160,31 @@ impl Members {
         self.slots.extend(new);
     }
 
-    /// A disk is gone that held nothing any more: nobody misses it. Answers whether it was a member.
-    pub fn let_go(&mut self, disk: DiskId) -> bool {
+    /// Notes which disks hold nothing of those that are to be emptied: when they go nobody misses them. `None`:
+    /// nobody knows, and what was noted stays. Answers whether there was any news.
+    pub fn note_emptied(&mut self, emptied: impl Fn(DiskId) -> Option<bool>) -> bool {
+        let mut changed = false;
+        for member in self.slots.iter_mut().filter(|member| member.until.is_none()) {
+            let is = emptied(member.disk).unwrap_or(member.emptied);
+            changed |= std::mem::replace(&mut member.emptied, is) != is;
+        }
+        changed
+    }
+
+    /// All parts lie where they belong by what is in use: what the same slots were called before counts no more.
+    /// Answers whether they were called otherwise.
+    pub fn settle(&mut self) -> bool {
+        let in_use: BTreeSet<(DiskId, SlotId)> = self
+            .slots
+            .iter()
+            .filter(|member| member.until.is_none())
+            .map(|member| (member.disk, member.slot))
+            .collect();
         let before = self.slots.len();
-        self.slots.retain(|member| member.disk != disk);
+        let is_older = |member: &Member| {
+            member.until.is_some() && in_use.contains(&(member.disk, member.slot))
+        };
+        self.slots.retain(|member| !is_older(member));
         self.slots.len() < before
     }
 
@@ -152,6 +200,18 @@ impl Members {
     pub fn has_met(&self, disk: DiskId, slot: SlotId) -> bool {
         self.slots.iter().any(|member| member.met && (member.disk, member.slot) == (disk, slot))
     }
+}
+
+impl Member {
+    /// Was its host in this rack, as far as is known?
+    fn is_in(&self, rack: &str) -> bool {
+        self.rack.is_empty() || self.rack == rack
+    }
+}
+
+/// The rack of a slot, where what is called apart at `level` lies below racks; empty where it has none.
+fn rack_above(slot: &Slot, level: Level) -> String {
+    if level < Level::Rack { slot.rack.clone() } else { String::new() }
 }
 
 #[cfg(test)]
@@ -211,6 +271,12 @@ mod tests {
             assert_eq!((difference.joined, difference.changed), (2, changed));
             members.follow(&new, SessionId(2), Level::Host);
         }
+        // Until everything lies by the names of now. One that is in use no more is not called otherwise.
+        members.follow(&cluster(&[(1, "a"), (2, "a")]), SessionId(3), Level::Host);
+        assert!(members.settle() && !members.settle());
+        let difference = members.difference(&new, Level::Host);
+        assert_eq!((difference.moved, difference.joined), (vec![], 1));
+        assert_eq!(members.difference(&cluster(&[(1, "a"), (2, "a")]), Level::Host).gone, [id(3)]);
     }
 
     #[test]
@@ -228,13 +294,60 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_was_emptied_is_not_missed() {
+    fn a_disk_that_was_emptied_is_not_missed_however_long_ago_it_went() {
         let first = cluster(&[(1, "a"), (2, "b"), (3, "c")]);
         let mut members = Members::of(&first, SessionId(1), Level::Host);
-        assert!(members.let_go(id(3)) && !members.let_go(id(3)));
         let left = cluster(&[(1, "a"), (2, "b")]);
-        let expected = Difference { disks: 2, domains: 2, joined: 1, ..Difference::default() };
-        assert_eq!(members.difference(&left, Level::Host), expected);
+        assert!(members.note_emptied(|disk| Some(disk == id(3))));
+        assert!(!members.note_emptied(|disk| Some(disk == id(3))), "that is known");
+        assert!(!members.note_emptied(|_| None), "nobody knows better");
+        for _ in 0..2 {
+            let difference = members.difference(&left, Level::Host);
+            assert_eq!((difference.gone, difference.gone_domains), (vec![], 0));
+            members.follow(&left, SessionId(2), Level::Host);
+        }
+        // Something was put on it after all.
+        let mut members = Members::of(&first, SessionId(1), Level::Host);
+        members.note_emptied(|disk| Some(disk == id(3)));
+        assert!(members.note_emptied(|_| Some(false)));
+        assert_eq!(members.difference(&left, Level::Host).gone, [id(3)]);
+    }
+
+    /// The same with a rack for each disk.
+    fn in_racks(slots: &[(u8, &str, &str)]) -> Cluster {
+        let named: Vec<(u8, &str)> = slots.iter().map(|(disk, host, _)| (*disk, *host)).collect();
+        let mut cluster = cluster(&named);
+        for (slot, (_, _, rack)) in cluster.slots.iter_mut().zip(slots) {
+            slot.rack = (*rack).to_owned();
+        }
+        cluster
+    }
+
+    #[test]
+    fn racks_are_remembered_beside_hosts() {
+        let first = in_racks(&[(1, "a", "x"), (2, "b", "y"), (3, "c", "z")]);
+        let mut members = Members::of(&first, SessionId(1), Level::Host);
+        assert_eq!(members.difference(&first, Level::Host).joined_racks, 1);
+        // The hosts are called as they were, and two are in one rack now.
+        let joined = in_racks(&[(1, "a", "x"), (2, "b", "x"), (3, "c", "z")]);
+        for changed in [true, false] {
+            let difference = members.difference(&joined, Level::Host);
+            assert_eq!((difference.joined, difference.joined_racks), (1, 2));
+            assert_eq!(difference.changed, changed);
+            members.follow(&joined, SessionId(2), Level::Host);
+        }
+        // Of what was noted before racks were, nothing is known, and it is taken for what the file says.
+        let mut older = Members::of(&first, SessionId(1), Level::Host);
+        older.slots.iter_mut().for_each(|member| member.rack.clear());
+        let difference = older.difference(&first, Level::Host);
+        assert_eq!((difference.joined_racks, difference.changed), (0, false));
+        older.follow(&first, SessionId(2), Level::Host);
+        assert_eq!(older.slots.len(), 3);
+        assert_eq!(older.difference(&joined, Level::Host).joined_racks, 2);
+        // Where journals lie apart by racks these are the domains.
+        let members = Members::of(&first, SessionId(1), Level::Rack);
+        let difference = members.difference(&joined, Level::Rack);
+        assert_eq!((difference.joined, difference.joined_racks), (2, 0));
     }
 
     #[test]
