@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use meta::testing::MemoryStores;
 use meta::{
-    Caller, Directories, Extent, FileUpdate, Ino, MetaSettings, MetaStore, MountedBy, NewBlob,
-    NewNode, Place, ROOT, RenameMode, Session, VolumeInfo, VolumeLock,
+    Caller, Directories, Extent, FileUpdate, Ino, MetaSettings, MetaStore, MountedBy, NewNode,
+    Place, ROOT, RenameMode, Session, VolumeInfo, VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -158,7 +158,7 @@ fn extents(c: &mut Criterion) {
             .map(|(i, block)| Extent { offset: block * 4096, len: 4096, place: place(i) })
             .collect();
         let update = FileUpdate { ino, extents, size_at_least: Some(BLOCKS * 4096), mtime: None };
-        now(meta.commit(&[NewBlob { id, degraded: false }], &[update])).unwrap();
+        now(meta.commit(&[id], &[update])).unwrap();
     };
     let mut shuffled = |count: usize| -> Vec<u64> {
         let mut step = || {

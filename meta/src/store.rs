@@ -232,15 +232,6 @@ pub fn is_inline(id: &BlobId) -> bool {
     !id.session().is_metadata() && id.sequence() & INLINE != 0
 }
 
-/// A blob that was just put, to be accounted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewBlob {
-    /// Its id.
-    pub id: BlobId,
-    /// Its parts are less spread out than they can be.
-    pub degraded: bool,
-}
-
 /// What metadata knows of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobRecord {
@@ -248,8 +239,6 @@ pub struct BlobRecord {
     pub id: BlobId,
     /// Bytes of it that extents refer to. 0: garbage, waiting to be deleted.
     pub live: u64,
-    /// Its parts are less spread out than they can be.
-    pub degraded: bool,
 }
 
 impl BlobRecord {
@@ -303,8 +292,6 @@ pub struct Usage {
     pub dead_bytes: u64,
     /// Blobs.
     pub blobs: u64,
-    /// Blobs whose parts are less spread out than they can be.
-    pub degraded_blobs: u64,
     /// Bytes of extents that are allocated zeros: promised to whoever writes them.
     pub allocated_bytes: u64,
     /// Bytes of disk that all blobs take, live or not, with all their parts and headers.
@@ -437,7 +424,7 @@ pub trait MetaStore: Send + Sync + 'static {
     /// extents cover is replaced and taken off its blobs' live bytes; blobs left with none become
     /// garbage. All of it or nothing: where [`MetaError::Damaged`] refuses one file, the others can be
     /// committed each by itself, with the same blob.
-    async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError>;
+    async fn commit(&self, blobs: &[BlobId], files: &[FileUpdate]) -> Result<(), MetaError>;
     /// [`Self::commit`] of an inline blob ([`is_inline`]), with its bytes: once it is synced, so are they. They
     /// are there as long as any of them is alive. The same again is fine.
     async fn commit_inline(
@@ -510,7 +497,7 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError>;
     /// The cleaner's commit: moves what still lies where it was read. The new blobs are accounted.
     /// What is damaged stays where it is.
-    async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError>;
+    async fn relocate(&self, blobs: &[BlobId], moves: &[Relocation]) -> Result<(), MetaError>;
     /// Sessions that ended without [`MetaStore::close_session`]: their blobs must be swept.
     async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError>;
     /// A dead session is swept.

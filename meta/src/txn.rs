@@ -18,7 +18,7 @@ use crate::record::dentry;
 use crate::record::inode::Inode;
 use crate::rules::extent;
 use crate::rules::name::Hasher;
-use crate::store::{BlobRecord, Extent, Ino, MetaError, NewBlob, Time, is_inline};
+use crate::store::{BlobRecord, Extent, Ino, MetaError, Time, is_inline};
 
 /// What a transaction has to know besides its view.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ const ROUND: usize = 64;
 #[derive(Default)]
 struct BlobChange {
     delta: i64,
-    new: Option<NewBlob>,
+    new: bool,
 }
 
 /// A transaction that is under way.
@@ -394,8 +394,8 @@ impl<'a> Txn<'a> {
 
     /// Accounts for a blob that was put. Without live bytes at the end of the transaction it is
     /// garbage.
-    pub(crate) fn add_blob(&mut self, blob: NewBlob) {
-        self.blobs.entry(blob.id).or_default().new = Some(blob);
+    pub(crate) fn add_blob(&mut self, id: BlobId) {
+        self.blobs.entry(id).or_default().new = true;
     }
 
     /// Takes the record of a blob away, if it has no live byte.
@@ -403,7 +403,7 @@ impl<'a> Txn<'a> {
         let record = match self.blob(id) {
             // It was deleted for its mark as garbage, so its record said that nothing of it is alive.
             Err(MetaError::Damaged(_)) if self.get(&key::garbage::key(id))?.is_some() => {
-                Some(BlobRecord { id: *id, live: 0, degraded: false })
+                Some(BlobRecord { id: *id, live: 0 })
             }
             record => record?,
         };
@@ -422,7 +422,7 @@ impl<'a> Txn<'a> {
             }
             known => known?,
         };
-        if change.delta == 0 && (known.is_some() || change.new.is_none()) {
+        if change.delta == 0 && (known.is_some() || !change.new) {
             return Ok(());
         }
         let mut record = match (known, change.new) {
@@ -430,15 +430,15 @@ impl<'a> Txn<'a> {
                 return Err(MetaError::Engine(format!("blob {id} was given up as garbage")));
             }
             (Some(record), _) => record,
-            (None, Some(new)) => {
-                let record = BlobRecord { id, live: 0, degraded: new.degraded };
+            (None, true) => {
+                let record = BlobRecord { id, live: 0 };
                 self.count_blob(&record, 1);
                 record
             }
-            (None, None) if change.delta <= 0 => {
+            (None, false) if change.delta <= 0 => {
                 return self.uncounted(id, change.delta, "it has no record");
             }
-            (None, None) => return Err(damaged(&format!("the record of blob {id}"))),
+            (None, false) => return Err(damaged(&format!("the record of blob {id}"))),
         };
         let Some(live) = record.live.checked_add_signed(change.delta) else {
             return self.uncounted(id, change.delta, "it counts too few live bytes");
@@ -472,7 +472,6 @@ impl<'a> Txn<'a> {
         counted.blob_bytes += sign * i64::from(record.id.len());
         counted.disk_bytes += sign * on_disks(&record.id) as i64;
         counted.dead_bytes += sign * record.dead() as i64;
-        counted.degraded_blobs += sign * i64::from(record.degraded);
     }
 }
 

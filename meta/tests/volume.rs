@@ -10,8 +10,7 @@ use std::time::Duration;
 use meta::testing::MemoryStores;
 use meta::{
     Caller, Directories, Extent, FileUpdate, Ino, LockError, MetaError, MetaSettings, MetaStore,
-    MountedBy, NewBlob, NewNode, Place, ROOT, RenameMode, Session, VolumeError, VolumeInfo,
-    VolumeLock,
+    MountedBy, NewNode, Place, ROOT, RenameMode, Session, VolumeError, VolumeInfo, VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -436,7 +435,7 @@ async fn work(meta: &Session, thread: u64) {
             let place = Some(Place { blob: id, offset: 0 });
             let extents = vec![Extent { offset: i * 100, len: 4096, place }];
             let update = FileUpdate { ino: attr.ino, extents, size_at_least: Some(i), mtime: None };
-            meta.commit(&[NewBlob { id, degraded: false }], &[update]).await.unwrap();
+            meta.commit(&[id], &[update]).await.unwrap();
         }
         if let Ok(gone) = meta.unlink(ROOT, &two).await
             && gone.orphan

@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
-use meta::{Extent, Ino, NewBlob, Place, Relocation};
+use meta::{Extent, Ino, Place, Relocation};
 use proto::id::BlobId;
 
 use crate::data::Data;
@@ -189,11 +189,10 @@ impl<'a> Mover<'a> {
         let mut moves = std::mem::take(&mut self.moves);
         self.shared.clear();
         let id = data.next_blob(packer.blob_len());
-        let stored = data.put(id, packer.assemble(&data.pool)).await?;
+        data.put(id, packer.assemble(&data.pool)).await?;
         data.space.spent(data.space.cost(&id));
         moves.iter_mut().for_each(|relocation| relocation.to.blob = id);
-        let new = NewBlob { id, degraded: stored.degraded };
-        if let Err(error) = data.meta.relocate(&[new], &moves).await {
+        if let Err(error) = data.meta.relocate(&[id], &moves).await {
             data.abandon(id).await;
             return Err(error.into());
         }

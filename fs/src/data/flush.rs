@@ -12,10 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use meta::{FileUpdate, INLINE, Ino, MetaError, NewBlob, Time, is_inline};
+use meta::{FileUpdate, INLINE, Ino, MetaError, Time, is_inline};
 use proto::id::BlobId;
 use proto::limits::CHECK_BLOCK;
-use proxy::Stored;
 use tokio::time::Instant;
 
 use crate::data::Data;
@@ -214,13 +213,13 @@ impl Data {
     }
 
     /// Puts a blob. One that fails is garbage from then on.
-    pub(crate) async fn put(&self, id: BlobId, bytes: Bytes) -> Result<Stored, DataError> {
+    pub(crate) async fn put(&self, id: BlobId, bytes: Bytes) -> Result<(), DataError> {
         match self.blobs.put(id, bytes).await {
-            Ok(stored) => {
+            Ok(_) => {
                 let mut status = self.status.lock();
                 status.blobs_put += 1;
                 status.bytes_put += u64::from(id.len());
-                Ok(stored)
+                Ok(())
             }
             Err(error) => {
                 self.abandon(id).await;
@@ -244,10 +243,9 @@ impl Data {
     /// takes nothing of that one.
     async fn store(&self, flight: &InFlightBlob) -> Result<Vec<Told>, DataError> {
         let room = self.room_to_put(&flight.id).await?;
-        let stored = match is_inline(&flight.id) {
-            true => Stored { degraded: false },
-            false => self.put(flight.id, flight.bytes.clone()).await?,
-        };
+        if !is_inline(&flight.id) {
+            self.put(flight.id, flight.bytes.clone()).await?;
+        }
         drop(room);
         let files = &flight.in_flight.files;
         let mut orders = Vec::with_capacity(files.len());
@@ -272,8 +270,7 @@ impl Data {
                 mtime: state.mtime,
             });
         }
-        let blob = NewBlob { id: flight.id, degraded: stored.degraded };
-        let refused = match self.commit(blob, &flight.bytes, &updates).await {
+        let refused = match self.commit(flight.id, &flight.bytes, &updates).await {
             Ok(refused) => refused,
             Err(error) => {
                 self.abandon(flight.id).await;
@@ -299,13 +296,13 @@ impl Data {
     /// itself; answers which were refused. Nothing else changes these files meanwhile.
     async fn commit(
         &self,
-        blob: NewBlob,
+        id: BlobId,
         bytes: &Bytes,
         updates: &[FileUpdate],
     ) -> Result<Vec<(Ino, MetaError)>, MetaError> {
-        let commit = async |updates: &[FileUpdate]| match is_inline(&blob.id) {
-            true => self.meta.commit_inline(blob.id, bytes, updates).await,
-            false => self.meta.commit(&[blob], updates).await,
+        let commit = async |updates: &[FileUpdate]| match is_inline(&id) {
+            true => self.meta.commit_inline(id, bytes, updates).await,
+            false => self.meta.commit(&[id], updates).await,
         };
         match commit(updates).await {
             Err(MetaError::Damaged(_)) => {}
@@ -319,7 +316,7 @@ impl Data {
             }
         }
         if refused.len() == updates.len() {
-            self.abandon(blob.id).await;
+            self.abandon(id).await;
         }
         Ok(refused)
     }

@@ -193,7 +193,6 @@ impl MetaStore for MemoryMeta {
                 state.blobs.iter().map(dead).sum()
             },
             blobs: state.blobs.len() as u64,
-            degraded_blobs: 0,
             allocated_bytes: {
                 let extents = state.files.values().flat_map(|file| file.extents.values());
                 extents.filter(|extent| extent.place.is_none()).map(|extent| extent.len).sum()
@@ -272,7 +271,7 @@ impl MetaStore for MemoryMeta {
         self.extents_told.fetch_add(extents.len(), Relaxed);
         Ok(extents)
     }
-    async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
+    async fn commit(&self, blobs: &[BlobId], files: &[FileUpdate]) -> Result<(), MetaError> {
         let extents = files.iter().map(|update| update.extents.len()).sum();
         self.largest_commit.fetch_max(extents, Relaxed);
         let mut state = self.state.lock();
@@ -280,7 +279,7 @@ impl MetaStore for MemoryMeta {
             return Err(MetaError::Damaged("the test says so".into()));
         }
         for blob in blobs {
-            state.blobs.entry(blob.id).or_insert(0);
+            state.blobs.entry(*blob).or_insert(0);
         }
         for update in files {
             if state.files.contains_key(&update.ino) {
@@ -300,7 +299,7 @@ impl MetaStore for MemoryMeta {
         bytes: &[u8],
         files: &[FileUpdate],
     ) -> Result<(), MetaError> {
-        self.commit(&[NewBlob { id, degraded: false }], files).await?;
+        self.commit(&[id], files).await?;
         self.state.lock().inline.insert(id, bytes.into());
         Ok(())
     }
@@ -406,11 +405,7 @@ impl MetaStore for MemoryMeta {
         limit: usize,
     ) -> Result<Vec<BlobRecord>, MetaError> {
         let state = self.state.lock();
-        let record = |(id, live): (&BlobId, &i64)| BlobRecord {
-            id: *id,
-            live: *live as u64,
-            degraded: false,
-        };
+        let record = |(id, live): (&BlobId, &i64)| BlobRecord { id: *id, live: *live as u64 };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let later = state.blobs.range((from, Bound::Unbounded));
         let page: Vec<_> = later.take(limit).map(record).collect();
@@ -439,7 +434,7 @@ impl MetaStore for MemoryMeta {
     }
     async fn blob(&self, id: BlobId) -> Result<Option<BlobRecord>, MetaError> {
         let live = self.state.lock().blobs.get(&id).copied();
-        Ok(live.map(|live| BlobRecord { id, live: live as u64, degraded: false }))
+        Ok(live.map(|live| BlobRecord { id, live: live as u64 }))
     }
     async fn adopt_garbage(&self, ids: &[BlobId]) -> Result<(), MetaError> {
         let mut state = self.state.lock();
@@ -448,14 +443,14 @@ impl MetaStore for MemoryMeta {
         }
         Ok(())
     }
-    async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError> {
+    async fn relocate(&self, blobs: &[BlobId], moves: &[Relocation]) -> Result<(), MetaError> {
         if self.relocations_fail.load(Relaxed) {
             return Err(MetaError::Engine("the test says so".into()));
         }
         self.largest_step.fetch_max(moves.len(), Relaxed);
         let mut state = self.state.lock();
         for blob in blobs {
-            assert_eq!(state.blobs.insert(blob.id, 0), None);
+            assert_eq!(state.blobs.insert(*blob, 0), None);
         }
         for step in moves {
             let range = step.offset..step.offset + step.len;

@@ -140,8 +140,7 @@ impl Walk {
             None => Some(format!("blob {id} is garbage without a record")),
         };
         if let Some(text) = text {
-            let degraded = record.is_some_and(|record| record.degraded);
-            let right = key::blob::encode(&BlobRecord { id, live, degraded });
+            let right = key::blob::encode(&BlobRecord { id, live });
             report.mendable(sure, text, COUNTED, put(key::blob::key(&id), &right));
         }
         let marked = self.garbage.contains(&id);
@@ -247,8 +246,7 @@ impl Walk {
             blobs: self.blobs.len() as i64,
             blob_bytes: all.clone().map(|r| i64::from(r.id.len())).sum(),
             dead_bytes: all.clone().map(|r| r.dead() as i64).sum(),
-            disk_bytes: all.clone().map(|r| on_disks(&r.id) as i64).sum(),
-            degraded_blobs: all.filter(|r| r.degraded).count() as i64,
+            disk_bytes: all.map(|r| on_disks(&r.id) as i64).sum(),
             allocated_bytes: self.allocated as i64,
         };
         let sure = self.blind.sees_tree() && self.report.mends.is_empty();
@@ -277,7 +275,6 @@ fn differences(recorded: &Usage, found: &Usage) -> Vec<String> {
         ("blobs", recorded.blobs, found.blobs),
         ("bytes in blobs", recorded.blob_bytes, found.blob_bytes),
         ("dead bytes", recorded.dead_bytes, found.dead_bytes),
-        ("degraded blobs", recorded.degraded_blobs, found.degraded_blobs),
         ("allocated bytes", recorded.allocated_bytes, found.allocated_bytes),
         ("bytes on disks", recorded.disk_bytes, found.disk_bytes),
     ];

@@ -13,7 +13,6 @@
 //! ```text
 //! offset  size  field                                      (big-endian)
 //! 0       8     live       bytes of it that extents refer to
-//! 8       1     flags      1: degraded, its parts are less spread out than they can be
 //! ```
 
 use proto::id::{BLOB_ID_LEN, BlobId};
@@ -23,8 +22,7 @@ use crate::store::BlobRecord;
 
 const TAG: u8 = b'B';
 /// Bytes of a value.
-pub(crate) const LEN: usize = 9;
-const DEGRADED: u8 = 1;
+pub(crate) const LEN: usize = 8;
 
 /// Key of a blob's record.
 pub(crate) fn key(id: &BlobId) -> Key {
@@ -70,21 +68,12 @@ pub(crate) fn all() -> Key {
 
 /// The value of a record.
 pub(crate) fn encode(record: &BlobRecord) -> [u8; LEN] {
-    let mut out = [0; LEN];
-    out[..8].copy_from_slice(&record.live.to_be_bytes());
-    out[8] = if record.degraded { DEGRADED } else { 0 };
-    out
+    record.live.to_be_bytes()
 }
 
 /// The record of a blob; `None` if the value makes no sense.
 pub(crate) fn decode(id: BlobId, value: &[u8]) -> Option<BlobRecord> {
-    let (live, flags) = value.split_first_chunk::<8>()?;
-    let degraded = match flags {
-        [0] => false,
-        [DEGRADED] => true,
-        _ => return None,
-    };
-    Some(BlobRecord { id, live: u64::from_be_bytes(*live), degraded })
+    Some(BlobRecord { id, live: u64::from_be_bytes(value.try_into().ok()?) })
 }
 
 #[cfg(test)]
@@ -98,12 +87,12 @@ mod tests {
         #[test]
         fn it_is_read_back(
             volume: u32, session: u64, sequence: u64, group: u32, len in 1..=MAX_BLOB, k in 1usize..17,
-            m in 0usize..9, live: u64, degraded: bool,
+            m in 0usize..9, live: u64,
         ) {
             let scheme = Scheme::erasure(k, m).or(Scheme::copies(m + 1)).unwrap();
             let (volume, session) = (VolumeId(volume), SessionId(session));
             let id = BlobId::new(volume, session, sequence, GroupId(group), len, scheme).unwrap();
-            let record = BlobRecord { id, live, degraded };
+            let record = BlobRecord { id, live };
             proptest::prop_assert_eq!(parse(&key(&id)), Some(id));
             proptest::prop_assert_eq!(decode(id, &encode(&record)), Some(record));
         }

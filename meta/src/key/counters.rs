@@ -10,10 +10,9 @@
 //! 8       8     live bytes
 //! 16      8     blob bytes
 //! 24      8     blobs
-//! 32      8     degraded blobs
-//! 40      8     dead bytes
-//! 48      8     allocated bytes
-//! 56      8     disk bytes
+//! 32      8     dead bytes
+//! 40      8     allocated bytes
+//! 48      8     disk bytes
 //! ```
 
 use std::ops::AddAssign;
@@ -27,7 +26,7 @@ use crate::store::Usage;
 const TAG: u8 = b'C';
 
 /// Bytes of the record.
-pub(crate) const LEN: usize = 64;
+pub(crate) const LEN: usize = 56;
 
 /// Key of the counters.
 pub(crate) fn key() -> Key {
@@ -46,8 +45,6 @@ pub(crate) struct Counters {
     pub(crate) blob_bytes: i64,
     /// Blobs.
     pub(crate) blobs: i64,
-    /// Blobs whose parts are less spread out than they can be.
-    pub(crate) degraded_blobs: i64,
     /// Bytes of blobs beyond their live ones.
     pub(crate) dead_bytes: i64,
     /// Bytes of extents that are allocated zeros.
@@ -58,36 +55,19 @@ pub(crate) struct Counters {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Table([I64; 8]);
+struct Table([I64; 7]);
 
 const _: () = assert!(size_of::<Table>() == LEN);
 
 impl Counters {
     /// Nothing counted, or nothing moved.
-    pub(crate) const NONE: Self = Self::of([0; 8]);
+    pub(crate) const NONE: Self = Self::of([0; 7]);
 
     /// What users see.
     pub(crate) fn usage(&self) -> Usage {
-        let [
-            inodes,
-            live_bytes,
-            blob_bytes,
-            blobs,
-            degraded_blobs,
-            dead_bytes,
-            allocated_bytes,
-            disk_bytes,
-        ] = self.numbers().map(|sum| sum.max(0).unsigned_abs());
-        Usage {
-            inodes,
-            live_bytes,
-            blob_bytes,
-            dead_bytes,
-            blobs,
-            degraded_blobs,
-            allocated_bytes,
-            disk_bytes,
-        }
+        let [inodes, live_bytes, blob_bytes, blobs, dead_bytes, allocated_bytes, disk_bytes] =
+            self.numbers().map(|sum| sum.max(0).unsigned_abs());
+        Usage { inodes, live_bytes, blob_bytes, dead_bytes, blobs, allocated_bytes, disk_bytes }
     }
 
     /// The encoding in the table above.
@@ -101,40 +81,22 @@ impl Counters {
     }
 
     /// In the order of the table.
-    const fn numbers(&self) -> [i64; 8] {
+    const fn numbers(&self) -> [i64; 7] {
         [
             self.inodes,
             self.live_bytes,
             self.blob_bytes,
             self.blobs,
-            self.degraded_blobs,
             self.dead_bytes,
             self.allocated_bytes,
             self.disk_bytes,
         ]
     }
 
-    const fn of(numbers: [i64; 8]) -> Self {
-        let [
-            inodes,
-            live_bytes,
-            blob_bytes,
-            blobs,
-            degraded_blobs,
-            dead_bytes,
-            allocated_bytes,
-            disk_bytes,
-        ] = numbers;
-        Self {
-            inodes,
-            live_bytes,
-            blob_bytes,
-            blobs,
-            degraded_blobs,
-            dead_bytes,
-            allocated_bytes,
-            disk_bytes,
-        }
+    const fn of(numbers: [i64; 7]) -> Self {
+        let [inodes, live_bytes, blob_bytes, blobs, dead_bytes, allocated_bytes, disk_bytes] =
+            numbers;
+        Self { inodes, live_bytes, blob_bytes, blobs, dead_bytes, allocated_bytes, disk_bytes }
     }
 }
 
@@ -151,7 +113,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn they_are_read_back(numbers: [i64; 8]) {
+        fn they_are_read_back(numbers: [i64; 7]) {
             let counters = Counters::of(numbers);
             proptest::prop_assert_eq!(Counters::decode(&counters.encode()), Some(counters));
         }
@@ -164,10 +126,9 @@ mod tests {
             live_bytes: 2,
             blob_bytes: 3,
             blobs: 4,
-            degraded_blobs: 5,
-            dead_bytes: 6,
-            allocated_bytes: 7,
-            disk_bytes: 8,
+            dead_bytes: 5,
+            allocated_bytes: 6,
+            disk_bytes: 7,
         };
         for (index, number) in counters.encode().chunks(8).enumerate() {
             assert_eq!(number, (index as i64 + 1).to_le_bytes());

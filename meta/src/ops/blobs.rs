@@ -7,7 +7,7 @@ use proto::id::BlobId;
 use super::content;
 use crate::engine::{Value, View};
 use crate::key::{self, Key};
-use crate::store::{BlobRecord, ExtentPage, FileUpdate, Ino, MetaError, NewBlob};
+use crate::store::{BlobRecord, ExtentPage, FileUpdate, Ino, MetaError};
 use crate::txn::Txn;
 
 /// Blobs marked as garbage in a view (of what is durable), as long as `wanted` says so, at most
@@ -65,7 +65,7 @@ pub(crate) fn list(
             tracing::error!("record {key:?} of a blob is damaged");
             return Ok(ControlFlow::Continue(()));
         };
-        let alive = BlobRecord { id, live: id.len().into(), degraded: false };
+        let alive = BlobRecord { id, live: id.len().into() };
         found.push(key::blob::decode(id, value).unwrap_or(alive));
         Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
@@ -80,7 +80,7 @@ pub(crate) fn commit_inline(
     files: &[FileUpdate],
 ) -> Result<(), MetaError> {
     txn.share(key::inline::key(&id), bytes);
-    content::commit(txn, &[NewBlob { id, degraded: false }], files)
+    content::commit(txn, &[id], files)
 }
 
 /// Inline blobs after `after`, in order.
@@ -106,7 +106,7 @@ pub(crate) fn inline(
 
 /// Records garbage that metadata never knew. What it knows is left as it is.
 pub(crate) fn adopt(txn: &mut Txn<'_>, ids: &[BlobId]) {
-    ids.iter().for_each(|id| txn.add_blob(NewBlob { id: *id, degraded: false }));
+    ids.iter().for_each(|id| txn.add_blob(*id));
 }
 
 /// Extents that lie in a blob, in the order of its references, at most `limit` of those behind `after`; and

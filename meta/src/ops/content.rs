@@ -5,13 +5,13 @@
 
 use std::ops::{ControlFlow, Range};
 
+use proto::id::BlobId;
+
 use super::{STEP, Step};
 use crate::key::{self, Key};
 use crate::record::inode::Inode;
 use crate::rules::extent;
-use crate::store::{
-    Attr, Extent, FILE_MAX, FileUpdate, Ino, Kind, MetaError, NewBlob, Place, Relocation,
-};
+use crate::store::{Attr, Extent, FILE_MAX, FileUpdate, Ino, Kind, MetaError, Place, Relocation};
 use crate::txn::Txn;
 
 /// Extents that touch the range.
@@ -37,7 +37,7 @@ fn file(txn: &Txn<'_>, ino: Ino) -> Result<Inode, MetaError> {
 /// One flush: new blobs, and the files their bytes belong to.
 pub(crate) fn commit(
     txn: &mut Txn<'_>,
-    blobs: &[NewBlob],
+    blobs: &[BlobId],
     files: &[FileUpdate],
 ) -> Result<(), MetaError> {
     blobs.iter().for_each(|blob| txn.add_blob(*blob));
@@ -228,7 +228,7 @@ pub(crate) fn clone_range(
 /// The cleaner's commit: moves what still lies where it was read.
 pub(crate) fn relocate(
     txn: &mut Txn<'_>,
-    blobs: &[NewBlob],
+    blobs: &[BlobId],
     moves: &[Relocation],
 ) -> Result<(), MetaError> {
     blobs.iter().for_each(|blob| txn.add_blob(*blob));

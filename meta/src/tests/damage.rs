@@ -5,7 +5,7 @@ use crate::engine::{Batch, Kv, Value};
 use crate::key::{self, Key};
 use crate::rules::name;
 use crate::store::{
-    Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation, Time,
+    Extent, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation, Time,
 };
 use crate::volume::session::Session;
 
@@ -32,7 +32,7 @@ fn every_kind_of_damage_is_reported() {
             (key::inode::key(dir), Some(changed(get(key::inode::key(dir)), 92)))
         }),
         ("live bytes of blob", |_, _, _| {
-            (key::blob::key(&blob(1, 4096)), Some(vec![0, 0, 0, 0, 0, 0, 0, 1, 0]))
+            (key::blob::key(&blob(1, 4096)), Some(vec![0, 0, 0, 0, 0, 0, 0, 1]))
         }),
         ("no record", |_, _, _| (key::blob::key(&blob(1, 4096)), None)),
         ("garbage", |_, _, _| (key::garbage::key(&blob(1, 4096)), Some(vec![]))),
@@ -55,7 +55,7 @@ fn every_kind_of_damage_is_reported() {
         let place = Some(Place { blob: id, offset: 0 });
         let extents = vec![Extent { offset: 10, len: 100, place }];
         let update = FileUpdate { ino: file, extents, size_at_least: None, mtime: None };
-        let blobs = [id, blob(2, 4096)].map(|id| NewBlob { id, degraded: false });
+        let blobs = [id, blob(2, 4096)];
         wait(meta.commit(&blobs, &[update])).unwrap();
         wait(meta.setxattr(file, b"user.a", b"1", None)).unwrap();
         super::assert_clean(&meta);
@@ -145,7 +145,7 @@ fn a_damaged_extent_makes_no_blob_garbage() {
     let place = Some(Place { blob: blob(1, 4096), offset: 0 });
     let extents = vec![Extent { offset: 0, len: 100, place }];
     let update = FileUpdate { ino: file, extents, size_at_least: None, mtime: None };
-    wait(meta.commit(&[NewBlob { id: blob(1, 4096), degraded: false }], &[update])).unwrap();
+    wait(meta.commit(&[blob(1, 4096)], &[update])).unwrap();
     let senseless = Some(Value::from(&[9; 3][..]));
     let batch = Batch::from([(key::extent::key(file, 100), senseless)]);
     kv.transact(&mut |_| Ok(batch.clone().into())).unwrap();
@@ -223,7 +223,7 @@ fn a_damaged_record_costs_its_own_file_and_nothing_else() {
             let extents = vec![Extent { offset: 0, len: 100, place: place(n) }];
             FileUpdate { ino, extents, size_at_least: Some(100), mtime: None }
         };
-        let put = |n| NewBlob { id: blob(n, 4096), degraded: false };
+        let put = |n| blob(n, 4096);
         wait(meta.commit(&[put(1)], &[update(bad, 1)])).unwrap();
         wait(meta.commit(&[put(2)], &[update(good, 2)])).unwrap();
         let value = value.as_deref().map(Value::from);

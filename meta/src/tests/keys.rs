@@ -13,7 +13,7 @@ use crate::engine::{Direction, Kv, Read, Scanned, Value, View, Visit, Write};
 use crate::key::Key;
 use crate::key::counters::Counters;
 use crate::rules::name;
-use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT};
+use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT};
 use crate::volume::session::Session;
 
 /// Keeps the keys that transactions read and write.
@@ -86,7 +86,7 @@ fn work(meta: &Session, dir: Ino, number: u64) {
         let place = Some(Place { blob: id, offset: 0 });
         let extents = vec![Extent { offset: 4096 * (round % 2), len: 4096, place }];
         let update = FileUpdate { ino: file, extents, size_at_least: Some(8192), mtime: None };
-        wait(meta.commit(&[NewBlob { id, degraded: false }], &[update])).unwrap();
+        wait(meta.commit(&[id], &[update])).unwrap();
     }
     wait(meta.allocate(other, 0..9000, true)).unwrap();
     wait(meta.truncate(file, 100)).unwrap();

@@ -1,7 +1,7 @@
 //! Random operations against a simple model of a filesystem: every answer is compared, and now and
 //! then everything there is. In between the volume crashes, or is closed and opened again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ use crate::key::volume::VolumeRecord;
 use crate::rules::extent;
 use crate::rules::name::{self, Hasher};
 use crate::store::{
-    Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
+    Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewNode, Place, ROOT, Relocation,
     RenameMode, Unlinked,
 };
 use crate::testing::MemoryStore;
@@ -65,7 +65,7 @@ impl Node {
 #[derive(Clone, Debug)]
 struct Model {
     nodes: BTreeMap<Ino, Node>,
-    blobs: BTreeMap<u64, bool>,
+    blobs: BTreeSet<u64>,
     session: u64,
 }
 
@@ -299,7 +299,7 @@ impl World {
         };
         let mut root = Node::new(Kind::Directory, ROOT);
         root.names = 1;
-        let model = Model { nodes: [(ROOT, root)].into(), blobs: BTreeMap::new(), session: 0 };
+        let model = Model { nodes: [(ROOT, root)].into(), blobs: BTreeSet::new(), session: 0 };
         let synced = model.clone();
         let mut world = Self { home, record, hasher, meta: None, model, synced, next_blob: 0 };
         world.open();
@@ -452,9 +452,7 @@ impl World {
         }
         let size = (e % 5 > 0).then_some(start + len + more);
         let update = FileUpdate { ino, extents, size_at_least: size, mtime: None };
-        let degraded = e % 7 == 0;
-        let found =
-            wait(self.meta().commit(&[NewBlob { id, degraded }], std::slice::from_ref(&update)));
+        let found = wait(self.meta().commit(&[id], std::slice::from_ref(&update)));
         let node = match self.model.file(ino) {
             Ok(node) => Some(node),
             Err(MetaError::NotFound) => None,
@@ -470,7 +468,7 @@ impl World {
             }
             node.size = node.size.max(size.unwrap_or(0));
         }
-        self.model.blobs.insert(sequence, degraded);
+        self.model.blobs.insert(sequence);
     }
 
     fn truncate(&mut self, a: u16, b: u16) {
@@ -565,7 +563,7 @@ impl World {
 
     /// Everything of one blob goes to a new one, as the cleaner does it.
     fn relocate(&mut self, a: u16) {
-        let known: Vec<_> = self.model.blobs.keys().copied().collect();
+        let known: Vec<_> = self.model.blobs.iter().copied().collect();
         let Some(old) = known.get(usize::from(a) % known.len().max(1)).copied() else { return };
         self.next_blob += 1;
         let new = self.next_blob;
@@ -586,28 +584,28 @@ impl World {
             })
             .collect();
         let id = blob(new, BLOB);
-        wait(self.meta().relocate(&[NewBlob { id, degraded: false }], &moves)).unwrap();
+        wait(self.meta().relocate(&[id], &moves)).unwrap();
         for node in self.model.nodes.values_mut() {
             for cell in node.cells.iter_mut().flatten().flatten().filter(|cell| cell.0 == old) {
                 cell.0 = new;
             }
         }
-        self.model.blobs.insert(new, false);
+        self.model.blobs.insert(new);
     }
 
     /// Garbage is what is dead in the synced state; half of it is deleted.
     fn collect_garbage(&mut self) {
         let found = wait(self.meta().garbage(None, usize::MAX)).unwrap();
         let dead = |model: &Model, sequence: u64| {
-            model.blobs.contains_key(&sequence) && model.live(sequence) == 0
+            model.blobs.contains(&sequence) && model.live(sequence) == 0
         };
         for id in &found {
             assert!(dead(&self.model, id.sequence()), "{id} is alive");
         }
         if let Home::Memory(_) = self.home {
             // Nothing but a sync makes anything durable there.
-            let all = self.synced.blobs.keys().filter(|s| dead(&self.synced, **s));
-            let all: Vec<_> = all.filter(|s| self.model.blobs.contains_key(s)).copied().collect();
+            let all = self.synced.blobs.iter().filter(|s| dead(&self.synced, **s));
+            let all: Vec<_> = all.filter(|s| self.model.blobs.contains(s)).copied().collect();
             assert_eq!(found.iter().map(|id| id.sequence()).collect::<Vec<_>>(), all);
         }
         let half = &found[..found.len().div_ceil(2)];
@@ -616,7 +614,7 @@ impl World {
             self.model.blobs.remove(&id.sequence());
         }
         // Blobs in use are left alone.
-        let all: Vec<_> = self.model.blobs.keys().copied().collect();
+        let all: Vec<_> = self.model.blobs.iter().copied().collect();
         let used: Vec<_> = all.iter().filter(|s| self.model.live(**s) > 0).collect();
         let used: Vec<_> = used.into_iter().map(|s| blob(*s, BLOB)).collect();
         wait(self.meta().forget_blobs(&used)).unwrap();
@@ -643,8 +641,8 @@ impl World {
             }
         }
         let records = wait(meta.blobs(None, usize::MAX)).unwrap();
-        let found: Vec<_> = records.iter().map(|r| (r.id.sequence(), r.live, r.degraded)).collect();
-        let expected = self.model.blobs.iter().map(|(s, d)| (*s, self.model.live(*s), *d));
+        let found: Vec<_> = records.iter().map(|r| (r.id.sequence(), r.live)).collect();
+        let expected = self.model.blobs.iter().map(|s| (*s, self.model.live(*s)));
         assert_eq!(found, expected.collect::<Vec<_>>());
         self.compare_references(records.iter().map(|record| record.id));
     }

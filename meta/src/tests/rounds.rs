@@ -17,8 +17,8 @@ use crate::key::counters::Counters;
 use crate::missing::Missing;
 use crate::rules::name;
 use crate::store::{
-    Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT, Relocation,
-    RenameMode, Time,
+    Extent, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation, RenameMode,
+    Time,
 };
 use crate::volume::session::Session;
 
@@ -107,7 +107,7 @@ fn prepared(meta: &Session) -> (Ino, Ino, Vec<Ino>) {
         let id = blob(number, 4096);
         let extents = vec![written(id)];
         let update = FileUpdate { ino, extents, size_at_least: Some(4096), mtime: None };
-        wait(meta.commit(&[NewBlob { id, degraded: false }], &[update])).unwrap();
+        wait(meta.commit(&[id], &[update])).unwrap();
         ino
     });
     let files = files.collect();
@@ -182,13 +182,13 @@ fn what_has_bytes_is_fetched_in_one_round_and_its_blobs_in_another() {
         FileUpdate { ino: *ino, extents, size_at_least: Some(4096), mtime: None }
     };
     let updates: Vec<_> = files.iter().map(update).collect();
-    let flight = [NewBlob { id: old, degraded: false }];
+    let flight = [old];
     site.rounds("a flight", 2, meta.commit(&flight, &updates));
     let place = |blob| Place { blob, offset: 0 };
     let (from, to) = (place(old), place(new));
     let one = |ino: &Ino| Relocation { ino: *ino, offset: 0, len: 4096, from, to };
     let moves: Vec<_> = files.iter().map(one).collect();
-    let cleaner = [NewBlob { id: new, degraded: false }];
+    let cleaner = [new];
     site.rounds("what the cleaner moves", 2, meta.relocate(&cleaner, &moves));
     let what = "whose a blob's bytes are: its references, then the extents";
     assert_eq!(site.rounds(what, 2, meta.references(new, None, 99)).0.len(), files.len());

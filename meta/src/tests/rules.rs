@@ -1,10 +1,12 @@
 //! The rules one by one: errors, limits, times, ownership, sessions, garbage.
 
+use proto::id::BlobId;
+
 use super::{ADMIN, assert_clean, blob, crash, volume, wait, weak_hash};
 use crate::rules::name;
 use crate::store::{
-    Attr, Caller, Extent, FILE_MAX, FileUpdate, Ino, Kind, LINK_MAX, MetaError, MetaStore, NewBlob,
-    NewNode, Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_COUNT_MAX, XATTR_VALUE_MAX,
+    Attr, Caller, Extent, FILE_MAX, FileUpdate, Ino, Kind, LINK_MAX, MetaError, MetaStore, NewNode,
+    Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_COUNT_MAX, XATTR_VALUE_MAX,
 };
 use crate::volume::session::Session;
 
@@ -24,8 +26,8 @@ fn file_update(ino: Ino, sequence: u64, offset: u64, len: u64) -> FileUpdate {
     FileUpdate { ino, extents, size_at_least: Some(offset + len), mtime: None }
 }
 
-fn new_blob(sequence: u64) -> NewBlob {
-    NewBlob { id: blob(sequence, 4096), degraded: false }
+fn new_blob(sequence: u64) -> BlobId {
+    blob(sequence, 4096)
 }
 
 #[test]

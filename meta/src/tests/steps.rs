@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use super::{ADMIN, assert_clean, blob, crash, volume, wait};
 use crate::ops::{STEP, Step, content, orphans};
 use crate::rules::name;
-use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewBlob, NewNode, Place, ROOT};
+use crate::store::{Extent, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT};
 use crate::volume::session::Session;
 
 /// More than two steps' worth, each of four bytes, with a hole between each two.
@@ -20,7 +20,7 @@ fn scattered(meta: &Session, name: &str) -> Ino {
     let extents: Vec<_> =
         (0..COUNT).map(|i| Extent { offset: 8 * i, len: 4, place: place(i) }).collect();
     let update = FileUpdate { ino: file, extents, size_at_least: Some(8 * COUNT), mtime: None };
-    wait(meta.commit(&[NewBlob { id, degraded: false }], &[update])).unwrap();
+    wait(meta.commit(&[id], &[update])).unwrap();
     file
 }
 

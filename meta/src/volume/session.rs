@@ -22,7 +22,7 @@ use crate::key;
 use crate::ops::{Step, acl, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
 use crate::store::{
     Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, JournalStatus,
-    MetaError, MetaStore, NewBlob, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage,
+    MetaError, MetaStore, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage,
     VolumeInfo,
 };
 use crate::txn::Txn;
@@ -281,7 +281,7 @@ impl MetaStore for Session {
         self.read(|txn| content::extents(txn, ino, &range, limit)).await
     }
 
-    async fn commit(&self, blobs: &[NewBlob], files: &[FileUpdate]) -> Result<(), MetaError> {
+    async fn commit(&self, blobs: &[BlobId], files: &[FileUpdate]) -> Result<(), MetaError> {
         self.grow(|txn| content::commit(txn, blobs, files)).await
     }
 
@@ -424,7 +424,7 @@ impl MetaStore for Session {
         .await
     }
 
-    async fn relocate(&self, blobs: &[NewBlob], moves: &[Relocation]) -> Result<(), MetaError> {
+    async fn relocate(&self, blobs: &[BlobId], moves: &[Relocation]) -> Result<(), MetaError> {
         self.write(|txn| content::relocate(txn, blobs, moves)).await
     }
 
