@@ -454,8 +454,8 @@ impl Proxy {
             port.ask = Ask::Anyway;
             found = self.find_without(SlotSet::EMPTY, &port, self.last_resort(deadline)).await;
         }
-        let (bytes, located) = found?;
-        let sound = self.sound_parts(id, &located).await;
+        let Restorable { bytes, located, read } = found?;
+        let sound = self.sound_parts(id, &located, &read).await;
         let put = |homes| self.put_parts(id, codec::encode(id, &bytes), self.apart(id), homes);
         let restored = match put(&sound).await {
             // Where nothing can be written, what is rotten was still seen: nobody takes the blob for absent.
@@ -472,14 +472,14 @@ impl Proxy {
         down: SlotSet,
         port: &GetPort<'_>,
         deadline: Instant,
-    ) -> Result<(Bytes, Vec<(PartIndex, usize)>), BlobError> {
+    ) -> Result<Restorable, BlobError> {
         let id = port.id;
         let (place, spread) = (self.group.place(id), self.apart(id));
         let mut find = Find::new(&self.group, place, id, spread, down);
         drive(&mut find, port, &self.clock, deadline).await;
-        let located = find.located().to_vec();
+        let (located, read) = (find.located().to_vec(), find.read().to_vec());
         let bytes = self.outcome_of(find.into_get(), id, id.len() as usize, down)?;
-        Ok((bytes, located))
+        Ok(Restorable { bytes, located, read })
     }
 
     /// Deletes one batch, of one volume; true when every slot has confirmed.
@@ -521,6 +521,15 @@ impl Proxy {
         }
         result
     }
+}
+
+/// A blob whose bytes were got, to be restored.
+struct Restorable {
+    bytes: Bytes,
+    /// Where parts lie, as slots say.
+    located: Vec<(PartIndex, usize)>,
+    /// Of these, those that were read whole for the bytes.
+    read: Vec<(PartIndex, usize)>,
 }
 
 /// The bytes of the range, from its pieces and what can be restored of them.

@@ -6,6 +6,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
@@ -250,6 +251,23 @@ async fn the_end_of_a_journal_is_found_with_m_domains_silent() {
             let end = new.restore_read(entry(5)).await;
             assert_eq!(end, Err(BlobError::NotFound(entry(5))), "{context}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_copy_of_what_is_restored_is_read_once() {
+    let (old, slots) = proxy_over(5);
+    take_over(&old, 1).await.unwrap();
+    for sequence in 0..5 {
+        assert_eq!(append(&old, sequence).await, STORED);
+    }
+    let new = another_over(&slots);
+    take_over(&new, 2).await.unwrap();
+    let reads = || slots.iter().map(|slot| slot.reads.load(Ordering::Relaxed)).sum::<u32>();
+    for sequence in 0..5 {
+        let before = reads();
+        assert_eq!(new.restore_read(entry(sequence)).await, Ok(noise(5000, sequence)));
+        assert_eq!(reads() - before, 3, "copies of entry {sequence}");
     }
 }
 

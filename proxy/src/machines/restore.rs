@@ -10,6 +10,7 @@
 //! Invariants:
 //! * Data and absence are what [`Get`] says they are.
 //! * A part is located only where a slot said so.
+//! * A part is known to be sound only where all of it was read.
 
 use proto::id::{BlobId, PartIndex};
 use proto::part_store::{Held, PartError};
@@ -32,6 +33,9 @@ pub(crate) struct Find<'a> {
     /// What each slot has said.
     said: Vec<Option<Result<Held, PartError>>>,
     located: Vec<(PartIndex, usize)>,
+    part_len: u32,
+    /// Parts that were read whole, and where.
+    read: Vec<(PartIndex, usize)>,
 }
 
 impl<'a> Find<'a> {
@@ -52,7 +56,14 @@ impl<'a> Find<'a> {
             awaited: up,
             said: vec![None; group.len()],
             located: Vec::new(),
+            part_len: blob.part_len(),
+            read: Vec::new(),
         }
+    }
+
+    /// Parts that were read whole, and are sound therefore.
+    pub(crate) fn read(&self) -> &[(PartIndex, usize)] {
+        &self.read
     }
 
     /// Where parts lie, as far as slots have said.
@@ -105,6 +116,11 @@ impl Machine for Find<'_> {
             let parts = held.iter().flat_map(|held| held.parts.iter());
             self.located.extend(parts.map(|part| (part, slot)));
             self.said[slot] = Some(held);
+        }
+        if let (GetCall::Read { part, slot, start: 0, end, .. }, Ok(_)) = (call, &reply)
+            && end == self.part_len
+        {
+            self.read.push((part, slot));
         }
         self.get.replied(call, reply);
     }

@@ -53,13 +53,13 @@ impl From<End> for Mended {
 }
 
 /// Where the parts of a blob lie.
-struct Found {
-    lying: Vec<Lying>,
+pub(crate) struct Found {
+    pub(crate) lying: Vec<Lying>,
     /// Copies that slots say they hold and that do not read well.
     rotten: Vec<Lying>,
     /// With those that did not answer taken for away.
-    attendance: Attendance,
-    deleted: bool,
+    pub(crate) attendance: Attendance,
+    pub(crate) deleted: bool,
 }
 
 /// The parts of a plan, in its order, and whether some part did not read well.
@@ -87,7 +87,7 @@ impl Proxy {
             return End::Deleted.into();
         }
         if verify {
-            let sound = self.sound_parts(id, &found.lying).await;
+            let sound = self.sound_parts(id, &found.lying, &[]).await;
             found.rotten = found.lying.into_iter().filter(|home| !sound.contains(home)).collect();
             found.lying = sound;
         }
@@ -111,7 +111,7 @@ impl Proxy {
         }
     }
 
-    async fn find_parts(&self, id: BlobId, mut attendance: Attendance) -> Found {
+    pub(crate) async fn find_parts(&self, id: BlobId, mut attendance: Attendance) -> Found {
         let asking = attendance
             .up
             .iter()

@@ -86,6 +86,8 @@ pub(crate) struct MemorySlot {
     /// Some blob is kept waiting no more.
     goes_on: Notify,
     pub(crate) requests: AtomicU32,
+    /// Requests for bytes of parts.
+    pub(crate) reads: AtomicU32,
 }
 
 impl MemorySlot {
@@ -95,6 +97,7 @@ impl MemorySlot {
             state: Mutex::default(),
             goes_on: Notify::new(),
             requests: AtomicU32::new(0),
+            reads: AtomicU32::new(0),
         })
     }
 
@@ -243,6 +246,7 @@ impl PartStore for MemorySlot {
 
     async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
         let mood = self.enter().await?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
         assert!(range.start < range.end && range.end <= key.blob.part_len(), "{range:?}");
         let state = self.state.lock();
         if state.deleted.contains(&key.blob) {
