@@ -45,7 +45,7 @@ pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
 pub use record::members::{Difference, Member, Members};
 pub use store::*;
-pub use volume::catalog::{Catalog, FoundVolume, VolumeState, destroy, list, scheme_of};
+pub use volume::catalog::{Catalog, FoundVolume, VolumeState, destroy, holder, list, scheme_of};
 pub use volume::lock::{
     Directories, LockError, MountedBy, VolumeLock, lock_holder, make_directory,
 };

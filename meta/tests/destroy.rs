@@ -176,6 +176,9 @@ async fn a_mount_elsewhere_can_write_nothing_more_and_says_why() {
     let site = Site::new();
     site.fill("v", V).await;
     let elsewhere = site.open("v").await.unwrap();
+    let holder = meta::holder(&site.stores, V, None).await.unwrap().unwrap();
+    assert!(holder.name.contains("at /mnt/here"), "{holder}");
+    assert_eq!(meta::holder(&site.stores, VolumeId(77), None).await, Ok(None));
     assert!(site.destroy(V).await.is_whole());
     let _ = elsewhere.create(CALLER, ROOT, b"late", 0o644, NewNode::File).await;
     let why = elsewhere.sync().await.unwrap_err().to_string();

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted, until_unused};
+use tests::machine::Machine;
 use tests::process::{PATIENCE, output, run, wait_until};
 use tests::seed::{Seed, content};
 use tests::site::only_in;
@@ -138,6 +139,33 @@ fn an_embedded_volume_is_listed_and_destroyed_by_its_disks_alone() -> Result<()>
 #[test]
 fn a_served_volume_is_listed_and_destroyed_by_its_disks_alone() -> Result<()> {
     list_and_destroy(Mode::Served)
+}
+
+#[test]
+fn a_volume_in_use_elsewhere_is_destroyed_only_when_that_is_wanted() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = demo(Mode::Served)?;
+    demo.stop(Stop::Umount)?;
+    let mut elsewhere = Machine::new(&demo)?;
+    elsewhere.mount()?;
+    let (pid, at) = (elsewhere.process().pid(), elsewhere.path());
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    let who = format!("is in use by process {pid} of {} at {} (", host.trim(), at.display());
+    refused(&demo, &["destroy", "demo", "--yes"], &who)?;
+    refused(&demo, &["destroy", "demo", "--yes"], "--take-over")?;
+    let stored = |name| {
+        let file = fs::File::create_new(elsewhere.file(name))?;
+        file.sync_all()
+    };
+    stored("on")?;
+    ensure!(listed(&demo)?[0]["state"] == "whole", "it is not whole any more");
+    let answer = volume(&demo, &["destroy", "demo", "--yes", "--take-over"])?;
+    ensure!(answer.status.success(), "{answer:?}");
+    ensure!(stored("late").is_err(), "it still stores");
+    ensure!(listed(&demo)?.is_empty(), "it is listed still");
+    elsewhere.kill()
 }
 
 fn kill_in_the_midst(mode: Mode) -> Result<()> {

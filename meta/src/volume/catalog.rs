@@ -5,6 +5,8 @@ use proto::scheme::Scheme;
 
 use crate::journal::destroy::{self, Destroyed};
 use crate::journal::peek::{self, Peeked};
+use crate::journal::pulse::{self, Holder};
+use crate::volume::lock::VolumeLock;
 use crate::volume_store::{StoreError, VolumeStores, Volumes};
 
 /// A volume of a cluster.
@@ -58,8 +60,23 @@ pub async fn scheme_of(stores: &dyn VolumeStores, id: VolumeId) -> Option<Scheme
     read.inspect_err(|why| tracing::debug!("the scheme of volume number {id}: {why}")).ok()?
 }
 
+/// Who has a volume and is alive. Not those in whose names this machine took it over, which the lock knows: they are no more.
+///
+/// # Errors
+/// When too few disks answer.
+pub async fn holder(
+    stores: &dyn VolumeStores,
+    id: VolumeId,
+    lock: Option<&VolumeLock>,
+) -> Result<Option<Holder>, StoreError> {
+    let store = stores.volume(id);
+    let Some(m) = peek::parity_parts(&*store).await? else { return Ok(None) };
+    let heard = store.last_beats(m).await?;
+    Ok(pulse::holder(&heard, lock.map_or(&[], VolumeLock::owners)))
+}
+
 /// Destroys a volume, whatever is left of it: nobody can write to it or mount it from the first moment on, and its
-/// blobs are deleted. `told` hears how far it is. When parts may be left on disks that are away, or this is
+/// blobs are deleted. Whoever has it ([`holder`]) is not asked. `told` hears how far it is. When parts may be left on disks that are away, or this is
 /// interrupted, it is listed still, and doing it again goes on.
 ///
 /// # Errors
