@@ -13,16 +13,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use meta::{
     Attr, Caller, DirEntry, Ino, Kind, MetaError, MetaStore, NewNode, RenameMode, SetAttr, Time,
-    Unlinked,
+    Unlinked, Volume,
 };
 use parking_lot::Mutex;
 use proto::guard::keep_going;
 use proxy::repair::{Healer, Report};
-use proxy::{BlobStore, Proxy};
+use proxy::{BlobStore, LiveProxy, Proxy};
 use tokio::sync::Notify;
 
 use self::atime::Atimes;
 use self::lookup_counts::LookupCounts;
+use self::lost_files::LostFiles;
 use self::privileges::{Loses, Requester};
 use crate::data::{BLOCK, Data, TryWrite};
 use crate::error::{FsError, FsResult};
@@ -30,6 +31,7 @@ use crate::metrics::{self, Memory};
 
 pub(crate) mod atime;
 pub(crate) mod lookup_counts;
+pub mod lost_files;
 pub mod privileges;
 pub mod status;
 #[cfg(test)]
@@ -138,6 +140,10 @@ pub struct Filesystem {
     warnings: Mutex<Arc<[String]>>,
     /// Who repairs the volume, where anybody does.
     pub(crate) healer: OnceLock<Arc<Healer>>,
+    /// The volume and its slots, where it is mounted: to look at, past what users change.
+    pub(crate) inside: OnceLock<(Arc<Volume>, Arc<LiveProxy>)>,
+    /// Of which files bytes are lost, as last looked for.
+    pub(crate) lost_files: LostFiles,
 }
 
 /// Told of an inode whose attributes changed as a side effect, without being part of an answer.
@@ -168,6 +174,8 @@ impl Filesystem {
             on_change: OnceLock::new(),
             warnings: Mutex::default(),
             healer: OnceLock::new(),
+            inside: OnceLock::new(),
+            lost_files: LostFiles::default(),
         });
         let (reaping, telling) = (filesystem.clone(), filesystem.clone());
         tokio::spawn(async move {
@@ -202,6 +210,11 @@ impl Filesystem {
     /// Who repairs the volume. Once only.
     pub fn healed_by(&self, healer: Arc<Healer>) {
         assert!(self.healer.set(healer).is_ok(), "one healer");
+    }
+
+    /// The volume and its slots, to be looked at. Once only.
+    pub fn seen_through(&self, volume: Arc<Volume>, blobs: Arc<LiveProxy>) {
+        assert!(self.inside.set((volume, blobs)).is_ok(), "one volume");
     }
 
     /// How the repair of the volume is with the disks of this proxy. `None`: nobody repairs it, or with others yet.

@@ -12,6 +12,7 @@
 //! * [`data`]: the data plane. Writes gathered in memory (`dirty_ranges`, `open_inode`, `write_budget`), packed into
 //!   blobs (`pack`, `buffer`), stored (`queue`, `flush`), read back (`plan`, `read`, `cache`), changed by range
 //!   (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
+//! * `fsck`: metadata against blobs against parts: what is lost, restorable or away (`blobs`), and of which files (`lost`).
 //! * At the bottom: [`error`] and `errno` (the one match), [`options`], `metrics`.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
@@ -22,6 +23,7 @@ pub mod data;
 mod errno;
 pub mod error;
 pub mod filesystem;
+mod fsck;
 mod fuse;
 mod metrics;
 pub mod mount;

@@ -202,6 +202,7 @@ impl Mount {
         let healer = Healer::start(store.blobs.clone(), shared.volume().id, ledger, plan.heal);
         healer.remember_empty(roll_call::emptied(&volume, &plan.cluster).await);
         filesystem.healed_by(healer.clone());
+        filesystem.seen_through(volume.clone(), store.blobs.clone());
         let followed = (plan.file.clone(), plan.cluster.clone());
         let of = (volume.clone(), number, store.clone(), filesystem.clone());
         let follower = Follower::start(followed, plan.hangup.clone(), of);
@@ -364,7 +365,7 @@ pub(crate) async fn open_volume(
     let called = Called::of(&store.blobs.current()).await;
     called.check(cluster).map_err(RollCallError::from)?;
     let stores = ProxyStores::new(store.blobs.clone());
-    check_first(store, cluster, &lock, &called).await?;
+    check_first(store, cluster, (lock.name(), Some(&lock)), &called).await?;
     let volume = meta::open(&stores, lock, settings).await?;
     let VolumeInfo { id, name, rules, .. } = volume.info();
     store.blobs.abide_by(id, rules);
@@ -393,7 +394,7 @@ pub(crate) async fn open_volume(
 pub(crate) async fn check_first(
     store: &Store,
     cluster: &Cluster,
-    lock: &VolumeLock,
+    (name, lock): (&str, Option<&VolumeLock>),
     called: &Called,
 ) -> Result<Option<Arc<Volume>>, MountError> {
     let known = called.known_before(cluster);
@@ -402,7 +403,7 @@ pub(crate) async fn check_first(
         None => store.blobs.current(),
     };
     let stores = ProxyStores::new(blobs);
-    let looked = meta::look(&stores, lock, MetaSettings::default()).await?;
+    let looked = meta::look(&stores, name, lock, MetaSettings::default()).await?;
     let members = looked.members().await.map_err(RollCallError::from)?;
     let volume = looked.info();
     store.blobs.abide_by(volume.id, volume.rules);

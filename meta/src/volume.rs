@@ -24,7 +24,7 @@ use crate::engine::memory::MemoryKv;
 use crate::engine::{Batch, Change, Counting, Kv, Value};
 use crate::journal::pulse::{Holder, LIVE};
 use crate::journal::tables::{Bounds, JournaledKv, Tables};
-use crate::journal::takeover::{TakeOver, TakeOverError};
+use crate::journal::takeover::{Looked, TakeOver, TakeOverError};
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
@@ -143,7 +143,7 @@ pub async fn format(
 ) -> Result<(), VolumeError> {
     let name = lock.name();
     check_new(stores, name).await?;
-    let taking = taking(stores, lock, info.id, info.scheme, MetaSettings::default());
+    let taking = taking(stores, Some(lock), info.id, info.scheme, MetaSettings::default());
     let led = taking.run().await.map_err(|e| damaged(name, &e))?;
     if led.name.is_some() {
         return Err(VolumeError::Exists(name.to_owned()));
@@ -171,7 +171,7 @@ pub async fn open(
 ) -> Result<Arc<Volume>, VolumeError> {
     let name = &lock.name().to_owned();
     let (id, scheme) = find(stores, name).await?;
-    let taking = taking(stores, &lock, id, scheme, settings);
+    let taking = taking(stores, Some(&lock), id, scheme, settings);
     if !settings.take_over {
         let silent = taking.check_silent(lock.owners()).await;
         silent.map_err(|why| match why {
@@ -196,21 +196,22 @@ pub async fn open(
 }
 
 /// Opens a volume to look at it: as it is in the store at this moment, whoever leads it. Nothing is changed,
-/// and nothing can be.
+/// and nothing can be. Only who has its lock uses what this machine keeps of it.
 ///
 /// # Errors
 /// See [`VolumeError`].
 pub async fn look(
     stores: &dyn VolumeStores,
-    lock: &VolumeLock,
+    name: &str,
+    lock: Option<&VolumeLock>,
     settings: MetaSettings,
 ) -> Result<Arc<Volume>, VolumeError> {
-    let name = lock.name();
     let (id, scheme) = find(stores, name).await?;
     let taking = taking(stores, lock, id, scheme, settings);
-    let tables = taking.look().await.map_err(|e| damaged(name, &e))?;
+    let looked = taking.look().await.map_err(|e| damaged(name, &e))?;
+    let Looked { tables, lies_in } = looked;
     let (kv, record) = read_tables(tables, false).await.map_err(|e| damaged(name, &e))?;
-    Ok(Volume::new(kv, record, Seams::default(), None))
+    Ok(Volume::looked_at(kv, record, lies_in))
 }
 
 /// The engine over tables, and what the volume is. To be worked on, its counters have to be known (`counted`).
@@ -231,7 +232,7 @@ async fn read_tables(
 /// How a volume is taken over.
 fn taking(
     stores: &dyn VolumeStores,
-    lock: &VolumeLock,
+    lock: Option<&VolumeLock>,
     id: VolumeId,
     scheme: Scheme,
     settings: MetaSettings,
@@ -240,7 +241,7 @@ fn taking(
         store: stores.volume(id),
         volume: id,
         scheme: scheme.as_copies(),
-        cache: lock.chunk_directory(),
+        cache: lock.and_then(VolumeLock::chunk_directory),
         cache_bytes: settings.cache_bytes,
         bounds: Bounds {
             interval: settings.flush_interval,
@@ -249,7 +250,7 @@ fn taking(
             snapshot_bytes: SNAPSHOT_BYTES,
             snapshot_entries: SNAPSHOT_ENTRIES,
         },
-        holder: lock.holder(),
+        holder: lock.map(VolumeLock::holder).unwrap_or_default(),
     }
 }
 

@@ -149,7 +149,8 @@ async fn an_interrupted_destruction_leaves_no_half_a_volume_and_can_go_on() {
                 let refused = site.open("v").await.err().unwrap().to_string();
                 assert!(refused.contains("being destroyed"), "moment {moment}: {refused}");
                 let lock = site.lock("v");
-                let looked = meta::look(&site.stores, &lock, MetaSettings::default()).await;
+                let looked =
+                    meta::look(&site.stores, "v", Some(&lock), MetaSettings::default()).await;
                 let refused = looked.err().unwrap().to_string();
                 drop(lock);
                 assert!(refused.contains("being destroyed"), "moment {moment}: {refused}");

@@ -10,6 +10,7 @@
 //! | `layout`: where parts belong, what is to be done, what may be lost | `census`: asks for the lists |
 //! | `merge`: ordered lists to blobs, with bounded memory | `mend`: one blob |
 //! | `queue`, `presence`, `pace`: what next, who is there, how fast | `healer`: when all that happens |
+//! | | `examine`: how one blob is, for who checks a volume |
 //! | `course`, `tally`, `conditions`: what is due, what was counted, what slots say of themselves | |
 //! | [`report`]: how safe it all is, in a word and a line | `gauges`: the same for monitoring |
 //!
@@ -23,6 +24,7 @@
 mod census;
 mod conditions;
 mod course;
+mod examine;
 mod gauges;
 mod healer;
 mod layout;
@@ -35,5 +37,6 @@ pub mod report;
 mod tally;
 
 pub use census::{Ledger, Wanted};
+pub use examine::{Examined, Fate};
 pub use healer::{HealSettings, Healer};
 pub use report::{Health, Report};

@@ -532,7 +532,7 @@ pub(crate) fn states(mounted: &Path, bound: Duration) -> Result<Vec<String>> {
 }
 
 /// Name of the volume that `ashlar demo` makes.
-pub(crate) const DEMO_VOLUME: &str = "demo";
+pub const DEMO_VOLUME: &str = "demo";
 
 /// The key of a cluster file that names the directory of a client's machine.
 pub(crate) fn cache_key(file: &toml::Table) -> Option<&'static str> {

@@ -44,6 +44,11 @@ impl Machine {
         self.path().join(name)
     }
 
+    /// Its cluster file.
+    pub fn cluster_file(&self) -> PathBuf {
+        self.home.path().join("cluster.toml")
+    }
+
     fn log(&self) -> PathBuf {
         self.home.path().join("mount.log")
     }
@@ -51,7 +56,7 @@ impl Machine {
     fn command(&self) -> Command {
         let mut command = Command::new(binaries::ashlar());
         command.arg("mount").arg(DEMO_VOLUME).arg(self.path()).arg("--foreground");
-        command.arg("--cluster").arg(self.home.path().join("cluster.toml"));
+        command.arg("--cluster").arg(self.cluster_file());
         command
     }
 
@@ -134,7 +139,7 @@ impl Machine {
     pub fn fsck(&self) -> Result<String> {
         let mut command = Command::new(binaries::ashlar());
         command.arg("fsck").arg(DEMO_VOLUME);
-        command.arg("--cluster").arg(self.home.path().join("cluster.toml"));
+        command.arg("--cluster").arg(self.cluster_file());
         process::run(&mut command, 2 * PATIENCE)
     }
 }

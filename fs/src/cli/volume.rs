@@ -297,7 +297,8 @@ async fn destroy_found(
         return Ok(ExitCode::FAILURE);
     }
     if let Some(lock) = &lock
-        && let Ok(looked) = meta::look(stores, lock, MetaSettings::default()).await
+        && let Ok(looked) =
+            meta::look(stores, lock.name(), Some(lock), MetaSettings::default()).await
     {
         // Where nothing can be read of it the map says whose answers keep others from writing to it.
         store.blobs.abide_by(found.id, looked.info().rules);

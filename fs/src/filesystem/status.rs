@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FsResult;
 use crate::filesystem::Filesystem;
+use crate::filesystem::lost_files::LostNames;
 
 /// How long whoever asks waits for the first census, which is short where there are few blobs.
 const FIRST_CENSUS: Duration = Duration::from_secs(1);
@@ -48,11 +49,12 @@ pub struct MountStatus {
     pub blobs: u64,
     /// See `blobs`.
     pub blob_bytes: u64,
-    /// Blobs whose parts are less spread out than they could be, or have fewer losses to spare.
-    pub degraded_blobs: u64,
     /// How safe all blobs are, and what is being done about it.
     #[serde(default)]
     pub heal: Option<Report>,
+    /// Files of which bytes are lost.
+    #[serde(default)]
+    pub lost_files: LostNames,
     /// Bytes of user room that metadata take.
     #[serde(default)]
     pub metadata_bytes: u64,
@@ -105,6 +107,17 @@ impl Filesystem {
         Ok(())
     }
 
+    /// Files that have bytes in blobs that are lost.
+    async fn lost_names(&self) -> LostNames {
+        let (Some(healer), Some((volume, _))) = (self.healer.get(), self.inside.get()) else {
+            return LostNames::default();
+        };
+        let names = self.lost_files.of(volume, healer.lost()).await;
+        let names =
+            names.inspect_err(|why| tracing::warn!("looking for the names of lost files: {why}"));
+        names.unwrap_or_default()
+    }
+
     /// How it is.
     pub(crate) async fn status(&self) -> FsResult<Status> {
         let volume = self.meta.volume();
@@ -133,8 +146,8 @@ impl Filesystem {
             live_bytes: usage.live_bytes,
             blobs: usage.blobs,
             blob_bytes: usage.blob_bytes,
-            degraded_blobs: heal.as_ref().map_or(0, |heal| heal.counts.at_risk),
             heal,
+            lost_files: self.lost_names().await,
             metadata_bytes,
             metadata_share,
             epoch: journal.map(|journal| journal.epoch),
@@ -264,6 +277,32 @@ impl fmt::Display for MountStatus {
         line(f, "blobs", format!("{} with {}", self.blobs, bytes(self.blob_bytes)))?;
         for line_of in self.heal.iter().flat_map(Report::details) {
             line(f, line_of.0, line_of.1)?;
+        }
+        let LostNames { named, more } = &self.lost_files;
+        for path in named {
+            line(f, "lost", format!("bytes of {path}"))?;
+        }
+        if *more > 0 {
+            line(f, "lost", format!("bytes of {more} more files"))?;
+        }
+        if !named.is_empty() {
+            let volume = &self.volume;
+            line(
+                f,
+                "",
+                format!(
+                    "ashlar fsck {volume} --online --lost names all, with what is lost of each"
+                ),
+            )?;
+        }
+        for heal in self.heal.iter().filter(|heal| heal.counts.unavailable > 0) {
+            let blobs = heal.counts.unavailable;
+            let away = format!(
+                "{blobs} blobs cannot be read while {} of {} disks are away: they are not lost; bring the disks back, and \
+                 they can be read again",
+                heal.disks_away, heal.disks
+            );
+            line(f, "away", away)?;
         }
         let (taken, share) = (bytes(self.metadata_bytes), bytes(self.metadata_share));
         let epoch = self.epoch.map_or(String::new(), |epoch| format!(", epoch {epoch}"));

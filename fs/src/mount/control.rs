@@ -15,6 +15,7 @@
 //! | `cluster`: read the cluster file again; `cluster PATH`: that one, from now on | `done`, or `failed WHY` |
 //! | `min-spare N`: store only while so many more disks may be lost | `done`, or `failed WHY` |
 //! | `scrub`: have all disks read and verify everything | `begun N`, of so many disks, or `failed WHY` |
+//! | `fsck WORDS`: check the volume ([`crate::fsck`]) | `at N M`, of so many blobs, again and again; then `found JSON`, or `failed WHY` |
 //! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
@@ -28,10 +29,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use meta::ProxyStores;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use proto::guard::caught_in;
 use proto::observe::change_filter;
+use proxy::BlobStore;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -40,10 +45,12 @@ use tokio_util::task::TaskTracker;
 use crate::error::DataError;
 use crate::filesystem::Filesystem;
 use crate::filesystem::atime::AtimeRules;
+use crate::fsck::{self, Patient, Wish};
 use crate::fuse::NOISE;
 use crate::fuse::synced::Synced;
 use crate::mount::follow::Way;
 use crate::mount::mountpoint::{self, MountEntry};
+use crate::mount::outage::Outage;
 
 /// How long `store` goes on trying: disks that come back soon do not make an umount fail.
 const TRY_TO_STORE: Duration = Duration::from_secs(8);
@@ -53,6 +60,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 const WAIT_FOR_NAME: Duration = Duration::from_secs(2);
 /// Wait between two calls of one who does not answer.
 const CALL_AGAIN: Duration = Duration::from_millis(10);
+/// How often who has a volume checked hears how far that is.
+const TELL_HOW_FAR: Duration = Duration::from_millis(500);
 /// How long callers may take to be told of the end.
 const TELLING: Duration = Duration::from_secs(1);
 
@@ -203,6 +212,15 @@ impl Answering {
                 request = requests.next_line() => request,
             };
             let Ok(Some(request)) = request else { return };
+            if let Some(words) = request.strip_prefix("fsck") {
+                tokio::select! {
+                    Ok(outcome) = ended.wait_for(Option::is_some) => break outcome.clone(),
+                    told = self.fsck(words, &mut answers) => match told {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                }
+            }
             let answer = caught_in("answering umount or mount", self.answer(&request)).await;
             let answer = answer.unwrap_or_else(|e| format!("failed {}", one_line(&e.to_string())));
             if answers.write_all(format!("{answer}\n").as_bytes()).await.is_err() {
@@ -260,6 +278,56 @@ impl Answering {
             Ok(disks) => format!("begun {disks}"),
             Err(why) => format!("failed {}", one_line(&why.reason())),
         }
+    }
+
+    /// Checks the volume, and says how far it is meanwhile.
+    ///
+    /// # Errors
+    /// When the caller has gone: then nobody wants to know.
+    async fn fsck(&self, words: &str, answers: &mut OwnedWriteHalf) -> io::Result<()> {
+        let at = watch::Sender::new((0, 0));
+        let checking = caught_in("checking the volume", self.checked(words, &at));
+        tokio::pin!(checking);
+        let mut tick = tokio::time::interval(TELL_HOW_FAR);
+        let found = loop {
+            tokio::select! {
+                found = &mut checking => break found,
+                _ = tick.tick() => {
+                    let (done, all) = *at.borrow();
+                    answers.write_all(format!("at {done} {all}\n").as_bytes()).await?;
+                }
+            }
+        };
+        let answer = match found {
+            Ok(Ok(found)) => format!("found {found}\n"),
+            Ok(Err(why)) => format!("failed {}\n", one_line(&format!("{why:#}"))),
+            Err(why) => format!("failed {}\n", one_line(&why.to_string())),
+        };
+        answers.write_all(answer.as_bytes()).await
+    }
+
+    async fn checked(&self, words: &str, at: &watch::Sender<(u64, u64)>) -> anyhow::Result<String> {
+        let wish = Wish::of(words).context("these are no words of fsck")?;
+        let (volume, blobs) = self.fs.inside.get().context("there is nothing to look at")?;
+        let (stores, proxy) = (ProxyStores::new(blobs.clone()), blobs.current());
+        let name = volume.info().name;
+        let led = Some(&**volume);
+        let patient = Patient { stores: &stores, proxy: &proxy, name: &name, led, in_use: true };
+        let told = |done, all| {
+            at.send_replace((done, all));
+        };
+        let found = fsck::check(&patient, wish, &told).await;
+        let mut found = match found {
+            Ok(found) => found,
+            Err(why) => return Err(fsck::explained(&*proxy, why).await),
+        };
+        let info = volume.info();
+        let space = proxy.space(info.id, info.scheme).await;
+        let outage = Outage::of(&proxy.slots().await, info.scheme, space.is_cut_off());
+        found.disks_away = outage.as_ref().map_or(0, Outage::away);
+        found.outage = outage.map(|outage| outage.to_string());
+        found.warnings = self.fs.warnings().to_vec();
+        Ok(serde_json::to_string(&found)?)
     }
 
     async fn remounted(&self, words: &str) {
@@ -422,6 +490,34 @@ impl ControlClient {
         let words = asked.map_err(|_| format!("process {} does not answer", self.pid))?;
         let begun = words.strip_prefix("begun ").and_then(|disks| disks.parse().ok());
         begun.ok_or_else(|| words.trim_start_matches("failed ").to_owned())
+    }
+
+    /// Has it check its volume; `told` hears how many blobs of how many are examined. What it has found, as JSON.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub(crate) fn fsck(
+        &mut self,
+        words: &str,
+        patience: Duration,
+        told: impl Fn(u64, u64),
+    ) -> Result<String, String> {
+        let dumb = |pid| move |_| format!("process {pid} does not answer");
+        self.say(&format!("fsck {words}")).map_err(dumb(self.pid))?;
+        loop {
+            let line = self.hear(Instant::now() + patience).map_err(dumb(self.pid))?;
+            match line.split_once(' ') {
+                Some(("at", numbers)) => {
+                    let numbers = numbers.split_once(' ');
+                    let number = |text: &str| text.parse().unwrap_or_default();
+                    numbers.into_iter().for_each(|(done, all)| told(number(done), number(all)));
+                }
+                Some(("found", json)) => return Ok(json.to_owned()),
+                Some(("failed", why)) => return Err(why.to_owned()),
+                // It has ended meanwhile, one way or the other.
+                _ => return Err("it was unmounted before the check had ended".to_owned()),
+            }
+        }
     }
 
     /// Asks whether the kernel still has the mount, out of our sight: [`ControlClient::end`] hears it.

@@ -209,6 +209,14 @@ struct Recovered {
     leader: Leader,
 }
 
+/// A volume as it is in the store at one moment.
+pub(crate) struct Looked {
+    /// All its keys. Nothing can be changed.
+    pub(crate) tables: Arc<Tables>,
+    /// The blobs that its metadata are in.
+    pub(crate) lies_in: Vec<BlobId>,
+}
+
 /// What was found behind the fence.
 struct Found {
     manifest: Manifest,
@@ -218,6 +226,14 @@ struct Found {
     /// What they change, one over the other.
     changes: Batch,
     name: Option<String>,
+}
+
+impl Found {
+    /// The blobs that it stands on.
+    fn needed(&self) -> BTreeSet<BlobId> {
+        let chunks = self.manifest.chunks().map(|chunk| chunk.id);
+        chunks.chain(self.manifest_id).chain(self.entries.iter().copied()).collect()
+    }
 }
 
 impl TakeOver {
@@ -253,13 +269,7 @@ impl TakeOver {
     async fn recover(self, epoch: u64) -> Result<(Recovered, Vec<BlobId>), TakeOverError> {
         let listed = list(&*self.store).await?;
         let found = self.find(&listed).await?;
-        let needed: BTreeSet<BlobId> = found
-            .manifest
-            .chunks()
-            .map(|chunk| chunk.id)
-            .chain(found.manifest_id)
-            .chain(found.entries.iter().copied())
-            .collect();
+        let needed = found.needed();
         let garbage = listed.into_iter().filter(|id| !needed.contains(id)).collect();
         let end = found.entries.last().map_or(found.manifest.lsn, BlobId::sequence);
         let last_epoch =
@@ -297,7 +307,7 @@ impl TakeOver {
     ///
     /// # Errors
     /// See [`TakeOverError`].
-    pub(crate) async fn look(mut self) -> Result<Arc<Tables>, TakeOverError> {
+    pub(crate) async fn look(mut self) -> Result<Looked, TakeOverError> {
         self.store = Arc::new(Onlooker(self.store));
         self.next_epoch().await?;
         let mut tries = 0;
@@ -312,10 +322,11 @@ impl TakeOver {
             }
         };
         let end = found.entries.last().map_or(found.manifest.lsn, BlobId::sequence);
+        let lies_in = found.needed().into_iter().collect();
         let cache = Cache::new(self.volume, self.store, self.cache, self.cache_bytes);
         let tables = Tables::new(found.manifest.runs, found.changes, end, cache, self.bounds);
         tables.end("the volume was opened to be looked at");
-        Ok(tables)
+        Ok(Looked { tables, lies_in })
     }
 
     /// Fences the next epoch. Of those who race for one, some slots obey this one and some another, so that nobody

@@ -68,6 +68,7 @@ pub struct Volume {
     alive: Mutex<BTreeSet<SessionId>>,
     /// `None`: it has no journal, is only looked at, or was closed.
     lead: Mutex<Option<Lead>>,
+    lies_in: Vec<BlobId>,
 }
 
 impl Drop for Volume {
@@ -87,10 +88,35 @@ impl Volume {
         seams: Seams,
         lead: Option<Lead>,
     ) -> Arc<Self> {
+        Arc::new(Self::over(kv, record, seams, lead, Vec::new()))
+    }
+
+    /// As it is in the store at one moment, to be looked at.
+    pub(crate) fn looked_at(
+        kv: Arc<dyn Kv>,
+        record: VolumeRecord,
+        lies_in: Vec<BlobId>,
+    ) -> Arc<Self> {
+        Arc::new(Self::over(kv, record, Seams::default(), None, lies_in))
+    }
+
+    fn over(
+        kv: Arc<dyn Kv>,
+        record: VolumeRecord,
+        seams: Seams,
+        lead: Option<Lead>,
+        lies_in: Vec<BlobId>,
+    ) -> Self {
         let VolumeRecord { info, seed } = record;
         let (alive, lead) = (Mutex::default(), Mutex::new(lead));
         let (info, changing) = (RwLock::new(info), tokio::sync::Mutex::default());
-        Arc::new(Self { kv, info, changing, seed, seams, alive, lead })
+        Self { kv, info, changing, seed, seams, alive, lead, lies_in }
+    }
+
+    /// The blobs that its metadata are in: entries of the journal, the manifest and the chunks of the snapshot. Of a volume
+    /// that is looked at; of others they change all the time, and none is told.
+    pub fn lies_in(&self) -> &[BlobId] {
+        &self.lies_in
     }
 
     /// What the volume is.

@@ -13,7 +13,6 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::guard::{caught_in, keep_going};
 use proto::id::{BlobId, DiskId, VolumeId};
-use proto::limits::footprint;
 use proto::part_store::{Condition, PartError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,7 +28,6 @@ use crate::repair::course::Course;
 use crate::repair::gauges;
 use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
-use crate::repair::presence::Seen;
 use crate::repair::queue::Item;
 use crate::repair::report::{Drain, Health, Report, ScrubReport, Stuck};
 use crate::slots::slot_client::SlotClient;
@@ -38,8 +36,6 @@ use crate::slots::slot_client::SlotClient;
 const LOOK: Duration = Duration::from_millis(250);
 /// After a volume was used its blobs are counted again in this time, or so many times as long as that took last.
 const FRESH: (Duration, u32) = (Duration::from_secs(60), 100);
-/// A slot with room for fewer parts than this, as long as those of large blobs, is given none.
-const SHORT: u64 = 16;
 /// Lost blobs, and those that cannot be mended, that are told of by name.
 const TOLD: usize = 16;
 
@@ -140,6 +136,13 @@ impl Healer {
     pub fn glance(&self) -> Report {
         let inner = self.now.lock().clone();
         inner.report()
+    }
+
+    /// Blobs that are lost: the first of them.
+    pub fn lost(&self) -> Vec<BlobId> {
+        let inner = self.now.lock().clone();
+        let course = inner.course.lock();
+        course.lost.keys().copied().collect()
     }
 
     /// Brings the gauges of monitoring up to date.
@@ -251,14 +254,7 @@ impl Inner {
 
     /// How the slots stand now.
     fn look(&self) {
-        let proxy = &self.proxy;
-        let room = SHORT * footprint(1 << 20);
-        let seen = Seen {
-            down: proxy.slots_that(SlotClient::is_down),
-            read_only: proxy.slots_that(SlotClient::takes_no_writes),
-            full: proxy.slots_that(|slot| slot.known_room() < room),
-            drains: proxy.slots_that(|slot| slot.drains),
-        };
+        let seen = self.proxy.seen();
         let mut course = self.course.lock();
         let now = Instant::now();
         if course.presence.look(seen, now) {
@@ -267,7 +263,7 @@ impl Inner {
         course.is_done(now);
         if let Some(counted) = course.tally.counted_at()
             && now >= counted + FRESH.0.max(FRESH.1 * course.tally.took())
-            && proxy.traffic.any_since(counted)
+            && self.proxy.traffic.any_since(counted)
         {
             course.due = course.due.min(now);
         }

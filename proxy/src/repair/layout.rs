@@ -103,6 +103,8 @@ pub(crate) struct Plan {
     pub(crate) placeless: PartSet,
     /// Parts that stay on slots that are to be left.
     pub(crate) staying: usize,
+    /// Parts that nobody has who answers, and that are taken to be on slots that are away.
+    pub(crate) awaited: usize,
 }
 
 impl Plan {
@@ -127,6 +129,8 @@ impl Case<'_> {
         self.refuse_what_does_not_help(located, &mut homes);
         let nowhere = |part: &PartIndex| homes[part.get()] == Home::Nowhere;
         let placeless = PartSet::first(homes.len()).iter().filter(nowhere).collect();
+        let awaits = |home: &&Home| matches!(home, Home::Awaited(_));
+        let awaited = homes.iter().filter(awaits).count();
         let staying = at(&homes).filter(|(_, slot)| self.attendance.leaves.contains(*slot)).count();
         let lacking = at(&homes).filter(|home| !located.contains(home));
         let mut puts: Vec<Lying> = lacking.collect();
@@ -137,7 +141,7 @@ impl Case<'_> {
         let proven = at(&homes).filter(|(part, _)| drops.iter().any(|(p, _)| p == part));
         let unproven: Vec<Lying> = proven.filter(|home| !puts.contains(home)).collect();
         puts.extend(unproven);
-        Plan { spare, spare_after, puts, drops, placeless, staying }
+        Plan { spare, spare_after, puts, drops, placeless, staying, awaited }
     }
 
     /// Does each part lie on its main slot, and nowhere else, and may stay there?
@@ -624,7 +628,7 @@ mod tests {
         let away = Case { attendance: attendance(&fates), ..case };
         assert_eq!(
             away.plan(&seen),
-            Plan { spare: Some(1), spare_after: Some(1), ..Plan::default() }
+            Plan { spare: Some(1), spare_after: Some(1), awaited: 1, ..Plan::default() }
         );
         fates[slot] = Fate::Gone;
         let gone = Case { attendance: attendance(&fates), ..case };

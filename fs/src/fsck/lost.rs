@@ -9,12 +9,12 @@ use std::fmt;
 use anyhow::{Context, Result};
 use meta::{Ino, Volume};
 use proto::id::BlobId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a blob cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Why {
+pub(crate) enum Why {
     /// Too few of its parts are left.
     Lost,
     /// Disks that are away may have enough of its parts.
@@ -22,8 +22,8 @@ pub(super) enum Why {
 }
 
 /// A file of which bytes cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct File {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct File {
     /// One of its names; `None`: it has none.
     path: Option<String>,
     /// Its inode.
@@ -34,6 +34,12 @@ pub(super) struct File {
     bytes: u64,
     /// The first of them, from the start of the file.
     first: u64,
+}
+
+impl File {
+    pub(super) fn is(&self, why: Why) -> bool {
+        self.why == why
+    }
 }
 
 impl fmt::Display for File {
@@ -54,7 +60,7 @@ impl fmt::Display for File {
 }
 
 /// The files that have bytes in these blobs, by path.
-pub(super) async fn files(volume: &Volume, unreadable: &[(BlobId, Why)]) -> Result<Vec<File>> {
+pub(crate) async fn files(volume: &Volume, unreadable: &[(BlobId, Why)]) -> Result<Vec<File>> {
     let mut found: BTreeMap<(Ino, Why), (u64, u64)> = BTreeMap::new();
     for (id, why) in unreadable {
         let mut after = None;
