@@ -16,129 +16,16 @@
 mod blobs;
 mod findings;
 pub(crate) mod lost;
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+mod patient;
 
 use anyhow::{Context, Result, anyhow};
-use meta::{MetaSettings, Report, Volume, VolumeError, VolumeStores, is_inline};
-use proto::id::{BlobId, SessionId};
-use proxy::{BlobStore, Proxy};
+use meta::VolumeError;
+use proto::id::SessionId;
+use proxy::BlobStore;
 
 pub(crate) use self::findings::Findings;
-
-/// Records fetched at once.
-const PAGE: usize = 1024;
-/// Looks at a volume that others change, whose blobs go while they are read.
-const LOOKS: usize = 5;
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
-    /// What is wrong is put right.
-    pub(crate) repair: bool,
-    /// Every byte is read.
-    pub(crate) data: bool,
-    /// Files of which bytes cannot be read are named.
-    pub(crate) lost: bool,
-}
-
-impl Wish {
-    const WORDS: [&str; 3] = ["repair", "data", "lost"];
-
-    /// As words, for the process of a mount.
-    pub(crate) fn words(self) -> String {
-        let wanted = [self.repair, self.data, self.lost];
-        let words = Self::WORDS.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
-        words.map(|(word, _)| word).collect::<Vec<_>>().join(" ")
-    }
-
-    /// Reads them back.
-    pub(crate) fn of(words: &str) -> Option<Self> {
-        let words: Vec<&str> = words.split_whitespace().collect();
-        let [repair, data, lost] = Self::WORDS.map(|word| words.contains(&word));
-        words.iter().all(|word| Self::WORDS.contains(word)).then_some(Self { repair, data, lost })
-    }
-}
-
-/// The volume that is checked.
-pub(crate) struct Patient<'a> {
-    pub(crate) stores: &'a dyn VolumeStores,
-    pub(crate) proxy: &'a Proxy,
-    pub(crate) name: &'a str,
-    /// As this process leads it: then its blobs can be mended.
-    pub(crate) led: Option<&'a Volume>,
-    /// Others work on it meanwhile.
-    pub(crate) in_use: bool,
-}
-
-/// Hears how many blobs of how many were examined.
-pub(crate) type Told<'a> = &'a (dyn Fn(u64, u64) + Sync);
-
-/// A volume at one moment.
-struct Moment {
-    volume: Arc<Volume>,
-    /// Blobs that metadata know, and whether bytes of them are needed from slots.
-    known: BTreeMap<BlobId, bool>,
-}
-
-impl Moment {
-    /// Those that must be there.
-    fn needed(&self) -> impl Iterator<Item = BlobId> {
-        let data = self.known.iter().filter(|(_, needed)| **needed).map(|(id, _)| *id);
-        self.volume.lies_in().iter().copied().chain(data)
-    }
-}
-
-impl Patient<'_> {
-    /// May it change meanwhile? Who leads it takes snapshots, at least.
-    fn changes(&self) -> bool {
-        self.in_use || self.led.is_some()
-    }
-
-    async fn look(&self) -> Result<Arc<Volume>> {
-        let looked = meta::look(self.stores, self.name, None, MetaSettings::default()).await;
-        looked.context("looking at the metadata")
-    }
-
-    /// Walks over the metadata. Where they change, what is found wrong in a snapshot that goes meanwhile says nothing.
-    async fn walk(&self) -> Result<(Moment, Report)> {
-        let mut volume = self.look().await?;
-        for _ in 1..LOOKS {
-            let walked = walk(&volume).await;
-            if !self.changes() || walked.as_ref().is_ok_and(|(_, report)| report.is_clean()) {
-                return walked;
-            }
-            let again = self.look().await?;
-            let still: BTreeSet<&BlobId> = again.lies_in().iter().collect();
-            if volume.lies_in().iter().all(|id| still.contains(id)) {
-                return walked;
-            }
-            volume = again;
-        }
-        walk(&volume).await
-    }
-}
-
-async fn walk(volume: &Arc<Volume>) -> Result<(Moment, Report)> {
-    let report = volume.check().await.context("walking the metadata")?;
-    Ok((list(volume).await?, report))
-}
-
-/// Lists the blobs that metadata know.
-async fn list(volume: &Arc<Volume>) -> Result<Moment> {
-    let (mut known, mut after) = (BTreeMap::new(), None);
-    loop {
-        let page = volume.blobs(after, PAGE).await.context("listing blobs")?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.id);
-        // Garbage may be half deleted. Of an inline one metadata have the bytes, and were checked.
-        let needed =
-            page.iter().map(|record| (record.id, record.live > 0 && !is_inline(&record.id)));
-        known.extend(needed);
-    }
-    Ok(Moment { volume: volume.clone(), known })
-}
+use self::patient::Moment;
+pub(crate) use self::patient::{Patient, Told, Wish};
 
 /// Checks a volume, and repairs it if that is wanted and it is led.
 ///
@@ -215,19 +102,4 @@ async fn find_unknown(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wish_is_told_in_words() {
-        for bits in 0..8 {
-            let [repair, data, lost] = [1, 2, 4].map(|bit| bits & bit > 0);
-            let wish = Wish { repair, data, lost };
-            assert_eq!(Wish::of(&wish.words()), Some(wish));
-        }
-        assert_eq!(Wish::of("data now"), None);
-    }
 }

@@ -12,7 +12,7 @@ use proxy::repair::{Examined, Fate};
 
 use super::findings::Findings;
 use super::lost::Why;
-use super::{Moment, Patient, Told, Wish};
+use super::patient::{Moment, Patient, Told, Wish, list};
 
 /// Blobs asked for at once, and read at once.
 const ASKED_AT_ONCE: usize = 16;
@@ -78,7 +78,7 @@ async fn reconsidered(
             again.push((id, examined));
         }
     }
-    let needed: BTreeSet<BlobId> = super::list(&patient.look().await?).await?.needed().collect();
+    let needed: BTreeSet<BlobId> = list(&patient.look().await?).await?.needed().collect();
     again.retain(|(id, examined)| {
         let whole = examined.fate == Fate::Whole;
         if whole {
