@@ -7,8 +7,8 @@
 //!
 //! Acknowledgements go in order. So when an entry is proven absent, no later one of its epoch was ever
 //! acknowledged; and when the first of an epoch is absent, nothing of the epoch counts. As a leader has no more
-//! than [`FLYING_MOST`] entries under way, a wider gap is a loss, and so is a snapshot that an entry names and
-//! that is not there.
+//! than [`FLYING_MOST`] entries under way, one that is so far behind another of its epoch was acknowledged: that it is
+//! absent is a loss, and so is a snapshot that an entry names and that is not there.
 //!
 //! The same holds of snapshots. A leader knows each that was acknowledged before its time, and its entries
 //! name one that is no older. So a snapshot that an entry of a later epoch does not know was never acknowledged:
@@ -127,9 +127,10 @@ impl Chain {
         let from = at.first.max(self.snapshot.1 + 1);
         if at.lsn != from {
             // The one before it is nowhere.
-            if last.is_some() || at.lsn.abs_diff(from) >= FLYING_MOST as u64 {
+            if last.is_some() {
                 return Err(Broken(format!("entry {from} of epoch {} is missing", at.epoch)));
             }
+            self.may_end_before(at.epoch, from)?;
             self.has_gap = true;
             self.drop_epoch(at.epoch);
             return Ok(());
@@ -153,6 +154,17 @@ impl Chain {
         Ok(())
     }
 
+    /// May an epoch that is the newest have acknowledged nothing from this entry on, which is absent?
+    pub(crate) fn may_end_before(&self, epoch: u64, lsn: u64) -> Result<(), Broken> {
+        let last = self.listed.range((epoch, 0)..=(epoch, u64::MAX)).next_back();
+        match last {
+            Some(((_, last), _)) if *last >= lsn + FLYING_MOST as u64 => Err(Broken(format!(
+                "entry {lsn} of epoch {epoch} is missing, and entry {last} was sent after it had arrived"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Nothing of the newest epoch was ever acknowledged.
     fn drop_epoch(&mut self, epoch: u64) {
         self.listed.retain(|(of, _), _| *of != epoch);
@@ -168,7 +180,10 @@ impl Chain {
                 .take_while(|(((_, lsn), _), expected)| lsn == expected)
                 .map(|((_, id), _)| *id);
             match segment.last {
-                None => open.extend(following),
+                None => {
+                    open.extend(following);
+                    self.may_end_before(segment.epoch, segment.first + open.len() as u64)?;
+                }
                 Some(last) => {
                     let before = sure.len() as u64;
                     sure.extend(following);
@@ -242,6 +257,25 @@ mod tests {
         assert_eq!(one.follow((1, 2), &listed, &[]), Ok((vec![], vec![3])));
         assert_eq!(one.follow((1, 5), &listed, &[]), Ok((vec![], vec![])));
         assert_eq!(one.follow((0, 0), &[], &[]), Ok((vec![], vec![])));
+    }
+
+    #[test]
+    fn a_gap_far_behind_the_last_entry_is_a_loss() {
+        let one = Leaders(vec![(1, 1, 0)]);
+        let with_gap = |last: u64| {
+            let listed: Vec<_> = [1, 2].into_iter().chain(4..=last).map(|lsn| (1, lsn)).collect();
+            one.follow((0, 0), &listed, &[])
+        };
+        let most = FLYING_MOST as u64;
+        assert_eq!(with_gap(2 + most), Ok((vec![], vec![1, 2])), "all behind it were under way");
+        assert!(with_gap(3 + most).is_err());
+        // As it is where the first entry is missing.
+        let first = |last: u64| {
+            let listed: Vec<_> = (2..=last).map(|lsn| (1, lsn)).collect();
+            one.follow((0, 0), &listed, &[])
+        };
+        assert_eq!(first(most), Ok((vec![], vec![])));
+        assert!(first(1 + most).is_err());
     }
 
     #[test]

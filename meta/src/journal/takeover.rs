@@ -411,7 +411,11 @@ impl TakeOver {
                     ))
                     .into());
                 }
-                None => break,
+                None => {
+                    let (_, epoch) = Role::of(id.session());
+                    chain.may_end_before(epoch, id.sequence())?;
+                    break;
+                }
             }
         }
         // Chunks come after the first entry, and go before the last manifest.

@@ -70,7 +70,9 @@ const _: () = assert!(size_of::<Table>() == 48);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadVolume {
     /// Not ours at all.
-    #[error("it is not the metadata of a volume")]
+    #[error(
+        "its metadata do not say how it was formatted: they are not those of a volume, or their beginning is lost"
+    )]
     Foreign,
     /// Written by another version of this software.
     #[error("its format is version {0}, this software reads version {VERSION}")]
