@@ -9,11 +9,13 @@
 //! A disk whose files are gone is lost: it is out until its directory is a disk again. One that is there and
 //! cannot be written, or whose device does not even read its superblock, is read-only.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc::{EACCES, EINTR, ENOMEM};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use proto::buffer::Aligned;
@@ -27,14 +29,15 @@ use crate::shared::Shared;
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(2);
-/// So many looks are there for each read of the device.
-const LOOKS_FOR_A_READ: u32 = 3;
+/// So many looks are there for each question to the device.
+const LOOKS_FOR_THE_DEVICE: u32 = 3;
 /// Block files whose names are looked for at once, besides the one that is written.
 const FILES: usize = 64;
 
 /// What the owner of a disk knows of where its files are.
 pub(crate) struct Watch {
     superblock: PathBuf,
+    locked: File,
     /// Device and inode of the superblock that is locked.
     identity: (u64, u64),
     file: DirectFile,
@@ -55,7 +58,7 @@ enum Trouble {
 
 impl Watch {
     /// For the disk whose superblock is locked.
-    pub(crate) fn new(shared: &Shared, locked: &std::fs::File, access: Access) -> io::Result<Self> {
+    pub(crate) fn new(shared: &Shared, locked: &File, access: Access) -> io::Result<Self> {
         let superblock = path(&shared.dir);
         let there = locked.metadata()?;
         Ok(Self {
@@ -66,6 +69,7 @@ impl Watch {
                 shared.calls.clone(),
             )?,
             identity: (there.dev(), there.ino()),
+            locked: locked.try_clone()?,
             superblock,
             access,
             next: Instant::now() + EVERY,
@@ -113,12 +117,26 @@ impl Watch {
             return Err(Trouble::ReadOnly("its filesystem is mounted read-only now".to_owned()));
         }
         self.looks += 1;
-        if self.looks.is_multiple_of(LOOKS_FOR_A_READ) {
+        if self.looks.is_multiple_of(LOOKS_FOR_THE_DEVICE) {
             self.read().map_err(|e| {
                 Trouble::ReadOnly(format!("its device does not read the superblock: {e}"))
             })?;
+            self.sync(shared).map_err(|e| {
+                Trouble::ReadOnly(format!("its filesystem does not sync the superblock: {e}"))
+            })?;
         }
         Ok(())
+    }
+
+    /// Nothing is to be synced. But a filesystem that has met an error and takes no more writes says so, which no
+    /// mount flag shows (ext4 since Linux 6.15 keeps that to itself).
+    fn sync(&self, shared: &Shared) -> nix::Result<()> {
+        let _call = shared.calls.begin();
+        match nix::unistd::fsync(&self.locked) {
+            // Filesystems that know no fsync, and a signal.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EINTR) => Ok(()),
+            synced => synced,
+        }
     }
 
     fn look_for_superblock(&self, shared: &Shared) -> Result<(), Trouble> {
