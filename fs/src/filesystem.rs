@@ -248,7 +248,9 @@ impl Filesystem {
             allocated: proto::allocator::allocated_bytes(),
             resident: proto::allocator::resident_bytes(),
         };
-        metrics::observe(&self.data.status(), &memory, self.lookup_counts.count(), files);
+        let capacity = self.data.space.limit().unwrap_or(0);
+        let data = (&self.data.status(), capacity);
+        metrics::observe(data, &memory, self.lookup_counts.count(), files);
         metrics::observe_metadata(&*self.meta);
         self.healer.get().into_iter().for_each(|healer| healer.observe());
     }

@@ -140,6 +140,7 @@ impl Told {
         self.metrics.failed(op);
         if errno == nix::errno::Errno::EIO {
             let second = crate::filesystem::now().secs as u64;
+            self.metrics.failed_at(second);
             if self.last_log.swap(second, Ordering::Relaxed) != second {
                 tracing::error!("{}: {error}", op.name());
             }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use meta::MetaStore;
 
@@ -15,6 +15,12 @@ proto::metric_names! {
         "Answers that are an error other than that there is no such name or attribute";
     counter READ_BYTES = "ashlar_read_bytes_total": "Bytes that read(2) moved";
     counter WRITTEN_BYTES = "ashlar_written_bytes_total": "Bytes that write(2) moved";
+    gauge CAPACITY_BYTES = "ashlar_capacity_bytes":
+        "Bytes of user data that may be stored in all; 0: not known";
+    gauge AVAILABLE_BYTES = "ashlar_available_bytes": "Bytes of user data that may still be stored";
+    gauge STORING_FAILS = "ashlar_storing_fails": "1 while the last blob could not be stored, else 0";
+    gauge LAST_EIO = "ashlar_last_io_error_seconds":
+        "When an answer was EIO last, in seconds since 1970; 0: none was";
     gauge DIRTY_BYTES = "ashlar_dirty_bytes": "Bytes written and not yet stored";
     gauge CACHE_BYTES = "ashlar_cache_bytes": "Bytes cached in memory";
     gauge MEMORY_BYTES = "ashlar_memory_bytes": "What the memory of the mount's process is used for";
@@ -62,6 +68,7 @@ pub(crate) struct Metrics {
     ops: Vec<OpMetrics>,
     read: Counter,
     written: Counter,
+    last_eio: Gauge,
 }
 
 impl Metrics {
@@ -75,7 +82,8 @@ impl Metrics {
                 errors: counter!(OP_ERRORS, "op" => op),
             })
             .collect();
-        Self { ops, read: counter!(READ_BYTES), written: counter!(WRITTEN_BYTES) }
+        let (read, written) = (counter!(READ_BYTES), counter!(WRITTEN_BYTES));
+        Self { ops, read, written, last_eio: gauge!(LAST_EIO) }
     }
 
     /// An operation was answered.
@@ -86,6 +94,11 @@ impl Metrics {
     /// Its answer was an error.
     pub(crate) fn failed(&self, op: Op) {
         self.ops[op as usize].errors.increment(1);
+    }
+
+    /// Its answer was EIO, at this second since 1970.
+    pub(crate) fn failed_at(&self, second: u64) {
+        self.last_eio.set(second as f64);
     }
 
     /// read(2) got this much.
@@ -116,7 +129,12 @@ pub(crate) struct Memory {
 }
 
 /// Brings the data plane's figures up to date.
-pub(crate) fn observe(status: &DataStatus, memory: &Memory, inodes: usize, files: usize) {
+pub(crate) fn observe(
+    (status, capacity): (&DataStatus, u64),
+    memory: &Memory,
+    inodes: usize,
+    files: usize,
+) {
     let kinds = [
         ("dirty", status.dirty_bytes),
         ("cache", status.cache_bytes),
@@ -132,6 +150,9 @@ pub(crate) fn observe(status: &DataStatus, memory: &Memory, inodes: usize, files
     }
     gauge!(INODES).set(inodes as f64);
     gauge!(FILES).set(files as f64);
+    gauge!(CAPACITY_BYTES).set(capacity as f64);
+    gauge!(AVAILABLE_BYTES).set(status.available.unwrap_or(0) as f64);
+    gauge!(STORING_FAILS).set(f64::from(u8::from(status.last_error.is_some())));
     gauge!(DIRTY_BYTES).set(status.dirty_bytes as f64);
     gauge!(CACHE_BYTES).set(status.cache_bytes as f64);
     counter!(CACHE_HITS).absolute(status.cache_hits);

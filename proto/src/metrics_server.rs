@@ -11,6 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -18,6 +19,10 @@ use tokio::time::timeout;
 use crate::guests::{Guest, Guests};
 use crate::listen::Listen;
 use crate::observe::ObserveError;
+
+crate::metric_names! {
+    gauge BUILD_INFO = "ashlar_build_info": "1, with the version of the program as a label";
+}
 
 /// Connections at once.
 const CONNECTIONS: usize = 32;
@@ -48,6 +53,8 @@ pub fn serve_metrics(address: &Listen) -> Result<(), ObserveError> {
         .set_buckets(&BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|e| failed(e.to_string()))?;
+    describe();
+    gauge!(BUILD_INFO, "version" => crate::VERSION).set(1.0);
     tokio::spawn(accept(listener, metrics));
     Ok(())
 }

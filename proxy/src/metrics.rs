@@ -16,6 +16,9 @@ proto::metric_names! {
     counter FAILED_PUTS = "proxy_failed_puts_total": "Puts that failed";
     counter FAILED_GETS = "proxy_failed_gets_total":
         "Gets that ended with neither data nor proven absence";
+    gauge SLOTS = "proxy_slots": "Slots of the group of a volume";
+    gauge SLOTS_UP = "proxy_slots_up": "Slots of the group of a volume that answer";
+    gauge SLOTS_WRITABLE = "proxy_slots_writable": "Slots that answer and take writes";
     gauge REPAIR_BLOBS = "proxy_repair_blobs":
         "Blobs of a volume by how many more disks (or hosts) they can lose, `unavailable` or `lost`";
     gauge REPAIR_AT_RISK = "proxy_repair_at_risk_blobs":

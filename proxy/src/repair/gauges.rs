@@ -5,9 +5,21 @@ use proto::id::VolumeId;
 
 use crate::metrics::{
     REPAIR_AT_RISK, REPAIR_BLOBS, REPAIR_CENSUS_AGE, REPAIR_DAMAGED, REPAIR_LEFT_BYTES,
-    REPAIR_MENDED_BLOBS, REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_STUCK,
+    REPAIR_MENDED_BLOBS, REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_STUCK, SLOTS, SLOTS_UP,
+    SLOTS_WRITABLE,
 };
+use crate::proxy::Proxy;
 use crate::repair::report::{Counts, Report};
+
+/// Brings up to date how many slots there are.
+pub(crate) fn set_slots(volume: VolumeId, proxy: &Proxy) {
+    let up = proxy.slots_that(|slot| !slot.is_down()).len();
+    let writable = proxy.slots_that(|slot| !slot.takes_no_writes()).len();
+    let all = proxy.slots.len();
+    for (name, count) in [(SLOTS, all), (SLOTS_UP, up), (SLOTS_WRITABLE, writable)] {
+        gauge!(name, "volume" => volume.to_string()).set(count as f64);
+    }
+}
 
 /// Brings them up to date.
 pub(crate) fn set(volume: VolumeId, report: &Report) {

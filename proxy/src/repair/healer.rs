@@ -149,6 +149,7 @@ impl Healer {
     pub fn observe(&self) {
         let inner = self.now.lock().clone();
         gauges::set(inner.volume, &inner.report());
+        gauges::set_slots(inner.volume, &inner.proxy);
     }
 
     /// Has all disks of the group that are there read and verify everything, now: how many have begun.
