@@ -26,10 +26,8 @@ use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -44,6 +42,7 @@ use futures::FutureExt;
 use meta::{Attr, Caller, DirEntry, Ino, MetaError, NAME_MAX, NewNode};
 use parking_lot::Mutex;
 use proto::guard::{caught, caught_in};
+use proto::on_wake::{self, Threads};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -174,7 +173,7 @@ impl Door {
         let told = self.told.clone();
         let stopped = self.fs.is_stopped();
         let synced = self.synced.covers(op).then(|| self.fs.clone());
-        let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        let task: on_wake::Future = Box::pin(async move {
             let result = match stopped {
                 true => Err(FsError::Stopped),
                 false => caught_in("a request", work).await.unwrap_or_else(|e| Err(e.into())),
@@ -190,13 +189,8 @@ impl Door {
             reply(result);
             told.metrics.answered(op, since);
         });
-        let _entered = self.runtime.enter();
-        let mut context = Context::from_waker(Waker::noop());
         // Of a reply that could not be sent, fuser makes EIO.
-        let polled = caught("answering a request", || task.as_mut().poll(&mut context));
-        if polled.is_ok_and(|polled| polled.is_pending()) {
-            self.runtime.spawn(task);
-        }
+        on_wake::begin(&self.runtime, Threads::Patient, task);
     }
 
     /// Creates an inode of any kind.

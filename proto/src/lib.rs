@@ -40,6 +40,7 @@ pub mod log_file;
 pub mod metric_names;
 pub mod metrics_server;
 pub mod observe;
+pub mod on_wake;
 pub mod part;
 pub mod part_store;
 pub mod program;

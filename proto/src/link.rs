@@ -19,6 +19,7 @@
 pub mod client;
 pub mod frame;
 pub mod outgoing;
+mod receivers;
 pub mod request;
 
 use std::io;

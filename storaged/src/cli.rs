@@ -186,8 +186,13 @@ fn run(args: RunArgs, log: Option<String>) -> anyhow::Result<ExitCode> {
     };
     init_logs(config.log.as_deref(), daemon::LOG, None)?;
     let reload = move || daemon::reload(&flags, file.as_deref());
-    block_on(daemon::run(config, reload))?;
+    let threads = config.disk.len().clamp(1, cores());
+    block_on_threads(threads, daemon::run(config, reload))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Threads for what blocks and is no disk's own business: little, such as opening disks.
@@ -195,9 +200,19 @@ const BLOCKING_THREADS: usize = 8;
 
 /// Runs a command's future to its end.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    block_on_threads(cores(), work)
+}
+
+/// The same on so many threads, beside the disks' own. One for each disk takes what arrives for it; with more of them
+/// each request wakes one that finds nothing to do.
+fn block_on_threads<T>(
+    threads: usize,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     // A disk has a file open for each of its block files.
     proto::guests::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("storaged")

@@ -17,7 +17,9 @@ use bytes::{Bytes, BytesMut};
 use meta::{Ino, MetaError};
 use proto::guard::caught_in;
 use proto::id::BlobId;
+use proto::on_wake::{self, Threads};
 use proxy::BlobError;
+use tokio::runtime::Handle;
 use tokio::sync::SemaphorePermit;
 
 use crate::data::Data;
@@ -469,8 +471,8 @@ impl Data {
 
     fn fetch(self: &Arc<Self>, fetch: Fetch) {
         let data = Arc::clone(self);
-        // Its own task: others may wait for it too, and every get is bounded.
-        tokio::spawn(async move {
+        // Others may wait for it too, and every get is bounded.
+        let fetching = async move {
             let getting = data.get_blob(fetch.blob, fetch.range.clone());
             let fetched = caught_in("a read of a blob", getting).await.unwrap_or_else(|panicked| {
                 Err(BlobError::Unavailable { id: fetch.blob, why: panicked.to_string() })
@@ -484,7 +486,8 @@ impl Data {
                 }
             });
             data.cache.arrived(fetch, fetched);
-        });
+        };
+        on_wake::begin(&Handle::current(), Threads::Patient, Box::pin(fetching));
     }
 
     /// Waits for the missing runs and puts the answer together.

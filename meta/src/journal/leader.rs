@@ -13,16 +13,17 @@
 //! * A manifest is written after all chunks that it names; entries, chunks and manifests are deleted only
 //!   after a newer manifest that does not need them is in the store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream::{FuturesOrdered, StreamExt};
 use parking_lot::Mutex;
 use proto::id::BlobId;
+use proto::on_wake::{self, Threads};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -91,7 +92,7 @@ struct Taken {
 /// Batches on their way to the store.
 #[derive(Default)]
 struct Sending {
-    flying: FuturesOrdered<BoxFuture<'static, Landed>>,
+    flying: VecDeque<oneshot::Receiver<Landed>>,
     /// A batch of several entries is among them: it flies alone.
     long: bool,
     /// When what is in memory has to go, if there is anything.
@@ -105,10 +106,10 @@ impl Sending {
 
     /// What comes of the oldest batch.
     async fn landed(&mut self) -> Landed {
-        match self.flying.next().await {
-            Some(landed) => landed,
-            None => std::future::pending().await,
-        }
+        let Some(oldest) = self.flying.front_mut() else { return std::future::pending().await };
+        let landed = oldest.await.expect("a flight tells what comes of it");
+        self.flying.pop_front();
+        landed
     }
 
     /// When something has to go, and can.
@@ -232,7 +233,7 @@ impl Leader {
     }
 
     /// Puts a batch into the journal, again and again until it is there; with the number of its entries.
-    fn send(&mut self, batch: &crate::engine::Batch) -> (usize, BoxFuture<'static, Landed>) {
+    fn send(&mut self, batch: &crate::engine::Batch) -> (usize, oneshot::Receiver<Landed>) {
         let (first, before) = self.first;
         let at = Standing {
             epoch: self.namer.epoch,
@@ -269,7 +270,7 @@ impl Leader {
             metrics.batch_seconds.record(begun.elapsed());
             Landed { ids, result: Ok(()) }
         };
-        (count, Box::pin(flight))
+        (count, begin_flight(flight))
     }
 
     /// The oldest batch under way has arrived; `false`: another leads now.
@@ -372,6 +373,22 @@ impl Leader {
         self.count();
         true
     }
+}
+
+/// Puts a batch on its way. Whoever has the answer of a slot goes on with it, so that only the last one wakes the
+/// leader. It ends when nobody waits for it any more.
+fn begin_flight(
+    flight: impl Future<Output = Landed> + Send + 'static,
+) -> oneshot::Receiver<Landed> {
+    let (mut tell, landed) = oneshot::channel();
+    let flying = async move {
+        tokio::select! {
+            landed = flight => drop(tell.send(landed)),
+            () = tell.closed() => {}
+        }
+    };
+    on_wake::begin(&Handle::current(), Threads::Any, Box::pin(flying));
+    landed
 }
 
 /// Puts a blob, the same bytes again and again until they are there or another leads; says each time why not.

@@ -5,6 +5,9 @@
 //! [`PartError::Unreachable`]: it may have been done. Dropping a request's future forgets its answer.
 //! Bounding the wait is the caller's. Memory is set aside only for payloads that were asked for, and
 //! somebody waits for.
+//!
+//! Answers are received on threads of their own ([`receivers`]), which go on with whoever waited for one, if that is
+//! allowed ([`crate::on_wake`]).
 
 use std::collections::HashMap;
 use std::io;
@@ -24,10 +27,11 @@ use tokio::task::JoinSet;
 use super::frame::{self, Kind};
 use super::outgoing::Outgoing;
 use super::request::{Hello, Reply, Request};
-use super::{PREFACE, prepare};
+use super::{PREFACE, prepare, receivers};
 use crate::convert::{Address, error_from_failure};
 use crate::guard::caught_in;
 use crate::id::ClientId;
+use crate::on_wake::{self, Threads};
 use crate::part_store::PartError;
 use crate::rpc::storaged::PartFailure;
 
@@ -85,7 +89,7 @@ impl Link {
         }
         current.begun += 1;
         let hello = Hello { client: self.client, connection: current.begun };
-        let opening = Connection::open(&self.address, hello);
+        let opening = receivers::run(Connection::open(self.address.clone(), hello));
         let opening = tokio::time::timeout(self.connect_timeout, opening);
         let connection = match opening.await {
             Ok(Ok(connection)) => Arc::new(connection),
@@ -167,7 +171,7 @@ impl Drop for Entered<'_> {
 }
 
 impl Connection {
-    async fn open(address: &str, hello: Hello) -> io::Result<Self> {
+    async fn open(address: String, hello: Hello) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address).await?;
         prepare(&stream, SILENCE)?;
         stream.write_all(&[&PREFACE[..], &hello.frame()].concat()).await?;
@@ -210,7 +214,7 @@ async fn hand_out(stream: OwnedReadHalf, waiting: &Waiting) -> String {
             Ok(Some((id, answer))) => {
                 if let Some(Waiter { sender, .. }) = waiting.take(id) {
                     // Gone in this moment: nobody needs it.
-                    let _ = sender.send(answer);
+                    let _ = on_wake::lend(Threads::Patient, || sender.send(answer));
                 }
             }
             Ok(None) => return "the daemon closed the connection".to_owned(),

@@ -9,11 +9,11 @@
 //! waited for until there is just time left to do without it. The machine is told when the deadline of
 //! the whole has passed. All of it is time in which this process ran ([`proto::awake`]).
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use proto::awake::Awake;
 use proto::part_store::PartError;
 use tokio::time::{Instant, sleep};
@@ -69,6 +69,26 @@ struct Waiting<C> {
     fails_at: Instant,
 }
 
+/// Calls on their way. They are few, and all of them are polled at each wake: what tells them apart by a waker each
+/// (`FuturesUnordered`) wakes its own task once more after every poll.
+struct Running<F>(Vec<Pin<Box<F>>>);
+
+impl<F: Future> Running<F> {
+    /// The answer of one that has any; waits for ever when there are none.
+    async fn next(&mut self) -> F::Output {
+        poll_fn(|context| {
+            for at in 0..self.0.len() {
+                if let Poll::Ready(answer) = self.0[at].as_mut().poll(context) {
+                    drop(self.0.swap_remove(at));
+                    return Poll::Ready(answer);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
 /// Runs the machine until it has settled, at `deadline` of `clock` at the latest.
 pub(crate) async fn drive<M: Machine, P: Port<M>>(
     machine: &mut M,
@@ -76,7 +96,7 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(
     clock: &Awake,
     deadline: Instant,
 ) {
-    let mut running = FuturesUnordered::new();
+    let mut running = Running(Vec::new());
     let mut waiting: Vec<Waiting<M::Call>> = Vec::new();
     let mut sent = 0;
     // A request that has not the time to wait for both waits for the first.
@@ -91,7 +111,7 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(
             let number = sent;
             sent += 1;
             let answer = port.send(call);
-            running.push(async move { (number, call, answer.await) });
+            running.0.push(Box::pin(async move { (number, call, answer.await) }));
             let (now, patience) = (clock.now(), port.patience(call));
             let slow_at = now + patience;
             let fails_at = (now + SLOT_TIMEOUT).min(last_try.max(now + LAST_WAIT));
@@ -108,7 +128,7 @@ pub(crate) async fn drive<M: Machine, P: Port<M>>(
         }
         tokio::select! {
             biased;
-            Some((number, call, reply)) = running.next() => {
+            (number, call, reply) = running.next() => {
                 waiting.retain(|w| w.number != number);
                 machine.replied(call, reply);
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proto::guard::caught;
+use proto::on_wake::{self, Threads};
 use proto::part_store::PartError;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -68,7 +69,7 @@ impl Readers {
                 let answer = caught("a read", read)
                     .unwrap_or_else(|panicked| Err(PartError::Io(panicked.to_string())));
                 // The caller may have gone away meanwhile: then nobody needs it.
-                let _ = done.send(answer);
+                let _ = on_wake::lend(Threads::Patient, || done.send(answer));
             }
         }))?;
         answer.await.map_err(|_| closed())?

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::awake::Awake;
 use proto::guests::{Guest, GuestStream, Guests, room_for};
 use proto::link::PREFACE;
 use proto::rpc::storaged::storaged_server::StoragedServer;
@@ -58,8 +59,11 @@ impl Service {
                 ReceiverStream::new(incoming),
                 stop.clone().cancelled_owned(),
             );
+        // Requests have a bound each, which they nearly never meet.
+        let clock = Awake::default();
         tokio::select! {
             (result, ()) = async { tokio::join!(serving, accepting) } => result,
+            () = clock.tick() => Ok(()),
             () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
         }
     }

@@ -22,10 +22,12 @@ use proto::link::frame::{self, Arrived, Kind};
 use proto::link::outgoing::{Outgoing, Share};
 use proto::link::request::{Hello, Request};
 use proto::link::{PREFACE, prepare};
+use proto::on_wake::{self, Threads};
 use proto::part_store::PartError;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -83,8 +85,14 @@ pub(crate) async fn serve(
     let outgoing = Arc::new(Outgoing::new(write));
     let under_way = TaskTracker::new();
     let stay = service.clients().stay();
-    let receiver =
-        Receiver { guest, service: &service, outgoing: &outgoing, under_way: &under_way };
+    let runtime = Handle::current();
+    let receiver = Receiver {
+        guest,
+        service: &service,
+        outgoing: &outgoing,
+        under_way: &under_way,
+        runtime: &runtime,
+    };
     tokio::select! {
         result = receiver.receive(&mut input, &stay) => result?,
         error = outgoing.drain() => return Err(error),
@@ -111,6 +119,7 @@ struct Receiver<'a> {
     service: &'a Service,
     outgoing: &'a Arc<Outgoing>,
     under_way: &'a TaskTracker,
+    runtime: &'a Handle,
 }
 
 impl Receiver<'_> {
@@ -180,7 +189,9 @@ impl Receiver<'_> {
         let (outgoing, _under_way) = (self.outgoing.clone(), Some(self.guest.begin()));
         let responder = Responder { id, outgoing, share, _under_way };
         let answering = begin(found.disk, to, request, payload, room);
-        self.under_way.spawn(async move { responder.answer(answering.await) });
+        let answered = async move { responder.answer(answering.await) };
+        // The thread of the disk that has the answer sends it.
+        on_wake::begin(self.runtime, Threads::Any, Box::pin(self.under_way.track_future(answered)));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use proto::checksum::Checked;
 use proto::id::{BLOB_ID_LEN, BlobId, Generation, GroupId, PartKey, SlotId, VolumeId};
 use proto::limits::DISK_BLOCK;
+use proto::on_wake::{self, Threads};
 use proto::part_store::{Issuer, PartError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -69,9 +70,10 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    /// Answers; the caller may have gone away, then nobody needs it.
+    /// Answers, and sends the answer on if that is all there is to do; the caller may have gone away, then nobody
+    /// needs it. To be called without a lock.
     pub(crate) fn answer(self, result: Result<(), PartError>) {
-        let _ = self.done.send(result);
+        let _ = on_wake::lend(Threads::Any, || self.done.send(result));
     }
 }
 
