@@ -72,6 +72,8 @@ async fn a_read_that_panics_fails_and_the_next_one_succeeds() {
     world.write(Ino(2), 0, &[7; 300_000]).await;
     world.data.fsync(Ino(2)).await.unwrap();
     world.blobs.inner.lock().panics[GET] = 1;
+    // So that both wait for it.
+    world.blobs.inner.lock().delay = Duration::from_millis(1);
     let reading = || tokio::time::timeout(BOUND, world.data.read(Ino(2), 0..100));
     let (first, second) = tokio::join!(reading(), reading());
     for read in [first, second] {
