@@ -20,11 +20,11 @@ mod patient;
 
 use anyhow::{Context, Result, anyhow};
 use meta::VolumeError;
-use proto::id::SessionId;
+use proto::id::{BlobId, SessionId};
 use proxy::BlobStore;
 
 pub(crate) use self::findings::Findings;
-use self::patient::Moment;
+use self::patient::{LOOKS, Moment};
 pub(crate) use self::patient::{Patient, Told, Wish};
 
 /// Checks a volume, and repairs it if that is wanted and it is led.
@@ -46,11 +46,27 @@ pub(crate) async fn check(patient: &Patient<'_>, wish: Wish, told: Told<'_>) -> 
     unreadable.extend(blobs::examine(patient, &moment, wish, told, &mut findings).await?);
     find_unknown(patient, &moment, &mut findings).await?;
     if wish.lost {
-        // What a mount needs for it does not go meanwhile.
-        let volume = patient.led.unwrap_or(&moment.volume);
-        findings.files = Some(lost::files(volume, &unreadable).await?);
+        findings.files = Some(name_lost(patient, &moment, &unreadable).await?);
     }
     Ok(findings)
+}
+
+/// Names the files of which bytes cannot be read. Never by the volume as it is led: so long a look would hold up
+/// whoever changes it. What the look needs may go meanwhile; then a later one will do.
+async fn name_lost(
+    patient: &Patient<'_>,
+    moment: &Moment,
+    unreadable: &[(BlobId, lost::Why)],
+) -> Result<Vec<lost::File>> {
+    let mut named = lost::files(&moment.volume, unreadable).await;
+    for _ in 1..LOOKS {
+        if named.is_ok() || !patient.changes() {
+            break;
+        }
+        let volume = patient.look().await?;
+        named = lost::files(&volume, unreadable).await;
+    }
+    named
 }
 
 /// Says of an error what of it is no more than that disks are away.

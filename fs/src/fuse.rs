@@ -147,6 +147,14 @@ impl Told {
     }
 }
 
+/// Reads are short once the bytes are there; whatever else there is may wait for metadata.
+fn threads_of(op: Op) -> Threads {
+    match op {
+        Op::Read => Threads::Patient,
+        _ => Threads::Runtime,
+    }
+}
+
 impl Door {
     /// Futures that are not ready at once go to `runtime`. Tells when the kernel has let go.
     pub(crate) fn new(
@@ -190,7 +198,7 @@ impl Door {
             told.metrics.answered(op, since);
         });
         // Of a reply that could not be sent, fuser makes EIO.
-        on_wake::begin(&self.runtime, Threads::Patient, task);
+        on_wake::begin(&self.runtime, threads_of(op), task);
     }
 
     /// Creates an inode of any kind.

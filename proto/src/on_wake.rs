@@ -32,6 +32,8 @@ pub enum Threads {
     Any,
     /// Those that may be held up for as long as a short computation takes.
     Patient,
+    /// None: it may wait for a lock or a file. The runtime does.
+    Runtime,
 }
 
 /// It waits to be woken.
@@ -81,6 +83,11 @@ pub fn lend<T>(threads: Threads, work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Leaves a thread that was lent: what follows is for the runtime.
+pub async fn leave() {
+    tokio::task::yield_now().await;
+}
+
 fn next_woken() -> Option<Arc<Going>> {
     WOKEN_HERE.with_borrow_mut(VecDeque::pop_front)
 }
@@ -116,10 +123,30 @@ impl Wake for Going {
     }
 }
 
+/// To be polled by the runtime; one that takes no more tasks drops it, and with it the future, which may hold what
+/// would wake it.
+struct Unpolled(Option<Arc<Going>>);
+
+impl Unpolled {
+    fn poll(mut self) {
+        self.0.take().into_iter().for_each(Going::poll);
+    }
+}
+
+impl Drop for Unpolled {
+    fn drop(&mut self) {
+        if let Some(going) = self.0.take() {
+            let dropped = going.future.lock().take();
+            drop(dropped);
+        }
+    }
+}
+
 impl Going {
     fn poll_in_runtime(self: Arc<Self>) {
         let runtime = self.runtime.clone();
-        runtime.spawn(async move { self.poll() });
+        let polling = Unpolled(Some(self));
+        runtime.spawn(async move { polling.poll() });
     }
 
     fn poll(self: Arc<Self>) {

@@ -492,7 +492,10 @@ impl OwnersThread {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.refuse();
-        if let Some(owner) = self.owner.get_mut().take() {
+        // The owner itself may be the last to let go, as it answers: it ends by itself then.
+        if let Some(owner) = self.owner.get_mut().take()
+            && owner.thread.thread().id() != std::thread::current().id()
+        {
             owner.wait(&self.shared);
         }
     }

@@ -283,18 +283,31 @@ async fn destroy_found(
         (lock, _) => lock,
     };
     let named = named(&found);
-    // What is half destroyed nobody can use.
-    if !args.take_over
-        && found.state != VolumeState::Condemned
-        && let Some(holder) = meta::holder(stores, found.id, lock.as_ref()).await?
-    {
-        bail!(
-            "{named} is in use by {holder}: unmount it there, or destroy it all the same with --take-over"
-        );
-    }
-    if !args.yes && !confirmed(&named)? {
-        say("nothing was destroyed")?;
-        return Ok(ExitCode::FAILURE);
+    let in_use = async || -> Result<()> {
+        // What is half destroyed nobody can use.
+        if args.take_over || found.state == VolumeState::Condemned {
+            return Ok(());
+        }
+        let holder = meta::holder(stores, found.id, lock.as_ref()).await;
+        let holder = holder.with_context(|| {
+            format!(
+                "whether {named} is in use nobody can say; --take-over destroys it all the same"
+            )
+        })?;
+        holder.map_or(Ok(()), |holder| {
+            Err(anyhow!(
+                "{named} is in use by {holder}: unmount it there, or destroy it all the same with --take-over"
+            ))
+        })
+    };
+    in_use().await?;
+    if !args.yes {
+        if !confirmed(&named)? {
+            say("nothing was destroyed")?;
+            return Ok(ExitCode::FAILURE);
+        }
+        // Somebody may have mounted it meanwhile.
+        in_use().await?;
     }
     if let Some(lock) = &lock
         && let Ok(looked) =

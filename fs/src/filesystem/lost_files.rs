@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meta::{Ino, MetaError, Volume};
+use meta::{Ino, MetaError, MetaSettings, Volume, VolumeError, VolumeStores};
 use proto::id::BlobId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -39,15 +39,17 @@ struct Looked {
 }
 
 impl LostFiles {
-    /// The files that have bytes in these blobs.
+    /// The files of a volume that have bytes in these blobs, as it is in the store: a long look at what is mounted would
+    /// hold up whoever changes it.
     ///
     /// # Errors
     /// When the metadata cannot be read.
     pub(crate) async fn of(
         &self,
-        volume: &Volume,
+        stores: &dyn VolumeStores,
+        volume: &str,
         blobs: Vec<BlobId>,
-    ) -> Result<LostNames, MetaError> {
+    ) -> Result<LostNames, VolumeError> {
         let mut last = self.0.lock().await;
         if blobs.is_empty() {
             *last = None;
@@ -59,7 +61,11 @@ impl LostFiles {
         {
             return Ok(looked.names.clone());
         }
-        let names = look(volume, &blobs).await?;
+        let volume = meta::look(stores, volume, None, MetaSettings::default()).await?;
+        let names = look(&volume, &blobs).await.map_err(|why| VolumeError::Damaged {
+            name: volume.info().name.clone(),
+            reason: why.to_string(),
+        })?;
         *last = Some(Looked { blobs, at: Instant::now(), names: names.clone() });
         Ok(names)
     }

@@ -4,6 +4,7 @@
 use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use meta::ProxyStores;
 use proxy::repair::{Health, Report};
 use proxy::{Safety, SlotStatus, VolumeRules};
 use serde::{Deserialize, Serialize};
@@ -109,10 +110,12 @@ impl Filesystem {
 
     /// Files that have bytes in blobs that are lost.
     async fn lost_names(&self) -> LostNames {
-        let (Some(healer), Some((volume, _))) = (self.healer.get(), self.inside.get()) else {
+        let (Some(healer), Some((_, blobs))) = (self.healer.get(), self.inside.get()) else {
             return LostNames::default();
         };
-        let names = self.lost_files.of(volume, healer.lost()).await;
+        let stores = ProxyStores::new(blobs.current());
+        let name = self.meta.volume().name;
+        let names = self.lost_files.of(&stores, &name, healer.lost()).await;
         let names =
             names.inspect_err(|why| tracing::warn!("looking for the names of lost files: {why}"));
         names.unwrap_or_default()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use meta::{MetaSettings, Report, Volume, VolumeStores, is_inline};
 use proto::id::BlobId;
 use proxy::Proxy;
@@ -11,7 +11,7 @@ use proxy::Proxy;
 /// Records fetched at once.
 const PAGE: usize = 1024;
 /// Looks at a volume that others change, whose blobs go while they are read.
-const LOOKS: usize = 5;
+pub(super) const LOOKS: usize = 5;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Patient<'_> {
     /// Walks over the metadata. Where they change, what is found wrong in a snapshot that goes meanwhile says nothing.
     pub(super) async fn walk(&self) -> Result<(Moment, Report)> {
         let mut volume = self.look().await?;
-        for _ in 1..LOOKS {
+        for _ in 0..LOOKS {
             let walked = walk(&volume).await;
             if !self.changes() || walked.as_ref().is_ok_and(|(_, report)| report.is_clean()) {
                 return walked;
@@ -97,7 +97,9 @@ impl Patient<'_> {
             }
             volume = again;
         }
-        walk(&volume).await
+        bail!(
+            "the metadata change faster than they can be walked over: run this again when less is changed"
+        )
     }
 }
 

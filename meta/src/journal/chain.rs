@@ -29,6 +29,8 @@ pub(crate) struct Chain {
     snapshot: (u64, u64),
     /// What the slots have beyond it.
     listed: BTreeMap<(u64, u64), BlobId>,
+    /// LSN of the last entry of each epoch that was sent before `listed` was begun to be gathered.
+    sent: BTreeMap<u64, u64>,
     /// Entries that a newer epoch stands on: the last of them has this number, and is of this epoch.
     /// `None`: no entry is known to count yet.
     before: Option<(u64, u64)>,
@@ -88,7 +90,21 @@ impl Chain {
                 return Err(Broken(format!("{other} and {id} have one number")));
             }
         }
-        Ok(Self { snapshot, listed, before: None, has_gap: false, segments: Vec::new() })
+        let (before, has_gap, segments) = (None, false, Vec::new());
+        Ok(Self { snapshot, listed, sent: BTreeMap::new(), before, has_gap, segments })
+    }
+
+    /// These were on slots before anybody began to ask for what is listed: what one of them proves to have been
+    /// acknowledged, the list must have.
+    pub(crate) fn knowing_of(mut self, ids: impl IntoIterator<Item = BlobId>) -> Self {
+        for id in ids {
+            let (role, epoch) = Role::of(id.session());
+            if role == Role::Entry {
+                let last = self.sent.entry(epoch).or_default();
+                *last = id.sequence().max(*last);
+            }
+        }
+        self
     }
 
     /// What to do now.
@@ -150,15 +166,16 @@ impl Chain {
         if self.before.is_some() {
             return Err(Broken(format!("entry {id} is gone, but a later one stands on it")));
         }
-        self.drop_epoch(Role::of(id.session()).1);
+        let (_, epoch) = Role::of(id.session());
+        self.may_end_before(epoch, id.sequence())?;
+        self.drop_epoch(epoch);
         Ok(())
     }
 
     /// May an epoch that is the newest have acknowledged nothing from this entry on, which is absent?
     pub(crate) fn may_end_before(&self, epoch: u64, lsn: u64) -> Result<(), Broken> {
-        let last = self.listed.range((epoch, 0)..=(epoch, u64::MAX)).next_back();
-        match last {
-            Some(((_, last), _)) if *last >= lsn + FLYING_MOST as u64 => Err(Broken(format!(
+        match self.sent.get(&epoch) {
+            Some(last) if *last >= lsn + FLYING_MOST as u64 => Err(Broken(format!(
                 "entry {lsn} of epoch {epoch} is missing, and entry {last} was sent after it had arrived"
             ))),
             _ => Ok(()),
@@ -226,7 +243,7 @@ mod tests {
             absent: &[(u64, u64)],
         ) -> Result<(Vec<u64>, Vec<u64>), Broken> {
             let ids = listed.iter().map(|(epoch, lsn)| id(*epoch, *lsn));
-            let mut chain = Chain::new(snapshot, ids)?;
+            let mut chain = Chain::new(snapshot, ids.clone())?.knowing_of(ids);
             loop {
                 match chain.next()? {
                     Next::Read(id) => {
@@ -276,6 +293,24 @@ mod tests {
         };
         assert_eq!(first(most), Ok((vec![], vec![])));
         assert!(first(1 + most).is_err());
+        // It is listed, and on no slot any more.
+        let listed: Vec<_> = (1..=1 + most).map(|lsn| (1, lsn)).collect();
+        assert!(one.follow((0, 0), &listed, &[(1, 1)]).is_err());
+    }
+
+    #[test]
+    fn what_came_while_it_was_listed_proves_nothing() {
+        let ids = |lsns: &[u64]| lsns.iter().map(|lsn| id(1, *lsn)).collect::<Vec<_>>();
+        let follow = |before: &[u64], listed: &[u64]| {
+            let mut chain = Chain::new((0, 0), ids(listed))?.knowing_of(ids(before));
+            chain.found(Standing { epoch: 1, lsn: 1, first: 1, before: 0, snapshot: (0, 0) })?;
+            chain.next()
+        };
+        // The slots with the third were asked before it came, one with later ones after those had.
+        let listed = [1, 2, 4, 5, 6, 7];
+        assert!(follow(&[1, 2], &listed).is_ok());
+        assert!(follow(&[1, 2, 4, 5], &listed).is_ok());
+        assert!(follow(&[1, 2, 4, 5, 6], &listed).is_err(), "then the third was there before");
     }
 
     #[test]

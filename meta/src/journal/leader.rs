@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //! * A batch is called durable when its entry and all entries before it are in the store.
-//! * A batch that takes several entries is sent one entry after another, and no batch behind it before it
-//!   is there: of what was sent, no more than [`FLYING_MOST`] entries that follow one another are missing.
+//! * A batch that takes several entries is sent once all before it is durable, one entry after another, and no batch
+//!   behind it before it is there: an entry is sent only when the one [`FLYING_MOST`] before it is durable.
 //! * An entry or a manifest whose put failed is put again, the same bytes under the same name, until it is
 //!   there.
 //! * A manifest is written after all chunks that it names; entries, chunks and manifests are deleted only
@@ -254,6 +254,10 @@ impl Leader {
         let (store, tables, metrics) =
             (self.store.clone(), self.tables.clone(), self.metrics.clone());
         let flight = async move {
+            if entries.len() > 1 {
+                // Of several, one flies at a time, and none beside what is before them.
+                tables.durable_to(at.lsn - 1).await;
+            }
             let begun = Instant::now();
             let mut ids = Vec::with_capacity(entries.len());
             for (id, bytes) in entries {

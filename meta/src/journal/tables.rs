@@ -245,6 +245,19 @@ impl Tables {
         }
     }
 
+    /// Waits until all entries up to this LSN are durable.
+    pub(crate) async fn durable_to(&self, lsn: u64) {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if self.state.read().lsn >= lsn {
+                return;
+            }
+            moved.await;
+        }
+    }
+
     /// The first batch that waits could not be stored; it will be tried again.
     pub(crate) fn not_put(&self, error: &StoreError) {
         match error {
@@ -340,7 +353,8 @@ impl Tables {
 
     /// The missing blocks of chunks that are the snapshot's still.
     fn wanted(&self, missing: &Missing) -> Vec<WantedBlock> {
-        let state = self.state.read();
+        // A patient look asks while it reads, and a writer may be waiting for its end.
+        let state = self.state.read_recursive();
         let chunks = state.runs.iter().flat_map(|run| run.chunks.iter());
         let named = missing.blocks().iter().filter_map(|block| {
             let chunk = *chunks.clone().find(|chunk| chunk.id == block.chunk)?;

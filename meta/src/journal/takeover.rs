@@ -268,7 +268,8 @@ impl TakeOver {
     /// Finds all there is of the volume's metadata, behind the fence.
     async fn recover(self, epoch: u64) -> Result<(Recovered, Vec<BlobId>), TakeOverError> {
         let listed = list(&*self.store).await?;
-        let found = self.find(&listed).await?;
+        // Behind the fence nothing is added while it is listed.
+        let found = self.find(&listed, &listed).await?;
         let needed = found.needed();
         let garbage = listed.into_iter().filter(|id| !needed.contains(id)).collect();
         let end = found.entries.last().map_or(found.manifest.lsn, BlobId::sequence);
@@ -312,8 +313,9 @@ impl TakeOver {
         self.next_epoch().await?;
         let mut tries = 0;
         let found = loop {
+            let before = list(&*self.store).await?;
             let listed = list(&*self.store).await?;
-            match self.find(&listed).await {
+            match self.find(&listed, &before).await {
                 Err(TakeOverError::Broken(why)) if tries < LOOKS => {
                     tracing::debug!("looking again: {why}");
                     tries += 1;
@@ -354,13 +356,14 @@ impl TakeOver {
         }
     }
 
-    /// The newest snapshot that counts, and what follows it.
-    async fn find(&self, listed: &[BlobId]) -> Result<Found, TakeOverError> {
+    /// The newest snapshot that counts, and what follows it, of what is `listed`, and of what was there `before` that
+    /// list was begun.
+    async fn find(&self, listed: &[BlobId], before: &[BlobId]) -> Result<Found, TakeOverError> {
         let mut manifests = manifests(listed);
         loop {
             let newest = newest_manifest(&*self.store, self.volume, &mut manifests).await?;
             let (manifest, id) = newest.unwrap_or_else(|| (Manifest::empty(""), None));
-            if let Some(found) = self.follow(manifest, id, listed).await? {
+            if let Some(found) = self.follow(manifest, id, (listed, before)).await? {
                 return Ok(found);
             }
         }
@@ -371,9 +374,10 @@ impl TakeOver {
         &self,
         manifest: Manifest,
         manifest_id: Option<BlobId>,
-        listed: &[BlobId],
+        (listed, before): (&[BlobId], &[BlobId]),
     ) -> Result<Option<Found>, TakeOverError> {
-        let mut chain = Chain::new((manifest.epoch, manifest.lsn), listed.iter().copied())?;
+        let chain = Chain::new((manifest.epoch, manifest.lsn), listed.iter().copied())?;
+        let mut chain = chain.knowing_of(before.iter().copied());
         let replay = loop {
             match chain.next()? {
                 Next::Replay(replay) => break replay,

@@ -17,6 +17,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use lru::LruCache;
 use parking_lot::Mutex;
 use proto::id::{BlobId, VolumeId};
+use proto::on_wake;
 
 use super::chunk::{BadChunk, Block, FOOTER, Index};
 use super::run::{ChunkRef, WantedBlock};
@@ -192,6 +193,8 @@ impl Cache {
             return Ok(());
         }
         let bytes = self.stored(chunk).await?;
+        // A file is written.
+        on_wake::leave().await;
         let index = whole(self.volume, chunk, &bytes).map_err(|e| damaged(chunk.id, &e))?;
         let file = self.write_file(chunk.id, &bytes);
         if let (None, Some(number)) = (&file, wanted.block) {

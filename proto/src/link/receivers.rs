@@ -5,18 +5,31 @@
 //! whoever waited for an answer ([`crate::on_wake::lend`]): an answer wakes one thread.
 
 use std::io;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 
 /// Most of them. One receives and checks some 2 GB/s.
 const MOST: usize = 4;
 
-static RECEIVERS: LazyLock<io::Result<Vec<Handle>>> = LazyLock::new(|| {
+static RECEIVERS: Mutex<Vec<Handle>> = Mutex::new(Vec::new());
+
+/// The thread of the next connection. One that could not be started is tried again with the one after.
+fn receiver() -> io::Result<Handle> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (0..(cores / 2).clamp(1, MOST)).map(|_| start()).collect()
-});
+    let mut receivers = RECEIVERS.lock();
+    if receivers.len() < (cores / 2).clamp(1, MOST) {
+        match start() {
+            Ok(receiver) => receivers.push(receiver),
+            Err(why) if receivers.is_empty() => return Err(why),
+            Err(_) => {}
+        }
+    }
+    let next = NEXT.fetch_add(1, Ordering::Relaxed) % receivers.len();
+    Ok(receivers[next].clone())
+}
 
 /// One more thread, for as long as the process lives.
 fn start() -> io::Result<Handle> {
@@ -35,9 +48,6 @@ fn start() -> io::Result<Handle> {
 pub(super) async fn run<T: Send + 'static>(
     opening: impl Future<Output = io::Result<T>> + Send + 'static,
 ) -> io::Result<T> {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let receivers = RECEIVERS.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
-    let receiver = &receivers[NEXT.fetch_add(1, Ordering::Relaxed) % receivers.len()];
-    let task = tokio_util::task::AbortOnDropHandle::new(receiver.spawn(opening));
+    let task = tokio_util::task::AbortOnDropHandle::new(receiver()?.spawn(opening));
     task.await.map_err(io::Error::other)?
 }

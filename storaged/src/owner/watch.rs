@@ -133,8 +133,10 @@ impl Watch {
     fn sync(&self, shared: &Shared) -> nix::Result<()> {
         let _call = shared.calls.begin();
         match nix::unistd::fsync(&self.locked) {
-            // Filesystems that know no fsync, and a signal.
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EINTR) => Ok(()),
+            // Filesystems that know no fsync, a signal, and want of room, which is told when something is written.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EINTR | Errno::ENOSPC | Errno::EDQUOT) => {
+                Ok(())
+            }
             synced => synced,
         }
     }
