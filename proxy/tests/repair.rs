@@ -349,6 +349,30 @@ async fn a_put_that_fails_leaves_no_blob_with_less_to_spare() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_put_while_blobs_are_counted_is_counted_soon() {
+    const LATE: usize = 0;
+    let mut led = Led::over(8).await;
+    led.put(30).await;
+    let needs = |proxy: Arc<Proxy>, id| async move {
+        proxy.stat(id).await.iter().any(|slot| slot.main && slot.slot == LATE)
+    };
+    let mut sequence = 100;
+    while needs(led.proxy.clone(), blob(sequence, 9000, "ec(4,2)")).await {
+        sequence += 1;
+    }
+    // The others have told what they have before it is put, and this one tells afterwards.
+    led.slots[LATE].set(Mood::Slow(Duration::from_secs(1)));
+    led.heal();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let id = blob(sequence, 9000, "ec(4,2)");
+    led.proxy.put(id, noise(9000, sequence)).await.unwrap();
+    led.books.0.lock().push(id);
+    let report = led.until("counted", |report| report.censuses == 1).await;
+    assert_eq!(report.counts.blobs(), 30, "{report}");
+    led.until("counted again", |report| report.counts.blobs() == 31).await;
+}
+
 /// Another proxy over the same slots, one of which is to be emptied.
 fn draining(slots: &[Arc<MemorySlot>], drained: usize) -> Arc<Proxy> {
     let configs = slots.iter().enumerate().map(|(n, slot)| {

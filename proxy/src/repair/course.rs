@@ -99,12 +99,13 @@ impl Course {
     }
 
     pub(crate) fn found(&mut self, census: u64, blob: BlobId, finding: Finding) {
-        let (spare, bytes) = match finding {
-            Finding::Mend { spare, bytes } => (spare, bytes),
-            Finding::Short { .. } => (0, 0),
+        let (counted, bytes) = match finding {
+            Finding::Mend { spare, bytes } => (Some(spare), bytes),
+            Finding::Short { .. } => (None, 0),
         };
-        let short = finding == Finding::Short { counts: true };
-        self.queue.push(blob, Item { spare, verify: false, short, bytes, census: Some(census) });
+        let (spare, short) = (counted.unwrap_or(0), finding == Finding::Short { counts: true });
+        let census = Some(census);
+        self.queue.push(blob, Item { spare, verify: false, short, counted, bytes, census });
     }
 
     pub(crate) fn end_census(&mut self, outcome: Outcome, began: Instant, now: Instant) {
@@ -117,7 +118,7 @@ impl Course {
         self.tally.counts.lost = self.lost.len() as u64;
         let census = Some(self.tally.number());
         for (blob, _) in self.lost.iter().filter(|(_, counted)| **counted != census) {
-            let again = Item { spare: 0, verify: true, short: false, bytes: 0, census };
+            let again = Item { census, ..Item::noticed(true) };
             self.queue.push(*blob, again);
         }
         self.not_before = now + PAUSE.max(SHARE * self.tally.took());
@@ -166,13 +167,15 @@ impl Course {
         self.mended_blobs += u64::from(mended.bytes > 0);
         self.tally.mended(item);
         if let (Some(before), Some(after)) = (mended.before, mended.after) {
-            self.tally.change(item, Change { before: Some(before), after: Some(after), best });
+            // As it was counted: it may have changed since, as one does that is being put.
+            let before = (!item.short).then_some(item.counted.unwrap_or(before));
+            self.tally.change(item, Change { before, after: Some(after), best });
         }
         match &mended.end {
             End::Done => self.found_again(&blob),
             End::Deleted => {
                 self.found_again(&blob);
-                let before = (!item.short).then_some(item.spare);
+                let before = (!item.short).then_some(item.counted.unwrap_or(item.spare));
                 self.tally.change(item, Change { before, after: None, best });
             }
             End::Busy | End::Short { .. } => {}
@@ -212,7 +215,7 @@ impl Course {
                 }
             }
             Some(true) if !gap => {
-                let before = (!item.short).then_some(best);
+                let before = (!item.short).then_some(item.counted.unwrap_or(best));
                 self.tally.change(item, Change { before, after: None, best });
                 if let Some(counted) = self.lost.get_mut(&blob) {
                     *counted = item.census.max(*counted);
@@ -264,6 +267,7 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repair::report::Counts;
     use proto::id::{GroupId, SessionId, VolumeId};
 
     fn blob(sequence: u64) -> BlobId {
@@ -329,5 +333,24 @@ mod tests {
         course.mended(short, item, &End::Short { gap: false }.into(), 1, now);
         course.short(short, item, false, None, 1, now);
         assert_eq!((course.declares(now), course.due), (Err(SlotSet::only(1)), now + RETRY.0));
+    }
+
+    #[test]
+    fn what_was_counted_before_it_was_whole_is_counted_as_whole_once_it_is_looked_at() {
+        let (now, blob) = (Instant::now(), blob(1));
+        let mut course = course(now);
+        let (census, _) = course.begin_census(now, Duration::from_secs(3600));
+        course.found(census, blob, Finding::Mend { spare: 0, bytes: 2048 });
+        // Somebody has noticed it, too, and does not know.
+        course.queue.push(blob, Item::noticed(false));
+        let mut outcome = Outcome { whole: true, ..Outcome::default() };
+        outcome.counts.add(0, 2);
+        course.end_census(outcome, now, now);
+        let (blob, item) = course.queue.pop().unwrap();
+        // Its put has ended meanwhile: there is nothing to mend.
+        let whole = Mended { before: Some(2), after: Some(2), bytes: 0, end: End::Done };
+        course.mended(blob, item, &whole, 2, now);
+        let expected = Counts { by_spare: vec![0, 0, 1], at_risk: 0, unavailable: 0, lost: 0 };
+        assert_eq!(course.tally.counts, expected);
     }
 }

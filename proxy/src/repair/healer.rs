@@ -264,7 +264,8 @@ impl Inner {
         course.is_done(now);
         if let Some(counted) = course.tally.counted_at()
             && now >= counted + FRESH.0.max(FRESH.1 * course.tally.took())
-            && self.proxy.traffic.any_since(counted)
+            // What was put or deleted while it was counted may be counted as anything.
+            && self.proxy.traffic.any_since(counted - course.tally.took())
         {
             course.due = course.due.min(now);
         }

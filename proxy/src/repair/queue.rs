@@ -19,6 +19,8 @@ pub(crate) struct Item {
     pub(crate) verify: bool,
     /// A census has found too few parts of it.
     pub(crate) short: bool,
+    /// What a census has counted it to have to spare, if it found enough parts.
+    pub(crate) counted: Option<usize>,
     /// Bytes of parts that are to be put.
     pub(crate) bytes: u64,
     /// The census that found it; `None`: somebody noticed it.
@@ -28,7 +30,7 @@ pub(crate) struct Item {
 impl Item {
     /// Of what somebody noticed. `verify`: what slots say they hold is to be read first.
     pub(crate) fn noticed(verify: bool) -> Self {
-        Self { spare: 0, verify, short: false, bytes: 0, census: None }
+        Self { spare: 0, verify, short: false, counted: None, bytes: 0, census: None }
     }
 }
 
@@ -58,6 +60,7 @@ impl Queue {
             item.spare = item.spare.min(known.spare);
             item.verify |= known.verify;
             item.short |= known.short;
+            item.counted = item.counted.or(known.counted);
             item.census = item.census.max(known.census);
         }
         self.order.insert((item.spare, self.next), blob);
@@ -127,7 +130,7 @@ mod tests {
     }
 
     fn item(spare: usize) -> Item {
-        Item { spare, verify: false, short: false, bytes: 1, census: None }
+        Item { spare, verify: false, short: false, counted: None, bytes: 1, census: None }
     }
 
     #[test]

@@ -143,7 +143,7 @@ mod tests {
     fn what_is_mended_while_it_is_counted_is_counted_as_mended() {
         let mut tally = Tally::default();
         let number = tally.begin();
-        let item = Item { spare: 0, verify: false, short: false, bytes: 7, census: Some(number) };
+        let item = Item { bytes: 7, census: Some(number), ..Item::noticed(false) };
         let change = Change { before: Some(0), after: Some(2), best: 2 };
         tally.mended(item);
         tally.change(item, change);
