@@ -15,7 +15,7 @@
 //! | [`report`]: how safe it all is, in a word and a line | `gauges`: the same for monitoring |
 //!
 //! Invariants:
-//! * No step lowers the spare losses of a blob.
+//! * No step lowers the spare losses of a blob, whatever of it silent slots have, and whether an answer arrives or not.
 //! * A copy is dropped only after the part's home has acknowledged it in the same mend.
 //! * What was deleted is not put again ([`crate::proxy::claims`], tombstones).
 //! * A blob with fewer than k parts is named, and left as it is.

@@ -11,7 +11,7 @@
 //! blob, it is less by as many as fewer of these may be lost than could be, were all parts apart.
 //!
 //! Invariants:
-//! * Following a plan step by step, a blob never has less to spare than before.
+//! * Following a plan step by step, a blob never has less to spare than before, whatever silent slots have of it.
 //! * Nothing is planned for a blob of which fewer than k parts are found.
 
 use proto::cluster::Level;
@@ -285,13 +285,22 @@ impl Case<'_> {
             if !elsewhere || !self.attendance.writable.contains(slot) {
                 continue;
             }
-            let rest = || lying.iter().copied().filter(move |other| *other != (part, slot));
-            if self.spare(rest()) >= spare {
-                lying = rest().collect();
+            let rest: Vec<Lying> =
+                lying.iter().copied().filter(|other| *other != (part, slot)).collect();
+            if self.may_drop_to(&rest, spare) {
+                lying = rest;
                 drops.push((part, slot));
             }
         }
         drops
+    }
+
+    /// May a copy go that leaves these, of a blob that had so much to spare? Nobody knows what silent slots have, nor which
+    /// copies make that worth something: while there are such slots, what is left has to be as safe as can be without it.
+    pub(crate) fn may_drop_to(&self, left: &[Lying], spare: Option<usize>) -> bool {
+        let left = self.spare(left.iter().copied());
+        let all_heard = self.attendance.up == SlotSet::first(self.group.len());
+        left >= spare && (all_heard || left >= Some(self.best()))
     }
 }
 

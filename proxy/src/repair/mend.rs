@@ -203,15 +203,16 @@ impl Proxy {
         for copy in drops.chain(rotten.iter().filter(is_useless)) {
             // The plan is safe as a whole: of one of which a put has failed, a drop may not be.
             let left: Vec<Lying> = after.iter().filter(|lying| *lying != copy).copied().collect();
-            if case.spare(left.iter().copied()) < mended.before {
+            if left.len() < after.len() && !case.may_drop_to(&left, mended.before) {
                 continue;
             }
             let (part, slot) = *copy;
             let dropped = self.slots[slot].drop_part(PartKey { blob: id, part }, issuer);
-            match dropped.await {
-                Ok(()) => after = left,
-                Err(why) => mended.end = self.worse(mended.end, slot, &why),
+            if let Err(why) = dropped.await {
+                mended.end = self.worse(mended.end, slot, &why);
             }
+            // An answer may be lost of what was done: the copy is relied on no more either way.
+            after = left;
         }
         mended.after = case.spare(after.iter().copied());
         mended

@@ -41,6 +41,8 @@ pub(crate) enum Mood {
     Empty,
     /// Takes no part, and all else.
     RefusesPuts,
+    /// Drops what it is to drop, and its answer to that is lost.
+    DropsUnheard,
     /// Does not take it that it is to serve, and all else.
     RefusesToServe,
     /// Takes no changes.
@@ -273,7 +275,7 @@ impl PartStore for MemorySlot {
     }
 
     async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError> {
-        self.enter_to_change().await?;
+        let mood = self.enter_to_change().await?;
         let mut state = self.state.lock();
         state.check(key.blob, issuer)?;
         state.rotten.remove(&(key.blob, key.part.get()));
@@ -281,7 +283,10 @@ impl PartStore for MemorySlot {
         if state.parts.remove(&(key.blob, key.part.get())).is_some() {
             state.used = state.used.saturating_sub(footprint(key.blob.part_len()));
         }
-        Ok(())
+        match mood {
+            Mood::DropsUnheard => Err(PartError::Unreachable("connection reset".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     async fn rebuilt(&self, volume: VolumeId, issuer: Option<Issuer>) -> Result<(), PartError> {
