@@ -24,6 +24,8 @@ thread_local! {
     static ORIGIN: Cell<Option<Instant>> = const { Cell::new(None) };
     /// Nanoseconds since, as last seen.
     static SEEN: Cell<u64> = const { Cell::new(0) };
+    /// Seconds that the clock on the wall is ahead of what it began with and what has passed since.
+    static AHEAD: Cell<i64> = const { Cell::new(0) };
     /// The clock is being asked.
     static ASKING: Cell<bool> = const { Cell::new(false) };
 }
@@ -32,6 +34,12 @@ thread_local! {
 pub fn simulate(seed: u64) {
     RANDOM.set(Some(seed));
     ORIGIN.set(Some(Instant::now()));
+}
+
+/// The clock on the wall jumps by so many seconds, forwards or back: somebody has set it. What measures how much time
+/// passes does not notice.
+pub fn set_clock(by: i64) {
+    AHEAD.set(AHEAD.get().saturating_add(by));
 }
 
 /// Nanoseconds since the simulation began, by tokio's clock where there is one.
@@ -85,7 +93,7 @@ unsafe extern "C" fn clock_gettime(
     out: *mut libc::timespec,
 ) -> libc::c_int {
     let begin = match clock {
-        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => BEGIN.1,
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => BEGIN.1 + AHEAD.get(),
         _ => BEGIN.0,
     };
     if RANDOM.get().is_none() {

@@ -15,11 +15,14 @@ use meta::{
 };
 use proto::id::ClusterId;
 use proto::scheme::Scheme;
+use proxy::VolumeRules;
+use proxy::repair::HealSettings;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
-use crate::leader::{Leader, VOLUME};
+use crate::ground::Shape;
+use crate::leader::{Books, Leader, VOLUME};
 use crate::note;
 use crate::site::Site;
 use crate::trace::Trace;
@@ -27,14 +30,25 @@ use crate::wire::Weather;
 use crate::world::Ended;
 
 /// Machines, and the scheme of the volume: there are 2m + 1 at least.
-const SHAPES: &[(usize, &str)] =
-    &[(5, "ec(3,2)"), (3, "copies(2)"), (4, "ec(2,1)"), (6, "ec(4,2)")];
+const SHAPES: &[Shape] = &[
+    Shape { racks: &[&[1; 5]], scheme: "ec(3,2)" },
+    Shape { racks: &[&[1; 3]], scheme: "copies(2)" },
+    Shape { racks: &[&[1; 4]], scheme: "ec(2,1)" },
+    Shape { racks: &[&[1; 6]], scheme: "ec(4,2)" },
+    Shape { racks: &[&[2, 2, 2]], scheme: "ec(4,2)" },
+];
 /// Who may have the volume: places with a cache of their own.
 const PLACES: usize = 2;
 /// An attempt to mount is given up after so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Once nothing goes wrong any more, mounting, and making durable, takes no longer.
 const BOUND: Duration = Duration::from_secs(120);
+/// What repair says is believed when it has had so much time since something changed.
+const SETTLES: Duration = Duration::from_secs(10);
+/// So long is a machine off whose disk rots: others have its parts by then.
+const ROTS: Duration = Duration::from_secs(45);
+/// Nor does it take longer until everything is whole again.
+const WHOLE: Duration = Duration::from_secs(1800);
 const NAME: &str = "volume";
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
 
@@ -47,10 +61,7 @@ pub async fn run(seed: u64, shown: bool) -> Ended {
         run.step().await;
     }
     run.calm().await;
-    for machine in &run.site.machines {
-        let (calls, sum) = machine.storage().sum();
-        note!(trace, "machine {}: {calls} calls, {sum:08x}", machine.number);
-    }
+    run.site.tell();
     drop(std::fs::remove_dir_all(&run.home));
     let (trace, events) = trace.hash();
     Ended { trace, events }
@@ -98,6 +109,7 @@ impl Holder {
 struct Run {
     site: Site,
     scheme: Scheme,
+    rules: VolumeRules,
     steps: u64,
     home: PathBuf,
     places: [Option<Holder>; PLACES],
@@ -107,6 +119,8 @@ struct Run {
     numbers: u64,
     /// Was acknowledged, or found by whoever mounted it: stays.
     kept: BTreeSet<u64>,
+    /// When something was lost last, or somebody else began to repair.
+    unsettled: Instant,
     /// Of whoever mounted it last: what it had written besides when it was killed.
     left: Vec<u64>,
 }
@@ -124,21 +138,25 @@ async fn write(session: Arc<Session>, number: u64, sync: bool) -> Written {
 impl Run {
     fn new(seed: u64, trace: Trace) -> Self {
         let mut dice = Dice::new(seed);
-        let (count, scheme) = dice.of(SHAPES);
-        note!(trace, "seed {seed}: metadata on {count} machines, {scheme}");
+        let shape = dice.of(SHAPES);
+        let scheme: Scheme = shape.scheme.parse().expect("a scheme");
+        let min_spare = dice.below(2).min(scheme.parity_parts() as u64);
+        note!(trace, "seed {seed}: metadata on {shape:?}, {min_spare} to spare");
         let steps = 30 + dice.below(50);
-        // Without repair nothing may be lost for good.
-        let site = Site::new(seed, dice, trace, count, 0);
+        let site = Site::new(seed, dice, trace, &shape, min_spare as usize);
+        let rules = site.ground.rules(scheme, min_spare as u8);
         let home = std::env::temp_dir().join(format!("ashlar-{}", std::process::id()));
         Self {
             site,
-            scheme: scheme.parse().expect("a scheme"),
+            scheme,
+            rules,
             steps,
             home,
             places: [None, None],
             comers: 0,
             numbers: 0,
             kept: BTreeSet::new(),
+            unsettled: Instant::now(),
             left: Vec::new(),
         }
     }
@@ -146,7 +164,7 @@ impl Run {
     /// The next one who wants the volume.
     fn comer(&mut self) -> Arc<Leader> {
         self.comers += 1;
-        Leader::new(self.comers, &self.site.machines, &self.site.map, self.site.dice.split())
+        Leader::new(self.comers, &self.site.ground, self.rules, self.site.dice.split())
     }
 
     fn lock(&self, place: usize) -> Option<VolumeLock> {
@@ -167,7 +185,7 @@ impl Run {
             id: VOLUME,
             cluster,
             scheme: self.scheme,
-            rules: proxy::VolumeRules::default(),
+            rules: self.rules,
         };
         let lock = self.lock(0).expect("nobody has it");
         let stores = ProxyStores::new(way.live.clone());
@@ -177,13 +195,18 @@ impl Run {
 
     async fn step(&mut self) {
         let place = self.site.dice.below(PLACES as u64) as usize;
-        match self.site.dice.below(20) {
+        match self.site.dice.below(25) {
             0..=9 => self.use_volume(place).await,
             10 => self.leave(place).await,
             11 => self.site.harm_power(),
             12 => self.site.harm_speed(),
             13 => self.site.harm_device(),
             14 => self.harm_ways(place),
+            15 => self.lose_disk().await,
+            16 => self.site.harm_host(),
+            17 => self.site.set_clock(),
+            18 => self.swap_disks().await,
+            19 => self.rot_away().await,
             _ => self.mend_something(),
         }
         let pause = match self.site.dice.below(10) {
@@ -194,6 +217,66 @@ impl Run {
         sleep(Duration::from_millis(pause)).await;
         for place in 0..PLACES {
             self.take_written(place).await;
+        }
+        if self.rests().is_ok() {
+            self.site.restored();
+        }
+    }
+
+    /// The group has changed: whoever has the volume, or takes itself for it, is told.
+    async fn tell_holders(&mut self) {
+        for holder in self.places.iter().flatten() {
+            holder.way.follow(&self.site.ground).await;
+        }
+        self.unsettled = Instant::now();
+    }
+
+    /// A disk is gone for good, and an empty one takes its place.
+    async fn lose_disk(&mut self) {
+        let machine = self.site.machine();
+        if self.site.may_lose(machine.number) {
+            self.site.lose_disk(&machine);
+            self.tell_holders().await;
+        }
+    }
+
+    /// What a disk holds rots while it is off, and others have its parts when it is back.
+    async fn rot_away(&mut self) {
+        let machine = self.site.machine();
+        if self.site.rot_away(&machine) {
+            sleep(ROTS).await;
+            self.site.mend(&machine, true);
+            self.unsettled = Instant::now();
+        }
+    }
+
+    /// Two disks change places; then they are back, or the map is changed.
+    async fn swap_disks(&mut self) {
+        let (a, b) = (self.site.machine(), self.site.machine());
+        if a.number == b.number {
+            return;
+        }
+        self.site.swap_disks(&a, &b);
+        sleep(Duration::from_millis(self.site.dice.below(20_000))).await;
+        if self.site.dice.one_in(2) {
+            return self.site.swap_disks(&a, &b);
+        }
+        self.site.move_in_map(a.number, b.number);
+        self.tell_holders().await;
+    }
+
+    /// Has the repair of whoever has the volume nothing to do?
+    ///
+    /// # Errors
+    /// What there is to do.
+    fn rests(&self) -> Result<(), String> {
+        let holder = self.places.iter().flatten().find(|holder| !holder.lost && !holder.challenged);
+        match holder {
+            None => Err("nobody has the volume".to_owned()),
+            Some(_) if self.unsettled.elapsed() <= SETTLES => {
+                Err("something has changed".to_owned())
+            }
+            Some(holder) => holder.way.rests(),
         }
     }
 
@@ -206,7 +289,7 @@ impl Run {
 
     fn mend_something(&mut self) {
         if self.site.dice.one_in(2) {
-            let ways = self.places.iter().flatten().flat_map(|holder| &holder.way.weather);
+            let ways = self.places.iter().flatten().flat_map(|holder| holder.way.weather.iter());
             ways.for_each(|weather| *weather.lock() = Weather::default());
         }
         for _ in 0..1 + self.site.dice.below(3) {
@@ -247,7 +330,7 @@ impl Run {
             // It was taken over, and says so; it mounts again later.
             Err(_) if holder.challenged => self.forsake(place),
             Err(why) => {
-                let away = self.site.model.unreliable(since, &[]);
+                let away = self.site.model.unreliable(since, &[]).len();
                 if away <= self.scheme.parity_parts() {
                     let who = holder.way.number;
                     self.site.model.broken(format_args!(
@@ -321,6 +404,8 @@ impl Run {
         self.found_these(names.filter_map(|name| name.parse().ok()).collect());
         self.places.iter_mut().flatten().for_each(|holder| holder.lost = true);
         self.left.clear();
+        way.heal(Arc::new(Books(self.site.model.clone())), HealSettings::default().rate);
+        self.unsettled = Instant::now();
         let (pending, late) = (Vec::new(), None);
         let holder = Holder { way, volume, session, pending, late, challenged: false, lost: false };
         self.places[place] = Some(holder);
@@ -348,7 +433,12 @@ impl Run {
         for holder in self.places.iter().flatten() {
             holder.way.weather.iter().for_each(|weather| *weather.lock() = Weather::default());
         }
-        for machine in self.site.machines.clone() {
+        for machine in self.site.ground.machines.clone() {
+            if self.site.liars.contains(&machine.number) {
+                machine.set_hung(false);
+                self.site.lose_disk(&machine);
+                self.tell_holders().await;
+            }
             self.site.mend(&machine, true);
             assert!(machine.is_well(), "machine {} is well", machine.number);
         }
@@ -363,22 +453,57 @@ impl Run {
             }
         }
         for place in 0..PLACES {
-            self.forsake(place);
-            sleep(Duration::from_secs(1)).await;
-            if !self.mount(place, BOUND).await {
-                self.site
-                    .model
-                    .broken(format_args!("the volume cannot be mounted, though all are there"));
-            }
-            self.use_volume(place).await;
-            let began = Instant::now();
-            while self.places[place].as_ref().is_some_and(|holder| holder.late.is_some()) {
-                if began.elapsed() > BOUND {
-                    self.site.model.broken(format_args!("who has the volume cannot write"));
-                }
-                sleep(Duration::from_millis(100)).await;
-                self.take_written(place).await;
-            }
+            self.end_of(place).await;
         }
+        self.whole_again().await;
+        self.without_any().await;
+    }
+
+    /// Whoever was there is no more, and another mounts and can write.
+    async fn end_of(&mut self, place: usize) {
+        self.forsake(place);
+        sleep(Duration::from_secs(1)).await;
+        self.must_mount(place).await;
+        self.use_volume(place).await;
+        let began = Instant::now();
+        while self.places[place].as_ref().is_some_and(|holder| holder.late.is_some()) {
+            if began.elapsed() > BOUND {
+                self.site.model.broken(format_args!("who has the volume cannot write"));
+            }
+            sleep(Duration::from_millis(100)).await;
+            self.take_written(place).await;
+        }
+    }
+
+    async fn must_mount(&mut self, place: usize) {
+        if !self.mount(place, BOUND).await {
+            let why = format_args!("the volume cannot be mounted, though it must be possible");
+            self.site.model.broken(why);
+        }
+    }
+
+    /// Whoever has the volume finds nothing to repair any more, within a bound.
+    async fn whole_again(&mut self) {
+        let began = Instant::now();
+        while let Err(why) = self.rests() {
+            if began.elapsed() > WHOLE {
+                self.site.model.broken(format_args!("not whole again: {why}"));
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        note!(self.site.trace, "whole again");
+    }
+
+    /// Everything is found without any m machines.
+    async fn without_any(&mut self) {
+        let mut away = self.site.ground.machines.clone();
+        while away.len() > self.site.m {
+            away.remove(self.site.dice.below(away.len() as u64) as usize);
+        }
+        let numbers: Vec<usize> = away.iter().map(|machine| machine.number).collect();
+        note!(self.site.trace, "without {numbers:?}");
+        away.iter().for_each(|machine| machine.stop(true));
+        (0..PLACES).for_each(|place| self.forsake(place));
+        self.must_mount(0).await;
     }
 }

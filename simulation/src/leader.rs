@@ -5,28 +5,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use proto::id::{BlobId, DiskId, Epoch, Generation, GroupId, OwnerId, SessionId, VolumeId};
-use proxy::repair::{HealSettings, Healer, Ledger, Wanted};
-use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
+use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
+use proxy::repair::{HealSettings, Healer, Health, Ledger, Wanted};
+use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig, VolumeRules};
 
 use crate::dice::Dice;
-use crate::machine::Machine;
+use crate::ground::{Ground, Place};
 use crate::model::{Fate, Model};
-use crate::wire::{Weather, Wire};
+use crate::wire::{Client, Weather, Weathers, Wire};
 
 /// The volume that everybody wants.
 pub const VOLUME: VolumeId = VolumeId(1);
 /// A disk that is away for longer is done without.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// The group as somebody knows it: for each machine the disk that should be there, and the one in whose place it is.
-#[derive(Clone)]
-pub struct Map {
-    /// Its generation.
-    pub generation: Generation,
-    /// Its disks.
-    pub disks: Vec<(DiskId, DiskId)>,
-}
 
 /// One that leads, or did.
 pub struct Leader {
@@ -35,7 +26,7 @@ pub struct Leader {
     /// By which it asks.
     pub live: Arc<LiveProxy>,
     /// How its ways are, one for each machine.
-    pub weather: Vec<Arc<Mutex<Weather>>>,
+    pub weather: Weathers,
     /// What repairs in its name, once it leads.
     pub healer: Mutex<Option<Arc<Healer>>>,
     /// In whose name it leads.
@@ -46,13 +37,14 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// One that leads nothing yet.
-    pub fn new(number: u64, machines: &[Arc<Machine>], map: &Map, mut dice: Dice) -> Arc<Self> {
-        let weather: Vec<_> = machines.iter().map(|_| Arc::default()).collect();
-        let proxy = proxy(machines, map, &weather, &mut dice);
+    /// One that leads nothing yet, and will abide by these rules.
+    pub fn new(number: u64, ground: &Ground, rules: VolumeRules, mut dice: Dice) -> Arc<Self> {
+        let weather: Weathers = ground.machines.iter().map(|_| Arc::default()).collect();
+        let live = LiveProxy::new(proxy(number, ground, &weather, &mut dice));
+        live.abide_by(VOLUME, rules);
         Arc::new(Self {
             number,
-            live: LiveProxy::new(proxy),
+            live,
             weather,
             healer: Mutex::default(),
             owner: OwnerId::random(),
@@ -67,8 +59,8 @@ impl Leader {
     }
 
     /// The group has changed.
-    pub async fn follow(&self, machines: &[Arc<Machine>], map: &Map) {
-        let next = proxy(machines, map, &self.weather, &mut self.dice.lock());
+    pub async fn follow(&self, ground: &Ground) {
+        let next = proxy(self.number, ground, &self.weather, &mut self.dice.lock());
         self.live.replace(next).await;
     }
 
@@ -83,11 +75,23 @@ impl Leader {
         Ok(epoch)
     }
 
-    /// Repairs from now on.
-    pub fn heal(&self, model: &Arc<Model>) {
-        let settings = HealSettings { grace: GRACE, ..HealSettings::default() };
-        let books = Arc::new(Books(model.clone()));
+    /// Repairs from now on, at so many bytes per second at most.
+    pub fn heal(&self, books: Arc<dyn Ledger>, rate: u64) {
+        let settings = HealSettings { grace: GRACE, rate, ..HealSettings::default() };
         *self.healer.lock() = Some(Healer::start(self.live.clone(), VOLUME, books, settings));
+    }
+
+    /// Has repair nothing to do, of what has happened since it was begun or told of another map?
+    ///
+    /// # Errors
+    /// What there is to do.
+    pub fn rests(&self) -> Result<(), String> {
+        let Some(report) = self.healer.lock().as_ref().map(|healer| healer.glance()) else {
+            return Ok(());
+        };
+        let done = report.health == Health::Healthy && report.disks_rebuilding == 0;
+        let idle = report.queue == 0 && !report.counting && report.stuck.is_empty();
+        if done && idle && report.censuses > 0 { Ok(()) } else { Err(format!("{report:?}")) }
     }
 
     /// Another has the volume.
@@ -108,32 +112,29 @@ impl Leader {
     }
 }
 
-fn proxy(
-    machines: &[Arc<Machine>],
-    map: &Map,
-    weather: &[Arc<Mutex<Weather>>],
-    dice: &mut Dice,
-) -> Arc<Proxy> {
-    let slot = |(n, machine): (usize, &Arc<Machine>)| {
-        let ((disk, stands_for), weather) = (map.disks[n], weather[n].clone());
-        let wire = Wire::new(machine.clone(), disk, map.generation, weather, dice.split());
-        let name = format!("machine{n}");
+fn proxy(number: u64, ground: &Ground, weathers: &Weathers, dice: &mut Dice) -> Arc<Proxy> {
+    let slot = |place: &Place| {
+        let machine = ground.machines[place.machine].clone();
+        let (domain, rack) = machine.home.clone();
+        let witness = ground.witness.clone();
+        let client = Client { number, weathers: weathers.clone(), witness };
+        let wire = Wire::new(machine, *place, ground.map.generation, client, dice.split());
         SlotConfig {
-            disk,
-            stands_for,
-            place: name.clone(),
-            domain: name,
-            rack: String::new(),
-            drains: false,
+            disk: place.disk,
+            stands_for: place.stands_for,
+            place: format!("machine{}", place.machine),
+            domain,
+            rack,
+            drains: place.drains,
             store: Arc::new(wire),
         }
     };
-    let slots = machines.iter().enumerate().map(slot).collect();
+    let slots = ground.map.places.iter().map(slot).collect();
     Proxy::new(GroupId(0), slots, ProxySettings::default())
 }
 
 /// Which blobs are wanted: those that the model does not know to be deleted, or to go.
-struct Books(Arc<Model>);
+pub struct Books(pub Arc<Model>);
 
 fn wanted(fate: Fate) -> bool {
     matches!(fate, Fate::Stored { .. })

@@ -3,9 +3,10 @@
 //!
 //! * [`ambient`]: time and randomness that the product asks the system for; [`dice`]: all other chance.
 //! * [`storage`]: a filesystem in memory, and what crashes and bad devices do to it; [`machine`]: a real disk over it.
-//! * [`wire`]: the way of a client to a slot.
-//! * [`model`]: what must be true of every blob; [`trace`]: what happened, as a hash.
-//! * [`site`]: machines, and what goes wrong with them; [`leader`]: who has the volume, or takes itself for it.
+//! * [`ground`]: machines on hosts in racks, and the map of them; [`wire`]: the way of a client to a slot.
+//! * [`model`]: what must be true of every blob, and [`witness`], of every step of repair; [`trace`]: what happened, as a
+//!   hash.
+//! * [`site`]: what goes wrong with machines; [`leader`]: who has the volume, or takes itself for it.
 //! * [`world`]: blobs, step by step; [`journal`]: metadata, in the same way.
 //!
 //! Nothing here waits for real time, and nothing of the product knows that it is simulated. The same seed gives the
@@ -13,6 +14,7 @@
 
 pub mod ambient;
 pub mod dice;
+pub mod ground;
 pub mod journal;
 pub mod leader;
 pub mod machine;
@@ -21,4 +23,5 @@ pub mod site;
 pub mod storage;
 pub mod trace;
 pub mod wire;
+pub mod witness;
 pub mod world;

@@ -31,6 +31,8 @@ const HOME: &str = "/disk";
 pub struct Machine {
     /// Its number.
     pub number: usize,
+    /// The host that it is on, and its rack, if it has one.
+    pub home: (String, String),
     cluster: ClusterId,
     trace: Trace,
     dice: Mutex<Dice>,
@@ -55,7 +57,13 @@ struct State {
 
 impl Machine {
     /// A machine with a new disk. It does not run yet.
-    pub fn new(number: usize, cluster: ClusterId, mut dice: Dice, trace: Trace) -> Arc<Self> {
+    pub fn new(
+        number: usize,
+        home: (String, String),
+        cluster: ClusterId,
+        mut dice: Dice,
+        trace: Trace,
+    ) -> Arc<Self> {
         let storage = Storage::new(dice.split());
         let state = State {
             storage,
@@ -67,7 +75,7 @@ impl Machine {
         };
         let (dice, state) = (Mutex::new(dice), Mutex::new(state));
         let hung = watch::Sender::new(false);
-        Arc::new(Self { number, cluster, trace, dice, state, hung, wake: Notify::new() })
+        Arc::new(Self { number, home, cluster, trace, dice, state, hung, wake: Notify::new() })
     }
 
     /// The disk that is in it.
@@ -217,6 +225,14 @@ impl Machine {
             true => state.storage.crash(),
             false => state.storage.abandon(),
         }
+    }
+
+    /// The disks of the two change places. Neither may run.
+    pub fn exchange_disks(&self, other: &Self) {
+        let (mut mine, mut others) = (self.state.lock(), other.state.lock());
+        let (mine, others) = (&mut *mine, &mut *others);
+        std::mem::swap(&mut mine.storage, &mut others.storage);
+        std::mem::swap(&mut mine.superblock, &mut others.superblock);
     }
 
     /// An empty disk takes the place of its disk. It must not run.

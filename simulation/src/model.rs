@@ -2,7 +2,7 @@
 //!
 //! | a blob that | may be found | may be called absent | must be readable |
 //! |---|---|---|---|
-//! | was put, or read by restore-read, with success | with its own bytes | never | while its spare losses last |
+//! | was put, or read by restore-read, with success | with its own bytes | never, but for disks that lie | while its spare losses last |
 //! | is being put, or whose put failed | with its own bytes | yes | no |
 //! | is being deleted | with its own bytes | yes | no |
 //! | was deleted with success | never | yes | never |
@@ -29,7 +29,7 @@ pub enum Fate {
     Unsure,
     /// It was acknowledged, or restored.
     Stored {
-        /// Since then its parts share fail domains.
+        /// Since then its parts share fail domains, and it has no more to spare than the volume asks for.
         degraded: Option<Instant>,
     },
     /// Its delete is on its way, or was not confirmed.
@@ -42,6 +42,10 @@ pub enum Fate {
 pub struct Model {
     seed: u64,
     trace: Trace,
+    /// Losses that a blob survives which was put while machines were away.
+    min_spare: usize,
+    /// The number of each machine's host.
+    hosts: Vec<usize>,
     state: Mutex<State>,
 }
 
@@ -52,6 +56,14 @@ struct State {
     trouble: BTreeMap<usize, Option<Instant>>,
     /// Machines of which what they held is lost, or cannot be trusted, and not restored yet.
     lost: BTreeSet<usize>,
+    /// When that happened last.
+    lost_at: Option<Instant>,
+    /// Machines that are emptied, or were since all was restored last.
+    emptied: BTreeSet<usize>,
+    /// Disks are on other hosts than parts were put for.
+    moved: bool,
+    /// What cannot be restored was given up: it may be called absent.
+    given_up: bool,
 }
 
 /// Bytes of a blob: they follow from its id.
@@ -66,9 +78,14 @@ pub fn content(id: BlobId) -> Bytes {
 }
 
 impl Model {
-    /// Of a run that has begun.
-    pub fn new(seed: u64, trace: Trace) -> Self {
-        Self { seed, trace, state: Mutex::default() }
+    /// Of a run that has begun, of a volume that asks for so much to spare, on machines on hosts of these numbers.
+    pub fn new(seed: u64, trace: Trace, min_spare: usize, hosts: Vec<usize>) -> Self {
+        Self { seed, trace, min_spare, hosts, state: Mutex::default() }
+    }
+
+    /// Losses that a blob survives which was put while machines were away.
+    pub fn min_spare(&self) -> usize {
+        self.min_spare
     }
 
     /// A promise is broken: the run ends here.
@@ -94,7 +111,7 @@ impl Model {
         state.blobs.iter().filter(|(_, fate)| are(**fate)).map(|(id, _)| *id).collect()
     }
 
-    /// Does some blob that must be readable survive the loss of one domain only?
+    /// Does some blob that must be readable have less to spare than its scheme promises?
     pub fn some_degraded(&self) -> bool {
         let degraded = |fate: &Fate| matches!(fate, Fate::Stored { degraded: Some(_) });
         self.state.lock().blobs.values().any(degraded)
@@ -103,6 +120,7 @@ impl Model {
     /// Repair has nothing to do: blobs that were put a while ago have all their parts where they belong.
     pub fn all_whole(&self) {
         let mut state = self.state.lock();
+        state.moved = false;
         for fate in state.blobs.values_mut() {
             if let Fate::Stored { degraded } = fate {
                 *degraded = degraded.filter(|since| since.elapsed() < SETTLES);
@@ -121,7 +139,52 @@ impl Model {
 
     /// What the machine held is lost.
     pub fn lose(&self, machine: usize) {
-        self.state.lock().lost.insert(machine);
+        let mut state = self.state.lock();
+        state.lost.insert(machine);
+        state.lost_at = Some(Instant::now());
+    }
+
+    /// Was something lost within this time?
+    pub fn lost_within(&self, time: std::time::Duration) -> bool {
+        self.state.lock().lost_at.is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// The disks of two machines were exchanged.
+    pub fn exchanged(&self, a: usize, b: usize) {
+        let mut state = self.state.lock();
+        let State { lost, emptied, .. } = &mut *state;
+        for those in [lost, emptied] {
+            let (had_a, had_b) = (those.remove(&a), those.remove(&b));
+            let have = [(b, had_a), (a, had_b)].into_iter().filter(|(_, had)| *had);
+            those.extend(have.map(|(machine, _)| machine));
+        }
+    }
+
+    /// What the machine holds is to go to others.
+    pub fn empty(&self, machine: usize) {
+        self.state.lock().emptied.insert(machine);
+    }
+
+    /// All that was to go to others is there, but for what these hold.
+    pub fn settled(&self, still: BTreeSet<usize>) {
+        self.state.lock().emptied = still;
+    }
+
+    /// The machines of which what they held may be lost if those are lost, once more perhaps, that are lost already: their
+    /// parts, too, may have gone there, to an empty disk or to one that has lied and will be replaced.
+    pub fn at_stake(&self) -> BTreeSet<usize> {
+        let state = self.state.lock();
+        state.lost.union(&state.emptied).copied().collect()
+    }
+
+    /// Some disk is on another host.
+    pub fn moved(&self) {
+        self.state.lock().moved = true;
+    }
+
+    /// What cannot be restored is done without.
+    pub fn give_up(&self) {
+        self.state.lock().given_up = true;
     }
 
     /// All is restored of those for which this holds.
@@ -135,24 +198,39 @@ impl Model {
     }
 
     /// Machines that cannot be relied on by who has asked at `since`; `others` neither.
-    pub fn unreliable(&self, since: Instant, others: &[usize]) -> usize {
+    pub fn unreliable(&self, since: Instant, others: &[usize]) -> BTreeSet<usize> {
         let state = self.state.lock();
         let troubled = |until: &Option<Instant>| until.is_none_or(|until| until + SETTLES > since);
         let away = state.trouble.iter().filter(|(_, until)| troubled(until)).map(|(n, _)| *n);
         let mut all: BTreeSet<usize> = state.lost.clone();
         all.extend(away);
         all.extend(others);
-        all.len()
+        all
+    }
+
+    /// Must a blob be readable without these machines?
+    fn survives(&self, id: BlobId, degraded: bool, without: &BTreeSet<usize>) -> bool {
+        let m = id.scheme().parity_parts();
+        if degraded {
+            return without.len() <= self.min_spare.min(m);
+        }
+        let hosts: BTreeSet<usize> = without.iter().map(|machine| self.hosts[*machine]).collect();
+        let share =
+            id.scheme().parts().div_ceil(self.hosts.iter().max().map_or(1, |last| last + 1));
+        without.len() <= m || hosts.len() == 1 && share <= m && !self.state.lock().moved
     }
 
     /// A get that was asked at `since`, when this was known of the blob, has answered. It could not rely on `others`,
-    /// either.
+    /// either. `lied`: there was a disk that has lied. One that has lost its last writes, as by rot of where its log ends,
+    /// takes that for a write that was torn, and is sure that it never had what it had. Of a blob that could not be read
+    /// any more as it is, that may make an absence certain which is none.
     pub fn check_read(
         &self,
         id: BlobId,
         (known, since): (Option<Fate>, Instant),
         answer: &Result<Bytes, BlobError>,
         others: &[usize],
+        lied: bool,
     ) {
         let now = self.fate(id);
         match answer {
@@ -166,14 +244,15 @@ impl Model {
                 else {
                     return;
                 };
-                if matches!(why, BlobError::NotFound(_)) {
+                let given_up = self.state.lock().given_up;
+                let without = self.unreliable(since, others);
+                let survives = self.survives(id, degraded.is_some(), &without);
+                if matches!(why, BlobError::NotFound(_)) && !given_up && (survives || !lied) {
                     self.broken(format_args!("{id} was stored, and is called absent"));
                 }
-                let spare = if degraded.is_some() { 1 } else { id.scheme().parity_parts() };
-                let unreliable = self.unreliable(since, others);
-                if unreliable <= spare {
+                if survives {
                     self.broken(format_args!(
-                        "{id} was stored and can lose {spare}, {unreliable} are away or lost, and it cannot be read: {why}"
+                        "{id} was stored, {without:?} are away or lost, and it cannot be read: {why}"
                     ));
                 }
             }

@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proto::id::{ClusterId, Generation};
+use proto::scheme::Scheme;
 
+use crate::ambient;
 use crate::dice::Dice;
-use crate::leader::Map;
+use crate::ground::{Ground, Map, Place, Shape};
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::note;
 use crate::storage::Wrong;
 use crate::trace::Trace;
 use crate::wire::Weather;
+use crate::witness::Witness;
+
+/// Seconds by which somebody sets the clock, forwards or back.
+const CLOCKS: &[u64] = &[2, 90, 3600, 86_400, 40 * 86_400, 4000 * 86_400];
 
 /// Some machines, and the group that they are.
 pub struct Site {
@@ -23,10 +29,8 @@ pub struct Site {
     pub trace: Trace,
     /// What must be true.
     pub model: Arc<Model>,
-    /// The machines.
-    pub machines: Vec<Arc<Machine>>,
-    /// The newest map of them.
-    pub map: Map,
+    /// The machines, and the newest map of them.
+    pub ground: Ground,
     /// The machines whose disks have lied, and cannot be trusted until they are replaced.
     pub liars: BTreeSet<usize>,
     /// Losses that everything survives.
@@ -34,24 +38,44 @@ pub struct Site {
 }
 
 impl Site {
-    /// So many machines, with empty disks, that run.
+    /// Machines of this shape, with empty disks, that run. What is stored while some are away has `min_spare` to spare.
     ///
     /// # Panics
     /// If a new disk does not start.
-    pub fn new(seed: u64, mut dice: Dice, trace: Trace, count: usize, m: usize) -> Self {
-        let model = Arc::new(Model::new(seed, trace.clone()));
+    pub fn new(seed: u64, mut dice: Dice, trace: Trace, shape: &Shape, min_spare: usize) -> Self {
+        let scheme: Scheme = shape.scheme.parse().expect("a scheme");
+        let homes = shape.homes();
+        let mut names: Vec<&str> = homes.iter().map(|(host, _)| &host[..]).collect();
+        names.dedup();
+        let host = |(name, _): &(String, String)| names.iter().position(|host| host == name);
+        let hosts: Vec<usize> = homes.iter().filter_map(host).collect();
+        let model = Arc::new(Model::new(seed, trace.clone(), min_spare, hosts));
         let cluster = ClusterId::random();
-        let machine = |n| Machine::new(n, cluster, dice.split(), trace.clone());
-        let machines: Vec<_> = (0..count).map(machine).collect();
-        let disks = machines.iter().map(|machine| (machine.disk_id(), machine.disk_id()));
-        let map = Map { generation: Generation(1), disks: disks.collect() };
+        let machine = |(n, home)| Machine::new(n, home, cluster, dice.split(), trace.clone());
+        let machines: Vec<_> = homes.iter().cloned().enumerate().map(machine).collect();
+        let place = |machine: &Arc<Machine>| {
+            let disk = machine.disk_id();
+            Place { disk, stands_for: disk, machine: machine.number, drains: false }
+        };
+        let map = Map { generation: Generation(1), places: machines.iter().map(place).collect() };
+        let witness = Arc::new(Witness::new(model.clone(), machines.clone()));
         machines.iter().for_each(|machine| assert!(machine.start(), "a new disk starts"));
-        Self { dice, trace, model, machines, map, liars: BTreeSet::new(), m }
+        let ground = Ground { machines, map, witness };
+        Self { dice, trace, model, ground, liars: BTreeSet::new(), m: scheme.parity_parts() }
+    }
+
+    /// What they say of themselves at the end.
+    pub fn tell(&self) {
+        for machine in &self.ground.machines {
+            let (calls, sum) = machine.storage().sum();
+            note!(self.trace, "machine {}: {calls} calls, {sum:08x}", machine.number);
+        }
     }
 
     /// Some machine.
     pub fn machine(&mut self) -> Arc<Machine> {
-        self.machines[self.dice.below(self.machines.len() as u64) as usize].clone()
+        let machine = self.dice.below(self.ground.machines.len() as u64) as usize;
+        self.ground.machines[machine].clone()
     }
 
     /// A machine loses its power, now or in the middle of something, or its program is killed.
@@ -65,6 +89,25 @@ impl Site {
             1 => machine.stop(true),
             _ => machine.storage().crash_after(self.dice.below(30)),
         }
+    }
+
+    /// All machines of a host lose their power, or their programs are killed.
+    pub fn harm_host(&mut self) {
+        let (host, _) = &self.machine().home;
+        note!(self.trace, "power of {host}");
+        let crash = self.dice.one_in(2);
+        for machine in self.ground.machines.iter().filter(|machine| machine.home.0 == *host) {
+            self.model.trouble(machine.number, true);
+            machine.stop(crash);
+        }
+    }
+
+    /// Somebody sets the clock on the wall, which all look at.
+    pub fn set_clock(&mut self) {
+        let by = self.dice.of(CLOCKS) as i64;
+        let by = if self.dice.one_in(2) { by } else { -by };
+        note!(self.trace, "the clock is set by {by} s");
+        ambient::set_clock(by);
     }
 
     /// A machine hangs, or is slow.
@@ -88,7 +131,7 @@ impl Site {
             doubles: rare(&mut self.dice),
             stalls: rare(&mut self.dice),
         };
-        let count = self.machines.len() as u64;
+        let count = self.ground.machines.len() as u64;
         let ways = if self.dice.one_in(3) { count } else { 1 + self.dice.below(2) };
         let first = self.dice.below(count);
         for n in (0..ways).map(|n| ((first + n) % count) as usize) {
@@ -126,22 +169,106 @@ impl Site {
 
     /// May what this machine holds be lost, too?
     pub fn may_lose(&self, machine: usize) -> bool {
-        let mut lost = self.model.lost();
+        let mut lost = self.model.at_stake();
         lost.insert(machine);
-        lost.len() <= if self.model.some_degraded() { 1 } else { self.m }
+        lost.len() <= if self.model.some_degraded() { self.model.min_spare() } else { self.m }
+    }
+
+    /// May a machine be emptied? What goes to a disk that has lied will be lost with it: a blob that has lost a part there
+    /// loses another then.
+    pub fn may_empty(&self, machine: usize) -> bool {
+        self.liars.is_empty() || self.may_lose(machine)
+    }
+
+    /// Repair has nothing to do: what was lost is restored, and what was to go to others has.
+    pub fn restored(&self) {
+        self.model.restored(|machine| !self.liars.contains(&machine));
+        if self.liars.is_empty() {
+            let places = self.ground.map.places.iter();
+            let still = places.filter(|place| place.drains).map(|place| place.machine);
+            self.model.settled(still.collect());
+        }
+    }
+
+    /// A machine is off, and what its disk holds rots, if that may be lost. True: it does.
+    pub fn rot_away(&mut self, machine: &Arc<Machine>) -> bool {
+        let n = machine.number;
+        if !self.may_lose(n) {
+            return false;
+        }
+        note!(self.trace, "machine {n}: off, and rots");
+        self.model.trouble(n, true);
+        self.model.lose(n);
+        self.liars.insert(n);
+        machine.stop(true);
+        machine.storage().rot_much(3, |path| !path.ends_with("index.redb"));
+        true
     }
 
     /// A disk is gone for good, and an empty one is in its place; whoever uses the group has to be told.
+    pub fn lose_disk(&mut self, machine: &Arc<Machine>) {
+        self.model.lose(machine.number);
+        self.replace_disk(machine);
+    }
+
+    /// An empty disk is in the place of one; whoever uses the group has to be told.
     pub fn replace_disk(&mut self, machine: &Arc<Machine>) {
         let n = machine.number;
         note!(self.trace, "machine {n}: an empty disk");
-        self.model.lose(n);
         self.model.trouble(n, true);
         machine.stop(true);
-        self.map.disks[n].0 = machine.replace_disk();
-        self.map.generation.0 += 1;
+        let disk = machine.replace_disk();
+        let place = self.ground.place_on(n);
+        (place.disk, place.drains) = (disk, false);
+        self.ground.map.generation.0 += 1;
         self.liars.remove(&n);
-        machine.start();
+        self.start(machine);
+    }
+
+    /// A disk is to be emptied, or is not any more; whoever uses the group has to be told.
+    pub fn drain(&mut self, machine: usize, drains: bool) {
+        note!(self.trace, "machine {machine}: drains {drains}");
+        if drains {
+            self.model.empty(machine);
+        }
+        self.ground.place_on(machine).drains = drains;
+        self.ground.map.generation.0 += 1;
+    }
+
+    /// The disks of two machines are exchanged, which the map does not know.
+    pub fn swap_disks(&mut self, a: &Arc<Machine>, b: &Arc<Machine>) {
+        let (m, n) = (a.number, b.number);
+        note!(self.trace, "the disks of machines {m} and {n} change places");
+        for machine in [a, b] {
+            self.model.trouble(machine.number, true);
+            machine.stop(self.dice.one_in(2));
+        }
+        a.exchange_disks(b);
+        self.model.exchanged(m, n);
+        let (lied, lies) = (self.liars.remove(&m), self.liars.remove(&n));
+        self.liars.extend([(n, lied), (m, lies)].into_iter().filter(|(_, l)| *l).map(|(n, _)| n));
+        self.start(a);
+        self.start(b);
+    }
+
+    /// The map has it that the disks of two machines are exchanged; whoever uses the group has to be told.
+    pub fn move_in_map(&mut self, m: usize, n: usize) {
+        note!(self.trace, "the map moves the disks of machines {m} and {n}");
+        for place in &mut self.ground.map.places {
+            place.machine = match place.machine {
+                at if at == m => n,
+                at if at == n => m,
+                at => at,
+            };
+        }
+        self.ground.map.generation.0 += 1;
+    }
+
+    fn start(&self, machine: &Arc<Machine>) -> bool {
+        // The first time may end a crash in the middle of the start before.
+        let runs = machine.start() || machine.start();
+        self.ground.witness.starts(machine.number);
+        runs
     }
 
     /// Whatever is wrong with a machine is not any more. `reached`: all ways to it are good.
@@ -152,8 +279,7 @@ impl Site {
         if !machine.is_well() {
             machine.stop(false);
         }
-        // The first time may end a crash in the middle of the start before.
-        let well = machine.start() || machine.start();
+        let well = self.start(machine);
         if well && reached {
             self.model.trouble(machine.number, false);
         }

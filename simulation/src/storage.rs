@@ -12,10 +12,12 @@ use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::libc::{EIO, ENOSPC};
 use parking_lot::Mutex;
 use storaged::medium::{Medium, MediumFile, Mode};
+use tokio::time::Instant;
 
 use crate::dice::Dice;
 
@@ -58,6 +60,10 @@ struct Inner {
     wrong: Vec<Wrong>,
     full: bool,
     calls: u64,
+    /// When a write was lost, or went elsewhere.
+    lied: Option<Instant>,
+    /// Nothing that was asked for goes wrong now.
+    undisturbed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -196,8 +202,15 @@ impl Inner {
     }
 
     fn goes_wrong(&mut self, how: Wrong) -> bool {
+        if self.undisturbed {
+            return false;
+        }
         let found = self.wrong.iter().position(|wrong| *wrong == how);
-        found.map(|at| self.wrong.swap_remove(at)).is_some()
+        let wrong = found.map(|at| self.wrong.swap_remove(at)).is_some();
+        if wrong && matches!(how, Wrong::Lost | Wrong::Misdirected) {
+            self.lied = Some(Instant::now());
+        }
+        wrong
     }
 
     fn name(&mut self, path: &Path, node: Option<usize>) {
@@ -223,7 +236,22 @@ impl Storage {
             wrong: Vec::new(),
             full: false,
             calls: 0,
+            lied: None,
+            undisturbed: false,
         })))
+    }
+
+    /// Does something that is no part of what is simulated: nothing goes wrong with it.
+    pub fn undisturbed<T>(&self, does: impl FnOnce() -> T) -> T {
+        self.0.lock().undisturbed = true;
+        let done = does();
+        self.0.lock().undisturbed = false;
+        done
+    }
+
+    /// Has a write been lost, or gone elsewhere, within this time?
+    pub fn has_lied(&self, within: Duration) -> bool {
+        self.0.lock().lied.is_some_and(|at| at.elapsed() < within)
     }
 
     /// Has the power been cut?
@@ -293,6 +321,20 @@ impl Storage {
         let bit = inner.dice.below(8 * PAGE as u64) as usize;
         if let Some(bytes) = inner.files[node].pages.get_mut(&page) {
             bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    /// One bit flips in one of so many pages of files that `which` holds for, but for the first page of each.
+    pub fn rot_much(&self, one_in: u64, which: impl Fn(&Path) -> bool) {
+        let mut inner = self.0.lock();
+        let inner = &mut *inner;
+        for node in inner.names.iter().filter(|(path, _)| which(path)).map(|(_, node)| *node) {
+            for (_, bytes) in inner.files[node].pages.iter_mut().filter(|(page, _)| **page > 0) {
+                if inner.dice.one_in(one_in) {
+                    let bit = inner.dice.below(8 * PAGE as u64) as usize;
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                }
+            }
         }
     }
 

@@ -24,7 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::dice::Dice;
+use crate::ground::Place;
 use crate::machine::Machine;
+use crate::witness::{Asker, Witness};
 
 /// A connection on which nothing is heard breaks after so long.
 const BREAKS: Duration = Duration::from_secs(8);
@@ -51,12 +53,26 @@ impl Weather {
     }
 }
 
+/// How all ways of a client are, by the numbers of the machines at their ends.
+pub type Weathers = Arc<[Arc<Mutex<Weather>>]>;
+
+/// A client, as its ways know it.
+#[derive(Clone)]
+pub struct Client {
+    /// Its number.
+    pub number: u64,
+    /// How its ways are.
+    pub weathers: Weathers,
+    /// Who sees what is decided of what it asks.
+    pub witness: Arc<Witness>,
+}
+
 /// The way of one client to one slot.
 pub struct Wire {
     machine: Arc<Machine>,
     disk: DiskId,
     generation: Generation,
-    weather: Arc<Mutex<Weather>>,
+    client: Client,
     dice: Arc<Mutex<Dice>>,
     line: mpsc::UnboundedSender<Sent>,
 }
@@ -80,13 +96,13 @@ struct Fate {
 }
 
 impl Wire {
-    /// To the slot of this disk, which should be on the machine, for who knows the group at this generation. Must be
+    /// To the slot of the disk that should be on the machine, for who knows the group at this generation. Must be
     /// called within a runtime.
     pub fn new(
         machine: Arc<Machine>,
-        disk: DiskId,
+        place: Place,
         generation: Generation,
-        weather: Arc<Mutex<Weather>>,
+        client: Client,
         dice: Dice,
     ) -> Self {
         let (line, mut sent) = mpsc::unbounded_channel::<Sent>();
@@ -97,11 +113,15 @@ impl Wire {
             }
         });
         let dice = Arc::new(Mutex::new(dice));
-        Self { machine, disk, generation, weather, dice, line }
+        Self { machine, disk: place.disk, generation, client, dice, line }
+    }
+
+    fn weather(&self) -> &Arc<Mutex<Weather>> {
+        &self.client.weathers[self.machine.number]
     }
 
     fn fate(&self) -> Fate {
-        let weather = *self.weather.lock();
+        let weather = *self.weather().lock();
         let mut dice = self.dice.lock();
         let mut once_in = |times: u64| times > 0 && dice.one_in(times);
         let (lost, doubled) = (once_in(weather.loses), once_in(weather.doubles));
@@ -126,8 +146,8 @@ impl Wire {
         let fate = self.fate();
         let (tell, told) = oneshot::channel();
         let life = self.machine.life();
-        let end =
-            End { machine: self.machine.clone(), weather: self.weather.clone(), life, ordered };
+        let weather = self.weather().clone();
+        let end = End { machine: self.machine.clone(), weather, life, ordered };
         let (disk, generation) = (self.disk, self.generation);
         let deliver = move || {
             if fate.lost || end.weather.lock().deaf {
@@ -212,11 +232,17 @@ impl PartStore for Wire {
         data: Checked,
         issuer: Option<Issuer>,
     ) -> Result<(), PartError> {
+        let (witness, machine) = (self.client.witness.clone(), self.machine.number);
+        let by = Asker::current(self.client.number);
         self.send(true, move |slot| {
-            let data = data.clone();
-            Box::pin(async move { slot.put(key, data, issuer).await })
+            let (data, witness) = (data.clone(), witness.clone());
+            Box::pin(async move {
+                let put = slot.put(key, data, issuer).await;
+                put.inspect(|()| witness.put(machine, key))
+            })
         })
         .await
+        .inspect(|()| self.client.witness.acknowledges(by, key, machine))
     }
 
     async fn get(&self, key: PartKey, range: Range<u32>) -> Result<Bytes, PartError> {
@@ -228,14 +254,26 @@ impl PartStore for Wire {
     }
 
     async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
-        self.send(true, move |slot| Box::pin(async move { slot.held(blob).await })).await
+        let Client { number, witness, .. } = &self.client;
+        let by = Asker::current(*number);
+        let at = witness.asks(by, blob);
+        let held = self.send(true, move |slot| Box::pin(async move { slot.held(blob).await }));
+        held.await.inspect(|held| {
+            let parts = held.parts.iter().map(|part| part.get());
+            witness.tells((by, at), blob, parts, self.machine.number);
+        })
     }
 
     async fn delete(&self, blobs: &[BlobId], issuer: Option<Issuer>) -> Result<(), PartError> {
         let blobs = blobs.to_vec();
+        let (witness, machine) = (self.client.witness.clone(), self.machine.number);
         self.send(true, move |slot| {
-            let blobs = blobs.clone();
-            Box::pin(async move { slot.delete(&blobs, issuer).await })
+            let (blobs, witness) = (blobs.clone(), witness.clone());
+            witness.deletes(&blobs);
+            Box::pin(async move {
+                let deleted = slot.delete(&blobs, issuer).await;
+                deleted.inspect(|()| witness.deleted(machine, &blobs))
+            })
         })
         .await
     }
@@ -250,8 +288,18 @@ impl PartStore for Wire {
     }
 
     async fn drop_part(&self, key: PartKey, issuer: Option<Issuer>) -> Result<(), PartError> {
-        self.send(true, move |slot| Box::pin(async move { slot.drop_part(key, issuer).await }))
-            .await
+        let (witness, machine) = (self.client.witness.clone(), self.machine.number);
+        let by = Asker::current(self.client.number);
+        self.send(true, move |slot| {
+            let witness = witness.clone();
+            Box::pin(async move {
+                let dropping = witness.drops(by, machine, key);
+                slot.drop_part(key, issuer).await?;
+                witness.dropped(&dropping);
+                Ok(())
+            })
+        })
+        .await
     }
 
     async fn rebuilt(&self, volume: VolumeId, issuer: Option<Issuer>) -> Result<(), PartError> {
