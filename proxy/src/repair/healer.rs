@@ -309,8 +309,7 @@ impl Inner {
                 }
                 return put_off;
             };
-            course.pace.begin(item.bytes, busy, now);
-            course.mending.insert(blob, item);
+            course.begin_mend(blob, item, busy, now);
             tasks.spawn(self.clone().mend(blob, item, attendance));
         }
     }
@@ -375,7 +374,6 @@ impl Inner {
             Done::Mended { blob, item, mended, wanted } => {
                 let best = self.proxy.case(&blob, Attendance::default()).best();
                 let mut course = self.course.lock();
-                course.mending.remove(&blob);
                 course.mended(blob, item, &mended, best, now);
                 if let End::Short { gap } = mended.end {
                     course.short(blob, item, gap, wanted, best, now);
