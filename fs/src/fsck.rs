@@ -11,7 +11,7 @@
 //! metadata of a later moment do not need is not missed.
 //!
 //! Nothing is written, unless it shall repair. Then metadata are put right by who alone has the volume
-//! ([`meta::Volume::repair`]), and blobs are mended as repair mends them ([`proxy::Proxy::make_whole`]).
+//! ([`meta::Volume::repair`]), and blobs are mended as repair mends them ([`proxy::repair::Examiner::make_whole`]).
 
 mod blobs;
 mod findings;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use meta::{MetaSettings, Report, Volume, VolumeStores, is_inline};
 use proto::id::BlobId;
 use proxy::Proxy;
+use proxy::repair::Examiner;
 
 /// Records fetched at once.
 const PAGE: usize = 1024;
@@ -46,6 +47,8 @@ impl Wish {
 pub(crate) struct Patient<'a> {
     pub(crate) stores: &'a dyn VolumeStores,
     pub(crate) proxy: &'a Proxy,
+    /// Reads its blobs, and gives way to whoever uses it.
+    pub(crate) examiner: Examiner<'a>,
     pub(crate) name: &'a str,
     /// As this process leads it: then its blobs can be mended.
     pub(crate) led: Option<&'a Volume>,

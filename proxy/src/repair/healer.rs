@@ -138,6 +138,11 @@ impl Healer {
         inner.report()
     }
 
+    /// Bytes of parts that it puts per second, at most.
+    pub fn rate(&self) -> u64 {
+        self.now.lock().settings.rate
+    }
+
     /// Blobs that are lost: the first of them.
     pub fn lost(&self) -> Vec<BlobId> {
         let inner = self.now.lock().clone();
