@@ -12,7 +12,7 @@ use proto::part_store::{PartError, PartStore};
 use storaged::superblock::Superblock;
 use storaged::{Disk, DiskOptions, Stepped};
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
 use crate::note;
@@ -102,6 +102,12 @@ impl Machine {
             && state.disk.as_ref().is_some_and(|disk| disk.state().state == "ok")
     }
 
+    /// Has somebody asked for a pass of its disk's scrub that has not ended yet?
+    pub fn is_to_scrub(&self) -> bool {
+        let scrub = self.disk().and_then(|disk| disk.state().scrub);
+        scrub.is_some_and(|scrub| scrub.asked)
+    }
+
     /// Which life it is in.
     pub fn life(&self) -> u64 {
         self.state.lock().life
@@ -184,13 +190,20 @@ impl Machine {
     /// The owner's time.
     async fn run(self: Arc<Self>, mut stepped: Stepped, life: u64) {
         let mut patience = Duration::ZERO;
+        let mut scrubs_at = Instant::now() + Stepped::SCRUBBED_AFTER;
         loop {
             // Either way it is time for a step.
             let _ = timeout(patience, self.wake.notified()).await;
             self.goes_on().await;
             self.spend().await;
+            if scrubs_at <= Instant::now() || self.is_to_scrub() {
+                let rest = stepped.scrub().expect("it is scrubbed");
+                scrubs_at = Instant::now() + rest;
+            }
             match stepped.step() {
-                Some(next) if !self.storage().is_down() => patience = next,
+                Some(next) if !self.storage().is_down() => {
+                    patience = next.min(scrubs_at.saturating_duration_since(Instant::now()));
+                }
                 goes_on => {
                     let why = if goes_on.is_none() { "its disk cannot go on" } else { "power cut" };
                     note!(self.trace, "machine {}: {why}", self.number);
