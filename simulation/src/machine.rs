@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
 use proto::part_store::{PartError, PartStore};
+use storaged::clients::Clients;
 use storaged::superblock::Superblock;
 use storaged::{Disk, DiskOptions, Stepped};
 use tokio::sync::{Notify, watch};
@@ -48,6 +49,8 @@ struct State {
     superblock: Superblock,
     /// `None`: it does not run.
     disk: Option<Arc<Disk>>,
+    /// Who has connections to it, in this life.
+    clients: Arc<Clients>,
     /// Rises when it begins and ends to run: connections of before are broken.
     life: u64,
     /// How much longer everything takes.
@@ -69,6 +72,7 @@ impl Machine {
             storage,
             superblock: superblock(cluster, &mut dice),
             disk: None,
+            clients: Arc::default(),
             life: 0,
             slowness: 1,
             running: None,
@@ -91,6 +95,12 @@ impl Machine {
     /// Its disk, if it runs.
     pub fn disk(&self) -> Option<Arc<Disk>> {
         self.state.lock().disk.clone()
+    }
+
+    /// Who has connections to it, if it runs.
+    pub fn clients(&self) -> Option<Arc<Clients>> {
+        let state = self.state.lock();
+        state.disk.as_ref().map(|_| state.clients.clone())
     }
 
     /// Does it run, as fast as it should?
@@ -181,6 +191,7 @@ impl Machine {
             }
         };
         state.life += 1;
+        state.clients = Arc::default();
         state.disk = Some(stepped.disk().clone());
         state.running = Some(tokio::spawn(self.clone().run(stepped, state.life)));
         note!(self.trace, "machine {} runs", self.number);
