@@ -318,7 +318,8 @@ pub struct JournalStatus {
 pub type ExtentPage = (Vec<(Ino, Extent)>, Option<(Ino, u64)>);
 
 /// An opened volume, as a filesystem uses it. Whoever calls has checked that its user may: that
-/// takes groups, capabilities and user namespaces, which only the system there knows.
+/// takes groups, capabilities and user namespaces, which only the system there knows. For users
+/// whom no system knows, [`crate::may`] decides.
 #[async_trait]
 pub trait MetaStore: Send + Sync + 'static {
     /// What the volume is.
