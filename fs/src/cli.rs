@@ -13,15 +13,18 @@ mod cluster;
 mod daemons;
 mod demo;
 mod directories;
+mod doors;
 mod format;
 mod fsck;
 mod heal;
 mod helper;
+mod kv;
 mod manual;
 mod mount;
 mod options;
 mod remount;
 mod request;
+mod serve;
 mod setup;
 mod status;
 mod umount;
@@ -29,12 +32,14 @@ mod volume;
 
 use setup::{exit_code, with_logs};
 
+use crate::doors::Opener;
+
 /// A filesystem that keeps every byte erasure-coded across many disks.
 #[derive(Parser)]
 #[command(name = "ashlar", version = proto::VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
-    /// [default: $RUST_LOG, or info for mount and demo --background, error for format, status, fsck and volume, warn for
+    /// [default: $RUST_LOG, or info for mount, serve and demo --background, error for format, status, fsck and volume, warn for
     /// the others]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
@@ -48,6 +53,8 @@ enum Command {
     Cluster(cluster::Args),
     Format(format::Args),
     Mount(mount::Args),
+    Serve(serve::Args),
+    Kv(kv::Args),
     Status(status::Args),
     Heal(heal::Args),
     Umount(umount::Args),
@@ -65,8 +72,9 @@ enum Command {
 }
 
 /// Runs the program on its arguments. Called `mount.fuse.ashlar` or `umount.fuse.ashlar` it is the
-/// helper of mount(8) or umount(8).
-pub fn main() -> ExitCode {
+/// helper of mount(8) or umount(8). Doors beside the kernel's are opened by `doors`.
+pub fn main(doors: Opener) -> ExitCode {
+    doors::opened_by(doors);
     if let Some(helper) = helper::Helper::by_name(std::env::args_os().next().as_deref()) {
         return helper.run();
     }
@@ -83,6 +91,8 @@ pub fn main() -> ExitCode {
         Command::Cluster(args) => with_logs(log, "warn", || cluster::run(args)),
         Command::Format(args) => with_logs(log, "error", || format::run(args)),
         Command::Mount(args) => mount::run(args, log),
+        Command::Serve(args) => with_logs(log, "info", || serve::run(args)),
+        Command::Kv(args) => with_logs(log, "error", || kv::run(args)),
         Command::Status(args) => {
             let shown = with_logs(log, "error", || status::run(&args));
             return exit_code(shown, status::unknown());

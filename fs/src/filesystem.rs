@@ -24,14 +24,17 @@ use tokio::sync::Notify;
 use self::atime::Atimes;
 use self::lookup_counts::LookupCounts;
 use self::lost_files::LostFiles;
+use self::outdated::Watcher;
 use self::privileges::{Loses, Requester};
 use crate::data::{BLOCK, Data, TryWrite};
 use crate::error::{FsError, FsResult};
 use crate::metrics::{self, Memory};
 
 pub(crate) mod atime;
+pub mod beside;
 pub(crate) mod lookup_counts;
 pub mod lost_files;
+pub mod outdated;
 pub mod privileges;
 pub mod status;
 #[cfg(test)]
@@ -135,7 +138,7 @@ pub struct Filesystem {
     dead_wake: Notify,
     stopped: AtomicBool,
     pub(crate) atimes: Atimes,
-    on_change: OnceLock<OnChange>,
+    watcher: OnceLock<Watcher>,
     /// What there was to warn of when it was mounted, or its disks have changed.
     warnings: Mutex<Arc<[String]>>,
     /// Who repairs the volume, where anybody does.
@@ -145,9 +148,6 @@ pub struct Filesystem {
     /// Of which files bytes are lost, as last looked for.
     pub(crate) lost_files: LostFiles,
 }
-
-/// Told of an inode whose attributes changed as a side effect, without being part of an answer.
-pub type OnChange = Box<dyn Fn(Ino) + Send + Sync>;
 
 /// The time of day: the only clock of this layer, and metadata's.
 pub(crate) fn now() -> Time {
@@ -171,7 +171,7 @@ impl Filesystem {
             dead_wake: Notify::new(),
             stopped: AtomicBool::new(false),
             atimes: Atimes::new(),
-            on_change: OnceLock::new(),
+            watcher: OnceLock::new(),
             warnings: Mutex::default(),
             healer: OnceLock::new(),
             inside: OnceLock::new(),
@@ -225,11 +225,6 @@ impl Filesystem {
     /// What there was to warn of when it was mounted.
     pub(crate) fn warnings(&self) -> Arc<[String]> {
         self.warnings.lock().clone()
-    }
-
-    /// Who caches attributes wants to know when they change behind its back. Once only.
-    pub fn watch(&self, on_change: OnChange) {
-        assert!(self.on_change.set(on_change).is_ok(), "one watcher");
     }
 
     /// Is the mount being taken down?
@@ -368,18 +363,11 @@ impl Filesystem {
         if name == b"." {
             return self.lookup_handle(parent).await;
         }
-        loop {
-            let moves = self.moves();
-            let attr = match self.meta.lookup(parent, name).await {
-                Ok(attr) => self.overlay(attr),
-                Err(MetaError::NotFound) => return Ok(None),
-                Err(e) => return Err(e.into()),
-            };
-            if self.moves() == moves {
-                self.lookup_counts.named(attr.ino);
-                return Ok(Some(attr));
-            }
+        let found = self.glance(parent, name).await?;
+        if let Some(attr) = &found {
+            self.lookup_counts.named(attr.ino);
         }
+        Ok(found)
     }
 
     /// The name `.`, by which the kernel finds again what a file handle names: an inode of any kind
@@ -553,9 +541,7 @@ impl Filesystem {
     async fn take_away(&self, ino: Ino, what: Loses) -> FsResult<()> {
         if what != Loses::Nothing {
             self.meta.clear_privileges(ino, what == Loses::All).await?;
-            if let Some(changed) = self.on_change.get() {
-                changed(ino);
-            }
+            self.outdate_at_once(ino);
         }
         Ok(())
     }

@@ -16,6 +16,7 @@
 //! flock locks (a parked lock request cannot be interrupted through fuser 0.18, so locks stay in the
 //! kernel, within the mount), syncfs (fuser 0.18 does not know it: the flush every second covers it).
 
+mod forget;
 mod session;
 pub(crate) mod stale;
 pub(crate) mod synced;

@@ -7,6 +7,8 @@
 //!   (`control`, `utab`), the same volume at another place (`bind_mount`).
 //! * `fuse`: the kernel's door, alone in naming fuser, with pages that direct writes outdate (`stale`) and `-o sync`
 //!   (`synced`).
+//! * [`doors`]: how others serve the tree beside the kernel, who are not in this crate.
+//! * [`tree`]: the tree as doors use it: by paths, for a user, with permissions decided here.
 //! * [`filesystem`]: one function per system call, on our own types; what a change takes away (`privileges`),
 //!   unlinked but open (`lookup_counts`), when what was read (`atime`), `status`.
 //! * [`data`]: the data plane. Writes gathered in memory (`dirty_ranges`, `open_inode`, `write_budget`), packed into
@@ -20,6 +22,7 @@
 
 pub mod cli;
 pub mod data;
+pub mod doors;
 mod errno;
 pub mod error;
 pub mod filesystem;
@@ -30,3 +33,4 @@ pub mod mount;
 pub mod options;
 #[cfg(test)]
 mod testing;
+pub mod tree;

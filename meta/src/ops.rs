@@ -8,6 +8,7 @@ pub(crate) mod attr;
 pub(crate) mod blobs;
 pub(crate) mod content;
 pub(crate) mod list;
+pub(crate) mod nameless;
 pub(crate) mod names;
 pub(crate) mod orphans;
 pub(crate) mod rename;

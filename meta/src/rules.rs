@@ -2,5 +2,6 @@
 
 pub(crate) mod acl;
 pub(crate) mod extent;
+pub mod may;
 pub(crate) mod name;
 pub(crate) mod perm;

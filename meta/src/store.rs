@@ -168,6 +168,32 @@ impl RenameMode {
     }
 }
 
+/// What may have the name so far that a file is given which was made without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaces {
+    /// Anything but a directory, or nothing.
+    Anything,
+    /// Nothing.
+    Nothing,
+    /// This inode, and no other.
+    Only(Ino),
+}
+
+impl Replaces {
+    /// May what the name names `before` be replaced?
+    ///
+    /// # Errors
+    /// [`MetaError::Exists`] where something else is there, [`MetaError::NotFound`] where nothing is.
+    pub(crate) fn allow(self, before: Option<Ino>) -> Result<(), MetaError> {
+        match (self, before) {
+            (Self::Nothing, Some(_)) => Err(MetaError::Exists),
+            (Self::Only(_), None) => Err(MetaError::NotFound),
+            (Self::Only(only), Some(before)) if only != before => Err(MetaError::Exists),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A name went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlinked {
@@ -318,7 +344,8 @@ pub struct JournalStatus {
 pub type ExtentPage = (Vec<(Ino, Extent)>, Option<(Ino, u64)>);
 
 /// An opened volume, as a filesystem uses it. Whoever calls has checked that its user may: that
-/// takes groups, capabilities and user namespaces, which only the system there knows.
+/// takes groups, capabilities and user namespaces, which only the system there knows. For users
+/// whom no system knows, [`crate::may`] decides.
 #[async_trait]
 pub trait MetaStore: Send + Sync + 'static {
     /// What the volume is.
@@ -359,6 +386,23 @@ pub trait MetaStore: Send + Sync + 'static {
         mode: u32,
         node: NewNode,
     ) -> Result<Attr, MetaError>;
+    /// Creates an empty file as [`Self::create`] would in `parent`, but without a name: an orphan of this session,
+    /// until [`Self::place`] gives it one.
+    async fn create_nameless(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        mode: u32,
+    ) -> Result<Attr, MetaError>;
+    /// Gives a file of [`Self::create_nameless`] its name, in one step with taking it from what had it before; answers
+    /// what that was.
+    async fn place(
+        &self,
+        ino: Ino,
+        parent: Ino,
+        name: &[u8],
+        replaces: Replaces,
+    ) -> Result<Option<Unlinked>, MetaError>;
     /// Another name for an inode that is no directory.
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
     /// Takes a name of a non-directory away.

@@ -2,7 +2,7 @@
 //! and a short time.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -38,6 +38,45 @@ const BUCKETS: [f64; 19] = [
     0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
+/// The metrics of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// As Prometheus reads them.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+}
+
+/// Those of this process, once it counts.
+static METRICS: OnceLock<Metrics> = OnceLock::new();
+
+/// Begins to count, unless this process does. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When something else counts already.
+pub fn count() -> Result<Metrics, ObserveError> {
+    if let Some(metrics) = METRICS.get() {
+        return Ok(metrics.clone());
+    }
+    let recorder = PrometheusBuilder::new()
+        .set_buckets(&BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|e| ObserveError::Count { why: e.to_string() })?;
+    describe();
+    gauge!(BUILD_INFO, "version" => crate::VERSION).set(1.0);
+    let upkept = recorder.clone();
+    tokio::spawn(async move {
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        loop {
+            upkeep.tick().await;
+            upkept.run_upkeep();
+        }
+    });
+    Ok(METRICS.get_or_init(|| Metrics(recorder)).clone())
+}
+
 /// Serves Prometheus metrics of this process at `http://ADDRESS/metrics`. Must be called within a
 /// tokio runtime.
 ///
@@ -49,35 +88,19 @@ pub fn serve_metrics(address: &Listen) -> Result<(), ObserveError> {
     let listener = bound.map_err(|e| failed(e.to_string()))?;
     listener.set_nonblocking(true).map_err(|e| failed(e.to_string()))?;
     let listener = TcpListener::from_std(listener).map_err(|e| failed(e.to_string()))?;
-    let metrics = PrometheusBuilder::new()
-        .set_buckets(&BUCKETS)
-        .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|e| failed(e.to_string()))?;
-    describe();
-    gauge!(BUILD_INFO, "version" => crate::VERSION).set(1.0);
-    tokio::spawn(accept(listener, metrics));
+    tokio::spawn(accept(listener, count()?));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, metrics: PrometheusHandle) {
+async fn accept(listener: TcpListener, metrics: Metrics) {
     let guests = Guests::new(CONNECTIONS);
-    let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
-        tokio::select! {
-            (stream, guest) = guests.accept(&listener) => {
-                let guest = Arc::new(guest);
-                tokio::spawn(attend(TokioIo::new(stream), guest, metrics.clone()));
-            }
-            _ = upkeep.tick() => metrics.run_upkeep(),
-        }
+        let (stream, guest) = guests.accept(&listener).await;
+        tokio::spawn(attend(TokioIo::new(stream), Arc::new(guest), metrics.clone()));
     }
 }
 
-async fn attend(
-    stream: TokioIo<tokio::net::TcpStream>,
-    guest: Arc<Guest>,
-    metrics: PrometheusHandle,
-) {
+async fn attend(stream: TokioIo<tokio::net::TcpStream>, guest: Arc<Guest>, metrics: Metrics) {
     let answer = |request: Request<Incoming>| {
         let under_way = guest.begin();
         let answer = answer(&request, &metrics);
@@ -98,7 +121,7 @@ async fn attend(
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &PrometheusHandle) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let (status, body) = match request.uri().path() {
         "/metrics" | "/" => (StatusCode::OK, metrics.render()),
         _ => (StatusCode::NOT_FOUND, "see /metrics\n".to_owned()),

@@ -20,6 +20,12 @@ pub enum ObserveError {
         /// The parser's words.
         why: String,
     },
+    /// Metrics cannot be counted.
+    #[error("counting metrics: {why}")]
+    Count {
+        /// Why not.
+        why: String,
+    },
     /// The metrics address cannot be listened on.
     #[error("metrics on {address}: {why}")]
     Metrics {

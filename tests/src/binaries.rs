@@ -42,7 +42,7 @@ fn build() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(workspace())
-        .args(["build", "--quiet", "--bins", "-p", "fs", "-p", "storaged", "-p", "proxy"]);
+        .args(["build", "--quiet", "--bins", "-p", "gateway", "-p", "storaged", "-p", "proxy"]);
     cargo.arg("--target-dir").arg(profile.parent().expect("a profile lies in a target directory"));
     if profile.ends_with("release") {
         cargo.arg("--release");

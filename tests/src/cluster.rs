@@ -44,12 +44,21 @@ pub struct Setup {
     pub size: &'static str,
     /// Further arguments of `ashlar mount`, in the mode that uses it.
     pub mount_arguments: Vec<String>,
+    /// Further arguments of `ashlar demo`, where that is the mount.
+    pub demo_arguments: Vec<String>,
 }
 
 impl Setup {
     /// Eight disks, `ec(4,2)`, room enough for any test.
     pub fn new(mode: Mode) -> Self {
-        Self { mode, disks: 8, scheme: None, size: "48GiB", mount_arguments: Vec::new() }
+        Self {
+            mode,
+            disks: 8,
+            scheme: None,
+            size: "48GiB",
+            mount_arguments: Vec::new(),
+            demo_arguments: Vec::new(),
+        }
     }
 }
 
@@ -202,7 +211,9 @@ impl Demo {
             command.args(&self.setup.mount_arguments);
             return command;
         }
-        self.demo_command()
+        let mut command = self.demo_command();
+        command.args(&self.setup.demo_arguments);
+        command
     }
 
     fn demo_command(&self) -> Command {

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod cold;
 pub mod cut;
 pub mod direct;
+pub mod door;
 pub mod handles;
 pub mod hanging;
 pub mod load;

@@ -95,6 +95,28 @@ fn wrong_flags_of_the_mount() -> Result<()> {
         ),
         row("no daemon there", ashlar(), &["cluster", "file", "127.0.0.1"], &["127.0.0.1"]),
         row("no log filter", ashlar(), &["status", "/m", "--log", "a=b=c"], &["a=b=c"]),
+        row("serve by no door", ashlar(), &["serve", "v"], &["--http"]),
+        row("serve to all", ashlar(), &["serve", "v", "--http", ":7480"], &["no users yet"]),
+        row("mount for all", ashlar(), &["mount", "v", "/m", "--kv", "0.0.0.0:1"], &["0.0.0.0:1"]),
+        row(
+            "http and none",
+            ashlar(),
+            &["demo", "/m", "--http", ":1", "--no-http"],
+            &["--no-http"],
+        ),
+        row(
+            "no door there",
+            ashlar(),
+            &["kv", "get", "a", "--at", "127.0.0.1:1"],
+            &["not_connected"],
+        ),
+        row("no key", ashlar(), &["kv", "put", "", "v"], &["bad_request"]),
+        row(
+            "no database",
+            ashlar(),
+            &["kv", "get", "a", "--database", "-1"],
+            &["--database", "-1"],
+        ),
     ])
 }
 

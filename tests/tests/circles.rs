@@ -10,7 +10,7 @@ use tests::modules::{circles, read, rooms, told};
 #[test]
 fn no_module_names_one_that_names_it() -> Result<()> {
     let mut found = String::new();
-    for name in ["proto", "storaged", "proxy", "meta", "fs", "simulation", "tests"] {
+    for name in ["proto", "storaged", "proxy", "meta", "fs", "gateway", "simulation", "tests"] {
         let modules = read(&workspace().join(name).join("src")).context(name)?;
         for names in [rooms(&modules), modules] {
             for circle in circles(&names) {

@@ -23,18 +23,22 @@ use proxy::repair::HealSettings;
 use tokio::sync::Notify;
 
 use super::daemons::{Daemons, free_ports};
+use super::doors::DoorArgs;
 use super::setup::block_on;
 use super::{background, directories};
 use crate::data::DataSettings;
+use crate::doors::{DoorPlan, OpenDoors, WantedDoors};
 use crate::filesystem::status::bytes;
 use crate::mount::mountpoint;
-use crate::mount::{Mount, MountPlan};
+use crate::mount::{Mount, MountPlan, VolumePlan};
 use crate::options::MountOptions;
 
 mod make;
 
 use make::{Made, VOLUME, Wanted};
 
+/// Where HTTP is, unless somebody else is there.
+const HTTP_PORT: u16 = 7480;
 /// The file of the disks as daemons serve them.
 const DAEMONS: &str = "daemons.toml";
 
@@ -61,6 +65,11 @@ pub(super) struct Args {
     /// One storage daemon per disk, reached by gRPC, instead of everything in one process
     #[arg(long)]
     daemons: bool,
+    #[command(flatten)]
+    doors: DoorArgs,
+    /// No HTTP: else it is at 127.0.0.1:7480, or at another port where that one is taken
+    #[arg(long, conflicts_with = "http")]
+    no_http: bool,
 }
 
 impl Args {
@@ -141,23 +150,24 @@ async fn serve(
     } else {
         (local, None)
     };
-    let plan = MountPlan {
+    let volume = VolumePlan {
         volume: VOLUME.to_owned(),
         directories: directories::of(&cluster)?,
         cluster,
         file: dir.join(if args.daemons { DAEMONS } else { make::LAST }),
         hangup,
-        mountpoint: mountpoint.clone(),
-        options: MountOptions::default(),
         data: DataSettings::default(),
         heal: HealSettings::default(),
         metrics: None,
         take_over: false,
+        doors: doors(args)?,
     };
+    let options = MountOptions::default();
+    let plan = MountPlan { volume, mountpoint: mountpoint.clone(), options };
     super::mount::log_start(&plan);
     let mount = Mount::start(plan, stop.clone()).await?;
     made.keep();
-    let scheme = mount.scheme();
+    let scheme = mount.open().scheme();
     if let Some(asked) = args.wanted.scheme.filter(|asked| *asked != scheme) {
         stop.cancel();
         mount.run().await?;
@@ -173,13 +183,28 @@ async fn serve(
     Ok(ended?)
 }
 
+/// Doors, on this machine alone. Where the usual port is taken (by another demo, say), any other will do.
+fn doors(args: &Args) -> Result<Option<DoorPlan>> {
+    let wanted = args.doors.clone().or(WantedDoors::default());
+    if args.no_http || wanted.http.is_some() {
+        return super::doors::take(&wanted);
+    }
+    let at = |port| format!("127.0.0.1:{port}").parse().expect("an address");
+    let usual = WantedDoors { http: Some(at(HTTP_PORT)), ..wanted.clone() };
+    super::doors::take(&usual).or_else(|_| {
+        let any = WantedDoors { http: Some(at(0)), ..wanted };
+        super::doors::take(&any)
+    })
+}
+
 /// What there is to know of a demo that is mounted.
 async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> String {
-    let scheme = mount.scheme();
-    let (capacity, available) = mount.room().await;
-    let safety = mount.safety();
+    let open = mount.open();
+    let scheme = open.scheme();
+    let (capacity, available) = open.room().await;
+    let safety = open.safety();
     let (dir, at) = (dir.display(), at.display());
-    let outage = mount.outage().await;
+    let outage = open.outage().await;
     let mut lines: Vec<String> = outage.iter().map(ToString::to_string).collect();
     lines.extend([
         format!("ready: {at} is mounted"),
@@ -188,7 +213,8 @@ async fn told(args: &Args, dir: &Path, all: usize, at: &Path, mount: &Mount) -> 
         format!("  room      {} of {} free, after redundancy", bytes(available), bytes(capacity)),
         format!("  try       cp -a /usr/include {at}/ && ashlar status {at}"),
     ]);
-    let warnings = safety.warnings.iter().chain(mount.warnings());
+    lines.extend(open.doors().into_iter().flat_map(OpenDoors::lines));
+    let warnings = safety.warnings.iter().chain(open.warnings());
     lines.extend(warnings.map(|warning| format!("  warning   {warning}")));
     let again = format!("ashlar demo {at}{}", Again(args));
     if args.daemons {
@@ -217,7 +243,17 @@ impl fmt::Display for Again<'_> {
         if let Some(dir) = &self.0.dir {
             write!(f, " --dir {}", dir.display())?;
         }
-        let words = [(self.0.daemons, " --daemons"), (self.0.background, " --background")];
+        if let Some(http) = &self.0.doors.http {
+            write!(f, " --http {http}")?;
+        }
+        if let Some(kv) = &self.0.doors.kv {
+            write!(f, " --kv {kv}")?;
+        }
+        let words = [
+            (self.0.daemons, " --daemons"),
+            (self.0.background, " --background"),
+            (self.0.no_http, " --no-http"),
+        ];
         words.into_iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
     }
 }

@@ -113,18 +113,16 @@ fn bar() -> ProgressBar {
 
 /// Has the process do it that serves the volume here.
 fn by_its_mount(holder: &MountedBy, args: &Args) -> Result<Findings> {
-    let MountedBy { pid, mountpoint } = holder;
-    let entry = mountpoint::volume_at(mountpoint)?;
+    let entry = mountpoint::held_by(holder, &args.volume)?;
     let caller = ControlClient::call_patiently(&entry, PATIENCE);
-    let mut caller = caller.with_context(|| format!("process {pid} does not answer"))?;
+    let mut caller = caller.with_context(|| format!("process {} does not answer", holder.pid))?;
     let bar = bar();
     let found = caller.fsck(&args.wish().words(), PATIENCE, |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let found = found
-        .map_err(|why| anyhow!("volume {} at {}: {why}", args.volume, mountpoint.display()))?;
+    let found = found.map_err(|why| anyhow!("volume {}, {holder}: {why}", args.volume))?;
     serde_json::from_str(&found).context("what the mount has found")
 }
 

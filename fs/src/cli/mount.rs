@@ -16,15 +16,17 @@ use proto::systemd;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::doors::{self, DoorArgs};
 use super::options::Options;
 use super::request::{Request, at_least};
 use super::setup::{ClusterFile, block_on, with_logs};
 use super::{background, directories, remount};
 use crate::data::DataSettings;
+use crate::doors::{DoorError, WantedDoors};
 use crate::mount::bind_mount;
 use crate::mount::mountpoint;
 use crate::mount::outage::Outage;
-use crate::mount::{Mount, MountPlan};
+use crate::mount::{Mount, MountPlan, VolumePlan};
 use proxy::repair::HealSettings;
 
 /// Between the metrics' address and the volume, a mount takes nothing else.
@@ -64,6 +66,8 @@ pub(super) struct Args {
     /// Serve Prometheus metrics at http://ADDR/metrics
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) metrics: Option<Listen>,
+    #[command(flatten)]
+    pub(super) doors: DoorArgs,
     /// How long a disk may be away before its parts are made anew on the others [default: 1h]
     #[arg(long, value_name = "TIME")]
     pub(super) disk_grace: Option<humantime::Duration>,
@@ -92,7 +96,8 @@ Options behind -o:
                                it reads the cluster file again
   take-over                    though it is mounted on another machine, which can write nothing from then on
   nonempty                     the mount point may have something in it, which is hidden then
-  cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR, disk-grace=TIME, heal-rate=SIZE
+  cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR, disk-grace=TIME, heal-rate=SIZE,
+  http=ADDR, kv=ADDR
                                as the options of `ashlar mount` with these names
 mount(8) shows a volume that is mounted at a second place, with ro, suid, dev, exec, noatime and subdir
 of its own; the rest is as it was mounted first.
@@ -115,6 +120,7 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     options.cache_size = args.cache_size.or(options.cache_size);
     options.dirty_size = args.dirty_size.or(options.dirty_size);
     options.metrics = args.metrics.or(options.metrics);
+    options.doors = args.doors.or(options.doors);
     options.disk_grace = args.disk_grace.or(options.disk_grace);
     options.heal_rate = args.heal_rate.or(options.heal_rate);
     options.take_over |= args.take_over;
@@ -138,6 +144,7 @@ pub(super) fn run_request(request: Request) -> Result<ExitCode> {
 
 fn mount(request: Request) -> Result<ExitCode> {
     let Request { volume, mountpoint, cluster, options, foreground, bind_mount } = request;
+    options.doors.check()?;
     let file = options.cluster.map_or(cluster, ClusterFile::new);
     let (cluster, file) =
         (file.read()?, std::path::absolute(&file.path).context("the cluster file")?);
@@ -163,21 +170,21 @@ fn mount(request: Request) -> Result<ExitCode> {
         rate: options.heal_rate.map_or(usual.rate, |rate| rate.0),
         ..usual
     };
-    let Options { mount: options, metrics, take_over, .. } = options;
+    let Options { mount: options, metrics, take_over, doors, .. } = options;
     let hangup = Arc::new(Notify::new());
-    let plan = MountPlan {
+    let volume = VolumePlan {
         volume,
         cluster,
         file,
         hangup: hangup.clone(),
         directories,
-        mountpoint,
-        options,
         data,
         heal,
         metrics,
         take_over,
+        doors: None,
     };
+    let plan = MountPlan { volume, mountpoint, options };
     block_on(async {
         let reload = move || {
             background::reload();
@@ -191,10 +198,11 @@ fn mount(request: Request) -> Result<ExitCode> {
         log_start(&plan);
         let at = plan.mountpoint.clone();
         let bind_mount = bind_mount && nix::unistd::geteuid().is_root();
-        let starting = Box::pin(start_or_show(plan, bind_mount, stop));
+        let starting = Box::pin(start_or_show(plan, &doors, bind_mount, stop));
         let mount = systemd::starting(starting).await?;
         systemd::ready();
-        mount.iter().flat_map(Mount::warnings).for_each(|warning| background::warn(warning));
+        let warnings = mount.iter().flat_map(|mount| mount.open().warnings());
+        warnings.for_each(|warning| background::warn(warning));
         let outage = started_without(&mount).await.map(|outage| outage.to_string());
         outage.iter().flat_map(|outage| outage.lines()).for_each(background::warn);
         match background {
@@ -209,26 +217,28 @@ fn mount(request: Request) -> Result<ExitCode> {
 
 /// What is away of the disks of a mount that has begun.
 async fn started_without(mount: &Option<Mount>) -> Option<Outage> {
-    mount.as_ref()?.outage().await
+    mount.as_ref()?.open().outage().await
 }
 
 /// Mounts it, to be served; or shows it here, if another process has mounted it and that will do.
 async fn start_or_show(
-    plan: MountPlan,
+    mut plan: MountPlan,
+    wanted: &WantedDoors,
     bind_mount: bool,
     stop: CancellationToken,
 ) -> Result<Option<Mount>> {
-    let MountPlan { volume, mountpoint, options, metrics, .. } = plan.clone();
-    let directories = plan.directories.clone();
+    let MountPlan { mountpoint, options, .. } = plan.clone();
+    let VolumePlan { volume, metrics, directories, .. } = plan.volume.clone();
     let start = async || {
         metrics.as_ref().map_or(Ok(()), serve_metrics)?;
+        plan.volume.doors = doors::take(wanted)?;
         anyhow::Ok(Mount::start(plan, stop).await?)
     };
     let why = match start().await {
         Err(why) if bind_mount => why,
         started => return started.map(Some),
     };
-    if why.is::<ObserveError>() {
+    if why.is::<ObserveError>() || why.is::<DoorError>() {
         // Who has got that address takes the volume next.
         tokio::time::sleep(NEXT).await;
     }
@@ -241,7 +251,8 @@ async fn start_or_show(
 
 /// The one line that says which program runs with which settings.
 pub(super) fn log_start(plan: &MountPlan) {
-    let MountPlan { volume, cluster, mountpoint, options, data, .. } = plan;
+    let MountPlan { volume, mountpoint, options } = plan;
+    let VolumePlan { volume, cluster, data, .. } = volume;
     tracing::info!(
         version = proto::VERSION,
         volume,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use proto::listen::Listen;
 use proto::size::Size;
 
+use crate::doors::WantedDoors;
 use crate::options::{Atime, MountOptions};
 
 /// What `-o` may say.
@@ -32,6 +33,8 @@ pub(super) struct Options {
     pub(super) dirty_size: Option<Size>,
     /// Where metrics are served.
     pub(super) metrics: Option<Listen>,
+    /// Where doors are.
+    pub(super) doors: WantedDoors,
     /// How long a disk may be away before it is done without.
     pub(super) disk_grace: Option<humantime::Duration>,
     /// Bytes of parts that repair puts per second.
@@ -133,6 +136,8 @@ impl Options {
             "cache-size" => self.cache_size = Some(parsed(name, value)?),
             "dirty-size" => self.dirty_size = Some(parsed(name, value)?),
             "metrics" => self.metrics = Some(parsed(name, value)?),
+            "http" => self.doors.http = Some(parsed(name, value)?),
+            "kv" => self.doors.kv = Some(parsed(name, value)?),
             "disk-grace" => self.disk_grace = Some(parsed(name, value)?),
             "heal-rate" => self.heal_rate = Some(parsed(name, value)?),
             _ if Self::default().switch(name).is_ok() => {
@@ -169,8 +174,8 @@ impl Options {
             "remount" => self.remount = true,
             "take-over" => self.take_over = true,
             "nonempty" => self.nonempty = true,
-            "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics"
-            | "disk-grace" | "heal-rate" => {
+            "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics" | "http"
+            | "kv" | "disk-grace" | "heal-rate" => {
                 return Err(BadOption::Value(name.to_owned()));
             }
             _ => return Err(BadOption::Unknown(name.to_owned())),
@@ -258,6 +263,8 @@ mod tests {
             ("subdir=/a/../../b", "subdir: /a/../../b is not"),
             ("cache-size=big", "cache-size: not a size"),
             ("metrics=here", "metrics: "),
+            ("http=here", "http: "),
+            ("kv", "kv needs a value"),
             ("disk-grace=soon", "disk-grace: "),
             ("heal-rate", "heal-rate needs a value"),
         ];

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use proto::listen::Listen;
 use proto::size::Size;
 
 use super::directories;
@@ -88,11 +89,13 @@ fn check_cluster(request: &Request, pid: Option<u32>) -> Result<()> {
 fn check_settings(options: &Options, caller: Option<&mut ControlClient>) -> Result<()> {
     let text = |size: Option<Size>| size.map(|size| size.to_string());
     let asked = |options: &Options| {
-        let metrics = options.metrics.as_ref().map(ToString::to_string);
+        let address = |listen: &Option<Listen>| listen.as_ref().map(ToString::to_string);
         [
             ("cache-size", text(options.cache_size)),
             ("dirty-size", text(options.dirty_size.map(at_least))),
-            ("metrics", metrics),
+            ("metrics", address(&options.metrics)),
+            ("http", address(&options.doors.http)),
+            ("kv", address(&options.doors.kv)),
             ("disk-grace", options.disk_grace.map(|grace| grace.to_string().replace(' ', ""))),
             ("heal-rate", text(options.heal_rate)),
         ]

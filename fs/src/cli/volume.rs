@@ -182,7 +182,8 @@ fn table(listed: &[Listed]) -> String {
         let state = match (&volume.reason, &volume.mounted) {
             (Some(why), _) => format!("{}: {why}", volume.state),
             (None, Some(by)) if volume.state == "whole" => {
-                format!("mounted at {} by process {}", by.mountpoint.display(), by.pid)
+                let (pid, mountpoint) = (by.pid, by.mountpoint.clone());
+                MountedBy { pid, mountpoint }.to_string()
             }
             (None, None) if volume.state == "whole" => "not mounted on this machine".to_owned(),
             (None, _) => volume.state.to_owned(),
@@ -211,12 +212,11 @@ fn set(args: &SetArgs) -> Result<ExitCode> {
 
 /// Tells the process that serves it.
 fn set_mounted(holder: &MountedBy, volume: &str, min_spare: u8) -> Result<()> {
-    let MountedBy { pid, mountpoint } = holder;
-    let entry = mountpoint::volume_at(mountpoint)?;
+    let entry = mountpoint::held_by(holder, volume)?;
     let caller = ControlClient::call_patiently(&entry, PATIENCE);
-    let mut caller = caller.with_context(|| format!("process {pid} does not answer"))?;
+    let mut caller = caller.with_context(|| format!("process {} does not answer", holder.pid))?;
     let set = caller.set_min_spare(min_spare, PATIENCE);
-    set.map_err(|why| anyhow!("volume {volume} at {}: {why}", mountpoint.display()))
+    set.map_err(|why| anyhow!("volume {volume}, {holder}: {why}"))
 }
 
 /// Takes it over for a moment.

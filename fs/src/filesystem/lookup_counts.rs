@@ -1,4 +1,4 @@
-//! How long an inode without a name lives: until the kernel has forgotten it.
+//! How long an inode without a name lives: until the kernel, and whoever else holds it, have forgotten it.
 //!
 //! The kernel counts, per inode, every answer that named it, and gives the counts back with FORGET
 //! when it evicts the inode: after the last close, when nothing maps it any more. An unlinked inode
@@ -50,6 +50,23 @@ impl LookupCounts {
         }
     }
 
+    /// Somebody has made an inode that has no name yet, and holds it.
+    pub(crate) fn nameless(&self, ino: Ino) {
+        self.shard(ino).lock().insert(ino, Life { lookups: 1, orphan: true });
+    }
+
+    /// It has got its name. Called by who holds it.
+    pub(crate) fn placed(&self, ino: Ino) {
+        if let Some(life) = self.shard(ino).lock().get_mut(&ino) {
+            life.orphan = false;
+        }
+    }
+
+    /// Can anybody know of this inode who asks by its number?
+    pub(crate) fn knows(&self, ino: Ino) -> bool {
+        ino == ROOT || self.shard(ino).lock().contains_key(&ino)
+    }
+
     /// The inode lost its last name. True: nothing has it open, reap it now.
     #[must_use]
     pub(crate) fn orphaned(&self, ino: Ino) -> bool {
@@ -93,6 +110,19 @@ mod tests {
         assert!(!lives.forgotten(INO, 1));
         assert!(lives.forgotten(INO, 1));
         assert!(!lives.forgotten(INO, 1), "reaped once only");
+    }
+
+    #[test]
+    fn what_has_no_name_yet_is_reaped_unless_it_gets_one() {
+        let lives = LookupCounts::new();
+        assert!(!lives.knows(INO) && lives.knows(ROOT));
+        lives.nameless(INO);
+        assert!(lives.knows(INO));
+        assert!(lives.forgotten(INO, 1), "nobody wants it");
+        lives.nameless(INO);
+        lives.placed(INO);
+        assert!(!lives.forgotten(INO, 1), "it has a name");
+        assert!(lives.orphaned(INO), "and loses it");
     }
 
     #[test]

@@ -108,6 +108,18 @@ impl Filesystem {
         Ok(())
     }
 
+    /// Why not everything can be stored now, for people. `None`: it can.
+    pub async fn why_not_ready(&self) -> Option<String> {
+        if self.is_stopped() {
+            return Some("the volume is not served any more".to_owned());
+        }
+        if let Err(why) = self.meta.sync().await {
+            return Some(why.to_string());
+        }
+        self.data.learn_space().await;
+        self.data.space.why_no_writes()
+    }
+
     /// Files that have bytes in blobs that are lost.
     async fn lost_names(&self) -> LostNames {
         let (Some(healer), Some((_, blobs))) = (self.healer.get(), self.inside.get()) else {

@@ -11,6 +11,7 @@ use proto::scheme::Scheme;
 
 use crate::data::{Data, DataSettings};
 use crate::error::FsError;
+use crate::filesystem::outdated::Told;
 use crate::filesystem::privileges::Requester;
 use crate::filesystem::{Change, Filesystem, STATUS_XATTR, SetTime};
 use crate::testing::MemoryBlobs;
@@ -137,7 +138,10 @@ async fn setuid_goes_when_the_unprivileged_write_and_whoever_caches_is_told() {
     let ino = file(&fs, b"f", 0o6777).await;
     let told = Arc::new(AtomicU64::new(0));
     let seen = told.clone();
-    fs.watch(Box::new(move |ino| seen.store(ino.0, Ordering::SeqCst)));
+    fs.watch(Box::new(move |told| match told {
+        Told::AtOnce(ino) => seen.store(ino.0, Ordering::SeqCst),
+        Told::Forget(..) => panic!("nobody is beside the kernel"),
+    }));
     fs.write(ino, 0, Bytes::from_static(b"root"), None).await.unwrap();
     assert_eq!(fs.getattr(ino).await.unwrap().mode, 0o6777);
     fs.write(ino, 0, Bytes::from_static(b"user"), Some(USER_ASKS)).await.unwrap();

@@ -9,6 +9,8 @@ use fuser::{INodeNo, MountOption, SessionACL};
 
 use super::Door;
 use crate::filesystem::Filesystem;
+use crate::filesystem::outdated::{Outdated, Told};
+use crate::fuse::forget::{Forgetting, forget};
 use crate::fuse::stale::Pages;
 use crate::options::{Atime, MountOptions};
 
@@ -56,11 +58,10 @@ impl Session {
                 }
             })?;
         }
-        fs.watch(Box::new(move |ino| {
-            // Attributes only: a negative offset leaves the pages alone.
-            if let Err(e) = kernel.inval_inode(INodeNo(ino.0), -1, 0) {
-                tracing::debug!("the kernel does not forget attributes of inode {}: {e}", ino.0);
-            }
+        let forgetting = Forgetting::start(kernel.clone())?;
+        fs.watch(Box::new(move |told| match told {
+            Told::AtOnce(ino) => forget(&kernel, &Outdated::Attributes(ino)),
+            Told::Forget(outdated, forgotten) => forgetting.have(outdated, forgotten),
         }));
         Ok(self)
     }

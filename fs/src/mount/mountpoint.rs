@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
+use meta::MountedBy;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use proto::touch::touch;
@@ -115,6 +116,29 @@ pub struct MountEntry {
     pub source: String,
     /// Options of the filesystem, then those of the mount, separated by commas.
     pub options: String,
+}
+
+impl MountEntry {
+    /// What stands for the mount of a volume that this process serves without one: by this its desk is found.
+    pub(crate) fn of_server(volume: &str, pid: u32) -> Self {
+        Self {
+            id: 0,
+            device: format!("served by {pid}"),
+            root: PathBuf::from("/"),
+            path: PathBuf::new(),
+            kind: TYPE.to_owned(),
+            source: volume.to_owned(),
+            options: String::new(),
+        }
+    }
+}
+
+/// By what the process is found that has a volume open here.
+pub(crate) fn held_by(holder: &MountedBy, volume: &str) -> Result<MountEntry, MountPointError> {
+    match holder.is_served_only() {
+        true => Ok(MountEntry::of_server(volume, holder.pid)),
+        false => volume_at(&holder.mountpoint),
+    }
 }
 
 #[cfg(test)]

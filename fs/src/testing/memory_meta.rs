@@ -213,6 +213,18 @@ impl MetaStore for MemoryMeta {
     ) -> Result<Attr, MetaError> {
         Err(MetaError::NotSupported)
     }
+    async fn create_nameless(&self, _: Caller, _: Ino, _: u32) -> Result<Attr, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    async fn place(
+        &self,
+        _: Ino,
+        _: Ino,
+        _: &[u8],
+        _: Replaces,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
     async fn link(&self, _: Ino, _: Ino, _: &[u8]) -> Result<Attr, MetaError> {
         Err(MetaError::NotSupported)
     }

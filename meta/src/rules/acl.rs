@@ -52,7 +52,7 @@ struct Entry {
 
 /// A list whose entries are in order and complete.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Acl {
+pub struct Acl {
     entries: Vec<Entry>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn is_acl(name: &[u8]) -> bool {
 
 impl Acl {
     /// The list of an attribute's value; `None`: it has no entry, which means none at all.
-    pub(crate) fn parse(value: &[u8]) -> Result<Option<Self>, MetaError> {
+    pub fn parse(value: &[u8]) -> Result<Option<Self>, MetaError> {
         const SENSELESS: MetaError = MetaError::Invalid("an access list that makes no sense");
         if value.len() > BYTES_MAX {
             return Err(MetaError::AttributeTooLarge);
@@ -90,6 +90,29 @@ impl Acl {
     /// Does it say what a mode cannot? Else it need not be stored.
     pub(crate) fn is_extended(&self) -> bool {
         self.entries.len() > 3
+    }
+
+    /// Does it grant all of `wanted`, in the bits of a class, to one who is not the owner? To a user
+    /// whom it names what it says there; to others that are in groups of it, if any one of these
+    /// grants all; to none of these what it says for others. `group`: the inode's.
+    pub(crate) fn grants(&self, uid: u32, gids: &[u32], group: u32, wanted: u32) -> bool {
+        let mask = self.permissions(MASK).unwrap_or(7);
+        let mut in_a_group = false;
+        for entry in &self.entries {
+            let (permissions, id) = (u32::from(entry.permissions.get()), entry.id.get());
+            let grants = |within: u32| permissions & within & wanted == wanted;
+            match entry.tag.get() {
+                USER if id == uid => return grants(mask),
+                GROUP if gids.contains(&group) => in_a_group = true,
+                NAMED_GROUP if gids.contains(&id) => in_a_group = true,
+                OTHERS => return !in_a_group && grants(7),
+                _ => continue,
+            }
+            if grants(mask) {
+                return true;
+            }
+        }
+        false
     }
 
     fn permissions(&self, tag: u16) -> Option<u32> {

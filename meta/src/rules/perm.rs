@@ -1,8 +1,8 @@
 //! Which bits of a mode a change takes away, and what something new starts with: pure rules on
 //! attributes.
 //!
-//! Who may change what is decided by the kernel, which knows the caller's groups, capabilities and
-//! user namespace; it is not repeated here.
+//! Who may change what is decided before: by the kernel, which knows the caller's groups, capabilities
+//! and user namespace, or by `rules/may.rs`.
 
 use crate::store::{Attr, Caller, Kind, SetAttr};
 

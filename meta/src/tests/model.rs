@@ -19,7 +19,7 @@ use crate::rules::extent;
 use crate::rules::name::{self, Hasher};
 use crate::store::{
     Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewNode, Place, ROOT, Relocation,
-    RenameMode, Unlinked,
+    RenameMode, Replaces, Unlinked,
 };
 use crate::testing::MemoryStore;
 use crate::volume::session::Session;
@@ -100,6 +100,46 @@ impl Model {
         self.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), ino);
         self.nodes.insert(ino, Node::new(kind, dir));
         Ok(())
+    }
+
+    /// Answers how many names it has.
+    fn create_nameless(&mut self, dir: Ino, ino: Ino) -> Result<u32, MetaError> {
+        self.living(dir)?;
+        let node = Node::new(Kind::File, dir);
+        let orphan_of = Some(self.session);
+        self.nodes.insert(ino, Node { names: 0, orphan_of, ..node });
+        Ok(0)
+    }
+
+    fn place(
+        &mut self,
+        ino: Ino,
+        dir: Ino,
+        name: &[u8],
+        replaces: Replaces,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        let node = self.nodes.get(&ino).ok_or(MetaError::NotFound)?;
+        self.living(dir)?;
+        if node.names > 0 || node.is_dir() || node.orphan_of != Some(self.session) {
+            let why = "only what was made without a name can be given one";
+            return Err(MetaError::Invalid(why));
+        }
+        let before = self.entry(dir, name).ok();
+        match (replaces, before) {
+            (Replaces::Nothing, Some(_)) => return Err(MetaError::Exists),
+            (Replaces::Only(_), None) => return Err(MetaError::NotFound),
+            (Replaces::Only(only), Some(before)) if only != before => {
+                return Err(MetaError::Exists);
+            }
+            _ => {}
+        }
+        if before.is_some_and(|before| self.nodes[&before].is_dir()) {
+            return Err(MetaError::IsDirectory);
+        }
+        self.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), ino);
+        let node = self.nodes.get_mut(&ino).unwrap();
+        (node.names, node.orphan_of) = (1, None);
+        Ok(before.map(|before| self.drop_name(before)))
     }
 
     fn link(&mut self, ino: Ino, dir: Ino, name: &[u8]) -> Result<(), MetaError> {
@@ -371,8 +411,10 @@ impl World {
     }
 
     fn step(&mut self, [op, a, b, c, d, e]: Raw) {
-        match op % 20 {
+        match op % 22 {
             0..3 => self.create(a, b, c),
+            20 => self.create_nameless(a),
+            21 => self.place([a, b, c, d, e]),
             3 => {
                 let (ino, dir, name) = (self.any(a), self.dir(b), name(c));
                 let found = wait(self.meta().link(ino, dir, &name)).map(drop);
@@ -434,6 +476,32 @@ impl World {
         let ino = found.as_ref().map_or(Ino(0), |attr| attr.ino);
         assert!(!self.model.nodes.contains_key(&ino), "a number is used again");
         assert_eq!(found.map(drop), self.model.create(dir, &name, kind, ino));
+    }
+
+    fn create_nameless(&mut self, a: u16) {
+        let dir = self.dir(a);
+        let found = wait(self.meta().create_nameless(ADMIN, dir, 0o755));
+        let ino = found.as_ref().map_or(Ino(0), |attr| attr.ino);
+        assert!(!self.model.nodes.contains_key(&ino), "a number is used again");
+        assert_eq!(found.map(|attr| attr.nlink), self.model.create_nameless(dir, ino));
+    }
+
+    fn place(&mut self, [a, b, c, d, e]: [u16; 5]) {
+        let nameless = |(ino, node): (&Ino, &Node)| (node.names == 0).then_some(*ino);
+        let nameless: Vec<_> = self.model.nodes.iter().filter_map(nameless).collect();
+        let ino = match nameless.get(usize::from(a) % nameless.len().max(1)) {
+            Some(ino) if !a.is_multiple_of(8) => *ino,
+            _ => self.any(a / 8),
+        };
+        let (dir, name) = (self.dir(b), name(c));
+        let replaces = match d % 4 {
+            0 => Replaces::Nothing,
+            1 => Replaces::Only(self.model.entry(dir, &name).unwrap_or(ino)),
+            2 => Replaces::Only(self.any(e)),
+            _ => Replaces::Anything,
+        };
+        let found = wait(self.meta().place(ino, dir, &name, replaces));
+        assert_eq!(found, self.model.place(ino, dir, &name, replaces), "{ino:?} {dir:?} {name:?}");
     }
 
     fn commit(&mut self, [a, b, c, d, e]: [u16; 5]) {

@@ -8,13 +8,14 @@
 //!
 //! ```text
 //! PID [OWNER [OWNER ...]]     newest first
-//! where it is mounted
+//! where it is mounted         empty: it is served by doors alone
 //! ```
 //!
 //! All of it is its owner's alone: it holds names, attributes, and who has mounted what where, which the
 //! modes of a volume's directories may keep from others.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::ffi::OsStrExt;
@@ -51,8 +52,24 @@ pub struct Directories {
 pub struct MountedBy {
     /// The process.
     pub pid: u32,
-    /// Where it is mounted.
+    /// Where it is mounted; empty: nowhere, it is served by doors alone.
     pub mountpoint: PathBuf,
+}
+
+impl MountedBy {
+    /// Is it mounted nowhere?
+    pub fn is_served_only(&self) -> bool {
+        self.mountpoint.as_os_str().is_empty()
+    }
+}
+
+impl fmt::Display for MountedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_served_only() {
+            true => write!(f, "served by process {}", self.pid),
+            false => write!(f, "mounted at {} by process {}", self.mountpoint.display(), self.pid),
+        }
+    }
 }
 
 /// Why a volume could not be locked.
@@ -64,7 +81,7 @@ pub enum LockError {
     )]
     BadName(String),
     /// Somebody else has it open.
-    #[error("volume {name} is mounted at {at} by process {pid}", at = by.mountpoint.display(), pid = by.pid)]
+    #[error("volume {name} is {by}")]
     Mounted {
         /// The volume.
         name: String,
@@ -207,7 +224,11 @@ impl VolumeLock {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let MountedBy { pid, mountpoint } = &self.by;
         let host = if host.trim().is_empty() { "a host without a name" } else { host.trim() };
-        let name = format!("process {pid} of {host} at {}", mountpoint.display());
+        let at = match self.by.is_served_only() {
+            true => String::new(),
+            false => format!(" at {}", mountpoint.display()),
+        };
+        let name = format!("process {pid} of {host}{at}");
         let mut name = name.replace(char::is_control, "?");
         while name.len() > MAX_HOLDER {
             name.pop();

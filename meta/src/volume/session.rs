@@ -19,11 +19,13 @@ use proto::id::{BlobId, SessionId};
 
 use crate::engine::{Value, View};
 use crate::key;
-use crate::ops::{Step, acl, attr, blobs, content, list, names, orphans, rename, sessions, xattr};
+use crate::ops::{
+    Step, acl, attr, blobs, content, list, nameless, names, orphans, rename, sessions, xattr,
+};
 use crate::store::{
     Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, JournalStatus,
-    MetaError, MetaStore, NewNode, Relocation, RenameMode, SetAttr, Time, Unlinked, Usage,
-    VolumeInfo,
+    MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces, SetAttr, Time, Unlinked,
+    Usage, VolumeInfo,
 };
 use crate::txn::Txn;
 use crate::volume::opened::Volume;
@@ -194,6 +196,26 @@ impl MetaStore for Session {
     ) -> Result<Attr, MetaError> {
         let ino = self.new_ino().await?;
         self.grow(|txn| names::create(txn, caller, ino, parent, name, mode, &node)).await
+    }
+
+    async fn create_nameless(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        mode: u32,
+    ) -> Result<Attr, MetaError> {
+        let ino = self.new_ino().await?;
+        self.grow(|txn| nameless::create(txn, caller, ino, parent, mode)).await
+    }
+
+    async fn place(
+        &self,
+        ino: Ino,
+        parent: Ino,
+        name: &[u8],
+        replaces: Replaces,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        self.grow(|txn| nameless::place(txn, ino, parent, name, replaces)).await
     }
 
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {

@@ -1,4 +1,4 @@
-//! `ashlar`: the mount and its commands. Everything is in the library; see [`fs::cli`].
+//! `ashlar`: the mount, its commands, and the doors beside it. Everything is in the libraries; see [`fs::cli`].
 
 use std::process::ExitCode;
 
@@ -7,5 +7,5 @@ static ALLOCATOR: proto::allocator::MiMalloc = proto::allocator::MiMalloc;
 
 fn main() -> ExitCode {
     proto::allocator::keep_memory();
-    fs::cli::main()
+    fs::cli::main(gateway::open)
 }

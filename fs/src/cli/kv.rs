@@ -1,0 +1,226 @@
+//! `ashlar kv`: keys and values of a volume that is served by HTTP, from a shell.
+//!
+//! It asks the door as any client does, and fails with the word that tells programs what is wrong: `no_such_key: ...`.
+
+use std::io::Read as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Subcommand;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use proto::program;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::setup::block_on;
+
+/// Longest value, in bytes.
+const VALUE_MAX: u64 = 16 << 20;
+/// Until a door answers that it is there, and until the answer begins.
+const CONNECTS: Duration = Duration::from_secs(5);
+const ANSWERS: Duration = Duration::from_secs(60);
+/// Of an error's explanation.
+const EXPLANATION: usize = 64 << 10;
+
+/// Get and put values by key, in numbered databases of a volume that is served
+///
+/// The volume is served by `ashlar demo`, `ashlar mount --http` or `ashlar serve`; databases do not see each other, and a
+/// put is durable when it returns. What goes wrong is one word and a sentence: no_such_key, no_such_database,
+/// too_few_disks, not_connected, bad_request, ...
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  ashlar kv put greeting hello\n  ashlar kv get greeting\n  ashlar kv put picture --database 7 < picture.png\n  ashlar kv keys --database 7\n  ashlar kv delete greeting"
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Where it is served by HTTP
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        env = "ASHLAR_HTTP",
+        default_value = "127.0.0.1:7480"
+    )]
+    at: String,
+    /// Number of the database
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    database: u32,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a value, as it is
+    #[command(after_help = "Example:\n  ashlar kv get greeting")]
+    Get {
+        /// The key
+        key: String,
+    },
+    /// Put a value; it is durable when this returns
+    #[command(
+        after_help = "Examples:\n  ashlar kv put greeting hello\n  ashlar kv put picture < picture.png"
+    )]
+    Put {
+        /// The key
+        key: String,
+        /// The value; else it is read from standard input
+        value: Option<String>,
+    },
+    /// Delete a key
+    #[command(after_help = "Example:\n  ashlar kv delete greeting")]
+    Delete {
+        /// The key
+        key: String,
+    },
+    /// List keys in their order, one a line
+    #[command(after_help = "Example:\n  ashlar kv keys --after a --limit 10")]
+    Keys {
+        /// Begin behind this one
+        #[arg(long, value_name = "KEY", default_value = "")]
+        after: String,
+        /// List no more than so many
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+}
+
+/// A part of a list of keys.
+#[derive(Deserialize)]
+struct Page {
+    keys: Vec<String>,
+    next: Option<String>,
+}
+
+/// What is said of what was refused.
+#[derive(Deserialize)]
+struct Refused {
+    error: String,
+    message: String,
+}
+
+/// A database behind a door.
+struct Door {
+    at: String,
+    database: u32,
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    let at = args.at.strip_prefix("http://").unwrap_or(&args.at).trim_end_matches('/').to_owned();
+    let door = Door { at, database: args.database };
+    block_on(async {
+        match args.command {
+            Command::Get { key } => door.get(&key).await,
+            Command::Put { key, value } => {
+                let value = value.map_or_else(from_stdin, |value| Ok(value.into_bytes()))?;
+                door.ask(Method::PUT, &door.key(&key)?, value).await.map(drop)
+            }
+            Command::Delete { key } => {
+                door.ask(Method::DELETE, &door.key(&key)?, Vec::new()).await.map(drop)
+            }
+            Command::Keys { after, limit } => door.keys(&after, limit).await,
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn from_stdin() -> Result<Vec<u8>> {
+    let mut value = Vec::new();
+    let read = std::io::stdin().lock().take(VALUE_MAX + 1).read_to_end(&mut value);
+    read.context("reading the value from standard input")?;
+    Ok(value)
+}
+
+fn encoded(key: &[u8]) -> String {
+    percent_encode(key, NON_ALPHANUMERIC).to_string()
+}
+
+impl Door {
+    fn key(&self, key: &str) -> Result<String> {
+        if key.is_empty() {
+            bail!("bad_request: an empty key");
+        }
+        Ok(format!("/kv/{}/{}", self.database, encoded(key.as_bytes())))
+    }
+
+    /// Asks, and answers what is not an error.
+    async fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>> {
+        let request = Request::builder().method(method).uri(path).header("host", &self.at);
+        let request = request.body(Full::new(Bytes::from(body))).context("bad_request")?;
+        let broken = |why: String| anyhow!("not_connected: {}: {why}", self.at);
+        let connected = timeout(CONNECTS, TcpStream::connect(&self.at)).await;
+        let stream = connected.map_err(|_| broken("it does not answer".to_owned()))?;
+        let stream = stream.map_err(|e| broken(e.to_string()))?;
+        let made = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = made.map_err(|e| broken(e.to_string()))?;
+        // Ends with the answer; what goes wrong in it is told there.
+        tokio::spawn(connection);
+        let answered = timeout(ANSWERS, sender.send_request(request)).await;
+        let answer = answered.map_err(|_| broken("no answer comes".to_owned()))?;
+        let answer = answer.map_err(|e| broken(e.to_string()))?;
+        match answer.status().is_success() {
+            true => Ok(answer),
+            false => Err(refused(answer).await),
+        }
+    }
+
+    async fn get(&self, key: &str) -> Result<()> {
+        let mut body = self.ask(Method::GET, &self.key(key)?, Vec::new()).await?.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.context("not_connected: the value breaks off")?;
+            if let Ok(bytes) = frame.into_data()
+                && !program::write(&bytes)?
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn keys(&self, after: &str, limit: Option<usize>) -> Result<()> {
+        let mut left = limit.unwrap_or(usize::MAX);
+        let mut next = Some(STANDARD.encode(after));
+        while let Some(after) = next.take().filter(|_| left > 0) {
+            let path = format!(
+                "/kv/{}?encoding=base64&limit={}&after={}",
+                self.database,
+                left.min(10_000),
+                encoded(after.as_bytes())
+            );
+            let answer = self.ask(Method::GET, &path, Vec::new()).await?;
+            let answer = answer.into_body().collect().await.context("not_connected")?.to_bytes();
+            let page: Page =
+                serde_json::from_slice(&answer).context("an answer of another kind")?;
+            let mut lines = Vec::new();
+            for key in &page.keys {
+                lines.extend(STANDARD.decode(key).context("an answer of another kind")?);
+                lines.push(b'\n');
+            }
+            if !program::write(&lines)? {
+                break;
+            }
+            left = left.saturating_sub(page.keys.len());
+            next = page.next;
+        }
+        Ok(())
+    }
+}
+
+/// Why it was refused, as the door says.
+async fn refused(answer: Response<Incoming>) -> anyhow::Error {
+    let status = answer.status();
+    let body = http_body_util::Limited::new(answer.into_body(), EXPLANATION);
+    let said = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    match serde_json::from_slice::<Refused>(&said) {
+        Ok(Refused { error, message }) => anyhow!("{error}: {message}"),
+        Err(_) => anyhow!("not_connected: what answers there is no door of ours ({status})"),
+    }
+}

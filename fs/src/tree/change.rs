@@ -1,0 +1,139 @@
+//! Names: directories made, and whatever taken away, moved or copied.
+
+use meta::{Attr, Kind, MetaError, NewNode, RenameMode, Replaces};
+
+use super::walk::Last;
+use super::{TreePath, TreeResult, View, renamed};
+use crate::filesystem::outdated::Outdated;
+use crate::filesystem::privileges::Requester;
+
+/// Permissions that a new directory is asked for with.
+const DIRECTORY_MODE: u32 = 0o777;
+
+/// No thread of this machine asks.
+const NOBODY: Requester = Requester { uid: 0, gid: 0, thread: 0 };
+
+impl View {
+    /// mkdir(2).
+    ///
+    /// # Errors
+    /// When something has the name, or it may not be created.
+    pub async fn make_directory(&self, path: &TreePath) -> TreeResult<Attr> {
+        self.writes()?;
+        let (view, path) = (self.clone(), path.clone());
+        Self::through(async move {
+            let (dir, name, before) = view.walk(&path, Last::Itself).await?.entry()?;
+            if before.is_some() {
+                return Err(MetaError::Exists.into());
+            }
+            view.may(&dir, |who, dir| who.create(dir, Kind::Directory)).await?;
+            let filesystem = &view.filesystem;
+            let node = NewNode::Directory;
+            let caller = view.caller();
+            let made = filesystem.create(caller, dir.ino, &name, DIRECTORY_MODE, node).await?;
+            // Nobody has it open.
+            filesystem.forget(made.ino, 1);
+            view.settle(renamed(dir.ino, &name).into()).await?;
+            Ok(made)
+        })
+        .await
+    }
+
+    /// Sees to it that there is a directory, and those above it.
+    ///
+    /// # Errors
+    /// When something else is there, or one may not be created.
+    pub async fn make_directories(&self, path: &TreePath) -> TreeResult<()> {
+        let mut at = TreePath::default();
+        for name in path.names() {
+            at = at.join(name)?;
+            match self.stat(&at).await {
+                Ok(attr) if attr.kind == Kind::Directory => continue,
+                Ok(_) => return Err(MetaError::NotDirectory.into()),
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            }
+            match self.make_directory(&at).await {
+                // Somebody else was faster.
+                Err(e) if e.is_there_already() => {}
+                made => drop(made?),
+            }
+        }
+        Ok(())
+    }
+
+    /// unlink(2) of a file or link, rmdir(2) of an empty directory.
+    ///
+    /// # Errors
+    /// When there is none, it is not empty, or may not be taken away.
+    pub async fn remove(&self, path: &TreePath) -> TreeResult<()> {
+        self.writes()?;
+        let (view, path) = (self.clone(), path.clone());
+        Self::through(async move {
+            let (dir, name, found) = view.walk(&path, Last::Itself).await?.entry()?;
+            let found = found.ok_or(MetaError::NotFound)?;
+            view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
+            match found.kind {
+                Kind::Directory => view.filesystem.rmdir(dir.ino, &name).await?,
+                _ => view.filesystem.unlink(dir.ino, &name).await?,
+            }
+            let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
+            outdated.push(Outdated::Attributes(found.ino));
+            view.settle(outdated).await
+        })
+        .await
+    }
+
+    /// rename(2).
+    ///
+    /// # Errors
+    /// When there is nothing to move, something is in the way, or it may not be moved.
+    pub async fn rename(&self, from: &TreePath, to: &TreePath, mode: RenameMode) -> TreeResult<()> {
+        self.writes()?;
+        let (view, from, to) = (self.clone(), from.clone(), to.clone());
+        Self::through(async move {
+            let (from_dir, from_name, source) = view.walk(&from, Last::Itself).await?.entry()?;
+            let source = source.ok_or(MetaError::NotFound)?;
+            let (to_dir, to_name, target) = view.walk(&to, Last::Itself).await?.entry()?;
+            view.may_rename((&from_dir, &source), (&to_dir, target.as_ref())).await?;
+            let ends = ((from_dir.ino, &from_name[..]), (to_dir.ino, &to_name[..]));
+            view.filesystem.rename(ends.0, ends.1, mode).await?;
+            let mut outdated: Vec<Outdated> = renamed(from_dir.ino, &from_name).into();
+            outdated.extend(renamed(to_dir.ino, &to_name));
+            outdated.push(Outdated::Attributes(source.ino));
+            outdated.extend(target.map(|target| Outdated::Attributes(target.ino)));
+            view.settle(outdated).await
+        })
+        .await
+    }
+
+    /// Copies a file, which moves no data: the copy has the same extents. It gets its name in one step.
+    ///
+    /// # Errors
+    /// When there is no such file, or it may not be read, or the copy not be created.
+    pub async fn copy(
+        &self,
+        from: &TreePath,
+        to: &TreePath,
+        replaces: Replaces,
+    ) -> TreeResult<Attr> {
+        self.writes()?;
+        let (view, from, to) = (self.clone(), from.clone(), to.clone());
+        Self::through(async move {
+            let source = view.open(&from).await?;
+            let size = source.attr().size;
+            let upload = view.upload(&to).await?;
+            let mut copied = 0;
+            while copied < size {
+                let (from, to) = ((source.attr().ino, copied), (upload.ino(), copied));
+                let more = view.filesystem.copy_range(NOBODY, from, to, size - copied).await?;
+                if more == 0 {
+                    break;
+                }
+                copied += more;
+            }
+            upload.finish(replaces).await
+        })
+        .await
+    }
+}

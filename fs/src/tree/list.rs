@@ -1,0 +1,53 @@
+//! Listing a directory, a page at a time.
+
+use meta::DirEntry;
+use meta::may::READ;
+
+use super::{TreePath, TreeResult, View};
+use crate::filesystem::beside::Held;
+
+/// Entries that one look at a directory fetches.
+const PAGE: usize = 256;
+
+/// A directory that is being listed. What comes and goes meanwhile may be in it or not; what stays is in it once.
+pub struct Listing {
+    held: Held,
+    cookie: u64,
+    ended: bool,
+}
+
+impl View {
+    /// Begins to list a directory.
+    ///
+    /// # Errors
+    /// When it is none, or may not be read.
+    pub async fn list(&self, path: &TreePath) -> TreeResult<Listing> {
+        let attr = self.directory(path).await?;
+        self.may(&attr, |who, dir| who.access(dir, READ)).await?;
+        let held = self.filesystem.hold(attr.ino).await?.ok_or(meta::MetaError::NotFound)?.0;
+        Ok(Listing { held, cookie: 0, ended: false })
+    }
+}
+
+impl Listing {
+    /// The next entries, in an order of the directory's own, without `.` and `..`. Empty: there are no more.
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn next(&mut self) -> TreeResult<Vec<DirEntry>> {
+        let (ino, filesystem) = (self.held.ino(), self.held.filesystem());
+        while !self.ended {
+            let mut entries = filesystem.readdir(ino, self.cookie, PAGE).await?;
+            filesystem.was_listed(ino);
+            self.ended = entries.len() < PAGE;
+            if let Some(last) = entries.last() {
+                self.cookie = last.cookie;
+            }
+            entries.retain(|entry| !matches!(&entry.name[..], b"." | b".."));
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
+        }
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,57 @@
+//! Where permissions are asked for: of [`meta::may`], which decides, with what it has to know of an inode.
+
+use meta::may::{Guarded, Who};
+use meta::{Acl, Attr, Kind, MetaError};
+
+use super::{TreeResult, View};
+
+/// The extended attribute that holds the access list of an inode.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+
+impl View {
+    fn who(&self) -> Who<'_> {
+        Who { uid: self.viewer().uid, gids: &self.viewer().gids }
+    }
+
+    /// The access list of an inode, where it has to be known.
+    async fn list_of(&self, attr: &Attr) -> TreeResult<Option<Acl>> {
+        if !self.who().needs_acl(attr) {
+            return Ok(None);
+        }
+        match self.filesystem.meta.getxattr(attr.ino, ACCESS_LIST).await {
+            Ok(value) => Ok(Acl::parse(&value)?),
+            Err(MetaError::NoAttribute) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// May this viewer do to an inode what `decide` is about?
+    pub(super) async fn may<F>(&self, attr: &Attr, decide: F) -> TreeResult<()>
+    where
+        F: FnOnce(Who<'_>, Guarded<'_>) -> Result<(), MetaError>,
+    {
+        let list = self.list_of(attr).await?;
+        Ok(decide(self.who(), Guarded { attr, acl: list.as_ref() })?)
+    }
+
+    /// The mode that something new gets in a directory, of a mode that is asked for.
+    pub(super) fn mode_to_create(&self, dir: &Attr, kind: Kind, mode: u32) -> u32 {
+        self.who().mode_to_create(dir, kind, mode)
+    }
+
+    /// May this viewer move `source`, which `from` names, to a name in `to`, where `target` is so far?
+    pub(super) async fn may_rename(
+        &self,
+        (from, source): (&Attr, &Attr),
+        (to, target): (&Attr, Option<&Attr>),
+    ) -> TreeResult<()> {
+        let (from_list, source_list) = (self.list_of(from).await?, self.list_of(source).await?);
+        let to_list = self.list_of(to).await?;
+        let from = Guarded { attr: from, acl: from_list.as_ref() };
+        let source = Guarded { attr: source, acl: source_list.as_ref() };
+        let to = Guarded { attr: to, acl: to_list.as_ref() };
+        // Of what is replaced, its owner alone counts.
+        let target = target.map(|attr| Guarded { attr, acl: None });
+        Ok(self.who().rename((from, source), (to, target), false)?)
+    }
+}

@@ -1,0 +1,244 @@
+//! The tree over metadata and blobs in memory: where paths lead, who may what, what is left of what breaks off.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use meta::{Caller, Ino, MetaStore, NewNode, ROOT, RenameMode, Replaces, VolumeInfo};
+use parking_lot::Mutex;
+use proto::id::{ClusterId, VolumeId};
+use proto::scheme::Scheme;
+
+use super::{Sending, TreeError, TreePath, Trouble, View, Viewer};
+use crate::data::{Data, DataSettings};
+use crate::filesystem::Filesystem;
+use crate::filesystem::outdated::{Outdated, Told};
+use crate::testing::MemoryBlobs;
+
+const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
+
+fn mounted() -> (Arc<Filesystem>, Arc<meta::Session>) {
+    let info = VolumeInfo {
+        name: "v".to_owned(),
+        id: VolumeId(1),
+        cluster: ClusterId::random(),
+        scheme: Scheme::erasure(4, 2).unwrap(),
+        rules: proxy::VolumeRules::default(),
+    };
+    let meta = meta::in_memory(&info, (0, 0, 0o755));
+    let blobs = Arc::new(MemoryBlobs::new());
+    let data = Data::start(meta.clone(), blobs.clone(), DataSettings::default());
+    (Filesystem::start(meta.clone(), data, blobs), meta)
+}
+
+fn view(fs: &Arc<Filesystem>, uid: u32, root: Ino) -> View {
+    View::new(fs.clone(), Viewer { uid, gids: vec![uid], root, write: true })
+}
+
+fn path(text: &str) -> TreePath {
+    TreePath::parse(text.as_bytes()).unwrap()
+}
+
+async fn put(view: &View, at: &str, bytes: &'static [u8]) -> Result<Ino, TreeError> {
+    let mut upload = view.upload(&path(at)).await?;
+    upload.write(Bytes::from_static(bytes)).await?;
+    Ok(upload.finish(Replaces::Anything).await?.ino)
+}
+
+async fn get(view: &View, at: &str) -> Result<Vec<u8>, TreeError> {
+    let file = view.open(&path(at)).await?;
+    let size = file.attr().size;
+    let chunks: Vec<Bytes> = file.stream(0..size, Sending::default()).try_collect().await?;
+    Ok(chunks.concat())
+}
+
+async fn node(fs: &Filesystem, parent: Ino, name: &str, mode: u32, node: NewNode) -> Ino {
+    fs.create(ROOT_USER, parent, name.as_bytes(), mode, node).await.unwrap().ino
+}
+
+async fn link(fs: &Filesystem, parent: Ino, name: &str, target: &str) {
+    node(fs, parent, name, 0o777, NewNode::Symlink(target.into())).await;
+}
+
+#[tokio::test]
+async fn no_path_and_no_link_leads_out_of_the_subtree() {
+    let (fs, _) = mounted();
+    let all = view(&fs, 0, ROOT);
+    put(&all, "secret", b"outside").await.unwrap();
+    let home = node(&fs, ROOT, "home", 0o755, NewNode::Directory).await;
+    let below = node(&fs, home, "below", 0o755, NewNode::Directory).await;
+    let own = view(&fs, 0, home);
+    put(&own, "file", b"inside").await.unwrap();
+    for (name, target) in [
+        ("up", "../../secret"),
+        ("abs", "/secret"),
+        ("ok", "../file"),
+        ("around", "../below/../below/ok"),
+        ("dot", "./ok"),
+        ("self", "self"),
+        ("dangling", "nothing"),
+        ("dir", ".."),
+        ("above", "../.."),
+        ("back", "../../home/file"),
+    ] {
+        link(&fs, below, name, target).await;
+    }
+    let found = async |at: &str| get(&own, at).await.map_err(|e| e.trouble());
+    for at in ["below/ok", "below/around", "below/dot", "below/dir/file", "below/dir/below/ok"] {
+        assert_eq!(found(at).await.as_deref(), Ok(&b"inside"[..]), "{at}");
+    }
+    // `back` leads out and in again: out is out.
+    for at in ["below/up", "below/abs", "below/above", "below/above/secret", "below/back"] {
+        assert_eq!(found(at).await, Err(Trouble::Denied), "{at}");
+    }
+    assert_eq!(found("below/self").await, Err(Trouble::BadRequest));
+    assert_eq!(found("below/dangling").await, Err(Trouble::NotFound));
+    assert_eq!(found("below/ok/more").await, Err(Trouble::WrongKind));
+    assert_eq!(found("secret").await, Err(Trouble::NotFound));
+    // What is put over a link, or taken away, is the link.
+    put(&own, "below/ok", b"instead").await.unwrap();
+    assert_eq!(found("file").await.as_deref(), Ok(&b"inside"[..]));
+    own.remove(&path("below/up")).await.unwrap();
+    assert_eq!(get(&all, "secret").await.unwrap(), b"outside");
+    assert!(matches!(own.remove(&path("")).await, Err(TreeError::Path(_))));
+}
+
+#[tokio::test]
+async fn permissions_are_those_of_the_mount() {
+    let (fs, _) = mounted();
+    let (admin, ann, bob) = (view(&fs, 0, ROOT), view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    node(&fs, ROOT, "open", 0o1777, NewNode::Directory).await;
+    node(&fs, ROOT, "shut", 0o700, NewNode::Directory).await;
+    let trouble = |e: TreeError| e.trouble();
+    put(&ann, "open/anns", b"a").await.unwrap();
+    let attr = ann.stat(&path("open/anns")).await.unwrap();
+    assert_eq!((attr.uid, attr.gid, attr.mode), (10, 10, 0o644));
+    assert_eq!(get(&bob, "open/anns").await.unwrap(), b"a");
+    let denied = Err(Trouble::Denied);
+    assert_eq!(put(&bob, "open/anns", b"b").await.map(drop).map_err(trouble), denied, "sticky");
+    assert_eq!(bob.remove(&path("open/anns")).await.map_err(trouble), denied);
+    let to = path("open/bobs");
+    let renamed = bob.rename(&path("open/anns"), &to, RenameMode::Replace).await;
+    assert_eq!(renamed.map_err(trouble), denied);
+    assert_eq!(put(&ann, "top", b"a").await.map(drop).map_err(trouble), denied);
+    put(&admin, "shut/file", b"s").await.unwrap();
+    assert_eq!(get(&ann, "shut/file").await.map(drop).map_err(trouble), denied);
+    assert_eq!(ann.list(&path("shut")).await.map(drop).map_err(trouble), denied);
+    bob.copy(&path("open/anns"), &to, Replaces::Nothing).await.unwrap();
+    assert_eq!(get(&ann, "open/bobs").await.unwrap(), b"a");
+    let reader = Viewer { uid: 0, gids: vec![0], root: ROOT, write: false };
+    let reader = View::new(fs.clone(), reader);
+    assert_eq!(put(&reader, "new", b"n").await.map(drop).map_err(trouble), denied);
+    assert_eq!(reader.remove(&path("open/anns")).await.map_err(trouble), denied);
+    assert_eq!(get(&reader, "shut/file").await.unwrap(), b"s");
+}
+
+#[tokio::test]
+async fn an_upload_shows_when_it_is_whole_and_only_where_it_may_replace() {
+    let (fs, meta) = mounted();
+    let all = view(&fs, 0, ROOT);
+    let mut upload = all.upload(&path("f")).await.unwrap();
+    upload.write(Bytes::from_static(b"half")).await.unwrap();
+    assert!(all.stat(&path("f")).await.unwrap_err().is_not_found());
+    let before = meta.usage().await.unwrap().inodes;
+    drop(upload);
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(meta.usage().await.unwrap().inodes, before - 1, "what broke off stays");
+    let first = put(&all, "f", b"first").await.unwrap();
+    let finish = async |replaces| all.upload(&path("f")).await.unwrap().finish(replaces).await;
+    assert!(finish(Replaces::Nothing).await.unwrap_err().is_there_already());
+    assert!(finish(Replaces::Only(Ino(77))).await.unwrap_err().is_there_already());
+    // Who reads the old one reads it to its end.
+    let old = all.open(&path("f")).await.unwrap();
+    finish(Replaces::Only(first)).await.unwrap();
+    assert_eq!(&old.read(0..9).await.unwrap()[..], b"first");
+    assert_eq!(get(&all, "f").await.unwrap(), b"");
+    let missing = all.upload(&path("no/such/f")).await.map(drop);
+    assert!(missing.unwrap_err().is_not_found());
+    node(&fs, ROOT, "d", 0o755, NewNode::Directory).await;
+    assert_eq!(put(&all, "d", b"").await.unwrap_err().trouble(), Trouble::WrongKind);
+}
+
+#[tokio::test]
+async fn a_change_is_told_and_carried_through_though_nobody_waits() {
+    let (fs, _) = mounted();
+    let all = view(&fs, 0, ROOT);
+    put(&all, "f", b"first").await.unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    fs.watch(Box::new(move |what| match what {
+        Told::AtOnce(_) => panic!("nothing is a side effect"),
+        Told::Forget(outdated, forgotten) => {
+            seen.lock().extend(outdated);
+            let _ = forgotten.send(());
+        }
+    }));
+    let name = |name: &[u8]| Outdated::Name(ROOT, name.into());
+    let upload = all.upload(&path("f")).await.unwrap();
+    let mut finishing = Box::pin(upload.finish(Replaces::Anything));
+    assert!(futures::poll!(&mut finishing).is_pending(), "it is done on a task");
+    drop(finishing);
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(get(&all, "f").await.unwrap(), b"");
+    assert_eq!(*told.lock(), [name(b"f"), Outdated::Content(ROOT)], "names first");
+    told.lock().clear();
+    all.rename(&path("f"), &path("g"), RenameMode::Replace).await.unwrap();
+    all.make_directories(&path("a/b")).await.unwrap();
+    all.remove(&path("g")).await.unwrap();
+    let told = told.lock();
+    for name in [name(b"f"), name(b"g"), name(b"a")] {
+        assert!(told.contains(&name), "{name:?} is not told: {told:?}");
+    }
+    assert_eq!(all.stat(&path("a/b")).await.unwrap().kind, meta::Kind::Directory);
+}
+
+#[tokio::test]
+async fn listings_are_whole_and_files_come_in_chunks() {
+    let (fs, _) = mounted();
+    let all = view(&fs, 0, ROOT);
+    all.make_directory(&path("d")).await.unwrap();
+    for n in 0..600 {
+        put(&all, &format!("d/{n}"), b"x").await.unwrap();
+    }
+    let mut listing = all.list(&path("d")).await.unwrap();
+    let mut names = Vec::new();
+    loop {
+        let entries = listing.next().await.unwrap();
+        if entries.is_empty() {
+            break;
+        }
+        names.extend(entries.into_iter().map(|entry| entry.name));
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 600);
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n / 7) as u8).collect();
+    let mut upload = all.upload(&path("large")).await.unwrap();
+    upload.write(Bytes::from(bytes.clone())).await.unwrap();
+    upload.finish(Replaces::Nothing).await.unwrap();
+    let memory = Sending::default();
+    let file = all.open(&path("large")).await.unwrap();
+    let part: Vec<Bytes> = file.stream(5..2_900_000, memory.clone()).try_collect().await.unwrap();
+    assert!(part.iter().all(|chunk| chunk.len() <= 1 << 20));
+    assert_eq!(part.concat(), bytes[5..2_900_000]);
+}
+
+#[tokio::test]
+async fn attributes_come_and_go() {
+    let (fs, _) = mounted();
+    let all = view(&fs, 0, ROOT);
+    put(&all, "f", b"x").await.unwrap();
+    let at = path("f");
+    assert_eq!(all.attribute(&at, b"user.a").await.unwrap(), None);
+    all.set_attribute(&at, b"user.a", b"1").await.unwrap();
+    assert_eq!(all.attribute(&at, b"user.a").await.unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(all.attributes(&at).await.unwrap(), [b"user.a".to_vec()]);
+    all.remove_attribute(&at, b"user.a").await.unwrap();
+    assert_eq!(all.attribute(&at, b"user.a").await.unwrap(), None);
+    let none = all.remove_attribute(&at, b"user.a").await.unwrap_err();
+    assert_eq!(none.trouble(), Trouble::NotFound);
+}

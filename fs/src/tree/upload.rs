@@ -1,0 +1,100 @@
+//! Writing a new file: under no name until it is whole and stored, then in its place in one step. What had the name is
+//! replaced, and who has that open goes on reading it.
+//!
+//! Nobody sees a file that is being written. Dropped, it is deleted; after a crash it is, too, as all that has no name.
+
+use bytes::Bytes;
+use meta::{Attr, Ino, Kind, MetaError, Replaces};
+
+use super::walk::Last;
+use super::{TreePath, TreeResult, View, renamed};
+use crate::error::FsError;
+use crate::filesystem::beside::Held;
+use crate::filesystem::outdated::Outdated;
+
+/// Permissions that a new file is asked for with.
+const FILE_MODE: u32 = 0o666;
+
+/// A file that is being written.
+pub struct Upload {
+    view: View,
+    held: Held,
+    path: TreePath,
+    written: u64,
+}
+
+impl View {
+    /// Begins to write a file that is to be at `path`.
+    ///
+    /// # Errors
+    /// When there is no directory for it, a directory has its name, or it may not be created.
+    pub async fn upload(&self, path: &TreePath) -> TreeResult<Upload> {
+        self.writes()?;
+        let (dir, _) = self.may_put(path).await?;
+        let mode = self.mode_to_create(&dir, Kind::File, FILE_MODE);
+        let held = self.filesystem.create_nameless(self.caller(), dir.ino, mode).await?;
+        Ok(Upload { view: self.clone(), held, path: path.clone(), written: 0 })
+    }
+
+    /// The directory where a new file may be put at `path`, and what it would replace.
+    pub(super) async fn may_put(&self, path: &TreePath) -> TreeResult<(Attr, Option<Attr>)> {
+        let (dir, _, before) = self.walk(path, Last::Itself).await?.entry()?;
+        self.may(&dir, |who, dir| match &before {
+            Some(before) => who.remove(dir, before),
+            None => who.create(dir, Kind::File),
+        })
+        .await?;
+        match before {
+            Some(before) if before.kind == Kind::Directory => Err(FsError::IsDirectory.into()),
+            before => Ok((dir, before)),
+        }
+    }
+}
+
+impl Upload {
+    /// Adds bytes at its end. Waits while there is too much that is not stored.
+    ///
+    /// # Errors
+    /// When there is no room, or nothing can be stored. It can only be dropped then.
+    pub async fn write(&mut self, bytes: Bytes) -> TreeResult<()> {
+        let len = bytes.len() as u64;
+        if len > 0 {
+            let filesystem = self.held.filesystem();
+            filesystem.write(self.held.ino(), self.written, bytes, None).await?;
+            self.written += len;
+        }
+        Ok(())
+    }
+
+    /// The inode that it will be.
+    pub(super) fn ino(&self) -> Ino {
+        self.held.ino()
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// It is whole: puts it in its place. Answers its attributes; all of it is durable then.
+    ///
+    /// # Errors
+    /// [`MetaError::Exists`] or [`MetaError::NotFound`] when something else has its name than `replaces` allows. Where
+    /// it could not be stored, it may have got its name or not.
+    pub async fn finish(self, replaces: Replaces) -> TreeResult<Attr> {
+        View::through(async move {
+            let Self { view, held, path, .. } = self;
+            let (dir, before) = view.may_put(&path).await?;
+            let (_, name) = path.split().expect("it lies in a directory");
+            if before.is_none() && matches!(replaces, Replaces::Only(_)) {
+                return Err(MetaError::NotFound.into());
+            }
+            let gone = held.filesystem().place(&held, dir.ino, name, replaces).await?;
+            let mut outdated: Vec<Outdated> = renamed(dir.ino, name).into();
+            outdated.extend(gone.map(Outdated::Attributes));
+            view.settle(outdated).await?;
+            Ok(held.filesystem().getattr(held.ino()).await?)
+        })
+        .await
+    }
+}

@@ -1,0 +1,133 @@
+//! Whom a browser is not let in for, and what it is told about what it gets.
+//!
+//! Any page on the web can have a browser send requests to this machine. So a request has to name this machine (else
+//! another name leads here, by which a page reads answers as its own), and one that changes something must not come from
+//! another site's page. Content is never shown as a page of this address: it is not guessed at, and has no rights.
+
+use std::net::IpAddr;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::refusal::{Code, Refusal};
+
+/// Says of a request which page it comes from.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What is said of every answer, unless it says so itself.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; sandbox"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (header::CACHE_CONTROL, "no-cache"),
+];
+
+/// All routes of HTTP, guarded.
+pub(crate) fn guarded(routes: Router) -> Router {
+    let missing = async || Refusal::new(Code::NoSuchPage, "there is nothing at this address");
+    let wrong = async || Refusal::new(Code::WrongMethod, "this cannot be done there");
+    let guarded = routes.fallback(missing).method_not_allowed_fallback(wrong);
+    let guarded = guarded.layer(from_fn(checked));
+    let with_headers = HEADERS.into_iter().fold(guarded, |routes, (name, value)| {
+        let value = HeaderValue::from_static(value);
+        routes.layer(SetResponseHeaderLayer::if_not_present(name, value))
+    });
+    with_headers.layer(CatchPanicLayer::custom(|_| {
+        // What panicked was said where it did.
+        Refusal::new(Code::Broken, "a fault of this program").into_response()
+    }))
+}
+
+async fn checked(request: Request, next: Next) -> Response {
+    match check(request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+fn check(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    let other = |why: &str| Err(Refusal::new(Code::OtherSite, why));
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    let host = text(&header::HOST);
+    if host.is_some_and(|host| !is_this_machine(host)) {
+        return other("the request is for another machine than this one");
+    }
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    if text(&FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+        return other("the request comes from the page of another site");
+    }
+    let own = |origin: &str| {
+        host.is_some_and(|host| origin.split_once("://").is_some_and(|o| o.1 == host))
+    };
+    if text(&header::ORIGIN).is_some_and(|origin| !own(origin)) {
+        return other("the request comes from the page of another site");
+    }
+    Ok(())
+}
+
+/// Is it a name of this machine, with or without a port, that nobody else gives away?
+fn is_this_machine(host: &str) -> bool {
+    let end = host.rfind(']').map_or(0, |at| at + 1);
+    let name = match host[end..].find(':') {
+        Some(at) => &host[..end + at],
+        None => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine() {
+        for host in
+            ["localhost", "LOCALHOST:7480", "127.0.0.1:1", "127.1.2.3", "[::1]:7480", "[::1]"]
+        {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org:7480",
+            "10.0.0.1",
+            "127.0.0.1.nip.io",
+            "[::2]:1",
+            "::1",
+        ] {
+            assert!(!is_this_machine(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_change_nothing_and_other_names_lead_nowhere() {
+        let ok = |method: Method, pairs: &[(HeaderName, &str)]| {
+            let headers = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            check(&method, &headers.collect()).is_ok()
+        };
+        let host = (header::HOST, "localhost:7480");
+        assert!(ok(Method::POST, &[]) && ok(Method::POST, std::slice::from_ref(&host)));
+        assert!(!ok(Method::GET, &[(header::HOST, "evil.example:7480")]));
+        let from = |origin| [host.clone(), (header::ORIGIN, origin)];
+        assert!(ok(Method::PUT, &from("http://localhost:7480")));
+        for origin in ["http://evil.example", "null", "http://localhost:7481", "localhost:7480"] {
+            assert!(!ok(Method::PUT, &from(origin)), "{origin}");
+            assert!(ok(Method::GET, &from(origin)), "{origin}");
+        }
+        for (site, may) in
+            [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false)]
+        {
+            assert_eq!(ok(Method::DELETE, &[host.clone(), (FETCH_SITE, site)]), may, "{site}");
+        }
+    }
+}

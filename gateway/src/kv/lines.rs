@@ -1,0 +1,241 @@
+//! Key-value as lines of JSON over TCP: each request is a line, and each is answered by one, in their order.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `{"operation":"put","database":0,"key":"a","value":"b"}` | `{"ok":true}` |
+//! | `{"operation":"get","database":0,"key":"a"}` | `{"ok":true,"value":"b"}` |
+//! | `{"operation":"delete","database":0,"key":"a"}` | `{"ok":true}` |
+//! | `{"operation":"keys","database":0,"after":"a","limit":10}` | `{"keys":["b"],"next":"b","ok":true}` |
+//! | anything that is refused | `{"error":"no_such_key","message":"..."}` |
+//!
+//! The database is 0 where none is named. With `"encoding":"base64"` the key, the value and `after` are in base64, and
+//! so are those of the answer; an answer that is no text is in base64 in any case, and says so. An `id`, whatever it is,
+//! comes back with the answer.
+//!
+//! A line may be so long that a value fits into it; of long ones, few are in memory at once, and each has to come soon.
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proto::guests::Guest;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+use super::text::{Encoding, Keys};
+use super::{Database, KEYS, KEYS_MAX, VALUE_MAX};
+use crate::metrics;
+use crate::refusal::{Code, Refusal};
+use crate::who::Who;
+
+/// A line up to this is short, in bytes.
+const SHORT: u64 = 64 << 10;
+/// The longest, in bytes: of a value in base64, or in text that is written plainly.
+const LONGEST: u64 = 24 << 20;
+/// Long ones that are in memory at once.
+const LONG_ONES: usize = 4;
+/// From the first byte of a line to its end: of a short one; of a long one.
+const SOON: Duration = Duration::from_secs(10);
+const LATER: Duration = Duration::from_secs(60);
+
+/// The door.
+pub(crate) struct Lines {
+    who: Arc<Who>,
+    long: Semaphore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Operation {
+    Get,
+    Put,
+    Delete,
+    Keys,
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::Keys => "keys",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked<'a> {
+    operation: Operation,
+    #[serde(default)]
+    database: u32,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    value: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    after: Option<Cow<'a, str>>,
+    limit: Option<usize>,
+    #[serde(default)]
+    encoding: Encoding,
+    id: Option<Value>,
+}
+
+/// How a line ended.
+enum Line<'a> {
+    /// It is there. Its share of the memory, if it is a long one.
+    Whole(Option<SemaphorePermit<'a>>),
+    /// The connection ended in it.
+    End,
+    /// It is of no use, and what comes behind it cannot be told.
+    Bad(Refusal),
+}
+
+impl Lines {
+    /// For those.
+    pub(crate) fn new(who: Arc<Who>) -> Self {
+        Self { who, long: Semaphore::new(LONG_ONES) }
+    }
+
+    /// Serves a connection until it ends, or is to end.
+    pub(crate) async fn attend(
+        &self,
+        stream: impl AsyncRead + AsyncWrite,
+        guest: &Arc<Guest>,
+        stop: &CancellationToken,
+    ) {
+        let (reader, mut writer) = tokio::io::split(stream);
+        let mut reader = BufReader::with_capacity(SHORT as usize, reader);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            // As long as nothing comes, the connection is idle.
+            match stop.run_until_cancelled(reader.fill_buf()).await {
+                Some(Ok(some)) if !some.is_empty() => {}
+                _ => return,
+            }
+            let _under_way = guest.begin();
+            let (answer, goes_on, _long) = match self.line(&mut reader, &mut line).await {
+                Ok(Line::End) | Err(_) => return,
+                Ok(Line::Bad(refusal)) => (refusal.json(), false, None),
+                Ok(Line::Whole(long)) => (self.answer(&line).await, true, long),
+            };
+            line.shrink_to(SHORT as usize);
+            let mut text = answer.to_string().into_bytes();
+            text.push(b'\n');
+            if writer.write_all(&text).await.is_err() || !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Reads the next line, without what ends it.
+    async fn line(
+        &self,
+        reader: &mut (impl AsyncBufRead + Unpin),
+        line: &mut Vec<u8>,
+    ) -> io::Result<Line<'_>> {
+        let slow = || Line::Bad(Refusal::new(Code::TooSlow, "the line did not come to its end"));
+        let mut short = (&mut *reader).take(SHORT);
+        match tokio::time::timeout(SOON, short.read_until(b'\n', line)).await {
+            Err(_) => return Ok(slow()),
+            Ok(read) => drop(read?),
+        }
+        if line.pop_if(|last| *last == b'\n').is_some() {
+            return Ok(Line::Whole(None));
+        }
+        if (line.len() as u64) < SHORT {
+            // It ends without the end of a line.
+            return Ok(Line::End);
+        }
+        let long = self.long.acquire().await.expect("it is never closed");
+        let mut rest = reader.take(LONGEST - SHORT);
+        match tokio::time::timeout(LATER, rest.read_until(b'\n', line)).await {
+            Err(_) => return Ok(slow()),
+            Ok(read) => drop(read?),
+        }
+        if line.pop_if(|last| *last == b'\n').is_some() {
+            return Ok(Line::Whole(Some(long)));
+        }
+        let why = format!("a line of more than {LONGEST} bytes, or without an end");
+        Ok(Line::Bad(Refusal::new(Code::TooLarge, why)))
+    }
+
+    /// Does what a line asks for.
+    async fn answer(&self, line: &[u8]) -> Value {
+        let since = Instant::now();
+        let asked: Asked<'_> = match serde_json::from_slice(line) {
+            Ok(asked) => asked,
+            Err(e) => {
+                metrics::answered("lines", "other", since, Some(Code::BadRequest));
+                return Refusal::new(Code::BadRequest, e.to_string()).json();
+            }
+        };
+        let (op, id) = (asked.operation.name(), asked.id.clone());
+        let done = self.done(asked).await;
+        metrics::answered("lines", op, since, done.as_ref().err().map(|refusal| refusal.code));
+        let mut answer = match done {
+            Ok(mut fields) => {
+                fields.insert("ok".to_owned(), true.into());
+                Value::Object(fields)
+            }
+            Err(refusal) => refusal.json(),
+        };
+        if let (Some(id), Some(fields)) = (id, answer.as_object_mut()) {
+            fields.insert("id".to_owned(), id);
+        }
+        answer
+    }
+
+    async fn done(&self, asked: Asked<'_>) -> Result<Map<String, Value>, Refusal> {
+        let bad = |why: String| Refusal::new(Code::BadRequest, why);
+        let Asked { operation, key, value, after, limit, encoding, .. } = asked;
+        let read = |name: &str, text: Option<Cow<'_, str>>| {
+            let text = text.ok_or_else(|| bad(format!("{} needs {name}", operation.name())))?;
+            encoding.read(&text).map_err(|why| bad(format!("{name}: {why}")))
+        };
+        let database = Database::of(&self.who, asked.database);
+        let mut answer = Map::new();
+        match operation {
+            Operation::Get => {
+                let value = self.value(&database, &read("a key", key)?).await?;
+                let encoding = encoding.for_all(std::iter::once(&value[..]));
+                answer.insert("value".to_owned(), encoding.write(&value).into());
+                encoding.told(&mut answer);
+            }
+            Operation::Put => {
+                let (key, value) = (read("a key", key)?, read("a value", value)?);
+                metrics::received(value.len());
+                database.put(&key, value.into()).await?;
+            }
+            Operation::Delete => database.delete(&read("a key", key)?).await?,
+            Operation::Keys => {
+                let after = read("what is before", after.or(Some(Cow::Borrowed(""))))?;
+                let limit = limit.unwrap_or(KEYS).clamp(1, KEYS_MAX);
+                Keys::of(&database.keys(&after, limit).await?, encoding).told(&mut answer);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// A value as a whole.
+    async fn value(&self, database: &Database, key: &[u8]) -> Result<Bytes, Refusal> {
+        let file = database.open(key).await?;
+        let len = file.attr().size;
+        if len > VALUE_MAX {
+            let why = format!("{len} bytes, which are more than a line can hold: get it by HTTP");
+            return Err(Refusal::new(Code::TooLarge, why));
+        }
+        let value = file.read(0..len).await.map_err(|e| Refusal::of(&e, Code::NoSuchKey))?;
+        metrics::sent(value.len());
+        Ok(value)
+    }
+}

@@ -1,0 +1,117 @@
+//! What a client is told that goes wrong: a word that programs tell apart, and a sentence for people.
+
+use axum::response::{IntoResponse, Response};
+use fs::tree::{TreeError, Trouble};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+/// Seconds after which it is worth trying again what the disks could not do.
+const AGAIN: &str = "5";
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])* $code:ident = $word:literal, $status:ident;)*) => {
+        /// What programs tell apart.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code { $($(#[doc = $doc])* $code),* }
+
+        impl Code {
+            /// As it is written.
+            pub(crate) fn word(self) -> &'static str {
+                match self { $(Self::$code => $word),* }
+            }
+
+            /// The status of an answer by HTTP.
+            pub(crate) fn status(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status),* }
+            }
+        }
+    };
+}
+
+// A macro, so that a code cannot be without its word and its status.
+codes! {
+    /// The database has no such key.
+    NoSuchKey = "no_such_key", NOT_FOUND;
+    /// Nothing was ever put into this database.
+    NoSuchDatabase = "no_such_database", NOT_FOUND;
+    /// There is no such ref.
+    NoSuchRef = "no_such_ref", NOT_FOUND;
+    /// The address leads nowhere.
+    NoSuchPage = "no_such_page", NOT_FOUND;
+    /// Too few disks are there to do it now.
+    TooFewDisks = "too_few_disks", SERVICE_UNAVAILABLE;
+    /// The volume is not served here any more.
+    NotConnected = "not_connected", SERVICE_UNAVAILABLE;
+    /// It makes no sense.
+    BadRequest = "bad_request", BAD_REQUEST;
+    /// There is no such thing to be done there.
+    WrongMethod = "wrong_method", METHOD_NOT_ALLOWED;
+    /// It is more than may be.
+    TooLarge = "too_large", PAYLOAD_TOO_LARGE;
+    /// The body did not come.
+    TooSlow = "too_slow", REQUEST_TIMEOUT;
+    /// Whoever asks may not.
+    Denied = "denied", FORBIDDEN;
+    /// The request is meant for another server, or comes from another site's page.
+    OtherSite = "other_site", FORBIDDEN;
+    /// Something else has the name.
+    Conflict = "conflict", CONFLICT;
+    /// A condition of the request does not hold.
+    Precondition = "precondition_failed", PRECONDITION_FAILED;
+    /// The disks are full.
+    NoSpace = "no_space", INSUFFICIENT_STORAGE;
+    /// What was stored is damaged, or a fault of this program.
+    Broken = "broken", INTERNAL_SERVER_ERROR;
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    /// With these words.
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// By the tree, where what is not there is this.
+    pub(crate) fn of(error: &TreeError, missing: Code) -> Self {
+        let code = match error.trouble() {
+            Trouble::NotFound => missing,
+            Trouble::Exists | Trouble::WrongKind => Code::Conflict,
+            Trouble::Denied => Code::Denied,
+            Trouble::BadRequest => Code::BadRequest,
+            Trouble::NoSpace => Code::NoSpace,
+            Trouble::TooFewDisks => Code::TooFewDisks,
+            Trouble::NotConnected => Code::NotConnected,
+            Trouble::Broken => Code::Broken,
+        };
+        if matches!(code, Code::TooFewDisks | Code::Broken) {
+            tracing::error!(code = code.word(), "a door: {error}");
+        }
+        Self::new(code, error.to_string())
+    }
+
+    /// As JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        json!({ "error": self.code.word(), "message": self.message })
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.code.status(), format!("{}\n", self.json())).into_response();
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(AGAIN));
+        }
+        // For whoever counts answers.
+        response.extensions_mut().insert(self.code);
+        response
+    }
+}

@@ -1,0 +1,198 @@
+//! Bodies: into a file that is being written, and out of one that is read.
+
+use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use fs::tree::{OpenFile, Sending, Upload};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
+use http_range_header::{EndPosition, StartPosition};
+use meta::Attr;
+
+use crate::conditions;
+use crate::metrics;
+use crate::refusal::{Code, Refusal};
+
+/// How long a client may send nothing of a body.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Receives a body of at most `limit` bytes into a file.
+///
+/// # Errors
+/// When it breaks off, stalls, or is too long, or cannot be stored.
+pub(crate) async fn receive(
+    headers: &HeaderMap,
+    mut body: Body,
+    upload: &mut Upload,
+    limit: u64,
+) -> Result<(), Refusal> {
+    let too_long = || {
+        let why = format!("{limit} bytes are possible here, and no more");
+        Err(Refusal::new(Code::TooLarge, why))
+    };
+    let said =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if said.is_some_and(|len: u64| len > limit) {
+        return too_long();
+    }
+    loop {
+        let frame = match tokio::time::timeout(STALLED, body.frame()).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(e))) => {
+                return Err(Refusal::new(Code::BadRequest, format!("the body broke off: {e}")));
+            }
+            Err(_) => {
+                let why = format!("nothing more of the body came for {} s", STALLED.as_secs());
+                return Err(Refusal::new(Code::TooSlow, why));
+            }
+        };
+        // Trailers are not content.
+        let Ok(bytes) = frame.into_data() else { continue };
+        metrics::received(bytes.len());
+        if upload.written() + bytes.len() as u64 > limit {
+            return too_long();
+        }
+        let written = upload.write(bytes).await;
+        written.map_err(|e| Refusal::of(&e, Code::Conflict))?;
+    }
+}
+
+/// What of a file is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Whole,
+    Part(Range<u64>),
+    /// None of it is there.
+    Beyond,
+}
+
+/// One range is obeyed. Several in one request are answered by the whole, as is what is no range.
+fn wanted(headers: &HeaderMap, attr: &Attr) -> Wanted {
+    let Some(text) = headers.get(header::RANGE).and_then(|value| value.to_str().ok()) else {
+        return Wanted::Whole;
+    };
+    if conditions::is_outdated(headers, attr) {
+        return Wanted::Whole;
+    }
+    let Ok(parsed) = http_range_header::parse_range_header(text) else { return Wanted::Whole };
+    let [one] = parsed.ranges.as_slice() else { return Wanted::Whole };
+    let range = match (one.start, one.end) {
+        (StartPosition::FromLast(len), _) => attr.size.saturating_sub(len)..attr.size,
+        (StartPosition::Index(from), EndPosition::LastByte) => from..attr.size,
+        (StartPosition::Index(from), EndPosition::Index(last)) if last < from => {
+            return Wanted::Whole;
+        }
+        (StartPosition::Index(from), EndPosition::Index(last)) => {
+            from..last.saturating_add(1).min(attr.size)
+        }
+    };
+    if range.is_empty() { Wanted::Beyond } else { Wanted::Part(range) }
+}
+
+/// The answer to GET of a file, and the head of it to HEAD.
+pub(crate) fn send(headers: &HeaderMap, file: OpenFile, memory: Sending) -> Response {
+    let attr = *file.attr();
+    let mut response = if conditions::is_known(headers, &attr) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        match wanted(headers, &attr) {
+            Wanted::Whole => content(file, 0..attr.size, memory),
+            Wanted::Part(range) => {
+                let said = format!("bytes {}-{}/{}", range.start, range.end - 1, attr.size);
+                let mut response = content(file, range, memory);
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                insert(&mut response, header::CONTENT_RANGE, &said);
+                response
+            }
+            Wanted::Beyond => {
+                let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+                insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{}", attr.size));
+                response
+            }
+        }
+    };
+    describe(&mut response, &attr);
+    response
+}
+
+/// Says of an answer which state of a file it is about.
+pub(crate) fn describe(response: &mut Response, attr: &Attr) {
+    insert(response, header::ETAG, &conditions::tag(attr));
+    if let Ok(secs) = u64::try_from(attr.mtime.secs) {
+        let modified: SystemTime = UNIX_EPOCH + Duration::from_secs(secs);
+        insert(response, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
+    }
+}
+
+fn insert(response: &mut Response, name: header::HeaderName, value: &str) {
+    let value = HeaderValue::from_str(value).expect("it is made of digits and letters");
+    response.headers_mut().insert(name, value);
+}
+
+fn content(file: OpenFile, range: Range<u64>, memory: Sending) -> Response {
+    let len = range.end - range.start;
+    let stream = file.stream(range, memory).inspect(|chunk| match chunk {
+        Ok(bytes) => metrics::sent(bytes.len()),
+        // The client sees that the content breaks off.
+        Err(e) => tracing::error!("a door breaks off what it sends: {e}"),
+    });
+    let mut response = Body::from_stream(stream).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, len.into());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use meta::{Ino, Kind, Time};
+
+    use super::*;
+
+    #[test]
+    fn one_range_is_a_part_and_what_is_none_means_the_whole() {
+        let t = Time { secs: 1, nanos: 0 };
+        let attr = Attr {
+            ino: Ino(2),
+            kind: Kind::File,
+            mode: 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 10,
+            stored: 10,
+            atime: t,
+            mtime: t,
+            ctime: t,
+            btime: t,
+        };
+        for (text, expected) in [
+            ("bytes=0-0", Wanted::Part(0..1)),
+            ("bytes=2-5", Wanted::Part(2..6)),
+            ("bytes=2-", Wanted::Part(2..10)),
+            ("bytes=-3", Wanted::Part(7..10)),
+            ("bytes=-30", Wanted::Part(0..10)),
+            ("bytes=5-100", Wanted::Part(5..10)),
+            ("bytes=10-", Wanted::Beyond),
+            ("bytes=10-20", Wanted::Beyond),
+            ("bytes=0-1,4-5", Wanted::Whole),
+            ("bytes=5-2", Wanted::Whole),
+            ("bytes=-0", Wanted::Beyond),
+            ("lines=0-1", Wanted::Whole),
+            ("bytes=a-b", Wanted::Whole),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RANGE, text.parse().unwrap());
+            assert_eq!(wanted(&headers, &attr), expected, "{text}");
+            headers.insert(header::IF_RANGE, "\"another\"".parse().unwrap());
+            assert_eq!(wanted(&headers, &attr), Wanted::Whole, "{text} of another state");
+        }
+    }
+}
