@@ -28,8 +28,6 @@ pub struct Opening {
     pub filesystem: Arc<Filesystem>,
     /// What of it is shown.
     pub root: Ino,
-    /// Nothing is changed by them.
-    pub read_only: bool,
     /// For HTTP.
     pub http: Option<TcpListener>,
     /// For key-value, as lines of JSON.
@@ -156,7 +154,8 @@ impl DoorPlan {
         let failed = |e: std::io::Error| DoorError::Open(e.to_string());
         let http = another(&self.http).map_err(failed)?;
         let kv = another(&self.kv).map_err(failed)?;
-        (self.opener)(Opening { filesystem, root, read_only, http, kv }).await
+        filesystem.reads_only(read_only);
+        (self.opener)(Opening { filesystem, root, http, kv }).await
     }
 }
 

@@ -137,6 +137,8 @@ pub struct Filesystem {
     dead: Mutex<Vec<Ino>>,
     dead_wake: Notify,
     stopped: AtomicBool,
+    /// Those who come by doors change nothing; who comes by the mount the kernel refuses.
+    read_only: AtomicBool,
     pub(crate) atimes: Atimes,
     watcher: OnceLock<Watcher>,
     /// What there was to warn of when it was mounted, or its disks have changed.
@@ -170,6 +172,7 @@ impl Filesystem {
             dead: Mutex::default(),
             dead_wake: Notify::new(),
             stopped: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
             atimes: Atimes::new(),
             watcher: OnceLock::new(),
             warnings: Mutex::default(),
@@ -227,6 +230,16 @@ impl Filesystem {
         self.warnings.lock().clone()
     }
 
+    /// Is it mounted for reading only from now on?
+    pub fn reads_only(&self, only: bool) {
+        self.read_only.store(only, Ordering::SeqCst);
+    }
+
+    /// Is nothing changed by those who come by doors?
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::SeqCst)
+    }
+
     /// Is the mount being taken down?
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
@@ -281,7 +294,7 @@ impl Filesystem {
             Err(e) => tracing::error!("orphans of earlier mounts stay for now: {e}"),
         }
         while !self.is_stopped() {
-            let batch: Vec<Ino> = {
+            let mut batch: Vec<Ino> = {
                 let mut dead = self.dead.lock();
                 let from = dead.len().saturating_sub(REAP_BATCH);
                 dead.split_off(from)
@@ -290,6 +303,10 @@ impl Filesystem {
                 self.dead_wake.notified().await;
                 continue;
             }
+            // What was found before its last name went, and is held since, lives until that is forgotten.
+            let all = batch.len();
+            batch.retain(|&ino| self.lookup_counts.orphaned(ino));
+            self.data.dying.fetch_sub((all - batch.len()) as u64, Ordering::Relaxed);
             batch.iter().for_each(|&ino| self.data.discard(ino));
             if let Err(e) = self.meta.reap(&batch).await {
                 tracing::error!("unlinked files stay for now: {e}");

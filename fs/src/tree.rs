@@ -124,7 +124,7 @@ impl View {
     fn writes(&self) -> TreeResult<()> {
         match self.filesystem.is_stopped() {
             true => Err(FsError::Stopped.into()),
-            false if self.viewer.write => Ok(()),
+            false if self.viewer.write && !self.filesystem.is_read_only() => Ok(()),
             false => Err(TreeError::ReadOnly),
         }
     }

@@ -18,13 +18,21 @@ fn names(list: &str, tag: &str) -> bool {
     list.trim() == "*" || list.split(',').any(|word| plain(word) == tag)
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
+/// All values of a header, in one. One that is no text says nothing that could hold.
+fn header(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+    let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
+    let values: Vec<&str> = values.collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// Does the client say what may be there?
+pub(crate) fn are_there(headers: &HeaderMap) -> bool {
+    [header::IF_MATCH, header::IF_NONE_MATCH].iter().any(|name| headers.contains_key(name))
 }
 
 /// Has the client, who reads, this already?
 pub(crate) fn is_known(headers: &HeaderMap, attr: &Attr) -> bool {
-    header(headers, &header::IF_NONE_MATCH).is_some_and(|list| names(list, &tag(attr)))
+    header(headers, &header::IF_NONE_MATCH).is_some_and(|list| names(&list, &tag(attr)))
 }
 
 /// Is a range of another state of the file meant?
@@ -41,12 +49,12 @@ pub(crate) fn replaces(headers: &HeaderMap, before: Option<&Attr>) -> Result<Rep
     let (wanted, unwanted) =
         (header(headers, &header::IF_MATCH), header(headers, &header::IF_NONE_MATCH));
     match (wanted, unwanted, before) {
-        (Some(wanted), _, Some(before)) if names(wanted, &tag(before)) => {
+        (Some(wanted), _, Some(before)) if names(&wanted, &tag(before)) => {
             Ok(Replaces::Only(before.ino))
         }
         (Some(_), _, Some(_)) => failed("what is there is another than If-Match says"),
         (Some(_), _, None) => failed("nothing is there that If-Match could be about"),
-        (None, Some(unwanted), Some(before)) if names(unwanted, &tag(before)) => {
+        (None, Some(unwanted), Some(before)) if names(&unwanted, &tag(before)) => {
             failed("what is there is what If-None-Match excludes")
         }
         (None, Some(_), Some(before)) => Ok(Replaces::Only(before.ino)),

@@ -6,9 +6,10 @@
 
 use std::collections::BinaryHeap;
 
+use ::http::HeaderMap;
 use bytes::Bytes;
 use fs::tree::{OpenFile, TreePath, Upload};
-use meta::{Attr, Kind, Replaces};
+use meta::{Kind, Replaces};
 
 use crate::names::key_of;
 use crate::refusal::{Code, Refusal};
@@ -103,9 +104,9 @@ impl Database {
         }
     }
 
-    /// What has this key so far.
-    async fn before(&self, key: &[u8]) -> Result<Option<Attr>, Refusal> {
-        self.shelf.before(key).await
+    /// What the headers of a request allow to be replaced at this key.
+    async fn allows(&self, key: &[u8], headers: &HeaderMap) -> Result<Replaces, Refusal> {
+        self.shelf.allows(key, headers).await
     }
 
     async fn begin(&self, key: &[u8]) -> Result<Upload, Refusal> {
@@ -126,8 +127,9 @@ impl Database {
         written.await.map(drop).map_err(|e| Refusal::of(&e, Code::Conflict))
     }
 
-    async fn delete(&self, key: &[u8]) -> Result<(), Refusal> {
-        match self.shelf.remove(key).await {
+    /// If that is what the headers of a request allow.
+    async fn delete(&self, key: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
+        match self.shelf.remove(key, headers).await {
             Err(refusal) => Err(self.missing(refusal).await),
             removed => removed,
         }

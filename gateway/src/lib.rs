@@ -42,10 +42,10 @@ pub fn open(
 }
 
 async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
-    let Opening { filesystem, root, read_only, http, kv } = opening;
+    let Opening { filesystem, root, http, kv } = opening;
     metrics::describe();
     let counted = proto::metrics_server::count().map_err(|e| DoorError::Open(e.to_string()))?;
-    let who = Arc::new(Who::new(filesystem.clone(), root, read_only));
+    let who = Arc::new(Who::new(filesystem.clone(), root));
     let (stop, cut, tasks) =
         (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let server = Server { stop: stop.clone(), cut: cut.clone(), tasks: tasks.clone() };

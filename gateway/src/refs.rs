@@ -53,10 +53,11 @@ async fn download(State(who): State<Arc<Who>>, request: Request) -> Result<Respo
 async fn upload(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
     let (shelf, key) = (shelf(&who), key(&request));
     let (head, body) = request.into_parts();
-    let before = shelf.before(&key).await?;
-    let replaces = conditions::replaces(&head.headers, before.as_ref())?;
+    shelf.allows(&key, &head.headers).await?;
     let mut upload = shelf.begin(&key).await?;
     transfer::receive(&head.headers, body, &mut upload, FILE_MAX).await?;
+    // It may have changed since.
+    let replaces = shelf.allows(&key, &head.headers).await?;
     let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
     let said = format!("{}\n", json!({ "size": attr.size }));
     let mut response = (StatusCode::CREATED, said).into_response();
@@ -67,6 +68,6 @@ async fn upload(State(who): State<Arc<Who>>, request: Request) -> Result<Respons
 }
 
 async fn remove(State(who): State<Arc<Who>>, request: Request) -> Result<StatusCode, Refusal> {
-    shelf(&who).remove(&key(&request)).await?;
+    shelf(&who).remove(&key(&request), request.headers()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,8 +1,10 @@
 //! Files by their keys, in one directory of the tree: what refs and each database are.
 
 use fs::tree::{OpenFile, TreeError, TreePath, TreeResult, Upload, View};
-use meta::{Attr, Kind};
+use http::HeaderMap;
+use meta::{Attr, Kind, Replaces};
 
+use crate::conditions;
 use crate::names::name_of;
 use crate::refusal::{Code, Refusal};
 
@@ -48,11 +50,26 @@ impl Shelf {
     ///
     /// # Errors
     /// When it is no key, or cannot be found out.
-    pub(crate) async fn before(&self, key: &[u8]) -> Result<Option<Attr>, Refusal> {
+    async fn before(&self, key: &[u8]) -> Result<Option<Attr>, Refusal> {
         match self.view.stat_itself(&self.path(key)?).await {
             Ok(attr) => Ok(Some(attr)),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(self.refused(&e)),
+        }
+    }
+
+    /// What the headers of a request allow to be replaced at this key.
+    ///
+    /// # Errors
+    /// When it is not what is there.
+    pub(crate) async fn allows(
+        &self,
+        key: &[u8],
+        headers: &HeaderMap,
+    ) -> Result<Replaces, Refusal> {
+        match conditions::are_there(headers) {
+            true => conditions::replaces(headers, self.before(key).await?.as_ref()),
+            false => Ok(Replaces::Anything),
         }
     }
 
@@ -83,16 +100,22 @@ impl Shelf {
         begun.map_err(|e| Refusal::of(&e, Code::Conflict))
     }
 
-    /// Takes away what has this key.
+    /// Takes away what has this key, if that is what the headers of a request allow.
     ///
     /// # Errors
-    /// When nothing has.
-    pub(crate) async fn remove(&self, key: &[u8]) -> Result<(), Refusal> {
+    /// When nothing has, or something else.
+    pub(crate) async fn remove(&self, key: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
         let none = || Refusal::new(self.missing, "there is no such key here");
-        let before = self.before(key).await?.ok_or_else(none)?;
+        let before = self.before(key).await?;
+        let which = conditions::replaces(headers, before.as_ref())?;
+        let before = before.ok_or_else(none)?;
         if before.kind == Kind::Directory {
             return Err(Refusal::new(Code::Conflict, "a directory has this name"));
         }
-        self.view.remove(&self.path(key)?).await.map_err(|e| self.refused(&e))
+        let removed = self.view.remove(&self.path(key)?, which).await;
+        removed.map_err(|e| match which {
+            Replaces::Only(_) => conditions::refused(&e, which),
+            _ => self.refused(&e),
+        })
     }
 }

@@ -119,10 +119,14 @@ pub(crate) fn send(headers: &HeaderMap, file: OpenFile, memory: Sending) -> Resp
     response
 }
 
+/// Seconds since the epoch.
+const YEAR_10000: u64 = 253_402_300_800;
+
 /// Says of an answer which state of a file it is about.
 pub(crate) fn describe(response: &mut Response, attr: &Attr) {
     insert(response, header::ETAG, &conditions::tag(attr));
-    if let Ok(secs) = u64::try_from(attr.mtime.secs) {
+    // A year has four digits there.
+    if let Some(secs) = u64::try_from(attr.mtime.secs).ok().filter(|secs| *secs < YEAR_10000) {
         let modified: SystemTime = UNIX_EPOCH + Duration::from_secs(secs);
         insert(response, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
     }

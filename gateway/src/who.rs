@@ -17,12 +17,12 @@ pub(crate) struct Who {
 
 impl Who {
     /// Those who come in to this directory.
-    pub(crate) fn new(filesystem: Arc<Filesystem>, root: Ino, read_only: bool) -> Self {
+    pub(crate) fn new(filesystem: Arc<Filesystem>, root: Ino) -> Self {
         let own = nix::unistd::getegid();
         let more = nix::unistd::getgroups().unwrap_or_default();
         let gids = std::iter::once(own).chain(more).map(nix::unistd::Gid::as_raw).collect();
         let uid = nix::unistd::geteuid().as_raw();
-        let viewer = Viewer { uid, gids, root, write: !read_only };
+        let viewer = Viewer { uid, gids, root, write: true };
         Self { view: View::new(filesystem, viewer), sending: Sending::default() }
     }
 

@@ -184,7 +184,7 @@ impl Replaces {
     ///
     /// # Errors
     /// [`MetaError::Exists`] where something else is there, [`MetaError::NotFound`] where nothing is.
-    pub(crate) fn allow(self, before: Option<Ino>) -> Result<(), MetaError> {
+    pub fn allow(self, before: Option<Ino>) -> Result<(), MetaError> {
         match (self, before) {
             (Self::Nothing, Some(_)) => Err(MetaError::Exists),
             (Self::Only(_), None) => Err(MetaError::NotFound),

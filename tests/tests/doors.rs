@@ -587,11 +587,15 @@ fn what_makes_no_sense_is_refused_and_nothing_of_it_is_done() -> Result<()> {
     }
 
     let mut lines = site.lines()?;
+    for line in ["", "nonsense", "[]", " GET /kv/0/a HTTP/1.1"] {
+        let mut lines = site.lines()?;
+        ensure!(lines.line(line)?["error"] == "bad_request", "{line}");
+        ensure!(lines.line("{}").is_err(), "{line}: it ends the connection");
+    }
     for line in [
-        "",
-        "nonsense",
         "{}",
-        "[]",
+        r#"{"operation":"get","key":"a","id":[1]}"#,
+        r#"{"operation":"get","key":"a","id":{}}"#,
         r#"{"operation":"drop","key":"a"}"#,
         r#"{"operation":"get"}"#,
         r#"{"operation":"get","key":""}"#,
@@ -695,7 +699,7 @@ fn a_volume_is_served_without_a_mount() -> Result<()> {
     fs::write(site.demo.file("by the mount"), b"m")?;
     fs::create_dir(site.demo.file("refs"))?;
     fs::write(site.demo.file("refs/a"), b"before")?;
-    let mut serve = |http: &str| {
+    let serve = |http: &str| {
         let mut command = Command::new(ashlar());
         command.args(["serve", "demo", "--http", http, "--cluster"]);
         command.arg(site.demo.cluster_file());

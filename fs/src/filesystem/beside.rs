@@ -71,8 +71,13 @@ impl Filesystem {
         replaces: Replaces,
     ) -> FsResult<Option<Ino>> {
         self.data.flush_file(held.ino).await?;
-        let gone = self.meta.place(held.ino, parent, name, replaces).await?;
+        // From the moment it has a name, somebody may take that away.
         self.lookup_counts.placed(held.ino);
+        let placed = self.meta.place(held.ino, parent, name, replaces).await;
+        if placed.is_err() && self.lookup_counts.orphaned(held.ino) {
+            self.reap_later(held.ino);
+        }
+        let gone = placed?;
         if let Some(gone) = gone {
             self.unlinked(gone);
         }

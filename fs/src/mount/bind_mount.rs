@@ -68,6 +68,9 @@ pub async fn first(at: &Directories, volume: &str) -> Option<MountEntry> {
     let deadline = Instant::now() + WAIT_FOR_FIRST;
     loop {
         let by = meta::lock_holder(at, volume).ok()??;
+        if by.is_served_only() {
+            return None;
+        }
         let places = control::places(volume, by.pid).into_iter();
         let found = places.min_by_key(|place| place.root.components().count());
         if found.is_some() || Instant::now() >= deadline {

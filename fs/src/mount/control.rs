@@ -337,6 +337,7 @@ impl Answering {
 
     async fn remounted(&self, words: &str) {
         self.synced.set(words.split(',').any(|word| word == "sync"));
+        self.fs.reads_only(words.split(',').any(|word| word == "ro"));
         self.fs.tell_reads().await;
         self.fs.atimes.obey(AtimeRules::shown(words));
     }

@@ -172,6 +172,8 @@ impl OpenVolume {
 
     /// Its doors are closed: whoever comes next is refused.
     pub(super) async fn close_doors(&mut self) {
+        // The plan has the listeners, too.
+        self.plan.doors = None;
         if let Some(doors) = self.doors.take() {
             doors.close().await;
         }

@@ -62,16 +62,17 @@ impl View {
         Ok(())
     }
 
-    /// unlink(2) of a file or link, rmdir(2) of an empty directory.
+    /// unlink(2) of a file or link, rmdir(2) of an empty directory, if it is what `which` allows.
     ///
     /// # Errors
-    /// When there is none, it is not empty, or may not be taken away.
-    pub async fn remove(&self, path: &TreePath) -> TreeResult<()> {
+    /// When there is none, it is not empty, or may not be taken away; [`MetaError::Exists`] when it is something else.
+    pub async fn remove(&self, path: &TreePath, which: Replaces) -> TreeResult<()> {
         self.writes()?;
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
             let (dir, name, found) = view.walk(&path, Last::Itself).await?.entry()?;
             let found = found.ok_or(MetaError::NotFound)?;
+            which.allow(Some(found.ino))?;
             view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
             match found.kind {
                 Kind::Directory => view.filesystem.rmdir(dir.ino, &name).await?,

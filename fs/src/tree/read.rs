@@ -22,6 +22,9 @@ const LITTLE: u64 = 64 << 10;
 /// Chunks of the first kind that all readers of a process have at once.
 const CHUNKS: usize = 32;
 
+/// How often a file may be replaced by another between its being found and its being held.
+const REPLACED: usize = 100;
+
 /// Memory for what is being sent, shared by all who read. Cheap to clone.
 #[derive(Clone)]
 pub struct Sending(Arc<Semaphore>);
@@ -56,16 +59,28 @@ impl View {
     /// # Errors
     /// When it is none, or may not be read.
     pub async fn open(&self, path: &TreePath) -> TreeResult<OpenFile> {
-        let attr = self.stat(path).await?;
-        self.may(&attr, |who, file| who.open(file, READ, false)).await?;
-        regular(&attr)?;
-        let (held, attr) =
-            self.filesystem.hold(attr.ino).await?.ok_or(meta::MetaError::NotFound)?;
+        let (held, attr) = self.hold(path).await?;
         if self.data().is_mapped(attr.ino) {
             // What was stored there in a mapping, and the kernel has not sent, comes first.
             self.filesystem.outdate(vec![Outdated::Content(attr.ino)]).await;
         }
         Ok(OpenFile { held, attr })
+    }
+}
+
+impl View {
+    /// Holds a file that may be read. One that loses its name to another one meanwhile is looked for again.
+    async fn hold(&self, path: &TreePath) -> TreeResult<(Held, Attr)> {
+        for _ in 0..REPLACED {
+            let attr = self.stat(path).await?;
+            self.may(&attr, |who, file| who.open(file, READ, false)).await?;
+            regular(&attr)?;
+            if let Some(held) = self.filesystem.hold(attr.ino).await? {
+                return Ok(held);
+            }
+        }
+        let why = "the file is replaced by others faster than it can be opened";
+        Err(DataError::Unavailable(why.to_owned()).into())
     }
 }
 

@@ -98,9 +98,9 @@ async fn no_path_and_no_link_leads_out_of_the_subtree() {
     // What is put over a link, or taken away, is the link.
     put(&own, "below/ok", b"instead").await.unwrap();
     assert_eq!(found("file").await.as_deref(), Ok(&b"inside"[..]));
-    own.remove(&path("below/up")).await.unwrap();
+    own.remove(&path("below/up"), Replaces::Anything).await.unwrap();
     assert_eq!(get(&all, "secret").await.unwrap(), b"outside");
-    assert!(matches!(own.remove(&path("")).await, Err(TreeError::Path(_))));
+    assert!(matches!(own.remove(&path(""), Replaces::Anything).await, Err(TreeError::Path(_))));
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn permissions_are_those_of_the_mount() {
     assert_eq!(get(&bob, "open/anns").await.unwrap(), b"a");
     let denied = Err(Trouble::Denied);
     assert_eq!(put(&bob, "open/anns", b"b").await.map(drop).map_err(trouble), denied, "sticky");
-    assert_eq!(bob.remove(&path("open/anns")).await.map_err(trouble), denied);
+    assert_eq!(bob.remove(&path("open/anns"), Replaces::Anything).await.map_err(trouble), denied);
     let to = path("open/bobs");
     let renamed = bob.rename(&path("open/anns"), &to, RenameMode::Replace).await;
     assert_eq!(renamed.map_err(trouble), denied);
@@ -129,7 +129,10 @@ async fn permissions_are_those_of_the_mount() {
     let reader = Viewer { uid: 0, gids: vec![0], root: ROOT, write: false };
     let reader = View::new(fs.clone(), reader);
     assert_eq!(put(&reader, "new", b"n").await.map(drop).map_err(trouble), denied);
-    assert_eq!(reader.remove(&path("open/anns")).await.map_err(trouble), denied);
+    assert_eq!(
+        reader.remove(&path("open/anns"), Replaces::Anything).await.map_err(trouble),
+        denied
+    );
     assert_eq!(get(&reader, "shut/file").await.unwrap(), b"s");
 }
 
@@ -188,7 +191,7 @@ async fn a_change_is_told_and_carried_through_though_nobody_waits() {
     told.lock().clear();
     all.rename(&path("f"), &path("g"), RenameMode::Replace).await.unwrap();
     all.make_directories(&path("a/b")).await.unwrap();
-    all.remove(&path("g")).await.unwrap();
+    all.remove(&path("g"), Replaces::Anything).await.unwrap();
     let told = told.lock();
     for name in [name(b"f"), name(b"g"), name(b"a")] {
         assert!(told.contains(&name), "{name:?} is not told: {told:?}");

@@ -11,7 +11,6 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
-use meta::Replaces;
 use serde::Deserialize;
 
 use super::text::{Encoding, Keys};
@@ -55,13 +54,11 @@ async fn read(State(who): State<Arc<Who>>, request: Request) -> Result<Response,
 async fn put(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
     let (database, key) = place(&who, &request)?;
     let (head, body) = request.into_parts();
-    let conditional = [header::IF_MATCH, header::IF_NONE_MATCH];
-    let replaces = match conditional.iter().any(|name| head.headers.contains_key(name)) {
-        true => conditions::replaces(&head.headers, database.before(&key).await?.as_ref())?,
-        false => Replaces::Anything,
-    };
+    database.allows(&key, &head.headers).await?;
     let mut upload = database.begin(&key).await?;
     transfer::receive(&head.headers, body, &mut upload, VALUE_MAX).await?;
+    // It may have changed since.
+    let replaces = database.allows(&key, &head.headers).await?;
     let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     transfer::describe(&mut response, &attr);
@@ -70,7 +67,7 @@ async fn put(State(who): State<Arc<Who>>, request: Request) -> Result<Response, 
 
 async fn remove(State(who): State<Arc<Who>>, request: Request) -> Result<StatusCode, Refusal> {
     let (database, key) = place(&who, &request)?;
-    database.delete(&key).await?;
+    database.delete(&key, request.headers()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

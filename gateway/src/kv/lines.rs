@@ -9,19 +9,23 @@
 //! | anything that is refused | `{"error":"no_such_key","message":"..."}` |
 //!
 //! The database is 0 where none is named. With `"encoding":"base64"` the key, the value and `after` are in base64, and
-//! so are those of the answer; an answer that is no text is in base64 in any case, and says so. An `id`, whatever it is,
+//! so are those of the answer; an answer that is no text is in base64 in any case, and says so. An `id`, a text or a number,
 //! comes back with the answer.
 //!
 //! A line may be so long that a value fits into it; of long ones, few are in memory at once, and each has to come soon.
+//! So have answers that are long to be taken. A line that does not even begin as a request ends the connection: whoever
+//! sends it speaks something else, as a browser does that some page has sent here, with lines of that page's choice behind.
 
 use std::borrow::Cow;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use proto::guests::Guest;
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 use serde_json::{Map, Value};
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
@@ -41,6 +45,8 @@ const SHORT: u64 = 64 << 10;
 const LONGEST: u64 = 24 << 20;
 /// Long ones that are in memory at once.
 const LONG_ONES: usize = 4;
+/// Long answers that are: each a value of up to [`VALUE_MAX`], and six times as much as text at worst.
+const LONG_ANSWERS: usize = 2;
 /// From the first byte of a line to its end: of a short one; of a long one.
 const SOON: Duration = Duration::from_secs(10);
 const LATER: Duration = Duration::from_secs(60);
@@ -49,6 +55,7 @@ const LATER: Duration = Duration::from_secs(60);
 pub(crate) struct Lines {
     who: Arc<Who>,
     long: Semaphore,
+    long_answers: Semaphore,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -86,7 +93,36 @@ struct Asked<'a> {
     limit: Option<usize>,
     #[serde(default)]
     encoding: Encoding,
-    id: Option<Value>,
+    id: Option<Id>,
+}
+
+/// What a client knows a request by.
+struct Id(Value);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Plain;
+        impl Visitor<'_> for Plain {
+            type Value = Id;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a number as the id")
+            }
+            fn visit_str<E>(self, id: &str) -> Result<Id, E> {
+                Ok(Id(id.into()))
+            }
+            fn visit_u64<E>(self, id: u64) -> Result<Id, E> {
+                Ok(Id(id.into()))
+            }
+            fn visit_i64<E>(self, id: i64) -> Result<Id, E> {
+                Ok(Id(id.into()))
+            }
+            fn visit_f64<E>(self, id: f64) -> Result<Id, E> {
+                Ok(Id(id.into()))
+            }
+        }
+        // Anything else is refused before it is built.
+        from.deserialize_any(Plain)
+    }
 }
 
 /// How a line ended.
@@ -102,7 +138,8 @@ enum Line<'a> {
 impl Lines {
     /// For those.
     pub(crate) fn new(who: Arc<Who>) -> Self {
-        Self { who, long: Semaphore::new(LONG_ONES) }
+        let (long, long_answers) = (Semaphore::new(LONG_ONES), Semaphore::new(LONG_ANSWERS));
+        Self { who, long, long_answers }
     }
 
     /// Serves a connection until it ends, or is to end.
@@ -123,15 +160,25 @@ impl Lines {
                 _ => return,
             }
             let _under_way = guest.begin();
-            let (answer, goes_on, _long) = match self.line(&mut reader, &mut line).await {
+            let mut shares = Vec::new();
+            let (answer, goes_on) = match self.line(&mut reader, &mut line).await {
                 Ok(Line::End) | Err(_) => return,
-                Ok(Line::Bad(refusal)) => (refusal.json(), false, None),
-                Ok(Line::Whole(long)) => (self.answer(&line).await, true, long),
+                Ok(Line::Bad(refusal)) => (refusal.json(), false),
+                Ok(Line::Whole(_)) if line.trim_ascii_start().first() != Some(&b'{') => {
+                    (Refusal::new(Code::BadRequest, "a request is an object of JSON").json(), false)
+                }
+                Ok(Line::Whole(long)) => {
+                    shares.extend(long);
+                    (self.answer(&line, &mut shares).await, true)
+                }
             };
+            line.clear();
             line.shrink_to(SHORT as usize);
             let mut text = answer.to_string().into_bytes();
+            drop(answer);
             text.push(b'\n');
-            if writer.write_all(&text).await.is_err() || !goes_on {
+            let written = tokio::time::timeout(LATER, writer.write_all(&text)).await;
+            if !matches!(written, Ok(Ok(()))) || !goes_on {
                 return;
             }
         }
@@ -156,7 +203,13 @@ impl Lines {
             // It ends without the end of a line.
             return Ok(Line::End);
         }
-        let long = self.long.acquire().await.expect("it is never closed");
+        let Ok(long) = tokio::time::timeout(LATER, self.long.acquire()).await else {
+            return Ok(Line::Bad(Refusal::new(
+                Code::TooSlow,
+                "there are too many long lines at once",
+            )));
+        };
+        let long = long.expect("it is never closed");
         let mut rest = reader.take(LONGEST - SHORT);
         match tokio::time::timeout(LATER, rest.read_until(b'\n', line)).await {
             Err(_) => return Ok(slow()),
@@ -169,18 +222,18 @@ impl Lines {
         Ok(Line::Bad(Refusal::new(Code::TooLarge, why)))
     }
 
-    /// Does what a line asks for.
-    async fn answer(&self, line: &[u8]) -> Value {
+    /// Does what a line asks for. Memory that the answer takes a share of is added to `shares`.
+    async fn answer<'a>(&'a self, line: &[u8], shares: &mut Vec<SemaphorePermit<'a>>) -> Value {
         let since = Instant::now();
-        let asked: Asked<'_> = match serde_json::from_slice(line) {
+        let mut asked: Asked<'_> = match serde_json::from_slice(line) {
             Ok(asked) => asked,
             Err(e) => {
                 metrics::answered("lines", "other", since, Some(Code::BadRequest));
                 return Refusal::new(Code::BadRequest, e.to_string()).json();
             }
         };
-        let (op, id) = (asked.operation.name(), asked.id.clone());
-        let done = self.done(asked).await;
+        let (op, id) = (asked.operation.name(), asked.id.take());
+        let done = self.done(asked, shares).await;
         metrics::answered("lines", op, since, done.as_ref().err().map(|refusal| refusal.code));
         let mut answer = match done {
             Ok(mut fields) => {
@@ -189,13 +242,17 @@ impl Lines {
             }
             Err(refusal) => refusal.json(),
         };
-        if let (Some(id), Some(fields)) = (id, answer.as_object_mut()) {
+        if let (Some(Id(id)), Some(fields)) = (id, answer.as_object_mut()) {
             fields.insert("id".to_owned(), id);
         }
         answer
     }
 
-    async fn done(&self, asked: Asked<'_>) -> Result<Map<String, Value>, Refusal> {
+    async fn done<'a>(
+        &'a self,
+        asked: Asked<'_>,
+        shares: &mut Vec<SemaphorePermit<'a>>,
+    ) -> Result<Map<String, Value>, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadRequest, why);
         let Asked { operation, key, value, after, limit, encoding, .. } = asked;
         let read = |name: &str, text: Option<Cow<'_, str>>| {
@@ -206,7 +263,7 @@ impl Lines {
         let mut answer = Map::new();
         match operation {
             Operation::Get => {
-                let value = self.value(&database, &read("a key", key)?).await?;
+                let value = self.value(&database, &read("a key", key)?, shares).await?;
                 let encoding = encoding.for_all(std::iter::once(&value[..]));
                 answer.insert("value".to_owned(), encoding.write(&value).into());
                 encoding.told(&mut answer);
@@ -216,7 +273,7 @@ impl Lines {
                 metrics::received(value.len());
                 database.put(&key, value.into()).await?;
             }
-            Operation::Delete => database.delete(&read("a key", key)?).await?,
+            Operation::Delete => database.delete(&read("a key", key)?, &HeaderMap::new()).await?,
             Operation::Keys => {
                 let after = read("what is before", after.or(Some(Cow::Borrowed(""))))?;
                 let limit = limit.unwrap_or(KEYS).clamp(1, KEYS_MAX);
@@ -227,12 +284,26 @@ impl Lines {
     }
 
     /// A value as a whole.
-    async fn value(&self, database: &Database, key: &[u8]) -> Result<Bytes, Refusal> {
+    async fn value<'a>(
+        &'a self,
+        database: &Database,
+        key: &[u8],
+        shares: &mut Vec<SemaphorePermit<'a>>,
+    ) -> Result<Bytes, Refusal> {
         let file = database.open(key).await?;
         let len = file.attr().size;
         if len > VALUE_MAX {
             let why = format!("{len} bytes, which are more than a line can hold: get it by HTTP");
             return Err(Refusal::new(Code::TooLarge, why));
+        }
+        if len > SHORT {
+            let Ok(share) = tokio::time::timeout(LATER, self.long_answers.acquire()).await else {
+                return Err(Refusal::new(
+                    Code::TooSlow,
+                    "too many long values are asked for at once",
+                ));
+            };
+            shares.push(share.expect("it is never closed"));
         }
         let value = file.read(0..len).await.map_err(|e| Refusal::of(&e, Code::NoSuchKey))?;
         metrics::sent(value.len());
