@@ -8,6 +8,7 @@ use proto::scheme::Scheme;
 use crate::engine::{Batch, Value};
 use crate::journal::entry::{self, Entry, Standing};
 use crate::key::counters::Counters;
+use crate::key::numbers::Numbers;
 use crate::key::volume::VolumeRecord;
 use crate::key::{self, Key};
 use crate::record::dentry;
@@ -157,7 +158,10 @@ fn read_values(bytes: &[u8]) {
     let _ = key::extent::decode(1 << 40, bytes);
     let _ = key::blob::decode(a_blob(1), bytes);
     let _ = Inode::decode(Ino(7), bytes);
-    let _ = Counters::decode(bytes);
+    let _ = (Counters::decode(bytes), Numbers::decode(bytes));
+    if let Some(blob) = key::blob::unpack(bytes) {
+        assert_eq!(key::blob::pack(&blob), bytes, "a blob is written as it is read");
+    }
     drop(key::members::decode(bytes));
     drop(Acl::parse(bytes));
     let _ = (dentry::entries(bytes).count(), xattr::entries(bytes).count());

@@ -108,8 +108,10 @@ fn payload() -> Vec<u8> {
 
 fn read_payloads(bytes: &[u8]) {
     let blobs = record::decode_blobs(bytes);
-    assert!(blobs.len() <= bytes.len(), "no more ids than bytes");
-    let _ = (record::decode_slot(bytes), record::decode_fence(bytes));
+    let parts = record::decode_parts(bytes);
+    assert!(blobs.len() + parts.len() <= bytes.len(), "no more ids than bytes");
+    let _ =
+        (record::decode_slot(bytes), record::decode_fence(bytes), record::decode_rebuilt(bytes));
 }
 
 #[cfg(test)]

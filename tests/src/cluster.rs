@@ -430,6 +430,12 @@ impl Demo {
         self.mount.as_ref().map_or_else(|| "nothing: it is not mounted".to_owned(), Process::said)
     }
 
+    /// The last lines of what a daemon has logged since the test has started it.
+    pub fn said_by_daemon(&self, number: usize) -> String {
+        let ours = self.daemons.get(number).and_then(|daemon| daemon.ours.as_ref());
+        ours.map_or_else(|| "nothing: the demo has started it".to_owned(), Process::said)
+    }
+
     /// Bytes that a user can still write, as `df` shows them.
     pub fn available(&self) -> Result<u64> {
         let stat = nix::sys::statvfs::statvfs(&self.path())?;
@@ -439,11 +445,20 @@ impl Demo {
     /// Lets `ashlar fsck` check the unmounted volume, whose daemons have ended. Fails with all it
     /// says when it finds anything: a lost blob, a wrong count, or a blob that nobody needs.
     pub fn fsck(&self) -> Result<()> {
+        self.fsck_by(&[])
+    }
+
+    /// The same, and has every byte read and verified.
+    pub fn fsck_data(&self) -> Result<()> {
+        self.fsck_by(&["--data"])
+    }
+
+    fn fsck_by(&self, words: &[&str]) -> Result<()> {
         assert!(self.mount.is_none(), "fsck wants the volume for itself");
         let cluster = self.directory().join("cluster.toml");
         let mut command = Command::new(binaries::ashlar());
         command.arg("fsck").arg(DEMO_VOLUME).arg("--json").arg("--cluster").arg(cluster);
-        let answer = process::output(&mut command, 4 * PATIENCE)?;
+        let answer = process::output(command.args(words), 4 * PATIENCE)?;
         let said = String::from_utf8_lossy(&answer.stdout);
         let all = format!("{said}{}", String::from_utf8_lossy(&answer.stderr));
         ensure!(answer.status.success(), "fsck: {all}");
@@ -516,10 +531,10 @@ impl Demo {
         })
     }
 
-    /// Peak resident memory in bytes of the mount (`None`) and of each daemon, by its number.
+    /// Peak resident memory in bytes of the mount (`None`) and of each daemon that runs, by its number.
     pub fn peak_memory(&self) -> Result<BTreeMap<Option<usize>, u64>> {
         let daemons = self.daemons.iter().enumerate().map(|(n, daemon)| (Some(n), daemon.pid));
-        let all = daemons.chain([(None, self.mount_pid())]);
+        let all = daemons.filter(|(_, pid)| !is_gone(*pid)).chain([(None, self.mount_pid())]);
         all.map(|(who, pid)| Ok((who, peak_memory(pid)?))).collect()
     }
 
@@ -659,12 +674,12 @@ fn device(path: &Path) -> Option<String> {
     })
 }
 
-/// Whether a process has ended; one that only waits for its parent to notice has.
+/// Whether a process has ended; one that only waits for its parent to notice has. As long as one of its threads is
+/// in a call of the kernel that cannot be interrupted, its files and ports are still its own.
 pub(crate) fn is_gone(pid: Pid) -> bool {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
-        Err(_) => true,
-    }
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let ended = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    ended && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
 }
 
 fn peak_memory(pid: Pid) -> Result<u64> {

@@ -7,6 +7,7 @@
 //! * whatever is started is ended by its pid, also when a test panics;
 //! * with `/dev/fuse` there, a mount that does not work is a failure, never a skipped test.
 
+pub mod adversary;
 pub mod binaries;
 pub mod calls;
 pub mod checks;
@@ -29,4 +30,5 @@ pub mod runs;
 pub mod seed;
 pub mod side;
 pub mod site;
+pub mod small;
 pub mod tree;

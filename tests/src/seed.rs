@@ -42,6 +42,14 @@ impl Seed {
         self.below(100) < percent
     }
 
+    /// Puts them in any order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let other = self.below(last as u64 + 1);
+            items.swap(last, usize::try_from(other).expect("an index"));
+        }
+    }
+
     /// Another generator, independent of this one.
     pub fn fork(&mut self) -> Self {
         Self(self.next_u64())
