@@ -164,8 +164,11 @@ fn conditions(door: &Door) -> Result<()> {
     door.ask("POST", path, &[("If-Match", &tag)], b"four")?.expect(412)?;
     let got = door.get(path)?.expect(200)?;
     ensure!(got.body == b"three", "{got:?}");
-    let known = [("If-None-Match", &*got.headers["etag"])];
-    ensure!(door.ask("GET", path, &known, &[])?.expect(304)?.body.is_empty());
+    let now = got.headers["etag"].clone();
+    ensure!(door.ask("GET", path, &[("If-None-Match", &now)], &[])?.expect(304)?.body.is_empty());
+    door.ask("DELETE", path, &[("If-Match", &tag)], &[])?.expect(412)?;
+    door.ask("DELETE", path, &[("If-Match", &now)], &[])?.expect(204)?;
+    door.get(path)?.expect(404)?;
     Ok(())
 }
 
@@ -586,6 +589,14 @@ fn what_makes_no_sense_is_refused_and_nothing_of_it_is_done() -> Result<()> {
         ensure!(got.headers.contains_key(name), "{name} is missing: {:?}", got.headers);
     }
 
+    lines_that_make_no_sense(&site)?;
+    let top = names(&site.demo.path())?;
+    ensure!(top == ["refs", "secret"].map(str::to_owned).into(), "left over: {top:?}");
+    ensure!(names(&site.demo.file("refs"))? == ["b".to_owned()].into());
+    Ok(())
+}
+
+fn lines_that_make_no_sense(site: &Site) -> Result<()> {
     let mut lines = site.lines()?;
     for line in ["", "nonsense", "[]", " GET /kv/0/a HTTP/1.1"] {
         let mut lines = site.lines()?;
@@ -608,9 +619,6 @@ fn what_makes_no_sense_is_refused_and_nothing_of_it_is_done() -> Result<()> {
     ] {
         ensure!(lines.line(line)?["error"] == "bad_request", "{line}");
     }
-    let top = names(&site.demo.path())?;
-    ensure!(top == ["refs", "secret"].map(str::to_owned).into(), "left over: {top:?}");
-    ensure!(names(&site.demo.file("refs"))? == ["b".to_owned()].into());
     Ok(())
 }
 

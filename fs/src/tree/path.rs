@@ -100,7 +100,8 @@ mod tests {
     fn paths_lead_down_or_are_refused() {
         let long = vec![b'a'; NAME_MAX + 1];
         let longer = b"a/".repeat(PATH_MAX / 2 + 1);
-        let cases: [(&[u8], Result<&[&[u8]], BadPath>); 18] = [
+        type Names<'a> = &'a [&'a [u8]];
+        let cases: [(&[u8], Result<Names<'_>, BadPath>); 18] = [
             (b"", Ok(&[])),
             (b"/", Ok(&[])),
             (b"a", Ok(&[b"a"])),

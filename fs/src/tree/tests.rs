@@ -192,7 +192,7 @@ async fn a_change_is_told_and_carried_through_though_nobody_waits() {
     all.rename(&path("f"), &path("g"), RenameMode::Replace).await.unwrap();
     all.make_directories(&path("a/b")).await.unwrap();
     all.remove(&path("g"), Replaces::Anything).await.unwrap();
-    let told = told.lock();
+    let told = told.lock().clone();
     for name in [name(b"f"), name(b"g"), name(b"a")] {
         assert!(told.contains(&name), "{name:?} is not told: {told:?}");
     }
