@@ -121,6 +121,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             Command::Get { key } => door.get(&key).await,
             Command::Put { key, value } => {
                 let value = value.map_or_else(from_stdin, |value| Ok(value.into_bytes()))?;
+                if value.len() as u64 > VALUE_MAX {
+                    // A door that refuses it does not read it to its end, and its answer may be lost.
+                    bail!("too_large: a value has {VALUE_MAX} bytes at most");
+                }
                 door.ask(Method::PUT, &door.key(&key)?, value).await.map(drop)
             }
             Command::Delete { key } => {
