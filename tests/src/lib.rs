@@ -31,4 +31,5 @@ pub mod seed;
 pub mod side;
 pub mod site;
 pub mod small;
+pub mod somebody;
 pub mod tree;

@@ -22,10 +22,11 @@ use nix::sys::time::TimeSpec;
 use nix::time::ClockId;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, SeekFrom, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
-use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{Gid, Uid};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::calls::{At, CALLERS, Call, SLOTS, Stamp, Step, Whence};
+use crate::somebody::acting;
 
 /// Longest wait for one call's answer.
 const BOUND: Duration = Duration::from_secs(60);
@@ -234,23 +235,6 @@ fn copied(error: &std::io::Error) -> std::io::Error {
     std::io::Error::new(error.kind(), error.to_string())
 }
 
-fn become_user(who: usize) {
-    let (uid, gid, groups) = CALLERS[who];
-    let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
-    let (uid, gid, root) = (Uid::from_raw(uid), Gid::from_raw(gid), Uid::from_raw(0));
-    // The saved id stays root's: that is the way back.
-    let all = set_thread_groups(&groups)
-        .and_then(|()| set_thread_res_gid(gid, gid, gid))
-        .and_then(|()| set_thread_res_uid(uid, uid, root));
-    all.expect("root may become anybody");
-}
-
-fn become_root() {
-    set_thread_res_uid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))
-        .expect("the saved id is root's");
-    become_user(0);
-}
-
 /// Whether a time is so far from now that somebody must have set it.
 pub(crate) fn is_far(secs: i64) -> bool {
     let today = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -289,13 +273,10 @@ impl Caller {
         for ino in self.may_go(&step.call) {
             self.times.remove(&ino);
         }
-        become_user(step.who);
-        rustix::process::umask(Mode::from_raw_mode(step.umask));
-        let result = match self.call(&step.call) {
-            None => Ok(Outcome::NoFile),
-            Some(result) => result,
-        };
-        become_root();
+        let result = acting(CALLERS[step.who], || {
+            rustix::process::umask(Mode::from_raw_mode(step.umask));
+            self.call(&step.call).unwrap_or(Ok(Outcome::NoFile))
+        });
         let (seen, inodes) = self.look_around(&step.call).into_iter().unzip();
         Answer { result, seen, inodes }
     }
