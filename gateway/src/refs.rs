@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use fs::tree::TreePath;
-use http::{HeaderValue, StatusCode, header};
-use meta::FILE_MAX;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use meta::{Attr, FILE_MAX};
 use serde_json::json;
 
 use crate::names::decoded;
@@ -52,19 +53,29 @@ async fn download(State(who): State<Arc<Who>>, request: Request) -> Result<Respo
 
 async fn upload(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
     let (shelf, key) = (shelf(&who), key(&request));
-    let (head, body) = request.into_parts();
-    shelf.allows(&key, &head.headers).await?;
-    let mut upload = shelf.begin(&key).await?;
-    transfer::receive(&head.headers, body, &mut upload, FILE_MAX).await?;
-    // It may have changed since.
-    let replaces = shelf.allows(&key, &head.headers).await?;
-    let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
+    let (head, mut body) = request.into_parts();
+    let stored = store(&shelf, &key, &head.headers, &mut body).await;
+    let attr = transfer::settled(stored, &head.headers, body).await?;
     let said = format!("{}\n", json!({ "size": attr.size }));
     let mut response = (StatusCode::CREATED, said).into_response();
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     transfer::describe(&mut response, &attr);
     Ok(response)
+}
+
+async fn store(
+    shelf: &Shelf,
+    key: &[u8],
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Attr, Refusal> {
+    shelf.allows(key, headers).await?;
+    let mut upload = shelf.begin(key).await?;
+    transfer::receive(headers, body, &mut upload, FILE_MAX).await?;
+    // It may have changed since.
+    let replaces = shelf.allows(key, headers).await?;
+    upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))
 }
 
 async fn remove(State(who): State<Arc<Who>>, request: Request) -> Result<StatusCode, Refusal> {

@@ -19,13 +19,17 @@ use crate::refusal::{Code, Refusal};
 /// How long a client may send nothing of a body.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// Bytes of a refused body that are read all the same, and for how long.
+const DRAINED: u64 = 32 << 20;
+const DRAINING: Duration = Duration::from_secs(5);
+
 /// Receives a body of at most `limit` bytes into a file.
 ///
 /// # Errors
 /// When it breaks off, stalls, or is too long, or cannot be stored.
 pub(crate) async fn receive(
     headers: &HeaderMap,
-    mut body: Body,
+    body: &mut Body,
     upload: &mut Upload,
     limit: u64,
 ) -> Result<(), Refusal> {
@@ -59,6 +63,30 @@ pub(crate) async fn receive(
         let written = upload.write(bytes).await;
         written.map_err(|e| Refusal::of(&e, Code::Conflict))?;
     }
+}
+
+/// What came of a body. Of one that was refused the rest is read, within bounds: who sends it hears the answer only when it has
+/// sent everything, or asked before.
+pub(crate) async fn settled<T>(
+    stored: Result<T, Refusal>,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<T, Refusal> {
+    if stored.is_err() && !headers.contains_key(header::EXPECT) {
+        let drain = async {
+            let mut left = DRAINED;
+            while let Some(Ok(frame)) = body.frame().await {
+                let len = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                if len >= left {
+                    return;
+                }
+                left -= len;
+            }
+        };
+        // Whoever is slower than that hears that the connection ends.
+        let _late = tokio::time::timeout(DRAINING, drain).await;
+    }
+    stored
 }
 
 /// What of a file is asked for.

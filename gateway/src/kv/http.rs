@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use meta::Attr;
 use serde::Deserialize;
 
 use super::text::{Encoding, Keys};
@@ -53,16 +55,26 @@ async fn read(State(who): State<Arc<Who>>, request: Request) -> Result<Response,
 
 async fn put(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
     let (database, key) = place(&who, &request)?;
-    let (head, body) = request.into_parts();
-    database.allows(&key, &head.headers).await?;
-    let mut upload = database.begin(&key).await?;
-    transfer::receive(&head.headers, body, &mut upload, VALUE_MAX).await?;
-    // It may have changed since.
-    let replaces = database.allows(&key, &head.headers).await?;
-    let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
+    let (head, mut body) = request.into_parts();
+    let stored = store(&database, &key, &head.headers, &mut body).await;
+    let attr = transfer::settled(stored, &head.headers, body).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     transfer::describe(&mut response, &attr);
     Ok(response)
+}
+
+async fn store(
+    database: &Database,
+    key: &[u8],
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Attr, Refusal> {
+    database.allows(key, headers).await?;
+    let mut upload = database.begin(key).await?;
+    transfer::receive(headers, body, &mut upload, VALUE_MAX).await?;
+    // It may have changed since.
+    let replaces = database.allows(key, headers).await?;
+    upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))
 }
 
 async fn remove(State(who): State<Arc<Who>>, request: Request) -> Result<StatusCode, Refusal> {
