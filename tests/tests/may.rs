@@ -390,13 +390,13 @@ fn renames(scene: &Scene, dice: &mut Seed, caller: &Caller) -> Result<Attempt> {
     let to = if dice.chance(30) { over } else { format!("{to}/new") };
     let target = Inode::at(&scene.path(&to)).ok();
     let dir = Inode::at(scene.path(&to).parent().context("it is in a directory")?)?;
+    let ends = |who: Who<'_>| {
+        let target = (dir.guarded(), target.as_ref().map(Inode::guarded));
+        who.rename((from.guarded(), source.guarded()), target, false)
+    };
     Ok(Attempt {
         what: format!("rename a/{name} to {to}"),
-        decided: caller.who().rename(
-            (from.guarded(), source.guarded()),
-            (dir.guarded(), target.as_ref().map(Inode::guarded)),
-            false,
-        ),
+        decided: beyond(caller, &from, |_| beyond(caller, &dir, ends)),
         did: caller.does(|| fs::rename(&path, scene.path(&to))),
     })
 }
