@@ -216,7 +216,8 @@ mod tests {
             ("bytes=10-20", Wanted::Beyond),
             ("bytes=0-1,4-5", Wanted::Whole),
             ("bytes=5-2", Wanted::Whole),
-            ("bytes=-0", Wanted::Beyond),
+            // A server may ignore what asks for nothing.
+            ("bytes=-0", Wanted::Whole),
             ("lines=0-1", Wanted::Whole),
             ("bytes=a-b", Wanted::Whole),
         ] {
