@@ -209,11 +209,12 @@ impl Adversary {
             }
             Harm::Emptied => {
                 shell(&self.demo.disk(disk), "rm -rf index.redb blocks/*", PATIENCE)?;
-                self.until_away(disk)
+                // It may have moved to a new file what it needs of those that are gone, before it looked.
+                self.until_away(disk, || self.needs_no_removed_file(disk))
             }
             Harm::Replaced => {
                 fs::remove_dir_all(self.demo.disk(disk).canonicalize()?)?;
-                self.until_away(disk)
+                self.until_away(disk, || false)
             }
             Harm::Drained => {
                 self.change_clusters(disk, "drain", &[])?;
@@ -230,16 +231,32 @@ impl Adversary {
     fn failed(&self, disk: usize, harm: Harm) -> String {
         let (states, heal) = (self.demo.states(), self.demo.heal());
         let (mount, daemon) = (self.demo.said(), self.demo.said_by_daemon(disk));
-        format!("disk {disk}, {harm:?}: {states:?}\n{heal:?}\n{mount}\nits daemon:\n{daemon}")
+        let files = shell(&self.demo.disk(disk), "ls -lR", PATIENCE);
+        format!(
+            "disk {disk}, {harm:?}: {states:?}\n{heal:?}\n{mount}\nits daemon:\n{daemon}\nits files: {files:?}"
+        )
     }
 
-    /// The disk has lost what it had, and it is known.
-    fn until_away(&self, disk: usize) -> Result<()> {
+    /// The disk has lost what it had, and it is known; or it has lost nothing.
+    fn until_away(&self, disk: usize, lost_nothing: impl Fn() -> bool) -> Result<()> {
         wait_until(&format!("the loss of disk {disk} to be noticed"), NOTICED, || {
-            self.demo.heal().is_ok_and(|(_, report)| {
-                report["disks_away"] != 0 || report["disks_rebuilding"] != 0
+            let report = self.demo.heal().map(|(_, report)| report);
+            report.is_ok_and(|report| {
+                report["disks_away"] != 0 || report["disks_rebuilding"] != 0 || lost_nothing()
             })
         })
+    }
+
+    /// The disk goes on as it was opened (anew it would have an index), and all its block files have names.
+    fn needs_no_removed_file(&self, disk: usize) -> bool {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.demo.daemon_pid(disk)));
+        let links = open.into_iter().flatten().flatten().map(|file| fs::read_link(file.path()));
+        let names = links.flatten().map(|link| link.display().to_string());
+        let files: Vec<String> = names.filter(|name| name.contains("/blocks/")).collect();
+        let removed = |name: &String| name.ends_with(" (deleted)");
+        !files.is_empty()
+            && !files.iter().any(removed)
+            && !self.demo.disk(disk).join("index.redb").exists()
     }
 
     /// Undoes what was done last.
@@ -387,6 +404,8 @@ fn move_to_small(demo: &mut Demo, disks: &[usize]) -> Result<BTreeMap<usize, Sma
         // The next mount starts it again.
         demo.kill_daemon(disk)?;
         run(Command::new("cp").arg("-a").arg(&from).arg(&to), PATIENCE)?;
+        // What its makers have synced must be there whatever becomes of the filesystem.
+        nix::unistd::syncfs(File::open(small.path())?)?;
         fs::remove_dir_all(&from)?;
         symlink(&to, &from)?;
         moved.insert(disk, small);

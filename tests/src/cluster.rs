@@ -674,12 +674,18 @@ fn device(path: &Path) -> Option<String> {
     })
 }
 
-/// Whether a process has ended; one that only waits for its parent to notice has. As long as one of its threads is
-/// in a call of the kernel that cannot be interrupted, its files and ports are still its own.
+/// Whether a process has ended; one that only waits for its parent to notice has.
+pub(crate) fn has_ended(pid: Pid) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+        Err(_) => true,
+    }
+}
+
+/// Whether it has, and has let go of everything: as long as one of its threads is in a call of the kernel that cannot be
+/// interrupted, its files and ports are still its own.
 pub(crate) fn is_gone(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    let ended = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-    ended && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
+    has_ended(pid) && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
 }
 
 fn peak_memory(pid: Pid) -> Result<u64> {

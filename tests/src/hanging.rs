@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::binaries;
-use crate::cluster::{abort, detach, is_gone, is_mounted, states, umount, until_unused};
+use crate::cluster::{abort, detach, has_ended, is_mounted, states, umount, until_unused};
 use crate::process::{self, PATIENCE, Process, wait_until};
 
 /// Disks of each of the two daemons; the first of the first is the one that hangs.
@@ -234,5 +234,5 @@ fn storaged_status(port: u16, bound: Duration) -> Result<String> {
 
 /// Waits until a process has ended, but for threads that the kernel does not let go of.
 fn ended(process: &Process, bound: Duration) -> Result<()> {
-    wait_until(&format!("the end of process {}", process.pid()), bound, || is_gone(process.pid()))
+    wait_until(&format!("the end of process {}", process.pid()), bound, || has_ended(process.pid()))
 }

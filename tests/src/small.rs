@@ -37,7 +37,7 @@ impl Small {
         std::fs::create_dir(home.path().join("mnt"))?;
         File::create(&image)?.set_len(len)?;
         // Nothing is kept for root: full is full.
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image), PATIENCE)?;
+        run(Command::new("mkfs.ext4").args(["-q", "-b", "4096", "-m", "0"]).arg(&image), PATIENCE)?;
         let attached =
             output(Command::new("losetup").args(["--find", "--show"]).arg(&image), PATIENCE)?;
         if !attached.status.success() {

@@ -357,9 +357,18 @@ fn a_volume_goes_on_without_disks_to_spare_only_if_it_is_told_to() -> Result<()>
     wait_until("writes to go on", NOTICED, || site.write().is_ok())?;
     site.write_some()?;
     site.read_all()?;
-    let (code, text) = answer(Command::new(ashlar()).args(["status", &point]), PATIENCE)?;
-    ensure!(text.contains("storing goes on while what is stored can be read"), "{text}");
-    ensure!(code == 1 && text.contains("have 0 spare losses left"), "{code}: {text}");
+    let mut last = String::new();
+    let counted = wait_until("what was stored to be counted", NOTICED, || {
+        let mut status = Command::new(ashlar());
+        let told = answer(status.args(["status", &point]), PATIENCE);
+        told.is_ok_and(|(code, text)| {
+            let counted = code == 1 && text.contains("have 0 spare losses left");
+            last = text;
+            counted
+        })
+    });
+    counted.with_context(|| last.clone())?;
+    ensure!(last.contains("storing goes on while what is stored can be read"), "{last}");
     site.umount()?;
     site.mount()?;
     site.read_all()?;
