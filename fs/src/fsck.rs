@@ -11,7 +11,7 @@
 //! metadata of a later moment do not need is not missed.
 //!
 //! Nothing is written, unless it shall repair. Then metadata are put right by who alone has the volume
-//! ([`meta::Volume::repair`]), and blobs are mended as repair mends them ([`proxy::Proxy::make_whole`]).
+//! ([`meta::Volume::repair`]), and blobs are mended as repair mends them ([`proxy::repair::Examiner::make_whole`]).
 
 mod blobs;
 mod findings;
@@ -24,7 +24,7 @@ use proto::id::{BlobId, SessionId};
 use proxy::BlobStore;
 
 pub(crate) use self::findings::Findings;
-use self::patient::{LOOKS, Moment};
+use self::patient::Moment;
 pub(crate) use self::patient::{Patient, Told, Wish};
 
 /// Checks a volume, and repairs it if that is wanted and it is led.
@@ -52,21 +52,19 @@ pub(crate) async fn check(patient: &Patient<'_>, wish: Wish, told: Told<'_>) -> 
 }
 
 /// Names the files of which bytes cannot be read. Never by the volume as it is led: so long a look would hold up
-/// whoever changes it. What the look needs may go meanwhile; then a later one will do.
+/// whoever changes it.
 async fn name_lost(
     patient: &Patient<'_>,
     moment: &Moment,
     unreadable: &[(BlobId, lost::Why)],
 ) -> Result<Vec<lost::File>> {
-    let mut named = lost::files(&moment.volume, unreadable).await;
-    for _ in 1..LOOKS {
-        if named.is_ok() || !patient.changes() {
-            break;
+    let mut looks = patient.looks(moment.volume.clone());
+    loop {
+        let named = lost::files(&looks.volume, unreadable).await;
+        if named.is_ok() || !looks.again().await? {
+            return named;
         }
-        let volume = patient.look().await?;
-        named = lost::files(&volume, unreadable).await;
     }
-    named
 }
 
 /// Says of an error what of it is no more than that disks are away.

@@ -10,7 +10,7 @@
 //! | `layout`: where parts belong, what is to be done, what may be lost | `census`: asks for the lists |
 //! | `merge`: ordered lists to blobs, with bounded memory | `mend`: one blob |
 //! | `queue`, `presence`, `pace`: what next, who is there, how fast | `healer`: when all that happens |
-//! | | `examine`: how one blob is, for who checks a volume |
+//! | | `examine`: how one blob is, for who checks a volume; `examiner`: one after the other, at repair's pace |
 //! | `course`, `tally`, `conditions`: what is due, what was counted, what slots say of themselves | |
 //! | [`report`]: how safe it all is, in a word and a line | `gauges`: the same for monitoring |
 //!
@@ -25,6 +25,7 @@ mod census;
 mod conditions;
 mod course;
 mod examine;
+mod examiner;
 mod gauges;
 mod healer;
 mod layout;
@@ -38,5 +39,6 @@ mod tally;
 
 pub use census::{Ledger, Wanted};
 pub use examine::{Examined, Fate};
+pub use examiner::{Examiner, Users};
 pub use healer::{HealSettings, Healer};
 pub use report::{Health, Report};

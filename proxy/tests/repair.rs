@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, PartSet, VolumeId};
-use proxy::repair::{HealSettings, Healer, Health, Ledger, Report, Wanted};
+use proxy::repair::{Examiner, Fate, HealSettings, Healer, Health, Ledger, Report, Users, Wanted};
 use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
 use support::{MemorySlot, Mood, another_over, blob, config, noise, proxy_over};
 
@@ -564,4 +565,39 @@ async fn what_is_put_or_deleted_while_a_disk_is_filled_costs_no_second_census() 
     let report = led.until("filled", filled).await;
     assert_eq!(report.censuses, 1, "{report}");
     assert!(led.slots[WIPED].has_all_of(VOLUME));
+}
+
+/// Whoever checks a volume reads no faster than repair may, and gives way to users as it does.
+#[tokio::test(start_paused = true)]
+async fn a_check_reads_at_its_rate_and_gives_way_to_users() {
+    let led = Led::over(8).await;
+    let ids = led.put(12).await;
+    let bytes = |id: &BlobId| id.scheme().parts() as u64 * u64::from(id.part_len());
+    let rate = ids.iter().map(bytes).sum::<u64>() / 10;
+    let took = async |users| {
+        let examiner = Examiner::new(&led.proxy, users);
+        let began = tokio::time::Instant::now();
+        let examined = join_all(ids.iter().map(|id| examiner.examine(*id, true))).await;
+        assert!(examined.iter().all(|examined| examined.fate == Fate::Whole), "{examined:?}");
+        began.elapsed().as_secs()
+    };
+    // Nobody has asked for anything for a moment.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(took(Users::None).await, 0);
+    // But for the last one, whose time is not waited for.
+    let alone = took(Users::Here(rate)).await;
+    assert!((7..=10).contains(&alone), "{alone} s");
+    let beside = took(Users::Elsewhere(rate)).await;
+    assert!((56..=80).contains(&beside), "{beside} s");
+    let reads = async {
+        loop {
+            led.proxy.get(ids[0], 0..100).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let beside = tokio::select! {
+        beside = took(Users::Here(rate)) => beside,
+        () = reads => unreachable!("they never end"),
+    };
+    assert!((56..=80).contains(&beside), "{beside} s");
 }

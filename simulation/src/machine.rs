@@ -9,10 +9,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
 use proto::part_store::{PartError, PartStore};
+use storaged::clients::Clients;
 use storaged::superblock::Superblock;
 use storaged::{Disk, DiskOptions, Stepped};
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
 use crate::note;
@@ -48,6 +49,8 @@ struct State {
     superblock: Superblock,
     /// `None`: it does not run.
     disk: Option<Arc<Disk>>,
+    /// Who has connections to it, in this life.
+    clients: Arc<Clients>,
     /// Rises when it begins and ends to run: connections of before are broken.
     life: u64,
     /// How much longer everything takes.
@@ -69,6 +72,7 @@ impl Machine {
             storage,
             superblock: superblock(cluster, &mut dice),
             disk: None,
+            clients: Arc::default(),
             life: 0,
             slowness: 1,
             running: None,
@@ -93,6 +97,12 @@ impl Machine {
         self.state.lock().disk.clone()
     }
 
+    /// Who has connections to it, if it runs.
+    pub fn clients(&self) -> Option<Arc<Clients>> {
+        let state = self.state.lock();
+        state.disk.as_ref().map(|_| state.clients.clone())
+    }
+
     /// Does it run, as fast as it should?
     pub fn is_well(&self) -> bool {
         let state = self.state.lock();
@@ -100,6 +110,12 @@ impl Machine {
             && !*self.hung.borrow()
             && !state.storage.is_down()
             && state.disk.as_ref().is_some_and(|disk| disk.state().state == "ok")
+    }
+
+    /// Has somebody asked for a pass of its disk's scrub that has not ended yet?
+    pub fn is_to_scrub(&self) -> bool {
+        let scrub = self.disk().and_then(|disk| disk.state().scrub);
+        scrub.is_some_and(|scrub| scrub.asked)
     }
 
     /// Which life it is in.
@@ -175,6 +191,7 @@ impl Machine {
             }
         };
         state.life += 1;
+        state.clients = Arc::default();
         state.disk = Some(stepped.disk().clone());
         state.running = Some(tokio::spawn(self.clone().run(stepped, state.life)));
         note!(self.trace, "machine {} runs", self.number);
@@ -184,13 +201,20 @@ impl Machine {
     /// The owner's time.
     async fn run(self: Arc<Self>, mut stepped: Stepped, life: u64) {
         let mut patience = Duration::ZERO;
+        let mut scrubs_at = Instant::now() + Stepped::SCRUBBED_AFTER;
         loop {
             // Either way it is time for a step.
             let _ = timeout(patience, self.wake.notified()).await;
             self.goes_on().await;
             self.spend().await;
+            if scrubs_at <= Instant::now() || self.is_to_scrub() {
+                let rest = stepped.scrub().expect("it is scrubbed");
+                scrubs_at = Instant::now() + rest;
+            }
             match stepped.step() {
-                Some(next) if !self.storage().is_down() => patience = next,
+                Some(next) if !self.storage().is_down() => {
+                    patience = next.min(scrubs_at.saturating_duration_since(Instant::now()));
+                }
                 goes_on => {
                     let why = if goes_on.is_none() { "its disk cannot go on" } else { "power cut" };
                     note!(self.trace, "machine {}: {why}", self.number);

@@ -1,6 +1,6 @@
 //! Machines with disks, and what goes wrong with them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -33,6 +33,10 @@ pub struct Site {
     pub ground: Ground,
     /// The machines whose disks have lied, and cannot be trusted until they are replaced.
     pub liars: BTreeSet<usize>,
+    /// Those that hold parts which have rotted, until a scrub has read everything and repair has nothing to do.
+    pub rotten: BTreeSet<usize>,
+    /// Those of them that a scrub reads, in this life, and whether it has.
+    scrubbing: BTreeMap<usize, (u64, bool)>,
     /// Losses that everything survives.
     pub m: usize,
 }
@@ -61,7 +65,9 @@ impl Site {
         let witness = Arc::new(Witness::new(model.clone(), machines.clone()));
         machines.iter().for_each(|machine| assert!(machine.start(), "a new disk starts"));
         let ground = Ground { machines, map, witness };
-        Self { dice, trace, model, ground, liars: BTreeSet::new(), m: scheme.parity_parts() }
+        let (liars, rotten, scrubbing) = <(BTreeSet<_>, BTreeSet<_>, BTreeMap<_, _>)>::default();
+        let m = scheme.parity_parts();
+        Self { dice, trace, model, ground, liars, rotten, scrubbing, m }
     }
 
     /// What they say of themselves at the end.
@@ -177,13 +183,71 @@ impl Site {
     /// May a machine be emptied? What goes to a disk that has lied will be lost with it: a blob that has lost a part there
     /// loses another then.
     pub fn may_empty(&self, machine: usize) -> bool {
-        self.liars.is_empty() || self.may_lose(machine)
+        !self.has_lied() || self.may_lose(machine)
+    }
+
+    /// Is there a disk that has lied, or has rotted?
+    pub fn has_lied(&self) -> bool {
+        !self.liars.is_empty() || !self.rotten.is_empty()
+    }
+
+    /// Parts on a disk in use rot, if they may be lost. Nobody is told: a scrub has to find it.
+    pub fn rot_some(&mut self, machine: &Machine) {
+        let n = machine.number;
+        if !self.may_lose(n) {
+            return;
+        }
+        note!(self.trace, "machine {n}: parts rot");
+        self.model.trouble(n, true);
+        self.model.lose(n);
+        self.rotten.insert(n);
+        self.scrubbing.remove(&n);
+        for _ in 0..=self.dice.below(4) {
+            machine.storage().rot_part(|path| !path.ends_with("index.redb"));
+        }
+    }
+
+    /// Those that rot and were asked for a scrub begin one.
+    pub fn scrubs(&mut self) {
+        for n in &self.rotten {
+            let machine = &self.ground.machines[*n];
+            if machine.is_to_scrub() {
+                self.scrubbing.insert(*n, (machine.life(), false));
+            }
+        }
+    }
+
+    /// Are there some that rot and have not begun one?
+    pub fn are_unscrubbed(&self) -> bool {
+        self.rotten.iter().any(|n| !self.scrubbing.contains_key(n))
+    }
+
+    /// Has a scrub of one of those come to its end since this was asked last? What it has found is forgotten when the
+    /// machine stops.
+    pub fn scrubbed(&mut self) -> bool {
+        let machines = &self.ground.machines;
+        self.scrubbing.retain(|n, (life, _)| machines[*n].life() == *life);
+        let mut any = false;
+        for (n, (_, ended)) in &mut self.scrubbing {
+            if !*ended && !machines[*n].is_to_scrub() {
+                note!(self.trace, "machine {n}: scrubbed");
+                (*ended, any) = (true, true);
+            }
+        }
+        any
     }
 
     /// Repair has nothing to do: what was lost is restored, and what was to go to others has.
-    pub fn restored(&self) {
-        self.model.restored(|machine| !self.liars.contains(&machine));
-        if self.liars.is_empty() {
+    pub fn restored(&mut self) {
+        self.scrubbing.retain(|n, (_, ended)| {
+            if *ended {
+                self.rotten.remove(n);
+            }
+            !*ended
+        });
+        let known = |machine| !self.liars.contains(&machine) && !self.rotten.contains(&machine);
+        self.model.restored(known);
+        if !self.has_lied() {
             let places = self.ground.map.places.iter();
             let still = places.filter(|place| place.drains).map(|place| place.machine);
             self.model.settled(still.collect());
@@ -222,6 +286,8 @@ impl Site {
         (place.disk, place.drains) = (disk, false);
         self.ground.map.generation.0 += 1;
         self.liars.remove(&n);
+        self.rotten.remove(&n);
+        self.scrubbing.remove(&n);
         self.start(machine);
     }
 
@@ -245,8 +311,11 @@ impl Site {
         }
         a.exchange_disks(b);
         self.model.exchanged(m, n);
-        let (lied, lies) = (self.liars.remove(&m), self.liars.remove(&n));
-        self.liars.extend([(n, lied), (m, lies)].into_iter().filter(|(_, l)| *l).map(|(n, _)| n));
+        for those in [&mut self.liars, &mut self.rotten] {
+            let (had_m, had_n) = (those.remove(&m), those.remove(&n));
+            let have = [(n, had_m), (m, had_n)].into_iter().filter(|(_, had)| *had);
+            those.extend(have.map(|(machine, _)| machine));
+        }
         self.start(a);
         self.start(b);
     }

@@ -25,6 +25,11 @@ use crate::dice::Dice;
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 
+/// How a record of a block file begins, where its kind is, and that of parts (docs/formats.md).
+const RECORD: &[u8] = b"ASHLREC\n";
+const RECORD_KIND: usize = 10;
+const PUT: u8 = 1;
+
 type Page = Box<[u8; PAGE]>;
 
 /// What a device does wrong with a call, once.
@@ -314,14 +319,7 @@ impl Storage {
             .into_iter()
             .flat_map(|node| inner.files[node].pages.keys().map(move |page| (node, *page)))
             .collect();
-        if pages.is_empty() {
-            return;
-        }
-        let (node, page) = inner.dice.of(&pages);
-        let bit = inner.dice.below(8 * PAGE as u64) as usize;
-        if let Some(bytes) = inner.files[node].pages.get_mut(&page) {
-            bytes[bit / 8] ^= 1 << (bit % 8);
-        }
+        inner.flip_in_one_of(&pages);
     }
 
     /// One bit flips in one of so many pages of files that `which` holds for, but for the first page of each.
@@ -336,6 +334,25 @@ impl Storage {
                 }
             }
         }
+    }
+
+    /// A bit flips in a record of a part, in its header or its bytes, of a block file: one that `which` holds for.
+    pub fn rot_part(&self, which: impl Fn(&Path) -> bool) {
+        let mut inner = self.0.lock();
+        let inner = &mut *inner;
+        let mut pages: Vec<(usize, u64)> = Vec::new();
+        for node in inner.names.iter().filter(|(path, _)| which(path)).map(|(_, node)| *node) {
+            let mut of_part = false;
+            for (page, bytes) in &inner.files[node].pages {
+                if bytes.starts_with(RECORD) {
+                    of_part = bytes[RECORD_KIND] == PUT;
+                }
+                if of_part {
+                    pages.push((node, *page));
+                }
+            }
+        }
+        inner.flip_in_one_of(&pages);
     }
 
     /// Calls so far, and a checksum of all there is.
@@ -354,6 +371,18 @@ impl Storage {
 }
 
 impl Inner {
+    /// A bit flips in one of these pages of files.
+    fn flip_in_one_of(&mut self, pages: &[(usize, u64)]) {
+        if pages.is_empty() {
+            return;
+        }
+        let (node, page) = self.dice.of(pages);
+        let bit = self.dice.below(8 * PAGE as u64) as usize;
+        if let Some(bytes) = self.files[node].pages.get_mut(&page) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
     fn new_life(&mut self) {
         self.life += 1;
         (self.down, self.crash_after) = (false, None);

@@ -168,6 +168,11 @@ impl World {
             25 => self.rot_away().await,
             26 => self.swap_disks().await,
             27 => self.drain().await,
+            28 => {
+                let machine = self.site.machine();
+                self.site.rot_some(&machine);
+            }
+            29 => self.scrub().await,
             _ => self.ask(),
         }
         let pause = match self.site.dice.below(10) {
@@ -183,6 +188,9 @@ impl World {
 
     /// What was lost is restored, as soon as repair says so of what it has counted since.
     fn look_whether_whole(&mut self) {
+        if self.site.scrubbed() {
+            self.unsettled = Instant::now();
+        }
         if self.rests().is_ok() {
             self.site.restored();
             self.site.model.all_whole();
@@ -239,7 +247,7 @@ impl World {
         let id = id.expect("a blob");
         self.site.model.set(id, Fate::Unsure);
         let (model, trace) = (self.site.model.clone(), self.site.trace.clone());
-        let lied = !self.site.liars.is_empty();
+        let lied = self.site.has_lied();
         self.asked.spawn(async move {
             let deposed = leader.is_deposed();
             let put = match apart {
@@ -276,7 +284,7 @@ impl World {
         let (start, len) = (self.site.dice.below(id.len().into()), id.len());
         let range = if self.site.dice.one_in(2) { 0..len } else { start as u32..len };
         let (model, trace) = (self.site.model.clone(), self.site.trace.clone());
-        let (machines, lied) = (self.site.ground.machines.len(), !self.site.liars.is_empty());
+        let (machines, lied) = (self.site.ground.machines.len(), self.site.has_lied());
         self.asked.spawn(async move {
             let known = (model.fate(id), Instant::now());
             if restores {
@@ -385,6 +393,15 @@ impl World {
             self.mend(&machine);
             self.unsettled = Instant::now();
         }
+    }
+
+    /// Whoever leads has all disks read everything, as far as it reaches them.
+    async fn scrub(&mut self) {
+        let healer = self.leader().healer.lock().clone();
+        let Some(healer) = healer else { return };
+        let begun = healer.scrub().await;
+        note!(self.site.trace, "scrub: {begun:?}");
+        self.site.scrubs();
     }
 
     /// Two disks change places; then they are back, or the map is changed.

@@ -341,11 +341,36 @@ async fn what_can_only_be_read_out_of_the_kernels_memory_stays_in_doubt() {
     for _ in 0..3 {
         assert!(matches!(get(&store, first).await, Err(PartError::Io(_))));
     }
-    assert!(disk.state().state.contains("is being read back"), "{:?}", disk.state());
+    until_it_says(&disk, "block file 1 could not be read back").await;
+    assert!(matches!(get(&store, first).await, Err(PartError::Io(_))));
     drop((keeps, fails, store, disk));
     let (disk, store) = open(&dir);
     assert_eq!(get(&store, first).await.unwrap(), content(first));
     assert_eq!(disk.state().state, "ok");
+}
+
+/// What is damaged, and cannot be remembered as that, would be taken for held once the doubt has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_more_damage_than_is_remembered_stays_in_doubt() {
+    use std::os::unix::fs::FileExt;
+    let dir = fresh();
+    let [good, lost, refused] = [1, 2, 3].map(|n| key(n, 5000));
+    let (disk, store) = open(&dir);
+    put(&store, good).await.unwrap();
+    put(&store, lost).await.unwrap();
+    let elsewhere = 1000..1000 + crate::shared::MAX_DAMAGED as u64;
+    for n in elsewhere {
+        assert!(disk.shared().note_damage(SlotId(0), key(n, 5000)));
+    }
+    let file = std::fs::File::options().write(true).open(log(&dir)).unwrap();
+    file.write_all_at(&[0; 4096], place_of(&log(&dir), lost)).unwrap();
+    let _fails = Fault::error(dir.path(), Call::Sync, ALL, EIO);
+    assert!(matches!(put(&store, refused).await, Err(PartError::Io(_))));
+    until_it_says(&disk, "block file 1 could not be read back: more than 10000 parts").await;
+    for part in [good, lost] {
+        assert!(matches!(get(&store, part).await, Err(PartError::Io(_))));
+        assert!(matches!(store.held(part.blob).await, Err(PartError::Io(_))), "no testimony");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,4 +52,4 @@ pub use error::{DiskError, DiskProblem};
 pub use format::init::{DEFAULT_BLOCK_FILE, InitOptions, init_disk};
 pub use format::{room, superblock};
 pub use io::medium;
-pub use serve::service;
+pub use serve::{clients, service};

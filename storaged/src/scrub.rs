@@ -35,6 +35,7 @@ use crate::format::init::DEFAULT_BLOCK_FILE;
 use crate::format::superblock::Superblock;
 use crate::log::block_file::{BlockFile, Found, Scan};
 use crate::log::record::Place;
+use crate::owner::Owner;
 use crate::shared::Shared;
 use crate::shared::wish::Wish;
 use check::{Lies, Verdict};
@@ -60,7 +61,8 @@ const MAX_SUSPECTS: usize = if cfg!(test) { 1024 } else { 4096 };
 /// Seconds between two inquiries that do not wait for the end of a pass: each reads all headers.
 const INQUIRE: u64 = 3600;
 /// A disk that was just opened is left alone for so long.
-const BEGIN: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(60) };
+pub(crate) const BEGIN: Duration =
+    if cfg!(test) { Duration::ZERO } else { Duration::from_secs(60) };
 /// How often a scrub with nothing to do looks whether there is something.
 const LOOK: Duration = Duration::from_secs(10);
 /// Pause after what failed.
@@ -96,12 +98,46 @@ pub(crate) struct Scrub {
     asked: bool,
 }
 
+/// Has the owner of the disk do something.
+type AskOwner<'a> = &'a mut dyn FnMut(Wish) -> Result<usize, PartError>;
+
+/// What a turn of a scrub was, and how long it rests then.
+enum Turn {
+    /// There is nothing to do.
+    Idle,
+    /// So many bytes were read, at so many a second.
+    Read { bytes: u64, rate: u64 },
+    /// It went wrong.
+    Failed(PartError),
+}
+
+impl Turn {
+    /// The rest after one that has taken so long.
+    fn rest(&self, took: Duration) -> Duration {
+        match self {
+            Self::Idle => LOOK,
+            Self::Read { bytes, rate } => pace::pause(*bytes, *rate, took),
+            Self::Failed(_) => BACK_OFF,
+        }
+    }
+}
+
 impl Scrub {
     /// Goes on where the last one was.
     pub(crate) fn new(shared: Arc<Shared>, days: u32, now: u64) -> Self {
+        let position = Position::read(&shared.dir, shared.disk);
+        Self::resume(shared, days, position, now)
+    }
+
+    /// Goes on from there, or begins.
+    pub(crate) fn resume(
+        shared: Arc<Shared>,
+        days: u32,
+        position: Option<Position>,
+        now: u64,
+    ) -> Self {
         let end = shared.written();
-        let mut position =
-            Position::read(&shared.dir, shared.disk).unwrap_or_else(|| Position::begin(now, end));
+        let mut position = position.unwrap_or_else(|| Position::begin(now, end));
         // A torn batch may have been cut off since.
         position.until = position.until.min(end);
         position.fresh = position.fresh.min(end);
@@ -133,19 +169,43 @@ impl Scrub {
     ///
     /// # Errors
     /// When the index fails, or the disk does.
-    fn step(&mut self, now: u64) -> Result<Work, PartError> {
-        let done = self.step_of(now);
+    fn step(&mut self, now: u64, owner: AskOwner<'_>) -> Result<Work, PartError> {
+        let done = self.step_of(now, owner);
         self.tell();
         done
     }
 
-    fn step_of(&mut self, now: u64) -> Result<Work, PartError> {
+    /// The same, or the begin of a pass that somebody has asked for.
+    fn turn(&mut self, owner: AskOwner<'_>) -> Turn {
+        if self.shared.take_scrub_asked() {
+            self.begin_asked(seconds_now());
+        }
+        match self.step(seconds_now(), owner) {
+            Ok(Work::None) => Turn::Idle,
+            Ok(Work::Done { bytes, left, seconds }) => {
+                Turn::Read { bytes, rate: pace::rate(left, seconds) }
+            }
+            Err(why) => {
+                self.inquiry = None;
+                Turn::Failed(why)
+            }
+        }
+    }
+
+    /// A turn of a disk whose owner does what it is asked for when it is asked: how long it rests after it.
+    pub(crate) fn step_beside(&mut self, owner: &mut Owner) -> Duration {
+        let turn = self
+            .turn(&mut |wish| owner.fulfil(wish).map_err(|why| owner.shared.index_failed(&why)));
+        turn.rest(Duration::ZERO)
+    }
+
+    fn step_of(&mut self, now: u64, owner: AskOwner<'_>) -> Result<Work, PartError> {
         if let Some((slot, key)) = self.again.pop() {
             self.shared.is_whole(slot, key)?;
             return Ok(self.did(now, u64::from(key.blob.part_len())));
         }
         if self.inquiry.is_some() {
-            return self.inquire(now);
+            return self.inquire(now, owner);
         }
         if self.suspects.len() >= MAX_SUSPECTS {
             return Err(self.shared.index_is_wrong());
@@ -158,7 +218,7 @@ impl Scrub {
         let rests = self.position.log.block == 0 || self.position.phase == Phase::Index;
         let may_mend = !self.suspects.is_empty() && self.shared.read_only().is_none();
         if may_mend && (ends_phase || rests && now >= self.inquire_from) {
-            return self.begin_inquiry(now);
+            return self.begin_inquiry(now, owner);
         }
         if let Some(done) = self.read_new(now)? {
             return Ok(done);
@@ -267,19 +327,19 @@ impl Scrub {
         Ok(self.did(now, 0))
     }
 
-    fn begin_inquiry(&mut self, now: u64) -> Result<Work, PartError> {
+    fn begin_inquiry(&mut self, now: u64, owner: AskOwner<'_>) -> Result<Work, PartError> {
         self.inquire_from = now + INQUIRE;
         // Where not all of the log can be read, it has no last word.
         if self.shared.unread.is_some() {
             self.suspects.clear();
             return Ok(self.did(now, 0));
         }
-        self.shared.wish(Wish::Hold)?;
+        owner(Wish::Hold)?;
         self.inquiry = Some(Inquiry::new(self.suspects.iter().copied(), self.shared.written()));
         Ok(self.did(now, 0))
     }
 
-    fn inquire(&mut self, now: u64) -> Result<Work, PartError> {
+    fn inquire(&mut self, now: u64, owner: AskOwner<'_>) -> Result<Work, PartError> {
         let Some(mut inquiry) = self.inquiry.take() else { return Ok(Work::None) };
         let (at, until) = (inquiry.at, inquiry.until);
         if at < until {
@@ -289,7 +349,7 @@ impl Scrub {
             });
             if walked.skipped {
                 self.suspects.clear();
-                self.shared.wish(Wish::Mend(Vec::new()))?;
+                owner(Wish::Mend(Vec::new()))?;
                 return Ok(self.did(now, 0));
             }
             inquiry.at = walked.at;
@@ -297,7 +357,7 @@ impl Scrub {
             return Ok(Work::Done { bytes: walked.bytes, left: u64::MAX, seconds: 1 });
         }
         self.suspects.clear();
-        let mended = self.shared.wish(Wish::Mend(inquiry.end()))?;
+        let mended = owner(Wish::Mend(inquiry.end()))?;
         self.shared.metrics.mended(mended);
         Ok(self.did(now, 0))
     }
@@ -335,23 +395,16 @@ impl Scrub {
         let mut changed = true;
         while shared.rest_unless_asked(rest) {
             let began = Instant::now();
-            if shared.take_scrub_asked() {
-                self.begin_asked(seconds_now());
-            }
-            rest = match self.step(seconds_now()) {
-                Ok(Work::None) => LOOK,
-                Ok(Work::Done { bytes, left, seconds }) => {
+            let turn = self.turn(&mut |wish| shared.wish(wish));
+            rest = turn.rest(began.elapsed());
+            match turn {
+                Turn::Idle => {}
+                Turn::Read { .. } => {
                     changed = true;
-                    let pause = pace::pause(bytes, pace::rate(left, seconds), began.elapsed());
-                    give_way(&shared, pace::patience(pause));
-                    pause
+                    give_way(&shared, pace::patience(rest));
                 }
-                Err(e) => {
-                    tracing::debug!(disk = %shared.disk, "scrub: {e}");
-                    self.inquiry = None;
-                    BACK_OFF
-                }
-            };
+                Turn::Failed(e) => tracing::debug!(disk = %shared.disk, "scrub: {e}"),
+            }
             if changed && saved.elapsed() >= SAVE {
                 self.save();
                 (saved, changed) = (Instant::now(), false);

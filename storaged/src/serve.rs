@@ -3,6 +3,6 @@
 
 pub(crate) mod acceptor;
 pub(crate) mod asked;
-pub(crate) mod clients;
+pub mod clients;
 pub(crate) mod link;
 pub mod service;

@@ -33,8 +33,8 @@ use crate::shared::wish::Wished;
 
 /// Records whose checksum tables are kept in memory, of each disk.
 const TABLES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-/// Damaged parts that are counted.
-const MAX_DAMAGED: usize = 10_000;
+/// Damaged parts that are remembered.
+pub(crate) const MAX_DAMAGED: usize = 10_000;
 /// Slots that one disk may have.
 const MAX_DISK_SLOTS: usize = 1024;
 /// Volumes that may be promised on one disk: each is kept in memory.
@@ -238,13 +238,17 @@ impl Shared {
         drop(files);
     }
 
-    /// The part cannot be read as it should be.
-    pub(crate) fn note_damage(&self, slot: SlotId, key: PartKey) {
+    /// The part cannot be read as it should be. `false`: so many are that it is not remembered.
+    pub(crate) fn note_damage(&self, slot: SlotId, key: PartKey) -> bool {
         let mut damaged = self.damaged.lock();
-        if damaged.len() < MAX_DAMAGED && damaged.insert((slot, key)) {
-            tracing::warn!(disk = %self.disk, %slot, %key, "a part is damaged");
-            self.metrics.damaged(damaged.len());
+        let is_known = damaged.contains(&(slot, key));
+        if is_known || damaged.len() >= MAX_DAMAGED {
+            return is_known;
         }
+        damaged.insert((slot, key));
+        tracing::warn!(disk = %self.disk, %slot, %key, "a part is damaged");
+        self.metrics.damaged(damaged.len());
+        true
     }
 
     /// All of the part was read as it should be: what had kept it from that was not damage, or is gone.

@@ -22,7 +22,7 @@ const DISKS: usize = 8;
 /// Until a change shows in the status of a mount.
 const NOTICED: Duration = Duration::from_secs(60);
 
-/// Eight disks in a directory of their own, a volume of ec(4,2) on them, and a mount point.
+/// Disks in a directory of their own, a volume of ec(4,2) on them, and a mount point.
 struct Site {
     scratch: tempfile::TempDir,
     /// Their ids.
@@ -59,13 +59,17 @@ fn ids(said: &str) -> Result<(String, String)> {
 
 impl Site {
     fn new(served: bool) -> Result<Self> {
+        Self::over(DISKS, served)
+    }
+
+    fn over(disks: usize, served: bool) -> Result<Self> {
         let scratch = tempfile::Builder::new().prefix("ashlar-replace-").tempdir()?;
         let mut site = Self { scratch, disks: Vec::new(), daemons: Vec::new() };
         fs::create_dir(site.at("mnt"))?;
         fs::create_dir(site.at("second"))?;
         let mut belongs = "--new-cluster".to_owned();
         let mut text = String::new();
-        for number in 0..DISKS {
+        for number in 0..disks {
             let name = format!("d{number}");
             let (cluster, disk) = ids(&site.init(&name, &belongs)?)?;
             if number == 0 {
@@ -181,11 +185,28 @@ impl Site {
 
     /// `storaged disk replace`, of the disk of that number by one in the directory.
     fn replace(&self, number: usize, name: &str) -> Result<String> {
+        self.replace_by(&self.disks[number], name, "512MiB")
+    }
+
+    fn replace_by(&self, disk: &str, name: &str, capacity: &str) -> Result<String> {
         let mut replace = Command::new(storaged());
-        replace.args(["disk", "replace", &self.disks[number]]).arg(self.at(name));
+        replace.args(["disk", "replace", disk]).arg(self.at(name));
         replace.arg("--cluster").arg(self.file());
-        replace.args(["--capacity", "512MiB", "--block-file", "16MiB"]);
+        replace.args(["--capacity", capacity, "--block-file", "16MiB"]);
         run(&mut replace, PATIENCE)
+    }
+
+    /// What the mount says of its repair.
+    fn heal(&self) -> Result<Value> {
+        Ok(self.status()?["mount"]["heal"].clone())
+    }
+
+    /// Waits until repair has nothing to do and is as it should be.
+    fn until_it_rests(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+        let rests = |heal: &Value| heal["counting"] == false && heal["queue"] == 0 && is(heal);
+        wait_until(what, 2 * NOTICED, || self.heal().is_ok_and(|heal| rests(&heal)))
+            .with_context(|| format!("{:?}", self.heal()))?;
+        self.heal()
     }
 
     /// Raises the generation in the text of the cluster file.
@@ -514,4 +535,74 @@ fn commands_at_once_lose_no_change_of_the_cluster_file() -> Result<()> {
         ensure!(said.contains(&format!("is of generation {generation} now")), "{said}");
     }
     Ok(())
+}
+
+/// The disk in a lost one's place has room for a part of what that had: it stays "being filled", nothing that found no
+/// place is called absent, and a larger one in its place is filled.
+#[test]
+fn a_disk_that_is_too_small_stays_one_that_is_filled_until_a_larger_one_is_in_its_place()
+-> Result<()> {
+    const LOST: usize = 2;
+    if !can_mount() {
+        return Ok(());
+    }
+    // As many as a blob has parts: there is no other place for any.
+    let site = Site::over(6, false)?;
+    site.mount()?;
+    let seed = Seed::announced("too small");
+    let bytes = |file: u64| {
+        let mut seed = Seed::new(seed.clone().next_u64() ^ file);
+        (0..2 << 20).flat_map(|_| seed.next_u64().to_le_bytes()).collect::<Vec<u8>>()
+    };
+    let files = 0..20_u64;
+    for file in files.clone() {
+        let path = site.at(&format!("mnt/{file}"));
+        fs::write(&path, bytes(file))?;
+        fs::File::open(&path)?.sync_all()?;
+    }
+    let all_read = || -> Result<()> {
+        for file in files.clone() {
+            let read = fs::read(site.at(&format!("mnt/{file}")))?;
+            ensure!(read == bytes(file), "file {file} has other bytes");
+        }
+        Ok(())
+    };
+    site.until_it_rests("all to be whole", |heal| heal["health"] == "healthy")?;
+    fs::rename(site.at(&format!("d{LOST}")), site.at("broken"))?;
+    site.replace_by(&site.disks[LOST], "small", "64MiB")?;
+    site.remount()?;
+    let told = "the mount to say how much room is missing";
+    let heal = site.until_it_rests(told, |heal| heal["room_missing"].as_u64() > Some(0))?;
+    ensure!(heal["disks_rebuilding"] == 1 && heal["health"] == "degraded", "{heal}");
+    let (line, waiting) = (heal["line"].to_string(), heal["waiting"].to_string());
+    ensure!(line.contains("1 of 6 disks being filled again"), "{line}");
+    ensure!(line.contains("MiB of room missing"), "{line}");
+    for part in
+        ["disk 2 at ", "it stays one that is being filled", "put a larger disk in its place"]
+    {
+        ensure!(waiting.contains(part), "{waiting}");
+    }
+    all_read()?;
+    // It is what it was after all disks have been asked anew.
+    site.umount("mnt")?;
+    site.mount()?;
+    let again = site.until_it_rests(told, |heal| heal["room_missing"].as_u64() > Some(0))?;
+    ensure!(again["disks_rebuilding"] == 1 && again["counts"]["lost"] == 0, "{again}");
+    all_read()?;
+    let mut list = Command::new(storaged());
+    let small = run(list.args(["disk", "list", "--json"]).arg(site.at("small")), PATIENCE)?;
+    let small: Value = serde_json::from_str(&small)?;
+    let small = small["disk"].as_str().context("a disk")?;
+    site.replace_by(small, "large", "512MiB")?;
+    site.remount()?;
+    let heal = site.until_it_rests("it to be filled", |heal| heal["health"] == "healthy")?;
+    ensure!(heal["room_missing"] == 0 && heal["disks_rebuilding"] == 0, "{heal}");
+    // What belongs on it is there: any two others may be away.
+    site.umount("mnt")?;
+    for name in ["d0", "d5"] {
+        fs::rename(site.at(name), site.at(&format!("{name}.away")))?;
+    }
+    site.mount()?;
+    all_read()?;
+    site.umount("mnt")
 }

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use meta::{Directories, LockError, MetaSettings, MountedBy, ProxyStores, Volume, VolumeLock};
 use proto::cluster::Cluster;
 use proto::program::say;
+use proxy::repair::{Examiner, HealSettings, Users};
 
 use super::directories;
 use super::setup::{ClusterFile, block_on};
@@ -189,8 +190,12 @@ async fn with_disks(
     let outage = outage.map(|outage| outage.to_string());
     let (proxy, bar) = (store.blobs.current(), bar());
     let led_by = led.as_deref();
-    let patient =
-        Patient { stores: &stores, proxy: &proxy, name: &args.volume, led: led_by, in_use };
+    let users = match in_use {
+        true => Users::Elsewhere(HealSettings::default().rate),
+        false => Users::None,
+    };
+    let (examiner, name) = (Examiner::new(&proxy, users), &args.volume);
+    let patient = Patient { stores: &stores, proxy: &proxy, examiner, name, led: led_by, in_use };
     let told = |done, all| {
         bar.set_length(all);
         bar.set_position(done);

@@ -53,7 +53,7 @@ fn examined<'a>(
     ids: Vec<BlobId>,
     read: bool,
 ) -> impl Stream<Item = (BlobId, Examined)> + Unpin + 'a {
-    let look = move |id: BlobId| async move { (id, patient.proxy.examine(id, read).await) };
+    let look = move |id: BlobId| async move { (id, patient.examiner.examine(id, read).await) };
     let at_once = if read { READ_AT_ONCE } else { ASKED_AT_ONCE };
     Box::pin(stream::iter(ids.into_iter().map(look)).buffered(at_once))
 }
@@ -101,8 +101,8 @@ async fn settle(
         let read = wish.data || id.session().is_metadata();
         let mut why = sentence(&id, &examined);
         if wish.repair && patient.led.is_some() && examined.fate == Fate::Restorable {
-            let restored = patient.proxy.make_whole(id).await;
-            examined = patient.proxy.examine(id, read).await;
+            let restored = patient.examiner.make_whole(id).await;
+            examined = patient.examiner.examine(id, read).await;
             match (examined.fate, restored) {
                 (Fate::Whole, _) => findings.mended(format!("blob {id}: {why}: restored")),
                 (_, Ok(())) => {

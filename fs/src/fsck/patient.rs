@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use meta::{MetaSettings, Report, Volume, VolumeStores, is_inline};
 use proto::id::BlobId;
 use proxy::Proxy;
+use proxy::repair::Examiner;
 
 /// Records fetched at once.
 const PAGE: usize = 1024;
 /// Looks at a volume that others change, whose blobs go while they are read.
-pub(super) const LOOKS: usize = 5;
+const LOOKS: usize = 5;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,8 @@ impl Wish {
 pub(crate) struct Patient<'a> {
     pub(crate) stores: &'a dyn VolumeStores,
     pub(crate) proxy: &'a Proxy,
+    /// Reads its blobs, and gives way to whoever uses it.
+    pub(crate) examiner: Examiner<'a>,
     pub(crate) name: &'a str,
     /// As this process leads it: then its blobs can be mended.
     pub(crate) led: Option<&'a Volume>,
@@ -82,24 +85,55 @@ impl Patient<'_> {
         looked.context("looking at the metadata")
     }
 
-    /// Walks over the metadata. Where they change, what is found wrong in a snapshot that goes meanwhile says nothing.
+    /// Looks at it from this one on.
+    pub(super) fn looks(&self, first: Arc<Volume>) -> Looks<'_> {
+        Looks { patient: self, volume: first, left: LOOKS }
+    }
+
+    /// Walks over the metadata.
     pub(super) async fn walk(&self) -> Result<(Moment, Report)> {
-        let mut volume = self.look().await?;
-        for _ in 0..LOOKS {
-            let walked = walk(&volume).await;
-            if !self.changes() || walked.as_ref().is_ok_and(|(_, report)| report.is_clean()) {
+        let mut looks = self.looks(self.look().await?);
+        loop {
+            let walked = walk(&looks.volume).await;
+            let clean = walked.as_ref().is_ok_and(|(_, report)| report.is_clean());
+            if clean || !looks.again().await? {
                 return walked;
             }
-            let again = self.look().await?;
-            let still: BTreeSet<&BlobId> = again.lies_in().iter().collect();
-            if volume.lies_in().iter().all(|id| still.contains(id)) {
-                return walked;
-            }
-            volume = again;
         }
-        bail!(
-            "the metadata change faster than they can be walked over: run this again when less is changed"
-        )
+    }
+}
+
+/// Looks at a volume that may change meanwhile. Then what is found wrong with it says nothing if what was looked at has
+/// gone: a later look will do.
+pub(super) struct Looks<'a> {
+    patient: &'a Patient<'a>,
+    /// The last one.
+    pub(super) volume: Arc<Volume>,
+    left: usize,
+}
+
+impl Looks<'_> {
+    /// Looks again, where that can change anything. `false`: what was found wrong is.
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or changes too fast.
+    pub(super) async fn again(&mut self) -> Result<bool> {
+        if !self.patient.changes() {
+            return Ok(false);
+        }
+        let again = self.patient.look().await?;
+        let still: BTreeSet<&BlobId> = again.lies_in().iter().collect();
+        if self.volume.lies_in().iter().all(|id| still.contains(id)) {
+            return Ok(false);
+        }
+        self.left -= 1;
+        if self.left == 0 {
+            bail!(
+                "the metadata change faster than they can be looked at: run this again when less is changed"
+            );
+        }
+        self.volume = again;
+        Ok(true)
     }
 }
 

@@ -35,6 +35,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use proto::guard::caught_in;
 use proto::observe::change_filter;
 use proxy::BlobStore;
+use proxy::repair::{Examiner, HealSettings, Users};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::watch;
@@ -312,7 +313,11 @@ impl Answering {
         let (stores, proxy) = (ProxyStores::new(blobs.clone()), blobs.current());
         let name = volume.info().name;
         let led = Some(&**volume);
-        let patient = Patient { stores: &stores, proxy: &proxy, name: &name, led, in_use: true };
+        let rate =
+            self.fs.healer.get().map_or(HealSettings::default().rate, |healer| healer.rate());
+        let examiner = Examiner::new(&proxy, Users::Here(rate));
+        let (stores, name) = (&stores, &*name);
+        let patient = Patient { stores, proxy: &proxy, examiner, name, led, in_use: true };
         let told = |done, all| {
             at.send_replace((done, all));
         };

@@ -12,7 +12,7 @@ use crate::repair::census::{Finding, Outcome};
 use crate::repair::conditions::Conditions;
 use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
-use crate::repair::pace::Pace;
+use crate::repair::pace::{Charge, Pace};
 use crate::repair::presence::Presence;
 use crate::repair::queue::{Item, MOST, Queue};
 use crate::repair::report::Change;
@@ -38,7 +38,8 @@ pub(crate) struct Course {
     pub(crate) queue: Queue,
     pub(crate) pace: Pace,
     pub(crate) tally: Tally,
-    pub(crate) mending: BTreeMap<BlobId, Item>,
+    /// What is being mended, and what the rate was charged for it.
+    pub(crate) mending: BTreeMap<BlobId, Charge>,
     /// When the next census is due at the latest, and when it may begin at the earliest.
     pub(crate) due: Instant,
     pub(crate) not_before: Instant,
@@ -149,6 +150,12 @@ impl Course {
         }
     }
 
+    /// A blob is going to be mended.
+    pub(crate) fn begin_mend(&mut self, blob: BlobId, item: Item, busy: bool, now: Instant) {
+        let charge = self.pace.begin(item.bytes, busy, now);
+        self.mending.insert(blob, charge);
+    }
+
     /// A blob has been mended, or could not be.
     pub(crate) fn mended(
         &mut self,
@@ -158,11 +165,16 @@ impl Course {
         best: usize,
         now: Instant,
     ) {
+        if let Some(charge) = self.mending.remove(&blob) {
+            // What has failed may have moved all that it was to.
+            let failed = matches!(mended.end, End::Failed(_) | End::Fenced(_));
+            let moved = if failed { mended.bytes.max(charge.bytes) } else { mended.bytes };
+            self.pace.end(charge, moved, now);
+        }
         if mended.end == End::Busy {
             self.queue.put_off(blob, item, now + PUT_OFF);
             return;
         }
-        self.pace.end(mended.bytes, now);
         self.mended_bytes += mended.bytes;
         self.mended_blobs += u64::from(mended.bytes > 0);
         self.tally.mended(item);
@@ -291,6 +303,7 @@ mod tests {
 
     fn mend(course: &mut Course, now: Instant) {
         let (blob, item) = course.queue.pop().unwrap();
+        course.begin_mend(blob, item, false, now);
         course.mended(blob, item, &End::Done.into(), 1, now);
     }
 
@@ -322,6 +335,33 @@ mod tests {
         course.queue.call_back(now + PUT_OFF);
         mend(&mut course, now + PUT_OFF);
         assert_eq!(course.declares(now + PUT_OFF), Ok(SlotSet::only(1)));
+    }
+
+    #[test]
+    fn a_blob_that_is_busy_costs_no_other_its_turn() {
+        let now = Instant::now();
+        let mut course = course(now);
+        let (census, _) = course.begin_census(now, Duration::from_secs(3600));
+        // A minute of its rate.
+        course.found(census, blob(1), Finding::Mend { spare: 0, bytes: 60 << 20 });
+        for nth in 0..3 {
+            let now = now + nth * PUT_OFF;
+            course.queue.call_back(now);
+            let (busy, item) = course.queue.pop().unwrap();
+            assert_eq!(course.pace.may_begin(0, true, now), Ok(true), "{nth}");
+            course.begin_mend(busy, item, true, now);
+            course.mended(busy, item, &End::Busy.into(), 1, now);
+        }
+    }
+
+    #[test]
+    fn what_has_failed_is_not_tried_faster_than_the_rate() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut course = course(now);
+        let item = Item { bytes: 4 << 20, ..Item::noticed(false) };
+        course.begin_mend(blob(1), item, false, now);
+        course.mended(blob(1), item, &End::Failed("no answer".to_owned()).into(), 1, now);
+        assert_eq!(course.pace.may_begin(0, false, now), Err(now + 4 * second));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Proxy {
     }
 
     /// How a blob is. `read`: every copy of a part is read and verified; all of one blob are in memory then, no more.
-    pub async fn examine(&self, id: BlobId, read: bool) -> Examined {
+    pub(crate) async fn examine(&self, id: BlobId, read: bool) -> Examined {
         let mut found = self.find_parts(id, self.attendance()).await;
         let mut damaged = Vec::new();
         if read {
@@ -139,7 +139,7 @@ impl Proxy {
     ///
     /// # Errors
     /// Why not, for people.
-    pub async fn make_whole(&self, id: BlobId) -> Result<(), String> {
+    pub(crate) async fn make_whole(&self, id: BlobId) -> Result<(), String> {
         let mut end = self.mend(id, self.attendance(), true).await.end;
         for _ in 0..BUSY.1 {
             if end != End::Busy {

@@ -138,6 +138,11 @@ impl Healer {
         inner.report()
     }
 
+    /// Bytes of parts that it puts per second, at most.
+    pub fn rate(&self) -> u64 {
+        self.now.lock().settings.rate
+    }
+
     /// Blobs that are lost: the first of them.
     pub fn lost(&self) -> Vec<BlobId> {
         let inner = self.now.lock().clone();
@@ -309,8 +314,7 @@ impl Inner {
                 }
                 return put_off;
             };
-            course.pace.begin(item.bytes, busy, now);
-            course.mending.insert(blob, item);
+            course.begin_mend(blob, item, busy, now);
             tasks.spawn(self.clone().mend(blob, item, attendance));
         }
     }
@@ -375,7 +379,6 @@ impl Inner {
             Done::Mended { blob, item, mended, wanted } => {
                 let best = self.proxy.case(&blob, Attendance::default()).best();
                 let mut course = self.course.lock();
-                course.mending.remove(&blob);
                 course.mended(blob, item, &mended, best, now);
                 if let End::Short { gap } = mended.end {
                     course.short(blob, item, gap, wanted, best, now);

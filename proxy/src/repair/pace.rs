@@ -26,6 +26,19 @@ pub(crate) struct Pace {
     began: Option<Instant>,
 }
 
+/// What the rate was charged for something that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Charge {
+    pub(crate) bytes: u64,
+    rate: u64,
+}
+
+impl Charge {
+    fn time_for(self, bytes: u64) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.rate as f64)
+    }
+}
+
 impl Pace {
     /// So many bytes per second at most.
     pub(crate) fn new(rate: u64) -> Self {
@@ -47,16 +60,23 @@ impl Pace {
         }
     }
 
-    /// So many bytes of parts are about to be put.
-    pub(crate) fn begin(&mut self, bytes: u64, busy: bool, now: Instant) {
+    /// So many bytes of parts are about to be moved, as far as is known: they are charged to the rate, until that
+    /// [ends](Self::end).
+    pub(crate) fn begin(&mut self, bytes: u64, busy: bool, now: Instant) -> Charge {
         let rate = if busy { (self.rate / YIELD).max(1) } else { self.rate };
+        let charge = Charge { bytes, rate };
         let from = self.next.unwrap_or(now).max(now.checked_sub(BURST).unwrap_or(now));
-        self.next = Some(from + Duration::from_secs_f64(bytes as f64 / rate as f64));
+        self.next = Some(from + charge.time_for(bytes));
         self.began.get_or_insert(now);
+        charge
     }
 
-    /// They are.
-    pub(crate) fn end(&mut self, bytes: u64, now: Instant) {
+    /// So many were: more are charged, or what was charged for nothing is given back.
+    pub(crate) fn end(&mut self, charge: Charge, bytes: u64, now: Instant) {
+        if let Some(next) = self.next {
+            let paid = charge.time_for(charge.bytes);
+            self.next = (next + charge.time_for(bytes)).checked_sub(paid);
+        }
         self.done.push_back((now, bytes));
         self.trim(now);
     }
@@ -92,8 +112,8 @@ mod tests {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut pace = Pace::new(1000);
         assert_eq!(pace.may_begin(0, false, start), Ok(true));
-        pace.begin(1000, false, start);
-        pace.end(1000, start + second / 2);
+        let charge = pace.begin(1000, false, start);
+        pace.end(charge, 1000, start + second / 2);
         assert_eq!(pace.may_begin(0, false, start), Err(start + second));
         assert_eq!(pace.may_begin(0, false, start + second), Ok(true));
         assert_eq!(pace.may_begin(4, false, start + second), Ok(false));
@@ -106,5 +126,19 @@ mod tests {
         assert_eq!(pace.measured(start + second * 2), 500);
         pace.rest();
         assert_eq!(pace.measured(start + 2 * second), 0);
+    }
+
+    #[test]
+    fn what_was_moved_is_charged_and_not_what_was_to_be() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        for (thought, moved, then) in [(1000, 0, 0), (1000, 500, 4), (0, 1000, 8), (1000, 1000, 8)]
+        {
+            let mut pace = Pace::new(1000);
+            let charge = pace.begin(thought, true, start);
+            // Users are gone meanwhile: what was done was done beside them.
+            pace.end(charge, moved, start);
+            let next = if then == 0 { Ok(true) } else { Err(start + then * second) };
+            assert_eq!(pace.may_begin(0, false, start), next, "{thought}, {moved}");
+        }
     }
 }

@@ -28,7 +28,9 @@ impl World {
             if self.site.ground.place_on(machine.number).drains {
                 self.site.drain(machine.number, false);
             }
-            if self.site.liars.contains(&machine.number) {
+            // Of a blob that is lost as it is nobody mends what rots.
+            let rots = self.doom.is_some() && self.site.rotten.contains(&machine.number);
+            if rots || self.site.liars.contains(&machine.number) {
                 machine.set_hung(false);
                 self.site.lose_disk(&machine);
             }
@@ -71,6 +73,10 @@ impl World {
         let began = Instant::now();
         let leader = self.leader();
         loop {
+            // What rots is found by a scrub, though nobody reads it.
+            if self.site.are_unscrubbed() {
+                self.scrub().await;
+            }
             let deleting = self.site.model.those(|fate| fate == Fate::Deleting);
             let left = deleting.len();
             let (model, trace) = (self.site.model.clone(), self.site.trace.clone());

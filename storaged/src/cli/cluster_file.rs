@@ -100,17 +100,32 @@ impl ClusterFile {
         Ok(next)
     }
 
-    /// Writes it, if it still is a cluster file: when this returns the change is durable, and when it fails there is
-    /// none.
+    /// Writes it, if it still is a cluster file: when this returns the change is durable.
+    ///
+    /// # Errors
+    /// Why there is no change, or, in these words, why it is made and may not outlast a power cut.
     pub(crate) fn write(&self) -> anyhow::Result<Cluster> {
+        self.write_and(|directory| File::open(directory)?.sync_all())
+    }
+
+    fn write_and(&self, sync: impl FnOnce(&Path) -> io::Result<()>) -> anyhow::Result<Cluster> {
         let text = self.text.to_string();
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         let cluster = Cluster::parse(&text, directory)?;
-        self.put_in_place(&text, directory).with_context(|| self.path.display().to_string())?;
+        let shown = self.path.display();
+        self.put_in_place(&text).with_context(|| shown.to_string())?;
+        sync(directory).with_context(|| {
+            format!(
+                "{shown} is changed, to generation {}, and whoever reads it sees that; but it may not outlast a power \
+                 cut, as its directory was not synced (type sync, then copy the file and tell the mounts of it)",
+                cluster.generation
+            )
+        })?;
         Ok(cluster)
     }
 
-    fn put_in_place(&self, text: &str, directory: &Path) -> io::Result<()> {
+    /// Gives the text the name of the file, or leaves everything as it is.
+    fn put_in_place(&self, text: &str) -> io::Result<()> {
         let mut new = OsString::from(&self.path);
         new.push(".new");
         let write = || -> io::Result<()> {
@@ -120,12 +135,10 @@ impl ClusterFile {
             file.sync_all()?;
             fs::rename(&new, &self.path)
         };
-        if let Err(why) = write() {
-            // It says more than that what is half written stays.
+        write().inspect_err(|_| {
+            // What it says counts more than that what is half written stays.
             let _ = fs::remove_file(&new);
-            return Err(why);
-        }
-        File::open(directory)?.sync_all()
+        })
     }
 }
 
@@ -205,6 +218,24 @@ mod tests {
         assert!(cluster.slots.iter().all(|slot| slot.drain), "{cluster:?}");
         let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(names.collect::<Vec<_>>(), ["cluster.toml"], "nothing else is left");
+    }
+
+    #[test]
+    fn a_change_that_may_not_be_durable_is_said_to_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = ClusterFile::lock(&file(dir.path())).unwrap();
+        file.raise().unwrap();
+        let failed = file.write_and(|_| Err(Errno::EIO.into())).unwrap_err();
+        let said = format!("{failed:#}");
+        assert!(said.contains("cluster.toml is changed, to generation 2, and whoever"), "{said}");
+        assert!(said.ends_with("Input/output error (os error 5)"), "{said}");
+        assert_eq!(Cluster::read(&file.path).unwrap().generation, Generation(2), "so it is");
+        // What goes wrong before is no change.
+        fs::create_dir(dir.path().join("cluster.toml.new")).unwrap();
+        file.text.drain(0, true).unwrap();
+        let said = format!("{:#}", file.write().unwrap_err());
+        assert!(said.contains("Is a directory") && !said.contains("is changed"), "{said}");
+        assert!(!Cluster::read(&file.path).unwrap().slots[0].drain);
     }
 
     #[test]

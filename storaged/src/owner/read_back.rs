@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use proto::part_store::PartError;
 
-use crate::shared::Shared;
+use crate::shared::{MAX_DAMAGED, Shared};
 
 /// Has what lies in a block file doubted, and read back. It is read by whoever asks where nobody else can.
 pub(crate) fn begin(shared: &Arc<Shared>, file: u32) {
@@ -40,6 +40,7 @@ fn read(shared: &Shared, file: u32) {
         Ok(None) => {}
         Err(why) => {
             tracing::error!(disk = %shared.disk, "block file {file} stays in doubt: {why}");
+            shared.doubts.stays(file, why.reason());
         }
     }
 }
@@ -63,7 +64,11 @@ fn read_parts(shared: &Shared, number: u32) -> Result<Option<(u64, u64)>, PartEr
             Ok(_) => good += 1,
             Err(why) => {
                 tracing::warn!(disk = %shared.disk, %slot, %key, "not read back: {why}");
-                shared.note_damage(slot, key);
+                if !shared.note_damage(slot, key) {
+                    return Err(PartError::Io(format!(
+                        "more than {MAX_DAMAGED} parts of the disk are damaged, which are not all remembered"
+                    )));
+                }
                 damaged += 1;
             }
         }

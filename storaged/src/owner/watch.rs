@@ -8,6 +8,9 @@
 //!
 //! A disk whose files are gone is lost: it is out until its directory is a disk again. One that is there and
 //! cannot be written, or whose device does not even read its superblock, is read-only.
+//!
+//! Nothing of that writes, nor has the device written what it keeps in a cache: a disk that nobody uses has nothing
+//! to do but to read a block every few seconds, by which alone a device shows that it is there.
 
 use std::fs::File;
 use std::io;
@@ -15,8 +18,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::libc::{EACCES, EINTR, ENOMEM};
+use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use proto::buffer::Aligned;
 use proto::limits::DISK_BLOCK;
@@ -37,7 +40,6 @@ const FILES: usize = 64;
 /// What the owner of a disk knows of where its files are.
 pub(crate) struct Watch {
     superblock: PathBuf,
-    locked: File,
     /// Device and inode of the superblock that is locked.
     identity: (u64, u64),
     file: DirectFile,
@@ -69,7 +71,6 @@ impl Watch {
                 shared.calls.clone(),
             )?,
             identity: (there.dev(), there.ino()),
-            locked: locked.try_clone()?,
             superblock,
             access,
             next: Instant::now() + EVERY,
@@ -121,24 +122,13 @@ impl Watch {
             self.read().map_err(|e| {
                 Trouble::ReadOnly(format!("its device does not read the superblock: {e}"))
             })?;
-            self.sync(shared).map_err(|e| {
-                Trouble::ReadOnly(format!("its filesystem does not sync the superblock: {e}"))
-            })?;
+            if let Some(word) = self.given_up(shared) {
+                return Err(Trouble::ReadOnly(format!(
+                    "its filesystem takes no more writes ({word}): the kernel's log says why"
+                )));
+            }
         }
         Ok(())
-    }
-
-    /// Nothing is to be synced. But a filesystem that has met an error and takes no more writes says so, which no
-    /// mount flag shows (ext4 since Linux 6.15 keeps that to itself).
-    fn sync(&self, shared: &Shared) -> nix::Result<()> {
-        let _call = shared.calls.begin();
-        match nix::unistd::fsync(&self.locked) {
-            // Filesystems that know no fsync, a signal, and want of room, which is told when something is written.
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EINTR | Errno::ENOSPC | Errno::EDQUOT) => {
-                Ok(())
-            }
-            synced => synced,
-        }
     }
 
     fn look_for_superblock(&self, shared: &Shared) -> Result<(), Trouble> {
@@ -176,6 +166,14 @@ impl Watch {
         Ok(())
     }
 
+    /// What the kernel says of a filesystem that has met an error, or was shut down, if it is one.
+    fn given_up(&self, shared: &Shared) -> Option<&'static str> {
+        let _call = shared.calls.begin();
+        // Where there is no such file nobody can tell.
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+        given_up(&mounts, self.identity.0)
+    }
+
     /// One good copy of the superblock will do.
     fn read(&self) -> io::Result<()> {
         let mut block = Aligned::zeroed(DISK_BLOCK);
@@ -186,7 +184,42 @@ impl Watch {
     }
 }
 
+/// What a filesystem says among the options of its mount when it takes no more writes, and its flags say nothing of it:
+/// ext4 since Linux 6.15.
+const GIVEN_UP: [&str; 2] = ["emergency_ro", "shutdown"];
+
+/// The first of these words that a filesystem says, the one on this device, of the mounts in `/proc/self/mountinfo`.
+fn given_up(mounts: &str, device: u64) -> Option<&'static str> {
+    let device = format!("{}:{}", major(device), minor(device));
+    // `36 35 98:0 /root /mnt rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue`
+    let options = mounts.lines().filter_map(|line| {
+        let (place, filesystem) = line.split_once(" - ")?;
+        (place.split(' ').nth(2)? == device).then(|| filesystem.rsplit(' ').next())?
+    });
+    let said: Vec<&str> = options.flat_map(|options| options.split(',')).collect();
+    GIVEN_UP.into_iter().find(|word| said.contains(word))
+}
+
 fn is_read_only(shared: &Shared) -> nix::Result<bool> {
     let _call = shared.calls.begin();
     Ok(statvfs(&*shared.dir)?.flags().contains(FsFlags::ST_RDONLY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::makedev;
+
+    #[test]
+    fn a_filesystem_that_has_given_up_says_so_among_the_options_of_its_mount() {
+        let mounts = "\
+            22 1 254:0 / / rw,relatime - ext4 /dev/root rw\n\
+            30 22 7:1 / /srv/emergency_ro rw,relatime shared:5 - ext4 /dev/loop1 rw,errors=remount-ro\n\
+            31 22 7:2 / /srv/b rw,relatime shared:6 master:1 - ext4 /dev/loop2 rw,errors=remount-ro,emergency_ro\n\
+            32 22 7:3 / /srv/c rw - ext4 /dev/loop3 rw,shutdown\n\
+            33 22 0:40 / /proc rw - proc proc rw\n";
+        let said = |major, minor| given_up(mounts, makedev(major, minor));
+        assert_eq!([said(254, 0), said(7, 1), said(7, 20)], [None; 3]);
+        assert_eq!([said(7, 2), said(7, 3)], GIVEN_UP.map(Some));
+    }
 }

@@ -130,18 +130,22 @@ impl Owner {
     pub(crate) fn fulfil_wishes(&mut self) {
         let wishes = std::mem::take(&mut *self.shared.wishes.lock());
         for (wish, done) in wishes {
-            let count = match wish {
-                Wish::Hold => {
-                    self.ledger.hold_tombstones();
-                    Ok(0)
-                }
-                Wish::Mend(findings) => self.mend_index(&findings),
-            };
-            match count {
+            match self.fulfil(wish) {
                 // Whoever asked may have gone.
                 Ok(count) => drop(done.send(count)),
                 Err(e) => drop(self.shared.index_failed(&e)),
             }
+        }
+    }
+
+    /// Does it: how many entries of the index were put right.
+    pub(super) fn fulfil(&mut self, wish: Wish) -> IndexResult<usize> {
+        match wish {
+            Wish::Hold => {
+                self.ledger.hold_tombstones();
+                Ok(0)
+            }
+            Wish::Mend(findings) => self.mend_index(&findings),
         }
     }
 

@@ -26,9 +26,15 @@ fn scrub(disk: &Arc<Disk>) -> Scrub {
     Scrub::new(disk.shared().clone(), 14, NOW)
 }
 
+/// A step, by whom the owner has a thread.
+fn step(scrub: &mut Scrub, now: u64) -> Result<Work, PartError> {
+    let shared = scrub.shared.clone();
+    scrub.step(now, &mut |wish| shared.wish(wish))
+}
+
 /// A pass from wherever it is to its end, and what is found in it mended.
 fn pass(scrub: &mut Scrub) {
-    while scrub.step(NOW).unwrap() != Work::None {}
+    while step(scrub, NOW).unwrap() != Work::None {}
 }
 
 /// The next one.
@@ -138,7 +144,7 @@ async fn a_scrub_goes_on_after_a_restart_and_knows_what_it_had_found() {
         flip(&log(&dir), place_of(&log(&dir), keys[3]) + 100);
         let mut scrub = scrub(&disk);
         while disk.state().damaged == 0 || scrub.position.log.block < 100 {
-            assert!(scrub.step(NOW).unwrap() != Work::None);
+            assert!(step(&mut scrub, NOW).unwrap() != Work::None);
         }
         scrub.save();
         scrub.position.clone()
@@ -148,7 +154,7 @@ async fn a_scrub_goes_on_after_a_restart_and_knows_what_it_had_found() {
     assert_eq!(disk.state().damaged, 0);
     let mut scrub = scrub(&disk);
     assert_eq!((scrub.position.log, scrub.position.done), (early.log, early.done));
-    scrub.step(NOW).unwrap();
+    step(&mut scrub, NOW).unwrap();
     assert_eq!(disk.state().damaged, 1, "what was known is looked at first");
     pass(&mut scrub);
     assert_eq!(disk.shared().damaged_parts(), [(SlotId(0), keys[3])]);
@@ -169,7 +175,7 @@ async fn new_parts_are_read_within_the_hour_and_all_of_them_within_the_days() {
     pass(&mut scrub);
     put_all(&store, &[key(1, 5000), key(2, 5000)]).await;
     flip(&log(&dir), place_of(&log(&dir), key(2, 5000)) + 5000);
-    let at = |scrub: &mut Scrub, now| while scrub.step(now).unwrap() != Work::None {};
+    let at = |scrub: &mut Scrub, now| while step(scrub, now).unwrap() != Work::None {};
     at(&mut scrub, NOW + FRESH - 1);
     assert_eq!(disk.state().damaged, 0);
     at(&mut scrub, NOW + 3600);
@@ -287,9 +293,9 @@ async fn what_is_deleted_while_the_log_is_asked_about_it_stays_deleted() {
     let (disk, store) = open(&dir);
     let mut scrub = scrub(&disk);
     while scrub.inquiry.is_none() {
-        assert!(scrub.step(NOW).unwrap() != Work::None);
+        assert!(step(&mut scrub, NOW).unwrap() != Work::None);
     }
-    scrub.step(NOW).unwrap();
+    step(&mut scrub, NOW).unwrap();
     delete(&store, [deleted].into_iter()).await;
     put(&store, again).await.unwrap();
     pass(&mut scrub);
@@ -313,7 +319,7 @@ async fn an_index_that_is_wrong_about_too_much_is_made_anew() {
     {
         let (disk, _store) = open(&dir);
         let mut scrub = scrub(&disk);
-        while scrub.step(NOW).is_ok() {}
+        while step(&mut scrub, NOW).is_ok() {}
         assert!(disk.shared().is_lost());
     }
     let (_disk, store) = open(&dir);
@@ -343,7 +349,7 @@ async fn what_moves_and_goes_while_it_is_read_is_never_called_damaged() {
             let (mut now, mut passes) = (NOW, 0);
             while !over.load(Ordering::Acquire) {
                 now += 60;
-                if scrub.step(now).unwrap() == Work::None {
+                if step(&mut scrub, now).unwrap() == Work::None {
                     passes += 1;
                     scrub.position.again(now, scrub.shared.written());
                 }
@@ -415,7 +421,7 @@ async fn a_scrub_that_is_asked_for_begins_at_once_and_says_when_it_is_through() 
         assert!(disk.scrub().unwrap_err().to_string().contains("never scrubbed"));
         put_all(&store, &keys).await;
         let mut scrub = Scrub::new(disk.shared().clone(), 14, seconds_now());
-        while scrub.step(seconds_now()).unwrap() != Work::None {}
+        while step(&mut scrub, seconds_now()).unwrap() != Work::None {}
         scrub.save();
     }
     flip(&log(&dir), place_of(&log(&dir), keys[300]) + 1000);

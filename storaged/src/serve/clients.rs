@@ -42,12 +42,12 @@ struct Book {
 
 /// The clients of a daemon.
 #[derive(Default)]
-pub(crate) struct Clients {
+pub struct Clients {
     book: Mutex<Book>,
 }
 
 /// One connection, for as long as it is read from. Dropping it ends it.
-pub(crate) struct Stay {
+pub struct Stay {
     clients: Arc<Clients>,
     leave: CancellationToken,
     ended: CancellationToken,
@@ -56,7 +56,7 @@ pub(crate) struct Stay {
 
 impl Clients {
     /// A connection that has not said yet whose it is.
-    pub(crate) fn stay(self: &Arc<Self>) -> Stay {
+    pub fn stay(self: &Arc<Self>) -> Stay {
         let (leave, ended) = (CancellationToken::new(), CancellationToken::new());
         Stay { clients: self.clone(), leave, ended, admitted: Mutex::default() }
     }
@@ -64,7 +64,7 @@ impl Clients {
 
 impl Stay {
     /// Ends the client's older connections, and waits until they have. `false`: this one is not its newest.
-    pub(crate) async fn enter(&self, hello: Hello) -> bool {
+    pub async fn enter(&self, hello: Hello) -> bool {
         let Some(older) = self.admit(hello) else { return false };
         for ended in older {
             ended.cancelled().await;
@@ -96,7 +96,7 @@ impl Stay {
     }
 
     /// Lasts until a newer connection of the client has come.
-    pub(crate) async fn replaced(&self) {
+    pub async fn replaced(&self) {
         self.leave.cancelled().await;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`crate::owner::read_back`] reads them from the device, and ends the doubt of each.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use parking_lot::RwLock;
 use proto::part_store::PartError;
@@ -13,7 +13,8 @@ pub(crate) struct Doubts(RwLock<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeSet<u32>,
+    /// Why it stays so, of those that could not be read back.
+    files: BTreeMap<u32, Option<String>>,
     /// What became of those that were read back.
     told: Vec<String>,
 }
@@ -21,7 +22,15 @@ struct State {
 impl Doubts {
     /// From now on nothing in the file is answered for. `false`: so it was before.
     pub(crate) fn raise(&self, file: u32) -> bool {
-        self.0.write().files.insert(file)
+        let mut state = self.0.write();
+        let new = !state.files.contains_key(&file);
+        state.files.entry(file).or_default();
+        new
+    }
+
+    /// What is in the file cannot be read back, and is not answered for before the disk is opened anew.
+    pub(crate) fn stays(&self, file: u32, why: String) {
+        self.0.write().files.insert(file, Some(why));
     }
 
     /// What is in the file was read back, as this says.
@@ -36,7 +45,7 @@ impl Doubts {
     /// # Errors
     /// [`PartError::Io`]: not yet.
     pub(crate) fn check(&self, file: u32) -> Result<(), PartError> {
-        if self.0.read().files.contains(&file) { Err(not_yet(file)) } else { Ok(()) }
+        self.0.read().files.get(&file).map_or(Ok(()), |why| Err(not_yet(file, why.as_deref())))
     }
 
     /// The same of all that the disk has.
@@ -44,19 +53,30 @@ impl Doubts {
     /// # Errors
     /// [`PartError::Io`]: not yet.
     pub(crate) fn check_all(&self) -> Result<(), PartError> {
-        self.0.read().files.first().map_or(Ok(()), |file| Err(not_yet(*file)))
+        let state = self.0.read();
+        state
+            .files
+            .first_key_value()
+            .map_or(Ok(()), |(file, why)| Err(not_yet(*file, why.as_deref())))
     }
 
     /// In words; empty where nothing was ever in doubt.
     pub(crate) fn told(&self) -> String {
         let state = self.0.read();
         let doubted =
-            state.files.iter().map(|file| format!("; block file {file} is being read back"));
+            state.files.iter().map(|(file, why)| format!("; {}", said(*file, why.as_deref())));
         let ended = state.told.iter().map(|told| format!("; {told}"));
         ended.chain(doubted).collect()
     }
 }
 
-fn not_yet(file: u32) -> PartError {
-    PartError::Io(format!("a sync has failed, and block file {file} is being read back"))
+fn not_yet(file: u32, why: Option<&str>) -> PartError {
+    PartError::Io(format!("a sync has failed, and {}", said(file, why)))
+}
+
+fn said(file: u32, why: Option<&str>) -> String {
+    match why {
+        None => format!("block file {file} is being read back"),
+        Some(why) => format!("block file {file} could not be read back: {why}"),
+    }
 }

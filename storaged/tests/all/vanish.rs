@@ -124,7 +124,10 @@ impl Ext4 {
         let home = tempfile::Builder::new().prefix("ashlar-ext4-").tempdir().unwrap();
         std::fs::create_dir(home.path().join("mnt")).unwrap();
         std::fs::File::create(home.path().join("image")).unwrap().set_len(256 * MIB).unwrap();
-        let made = Command::new("mkfs.ext4").arg("-q").arg(home.path().join("image")).status();
+        // What is not made at once is made by the kernel later on.
+        let whole = "lazy_itable_init=0,lazy_journal_init=0";
+        let mut mkfs = Command::new("mkfs.ext4");
+        let made = mkfs.args(["-q", "-E", whole]).arg(home.path().join("image")).status();
         let ext4 = Self(home);
         if made.is_ok_and(|status| status.success()) && ext4.mount() {
             return Some(ext4);
@@ -147,14 +150,26 @@ impl Ext4 {
         Command::new("umount").arg("-l").arg(self.path()).status().is_ok_and(|s| s.success())
     }
 
-    /// Has the kernel find an error, upon which it lets nothing be written any more.
-    fn break_down(&self) -> bool {
+    /// Its device, as `loop0`.
+    fn device(&self) -> String {
         let found =
             Command::new("findmnt").args(["-no", "SOURCE"]).arg(self.path()).output().unwrap();
         let device = String::from_utf8(found.stdout).unwrap();
-        let name = device.trim().trim_start_matches("/dev/").to_owned();
-        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "as a test wants it")
-            .is_ok()
+        device.trim().trim_start_matches("/dev/").to_owned()
+    }
+
+    /// Has the kernel find an error, upon which it lets nothing be written any more.
+    fn break_down(&self) -> bool {
+        let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", self.device());
+        std::fs::write(trigger, "as a test wants it").is_ok()
+    }
+
+    /// How often something was written to the device, and it was told to keep what it had been given.
+    fn writes(&self) -> (u64, u64) {
+        let said = std::fs::read_to_string(format!("/sys/block/{}/stat", self.device())).unwrap();
+        let numbers: Vec<u64> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        // Writes, and flushes since Linux 5.5.
+        (numbers[4], numbers.get(15).copied().unwrap_or(0))
     }
 }
 
@@ -207,5 +222,30 @@ async fn a_filesystem_that_becomes_read_only_makes_an_idle_disk_read_only() {
         assert_eq!(get(&store, key(n, 5000)).await.unwrap(), content(key(n, 5000)), "{n}");
     }
     assert!(put(&store, key(51, 5000)).await.is_err());
+    bays.close().await;
+}
+
+/// Whoever looks whether a disk is there has nothing written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_disk_is_not_written_to() {
+    let Some(ext4) = Ext4::new() else { return };
+    let disk = ext4.path().join("d");
+    init_disk(&disk, ClusterId::random(), SMALL).unwrap();
+    let (bays, store) = bays(&disk).await;
+    for n in 0..50 {
+        put(&store, key(n, 5000)).await.unwrap();
+    }
+    // Longer than between two looks at the device, once what there is to write down is.
+    let mut since = (Instant::now(), ext4.writes());
+    let began = since.0;
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    while since.0.elapsed() < NOTICED {
+        tick.tick().await;
+        if ext4.writes() != since.1 {
+            since = (Instant::now(), ext4.writes());
+        }
+        assert!(began.elapsed() < PATIENCE + NOTICED, "it is written for ever: {since:?}");
+    }
+    assert_eq!(state(&bays), "ok");
     bays.close().await;
 }
