@@ -43,18 +43,52 @@ static PARITY: LazyLock<Arc<Pool>> = LazyLock::new(|| Pool::new(PARITY_LEN, PARI
 /// If `data` is not as long as the id says.
 pub fn encode(id: BlobId, data: &Bytes) -> Vec<Checked> {
     assert_eq!(data.len(), id.len() as usize, "a blob is as long as its id says");
-    let scheme = id.scheme();
-    if scheme.is_copies() {
-        return vec![Checked::compute(data.clone()); scheme.parts()];
+    with_parity(id, data_parts(id.scheme(), data, id.part_len() as usize))
+}
+
+/// All parts of a blob from its data parts, padding included.
+fn with_parity(id: BlobId, data: Vec<Bytes>) -> Vec<Checked> {
+    let (scheme, part_len) = (id.scheme(), id.part_len() as usize);
+    if let (true, [only]) = (scheme.is_copies(), data.as_slice()) {
+        return vec![Checked::compute(only.clone()); scheme.parts()];
     }
-    let part_len = id.part_len() as usize;
-    let data = data_parts(scheme, data, part_len);
     let mut parity = PARITY.take(scheme.parity_parts() * part_len);
     let checks = fill_parity(scheme, &data, parity.bytes_mut(), part_len);
     let parity = parity.freeze();
     let parity = (0..scheme.parity_parts()).map(|n| parity.slice(n * part_len..(n + 1) * part_len));
     let checked = |(bytes, checks)| Checked::received(bytes, checks).expect("a check per block");
     data.into_iter().chain(parity).zip(checks).map(checked).collect()
+}
+
+/// Makes parts of a blob from any k of them, in whole, and nothing beside them: neither the blob nor, where no parity is
+/// wanted, any.
+///
+/// # Errors
+/// When there are fewer than k, or their lengths differ.
+pub(crate) fn restore(
+    id: BlobId,
+    given: &[(PartIndex, Bytes)],
+    wanted: &[PartIndex],
+) -> Result<Vec<Checked>, CodecError> {
+    let scheme = id.scheme();
+    let here = |part: PartIndex| given.iter().find(|(p, _)| *p == part).map(|(_, bytes)| bytes);
+    let data: Vec<_> = (0..scheme.data_parts()).filter_map(PartIndex::new).collect();
+    let takes_all = wanted.iter().any(|part| !data.contains(part));
+    let missing = data.iter().filter(|part| takes_all || wanted.contains(part));
+    let missing: Vec<_> = missing.filter(|part| here(**part).is_none()).copied().collect();
+    let made = if missing.is_empty() { Vec::new() } else { decode(scheme, given, &missing)? };
+    let of = |part: &PartIndex| {
+        let made = missing.iter().position(|p| p == part).map(|nth| &made[nth]);
+        made.or_else(|| here(*part)).cloned()
+    };
+    let lacking =
+        || CodecError("a part that is to be made is neither given nor missing".to_owned());
+    if takes_all {
+        let data: Option<Vec<_>> = data.iter().map(of).collect();
+        let all = with_parity(id, data.ok_or_else(lacking)?);
+        return Ok(wanted.iter().map(|part| all[part.get()].clone()).collect());
+    }
+    wanted.iter().map(|part| of(part).map(Checked::compute).ok_or_else(lacking)).collect()
 }
 
 fn data_parts(scheme: Scheme, data: &Bytes, part_len: usize) -> Vec<Bytes> {
@@ -205,6 +239,35 @@ mod tests {
             let restored = decode(scheme, &given, &wanted).unwrap();
             for (part, bytes) in wanted.iter().zip(restored) {
                 prop_assert_eq!(&bytes, &parts[part.get()].data().slice(range.clone()));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// Any k parts make every part again, alone and all together, as it was with its checksums.
+        #[test]
+        fn parts_are_made_of_any_k_of_them(
+            k in 1usize..9, m in 1usize..5, len in 1u32..200_000, seed: u64,
+        ) {
+            let scheme = Scheme::erasure(k, m).or_else(|_| Scheme::copies(m + 1)).unwrap();
+            let (k, id) = (scheme.data_parts(), id(scheme, len));
+            let parts = encode(id, &noise(len, seed));
+            let mut order: Vec<usize> = (0..scheme.parts()).collect();
+            order.rotate_left((seed % scheme.parts() as u64) as usize);
+            let index = |part: usize| PartIndex::new(part).unwrap();
+            let given: Vec<_> =
+                order[..k].iter().map(|p| (index(*p), parts[*p].data().clone())).collect();
+            let all: Vec<_> = (0..scheme.parts()).map(index).collect();
+            for wanted in all.iter().map(std::slice::from_ref).chain([all.as_slice()]) {
+                for (part, made) in wanted.iter().zip(restore(id, &given, wanted).unwrap()) {
+                    prop_assert_eq!(made.data(), parts[part.get()].data());
+                    prop_assert_eq!(made.checks(), parts[part.get()].checks());
+                }
+            }
+            if k > 1 {
+                prop_assert!(restore(id, &given[1..], &all).is_err());
             }
         }
     }

@@ -4,10 +4,11 @@
 //! are read where they lie, or made from any k others; they are put where they belong; and copies are dropped whose home
 //! has acknowledged them just now. Whatever stops it in between leaves the blob no worse than it was.
 
+use bytes::Bytes;
 use futures::future::join_all;
 use proto::awake;
 use proto::checksum::Checked;
-use proto::id::{BlobId, Epoch, PartIndex, PartKey, VolumeId};
+use proto::id::{BlobId, Epoch, PartIndex, PartKey, PartSet, VolumeId};
 use proto::part_store::PartError;
 
 use crate::blob_store::{BlobError, BlobStore};
@@ -140,6 +141,10 @@ impl Proxy {
         if let Some(parts) = join_all(copied).await.into_iter().collect() {
             return Ok(Made { parts, damaged: false });
         }
+        if let Some(parts) = self.parts_of_parts(id, plan, lying).await {
+            return Ok(Made { parts, damaged: false });
+        }
+        // One of them did not come, or does not read well: then in all the ways that users have.
         let (whole, noticed) = self.get_range(id, 0..id.len()).await;
         let all = codec::encode(id, &whole?);
         let parts = plan.puts.iter().map(|(part, _)| all[part.get()].clone()).collect();
@@ -147,13 +152,35 @@ impl Proxy {
         Ok(Made { parts, damaged })
     }
 
+    /// The parts that a plan puts, of k whole ones.
+    async fn parts_of_parts(
+        &self,
+        id: BlobId,
+        plan: &Plan,
+        lying: &[Lying],
+    ) -> Option<Vec<Checked>> {
+        let k = id.scheme().data_parts();
+        let there: PartSet = lying.iter().map(|(part, _)| *part).collect();
+        let reads = there.iter().take(k).map(|part| async move {
+            self.read_part(id, part, lying).await.map(|bytes| (part, bytes))
+        });
+        let given: Option<Vec<_>> = join_all(reads).await.into_iter().collect();
+        let wanted: Vec<PartIndex> = plan.puts.iter().map(|(part, _)| *part).collect();
+        codec::restore(id, &given?, &wanted).ok()
+    }
+
     /// A part as some slot has it.
     async fn copy_of(&self, id: BlobId, part: PartIndex, lying: &[Lying]) -> Option<Checked> {
+        self.read_part(id, part, lying).await.map(Checked::compute)
+    }
+
+    /// The bytes of a part as some slot has it.
+    async fn read_part(&self, id: BlobId, part: PartIndex, lying: &[Lying]) -> Option<Bytes> {
         let key = PartKey { blob: id, part };
         for (_, slot) in lying.iter().filter(|(p, _)| *p == part) {
             let read = self.slots[*slot].get(Ask::IfUp, key, 0..id.part_len());
             if let Ok(Ok(bytes)) = awake::timeout(REQUEST_TIMEOUT, read).await {
-                return Some(Checked::compute(bytes));
+                return Some(bytes);
             }
         }
         None

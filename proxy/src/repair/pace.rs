@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Blobs mended at once, while nobody else wants anything of the disks and while somebody does.
-const AT_ONCE: (usize, usize) = (4, 1);
+const AT_ONCE: (usize, usize) = (8, 1);
 /// While users are busy the rate is this many times less.
 const YIELD: u64 = 8;
 /// What was not used of the rate for longer than this is not made up for.
@@ -116,7 +116,7 @@ mod tests {
         pace.end(charge, 1000, start + second / 2);
         assert_eq!(pace.may_begin(0, false, start), Err(start + second));
         assert_eq!(pace.may_begin(0, false, start + second), Ok(true));
-        assert_eq!(pace.may_begin(4, false, start + second), Ok(false));
+        assert_eq!(pace.may_begin(8, false, start + second), Ok(false));
         assert_eq!(pace.may_begin(1, true, start + second), Ok(false));
         pace.begin(1000, true, start + second);
         assert_eq!(pace.may_begin(0, true, start + second), Err(start + 9 * second));
