@@ -758,11 +758,16 @@ fn the_demo_says_where_its_door_is() -> Result<()> {
         return Ok(());
     }
     let demo = Demo::start(Setup::new(Mode::Embedded))?;
-    let said = demo.said();
-    let address = said.lines().find_map(|line| line.trim().strip_prefix("http "));
-    let address = address.and_then(|line| line.trim().strip_prefix("http://"));
-    let address = address.with_context(|| format!("no address in: {said}"))?.trim_end_matches('/');
-    let door = Door::at(address);
+    let mut address = None;
+    wait_until("an address in what it says", PATIENCE, || {
+        let said = demo.said();
+        let line = said.lines().find_map(|line| line.trim().strip_prefix("http "));
+        let http = line.and_then(|line| line.trim().strip_prefix("http://"));
+        address = http.map(|http| http.trim_end_matches('/').to_owned());
+        address.is_some()
+    })
+    .with_context(|| demo.said())?;
+    let door = Door::at(&address.context("an address")?);
     door.post("/refs/a", b"hello")?.expect(201)?;
     ensure!(fs::read(demo.file("refs/a"))? == b"hello");
     ensure!(door.get("/healthz")?.expect(200)?.body == b"alive\n");
