@@ -336,6 +336,62 @@ async fn a_damaged_copy_that_is_not_needed_goes() {
     led.assert_readable(&ids).await;
 }
 
+/// Also where the disk that has it has no room.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_copy_on_a_full_disk_goes() {
+    let mut led = Led::over(8).await;
+    let id = led.put(1).await[0];
+    let healer = led.heal();
+    led.until_healthy().await;
+    let lying = led.lying(id);
+    let other = (0..8).find(|slot| !lying.iter().any(|at| at.contains(slot))).unwrap();
+    led.slots[other].copy_of(&led.slots[lying[2][0]], id);
+    led.slots[other].rot(id);
+    led.slots[other].leave_room(0);
+    healer.scrub().await.unwrap();
+    led.until("gone", |_| !led.slots[other].is_rotten(id)).await;
+    led.until_healthy().await;
+}
+
+/// What is left of a put that failed is swept in time, and harms nobody when it rots before.
+#[tokio::test(start_paused = true)]
+async fn remains_of_what_nobody_wants_degrade_nothing_when_they_rot() {
+    let mut led = Led::over(8).await;
+    led.put(3).await;
+    led.slots[1..].iter().for_each(|slot| slot.set(Mood::RefusesPuts));
+    let id = blob(50, 5000, "ec(4,2)");
+    assert!(led.proxy.put(id, noise(id.len(), 50)).await.is_err());
+    led.slots.iter().for_each(|slot| slot.set(Mood::Good));
+    assert!((1..4).contains(&led.slots[0].parts_of(id).len()));
+    let healer = led.heal();
+    led.until_healthy().await;
+    led.slots[0].rot(id);
+    healer.scrub().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let report = led.until_healthy().await;
+    assert!(led.slots[0].is_rotten(id), "{report}");
+}
+
+/// What was put while a slot was away for less time than there is between two looks is put right, and nobody says before
+/// that all is well.
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_nobody_looked_at_is_made_good() {
+    for phase in (0..250).step_by(10) {
+        let mut led = Led::over(8).await;
+        let healer = led.heal();
+        led.until_healthy().await;
+        tokio::time::sleep(Duration::from_millis(phase)).await;
+        led.slots[3].set(Mood::Dead);
+        let ids = led.put(12).await;
+        led.slots[3].set(Mood::Good);
+        while healer.glance().disks_away > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        led.until_healthy().await;
+        led.assert_at_home(&ids).await;
+    }
+}
+
 /// Where all parts of a blob are to go to where another is, and some of them cannot, none of those that could is dropped
 /// where it is needed.
 #[tokio::test(start_paused = true)]

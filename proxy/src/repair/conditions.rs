@@ -15,6 +15,8 @@ pub(crate) struct Conditions {
     last: Vec<Option<Condition>>,
     /// Damaged blobs that somebody was told of.
     told: BTreeSet<BlobId>,
+    /// Those of them that are remains of what nobody wants: too little of each is left to mend it.
+    remains: BTreeSet<BlobId>,
     /// Slots whose disks held nothing when they said something last.
     empty: SlotSet,
 }
@@ -22,7 +24,8 @@ pub(crate) struct Conditions {
 impl Conditions {
     /// Of so many slots.
     pub(crate) fn new(slots: usize) -> Self {
-        Self { last: vec![None; slots], told: BTreeSet::new(), empty: SlotSet::EMPTY }
+        let (told, remains) = (BTreeSet::new(), BTreeSet::new());
+        Self { last: vec![None; slots], told, remains, empty: SlotSet::EMPTY }
     }
 
     /// The disk of a slot held nothing when somebody else asked it last.
@@ -44,8 +47,16 @@ impl Conditions {
         }
         let damaged = self.damaged();
         let news = damaged.difference(&self.told).copied().collect();
+        self.remains.retain(|blob| damaged.contains(blob));
         self.told = damaged;
         news
+    }
+
+    /// Too little of a blob is left to mend it, and nobody wants it: that it is damaged harms nobody.
+    pub(crate) fn nobody_wants(&mut self, blob: BlobId) {
+        if self.told.contains(&blob) {
+            self.remains.insert(blob);
+        }
     }
 
     /// What is damaged still is told again.
@@ -58,9 +69,9 @@ impl Conditions {
         said.flat_map(|condition| condition.damaged.iter().copied()).collect()
     }
 
-    /// Blobs of which some part is known to be damaged.
+    /// Blobs of which some part is known to be damaged, but for remains of what nobody wants.
     pub(crate) fn damaged_blobs(&self) -> usize {
-        self.damaged().len()
+        self.damaged().difference(&self.remains).count()
     }
 
     /// Slots that say that they do not have all that they should.
@@ -121,6 +132,12 @@ mod tests {
         assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [blob(4)]);
         conditions.tell_again();
         assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [1, 4].map(blob));
+        // What is left of a put that failed stays until it is swept.
+        conditions.nobody_wants(blob(4));
+        assert_eq!(conditions.damaged_blobs(), 1);
+        conditions.hear(vec![says(&[1]), says(&[])]);
+        conditions.hear(vec![says(&[1]), says(&[4])]);
+        assert_eq!(conditions.damaged_blobs(), 2, "it was gone meanwhile");
         // One that was empty when it went away has nothing to lose.
         let holds = |parts| Some(Condition { parts, ..Condition::default() });
         conditions.hear(vec![holds(3), holds(0)]);

@@ -48,6 +48,8 @@ pub(crate) struct Course {
     pub(crate) ask_at: Option<Instant>,
     retry: Duration,
     failed: bool,
+    /// A slot did not say what it has of a blob that was mended, without being missed.
+    unsure: bool,
     /// Slots that were rebuilding when the last census ended.
     pub(crate) to_declare: SlotSet,
     pub(crate) mended_blobs: u64,
@@ -72,6 +74,7 @@ impl Course {
             ask_at: Some(now),
             retry: RETRY.0,
             failed: false,
+            unsure: false,
             to_declare: SlotSet::EMPTY,
             mended_blobs: 0,
             mended_bytes: 0,
@@ -87,6 +90,11 @@ impl Course {
         self.due = self.due.min(now + self.retry);
     }
 
+    /// Is a census needed to say how all is, since some mend knew less than it needed?
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
     /// A census begins: its number. What the last one found is found again.
     pub(crate) fn begin_census(&mut self, now: Instant, every: Duration) -> (u64, Attendance) {
         self.queue.forget_census();
@@ -94,6 +102,7 @@ impl Course {
         // Lists do not tell whether parts are sound.
         self.conditions.tell_again();
         let failed = std::mem::take(&mut self.failed);
+        self.unsure = false;
         self.retry = if failed { (2 * self.retry).min(RETRY.1) } else { RETRY.0 };
         self.due = now + every;
         (self.tally.begin(), self.presence.attendance())
@@ -184,7 +193,14 @@ impl Course {
             self.tally.change(item, Change { before, after: Some(after), best });
         }
         match &mended.end {
-            End::Done => self.found_again(&blob),
+            End::Done => {
+                self.found_again(&blob);
+                if mended.unheard {
+                    self.tally.leave_undone();
+                    self.unsure = true;
+                    self.try_again(now);
+                }
+            }
             End::Deleted => {
                 self.found_again(&blob);
                 let before = (!item.short).then_some(item.counted.unwrap_or(item.spare));
@@ -222,6 +238,7 @@ impl Course {
         match wanted {
             Some(false) => {
                 self.found_again(&blob);
+                self.conditions.nobody_wants(blob);
                 if item.short {
                     self.tally.change(item, Change { before: None, after: None, best });
                 }
@@ -376,6 +393,20 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_of_which_a_slot_did_not_say_what_it_has_is_looked_for_again() {
+        let now = Instant::now();
+        let mut course = course(now);
+        census(&mut course, &[1], now);
+        let (blob, item) = course.queue.pop().unwrap();
+        let mended = Mended { unheard: true, ..End::Done.into() };
+        course.mended(blob, item, &mended, 1, now);
+        assert!(course.is_unsure(), "and until then nobody says that all is well");
+        assert_eq!((course.declares(now), course.due), (Err(SlotSet::only(1)), now + RETRY.0));
+        census(&mut course, &[], now);
+        assert!(!course.is_unsure());
+    }
+
+    #[test]
     fn what_was_counted_before_it_was_whole_is_counted_as_whole_once_it_is_looked_at() {
         let (now, blob) = (Instant::now(), blob(1));
         let mut course = course(now);
@@ -388,7 +419,8 @@ mod tests {
         course.end_census(outcome, now, now);
         let (blob, item) = course.queue.pop().unwrap();
         // Its put has ended meanwhile: there is nothing to mend.
-        let whole = Mended { before: Some(2), after: Some(2), bytes: 0, end: End::Done };
+        let (before, after) = (Some(2), Some(2));
+        let whole = Mended { before, after, bytes: 0, unheard: false, end: End::Done };
         course.mended(blob, item, &whole, 2, now);
         let expected = Counts { by_spare: vec![0, 0, 1], at_risk: 0, unavailable: 0, lost: 0 };
         assert_eq!(course.tally.counts, expected);

@@ -66,6 +66,7 @@ impl Proxy {
             read_only: self.slots_that(SlotClient::takes_no_writes),
             full: self.slots_that(|slot| slot.known_room() < room),
             drains: self.slots_that(|slot| slot.drains),
+            changes: self.slots.iter().map(|slot| slot.changes()).sum(),
         }
     }
 
@@ -140,15 +141,16 @@ impl Proxy {
     /// # Errors
     /// Why not, for people.
     pub(crate) async fn make_whole(&self, id: BlobId) -> Result<(), String> {
-        let mut end = self.mend(id, self.attendance(), true).await.end;
+        let mut mended = self.mend(id, self.attendance(), true).await;
         for _ in 0..BUSY.1 {
-            if end != End::Busy {
+            if mended.end != End::Busy {
                 break;
             }
             tokio::time::sleep(BUSY.0).await;
-            end = self.mend(id, self.attendance(), true).await.end;
+            mended = self.mend(id, self.attendance(), true).await;
         }
-        match end {
+        match mended.end {
+            End::Done if mended.unheard => Err("a disk did not say what it has of it".to_owned()),
             End::Done => Ok(()),
             End::Deleted => Err("it was deleted".to_owned()),
             End::Busy => Err("it is being put or deleted".to_owned()),

@@ -480,7 +480,8 @@ impl Inner {
         let emptied = drains.minus(drains.minus(course.conditions.empty()));
         let away = SlotSet::first(disks).minus(up).minus(emptied);
         // What has just become of a slot is counted next.
-        let due = course.due <= now || up != course.presence.attendance().up;
+        let changed = course.presence.is_outdated(self.proxy.seen());
+        let due = course.due <= now || course.is_unsure() || changed;
         let stuck = |(blob, why): (&BlobId, &String)| Stuck {
             what: format!("blob {blob}"),
             why: why.clone(),

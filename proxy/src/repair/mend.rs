@@ -15,6 +15,7 @@ use crate::blob_store::{BlobError, BlobStore};
 use crate::codec;
 use crate::machines::driver::REQUEST_TIMEOUT;
 use crate::placement::quorum::SlotSet;
+use crate::proxy::sound::Read;
 use crate::proxy::{Proxy, of_own_promise};
 use crate::repair::layout::{Attendance, Lying, Plan};
 use crate::slots::slot_client::Ask;
@@ -27,6 +28,8 @@ pub(crate) struct Mended {
     pub(crate) after: Option<usize>,
     /// Bytes of parts that were put.
     pub(crate) bytes: u64,
+    /// A slot that was up has not said what it has of the blob, or whether that is sound.
+    pub(crate) unheard: bool,
     pub(crate) end: End,
 }
 
@@ -49,7 +52,7 @@ pub(crate) enum End {
 
 impl From<End> for Mended {
     fn from(end: End) -> Self {
-        Self { before: None, after: None, bytes: 0, end }
+        Self { before: None, after: None, bytes: 0, unheard: false, end }
     }
 }
 
@@ -67,6 +70,11 @@ pub(crate) struct Found {
 struct Made {
     parts: Vec<Checked>,
     damaged: bool,
+}
+
+/// The copies that did not read well.
+fn rotten(said: &[(Lying, Read)]) -> Vec<Lying> {
+    said.iter().filter(|(_, read)| *read == Read::Rotten).map(|(home, _)| *home).collect()
 }
 
 impl Proxy {
@@ -87,17 +95,20 @@ impl Proxy {
         if found.deleted {
             return End::Deleted.into();
         }
+        let mut unheard = found.attendance.up != attendance.up;
         if verify {
-            let sound = self.sound_parts(id, &found.lying, &[]).await;
-            found.rotten = found.lying.into_iter().filter(|home| !sound.contains(home)).collect();
-            found.lying = sound;
+            let said = self.read_parts(id, &found.lying).await;
+            unheard |= said.iter().any(|(_, read)| *read == Read::Unanswered);
+            found.lying.retain(|home| !said.contains(&(*home, Read::Rotten)));
+            found.rotten = rotten(&said);
         }
         let plan = self.case(&id, found.attendance).plan(&found.lying);
         let (Some(before), Some(_)) = (plan.spare, plan.spare_after) else {
             let gap = found.attendance.up != SlotSet::first(self.slots.len());
             return End::Short { gap }.into();
         };
-        let done = Mended { before: Some(before), after: plan.spare, bytes: 0, end: End::Done };
+        let (before, after) = (Some(before), plan.spare);
+        let done = Mended { before, after, bytes: 0, unheard, end: End::Done };
         if plan.is_empty() && found.rotten.is_empty() {
             return done;
         }
@@ -222,7 +233,7 @@ impl Proxy {
         // What is rotten and was not put anew is where its part does not belong.
         let held = after.clone();
         let is_useless = |copy: &&Lying| {
-            attendance.takes.contains(copy.1)
+            attendance.writable.contains(copy.1)
                 && !plan.puts.contains(*copy)
                 && held.iter().any(|(part, _)| *part == copy.0)
         };

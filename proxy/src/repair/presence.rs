@@ -16,6 +16,8 @@ pub(crate) struct Presence {
     away: Vec<Option<Instant>>,
     read_only: Vec<Option<Instant>>,
     attendance: Attendance,
+    /// As it was seen last.
+    changes: u64,
     rebuilding: SlotSet,
 }
 
@@ -30,6 +32,8 @@ pub(crate) struct Seen {
     pub(crate) full: SlotSet,
     /// They are to be emptied.
     pub(crate) drains: SlotSet,
+    /// How often any of them has come or gone until now, also between two looks.
+    pub(crate) changes: u64,
 }
 
 impl Presence {
@@ -37,7 +41,7 @@ impl Presence {
     pub(crate) fn new(slots: usize, grace: Duration) -> Self {
         let (attendance, rebuilding) = (Attendance::default(), SlotSet::EMPTY);
         let (away, read_only) = (vec![None; slots], vec![None; slots]);
-        Self { grace, away, read_only, attendance, rebuilding }
+        Self { grace, away, read_only, attendance, changes: 0, rebuilding }
     }
 
     /// How the slots stand, as last seen.
@@ -62,10 +66,15 @@ impl Presence {
         self.rebuilding = rebuilding;
     }
 
-    /// The slots were looked at. True when they stand otherwise than before. Nobody waits for one that is to be emptied,
+    /// Has some slot come or gone since they were looked at?
+    pub(crate) fn is_outdated(&self, seen: Seen) -> bool {
+        seen.changes != self.changes
+    }
+
+    /// The slots were looked at. True when they stand otherwise than before, or did so meanwhile. Nobody waits for one that is to be emptied,
     /// and parts do not stay for ever on one that takes no changes.
     pub(crate) fn look(&mut self, seen: Seen, now: Instant) -> bool {
-        let Seen { down, read_only, full, drains } = seen;
+        let Seen { down, read_only, full, drains, changes } = seen;
         note(&mut self.away, down, now);
         note(&mut self.read_only, read_only.minus(down), now);
         let for_long = |since: &[Option<Instant>]| {
@@ -78,8 +87,8 @@ impl Presence {
         let leaves = drains.union(for_long(&self.read_only)).minus(down);
         let (takes, away) = (writable.minus(full), down.minus(gone));
         let attendance = Attendance { up, takes, writable, leaves, away };
-        let changed = attendance != self.attendance;
-        self.attendance = attendance;
+        let changed = attendance != self.attendance || changes != self.changes;
+        (self.attendance, self.changes) = (attendance, changes);
         changed
     }
 }
@@ -132,6 +141,16 @@ mod tests {
         assert_eq!(presence.attendance().leaves, SlotSet::EMPTY);
         assert!(presence.look(read_only, start + 30 * second));
         assert_eq!(presence.attendance().leaves, SlotSet::only(2), "it takes nothing for long");
+    }
+
+    #[test]
+    fn an_outage_between_two_looks_is_seen() {
+        let now = Instant::now();
+        let mut presence = Presence::new(3, Duration::from_secs(10));
+        presence.look(Seen::default(), now);
+        let seen = Seen { changes: 2, ..Seen::default() };
+        assert!(presence.is_outdated(seen) && presence.look(seen, now));
+        assert!(!presence.is_outdated(seen) && !presence.look(seen, now));
     }
 
     #[test]

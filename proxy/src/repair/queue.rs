@@ -61,6 +61,7 @@ impl Queue {
             item.verify |= known.verify;
             item.short |= known.short;
             item.counted = item.counted.or(known.counted);
+            item.bytes = item.bytes.max(known.bytes);
             item.census = item.census.max(known.census);
         }
         self.order.insert((item.spare, self.next), blob);
@@ -143,6 +144,15 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         let order: Vec<_> = order.iter().map(|(b, item)| (b.sequence(), item.spare)).collect();
         assert_eq!(order, [(2, 0), (3, 0), (4, 1)]);
+    }
+
+    #[test]
+    fn what_is_noticed_of_a_blob_does_not_change_how_much_is_to_be_put() {
+        let mut queue = Queue::new(3);
+        queue.push(blob(1), Item { census: Some(1), bytes: 7, ..item(1) });
+        queue.push(blob(1), Item::noticed(true));
+        let found = queue.pop().map(|(_, item)| (item.verify, item.bytes, item.census));
+        assert_eq!(found, Some((true, 7, Some(1))));
     }
 
     #[test]

@@ -148,6 +148,8 @@ pub(crate) struct SlotClient {
     /// What `health` says, to be read without a lock.
     is_down: AtomicBool,
     is_read_only: AtomicBool,
+    /// How often either has changed.
+    changes: AtomicU64,
     heard: watch::Sender<Heard>,
     /// Bytes of parts stored that the last fill may not know of.
     stored_since: AtomicU64,
@@ -180,6 +182,7 @@ impl SlotClient {
             writes: Latency::default(),
             is_down: AtomicBool::new(false),
             is_read_only: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
             heard: watch::Sender::new(Heard::default()),
             stored_since: AtomicU64::new(0),
             kick: Notify::new(),
@@ -194,6 +197,11 @@ impl SlotClient {
     /// Is there no use in writing to it?
     pub(crate) fn takes_no_writes(&self) -> bool {
         self.is_down() || self.is_read_only.load(Ordering::Relaxed)
+    }
+
+    /// How often it has come to be down or to take no writes, or ceased to: an outage shows in it however short it was.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// `up`, which means that it answers as what it should be; or what is wrong.
@@ -490,9 +498,13 @@ impl SlotClient {
     fn change(&self, event: impl FnOnce(&mut Health) -> Option<Change>) {
         let mut health = self.health.lock();
         let change = event(&mut health);
-        let was_down = self.is_down.swap(health.is_down(self.index), Ordering::Relaxed);
-        self.is_read_only.store(health.is_read_only(self.index), Ordering::Relaxed);
-        if !was_down && self.is_down() {
+        let (is_down, is_read_only) = (health.is_down(self.index), health.is_read_only(self.index));
+        let was_down = self.is_down.swap(is_down, Ordering::Relaxed);
+        let was_read_only = self.is_read_only.swap(is_read_only, Ordering::Relaxed);
+        if (was_down, was_read_only) != (is_down, is_read_only) {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+        if !was_down && is_down {
             self.kick.notify_one();
         }
         drop(health);

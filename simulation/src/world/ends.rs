@@ -129,7 +129,7 @@ impl World {
         self.read_all(false).await;
     }
 
-    /// Every part that there is, with the machine that has it. All are good; of what was deleted there is none.
+    /// Every part that there is, with the machine that has it. All are good that anybody may want; of what was deleted there is none.
     fn parts_there(&self) -> BTreeSet<(PartKey, usize)> {
         let mut there = BTreeSet::new();
         let given_up = !self.site.model.lost().is_empty();
@@ -137,10 +137,12 @@ impl World {
             let disk = machine.disk().expect("all run");
             let all = disk.each_part(|slot, key| {
                 let (model, n) = (&self.site.model, machine.number);
-                if let Err(why) = disk.read_part(slot, key) {
+                let fate = model.fate(key.blob);
+                // What is left of a put that failed is swept by who has the metadata, rotten or not.
+                if let (Err(why), true) = (disk.read_part(slot, key), fate != Some(Fate::Unsure)) {
                     model.broken(format_args!("{key} on machine {n}: {why}"));
                 }
-                if model.fate(key.blob) == Some(Fate::Deleted) && !given_up {
+                if fate == Some(Fate::Deleted) && !given_up {
                     model.broken(format_args!("{key} was deleted, and is on machine {n}"));
                 }
                 there.insert((key, n));
