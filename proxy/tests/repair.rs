@@ -105,6 +105,15 @@ impl Led {
         (0..id.scheme().parts()).map(holds).collect()
     }
 
+    /// A part that came late to a slot, which it was handed to while its home was away, and that has rotted there.
+    fn rotten_copy(&self, id: BlobId) -> usize {
+        let lying = self.lying(id);
+        let other = (0..8).find(|slot| !lying.iter().any(|at| at.contains(slot))).unwrap();
+        self.slots[other].copy_of(&self.slots[lying[2][0]], id);
+        self.slots[other].rot(id);
+        other
+    }
+
     /// Does every part lie on its main slot, and nowhere else?
     async fn assert_at_home(&self, ids: &[BlobId]) {
         for id in ids {
@@ -324,11 +333,7 @@ async fn a_damaged_copy_that_is_not_needed_goes() {
     let id = ids[0];
     let healer = led.heal();
     led.until_healthy().await;
-    // One that came late, where the part was handed to while its home was away.
-    let lying = led.lying(id);
-    let other = (0..8).find(|slot| !lying.iter().any(|at| at.contains(slot))).unwrap();
-    led.slots[other].copy_of(&led.slots[lying[2][0]], id);
-    led.slots[other].rot(id);
+    let other = led.rotten_copy(id);
     healer.scrub().await.unwrap();
     led.until("gone", |_| !led.slots[other].is_rotten(id)).await;
     led.until_healthy().await;
@@ -343,10 +348,7 @@ async fn a_damaged_copy_on_a_full_disk_goes() {
     let id = led.put(1).await[0];
     let healer = led.heal();
     led.until_healthy().await;
-    let lying = led.lying(id);
-    let other = (0..8).find(|slot| !lying.iter().any(|at| at.contains(slot))).unwrap();
-    led.slots[other].copy_of(&led.slots[lying[2][0]], id);
-    led.slots[other].rot(id);
+    let other = led.rotten_copy(id);
     led.slots[other].leave_room(0);
     healer.scrub().await.unwrap();
     led.until("gone", |_| !led.slots[other].is_rotten(id)).await;
