@@ -81,7 +81,7 @@ impl View {
         .await
     }
 
-    fn requester(&self) -> Requester {
+    pub(super) fn requester(&self) -> Requester {
         let caller = self.caller();
         // No thread of this machine asks.
         Requester { uid: caller.uid, gid: caller.gid, thread: 0 }

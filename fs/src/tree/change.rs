@@ -7,8 +7,8 @@ use super::{TreePath, TreeResult, View, renamed};
 use crate::filesystem::outdated::Outdated;
 use crate::filesystem::privileges::Requester;
 
-/// Permissions that a new directory is asked for with.
-const DIRECTORY_MODE: u32 = 0o777;
+/// Permissions that a new directory or link is asked for with.
+const MODE: u32 = 0o777;
 
 /// No thread of this machine asks.
 const NOBODY: Requester = Requester { uid: 0, gid: 0, thread: 0 };
@@ -20,17 +20,30 @@ impl View {
     /// When something has the name, or it may not be created.
     pub async fn make_directory(&self, path: &TreePath) -> TreeResult<Attr> {
         self.writes()?;
+        self.make(path, Kind::Directory, NewNode::Directory).await
+    }
+
+    /// Makes a symbolic link with the target of another one.
+    ///
+    /// # Errors
+    /// When there is no such link, something has the name, or it may not be created.
+    pub async fn copy_link(&self, from: &TreePath, to: &TreePath) -> TreeResult<Attr> {
+        self.writes()?;
+        let source = self.stat_itself(from).await?;
+        let target = self.filesystem.readlink(source.ino).await?;
+        self.make(to, Kind::Symlink, NewNode::Symlink(target)).await
+    }
+
+    async fn make(&self, path: &TreePath, kind: Kind, node: NewNode) -> TreeResult<Attr> {
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
             let (dir, name, before) = view.walk(&path, Last::Itself).await?.entry()?;
             if before.is_some() {
                 return Err(MetaError::Exists.into());
             }
-            view.may(&dir, |who, dir| who.create(dir, Kind::Directory)).await?;
+            view.may(&dir, |who, dir| who.create(dir, kind)).await?;
             let filesystem = &view.filesystem;
-            let node = NewNode::Directory;
-            let caller = view.caller();
-            let made = filesystem.create(caller, dir.ino, &name, DIRECTORY_MODE, node).await?;
+            let made = filesystem.create(view.caller(), dir.ino, &name, MODE, node).await?;
             // Nobody has it open.
             filesystem.forget(made.ino, 1);
             view.settle(renamed(dir.ino, &name).into()).await?;
@@ -96,7 +109,8 @@ impl View {
             let (from_dir, from_name, source) = view.walk(&from, Last::Itself).await?.entry()?;
             let source = source.ok_or(MetaError::NotFound)?;
             let (to_dir, to_name, target) = view.walk(&to, Last::Itself).await?.entry()?;
-            view.may_rename((&from_dir, &source), (&to_dir, target.as_ref())).await?;
+            let swap = matches!(mode, RenameMode::Exchange);
+            view.may_rename((&from_dir, &source), (&to_dir, target.as_ref()), swap).await?;
             let ends = ((from_dir.ino, &from_name[..]), (to_dir.ino, &to_name[..]));
             view.filesystem.rename(ends.0, ends.1, mode).await?;
             let mut outdated: Vec<Outdated> = renamed(from_dir.ino, &from_name).into();
@@ -108,7 +122,8 @@ impl View {
         .await
     }
 
-    /// Copies a file, which moves no data: the copy has the same extents. It gets its name in one step.
+    /// Copies a file, which moves no data: the copy has the same extents, and the same permissions and attributes of
+    /// users. It gets its name in one step.
     ///
     /// # Errors
     /// When there is no such file, or it may not be read, or the copy not be created.
@@ -124,6 +139,7 @@ impl View {
             let source = view.open(&from).await?;
             let size = source.attr().size;
             let upload = view.upload(&to).await?;
+            upload.like(source.attr()).await?;
             let mut copied = 0;
             while copied < size {
                 let (from, to) = ((source.attr().ino, copied), (upload.ino(), copied));

@@ -39,19 +39,25 @@ impl View {
         self.who().mode_to_create(dir, kind, mode)
     }
 
-    /// May this viewer move `source`, which `from` names, to a name in `to`, where `target` is so far?
+    /// May this viewer move `source`, which `from` names, to a name in `to`, where `target` is so far? `swap`: that goes
+    /// where `source` was.
     pub(super) async fn may_rename(
         &self,
         (from, source): (&Attr, &Attr),
         (to, target): (&Attr, Option<&Attr>),
+        swap: bool,
     ) -> TreeResult<()> {
         let (from_list, source_list) = (self.list_of(from).await?, self.list_of(source).await?);
         let to_list = self.list_of(to).await?;
         let from = Guarded { attr: from, acl: from_list.as_ref() };
         let source = Guarded { attr: source, acl: source_list.as_ref() };
         let to = Guarded { attr: to, acl: to_list.as_ref() };
-        // Of what is replaced, its owner alone counts.
-        let target = target.map(|attr| Guarded { attr, acl: None });
-        Ok(self.who().rename((from, source), (to, target), false)?)
+        let target_list = match target {
+            Some(target) if swap => self.list_of(target).await?,
+            // Of what is replaced, its owner alone counts.
+            _ => None,
+        };
+        let target = target.map(|attr| Guarded { attr, acl: target_list.as_ref() });
+        Ok(self.who().rename((from, source), (to, target), swap)?)
     }
 }

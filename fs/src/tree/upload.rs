@@ -9,11 +9,16 @@ use meta::{Attr, Ino, Kind, MetaError, Replaces};
 use super::walk::Last;
 use super::{TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
+use crate::filesystem::Change;
 use crate::filesystem::beside::Held;
 use crate::filesystem::outdated::Outdated;
 
 /// Permissions that a new file is asked for with.
 const FILE_MODE: u32 = 0o666;
+/// What of a mode another file gets, too: never set-id bits.
+const PERMISSIONS: u32 = 0o777;
+/// Attributes that users give.
+const USERS: &[u8] = b"user.";
 
 /// A file that is being written.
 pub struct Upload {
@@ -62,6 +67,34 @@ impl Upload {
             let filesystem = self.held.filesystem();
             filesystem.write(self.held.ino(), self.written, bytes, None).await?;
             self.written += len;
+        }
+        Ok(())
+    }
+
+    /// Gives it the permissions, and the attributes of users as far as they may be read, of the file that it replaces
+    /// or is a copy of.
+    ///
+    /// # Errors
+    /// When they have no room, or cannot be had.
+    pub async fn like(&self, other: &Attr) -> TreeResult<()> {
+        let (filesystem, own) = (self.held.filesystem(), self.ino());
+        let requester = self.view.requester();
+        let mode = other.mode & PERMISSIONS;
+        if filesystem.getattr(own).await?.mode & PERMISSIONS != mode {
+            let change = Change { mode: Some(mode), ..Change::default() };
+            filesystem.setattr(requester, own, change).await?;
+        }
+        let list = filesystem.listxattr(requester, other.ino).await?;
+        for name in list.split(|byte| *byte == 0).filter(|name| name.starts_with(USERS)) {
+            if self.view.may(other, |who, inode| who.getxattr(inode, name)).await.is_err() {
+                continue;
+            }
+            match filesystem.getxattr(other.ino, name).await {
+                Ok(value) => filesystem.setxattr(requester, own, name, &value, None).await?,
+                // Somebody took it away meanwhile.
+                Err(FsError::Meta(MetaError::NoAttribute)) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(())
     }
