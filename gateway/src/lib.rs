@@ -3,7 +3,7 @@
 //!
 //! * `server`: listeners, connections and their bounds; `guard`: whom a browser is not let in for; `who`: which user
 //!   whoever comes in stands for.
-//! * `refs`: `/refs/{ref}`, whole files by HTTP. `kv`: numbered databases of keys and values, by HTTP and as lines of
+//! * `dav`: `/dav/`, the whole tree by WebDAV. `refs`: `/refs/{ref}`, whole files by HTTP. `kv`: numbered databases of keys and values, by HTTP and as lines of
 //!   JSON. `health`: `/metrics`, `/healthz`, `/readyz`.
 //! * What they share: `names` (of keys, as files), `shelf` (files by their keys), `transfer` (bodies in and out), `conditions`, `refusal` (what clients
 //!   are told that goes wrong), `metrics`.
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod conditions;
+mod dav;
 mod guard;
 mod health;
 mod kv;
@@ -51,6 +52,7 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
     let server = Server { stop: stop.clone(), cut: cut.clone(), tasks: tasks.clone() };
     let routes = axum::Router::new()
         .merge(refs::routes(who.clone()))
+        .merge(dav::routes(who.clone()))
         .merge(kv::routes(who.clone()))
         .merge(health::routes(filesystem, counted));
     let http = http.map(|listener| server.serve_http(listener, guard::guarded(routes)));

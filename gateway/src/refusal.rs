@@ -36,6 +36,8 @@ codes! {
     NoSuchDatabase = "no_such_database", NOT_FOUND;
     /// There is no such ref.
     NoSuchRef = "no_such_ref", NOT_FOUND;
+    /// There is no such file or folder.
+    NoSuchFile = "no_such_file", NOT_FOUND;
     /// The address leads nowhere.
     NoSuchPage = "no_such_page", NOT_FOUND;
     /// Too few disks are there to do it now.
@@ -54,6 +56,12 @@ codes! {
     Denied = "denied", FORBIDDEN;
     /// The request is meant for another server, or comes from another site's page.
     OtherSite = "other_site", FORBIDDEN;
+    /// The other address is on another server.
+    OtherServer = "other_server", BAD_GATEWAY;
+    /// A body where none belongs.
+    Unsupported = "unsupported", UNSUPPORTED_MEDIA_TYPE;
+    /// A client of WebDAV has locked it.
+    Locked = "locked", LOCKED;
     /// Something else has the name.
     Conflict = "conflict", CONFLICT;
     /// A condition of the request does not hold.

@@ -174,10 +174,30 @@ pub fn answer(stream: TcpStream, method: &str) -> Result<Answer> {
                     bail!("the body breaks off after {read} of {len} bytes");
                 }
             }
+            None if headers.get("transfer-encoding").is_some_and(|how| how == "chunked") => {
+                body = chunks(&mut reader)?;
+            }
             None => drop(reader.read_to_end(&mut body)?),
         }
     }
     Ok(Answer { status, headers, body })
+}
+
+/// A body that comes in chunks, to its end.
+fn chunks(reader: &mut impl BufRead) -> Result<Vec<u8>> {
+    let (mut body, mut line) = (Vec::new(), String::new());
+    loop {
+        line.clear();
+        reader.read_line(&mut line)?;
+        let len = u64::from_str_radix(line.trim_end(), 16);
+        let len = len.with_context(|| format!("the body breaks off: {line:?}"))?;
+        let read = reader.by_ref().take(len).read_to_end(&mut body)?;
+        ensure!(read as u64 == len, "the body breaks off in a chunk");
+        reader.read_line(&mut line)?;
+        if len == 0 {
+            return Ok(body);
+        }
+    }
 }
 
 /// A connection to key-value as lines of JSON.

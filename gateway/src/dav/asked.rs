@@ -1,0 +1,160 @@
+//! A request: where it is about, what there is, and whether what it wants may be done.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fs::tree::{TreePath, View};
+use http::HeaderMap;
+use http::request::Parts;
+use meta::{Attr, Kind, Replaces};
+
+use super::address::{Address, named, read};
+use super::door::Door;
+use super::headers::{List, What, lists};
+use super::locks::Reach;
+use crate::conditions;
+use crate::refusal::{Code, Refusal};
+
+/// A request whose `If` holds.
+pub(super) struct Asked {
+    pub(super) door: Arc<Door>,
+    pub(super) view: View,
+    pub(super) at: Address,
+    pub(super) headers: HeaderMap,
+    /// All tokens that it says it has.
+    pub(super) tokens: Vec<String>,
+}
+
+/// In words of this door.
+pub(super) fn refused(error: &fs::tree::TreeError) -> Refusal {
+    match error.is_not_found() {
+        true => Refusal::new(Code::NoSuchFile, "there is nothing at this address"),
+        false => Refusal::of(error, Code::NoSuchFile),
+    }
+}
+
+/// The same, where it is the folder above that is not there.
+pub(super) fn no_folder(error: &fs::tree::TreeError) -> Refusal {
+    match error.is_not_found() {
+        true => Refusal::new(Code::Conflict, "there is no folder for it: make that first"),
+        false => Refusal::of(error, Code::Conflict),
+    }
+}
+
+impl Asked {
+    /// What a request asks for.
+    ///
+    /// # Errors
+    /// When its address makes no sense, or its `If` does not hold.
+    pub(super) async fn of(door: &Arc<Door>, parts: &Parts) -> Result<Self, Refusal> {
+        let (view, headers) = (door.who.view(), parts.headers.clone());
+        let asked = Self {
+            door: door.clone(),
+            view,
+            at: read(parts.uri.path())?,
+            headers,
+            tokens: Vec::new(),
+        };
+        let lists = lists(&asked.headers)?;
+        if !lists.is_empty() && !asked.any_holds(&lists).await? {
+            let why = "what is there is another, or locked by another, than If says";
+            return Err(Refusal::new(Code::Precondition, why));
+        }
+        let all = lists.into_iter().flat_map(|list| list.conditions);
+        let tokens = all.filter_map(|condition| match condition.what {
+            What::Token(token) => Some(token),
+            What::Tag(_) => None,
+        });
+        Ok(Self { tokens: tokens.collect(), ..asked })
+    }
+
+    async fn any_holds(&self, lists: &[List]) -> Result<bool, Refusal> {
+        for list in lists {
+            let about = match &list.about {
+                None => Some(self.at.path.clone()),
+                // Of what is elsewhere nothing holds.
+                Some(address) => named(&self.headers, address).ok().map(|at| at.path),
+            };
+            if self.all_hold(list, about.as_ref()).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn all_hold(&self, list: &List, about: Option<&TreePath>) -> Result<bool, Refusal> {
+        for condition in &list.conditions {
+            let holds = match (about, &condition.what) {
+                (None, _) => false,
+                (Some(path), What::Token(token)) => {
+                    self.door.locks.holds(path, token, Instant::now())
+                }
+                (Some(path), What::Tag(tag)) => {
+                    let there = self.there(path).await?;
+                    let tag = tag.trim_start_matches("W/");
+                    there.is_some_and(|attr| conditions::tag(&attr) == tag)
+                }
+            };
+            if holds == condition.not {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What a path leads to, over links, if anything.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub(super) async fn there(&self, path: &TreePath) -> Result<Option<Attr>, Refusal> {
+        match self.view.stat(path).await {
+            Ok(attr) => Ok(Some(attr)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(refused(&e)),
+        }
+    }
+
+    /// What has a name, a link itself, if anything has.
+    ///
+    /// # Errors
+    /// When that cannot be found out, or there is no folder for it.
+    pub(super) async fn named(&self, path: &TreePath) -> Result<Option<Attr>, Refusal> {
+        match self.view.stat_itself(path).await {
+            Ok(attr) => Ok(Some(attr)),
+            Err(e) if e.is_not_found() => self.has_folder(path).await.map(|()| None),
+            Err(e) => Err(no_folder(&e)),
+        }
+    }
+
+    async fn has_folder(&self, path: &TreePath) -> Result<(), Refusal> {
+        let (folder, _) = path.split().unwrap_or_default();
+        match self.view.stat(&folder).await {
+            Ok(attr) if attr.kind == Kind::Directory => Ok(()),
+            Ok(_) => Err(Refusal::new(Code::Conflict, "what is above it is no folder")),
+            Err(e) => Err(no_folder(&e)),
+        }
+    }
+
+    /// May this be changed, by the locks?
+    ///
+    /// # Errors
+    /// When it is locked, and no token of that came along.
+    pub(super) fn unlocked(&self, path: &TreePath, reach: Reach) -> Result<(), Refusal> {
+        let allowed = self.door.locks.allow(path, reach, &self.tokens, Instant::now());
+        allowed.map_err(|locked| {
+            let at = super::address::write(&locked, false);
+            Refusal::new(
+                Code::Locked,
+                format!("{at} is locked, and no token of that lock came along"),
+            )
+        })
+    }
+
+    /// What may be replaced or taken away by `If-Match` and `If-None-Match`.
+    ///
+    /// # Errors
+    /// When that is not what is there.
+    pub(super) fn replaces(&self, before: Option<&Attr>) -> Result<Replaces, Refusal> {
+        conditions::replaces(&self.headers, before)
+    }
+}

@@ -1,0 +1,384 @@
+//! Promise: WebDAV shows the same tree as the mount, at once and whole, class 1 and 2, as the public suite litmus asks
+//! for it; what is no path, no XML or too much of it gets a sentence; and it goes on with two of eight daemons killed.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::door::{Answer, Door, answer, free_address};
+use tests::process::{PATIENCE, bounded, output, run};
+use tests::seed::{content, first_difference};
+
+/// A mounted volume, with its door.
+struct Site {
+    demo: Demo,
+    door: Door,
+}
+
+impl Site {
+    fn start(mode: Mode) -> Result<Self> {
+        let http = free_address()?;
+        let words = vec!["--http".to_owned(), http.clone()];
+        let (mount_arguments, demo_arguments) = (words.clone(), words);
+        let demo = Demo::start(Setup { mount_arguments, demo_arguments, ..Setup::new(mode) })?;
+        Ok(Self { demo, door: Door::at(&http) })
+    }
+
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer> {
+        self.door.ask(method, path, headers, body.as_bytes())
+    }
+
+    fn list(&self, path: &str) -> Result<String> {
+        let found = self.ask("PROPFIND", path, &[("Depth", "1")], "")?.expect(207)?;
+        Ok(text(&found))
+    }
+
+    /// COPY or MOVE.
+    fn send(&self, method: &str, from: &str, to: &str, more: &[(&str, &str)]) -> Result<Answer> {
+        let to = format!("http://{}{to}", self.door.address);
+        let mut headers = vec![("Destination", &*to)];
+        headers.extend(more);
+        self.ask(method, from, &headers, "")
+    }
+}
+
+/// The body of an answer.
+fn text(answer: &Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+/// Runs litmus, and answers what it said. `None`, said loudly: it is not installed.
+fn litmus(door: &Door, folder: &str) -> Result<Option<String>> {
+    if !Path::new("/usr/bin/litmus").exists() {
+        eprintln!("NOT TESTED: litmus is not installed (Debian: litmus)");
+        return Ok(None);
+    }
+    let home = tempfile::tempdir()?;
+    let mut command = Command::new("litmus");
+    command.arg("-k").arg(format!("http://{}{folder}", door.address)).current_dir(home.path());
+    let ended = output(&mut command, 4 * PATIENCE)?;
+    Ok(Some(String::from_utf8_lossy(&ended.stdout).into_owned()))
+}
+
+#[test]
+fn litmus_embedded() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    litmus_passes(&Site::start(Mode::Embedded)?)
+}
+
+#[test]
+fn litmus_with_two_of_eight_daemons_killed() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::start(Mode::Served)?;
+    site.demo.kill_daemon(2)?;
+    site.demo.kill_daemon(5)?;
+    litmus_passes(&site)
+}
+
+fn litmus_passes(site: &Site) -> Result<()> {
+    let Some(said) = litmus(&site.door, "/dav/")? else { return Ok(()) };
+    println!("{said}");
+    let sums: Vec<&str> = said.lines().filter(|line| line.contains("<- summary for")).collect();
+    ensure!(sums.len() == 5, "litmus has five parts:\n{said}");
+    for sum in sums {
+        ensure!(sum.contains(" 0 failed"), "{sum}\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_mount_sees_what_comes_by_webdav_and_the_other_way_round() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let file = |name: &str| site.demo.file(name);
+    site.ask("MKCOL", "/dav/f", &[], "")?.expect(201)?;
+    ensure!(file("f").is_dir() && !file("f/a").exists());
+    site.door.put("/dav/f/a", &content(1, 300_000))?.expect(201)?;
+    ensure!(fs::read(file("f/a"))? == content(1, 300_000), "put, and read on the mount");
+    let part =
+        site.door.ask("GET", "/dav/f/a", &[("Range", "bytes=1000-1999")], &[])?.expect(206)?;
+    ensure!(part.body == content(1, 300_000)[1000..2000]);
+
+    // A put over a file is another file with the same permissions.
+    fs::set_permissions(file("f/a"), fs::Permissions::from_mode(0o750))?;
+    site.door.put("/dav/f/a", b"shorter")?.expect(204)?;
+    ensure!(fs::read(file("f/a"))? == b"shorter");
+    ensure!(file("f/a").metadata()?.permissions().mode() & 0o777 == 0o750, "its mode is another");
+
+    // Moved over another, swapped with a folder, copied without its bytes.
+    fs::write(file("f/b"), b"b by the mount")?;
+    ensure!(site.list("/dav/f/")?.contains("<D:href>/dav/f/b</D:href>"));
+    site.send("MOVE", "/dav/f/b", "/dav/f/a", &[])?.expect(204)?;
+    ensure!(fs::read(file("f/a"))? == b"b by the mount" && !file("f/b").exists());
+    fs::create_dir_all(file("old/deep/deeper"))?;
+    fs::write(file("old/deep/deeper/x"), b"x")?;
+    site.send("MOVE", "/dav/f/", "/dav/old", &[("Overwrite", "F")])?.expect(412)?;
+    site.send("MOVE", "/dav/f/", "/dav/old/deep", &[])?.expect(204)?;
+    ensure!(fs::read(file("old/deep/a"))? == b"b by the mount");
+    ensure!(!file("old/deep/deeper").exists() && !file("f").exists(), "what was replaced is gone");
+    symlink("a", file("old/deep/link"))?;
+    symlink("/etc/passwd", file("old/deep/out"))?;
+    site.send("COPY", "/dav/old", "/dav/new", &[])?.expect(201)?;
+    ensure!(fs::read(file("new/deep/a"))? == b"b by the mount");
+    ensure!(fs::read_link(file("new/deep/link"))? == Path::new("a"), "a link stays a link");
+    let listed = site.list("/dav/new/deep/")?;
+    ensure!(listed.contains("/deep/link</D:href>") && !listed.contains("/deep/out<"), "{listed}");
+    site.door.get("/dav/new/deep/out")?.expect(403)?;
+    site.door.delete("/dav/new")?.expect(204)?;
+    ensure!(!file("new").exists() && file("old/deep/out").symlink_metadata().is_ok());
+    Ok(())
+}
+
+#[test]
+fn properties_are_kept_and_go_where_their_file_goes() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::start(Mode::Embedded)?;
+    let set = |inner: &str| {
+        format!(
+            "<D:propertyupdate xmlns:D='DAV:'><D:set><D:prop>{inner}</D:prop></D:set></D:propertyupdate>"
+        )
+    };
+    let wanted =
+        "<D:propfind xmlns:D='DAV:'><D:prop><c xmlns='u:x'/><D:getetag/></D:prop></D:propfind>";
+    let colour = "<c xmlns=\"u:x\">a &amp; <d/>b</c>";
+    site.ask("MKCOL", "/dav/f", &[], "")?.expect(201)?;
+    site.door.put("/dav/f/a", b"a")?.expect(201)?;
+    for path in ["/dav/f/a", "/dav/f/"] {
+        let done = text(&site.ask("PROPPATCH", path, &[], &set(colour))?.expect(207)?);
+        ensure!(done.contains("200 OK"), "{done}");
+    }
+    // All of them or none, and no more than there is room for.
+    let both =
+        text(&site.ask("PROPPATCH", "/dav/f/a", &[], &set("<D:getetag>x</D:getetag><e/>"))?);
+    ensure!(both.contains("403 Forbidden") && both.contains("424 Failed"), "{both}");
+    let large = set(&format!("<l>{}</l>", "l".repeat(61_000)));
+    let large = text(&site.ask("PROPPATCH", "/dav/f/a", &[], &large)?.expect(207)?);
+    ensure!(large.contains("507 Insufficient") && large.contains("60000 are possible"), "{large}");
+
+    site.send("COPY", "/dav/f/", "/dav/g", &[])?.expect(201)?;
+    site.send("MOVE", "/dav/f/a", "/dav/moved", &[])?.expect(201)?;
+    site.door.put("/dav/moved", b"other bytes")?.expect(204)?;
+    site.demo.remount()?;
+    for path in ["/dav/f/", "/dav/g/", "/dav/g/a", "/dav/moved"] {
+        let found = text(&site.ask("PROPFIND", path, &[("Depth", "0")], wanted)?.expect(207)?);
+        ensure!(found.contains(colour), "{path}: {found}");
+        ensure!(!found.contains("<e"), "one of several that could not be set was: {found}");
+    }
+    let attribute = properties_on_the_mount(&site.demo.file("moved"))?;
+    ensure!(attribute.contains("u:x"), "on the mount: {attribute}");
+    Ok(())
+}
+
+/// The attribute that holds properties, as getfattr(1) shows it.
+fn properties_on_the_mount(path: &Path) -> Result<String> {
+    let mut command = Command::new("getfattr");
+    command.args(["--only-values", "-n", "user.dav.properties"]).arg(path);
+    run(&mut command, PATIENCE)
+}
+
+#[test]
+fn who_has_no_token_of_a_lock_changes_nothing_by_webdav() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let info = "<D:lockinfo xmlns:D='DAV:'><D:lockscope><D:exclusive/></D:lockscope>\
+        <D:locktype><D:write/></D:locktype><D:owner>me</D:owner></D:lockinfo>";
+    site.door.put("/dav/a", b"a")?.expect(201)?;
+    let locked = site.ask("LOCK", "/dav/a", &[("Timeout", "Second-100")], info)?.expect(200)?;
+    let token = locked.headers.get("lock-token").context("a token")?.clone();
+    ensure!(text(&locked).contains("<owner xmlns=\"DAV:\">me</owner>"), "{}", text(&locked));
+    let held = [("If", &*format!("({token})"))];
+    ensure!(site.door.put("/dav/a", b"b")?.expect(423)?.error() == "locked");
+    site.send("MOVE", "/dav/a", "/dav/b", &[])?.expect(423)?;
+    site.door.delete("/dav/a")?.expect(423)?;
+    site.ask("LOCK", "/dav/a", &[], info)?.expect(423)?;
+    // One of all that is in a folder meets it.
+    site.ask("LOCK", "/dav/", &[], info)?.expect(423)?;
+    site.ask("PUT", "/dav/a", &held, "c")?.expect(204)?;
+    site.ask("PUT", "/dav/a", &[("If", "(<urn:uuid:0>)")], "d")?.expect(412)?;
+    let longer = [held[0], ("Timeout", "Second-200")];
+    ensure!(text(&site.ask("LOCK", "/dav/a", &longer, "")?.expect(200)?).contains("Second-"));
+    ensure!(fs::read(site.demo.file("a"))? == b"c");
+    site.ask("UNLOCK", "/dav/a", &[("Lock-Token", &token)], "")?.expect(204)?;
+    site.door.put("/dav/a", b"d")?.expect(204)?;
+
+    // One who began before the lock, and ends within it, has no token either.
+    let mut stream = site.door.begin("PUT", "/dav/new", &[("Content-Length", "200000")])?;
+    stream.write_all(&[1; 100_000])?;
+    site.ask("LOCK", "/dav/new", &[], info)?.expect(201)?;
+    stream.write_all(&[1; 100_000])?;
+    answer(stream, "PUT")?.expect(423)?;
+    ensure!(fs::metadata(site.demo.file("new"))?.len() == 0, "locked, and yet written");
+    Ok(())
+}
+
+#[test]
+fn what_makes_no_sense_gets_a_sentence() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    fs::write(site.demo.outside("secret"), b"secret")?;
+    for path in [
+        "/dav/../secret",
+        "/dav/%2e%2e/secret",
+        "/dav/..%2fsecret",
+        "/dav/a%2f..%2f..%2fsecret",
+        "/dav/%00",
+        "/dav/a//b",
+        &format!("/dav/{}", "a".repeat(256)),
+        &format!("/dav/{}", "abc/".repeat(1100)),
+    ] {
+        for method in ["GET", "PUT", "DELETE", "PROPFIND", "MKCOL", "LOCK"] {
+            let got = site.ask(method, path, &[("Depth", "0")], "")?;
+            ensure!(got.status == 400 && got.error() == "bad_request", "{method} {path}: {got:?}");
+        }
+    }
+    site.door.put("/dav/a", b"a")?.expect(201)?;
+    for (to, status) in [("/dav/../b", 400), ("/refs/b", 400), ("/dav/a", 403), ("/dav/a/b", 409)] {
+        site.send("MOVE", "/dav/a", to, &[])?.expect(status).context(to.to_owned())?;
+    }
+    let elsewhere = [("Destination", "http://example.org/dav/b")];
+    ensure!(site.ask("COPY", "/dav/a", &elsewhere, "")?.expect(502)?.error() == "other_server");
+    site.ask("MOVE", "/dav/a", &[], "")?.expect(400)?;
+    site.door.delete("/dav/")?.expect(403)?;
+
+    // Bodies: bombs, what is too large, too deep, or none.
+    let bomb = "<!DOCTYPE a [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'>\
+        <!ENTITY c '&b;&b;&b;&b;&b;&b;&b;&b;'>]><propfind xmlns='DAV:'><prop><x>&c;</x></prop></propfind>";
+    let deep = "<a>".repeat(10_000) + &"</a>".repeat(10_000);
+    for body in [bomb, &deep[..60_000], "<a", "<propfind/>", "\u{1}"] {
+        for method in ["PROPFIND", "PROPPATCH", "LOCK"] {
+            let got = site.ask(method, "/dav/a", &[("Depth", "0")], body)?.expect(400)?;
+            ensure!(got.error() == "bad_request", "{method} {body:.40}: {got:?}");
+        }
+    }
+    let large = "<a>".to_owned() + &"a".repeat(100_000);
+    let got = site.ask("PROPFIND", "/dav/a", &[("Depth", "0")], &large)?.expect(413)?;
+    ensure!(got.error() == "too_large", "{got:?}");
+    site.ask("MKCOL", "/dav/f", &[], "<a/>")?.expect(415)?;
+    site.ask("POST", "/dav/a", &[], "a")?.expect(405)?;
+    for depth in [None, Some(("Depth", "infinity"))] {
+        let headers: Vec<_> = depth.into_iter().collect();
+        let got = text(&site.ask("PROPFIND", "/dav/", &headers, "")?.expect(403)?);
+        ensure!(got.contains("<D:propfind-finite-depth/>"), "{got}");
+    }
+    // From other sites' pages, and for other machines.
+    let origin = [("Origin", "http://evil.example"), ("Depth", "0")];
+    ensure!(site.ask("PROPFIND", "/dav/", &origin, "")?.expect(403)?.error() == "other_site");
+    let host = [("Host", "evil.example")];
+    ensure!(site.ask("GET", "/dav/a", &host, "")?.expect(403)?.error() == "other_site");
+    ensure!(site.door.get("/dav/a")?.expect(200)?.body == b"a", "it is there as it was");
+    Ok(())
+}
+
+#[test]
+fn any_name_comes_and_goes_by_its_bytes() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let long = [b'l'; 255];
+    let names: [&[u8]; 7] =
+        [b"a b", b"100%", b"%41", "\u{fc}\u{4e2d}".as_bytes(), b"\xff\xfe", b"<&>'\"#?;\n", &long];
+    let encoded = |name: &[u8]| name.iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    for (number, name) in names.iter().enumerate() {
+        let (path, stamp) = (format!("/dav/{}", encoded(name)), number as u64);
+        site.door.put(&path, &content(stamp, 1000))?.expect(201)?;
+        let file = site.demo.file(std::ffi::OsStr::from_bytes(name));
+        ensure!(fs::read(&file)? == content(stamp, 1000), "{name:?} on the mount");
+        ensure!(site.door.get(&path)?.expect(200)?.body == content(stamp, 1000), "{name:?}");
+    }
+    // Each address of the listing leads back to its file.
+    let listed = site.list("/dav/")?;
+    let mut found = 0;
+    for part in listed.split("<D:href>").skip(1) {
+        let address = part.split('<').next().context("an address")?;
+        if !address.ends_with('/') {
+            let got = site.door.get(address)?.expect(200)?;
+            ensure!(got.body.len() == 1000, "{address}");
+            site.door.delete(address)?.expect(204)?;
+            found += 1;
+        }
+    }
+    ensure!(found == names.len(), "{found} of {}: {listed}", names.len());
+    Ok(())
+}
+
+#[test]
+fn a_folder_of_10000_is_listed_and_deleted_within_bounds() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    fs::create_dir(site.demo.file("many"))?;
+    for number in 0..10_000 {
+        fs::write(site.demo.file(format!("many/a file with the number {number}")), b"")?;
+    }
+    let before = site.demo.peak_memory()?[&None];
+    let begun = Instant::now();
+    let listed = site.list("/dav/many/")?;
+    println!("10,000 entries in {:?}, {} KiB of XML", begun.elapsed(), listed.len() >> 10);
+    ensure!(listed.matches("<D:response>").count() == 10_001, "not all of them");
+    ensure!(listed.trim_end().ends_with("</D:multistatus>"));
+    let more = site.demo.peak_memory()?[&None] - before;
+    println!("{} KiB more memory", more >> 10);
+    ensure!(more < 32 << 20, "{more} bytes more for a listing");
+    let door = site.door.clone();
+    bounded("deleting 10,000", 2 * PATIENCE, move || door.delete("/dav/many"))??.expect(204)?;
+    ensure!(!site.demo.file("many").exists());
+    Ok(())
+}
+
+#[test]
+fn killed_in_the_middle_of_a_put() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::start(Mode::Served)?;
+    site.demo.kill_daemon(1)?;
+    site.demo.kill_daemon(6)?;
+    site.door.put("/dav/whole", &content(1, 2_000_000))?.expect(201)?;
+    site.door.put("/dav/over", &content(2, 100_000))?.expect(201)?;
+    let mut streams = Vec::new();
+    for path in ["/dav/half", "/dav/over"] {
+        let mut stream = site.door.begin("PUT", path, &[("Content-Length", "9000000")])?;
+        stream.write_all(&content(3, 8_000_000))?;
+        streams.push(stream);
+    }
+    site.demo.kill_mount()?;
+    site.demo.mount()?;
+    let mut names: Vec<_> = fs::read_dir(site.demo.path())?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<std::io::Result<_>>()?;
+    names.sort();
+    ensure!(names == ["over", "whole"], "left over: {names:?}");
+    let whole = fs::read(site.demo.file("whole"))?;
+    ensure!(whole.len() == 2_000_000 && first_difference(1, 0, &whole).is_none());
+    ensure!(fs::read(site.demo.file("over"))? == content(2, 100_000));
+    ensure!(site.demo.file("over").metadata()?.nlink() == 1);
+    site.demo.stop(Stop::Umount)?;
+    site.demo.switch(Mode::Embedded)?;
+    site.demo.fsck()
+}
