@@ -11,8 +11,8 @@ use proto::scheme::Scheme;
 
 use super::{Sending, TreeError, TreePath, Trouble, View, Viewer};
 use crate::data::{Data, DataSettings};
-use crate::filesystem::Filesystem;
 use crate::filesystem::outdated::{Outdated, Told};
+use crate::filesystem::{Change, Filesystem};
 use crate::testing::MemoryBlobs;
 
 const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
@@ -134,6 +134,54 @@ async fn permissions_are_those_of_the_mount() {
         denied
     );
     assert_eq!(get(&reader, "shut/file").await.unwrap(), b"s");
+}
+
+#[tokio::test]
+async fn copies_and_replacements_keep_what_belongs_to_a_file_beside_its_bytes() {
+    let (fs, _) = mounted();
+    let (admin, ann, bob) = (view(&fs, 0, ROOT), view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    node(&fs, ROOT, "open", 0o777, NewNode::Directory).await;
+    let ino = put(&ann, "open/a", b"a").await.unwrap();
+    let change = Change { mode: Some(0o4755), ..Change::default() };
+    fs.setattr(ann.requester(), ino, change).await.unwrap();
+    ann.set_attribute(&path("open/a"), b"user.x", b"1").await.unwrap();
+    bob.copy(&path("open/a"), &path("open/b"), Replaces::Nothing).await.unwrap();
+    let copy = bob.stat(&path("open/b")).await.unwrap();
+    assert_eq!((copy.uid, copy.mode), (11, 0o755), "as cp(1): no set-id bits");
+    let x = async |view: &View, at: &str| view.attribute(&path(at), b"user.x").await.unwrap();
+    assert_eq!(x(&bob, "open/b").await.as_deref(), Some(&b"1"[..]));
+
+    for (viewer, owner) in [(&admin, 10), (&bob, 11)] {
+        let upload = viewer.upload(&path("open/a")).await.unwrap();
+        upload.in_place_of(&ann.stat(&path("open/a")).await.unwrap()).await.unwrap();
+        let new = upload.finish(Replaces::Anything).await.unwrap();
+        assert_eq!((new.uid, new.mode), (owner, 0o755));
+        assert_eq!(x(&bob, "open/a").await.as_deref(), Some(&b"1"[..]));
+    }
+}
+
+#[tokio::test]
+async fn what_changes_places_has_to_be_allowed_both_ways() {
+    let (fs, _) = mounted();
+    let (ann, bob) = (view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    for name in ["p", "q"] {
+        node(&fs, ROOT, name, 0o777, NewNode::Directory).await;
+    }
+    ann.make_directory(&path("p/anns")).await.unwrap();
+    bob.make_directory(&path("q/bobs")).await.unwrap();
+    let (from, to) = (path("q/bobs"), path("p/anns"));
+    let denied = bob.rename(&from, &to, RenameMode::Exchange).await.map_err(|e| e.trouble());
+    assert_eq!(denied, Err(Trouble::Denied), "its .. would be another, which is ann's to say");
+    put(&ann, "p/anns/file", b"f").await.unwrap();
+    ann.rename(&path("p/anns"), &path("p/moved"), RenameMode::NoReplace).await.unwrap();
+    bob.make_directory(&path("p/bobs")).await.unwrap();
+    bob.rename(&from, &path("p/bobs"), RenameMode::Exchange).await.unwrap();
+
+    link(&fs, ROOT, "link", "p/moved/file").await;
+    let admin = view(&fs, 0, ROOT);
+    admin.copy_link(&path("link"), &path("again")).await.unwrap();
+    assert_eq!(get(&admin, "again").await.unwrap(), b"f");
+    assert!(admin.copy_link(&path("link"), &path("again")).await.unwrap_err().is_there_already());
 }
 
 #[tokio::test]

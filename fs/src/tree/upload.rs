@@ -71,12 +71,26 @@ impl Upload {
         Ok(())
     }
 
-    /// Gives it the permissions, and the attributes of users as far as they may be read, of the file that it replaces
-    /// or is a copy of.
+    /// Gives it all that belongs to the file that it replaces beside its bytes, and the owner, too, where that can be
+    /// given away.
+    ///
+    /// # Errors
+    /// When it has no room, or cannot be had.
+    pub async fn in_place_of(&self, before: &Attr) -> TreeResult<()> {
+        if self.view.viewer().uid == 0 {
+            let (uid, gid) = (Some(before.uid), Some(before.gid));
+            let change = Change { uid, gid, ..Change::default() };
+            self.held.filesystem().setattr(self.view.requester(), self.ino(), change).await?;
+        }
+        self.like(before).await
+    }
+
+    /// Gives it the permissions, and the attributes of users as far as they may be read, of the file that it is a
+    /// copy of.
     ///
     /// # Errors
     /// When they have no room, or cannot be had.
-    pub async fn like(&self, other: &Attr) -> TreeResult<()> {
+    pub(super) async fn like(&self, other: &Attr) -> TreeResult<()> {
         let (filesystem, own) = (self.held.filesystem(), self.ino());
         let requester = self.view.requester();
         let mode = other.mode & PERMISSIONS;

@@ -1,7 +1,7 @@
 //! Files out and in, and folders made.
 //!
 //! What is put comes in under no name, and takes its name in one step once it is whole and durable; it has the permissions
-//! and properties of the file that it replaces.
+//! and properties of the file that it replaces, and its owner where the door may give files away.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -47,7 +47,7 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     let before = allowed(asked).await?;
     let replaces = asked.replaces(before.as_ref())?;
     if let Some(before) = before.as_ref().filter(|before| before.kind == Kind::File) {
-        upload.like(before).await.map_err(|e| refused(&e))?;
+        upload.in_place_of(before).await.map_err(|e| refused(&e))?;
     }
     let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
     let status = if before.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
