@@ -148,7 +148,33 @@ fn the_mount_sees_what_comes_by_webdav_and_the_other_way_round() -> Result<()> {
     ensure!(listed.contains("/deep/link</D:href>") && !listed.contains("/deep/out<"), "{listed}");
     site.door.get("/dav/new/deep/out")?.expect(403)?;
     site.door.delete("/dav/new")?.expect(204)?;
+    folders_by_two_addresses(&site)?;
     ensure!(!file("new").exists() && file("old/deep/out").symlink_metadata().is_ok());
+    Ok(())
+}
+
+/// Links lead to one folder by two addresses: neither is lost for being put to the other, or into itself.
+fn folders_by_two_addresses(site: &Site) -> Result<()> {
+    let file = |name: &str| site.demo.file(name);
+    symlink("old", file("alias"))?;
+    fs::create_dir(file("old/deep/sub"))?;
+    for (method, from, to) in [
+        ("MOVE", "/dav/old/deep", "/dav/alias/deep"),
+        ("COPY", "/dav/old/deep", "/dav/alias/deep"),
+        ("COPY", "/dav/old/deep/a", "/dav/alias/deep/a"),
+        ("COPY", "/dav/old", "/dav/alias/within"),
+        ("COPY", "/dav/alias", "/dav/old/within"),
+        ("MOVE", "/dav/old", "/dav/alias/within"),
+        ("COPY", "/dav/old/deep/sub", "/dav/alias/deep"),
+        ("MOVE", "/dav/old/deep/sub", "/dav/alias/deep"),
+        ("MOVE", "/dav/old/deep/sub", "/dav/old"),
+        ("COPY", "/dav/old", "/dav/old/deep/sub/more"),
+    ] {
+        let refused = site.send(method, from, to, &[])?;
+        ensure!(refused.status == 403, "{method} {from} {to}: {refused:?}");
+        ensure!(fs::read(file("old/deep/a"))? == b"b by the mount", "{method} {from} {to}");
+        ensure!(file("old/deep/sub").is_dir() && !file("old/within").exists());
+    }
     Ok(())
 }
 
@@ -269,7 +295,18 @@ fn what_makes_no_sense_gets_a_sentence() -> Result<()> {
     site.ask("MOVE", "/dav/a", &[], "")?.expect(400)?;
     site.door.delete("/dav/")?.expect(403)?;
 
-    // Bodies: bombs, what is too large, too deep, or none.
+    bodies_that_are_refused(&site)?;
+    // From other sites' pages, and for other machines.
+    let origin = [("Origin", "http://evil.example"), ("Depth", "0")];
+    ensure!(site.ask("PROPFIND", "/dav/", &origin, "")?.expect(403)?.error() == "other_site");
+    let host = [("Host", "evil.example")];
+    ensure!(site.ask("GET", "/dav/a", &host, "")?.expect(403)?.error() == "other_site");
+    ensure!(site.door.get("/dav/a")?.expect(200)?.body == b"a", "it is there as it was");
+    Ok(())
+}
+
+/// Bombs, what is too large, too deep, or no XML.
+fn bodies_that_are_refused(site: &Site) -> Result<()> {
     let bomb = "<!DOCTYPE a [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'>\
         <!ENTITY c '&b;&b;&b;&b;&b;&b;&b;&b;'>]><propfind xmlns='DAV:'><prop><x>&c;</x></prop></propfind>";
     let deep = "<a>".repeat(9_000) + &"</a>".repeat(9_000);
@@ -290,12 +327,6 @@ fn what_makes_no_sense_gets_a_sentence() -> Result<()> {
         let got = text(&site.ask("PROPFIND", "/dav/", &headers, "")?.expect(403)?);
         ensure!(got.contains("<D:propfind-finite-depth/>"), "{got}");
     }
-    // From other sites' pages, and for other machines.
-    let origin = [("Origin", "http://evil.example"), ("Depth", "0")];
-    ensure!(site.ask("PROPFIND", "/dav/", &origin, "")?.expect(403)?.error() == "other_site");
-    let host = [("Host", "evil.example")];
-    ensure!(site.ask("GET", "/dav/a", &host, "")?.expect(403)?.error() == "other_site");
-    ensure!(site.door.get("/dav/a")?.expect(200)?.body == b"a", "it is there as it was");
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use meta::{Attr, Kind, MetaError};
+use meta::{Attr, Ino, Kind, MetaError};
 
 use super::path::{BadPath, TreePath};
 use super::{TreeError, TreeResult, View};
@@ -31,6 +31,8 @@ pub(super) struct Place {
     pub(super) named: Option<(Attr, Box<[u8]>)>,
     /// What is there, if anything is.
     pub(super) found: Option<Attr>,
+    /// The directories that it lies in, from the root.
+    through: Vec<Attr>,
 }
 
 impl Place {
@@ -89,12 +91,13 @@ impl View {
                     let target = self.filesystem.readlink(attr.ino).await?;
                     steps(&target)?.into_iter().rev().for_each(|step| ahead.push_front(step));
                 }
-                found if at_end => return Ok(Place { named: Some((dir, name)), found }),
+                found if at_end => return Ok(Place { named: Some((dir, name)), found, through }),
                 Some(attr) => through.push(attr),
                 None => return Err(MetaError::NotFound.into()),
             }
         }
-        Ok(Place { named: None, found: through.pop() })
+        let found = through.pop();
+        Ok(Place { named: None, found, through })
     }
 
     /// stat(2): what a path leads to.
@@ -111,6 +114,15 @@ impl View {
     /// When nothing is there, or may not be looked for.
     pub async fn stat_itself(&self, path: &TreePath) -> TreeResult<Attr> {
         self.walk(path, Last::Itself).await?.there()
+    }
+
+    /// Does what has this path, or is to have it, lie in this directory, however the path leads there?
+    ///
+    /// # Errors
+    /// When the path leads through something that is not there.
+    pub async fn lies_in(&self, path: &TreePath, directory: Ino) -> TreeResult<bool> {
+        let place = self.walk(path, Last::Itself).await?;
+        Ok(place.through.iter().any(|above| above.ino == directory))
     }
 
     /// A directory that a path leads to.

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use fs::tree::{Listing, TreeError, TreePath, TreeResult, View};
 use futures::StreamExt;
 use http::{HeaderValue, StatusCode, header};
-use meta::{Attr, DirEntry, Kind, RenameMode, Replaces};
+use meta::{Attr, DirEntry, Ino, Kind, RenameMode, Replaces};
 
 use super::address::{is_in, named, write};
 use super::asked::{Asked, no_folder, refused};
@@ -109,18 +109,9 @@ async fn ends(asked: &Asked) -> Result<Ends, Refusal> {
     let path = &asked.at.path;
     let source = asked.view.stat_itself(path).await.map_err(|e| refused(&e))?;
     let to = named(&asked.headers, destination(&asked.headers)?)?.path;
-    let denied = |why: &str| Err(Refusal::new(Code::Denied, why));
-    if *path == to {
-        return denied("it is there already: both addresses are the same");
-    }
-    if is_in(&to, path) && source.kind == Kind::Directory {
-        return denied("a folder cannot be put into itself");
-    }
-    if is_in(path, &to) {
-        return denied("it lies in what it would replace");
-    }
     asked.replaces(Some(&source))?;
     let target = asked.named(&to).await?;
+    apart(asked, (&source, &to), target.as_ref()).await?;
     if target.is_some() && !overwrite(&asked.headers)? {
         let why = "something is there already, and is not to be replaced (Overwrite: F)";
         return Err(Refusal::new(Code::Precondition, why));
@@ -130,6 +121,37 @@ async fn ends(asked: &Asked) -> Result<Ends, Refusal> {
         if target.is_some() { Reach { below: true, folder: false } } else { WHOLE },
     )?;
     Ok(Ends { source, to, target })
+}
+
+/// Refuses what would be put into itself, or lies in what it would replace: by inodes, as links lead to one place by many
+/// paths.
+async fn apart(
+    asked: &Asked,
+    (source, to): (&Attr, &TreePath),
+    target: Option<&Attr>,
+) -> Result<(), Refusal> {
+    let (path, view) = (&asked.at.path, &asked.view);
+    let denied = |why: &str| Err(Refusal::new(Code::Denied, why));
+    // What a link leads to is what is copied.
+    let copied = match source.kind {
+        Kind::Symlink => view.stat(path).await.ok(),
+        _ => Some(*source),
+    };
+    let same = |attr: &Attr| target.is_some_and(|target| target.ino == attr.ino);
+    if same(source) || copied.as_ref().is_some_and(same) {
+        return denied("it is there already: both addresses are of the same");
+    }
+    if let Some(folder) = copied.filter(|attr| attr.kind == Kind::Directory)
+        && view.lies_in(to, folder.ino).await.map_err(|e| no_folder(&e))?
+    {
+        return denied("a folder cannot be put into itself");
+    }
+    if let Some(target) = target
+        && view.lies_in(path, target.ino).await.map_err(|e| refused(&e))?
+    {
+        return denied("it lies in what it would replace");
+    }
+    Ok(())
 }
 
 fn is_folder(attr: Option<&Attr>) -> bool {
@@ -155,13 +177,13 @@ pub(super) async fn move_to(asked: &Asked) -> Result<Response, Refusal> {
         Some(_) if folders => RenameMode::Exchange,
         Some(_) => RenameMode::Replace,
     };
-    let swapped = matches!(mode, RenameMode::Exchange);
+    let swapped = target.filter(|_| matches!(mode, RenameMode::Exchange));
     asked.view.rename(path, &to, mode).await.map_err(|e| late(&e))?;
     asked.door.locks.forget(path);
     let failures = match swapped {
         // What was there is where the other one was.
-        true => remove(&asked.view, path).await,
-        false => Failures::default(),
+        Some(target) => remove(&asked.view, path, target.ino).await,
+        None => Failures::default(),
     };
     Ok(failures.answer(if target.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED }))
 }
@@ -180,8 +202,10 @@ pub(super) async fn copy(asked: &Asked) -> Result<Response, Refusal> {
     let Ends { to, target, .. } = ends(asked).await?;
     let source = asked.view.stat(path).await.map_err(|e| refused(&e))?;
     let status = if target.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
-    if is_folder(target.as_ref()) || target.is_some() && is_folder(Some(&source)) {
-        let failures = remove(&asked.view, &to).await;
+    if let Some(target) =
+        target.filter(|target| is_folder(Some(target)) || is_folder(Some(&source)))
+    {
+        let failures = remove(&asked.view, &to, target.ino).await;
         if !failures.all.is_empty() {
             return Ok(failures.answer(status));
         }
@@ -197,10 +221,11 @@ pub(super) async fn copy(asked: &Asked) -> Result<Response, Refusal> {
     Ok(Failures::default().answer(status))
 }
 
-/// Whatever is there, with all that is in it.
-async fn remove(view: &View, path: &TreePath) -> Failures {
+/// Whatever is there, with all that is in it, if it is this one.
+async fn remove(view: &View, path: &TreePath, which: Ino) -> Failures {
     let mut failures = Failures::default();
     match view.stat_itself(path).await {
+        Ok(attr) if attr.ino != which => {}
         Ok(attr) if attr.kind == Kind::Directory => return remove_tree(view, path).await,
         Ok(_) => {
             if let Err(e) = view.remove(path, Replaces::Anything).await {
