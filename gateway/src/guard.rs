@@ -30,7 +30,6 @@ const HEADERS: [(HeaderName, &str); 5] = [
 
 /// All routes of HTTP, guarded.
 pub(crate) fn guarded(routes: Router) -> Router {
-    let missing = async || Refusal::new(Code::NoSuchPage, "there is nothing at this address");
     let wrong = async || Refusal::new(Code::WrongMethod, "this cannot be done there");
     let guarded = routes.fallback(missing).method_not_allowed_fallback(wrong);
     let guarded = guarded.layer(from_fn(checked));
@@ -42,6 +41,11 @@ pub(crate) fn guarded(routes: Router) -> Router {
         // What panicked was said where it did.
         Refusal::new(Code::Broken, "a fault of this program").into_response()
     }))
+}
+
+/// What an address gets that leads nowhere.
+pub(crate) async fn missing() -> Refusal {
+    Refusal::new(Code::NoSuchPage, "there is nothing at this address")
 }
 
 async fn checked(request: Request, next: Next) -> Response {

@@ -178,6 +178,99 @@ fn folders_by_two_addresses(site: &Site) -> Result<()> {
     Ok(())
 }
 
+/// What is replaced goes when the new one has its place, and not before; nothing is left beside it.
+#[test]
+fn what_cannot_be_put_in_its_place_leaves_what_was_there() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let file = |name: &str| site.demo.file(name);
+    fs::create_dir_all(file("new/sub"))?;
+    fs::write(file("new/a"), b"new")?;
+    fs::create_dir_all(file("old/sub"))?;
+    fs::write(file("old/sub/kept"), b"old")?;
+    // A pipe cannot be copied, so the copy is not whole.
+    run(Command::new("mkfifo").arg(file("new/sub/pipe")), PATIENCE)?;
+    let said = text(&site.send("COPY", "/dav/new", "/dav/old", &[])?.expect(207)?);
+    ensure!(said.contains("/dav/new/sub/pipe"), "{said}");
+    ensure!(fs::read(file("old/sub/kept"))? == b"old" && !file("old/a").exists());
+    fs::remove_file(file("new/sub/pipe"))?;
+    // A link to what lies in what it would replace.
+    symlink("old/sub", file("link"))?;
+    symlink("old/sub/kept", file("file"))?;
+    for link in ["/dav/link", "/dav/file"] {
+        site.send("COPY", link, "/dav/old", &[])?.expect(403)?;
+    }
+    ensure!(fs::read(file("old/sub/kept"))? == b"old");
+    // Clients that delete a folder by what is in it do not go over links.
+    let listed = site.list("/dav/")?;
+    ensure!(listed.contains("/dav/file<") && !listed.contains("/dav/link<"), "{listed}");
+    // Nobody gets more of a copy than of what it is a copy of.
+    fs::set_permissions(file("new"), fs::Permissions::from_mode(0o700))?;
+    site.send("COPY", "/dav/new", "/dav/old", &[])?.expect(204)?;
+    ensure!(fs::read(file("old/a"))? == b"new" && !file("old/sub/kept").exists());
+    ensure!(file("old").metadata()?.permissions().mode() & 0o777 == 0o700, "it is open to others");
+    fs::write(file("new/b"), b"newer")?;
+    site.send("MOVE", "/dav/new", "/dav/old", &[])?.expect(204)?;
+    ensure!(fs::read(file("old/b"))? == b"newer" && !file("new").exists());
+    site.send("MOVE", "/dav/old/b", "/dav/old/sub", &[])?.expect(204)?;
+    ensure!(fs::read(file("old/sub"))? == b"newer", "a file in the place of a folder");
+    for entry in fs::read_dir(site.demo.path())?.chain(fs::read_dir(file("old"))?) {
+        let name = entry?.file_name();
+        ensure!(!name.to_string_lossy().starts_with(".ashlar-"), "{name:?} is left");
+    }
+    Ok(())
+}
+
+/// Who may what stays what it is when a file is put over another.
+#[test]
+fn a_put_keeps_the_access_list_and_what_the_group_may() -> Result<()> {
+    if !can_mount() || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let path = site.demo.file("f");
+    let list = || {
+        let said = output(Command::new("getfacl").args(["-cpn"]).arg(&path), PATIENCE)?;
+        anyhow::Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+    };
+    fs::write(&path, b"1")?;
+    run(Command::new("setfacl").args(["-m", "g::-,u:1234:r"]).arg(&path), PATIENCE)?;
+    let before = list()?;
+    ensure!(before.contains("user:1234:r--") && before.contains("group::---"), "{before}");
+    site.door.put("/dav/f", b"22")?.expect(204)?;
+    ensure!(fs::read(&path)? == b"22" && list()? == before, "{}\n{before}", list()?);
+    // Nor does it get what the directory gives to new ones.
+    run(Command::new("setfacl").arg("-b").arg(&path), PATIENCE)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640))?;
+    let before = list()?;
+    run(Command::new("setfacl").args(["-d", "-m", "u:1234:rw"]).arg(site.demo.path()), PATIENCE)?;
+    site.door.put("/dav/f", b"333")?.expect(204)?;
+    ensure!(fs::read(&path)? == b"333" && list()? == before, "{}\n{before}", list()?);
+    Ok(())
+}
+
+#[test]
+fn many_put_the_same_at_once() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    site.door.put("/dav/f", b"first")?.expect(201)?;
+    std::thread::scope(|scope| {
+        let site = &site;
+        let put = |n| move || site.door.put("/dav/f", &content(n, 20_000));
+        let putting: Vec<_> = (0..20).map(|n| scope.spawn(put(n))).collect();
+        for put in putting {
+            put.join().expect("no panic")?.expect(204)?;
+        }
+        anyhow::Ok(())
+    })?;
+    ensure!(fs::read(site.demo.file("f"))?.len() == 20_000);
+    Ok(())
+}
+
 #[test]
 fn properties_are_kept_and_go_where_their_file_goes() -> Result<()> {
     if !can_mount() {
@@ -309,6 +402,13 @@ fn what_makes_no_sense_gets_a_sentence() -> Result<()> {
 fn bodies_that_are_refused(site: &Site) -> Result<()> {
     let bomb = "<!DOCTYPE a [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'>\
         <!ENTITY c '&b;&b;&b;&b;&b;&b;&b;&b;'>]><propfind xmlns='DAV:'><prop><x>&c;</x></prop></propfind>";
+    let space = format!("<propfind xmlns='DAV:'><prop xmlns='{}'/></propfind>", "x".repeat(300));
+    site.ask("PROPFIND", "/dav/", &[("Depth", "0")], &space)?.expect(400)?;
+    let many = format!("<propfind xmlns='DAV:'><prop>{}</prop></propfind>", "<a/>".repeat(5000));
+    site.ask("PROPFIND", "/dav/", &[("Depth", "0")], &many)?.expect(400)?;
+    let began = Instant::now();
+    site.door.get(&format!("/dav/{}", "a/".repeat(25_000)))?.expect(400)?;
+    ensure!(began.elapsed() < PATIENCE, "a long address takes long");
     let deep = "<a>".repeat(9_000) + &"</a>".repeat(9_000);
     let deep = format!("<propfind xmlns='DAV:'><prop>{deep}</prop></propfind>");
     for body in [bomb, &deep, "<a", "<propfind/>", "\u{1}"] {

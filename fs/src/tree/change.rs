@@ -2,6 +2,7 @@
 
 use meta::{Attr, Kind, MetaError, NewNode, RenameMode, Replaces};
 
+use super::upload::copy_attributes;
 use super::walk::Last;
 use super::{TreePath, TreeResult, View, renamed};
 use crate::filesystem::outdated::Outdated;
@@ -20,7 +21,24 @@ impl View {
     /// When something has the name, or it may not be created.
     pub async fn make_directory(&self, path: &TreePath) -> TreeResult<Attr> {
         self.writes()?;
-        self.make(path, Kind::Directory, NewNode::Directory).await
+        self.make(path, Kind::Directory, MODE, NewNode::Directory).await
+    }
+
+    /// The same, of a directory that nobody may use who may not use that one, with the attributes of users that it has.
+    ///
+    /// # Errors
+    /// As [`View::make_directory`].
+    pub async fn make_directory_like(&self, path: &TreePath, other: &Attr) -> TreeResult<Attr> {
+        self.writes()?;
+        // With an access list, what a mode says of the group is what any of those in the list may at most.
+        let group = match self.stored_access_list(other.ino).await? {
+            Some(_) => 0,
+            None => 0o070,
+        };
+        let mode = other.mode & (0o707 | group) | 0o700;
+        let made = self.make(path, Kind::Directory, mode, NewNode::Directory).await?;
+        copy_attributes(self, other, made.ino).await?;
+        Ok(made)
     }
 
     /// Makes a symbolic link with the target of another one.
@@ -31,10 +49,16 @@ impl View {
         self.writes()?;
         let source = self.stat_itself(from).await?;
         let target = self.filesystem.readlink(source.ino).await?;
-        self.make(to, Kind::Symlink, NewNode::Symlink(target)).await
+        self.make(to, Kind::Symlink, MODE, NewNode::Symlink(target)).await
     }
 
-    async fn make(&self, path: &TreePath, kind: Kind, node: NewNode) -> TreeResult<Attr> {
+    async fn make(
+        &self,
+        path: &TreePath,
+        kind: Kind,
+        mode: u32,
+        node: NewNode,
+    ) -> TreeResult<Attr> {
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
             let (dir, name, before) = view.walk(&path, Last::Itself).await?.entry()?;
@@ -43,7 +67,7 @@ impl View {
             }
             view.may(&dir, |who, dir| who.create(dir, kind)).await?;
             let filesystem = &view.filesystem;
-            let made = filesystem.create(view.caller(), dir.ino, &name, MODE, node).await?;
+            let made = filesystem.create(view.caller(), dir.ino, &name, mode, node).await?;
             // Nobody has it open.
             filesystem.forget(made.ino, 1);
             view.settle(renamed(dir.ino, &name).into()).await?;

@@ -1,7 +1,7 @@
 //! Listing a directory, a page at a time.
 
-use meta::DirEntry;
 use meta::may::READ;
+use meta::{Attr, DirEntry, Ino, MetaError};
 
 use super::{TreePath, TreeResult, View};
 use crate::filesystem::beside::Held;
@@ -23,8 +23,24 @@ impl View {
     /// When it is none, or may not be read.
     pub async fn list(&self, path: &TreePath) -> TreeResult<Listing> {
         let attr = self.directory(path).await?;
-        self.may(&attr, |who, dir| who.access(dir, READ)).await?;
-        let held = self.filesystem.hold(attr.ino).await?.ok_or(meta::MetaError::NotFound)?.0;
+        self.begin_list(&attr).await
+    }
+
+    /// Begins to list this directory, and no other that the path leads to by now, by a link say.
+    ///
+    /// # Errors
+    /// As [`View::list`]; when it is not there any more.
+    pub async fn list_only(&self, path: &TreePath, directory: Ino) -> TreeResult<Listing> {
+        let attr = self.directory(path).await?;
+        match attr.ino == directory {
+            true => self.begin_list(&attr).await,
+            false => Err(MetaError::NotFound.into()),
+        }
+    }
+
+    async fn begin_list(&self, attr: &Attr) -> TreeResult<Listing> {
+        self.may(attr, |who, dir| who.access(dir, READ)).await?;
+        let held = self.filesystem.hold(attr.ino).await?.ok_or(MetaError::NotFound)?.0;
         Ok(Listing { held, cookie: 0, ended: false })
     }
 }

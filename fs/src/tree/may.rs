@@ -1,12 +1,12 @@
 //! Where permissions are asked for: of [`meta::may`], which decides, with what it has to know of an inode.
 
 use meta::may::{Guarded, Who};
-use meta::{Acl, Attr, Kind, MetaError};
+use meta::{Acl, Attr, Ino, Kind, MetaError};
 
 use super::{TreeResult, View};
 
 /// The extended attribute that holds the access list of an inode.
-const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+pub(super) const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 
 impl View {
     fn who(&self) -> Who<'_> {
@@ -14,12 +14,20 @@ impl View {
     }
 
     /// The access list of an inode, where it has to be known.
-    async fn list_of(&self, attr: &Attr) -> TreeResult<Option<Acl>> {
+    async fn access_list_of(&self, attr: &Attr) -> TreeResult<Option<Acl>> {
         if !self.who().needs_acl(attr) {
             return Ok(None);
         }
-        match self.filesystem.meta.getxattr(attr.ino, ACCESS_LIST).await {
-            Ok(value) => Ok(Acl::parse(&value)?),
+        match self.stored_access_list(attr.ino).await? {
+            Some(value) => Ok(Acl::parse(&value)?),
+            None => Ok(None),
+        }
+    }
+
+    /// The access list of an inode as it is kept, if it has one.
+    pub(super) async fn stored_access_list(&self, ino: Ino) -> TreeResult<Option<Vec<u8>>> {
+        match self.filesystem.meta.getxattr(ino, ACCESS_LIST).await {
+            Ok(value) => Ok(Some(value)),
             Err(MetaError::NoAttribute) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -30,7 +38,7 @@ impl View {
     where
         F: FnOnce(Who<'_>, Guarded<'_>) -> Result<(), MetaError>,
     {
-        let list = self.list_of(attr).await?;
+        let list = self.access_list_of(attr).await?;
         Ok(decide(self.who(), Guarded { attr, acl: list.as_ref() })?)
     }
 
@@ -47,13 +55,14 @@ impl View {
         (to, target): (&Attr, Option<&Attr>),
         swap: bool,
     ) -> TreeResult<()> {
-        let (from_list, source_list) = (self.list_of(from).await?, self.list_of(source).await?);
-        let to_list = self.list_of(to).await?;
+        let (from_list, source_list) =
+            (self.access_list_of(from).await?, self.access_list_of(source).await?);
+        let to_list = self.access_list_of(to).await?;
         let from = Guarded { attr: from, acl: from_list.as_ref() };
         let source = Guarded { attr: source, acl: source_list.as_ref() };
         let to = Guarded { attr: to, acl: to_list.as_ref() };
         let target_list = match target {
-            Some(target) if swap => self.list_of(target).await?,
+            Some(target) if swap => self.access_list_of(target).await?,
             // Of what is replaced, its owner alone counts.
             _ => None,
         };

@@ -49,6 +49,24 @@ impl TreePath {
         }
     }
 
+    /// Of these names, from above.
+    ///
+    /// # Errors
+    /// What is wrong with one of them, or with all together.
+    pub fn of_names(names: impl Iterator<Item: AsRef<[u8]>>) -> Result<Self, BadPath> {
+        let (mut path, mut len) = (Self::default(), 0);
+        for name in names {
+            let name = name.as_ref();
+            len += name.len() + 1;
+            match (name.contains(&b'/'), len > PATH_MAX) {
+                (true, _) => return Err(BadPath::Empty),
+                (_, true) => return Err(BadPath::Long),
+                _ => path.0.push(checked(name)?),
+            }
+        }
+        Ok(path)
+    }
+
     /// Of one name.
     ///
     /// # Errors
@@ -60,10 +78,13 @@ impl TreePath {
     /// This one with another name behind it.
     ///
     /// # Errors
-    /// What is wrong with the name.
+    /// What is wrong with the name, or with all together.
     pub fn join(&self, name: &[u8]) -> Result<Self, BadPath> {
         if name.contains(&b'/') {
             return Err(BadPath::Empty);
+        }
+        if self.0.iter().map(|name| name.len() + 1).sum::<usize>() + name.len() >= PATH_MAX {
+            return Err(BadPath::Long);
         }
         let mut names = self.0.clone();
         names.push(checked(name)?);

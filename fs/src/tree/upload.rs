@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use meta::{Attr, Ino, Kind, MetaError, Replaces};
 
+use super::may::ACCESS_LIST;
 use super::walk::Last;
 use super::{TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
@@ -17,6 +18,8 @@ use crate::filesystem::outdated::Outdated;
 const FILE_MODE: u32 = 0o666;
 /// What of a mode another file gets, too: never set-id bits.
 const PERMISSIONS: u32 = 0o777;
+/// What of that a file's group may do.
+const GROUP: u32 = 0o070;
 /// Attributes that users give.
 const USERS: &[u8] = b"user.";
 
@@ -56,6 +59,24 @@ impl View {
     }
 }
 
+/// Gives an inode the attributes that users gave another one, as far as they may be read.
+pub(super) async fn copy_attributes(view: &View, from: &Attr, to: Ino) -> TreeResult<()> {
+    let (filesystem, requester) = (&view.filesystem, view.requester());
+    let list = filesystem.listxattr(requester, from.ino).await?;
+    for name in list.split(|byte| *byte == 0).filter(|name| name.starts_with(USERS)) {
+        if view.may(from, |who, inode| who.getxattr(inode, name)).await.is_err() {
+            continue;
+        }
+        match filesystem.getxattr(from.ino, name).await {
+            Ok(value) => filesystem.setxattr(requester, to, name, &value, None).await?,
+            // Somebody took it away meanwhile.
+            Err(FsError::Meta(MetaError::NoAttribute)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
 impl Upload {
     /// Adds bytes at its end. Waits while there is too much that is not stored.
     ///
@@ -77,12 +98,22 @@ impl Upload {
     /// # Errors
     /// When it has no room, or cannot be had.
     pub async fn in_place_of(&self, before: &Attr) -> TreeResult<()> {
-        if self.view.viewer().uid == 0 {
-            let (uid, gid) = (Some(before.uid), Some(before.gid));
+        let (viewer, requester) = (self.view.viewer(), self.view.requester());
+        let filesystem = self.held.filesystem();
+        let uid = (viewer.uid == 0).then_some(before.uid);
+        let gid = (viewer.uid == 0 || viewer.gids.contains(&before.gid)).then_some(before.gid);
+        if uid.is_some() || gid.is_some() {
             let change = Change { uid, gid, ..Change::default() };
-            self.held.filesystem().setattr(self.view.requester(), self.ino(), change).await?;
+            filesystem.setattr(requester, self.ino(), change).await?;
         }
-        self.like(before).await
+        match gid {
+            Some(_) => self.like(before).await,
+            // What its group might do is not for another one.
+            None => {
+                self.permit(before.mode & !GROUP, None).await?;
+                copy_attributes(&self.view, before, self.ino()).await
+            }
+        }
     }
 
     /// Gives it the permissions, and the attributes of users as far as they may be read, of the file that it is a
@@ -91,24 +122,24 @@ impl Upload {
     /// # Errors
     /// When they have no room, or cannot be had.
     pub(super) async fn like(&self, other: &Attr) -> TreeResult<()> {
+        let list = self.view.stored_access_list(other.ino).await?;
+        self.permit(other.mode, list.as_deref()).await?;
+        copy_attributes(&self.view, other, self.ino()).await
+    }
+
+    /// Gives it these permissions, and no others than this access list allows: what it has got of its directory's default
+    /// list goes.
+    async fn permit(&self, mode: u32, list: Option<&[u8]>) -> TreeResult<()> {
         let (filesystem, own) = (self.held.filesystem(), self.ino());
         let requester = self.view.requester();
-        let mode = other.mode & PERMISSIONS;
+        match list {
+            Some(list) => filesystem.setxattr(requester, own, ACCESS_LIST, list, None).await?,
+            None => filesystem.removexattr(own, ACCESS_LIST).await?,
+        }
+        let mode = mode & PERMISSIONS;
         if filesystem.getattr(own).await?.mode & PERMISSIONS != mode {
             let change = Change { mode: Some(mode), ..Change::default() };
             filesystem.setattr(requester, own, change).await?;
-        }
-        let list = filesystem.listxattr(requester, other.ino).await?;
-        for name in list.split(|byte| *byte == 0).filter(|name| name.starts_with(USERS)) {
-            if self.view.may(other, |who, inode| who.getxattr(inode, name)).await.is_err() {
-                continue;
-            }
-            match filesystem.getxattr(other.ino, name).await {
-                Ok(value) => filesystem.setxattr(requester, own, name, &value, None).await?,
-                // Somebody took it away meanwhile.
-                Err(FsError::Meta(MetaError::NoAttribute)) => {}
-                Err(e) => return Err(e.into()),
-            }
         }
         Ok(())
     }

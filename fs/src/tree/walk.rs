@@ -116,13 +116,17 @@ impl View {
         self.walk(path, Last::Itself).await?.there()
     }
 
-    /// Does what has this path, or is to have it, lie in this directory, however the path leads there?
+    /// Does what has this path, or is to have it, lie in this directory, however the path leads there? So does a link
+    /// that leads to what lies there.
     ///
     /// # Errors
     /// When the path leads through something that is not there.
     pub async fn lies_in(&self, path: &TreePath, directory: Ino) -> TreeResult<bool> {
-        let place = self.walk(path, Last::Itself).await?;
-        Ok(place.through.iter().any(|above| above.ino == directory))
+        let is_above = |place: &Place| place.through.iter().any(|above| above.ino == directory);
+        let itself = self.walk(path, Last::Itself).await?;
+        let is_link = itself.found.is_some_and(|attr| attr.kind == Kind::Symlink);
+        Ok(is_above(&itself)
+            || is_link && self.walk(path, Last::Followed).await.is_ok_and(|place| is_above(&place)))
     }
 
     /// A directory that a path leads to.

@@ -3,7 +3,6 @@
 //! Each name is percent-encoded bytes, whatever they are: what is no UTF-8 comes and goes as it is.
 
 use fs::tree::TreePath;
-use fs::tree::path::{BadPath, PATH_MAX};
 use http::{HeaderMap, Uri, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
@@ -39,21 +38,12 @@ pub(super) fn read(text: &str) -> Result<Address, Refusal> {
     let names = below.strip_prefix('/').unwrap_or(below);
     let slash = names.is_empty() || names.ends_with('/');
     let names = names.strip_suffix('/').unwrap_or(names);
-    let mut path = TreePath::default();
-    if !names.is_empty() {
-        for name in names.split('/') {
-            let name: Vec<u8> = percent_decode(name.as_bytes()).collect();
-            if name.contains(&b'/') {
-                return Err(bad("a name with a slash in it, which no file can have"));
-            }
-            path = path.join(&name).map_err(bad)?;
-        }
+    if names.to_ascii_lowercase().contains("%2f") {
+        return Err(bad("a name with a slash in it, which no file can have"));
     }
-    let len: usize = path.names().iter().map(|name| name.len() + 1).sum();
-    match len > PATH_MAX {
-        true => Err(bad(BadPath::Long)),
-        false => Ok(Address { path, slash }),
-    }
+    let names = names.split('/').filter(|_| !names.is_empty());
+    let names = names.map(|name| percent_decode(name.as_bytes()).collect::<Vec<u8>>());
+    Ok(Address { path: TreePath::of_names(names).map_err(bad)?, slash })
 }
 
 /// The address of a path. `folder`: with a slash at its end.
@@ -81,6 +71,7 @@ pub(super) fn named(headers: &HeaderMap, text: &str) -> Result<Address, Refusal>
             let why = format!("{authority} is another server than {host}");
             Err(Refusal::new(Code::OtherServer, why))
         }
+        _ if uri.query().is_some() => Err(bad("a ? in an address: in a name it is %3F")),
         _ => read(uri.path()),
     }
 }
@@ -149,6 +140,7 @@ mod tests {
             ("http://example.org/dav/a", Code::OtherServer),
             ("http://localhost:7481/dav/a", Code::OtherServer),
             ("http://localhost:7480/refs/a", Code::BadRequest),
+            ("/dav/a?b", Code::BadRequest),
             ("dav/a b", Code::BadRequest),
             ("", Code::BadRequest),
         ] {

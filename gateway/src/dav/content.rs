@@ -14,6 +14,8 @@ use super::locks::Reach;
 use crate::refusal::{Code, Refusal};
 use crate::{conditions, transfer};
 
+/// How often what is replaced may be replaced by others meanwhile.
+const LOOKS: usize = 100;
 /// A folder gets or loses a name.
 const NAMED: Reach = Reach { below: false, folder: true };
 
@@ -43,12 +45,23 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     allowed(asked).await?;
     let mut upload = asked.view.upload(path).await.map_err(|e| no_folder(&e))?;
     transfer::receive(&asked.headers, body, &mut upload, FILE_MAX).await?;
-    // What is there, or locked, may have changed since.
-    let before = allowed(asked).await?;
-    let replaces = asked.replaces(before.as_ref())?;
-    if let Some(before) = before.as_ref().filter(|before| before.kind == Kind::File) {
-        upload.in_place_of(before).await.map_err(|e| refused(&e))?;
-    }
+    // What is there, or locked, may have changed since; and again, as others put something there, too.
+    let mut looks = 0;
+    let (before, replaces) = loop {
+        let before = allowed(asked).await?;
+        let replaces = asked.replaces(before.as_ref())?;
+        let Some(file) = before.as_ref().filter(|before| before.kind == Kind::File) else {
+            break (before, replaces);
+        };
+        looks += 1;
+        match upload.in_place_of(file).await {
+            Err(e) if e.is_not_found() && looks < LOOKS => {}
+            done => {
+                done.map_err(|e| refused(&e))?;
+                break (before, replaces);
+            }
+        }
+    };
     let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
     let status = if before.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
     let mut response = status.into_response();

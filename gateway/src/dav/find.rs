@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use fs::tree::{Listing, TreePath, TreeResult, View};
 use http::{HeaderValue, StatusCode, header};
-use meta::{DirEntry, Kind};
+use meta::{Attr, DirEntry, Kind};
 
 use super::asked::{Asked, refused};
 use super::door::Door;
@@ -147,9 +147,11 @@ impl Finding {
             failed(&at, StatusCode::INTERNAL_SERVER_ERROR, "what was stored is damaged", out);
             return Ok(());
         }
-        // A link is what it leads to. One that leads to nothing here is none that a client could do something with.
+        // A link is the file that it leads to. One to a folder is not shown: clients that delete a folder by deleting what is
+        // in it, one thing after another, would go over it. Nor is one that leads to nothing here.
+        let is_file = |attr: &Attr| attr.kind == Kind::File;
         let attr = match entry.attr.kind {
-            Kind::Symlink => self.view.stat(&path).await.ok(),
+            Kind::Symlink => self.view.stat(&path).await.ok().filter(is_file),
             _ => Some(entry.attr),
         };
         match attr.filter(|attr| matches!(attr.kind, Kind::File | Kind::Directory)) {

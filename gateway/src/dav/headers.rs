@@ -8,6 +8,8 @@ use crate::refusal::{Code, Refusal};
 
 /// How long a lock lasts of a client who does not say, and at most.
 const LOCKED: Duration = Duration::from_secs(600);
+/// Conditions of one request: each may be a look into the tree.
+const CONDITIONS: usize = 64;
 const LOCKED_MAX: Duration = Duration::from_secs(3600);
 
 /// How far below a folder a request reaches.
@@ -124,7 +126,7 @@ pub(super) fn lists(headers: &HeaderMap) -> Result<Vec<List>, Refusal> {
         headers.get_all(header_if()).iter().map(|v| v.to_str()).collect();
     let all = all.map_err(|_| bad("a header If that is no text"))?.join(" ");
     let mut rest = all.trim();
-    let (mut lists, mut about) = (Vec::new(), None);
+    let (mut lists, mut about, mut demanded) = (Vec::new(), None, 0);
     while !rest.is_empty() {
         if let Some(tagged) = rest.strip_prefix('<') {
             let (resource, behind) = until(tagged, '>')?;
@@ -135,6 +137,10 @@ pub(super) fn lists(headers: &HeaderMap) -> Result<Vec<List>, Refusal> {
             .strip_prefix('(')
             .ok_or_else(|| bad("a header If without a ( where one belongs"))?;
         let (conditions, behind) = conditions(inner)?;
+        demanded += conditions.len();
+        if demanded > CONDITIONS {
+            return Err(bad(format!("a header If with more than {CONDITIONS} conditions")));
+        }
         lists.push(List { about: about.clone(), conditions });
         rest = behind.trim_start();
     }

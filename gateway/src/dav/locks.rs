@@ -149,11 +149,9 @@ impl Locks {
                 || folder.as_ref().is_some_and(|folder| lock.covers(folder))
         };
         // Of several at one place, which are shared, one token is enough.
-        let is_told = |lock: &Lock| {
-            let here = locks.iter().filter(|other| other.path == lock.path);
-            here.into_iter().any(|other| tokens.contains(&other.token))
-        };
-        match locks.iter().filter(meets).find(|lock| !is_told(lock)) {
+        let told = locks.iter().filter(|lock| tokens.contains(&lock.token));
+        let told: Vec<&TreePath> = told.map(|lock| &lock.path).collect();
+        match locks.iter().filter(meets).find(|lock| !told.contains(&&lock.path)) {
             Some(lock) => Err(lock.path.clone()),
             None => Ok(()),
         }

@@ -10,7 +10,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 
 use super::asked::Asked;
@@ -18,7 +18,7 @@ use super::door::Door;
 use super::{content, find, locking, patch, trees, xml};
 use crate::refusal::{Code, Refusal};
 use crate::who::Who;
-use crate::{metrics, transfer};
+use crate::{guard, metrics, transfer};
 
 /// How long a client may send nothing of a body of XML.
 const STALLED: Duration = Duration::from_secs(30);
@@ -30,6 +30,8 @@ const METHODS: &str =
 /// All that begins with `/dav/`.
 pub(crate) fn routes(who: Arc<Who>) -> Router {
     Router::new()
+        // What clients of Windows ask before anything else.
+        .route("/", any(root))
         .route("/dav", any(answer))
         .route("/dav/", any(answer))
         .route("/dav/{*path}", any(answer))
@@ -37,6 +39,13 @@ pub(crate) fn routes(who: Arc<Who>) -> Router {
             metrics::counted("dav", request, next).await
         }))
         .with_state(Arc::new(Door::new(who)))
+}
+
+async fn root(method: Method) -> Response {
+    match method {
+        Method::OPTIONS => options(),
+        _ => guard::missing().await.into_response(),
+    }
 }
 
 async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
@@ -90,16 +99,30 @@ async fn other(door: &Arc<Door>, parts: &Parts, mut body: Body) -> Result<Respon
     };
     let body = transfer::settled(read, &parts.headers, body).await?;
     let asked = Asked::of(door, parts).await?;
-    match parts.method.as_str() {
-        "PROPFIND" => find::find(&asked, &body).await,
-        "PROPPATCH" => patch::patch(&asked, &body).await,
-        "MKCOL" => content::make_folder(&asked, &body).await,
-        "DELETE" => trees::delete(&asked).await,
-        "COPY" => trees::copy(&asked).await,
-        "MOVE" => trees::move_to(&asked).await,
-        "LOCK" => locking::lock(&asked, &body).await,
-        "UNLOCK" => locking::unlock(&asked),
-        _ => content::get(&asked).await,
+    let method = parts.method.clone();
+    // Whoever waits for it or goes away: half a change would be no answer to anybody.
+    let done = tokio::spawn(proto::guard::caught_in("a request by WebDAV", async move {
+        carried_out(&asked, method.as_str(), &body).await
+    }));
+    let broken = |why: String| Refusal::new(Code::Broken, why);
+    match done.await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panicked)) => Err(broken(panicked.to_string())),
+        Err(ended) => Err(broken(ended.to_string())),
+    }
+}
+
+async fn carried_out(asked: &Asked, method: &str, body: &[u8]) -> Result<Response, Refusal> {
+    match method {
+        "PROPFIND" => find::find(asked, body).await,
+        "PROPPATCH" => patch::patch(asked, body).await,
+        "MKCOL" => content::make_folder(asked, body).await,
+        "DELETE" => trees::delete(asked).await,
+        "COPY" => trees::copy(asked).await,
+        "MOVE" => trees::move_to(asked).await,
+        "LOCK" => locking::lock(asked, body).await,
+        "UNLOCK" => locking::unlock(asked),
+        _ => content::get(asked).await,
     }
 }
 

@@ -1,8 +1,9 @@
 //! DELETE, COPY and MOVE: of files, and of folders with all that is in them.
 //!
-//! A move is one step, also where it replaces something: a folder that is replaced changes places with what comes, and is
-//! deleted where that was. Copies of files move no data. What of a folder cannot be deleted or copied is named in the answer, and the
-//! rest is done.
+//! A move is one step; where it replaces a folder, or a folder something, that is put aside before, under a name of its
+//! own, and deleted once what comes has its place. A copy gets such a place when it is whole, and what was there stays when it cannot
+//! become so. Copies of files move no data. What of a folder cannot be deleted or copied is named in the answer, and the rest is
+//! done.
 
 use std::vec::IntoIter;
 
@@ -11,13 +12,14 @@ use fs::tree::{Listing, TreeError, TreePath, TreeResult, View};
 use futures::StreamExt;
 use http::{HeaderValue, StatusCode, header};
 use meta::{Attr, DirEntry, Ino, Kind, RenameMode, Replaces};
+use uuid::Uuid;
 
 use super::address::{is_in, named, write};
 use super::asked::{Asked, no_folder, refused};
 use super::find::answer;
 use super::headers::{Depth, depth, destination, overwrite};
 use super::locks::Reach;
-use super::properties::{ATTRIBUTE, failed};
+use super::properties::failed;
 use super::xml::document;
 use crate::conditions;
 use crate::refusal::{Code, Refusal};
@@ -83,7 +85,7 @@ pub(super) async fn delete(asked: &Asked) -> Result<Response, Refusal> {
     let which = asked.replaces(Some(&there))?;
     asked.unlocked(path, WHOLE)?;
     let failures = match there.kind {
-        Kind::Directory => remove_tree(&asked.view, path).await,
+        Kind::Directory => remove_tree(&asked.view, path, there.ino).await,
         _ => {
             let removed = asked.view.remove(path, which).await;
             removed.map_err(|e| match which {
@@ -158,10 +160,13 @@ fn is_folder(attr: Option<&Attr>) -> bool {
     attr.is_some_and(|attr| attr.kind == Kind::Directory)
 }
 
+/// Somebody else was there.
+const CHANGED: &str = "what is there has changed meanwhile";
+
 /// Why something did not get its place, where nothing was or this.
 fn late(error: &TreeError) -> Refusal {
     match error.is_there_already() {
-        true => Refusal::new(Code::Precondition, "what is there has changed meanwhile"),
+        true => Refusal::new(Code::Precondition, CHANGED),
         false => no_folder(error),
     }
 }
@@ -172,20 +177,53 @@ pub(super) async fn move_to(asked: &Asked) -> Result<Response, Refusal> {
     let Ends { source, to, target } = ends(asked).await?;
     asked.unlocked(path, WHOLE)?;
     let folders = is_folder(Some(&source)) || is_folder(target.as_ref());
-    let mode = match &target {
-        None => RenameMode::NoReplace,
-        Some(_) if folders => RenameMode::Exchange,
-        Some(_) => RenameMode::Replace,
+    let failures = match &target {
+        Some(target) if folders => replace(&asked.view, path, &to, target).await?,
+        _ => {
+            let mode = match target {
+                None => RenameMode::NoReplace,
+                Some(_) => RenameMode::Replace,
+            };
+            asked.view.rename(path, &to, mode).await.map_err(|e| late(&e))?;
+            Failures::default()
+        }
     };
-    let swapped = target.filter(|_| matches!(mode, RenameMode::Exchange));
-    asked.view.rename(path, &to, mode).await.map_err(|e| late(&e))?;
     asked.door.locks.forget(path);
-    let failures = match swapped {
-        // What was there is where the other one was.
-        Some(target) => remove(&asked.view, path, target.ino).await,
-        None => Failures::default(),
-    };
     Ok(failures.answer(if target.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED }))
+}
+
+/// A name beside this one that nobody has: hidden, and not to be taken for anything else.
+fn beside(path: &TreePath, what: &str) -> Result<TreePath, Refusal> {
+    let (folder, _) = path.split().unwrap_or_default();
+    let name = format!(".ashlar-{what}-{}", Uuid::new_v4().simple());
+    folder.join(name.as_bytes()).map_err(|e| Refusal::new(Code::BadRequest, e.to_string()))
+}
+
+/// Puts what is at `from` in the place of `target`, which is at `to` and is deleted then; or leaves both as they are.
+/// Whatever breaks it off, neither is lost: what was replaced has a name of its own until it is deleted.
+async fn replace(
+    view: &View,
+    from: &TreePath,
+    to: &TreePath,
+    target: &Attr,
+) -> Result<Failures, Refusal> {
+    let aside = beside(to, "replaced")?;
+    view.rename(to, &aside, RenameMode::NoReplace).await.map_err(|e| late(&e))?;
+    let moved = match view.stat_itself(&aside).await {
+        Ok(attr) if attr.ino == target.ino => {
+            view.rename(from, to, RenameMode::NoReplace).await.map_err(|e| late(&e))
+        }
+        Ok(_) => Err(Refusal::new(Code::Precondition, CHANGED)),
+        Err(e) => Err(late(&e)),
+    };
+    if let Err(refusal) = moved {
+        if let Err(e) = view.rename(&aside, to, RenameMode::NoReplace).await {
+            let (aside, to) = (write(&aside, false), write(to, false));
+            tracing::error!("what was at {to} is at {aside} now, and cannot be put back: {e}");
+        }
+        return Err(refusal);
+    }
+    Ok(remove(view, &aside, target.ino).await)
 }
 
 /// COPY.
@@ -200,25 +238,37 @@ pub(super) async fn copy(asked: &Asked) -> Result<Response, Refusal> {
         }
     };
     let Ends { to, target, .. } = ends(asked).await?;
-    let source = asked.view.stat(path).await.map_err(|e| refused(&e))?;
+    let (view, source) = (&asked.view, asked.view.stat(path).await.map_err(|e| refused(&e))?);
     let status = if target.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
-    if let Some(target) =
-        target.filter(|target| is_folder(Some(target)) || is_folder(Some(&source)))
-    {
-        let failures = remove(&asked.view, &to, target.ino).await;
-        if !failures.all.is_empty() {
-            return Ok(failures.answer(status));
-        }
-    }
-    if is_folder(Some(&source)) {
-        return Ok(copy_tree(&asked.view, path, &to, all).await.answer(status));
-    }
-    let replaces = match target {
-        Some(target) if target.kind != Kind::Directory => Replaces::Only(target.ino),
-        _ => Replaces::Nothing,
+    let folder = is_folder(Some(&source));
+    let replaced = target.filter(|target| folder || is_folder(Some(target)));
+    let place = match replaced {
+        Some(_) => beside(&to, "copied")?,
+        None => to.clone(),
     };
-    asked.view.copy(path, &to, replaces).await.map_err(|e| late(&e))?;
-    Ok(Failures::default().answer(status))
+    let failures = match folder {
+        true => copy_tree(view, path, &place, all).await,
+        false => {
+            let replaces = match target {
+                Some(target) if replaced.is_none() => Replaces::Only(target.ino),
+                _ => Replaces::Nothing,
+            };
+            view.copy(path, &place, replaces).await.map_err(|e| late(&e))?;
+            Failures::default()
+        }
+    };
+    let Some(replaced) = replaced else { return Ok(failures.answer(status)) };
+    let failures = match failures.all.is_empty() {
+        true => replace(view, &place, &to, &replaced).await,
+        false => Ok(failures),
+    };
+    if !failures.as_ref().is_ok_and(|failures| failures.all.is_empty())
+        && let Ok(copied) = view.stat_itself(&place).await
+    {
+        // It did not get its place.
+        remove(view, &place, copied.ino).await;
+    }
+    Ok(failures?.answer(status))
 }
 
 /// Whatever is there, with all that is in it, if it is this one.
@@ -226,9 +276,9 @@ async fn remove(view: &View, path: &TreePath, which: Ino) -> Failures {
     let mut failures = Failures::default();
     match view.stat_itself(path).await {
         Ok(attr) if attr.ino != which => {}
-        Ok(attr) if attr.kind == Kind::Directory => return remove_tree(view, path).await,
+        Ok(attr) if attr.kind == Kind::Directory => return remove_tree(view, path, which).await,
         Ok(_) => {
-            if let Err(e) = view.remove(path, Replaces::Anything).await {
+            if let Err(e) = view.remove(path, Replaces::Only(which)).await {
                 failures.add(path, e);
             }
         }
@@ -238,9 +288,10 @@ async fn remove(view: &View, path: &TreePath, which: Ino) -> Failures {
     failures
 }
 
-async fn remove_tree(view: &View, path: &TreePath) -> Failures {
+/// Deletes a folder and all in it: what has come to be elsewhere since it was listed, over a link say, is left alone.
+async fn remove_tree(view: &View, path: &TreePath, which: Ino) -> Failures {
     let mut failures = Failures::default();
-    let mut walk = Walk::from(view, path);
+    let mut walk = Walk::from(view, path, which);
     // Folders that keep something.
     let mut kept: Vec<TreePath> = Vec::new();
     while let Some(step) = walk.next().await {
@@ -256,7 +307,8 @@ async fn remove_tree(view: &View, path: &TreePath) -> Failures {
                     async move {
                         let at =
                             folder.join(&entry.name).map_err(|e| (folder.clone(), e.into()))?;
-                        let removed = view.remove(&at, Replaces::Anything).await;
+                        let which = Replaces::Only(entry.attr.ino);
+                        let removed = view.remove(&at, which).await;
                         removed.or_else(|e| if e.is_not_found() { Ok(()) } else { Err((at, e)) })
                     }
                 }));
@@ -269,10 +321,11 @@ async fn remove_tree(view: &View, path: &TreePath) -> Failures {
                 }
                 kept.dedup();
             }
-            Step::Leave(at) => {
+            Step::Leave(at, which) => {
                 let keeps = kept.iter().any(|kept| is_in(kept, &at));
                 kept.retain(|kept| !is_in(kept, &at));
-                match if keeps { Ok(()) } else { view.remove(&at, Replaces::Anything).await } {
+                let which = Replaces::Only(which);
+                match if keeps { Ok(()) } else { view.remove(&at, which).await } {
                     Err(e) if !e.is_not_found() => failures.add(&at, e),
                     _ if !keeps => continue,
                     _ => {}
@@ -287,23 +340,26 @@ async fn remove_tree(view: &View, path: &TreePath) -> Failures {
 
 async fn copy_tree(view: &View, from: &TreePath, to: &TreePath, all: bool) -> Failures {
     let mut failures = Failures::default();
-    let mut walk = Walk::from(view, from);
+    let source = match view.stat(from).await {
+        Ok(source) => source,
+        Err(e) => {
+            failures.add(from, e);
+            return failures;
+        }
+    };
+    let mut walk = Walk::from(view, from, source.ino);
     let place = |at: &TreePath| {
         let below = &at.names()[from.names().len()..];
         below.iter().try_fold(to.clone(), |path, name| path.join(name))
     };
     while let Some(step) = walk.next().await {
         match step {
-            Step::Leave(_) => {}
+            Step::Leave(..) => {}
             Step::Failed(at, error) => failures.add(&at, error),
             Step::Enter(at) => {
                 let made = async {
-                    let new = place(&at)?;
-                    view.make_directory(&new).await?;
-                    if let Some(properties) = view.attribute(&at, ATTRIBUTE).await? {
-                        view.set_attribute(&new, ATTRIBUTE, &properties).await?;
-                    }
-                    TreeResult::Ok(())
+                    let folder = view.stat(&at).await?;
+                    view.make_directory_like(&place(&at)?, &folder).await
                 };
                 if let Err(e) = made.await {
                     failures.add(&at, e);
@@ -326,10 +382,11 @@ async fn copy_tree(view: &View, from: &TreePath, to: &TreePath, all: bool) -> Fa
                             };
                             TreeResult::Ok(())
                         };
-                        // What went away meanwhile is not there to be copied.
-                        copied
-                            .await
-                            .or_else(|e| if e.is_not_found() { Ok(()) } else { Err((at, e)) })
+                        match copied.await {
+                            // What went away meanwhile is not there to be copied.
+                            Err(e) if e.is_not_found() && is_gone(view, &at).await => Ok(()),
+                            copied => copied.map_err(|e| (at, e)),
+                        }
                     }
                 }));
                 let mut copied = copied.buffer_unordered(AT_ONCE);
@@ -344,17 +401,22 @@ async fn copy_tree(view: &View, from: &TreePath, to: &TreePath, all: bool) -> Fa
     failures
 }
 
+async fn is_gone(view: &View, path: &TreePath) -> bool {
+    view.stat_itself(path).await.is_err_and(|e| e.is_not_found())
+}
+
 /// A folder, and all in it, a page of one folder at a time: each is entered before what is in it, and left behind it.
 struct Walk<'a> {
     view: &'a View,
     /// To be entered next.
-    next: Option<TreePath>,
+    next: Option<(TreePath, Ino)>,
     within: Vec<Within>,
 }
 
 /// A folder that is being walked through.
 struct Within {
     path: TreePath,
+    ino: Ino,
     listing: Option<Listing>,
     /// Folders of the page that was listed last.
     folders: IntoIter<DirEntry>,
@@ -366,14 +428,14 @@ enum Step {
     /// What in it is no folder, a part of it at a time.
     Others(TreePath, Vec<DirEntry>),
     /// It has ended.
-    Leave(TreePath),
+    Leave(TreePath, Ino),
     /// The rest of it cannot be listed.
     Failed(TreePath, TreeError),
 }
 
 impl<'a> Walk<'a> {
-    fn from(view: &'a View, path: &TreePath) -> Self {
-        Self { view, next: Some(path.clone()), within: Vec::new() }
+    fn from(view: &'a View, path: &TreePath, ino: Ino) -> Self {
+        Self { view, next: Some((path.clone(), ino)), within: Vec::new() }
     }
 
     /// Does not go into the folder that was entered last.
@@ -382,16 +444,16 @@ impl<'a> Walk<'a> {
     }
 
     async fn next(&mut self) -> Option<Step> {
-        if let Some(path) = self.next.take() {
+        if let Some((path, ino)) = self.next.take() {
             let folders = Vec::new().into_iter();
-            self.within.push(Within { path: path.clone(), listing: None, folders });
+            self.within.push(Within { path: path.clone(), ino, listing: None, folders });
             return Some(Step::Enter(path));
         }
         let within = self.within.last_mut()?;
         if let Some(folder) = within.folders.next() {
             return match within.path.join(&folder.name) {
                 Ok(path) => {
-                    self.next = Some(path);
+                    self.next = Some((path, folder.attr.ino));
                     Box::pin(self.next()).await
                 }
                 Err(e) => Some(Step::Failed(within.path.clone(), e.into())),
@@ -399,7 +461,7 @@ impl<'a> Walk<'a> {
         }
         let page = async {
             if within.listing.is_none() {
-                within.listing = Some(self.view.list(&within.path).await?);
+                within.listing = Some(self.view.list_only(&within.path, within.ino).await?);
             }
             match &mut within.listing {
                 Some(listing) => listing.next().await,
@@ -415,7 +477,7 @@ impl<'a> Walk<'a> {
             }
         };
         if entries.is_empty() {
-            return self.within.pop().map(|within| Step::Leave(within.path));
+            return self.within.pop().map(|within| Step::Leave(within.path, within.ino));
         }
         let (folders, others): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.attr.kind == Kind::Directory);

@@ -22,6 +22,12 @@ pub(super) const BODY: usize = 64 << 10;
 const DEPTH: usize = 32;
 /// Namespaces that may be declared at once.
 const NAMESPACES: usize = 64;
+/// Longest name of one, in bytes: each element has its own.
+const NAMESPACE: usize = 256;
+/// Elements of a document.
+const ELEMENTS: usize = 4096;
+/// The namespace of declarations of namespaces.
+const XMLNS: &str = "http://www.w3.org/2000/xmlns/";
 /// The namespace of what is bound to `xml:` in every document.
 const XML: &str = "http://www.w3.org/XML/1998/namespace";
 
@@ -148,6 +154,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Element, Refusal> {
     reader.config_mut().check_comments = true;
     reader.resolver_mut().set_max_namespace_bindings(NAMESPACES);
     let (mut open, mut whole): (Vec<Element>, Option<Element>) = (Vec::new(), None);
+    let mut elements = 0;
     loop {
         let event = reader.read_event().map_err(bad)?;
         match event {
@@ -155,6 +162,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Element, Refusal> {
                 if whole.is_some() || open.len() >= DEPTH {
                     let why = format!("more than one element, or deeper than {DEPTH}");
                     return Err(bad(why));
+                }
+                elements += 1;
+                if elements > ELEMENTS {
+                    return Err(bad(format!("more than {ELEMENTS} elements")));
                 }
                 let element = element(&reader, start)?;
                 open.push(element);
@@ -211,7 +222,10 @@ fn element(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<Element, 
     let resolver = reader.resolver();
     let (space, _) = resolver.resolve_element(start.name());
     let name = name(space, start.name())?;
-    let mut attributes = Vec::new();
+    if name.space == XML || name.space == XMLNS {
+        return Err(bad("an element in a namespace that none can be in"));
+    }
+    let mut attributes: Vec<(Name, String)> = Vec::new();
     for attribute in start.attributes() {
         let attribute = attribute.map_err(bad)?;
         let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(bad)?;
@@ -226,7 +240,11 @@ fn element(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<Element, 
             Some(_) => {}
             None => {
                 let (space, _) = resolver.resolve_attribute(attribute.key);
-                attributes.push((self::name(space, attribute.key)?, value.into_owned()));
+                let name = self::name(space, attribute.key)?;
+                if attributes.iter().any(|(other, _)| *other == name) {
+                    return Err(bad("an attribute that is there twice"));
+                }
+                attributes.push((name, value.into_owned()));
             }
         }
     }
@@ -242,9 +260,19 @@ fn name(space: ResolveResult<'_>, name: QName<'_>) -> Result<Name, Refusal> {
         }
     };
     allowed(&space)?;
+    if space.len() > NAMESPACE {
+        return Err(bad(format!("a namespace of more than {NAMESPACE} bytes")));
+    }
     let local = name.local_name().into_inner();
-    let begins = |c: char| c.is_alphabetic() || c == '_';
-    let goes_on = |c: char| c.is_alphanumeric() || "-_.\u{b7}".contains(c) || !c.is_ascii();
+    // XML 1.0, production 4 and 4a.
+    let begins = |c: char| {
+        matches!(c, 'a'..='z' | 'A'..='Z' | '_' | '\u{c0}'..='\u{d6}' | '\u{d8}'..='\u{f6}' | '\u{f8}'..='\u{2ff}'
+            | '\u{370}'..='\u{37d}' | '\u{37f}'..='\u{1fff}' | '\u{200c}' | '\u{200d}' | '\u{2070}'..='\u{218f}'
+            | '\u{2c00}'..='\u{2fef}' | '\u{3001}'..='\u{d7ff}' | '\u{f900}'..='\u{fdcf}'
+            | '\u{fdf0}'..='\u{fffd}' | '\u{10000}'..='\u{effff}')
+    };
+    let more = |c: char| matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}' | '\u{2040}');
+    let goes_on = |c: char| begins(c) || more(c);
     match local.starts_with(begins) && local.chars().all(goes_on) {
         true => Ok(Name { space, local: local.to_owned() }),
         false => Err(bad(format!("{local:?} is no name"))),
