@@ -38,6 +38,7 @@ impl View {
         let mode = other.mode & (0o707 | group) | 0o700;
         let made = self.make(path, Kind::Directory, mode, NewNode::Directory).await?;
         copy_attributes(self, other, made.ino).await?;
+        self.settle(vec![Outdated::Attributes(made.ino)]).await?;
         Ok(made)
     }
 
