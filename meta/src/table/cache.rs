@@ -199,7 +199,9 @@ impl Cache {
         let file = self.write_file(chunk.id, &bytes);
         if let (None, Some(number)) = (&file, wanted.block) {
             let range = index.range(number);
-            let bytes = bytes.slice(range.start as usize..range.end as usize);
+            // By itself: a slice would keep the whole chunk in memory, of which no more than the block is counted.
+            let bytes = &bytes[range.start as usize..range.end as usize];
+            let bytes = Bytes::copy_from_slice(bytes);
             let block = index.block(number, bytes).map_err(|e| damaged(chunk.id, &e))?;
             self.blocks.lock().keep((chunk.id, number), block);
         }
