@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use proto::program;
 
+mod accounts;
 mod background;
 mod cluster;
 mod daemons;
@@ -22,12 +23,14 @@ mod kv;
 mod manual;
 mod mount;
 mod options;
+mod pass;
 mod remount;
 mod request;
 mod serve;
 mod setup;
 mod status;
 mod umount;
+mod user;
 mod volume;
 
 use setup::{exit_code, with_logs};
@@ -39,8 +42,8 @@ use crate::doors::Opener;
 #[command(name = "ashlar", version = proto::VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
-    /// [default: $RUST_LOG, or info for mount, serve and demo --background, error for format, status, fsck and volume, warn for
-    /// the others]
+    /// [default: $RUST_LOG, or info for mount, serve and demo --background, error for format, status, fsck, volume, user, key,
+    /// token and link, warn for the others]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -60,6 +63,10 @@ enum Command {
     Umount(umount::Args),
     Fsck(fsck::Args),
     Volume(volume::Args),
+    User(user::Args),
+    Key(pass::KeyArgs),
+    Token(pass::TokenArgs),
+    Link(pass::LinkArgs),
     InstallHelper(helper::InstallArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -104,6 +111,10 @@ pub fn main(doors: Opener) -> ExitCode {
         Command::Umount(args) => with_logs(log, "warn", || umount::run(&args)),
         Command::Fsck(args) => with_logs(log, "error", || fsck::run(args)),
         Command::Volume(args) => with_logs(log, "error", || volume::run(args)),
+        Command::User(args) => with_logs(log, "error", || user::run(args)),
+        Command::Key(args) => with_logs(log, "error", || pass::run_key(args)),
+        Command::Token(args) => with_logs(log, "error", || pass::run_token(args)),
+        Command::Link(args) => with_logs(log, "error", || pass::run_link(args)),
         Command::InstallHelper(args) => helper::install(&args),
         Command::Completions(args) => manual::completions(&args, &Cli::command()),
         Command::Man(args) => manual::write_pages(&args, &Cli::command()),

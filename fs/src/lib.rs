@@ -14,12 +14,14 @@
 //! * [`data`]: the data plane. Writes gathered in memory (`dirty_ranges`, `open_inode`, `write_budget`), packed into
 //!   blobs (`pack`, `buffer`), stored (`queue`, `flush`), read back (`plan`, `read`, `cache`), changed by range
 //!   (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
+//! * [`access`]: who comes by a door that the kernel does not watch: passwords, access keys, tokens and share links.
 //! * `fsck`: metadata against blobs against parts: what is lost, restorable or away (`blobs`), and of which files (`lost`).
 //! * At the bottom: [`error`] and `errno` (the one match), [`options`], `metrics`.
 
 // What people are told goes through `proto::program`, which a closed pipe does not make panic.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod access;
 pub mod cli;
 pub mod data;
 pub mod doors;

@@ -5,6 +5,7 @@ use proto::decoders::{Decoder, a_blob, unsealed};
 use proto::id::{ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
 
+use crate::account::{Account, AccountKind};
 use crate::engine::{Batch, Value};
 use crate::journal::entry::{self, Entry, Standing};
 use crate::key::counters::Counters;
@@ -164,9 +165,13 @@ fn read_values(bytes: &[u8]) {
     }
     drop(key::members::decode(bytes));
     drop(Acl::parse(bytes));
+    for kind in AccountKind::ALL {
+        drop(Account::decode(kind, "a", bytes));
+    }
     let _ = (dentry::entries(bytes).count(), xattr::entries(bytes).count());
     let Some(key) = Key::from_bytes(bytes) else { return };
     let _ = (key::garbage::parse(&key), key::xattr::parse(&key), key::symlink::parse(&key));
+    let _ = key::account::parse(&key);
     let _ = (key::inline::parse(&key), key::reference::parse(&key), key::extent::parse(&key));
     let _ = (key::blob::parse(&key), key::inode::parse(&key), key::orphan::parse(&key));
     let (_, _): (Option<SessionId>, _) = (key::session::parse(&key), key::dentry::parse(&key));

@@ -21,7 +21,9 @@
 //! | `N` | [`inline`]     | blob id                | the bytes of an inline blob            |
 //! | `O` | [`orphan`]     | session, inode         | empty: unlinked, perhaps still open    |
 //! | `R` | [`reference`]  | blob, inode, end       | empty: this run lies in this blob      |
+//! | `A` | [`account`]    | kind, name             | who may come in by a door              |
 
+pub(crate) mod account;
 pub(crate) mod blob;
 pub(crate) mod counters;
 pub(crate) mod dentry;
@@ -75,6 +77,11 @@ impl Key {
         self.0[start..end].copy_from_slice(bytes);
         self.0[KEY_MAX] = end as u8;
         self
+    }
+
+    /// The same with bytes that anybody has chosen; `None`: no key is so long.
+    pub(crate) fn with_any_bytes(self, bytes: &[u8]) -> Option<Self> {
+        (self.len() + bytes.len() <= KEY_MAX).then(|| self.with_bytes(bytes))
     }
 
     fn len(&self) -> usize {

@@ -10,11 +10,13 @@
 //! * `ops/*`: the operations, one file per group.
 //! * `engine` and its files: the trait, and its implementation for tests. `journal`: the real one, in the volume's own
 //!   store (`volume_store`), over sorted chunks (`table`).
+//! * `account`: who may come by a door that the kernel does not watch.
 //! * `volume`: format, open; in its room one that is open, its sessions, which there are, who has one open here.
 //! * `check`: the walk behind `ashlar fsck`, and what puts right what it found.
 
 #![forbid(unsafe_code)]
 
+mod account;
 mod check;
 mod clock;
 #[cfg(any(test, feature = "decoders"))]
@@ -38,6 +40,7 @@ mod txn;
 mod volume;
 mod volume_store;
 
+pub use account::{ACCOUNT_NAME_MAX, Account, AccountKind, Pass, Secret, User};
 pub use check::Report;
 pub use check::repair::Repaired;
 pub use clock::wall_clock;

@@ -3,6 +3,7 @@
 //! What may touch very many extents goes in steps of at most [`STEP`] of them, each a transaction of
 //! its own that leaves the volume in order: [`Step::More`] says to come again.
 
+pub(crate) mod accounts;
 pub(crate) mod acl;
 pub(crate) mod attr;
 pub(crate) mod blobs;

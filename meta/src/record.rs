@@ -1,5 +1,6 @@
 //! The records behind the keys, as byte tables.
 
+pub(crate) mod account;
 pub(crate) mod dentry;
 pub(crate) mod inode;
 pub(crate) mod members;

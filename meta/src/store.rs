@@ -17,6 +17,7 @@ use proto::id::{BlobId, SessionId};
 use proto::scheme::Scheme;
 use proxy::VolumeRules;
 
+use crate::account::{Account, AccountKind, Secret};
 use crate::missing::Missing;
 
 /// Number of an inode. 1 is the root directory.
@@ -551,6 +552,36 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// Returns when everything that was visible at the call is durable.
     async fn sync(&self) -> Result<(), MetaError>;
+
+    // Who may come in by a door. A store without such accounts lets nobody in.
+
+    /// An account by its kind and name; `None`: there is none.
+    async fn account(&self, _kind: AccountKind, _name: &str) -> Result<Option<Account>, MetaError> {
+        Ok(None)
+    }
+    /// Those of a kind in the order of their names, behind `after`, at most `limit`. Damaged ones are left out.
+    async fn accounts(
+        &self,
+        _kind: AccountKind,
+        _after: Option<&str>,
+        _limit: usize,
+    ) -> Result<Vec<Account>, MetaError> {
+        Ok(Vec::new())
+    }
+    /// Adds an account (`new`: else [`MetaError::Exists`]), or puts it in the place of the one of its name (else
+    /// [`MetaError::NotFound`]). A pass must have its user.
+    async fn put_account(&self, _account: &Account, _new: bool) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    /// Takes an account away: a user with all passes in his name.
+    async fn remove_account(&self, _kind: AccountKind, _name: &str) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    /// What share links are signed with: these 32 random bytes from now on, where there was nothing yet, or that is
+    /// to be changed (`anew`), whereby all links end.
+    async fn signing_secret(&self, _bytes: &[u8], _anew: bool) -> Result<Secret, MetaError> {
+        Err(MetaError::NotSupported)
+    }
 }
 
 /// Why a metadata operation was refused. One variant per errno of the caller.

@@ -1,5 +1,6 @@
 //! Tests of the whole: operations on an opened volume.
 
+mod accounts;
 mod acls;
 mod damage;
 mod keys;

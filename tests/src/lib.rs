@@ -7,6 +7,7 @@
 //! * whatever is started is ended by its pid, also when a test panics;
 //! * with `/dev/fuse` there, a mount that does not work is a failure, never a skipped test.
 
+pub mod accounts;
 pub mod adversary;
 pub mod binaries;
 pub mod calls;

@@ -16,6 +16,7 @@
 //! | `min-spare N`: store only while so many more disks may be lost | `done`, or `failed WHY` |
 //! | `scrub`: have all disks read and verify everything | `begun N`, of so many disks, or `failed WHY` |
 //! | `fsck WORDS`: check the volume ([`crate::fsck`]) | `at N M`, of so many blobs, again and again; then `found JSON`, or `failed WHY` |
+//! | `accounts ORDER`: who may come by a door ([`crate::access::orders`]), as JSON | `answer JSON`, or `failed WHY` |
 //! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
 //!
@@ -43,6 +44,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::orders::Order;
 use crate::error::DataError;
 use crate::filesystem::Filesystem;
 use crate::filesystem::atime::AtimeRules;
@@ -245,6 +247,7 @@ impl Answering {
             "cluster" => return self.read_again(None).await,
             "scrub" => return self.scrub().await,
             other => match other.split_once(' ') {
+                Some(("accounts", order)) => return self.accounts(order).await,
                 Some(("remounted", words)) => self.remounted(words).await,
                 Some(("cluster", file)) => return self.read_again(Some(file.into())).await,
                 Some(("min-spare", disks)) => match disks.parse() {
@@ -267,6 +270,20 @@ impl Answering {
     async fn read_again(&self, file: Option<PathBuf>) -> String {
         match self.way.read_again(file).await {
             Ok(()) => "done".to_owned(),
+            Err(why) => format!("failed {}", one_line(&why.to_string())),
+        }
+    }
+
+    /// No word of an order is logged, nor is it repeated: it may have secrets.
+    async fn accounts(&self, order: &str) -> String {
+        let Ok(order) = serde_json::from_str::<Order>(order) else {
+            return "failed this is no order about accounts that is known here".to_owned();
+        };
+        match order.obey(&*self.fs.meta).await {
+            Ok(answer) => match serde_json::to_string(&answer) {
+                Ok(json) => format!("answer {json}"),
+                Err(why) => format!("failed {}", one_line(&why.to_string())),
+            },
             Err(why) => format!("failed {}", one_line(&why.to_string())),
         }
     }
@@ -484,6 +501,20 @@ impl ControlClient {
             Ok("done") => Ok(()),
             Ok(words) => Err(words.trim_start_matches("failed ").to_owned()),
             Err(_) => Err(format!("process {} does not answer", self.pid)),
+        }
+    }
+
+    /// Has it do something about the volume's accounts. What it answers, as JSON.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn accounts(&mut self, order: &str, patience: Duration) -> Result<String, String> {
+        let asked = self.say(&format!("accounts {order}"));
+        let words = asked.and_then(|()| self.hear(Instant::now() + patience));
+        let words = words.map_err(|_| format!("process {} does not answer", self.pid))?;
+        match words.strip_prefix("answer ") {
+            Some(json) => Ok(json.to_owned()),
+            None => Err(words.trim_start_matches("failed ").to_owned()),
         }
     }
 

@@ -7,6 +7,7 @@ use proto::id::{BlobId, SessionId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::report::{MENDS_MOST, Mend, Report};
+use crate::account::Account;
 use crate::engine::Value;
 use crate::key::{self, Key};
 use crate::record::dentry;
@@ -333,5 +334,26 @@ impl Walk {
             Some(session) => self.last_session = self.last_session.max(session),
             None => self.remove_damaged("session", key),
         })
+    }
+
+    /// Who may come in by a door. What makes no sense lets nobody in, nor does a pass without its user.
+    pub(super) fn accounts(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {
+        let (mut users, mut passes) = (BTreeSet::new(), Vec::new());
+        each(txn, key::account::all(), |key, value| {
+            if *key == key::account::signing() {
+                return;
+            }
+            let account = key::account::parse(key);
+            match account.and_then(|(kind, name)| Account::decode(kind, name, value)) {
+                Some(Account::User(user)) => drop(users.insert(user.name)),
+                Some(Account::Pass(pass)) => passes.push((*key, pass)),
+                None => self.remove_damaged("account", key),
+            }
+        })?;
+        for (key, pass) in passes.into_iter().filter(|(_, pass)| !users.contains(&pass.user)) {
+            let text = format!("{} {} is of no user: {}", pass.kind, pass.id, pass.user);
+            self.report.mendable(true, text, "removed", Mend::Write(key, None));
+        }
+        Ok(())
     }
 }

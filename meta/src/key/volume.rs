@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size  field                                      (little-endian)
 //! 0       8     magic      "ashlarmd"
-//! 8       4     version    9
+//! 8       4     version    10
 //! 12      4     volume     its number within the cluster
 //! 16      16    cluster
 //! 32      1     codec      of its scheme
@@ -30,7 +30,7 @@ use crate::store::VolumeInfo;
 
 const TAG: u8 = b'V';
 const MAGIC: [u8; 8] = *b"ashlarmd";
-const VERSION: u32 = 9;
+const VERSION: u32 = 10;
 
 /// Key of the record.
 pub(crate) fn key() -> Key {
@@ -154,8 +154,8 @@ mod tests {
     fn what_is_not_ours_is_refused_with_a_reason() {
         let good = record("home".to_owned(), 1, 2).encode();
         let mut newer = good.clone();
-        newer[8] = 10;
-        assert_eq!(VolumeRecord::decode(&newer), Err(BadVolume::Version(10)));
+        newer[8] = 11;
+        assert_eq!(VolumeRecord::decode(&newer), Err(BadVolume::Version(11)));
         let (mut scheme, mut unit) = (good.clone(), good.clone());
         (scheme[33], unit[35]) = (99, 3);
         for bad in [&good[..47], b"", &scheme, &unit] {

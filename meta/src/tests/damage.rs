@@ -1,6 +1,8 @@
 //! The check finds what it is there to find.
 
 use super::{ADMIN, blob, volume, wait};
+use crate::account::tests::pass;
+use crate::account::{Account, AccountKind};
 use crate::engine::{Batch, Kv, Value};
 use crate::key::{self, Key};
 use crate::rules::name;
@@ -13,7 +15,7 @@ use crate::volume::session::Session;
 fn every_kind_of_damage_is_reported() {
     // What is overwritten or removed, and a word of what must be said about it.
     type Damage = (&'static str, fn(&dyn Fn(Key) -> Vec<u8>, Ino, Ino) -> (Key, Option<Vec<u8>>));
-    let cases: [Damage; 17] = [
+    let cases: [Damage; 19] = [
         ("not there", |_, file, _| (key::inode::key(file), None)),
         ("damaged", |_, file, _| (key::inode::key(file), Some(vec![9; 20]))),
         ("links", |get, file, _| {
@@ -41,6 +43,11 @@ fn every_kind_of_damage_is_reported() {
         ("overlaps", |_, file, _| (key::extent::key(file, 60), Some(zeros(60)))),
         ("a reference is missing", |_, file, _| (reference(1, file, 110), None)),
         ("a reference is dangling", |_, file, _| (reference(2, file, 110), Some(vec![]))),
+        ("is damaged", |_, _, _| (key::account::key(AccountKind::User, "ann"), Some(vec![9; 20]))),
+        ("is of no user", |_, _, _| {
+            let stray = Account::Pass(pass(AccountKind::Token, "t", "nobody"));
+            (key::account::key(AccountKind::Token, "t"), Some(stray.encode()))
+        }),
         ("link target", |_, file, _| (key::symlink::key(file), Some(vec![1]))),
         ("number of inodes", |get, _, _| {
             (key::counters::key(), Some(changed(get(key::counters::key()), 0)))

@@ -17,10 +17,12 @@ use parking_lot::Mutex;
 use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
 
+use crate::account::{Account, AccountKind, Secret};
 use crate::engine::{Value, View};
 use crate::key;
 use crate::ops::{
-    Step, acl, attr, blobs, content, list, nameless, names, orphans, rename, sessions, xattr,
+    Step, accounts, acl, attr, blobs, content, list, nameless, names, orphans, rename, sessions,
+    xattr,
 };
 use crate::store::{
     Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, JournalStatus,
@@ -480,5 +482,30 @@ impl MetaStore for Session {
 
     async fn sync(&self) -> Result<(), MetaError> {
         self.volume.kv.sync().await
+    }
+
+    async fn account(&self, kind: AccountKind, name: &str) -> Result<Option<Account>, MetaError> {
+        self.read(|txn| accounts::find(txn, kind, name)).await
+    }
+
+    async fn accounts(
+        &self,
+        kind: AccountKind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Account>, MetaError> {
+        self.read(|txn| accounts::list(txn, kind, after, limit)).await
+    }
+
+    async fn put_account(&self, account: &Account, new: bool) -> Result<(), MetaError> {
+        self.grow(|txn| accounts::put(txn, account, new)).await
+    }
+
+    async fn remove_account(&self, kind: AccountKind, name: &str) -> Result<(), MetaError> {
+        self.write(|txn| accounts::remove(txn, kind, name)).await
+    }
+
+    async fn signing_secret(&self, bytes: &[u8], anew: bool) -> Result<Secret, MetaError> {
+        self.write(|txn| accounts::signing(txn, bytes, anew)).await
     }
 }

@@ -1,0 +1,273 @@
+//! Who comes by a door that the kernel does not watch, and what of the tree he sees.
+//!
+//! Somebody shows a password, a token, an access key or a share link, and is let in as the [`Visitor`] that this stands
+//! for, or refused. What he may do there is then [`meta::may`]'s to decide. Accounts are the volume's, in its metadata
+//! ([`meta::Account`]); `ashlar user`, `key`, `token` and `link` make them ([`orders`]).
+//!
+//! * Of passwords there are argon2id hashes ([`password`]), of tokens SHA-256 ones ([`pass`]): whoever reads the metadata
+//!   cannot come in by them. The secret of an access key is kept as it is, since signatures are made with it.
+//! * Nothing tells by its words or its time whether there is such a user: a password is hashed in any case.
+//! * Failures are counted by user and by address, and from the sixth on each has the next wait longer ([`slow_down`]).
+//! * Few passwords are hashed at once, 19 MiB each; one that was right a moment ago is not hashed again ([`known`]).
+
+mod folder;
+pub(crate) mod known;
+pub mod orders;
+pub mod pass;
+pub(crate) mod password;
+pub(crate) mod slow_down;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meta::{Account, AccountKind, Ino, MetaError, MetaStore, Pass, ROOT, Secret, User};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use self::folder::{common, is_within, way_to};
+use self::known::Known;
+use self::slow_down::SlowDown;
+use crate::filesystem::Filesystem;
+
+/// Passwords that are hashed at once: each takes 19 MiB and some 20 ms of a core.
+const HASHED_AT_ONCE: usize = 2;
+
+/// What somebody shows.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// A name and a password.
+    Password {
+        /// Name of a user.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A bearer token, as it was printed.
+    Token(String),
+    /// The end of a share link's path.
+    Link(String),
+}
+
+/// Somebody who was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visitor {
+    /// The user in whose name.
+    pub user: String,
+    /// By what: `User` is by password.
+    pub by: AccountKind,
+    /// Whom he is in the tree.
+    pub uid: u32,
+    /// Groups there, the first is that of what he creates.
+    pub gids: Vec<u32>,
+    /// The folder that is all he sees, from the volume's root.
+    pub folder: String,
+    /// The same, as it is now.
+    pub root: Ino,
+    /// May change things, as far as permissions allow.
+    pub write: bool,
+    /// When that ends, in seconds since the epoch.
+    pub expires: Option<u64>,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Nothing like that lets anybody in.
+    #[error("not let in: the name and password, or the token or key, are not valid (any more)")]
+    Wrong,
+    /// The link lets nobody in.
+    #[error("this link has expired or was withdrawn: ask whoever sent it for another")]
+    LinkEnded,
+    /// There were failures. `wait`: seconds until another try counts.
+    #[error("too many failed attempts: try again in {wait} s")]
+    Slow {
+        /// Seconds, at least one.
+        wait: u64,
+    },
+    /// The account is for a folder that is not there.
+    #[error("the folder {0}, which this account is for, is not there")]
+    NoFolder(String),
+    /// Accounts cannot be read.
+    #[error("who may come in cannot be looked up: {0}")]
+    Meta(#[from] MetaError),
+}
+
+/// Lets people in, to one volume.
+pub struct Access {
+    meta: Arc<dyn MetaStore>,
+    /// The directory that is all there is for anybody.
+    shown: Ino,
+    tries: Mutex<SlowDown>,
+    known: Mutex<Known>,
+    hashing: Semaphore,
+}
+
+impl Access {
+    /// To a filesystem, of which this directory and what is in it is shown.
+    pub fn to(filesystem: &Filesystem, shown: Ino) -> Self {
+        Self::new(filesystem.meta.clone(), shown)
+    }
+
+    fn new(meta: Arc<dyn MetaStore>, shown: Ino) -> Self {
+        Self {
+            meta,
+            shown,
+            tries: Mutex::default(),
+            known: Mutex::new(Known::new()),
+            hashing: Semaphore::new(HASHED_AT_ONCE),
+        }
+    }
+
+    /// Who shows these credentials, coming from this address.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn who(&self, shown: &Credentials, from: IpAddr) -> Result<Visitor, Refused> {
+        match shown {
+            Credentials::Password { user, password } => {
+                self.by_password(user, password, from).await
+            }
+            Credentials::Token(text) => {
+                let parsed = pass::Token::parse(text);
+                let id = parsed.as_ref().map(|token| token.id.as_str());
+                let proven = |pass: &Pass| parsed.as_ref().is_some_and(|t| t.is_right(pass));
+                self.by_pass((AccountKind::Token, id), from, proven).await
+            }
+            Credentials::Link(text) => {
+                let parsed = pass::Signed::parse(text);
+                let id = parsed.as_ref().map(|signed| signed.id.as_str());
+                let key = self.meta.signing_secret(&pass::new_signing_secret(), false).await?;
+                let proven = |pass: &Pass| parsed.as_ref().is_some_and(|s| s.is_right(pass, &key));
+                let let_in = self.by_pass((AccountKind::Link, id), from, proven).await;
+                let_in.map_err(|why| if why == Refused::Wrong { Refused::LinkEnded } else { why })
+            }
+        }
+    }
+
+    /// The secret that requests by this access key are signed with, and who signs them. Whoever finds a signature wrong
+    /// says so ([`Self::failed`]).
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn access_key(&self, id: &str, from: IpAddr) -> Result<(Secret, Visitor), Refused> {
+        self.may_try(None, from)?;
+        let mut secret = Secret::default();
+        let visitor = self.by_pass((AccountKind::Key, Some(id)), from, |pass| {
+            secret = pass.secret.clone();
+            true
+        });
+        let visitor = visitor.await?;
+        Ok((secret, visitor))
+    }
+
+    /// Somebody at this address has signed with a wrong secret.
+    pub fn failed(&self, from: IpAddr) {
+        self.tries.lock().failed(None, from, Instant::now());
+    }
+
+    async fn by_password(
+        &self,
+        name: &str,
+        password: &Secret,
+        from: IpAddr,
+    ) -> Result<Visitor, Refused> {
+        let user = match self.meta.account(AccountKind::User, name).await? {
+            Some(Account::User(user)) => Some(user),
+            _ => None,
+        };
+        let hash = user.as_ref().map(|user| user.password.clone()).unwrap_or_default();
+        if !self.is_known(name, password, &hash) {
+            let _turn = self.hashing.acquire().await.expect("it is never closed");
+            // Requests come in numbers, and the first of them has had it hashed.
+            if !self.is_known(name, password, &hash) {
+                self.may_try(Some(name), from)?;
+                let (shown, kept) = (password.clone(), hash.clone());
+                let right = tokio::task::spawn_blocking(move || password::is_right(&shown, &kept));
+                if !right.await.unwrap_or(false) {
+                    self.tries.lock().failed(Some(name), from, Instant::now());
+                    return Err(Refused::Wrong);
+                }
+                self.tries.lock().succeeded(name);
+                self.known.lock().learn(name, password, &hash, Instant::now());
+            }
+        }
+        let user = user.ok_or(Refused::Wrong)?;
+        self.visit(&user, None).await
+    }
+
+    /// By what a pass is, if it is one and `proven`.
+    async fn by_pass(
+        &self,
+        (kind, id): (AccountKind, Option<&str>),
+        from: IpAddr,
+        proven: impl FnOnce(&Pass) -> bool,
+    ) -> Result<Visitor, Refused> {
+        let found = match id {
+            Some(id) => self.meta.account(kind, id).await?,
+            None => None,
+        };
+        let pass = match found {
+            Some(Account::Pass(pass)) if proven(&pass) => pass,
+            _ => {
+                // Whoever has the right one is not kept out by others' failures.
+                self.may_try(None, from)?;
+                self.failed(from);
+                return Err(Refused::Wrong);
+            }
+        };
+        let Some(Account::User(user)) = self.meta.account(AccountKind::User, &pass.user).await?
+        else {
+            return Err(Refused::Wrong);
+        };
+        self.visit(&user, Some(&pass)).await
+    }
+
+    fn may_try(&self, name: Option<&str>, from: IpAddr) -> Result<(), Refused> {
+        let wait = self.tries.lock().wait(name, from, Instant::now());
+        match wait {
+            Duration::ZERO => Ok(()),
+            wait => Err(Refused::Slow { wait: wait.as_secs().saturating_add(1) }),
+        }
+    }
+
+    fn is_known(&self, name: &str, password: &Secret, hash: &Secret) -> bool {
+        self.known.lock().has(name, password, hash, Instant::now())
+    }
+
+    async fn visit(&self, user: &User, pass: Option<&Pass>) -> Result<Visitor, Refused> {
+        let now = u64::try_from(meta::wall_clock().secs).unwrap_or(0);
+        let visitor = stands_for(user, pass, now).ok_or(Refused::Wrong)?;
+        let root = match way_to(&*self.meta, &visitor.folder).await? {
+            Some(way) => common(&*self.meta, &way, self.shown).await?,
+            None => None,
+        };
+        match root {
+            Some(root) => Ok(Visitor { root, ..visitor }),
+            None => Err(Refused::NoFolder(visitor.folder)),
+        }
+    }
+}
+
+/// Whom a user stands for, by password or by a pass of his, at this time; its root is still the volume's. `None`: it
+/// stands for nobody any more.
+fn stands_for(user: &User, pass: Option<&Pass>, now: u64) -> Option<Visitor> {
+    let expires = pass.and_then(|pass| pass.expires);
+    if user.disabled || expires.is_some_and(|at| at <= now) {
+        return None;
+    }
+    let folder = pass.map_or(&user.folder, |pass| &pass.folder);
+    is_within(folder, &user.folder).then(|| Visitor {
+        user: user.name.clone(),
+        by: pass.map_or(AccountKind::User, |pass| pass.kind),
+        uid: user.uid,
+        gids: user.gids.clone(),
+        folder: folder.clone(),
+        root: ROOT,
+        write: user.write && pass.is_none_or(|pass| pass.write),
+        expires,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! How `ashlar user`, `key`, `token` and `link` get their orders done: by the process that serves the volume on this
+//! machine, or, of one that is not mounted, by themselves, with its lock.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use meta::{Account, AccountKind, Directories, MetaSettings, MetaStore, MountedBy, VolumeLock};
+use proto::cluster::Cluster;
+
+use super::directories;
+use super::setup::{ClusterFile, block_on};
+use crate::access::orders::{Answer, Order};
+use crate::mount;
+use crate::mount::control::ControlClient;
+use crate::mount::embedded::Store;
+use crate::mount::mountpoint;
+
+/// How long a mount may take to answer: what it is told is durable then.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The volume whose accounts they are.
+#[derive(clap::Args)]
+pub(super) struct Of {
+    /// Name of the volume
+    pub(super) volume: String,
+    #[command(flatten)]
+    cluster: ClusterFile,
+}
+
+impl Of {
+    /// Has it done, wherever the volume is.
+    pub(super) fn have(&self, order: Order) -> Result<Answer> {
+        let cluster = self.cluster.read()?;
+        let own = directories::of(&cluster)?;
+        match meta::lock_holder(&own, &self.volume)? {
+            Some(holder) => by_its_mount(&holder, &self.volume, &order),
+            None => block_on(by_its_disks(&cluster, &own, &self.volume, order)),
+        }
+    }
+
+    /// All of a kind.
+    pub(super) fn all(&self, kind: AccountKind) -> Result<Vec<Account>> {
+        match self.have(Order::List(kind))? {
+            Answer::Accounts(all) => Ok(all),
+            answer => Err(anyhow!("the mount answers something else: {answer:?}")),
+        }
+    }
+}
+
+fn by_its_mount(holder: &MountedBy, volume: &str, order: &Order) -> Result<Answer> {
+    let entry = mountpoint::held_by(holder, volume)?;
+    let caller = ControlClient::call_patiently(&entry, PATIENCE);
+    let mut caller = caller.with_context(|| format!("process {} does not answer", holder.pid))?;
+    let order = serde_json::to_string(order).context("an order is plain data")?;
+    let answer = caller.accounts(&order, PATIENCE);
+    let answer = answer.map_err(|why| anyhow!("volume {volume}: {why}"))?;
+    serde_json::from_str(&answer).context("what the mount answers")
+}
+
+/// Takes the volume over for a moment.
+async fn by_its_disks(
+    cluster: &Cluster,
+    own: &Directories,
+    volume: &str,
+    order: Order,
+) -> Result<Answer> {
+    let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(accounts)") };
+    let lock = VolumeLock::take(own, volume, &by)?;
+    let store = Store::open(cluster).await?;
+    let done = async {
+        let opening = mount::open_volume(cluster, lock, &store, MetaSettings::default());
+        let (session, _) = opening.await?;
+        let done = order.obey(&session).await.with_context(|| format!("volume {volume}"));
+        session.close_session().await?;
+        session.opened_on().close().await;
+        done
+    };
+    let done: Result<Answer> = done.await;
+    store.close().await;
+    done
+}
+
+/// Seconds since the epoch.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A folder as it is kept: without a slash at its end.
+pub(super) fn folder(text: &str) -> String {
+    match text.trim_end_matches('/') {
+        "" => "/".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
+/// Rows under their heads, in columns.
+pub(super) fn table<const N: usize>(heads: [&str; N], rows: Vec<[String; N]>) -> String {
+    let all: Vec<[String; N]> = [heads.map(str::to_owned)].into_iter().chain(rows).collect();
+    let width = |column: usize| all.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    all.iter().map(line).collect::<Vec<_>>().join("\n")
+}
