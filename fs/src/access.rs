@@ -119,6 +119,14 @@ impl Access {
         }
     }
 
+    /// Has the volume any user? One that has none cannot tell people apart.
+    ///
+    /// # Errors
+    /// When that cannot be looked up.
+    pub async fn has_users(&self) -> Result<bool, Refused> {
+        Ok(self.meta.has_users().await?)
+    }
+
     /// Who shows these credentials, coming from this address.
     ///
     /// # Errors

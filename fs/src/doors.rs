@@ -2,8 +2,10 @@
 //! one function that opens them ([`Opener`]); who mounts or serves a volume says where ([`DoorPlan`]), and closes them
 //! again before the volume ends.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,52 @@ pub struct Opening {
     pub http: Option<TcpListener>,
     /// For key-value, as lines of JSON.
     pub kv: Option<TcpListener>,
+    /// How they are entered.
+    pub entry: Entry,
+    /// Names and addresses by which clients know this machine.
+    pub names: Vec<String>,
+    /// Where a certificate that is made here is kept.
+    pub keep: PathBuf,
+}
+
+/// How doors are entered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Nobody has to log in, though there are users: whoever comes acts as whoever serves the volume. For this machine
+    /// alone.
+    pub no_login: bool,
+    /// Whether others can listen.
+    pub tls: Tls,
+}
+
+/// Whether what goes through a door can be listened to on its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// It can, on this machine alone.
+    #[default]
+    Within,
+    /// It can: somebody has said that this is fine.
+    Insecure,
+    /// It cannot: a certificate of this file, with its key in that one.
+    Files(PathBuf, PathBuf),
+    /// It cannot: a certificate that is made here.
+    Own,
+}
+
+impl Entry {
+    /// As words behind `-o`, each with a comma before it.
+    pub(crate) fn words(&self) -> String {
+        let no_login = if self.no_login { ",no-login" } else { "" };
+        let tls = match &self.tls {
+            Tls::Within => String::new(),
+            Tls::Insecure => ",insecure-no-tls".to_owned(),
+            Tls::Own => ",tls".to_owned(),
+            Tls::Files(cert, key) => {
+                format!(",tls-cert=\"{}\",tls-key=\"{}\"", cert.display(), key.display())
+            }
+        };
+        format!("{no_login}{tls}")
+    }
 }
 
 /// Why a door is not open.
@@ -49,9 +97,19 @@ pub enum DoorError {
     },
     /// Everybody who reaches this machine could come in.
     #[error(
-        "{what} on {address}: this is open to all who reach this machine, and there are no users yet who could be told apart: listen on 127.0.0.1 or [::1]"
+        "{what} on {address}: all who reach this machine could come in, where nobody logs in: leave out --no-login, or listen on 127.0.0.1 or [::1]"
     )]
     Public {
+        /// Which door.
+        what: &'static str,
+        /// Where.
+        address: Listen,
+    },
+    /// Passwords could be listened to.
+    #[error(
+        "{what} on {address}: passwords and files could be listened to on their way: give --tls for a certificate that is made here, or --tls-cert and --tls-key, or --insecure-no-tls if that is fine"
+    )]
+    Clear {
         /// Which door.
         what: &'static str,
         /// Where.
@@ -84,6 +142,8 @@ pub struct WantedDoors {
     pub http: Option<Listen>,
     /// Key-value, as lines of JSON over TCP.
     pub kv: Option<Listen>,
+    /// How they are entered.
+    pub entry: Entry,
 }
 
 impl WantedDoors {
@@ -92,16 +152,32 @@ impl WantedDoors {
         self.http.is_some() || self.kv.is_some()
     }
 
-    /// Are they for this machine alone?
+    /// Are those that are for others than this machine entered as they have to be?
     ///
     /// # Errors
     /// Which one is not.
     pub fn check(&self) -> Result<(), DoorError> {
+        if !self.any() && self.entry != Entry::default() {
+            let why = "there is none that this is for: give http or kv, too";
+            return Err(DoorError::Open(why.to_owned()));
+        }
+        if let Tls::Files(cert, key) = &self.entry.tls
+            && (cert.as_os_str().is_empty() || key.as_os_str().is_empty())
+        {
+            let why = "a certificate goes with its key: give both tls-cert and tls-key";
+            return Err(DoorError::Open(why.to_owned()));
+        }
         let both = [("http", &self.http), ("kv", &self.kv)];
         for (what, address) in both.into_iter().filter_map(|(what, at)| Some((what, at.as_ref()?)))
         {
-            if !address.addresses().iter().all(|address| address.ip().is_loopback()) {
+            if address.addresses().iter().all(|address| address.ip().is_loopback()) {
+                continue;
+            }
+            if self.entry.no_login {
                 return Err(DoorError::Public { what, address: address.clone() });
+            }
+            if self.entry.tls == Tls::Within {
+                return Err(DoorError::Clear { what, address: address.clone() });
             }
         }
         Ok(())
@@ -110,7 +186,7 @@ impl WantedDoors {
     /// Takes their addresses.
     ///
     /// # Errors
-    /// When one cannot be had, or is not for this machine alone.
+    /// When one cannot be had, or must not be entered so.
     pub fn take(&self, opener: Opener) -> Result<DoorPlan, DoorError> {
         self.check()?;
         let take = |what, address: &Option<Listen>| {
@@ -132,21 +208,34 @@ fn take(what: &'static str, address: &Listen) -> Result<TcpListener, DoorError> 
 impl DoorPlan {
     /// Where they are wanted, as words behind `-o`, each with a comma before it.
     pub(crate) fn words(&self) -> String {
-        let WantedDoors { http, kv } = &self.wanted;
+        let WantedDoors { http, kv, entry } = &self.wanted;
         let word = |name, address: &Option<Listen>| {
             address.as_ref().map(|address| format!(",{name}={address}")).unwrap_or_default()
         };
-        word("http", http) + &word("kv", kv)
+        word("http", http) + &word("kv", kv) + &entry.words()
     }
 
-    /// Opens them.
+    /// Names and addresses by which clients may know this machine.
+    fn names(&self) -> Vec<String> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = Some(host.trim().to_owned()).filter(|name| !name.is_empty() && name.is_ascii());
+        let wanted = [&self.wanted.http, &self.wanted.kv].into_iter().flatten();
+        let listens = wanted.flat_map(|listen| listen.addresses().iter().map(|at| at.ip()));
+        let listens = listens.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+        let always = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let names: BTreeSet<String> = always.into_iter().chain(host).chain(listens).collect();
+        names.into_iter().collect()
+    }
+
+    /// Opens them. `keep`: where this machine keeps a certificate that is made for them.
     ///
     /// # Errors
-    /// When the system has no descriptor for one.
+    /// When the system has no descriptor for one, or a certificate makes no sense.
     pub async fn open(
         &self,
         filesystem: Arc<Filesystem>,
         (root, read_only): (Ino, bool),
+        keep: &Path,
     ) -> Result<OpenDoors, DoorError> {
         let another = |listener: &Option<Arc<TcpListener>>| {
             listener.as_ref().map(|listener| listener.try_clone()).transpose()
@@ -155,7 +244,8 @@ impl DoorPlan {
         let http = another(&self.http).map_err(failed)?;
         let kv = another(&self.kv).map_err(failed)?;
         filesystem.reads_only(read_only);
-        (self.opener)(Opening { filesystem, root, http, kv }).await
+        let (entry, names, keep) = (self.wanted.entry.clone(), self.names(), keep.to_owned());
+        (self.opener)(Opening { filesystem, root, http, kv, entry, names, keep }).await
     }
 }
 
@@ -165,6 +255,8 @@ pub struct OpenDoors {
     pub http: Option<SocketAddr>,
     /// Where key-value is.
     pub kv: Option<SocketAddr>,
+    /// SHA-256 of the certificate, where there is one.
+    pub fingerprint: Option<String>,
     /// Told when they have to close: no further requests.
     pub stop: CancellationToken,
     /// Told when those have to end that are under way.
@@ -176,9 +268,16 @@ pub struct OpenDoors {
 impl OpenDoors {
     /// Where they are, a line for each.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let http = self.http.map(|address| format!("  http      http://{address}/"));
+        let http = self.http_address().map(|address| format!("  http      {address}"));
         let kv = self.kv.map(|address| format!("  kv        {address}, lines of JSON"));
-        http.into_iter().chain(kv).collect()
+        let known = self.fingerprint.iter().map(|print| format!("  tls       SHA-256 {print}"));
+        http.into_iter().chain(kv).chain(known).collect()
+    }
+
+    /// Where HTTP is, as browsers want it.
+    pub(crate) fn http_address(&self) -> Option<String> {
+        let scheme = if self.fingerprint.is_some() { "https" } else { "http" };
+        self.http.map(|address| format!("{scheme}://{address}/"))
     }
 
     /// Closes them: nobody comes in any more, and who is in leaves.
@@ -202,25 +301,26 @@ mod tests {
     }
 
     #[test]
-    fn doors_are_for_this_machine_alone() {
-        for (address, public) in [
-            ("127.0.0.1:0", false),
-            ("localhost:0", false),
-            ("0.0.0.0:0", true),
-            (":0", true),
-            ("192.0.2.1:0", true),
-        ] {
-            for kv in [false, true] {
-                let address: Listen = address.parse().unwrap();
-                let wanted = match kv {
-                    true => WantedDoors { http: None, kv: Some(address) },
-                    false => WantedDoors { http: Some(address), kv: None },
-                };
-                let taken = wanted.take(never);
-                match taken {
-                    Ok(_) => assert!(!public, "{wanted:?}"),
-                    Err(DoorError::Public { .. }) => assert!(public, "{wanted:?}"),
-                    Err(e) => panic!("{wanted:?}: {e}"),
+    fn doors_for_others_than_this_machine_are_not_open_to_all_nor_to_be_listened_to() {
+        let check = |address: &str, kv: bool, no_login: bool, tls: &Tls| {
+            let address: Option<Listen> = Some(address.parse().unwrap());
+            let (http, kv) = if kv { (None, address) } else { (address, None) };
+            WantedDoors { http, kv, entry: Entry { no_login, tls: tls.clone() } }.check()
+        };
+        let nowhere = Entry { no_login: false, tls: Tls::Own };
+        assert!(WantedDoors { entry: nowhere, ..WantedDoors::default() }.check().is_err());
+        for kv in [false, true] {
+            for within in ["127.0.0.1:0", "localhost:0", "[::1]:0"] {
+                assert!(check(within, kv, true, &Tls::Within).is_ok(), "{within}");
+                assert!(check(within, kv, false, &Tls::Own).is_ok(), "{within}");
+            }
+            for beyond in ["0.0.0.0:0", ":0", "192.0.2.1:0"] {
+                let open = check(beyond, kv, true, &Tls::Own);
+                assert!(matches!(open, Err(DoorError::Public { .. })), "{open:?}");
+                let clear = check(beyond, kv, false, &Tls::Within);
+                assert!(matches!(clear, Err(DoorError::Clear { .. })), "{clear:?}");
+                for tls in [Tls::Insecure, Tls::Own, Tls::Files("c".into(), "k".into())] {
+                    assert!(check(beyond, kv, false, &tls).is_ok(), "{beyond}");
                 }
             }
         }
@@ -230,7 +330,8 @@ mod tests {
     fn an_address_that_is_taken_is_named() {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = first.local_addr().unwrap().to_string();
-        let wanted = WantedDoors { http: Some(address.parse().unwrap()), kv: None };
+        let http = Some(address.parse().unwrap());
+        let wanted = WantedDoors { http, ..WantedDoors::default() };
         let error = wanted.take(never).unwrap_err().to_string();
         assert!(error.starts_with(&format!("http on {address}: ")), "{error}");
     }

@@ -1,8 +1,8 @@
 //! Whom a browser is not let in for, and what it is told about what it gets.
 //!
-//! Any page on the web can have a browser send requests to this machine. So a request has to name this machine (else
-//! another name leads here, by which a page reads answers as its own), and one that changes something must not come from
-//! another site's page. Content is never shown as a page of this address: it is not guessed at, and has no rights.
+//! Any page on the web can have a browser send requests to this machine. So one that changes something must not come from
+//! another site's page; and what is told at a door for this machine alone to whoever shows no credentials is told only if
+//! the request names this machine ([`named`]): else another name leads here, by which a page reads answers as its own. Content is never shown as a page of this address: it is not guessed at, and has no rights.
 
 use std::net::IpAddr;
 
@@ -15,6 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::refusal::{Code, Refusal};
+use crate::server::peer;
 
 /// Says of a request which page it comes from.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -55,13 +56,33 @@ async fn checked(request: Request, next: Next) -> Response {
     }
 }
 
+/// Lets through what names this machine, where it has to.
+pub(crate) async fn for_this_machine(request: Request, next: Next) -> Response {
+    match named(&request) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Does a request name this machine, or has it come to a door that is for others, too?
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn named(request: &Request) -> Result<(), Refusal> {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or(""));
+    if peer(request).within && host.is_some_and(|host| !is_this_machine(host)) {
+        return Err(Refusal::new(
+            Code::OtherSite,
+            "the request is for another machine than this one",
+        ));
+    }
+    Ok(())
+}
+
 fn check(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
     let other = |why: &str| Err(Refusal::new(Code::OtherSite, why));
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
     let host = text(&header::HOST);
-    if host.is_some_and(|host| !is_this_machine(host)) {
-        return other("the request is for another machine than this one");
-    }
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
@@ -91,7 +112,21 @@ fn is_this_machine(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
+    use crate::server::Peer;
+
+    #[test]
+    fn at_a_door_for_this_machine_alone_a_request_names_this_machine() {
+        let is_named = |host: &str, within| {
+            let peer = Peer { from: IpAddr::from([127, 0, 0, 1]), within };
+            let request = Request::builder().header(header::HOST, host).extension(peer);
+            named(&request.body(Body::empty()).unwrap()).is_ok()
+        };
+        assert!(is_named("localhost:7480", true) && !is_named("evil.example:7480", true));
+        assert!(is_named("photos.example:7480", false));
+    }
 
     #[test]
     fn names_of_this_machine() {
@@ -114,14 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_other_sites_change_nothing_and_other_names_lead_nowhere() {
+    fn pages_of_other_sites_change_nothing() {
         let ok = |method: Method, pairs: &[(HeaderName, &str)]| {
             let headers = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
             check(&method, &headers.collect()).is_ok()
         };
         let host = (header::HOST, "localhost:7480");
         assert!(ok(Method::POST, &[]) && ok(Method::POST, std::slice::from_ref(&host)));
-        assert!(!ok(Method::GET, &[(header::HOST, "evil.example:7480")]));
         let from = |origin| [host.clone(), (header::ORIGIN, origin)];
         assert!(ok(Method::PUT, &from("http://localhost:7480")));
         for origin in ["http://evil.example", "null", "http://localhost:7481", "localhost:7480"] {

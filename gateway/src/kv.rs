@@ -8,13 +8,12 @@ use std::collections::BinaryHeap;
 
 use ::http::HeaderMap;
 use bytes::Bytes;
-use fs::tree::{OpenFile, TreePath, Upload};
+use fs::tree::{OpenFile, TreePath, Upload, View};
 use meta::{Kind, Replaces};
 
 use crate::names::key_of;
 use crate::refusal::{Code, Refusal};
 use crate::shelf::Shelf;
-use crate::who::Who;
 
 mod http;
 mod lines;
@@ -74,11 +73,11 @@ impl<'a> Gather<'a> {
 }
 
 impl Database {
-    /// The one of this number.
-    fn of(who: &Who, number: u32) -> Self {
+    /// The one of this number, as he sees it whose view this is.
+    fn of(view: View, number: u32) -> Self {
         let directory = TreePath::of_name(DIRECTORY).expect("it is a name");
         let directory = directory.join(number.to_string().as_bytes()).expect("and so is a number");
-        Self { shelf: Shelf::new(who.view(), directory, Code::NoSuchKey) }
+        Self { shelf: Shelf::new(view, directory, Code::NoSuchKey) }
     }
 
     /// Of what is not there: is it the key, or all of the database?

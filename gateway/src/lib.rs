@@ -1,8 +1,8 @@
 //! Doors: ways in to a volume's tree beside the kernel's. Each is an adapter over [`fs::tree`], as FUSE is one over the
 //! filesystem; none has data of its own, so what comes in by one is seen by all.
 //!
-//! * `server`: listeners, connections and their bounds; `guard`: whom a browser is not let in for; `who`: which user
-//!   whoever comes in stands for.
+//! * `server`: listeners, connections and their bounds (`patient`); `tls`: that nobody listens; `guard`: whom a browser is
+//!   not let in for; `who`: which user whoever comes in stands for.
 //! * `dav`: `/dav/`, the whole tree by WebDAV. `refs`: `/refs/{ref}`, whole files by HTTP. `kv`: numbered databases of keys and values, by HTTP and as lines of
 //!   JSON. `health`: `/metrics`, `/healthz`, `/readyz`.
 //! * What they share: `names` (of keys, as files), `shelf` (files by their keys), `transfer` (bodies in and out), `conditions`, `refusal` (what clients
@@ -14,7 +14,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use fs::doors::{DoorError, OpenDoors, Opening};
+use fs::doors::{DoorError, OpenDoors, Opening, Tls};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,14 +25,17 @@ mod health;
 mod kv;
 mod metrics;
 mod names;
+mod patient;
 mod refs;
 mod refusal;
 mod server;
 mod shelf;
+mod tls;
 mod transfer;
 mod who;
 
 use server::Server;
+use tls::Certificate;
 use who::Who;
 
 /// Opens the doors of a volume.
@@ -43,27 +46,48 @@ pub fn open(
 }
 
 async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
-    let Opening { filesystem, root, http, kv } = opening;
+    let certificate = certificate(&opening)?;
+    let Opening { filesystem, root, http, kv, entry, .. } = opening;
     metrics::describe();
     let counted = proto::metrics_server::count().map_err(|e| DoorError::Open(e.to_string()))?;
-    let who = Arc::new(Who::new(filesystem.clone(), root));
+    let who = Arc::new(Who::new(filesystem.clone(), root, entry.no_login));
     let (stop, cut, tasks) =
         (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let server = Server { stop: stop.clone(), cut: cut.clone(), tasks: tasks.clone() };
+    let fingerprint = certificate.as_ref().map(|certificate| certificate.fingerprint());
+    if let (Some(certificate), Some(known)) = (&certificate, &fingerprint) {
+        tracing::info!("doors have the certificate SHA-256 {known}");
+        tasks.spawn(certificate.clone().follow(stop.clone()));
+    }
+    let speaking = |protocols: &[&str]| {
+        let acceptor = certificate.as_ref().map(|certificate| certificate.acceptor(protocols));
+        acceptor.transpose().map_err(|e| DoorError::Open(e.to_string()))
+    };
+    let (https, kvs) = (speaking(&["http/1.1"])?, speaking(&[])?);
     let routes = axum::Router::new()
         .merge(refs::routes(who.clone()))
         .merge(dav::routes(who.clone()))
         .merge(kv::routes(who.clone()))
-        .merge(health::routes(filesystem, counted));
-    let http = http.map(|listener| server.serve_http(listener, guard::guarded(routes)));
+        .merge(health::routes(filesystem, who.clone(), counted));
+    let http = http.map(|listener| server.serve_http((listener, https), guard::guarded(routes)));
     let lines = Arc::new(kv::Lines::new(who));
     let kv = kv.map(|listener| {
-        server.serve(listener, move |server, stream, guest| {
+        server.serve((listener, kvs), move |server, stream, (guest, peer)| {
             let lines = lines.clone();
-            async move { lines.attend(stream, &guest, &server.stop).await }
+            async move { lines.attend(stream, (&guest, peer), &server.stop).await }
         })
     });
     let failed = |e: std::io::Error| DoorError::Open(e.to_string());
     let (http, kv) = (http.transpose().map_err(failed)?, kv.transpose().map_err(failed)?);
-    Ok(OpenDoors { http, kv, stop, cut, tasks })
+    Ok(OpenDoors { http, kv, fingerprint, stop, cut, tasks })
+}
+
+/// The certificate of a volume's doors, if they have one.
+fn certificate(opening: &Opening) -> Result<Option<Arc<Certificate>>, DoorError> {
+    let certificate = match &opening.entry.tls {
+        Tls::Within | Tls::Insecure => return Ok(None),
+        Tls::Files(cert, key) => Certificate::read(cert.clone(), key.clone()),
+        Tls::Own => Certificate::own(&opening.keep, opening.names.clone()),
+    };
+    certificate.map(Some).map_err(|e| DoorError::Open(e.to_string()))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use fs::tree::TreePath;
@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::names::decoded;
 use crate::refusal::{Code, Refusal};
 use crate::shelf::Shelf;
-use crate::who::Who;
+use crate::who::{Who, logged_in, seen};
 use crate::{conditions, metrics, transfer};
 
 /// Where they are.
@@ -31,15 +31,16 @@ pub(crate) fn routes(who: Arc<Who>) -> Router {
     let methods = get(download).post(upload).put(upload).delete(remove);
     Router::new()
         .route("/refs/{*ref}", methods)
+        .layer(from_fn_with_state(who.clone(), logged_in))
         .layer(from_fn(async |request: Request, next: Next| {
             metrics::counted("refs", request, next).await
         }))
         .with_state(who)
 }
 
-fn shelf(who: &Who) -> Shelf {
+fn shelf(request: &Request) -> Shelf {
     let directory = TreePath::of_name(DIRECTORY).expect("it is a name");
-    Shelf::new(who.view(), directory, Code::NoSuchRef)
+    Shelf::new(seen(request), directory, Code::NoSuchRef)
 }
 
 fn key(request: &Request) -> Vec<u8> {
@@ -47,12 +48,12 @@ fn key(request: &Request) -> Vec<u8> {
 }
 
 async fn download(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
-    let file = shelf(&who).open(&key(&request)).await?;
+    let file = shelf(&request).open(&key(&request)).await?;
     Ok(transfer::send(request.headers(), file, who.sending()))
 }
 
-async fn upload(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
-    let (shelf, key) = (shelf(&who), key(&request));
+async fn upload(request: Request) -> Result<Response, Refusal> {
+    let (shelf, key) = (shelf(&request), key(&request));
     let (head, mut body) = request.into_parts();
     let stored = store(&shelf, &key, &head.headers, &mut body).await;
     let attr = transfer::settled(stored, &head.headers, body).await?;
@@ -78,7 +79,7 @@ async fn store(
     upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))
 }
 
-async fn remove(State(who): State<Arc<Who>>, request: Request) -> Result<StatusCode, Refusal> {
-    shelf(&who).remove(&key(&request), request.headers()).await?;
+async fn remove(request: Request) -> Result<StatusCode, Refusal> {
+    shelf(&request).remove(&key(&request), request.headers()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,6 +7,8 @@ use serde_json::json;
 
 /// Seconds after which it is worth trying again what the disks could not do.
 const AGAIN: &str = "5";
+/// How one logs in, for browsers.
+const WAY_IN: &str = "Basic realm=\"ashlar\", charset=\"UTF-8\"";
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])* $code:ident = $word:literal, $status:ident;)*) => {
@@ -52,6 +54,10 @@ codes! {
     TooLarge = "too_large", PAYLOAD_TOO_LARGE;
     /// The body did not come.
     TooSlow = "too_slow", REQUEST_TIMEOUT;
+    /// Whoever asks has not said who he is, or that is not valid.
+    NotLoggedIn = "not_logged_in", UNAUTHORIZED;
+    /// There were too many failed attempts.
+    TooManyTries = "too_many_tries", TOO_MANY_REQUESTS;
     /// Whoever asks may not.
     Denied = "denied", FORBIDDEN;
     /// The request is meant for another server, or comes from another site's page.
@@ -77,12 +83,14 @@ codes! {
 pub(crate) struct Refusal {
     pub(crate) code: Code,
     pub(crate) message: String,
+    /// Seconds after which it is worth trying again, where that is known.
+    pub(crate) wait: Option<u64>,
 }
 
 impl Refusal {
     /// With these words.
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), wait: None }
     }
 
     /// By the tree, where what is not there is this.
@@ -117,6 +125,12 @@ impl IntoResponse for Refusal {
         headers.insert(header::CONTENT_TYPE, json);
         if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(AGAIN));
+        }
+        if let Some(wait) = self.wait {
+            headers.insert(header::RETRY_AFTER, wait.into());
+        }
+        if self.code == Code::NotLoggedIn {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(WAY_IN));
         }
         // For whoever counts answers.
         response.extensions_mut().insert(self.code);

@@ -1,12 +1,12 @@
-//! Listeners and their connections, and what bounds them: how many there are, how long one may be of no use, and how
-//! long one may not take what it is sent.
+//! Listeners and their connections, and what bounds them: how many there are, and how long one may be of no use. How long
+//! one may not take what it is sent is `patient`'s.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,23 +19,38 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::guests::{Guest, Guests, UnderWay, room_for};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Sleep;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::metrics::Connected;
+use crate::patient::Patient;
+use crate::tls::Wire;
 
 /// Connections to a door at once, and at most half of the file descriptors that are left.
 const CONNECTIONS: usize = 1024;
 /// For the head of a request, and between two of a connection.
 const HEAD: Duration = Duration::from_secs(30);
-/// How long a client may take nothing of what it is sent.
-const STALLED: Duration = Duration::from_secs(30);
+/// What counts as the address of one who has gone already.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// Bytes of a connection in memory, each way; also the longest head of a request.
 const BUFFER: usize = 64 << 10;
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) from: IpAddr,
+    /// It has come to an address that only this machine has.
+    pub(crate) within: bool,
+}
+
+/// Who sends a request.
+pub(crate) fn peer<B>(request: &Request<B>) -> Peer {
+    *request.extensions().get().expect("the server says who asks")
+}
 
 /// Who serves connections, until they have to end.
 #[derive(Clone)]
@@ -55,22 +70,22 @@ impl Server {
     /// When the listener is of no use.
     pub(crate) fn serve_http(
         &self,
-        listener: std::net::TcpListener,
+        listener: (std::net::TcpListener, Option<TlsAcceptor>),
         routes: Router,
     ) -> io::Result<SocketAddr> {
-        self.serve(listener, move |server, stream, guest| {
-            server.attend_http(stream, guest, routes.clone())
+        self.serve(listener, move |server, stream, known| {
+            server.attend_http(stream, known, routes.clone())
         })
     }
 
-    /// Takes connections for whatever it is, which ends soon when it is told to stop. Answers where.
+    /// Takes connections for whatever it is, with TLS if there is an acceptor, which ends soon when it is told to stop. Answers where.
     ///
     /// # Errors
     /// When the listener is of no use.
     pub(crate) fn serve<F: Future<Output = ()> + Send + 'static>(
         &self,
-        listener: std::net::TcpListener,
-        attend: impl Fn(Self, Patient, Arc<Guest>) -> F + Send + 'static,
+        (listener, tls): (std::net::TcpListener, Option<TlsAcceptor>),
+        attend: impl Fn(Self, Wire, (Arc<Guest>, Peer)) -> F + Clone + Send + Sync + 'static,
     ) -> io::Result<SocketAddr> {
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
@@ -83,9 +98,18 @@ impl Server {
             {
                 // Small answers are not to wait for one another.
                 let _late = stream.set_nodelay(true);
+                // One who has gone already is served all the same, to his end.
+                let from = stream.peer_addr().map_or(NOBODY, |peer| peer.ip());
+                let peer = Peer { from, within: address.ip().is_loopback() };
                 let guest = Arc::new(guest);
-                let attending = attend(server.clone(), Patient::new(stream), guest.clone());
-                let cut = server.cut.clone();
+                let known = (guest.clone(), peer);
+                let (attend, tls) = (attend.clone(), tls.clone());
+                let (served, cut) = (server.clone(), server.cut.clone());
+                let attending = async move {
+                    if let Some(wire) = Wire::over(Patient::new(stream), tls).await {
+                        attend(served, wire, known).await;
+                    }
+                };
                 server.tasks.spawn(async move {
                     let _connected = Connected::new();
                     tokio::select! {
@@ -99,9 +123,9 @@ impl Server {
         Ok(address)
     }
 
-    async fn attend_http(self, stream: Patient, guest: Arc<Guest>, routes: Router) {
-        let known = guest.clone();
-        let answer = move |request: Request<Incoming>| {
+    async fn attend_http(self, stream: Wire, (known, peer): (Arc<Guest>, Peer), routes: Router) {
+        let answer = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
             let under_way = known.begin();
             let answer = routes.clone().call(request);
             async move {
@@ -153,69 +177,5 @@ impl http_body::Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A connection that breaks when the other end takes nothing for too long.
-pub(crate) struct Patient {
-    stream: TcpStream,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patient {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, stalled: None }
-    }
-
-    fn sent<T>(&mut self, cx: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if sent.is_ready() {
-            self.stalled = None;
-            return sent;
-        }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALLED)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.sent(cx, sent)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.sent(cx, sent)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -568,6 +568,10 @@ pub trait MetaStore: Send + Sync + 'static {
     ) -> Result<Vec<Account>, MetaError> {
         Ok(Vec::new())
     }
+    /// Is there any user at all, be it one whose record is damaged?
+    async fn has_users(&self) -> Result<bool, MetaError> {
+        Ok(false)
+    }
     /// Adds an account (`new`: else [`MetaError::Exists`]), or puts it in the place of the one of its name (else
     /// [`MetaError::NotFound`]). A pass must have its user.
     async fn put_account(&self, _account: &Account, _new: bool) -> Result<(), MetaError> {

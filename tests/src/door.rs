@@ -6,6 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::process::PATIENCE;
@@ -51,12 +53,25 @@ impl Answer {
 pub struct Door {
     /// `HOST:PORT`.
     pub address: String,
+    /// What requests say of whose they are: `Basic ...`, or `Bearer ...`.
+    pub authorization: Option<String>,
 }
 
 impl Door {
     /// At this address.
     pub fn at(address: &str) -> Self {
-        Self { address: address.to_owned() }
+        Self { address: address.to_owned(), authorization: None }
+    }
+
+    /// The same, of somebody with a password.
+    pub fn of(&self, user: &str, password: &str) -> Self {
+        let shown = STANDARD.encode(format!("{user}:{password}"));
+        Self { authorization: Some(format!("Basic {shown}")), ..self.clone() }
+    }
+
+    /// The same, of somebody with a token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { authorization: Some(format!("Bearer {token}")), ..self.clone() }
     }
 
     fn connect(&self) -> Result<TcpStream> {
@@ -72,6 +87,9 @@ impl Door {
         let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head += &format!("Host: {}\r\n", self.address);
+        }
+        if let Some(shown) = &self.authorization {
+            head += &format!("Authorization: {shown}\r\n");
         }
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");

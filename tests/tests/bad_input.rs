@@ -96,7 +96,31 @@ fn wrong_flags_of_the_mount() -> Result<()> {
         row("no daemon there", ashlar(), &["cluster", "file", "127.0.0.1"], &["127.0.0.1"]),
         row("no log filter", ashlar(), &["status", "/m", "--log", "a=b=c"], &["a=b=c"]),
         row("serve by no door", ashlar(), &["serve", "v"], &["--http"]),
-        row("serve to all", ashlar(), &["serve", "v", "--http", ":7480"], &["no users yet"]),
+        row("serve to all", ashlar(), &["serve", "v", "--http", ":7480"], &["--insecure-no-tls"]),
+        row(
+            "a certificate in the clear",
+            ashlar(),
+            &["kv", "get", "a", "--ca", "/c"],
+            &["https://"],
+        ),
+        row(
+            "whom to trust",
+            ashlar(),
+            &["kv", "get", "a", "--at", "https://localhost:1"],
+            &["--fingerprint"],
+        ),
+        row(
+            "no authority",
+            ashlar(),
+            &["kv", "get", "a", "--at", "https://localhost:1", "--ca", "/nonexistent/c"],
+            &["/nonexistent/c"],
+        ),
+        row(
+            "users of nothing",
+            ashlar(),
+            &["user", "list", "v", "--cluster", "/nonexistent/c"],
+            &["/nonexistent/c"],
+        ),
         row("mount for all", ashlar(), &["mount", "v", "/m", "--kv", "0.0.0.0:1"], &["0.0.0.0:1"]),
         row(
             "http and none",

@@ -253,6 +253,7 @@ impl fmt::Display for Again<'_> {
             (self.0.daemons, " --daemons"),
             (self.0.background, " --background"),
             (self.0.no_http, " --no-http"),
+            (self.0.doors.no_login, " --no-login"),
         ];
         words.into_iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
     }

@@ -1,5 +1,6 @@
-//! Where this machine keeps what is its own of a cluster's volumes: chunks of their snapshots, their locks,
-//! and what their mounts have said. Nothing of it is needed, but a place for a lock.
+//! Where this machine keeps what is its own of a cluster's volumes: chunks of their snapshots, their locks, what their
+//! mounts have said, and a certificate of their doors. Nothing of it is needed, but a place for a lock; without its
+//! certificate a machine makes another one.
 //!
 //! ```text
 //!                 the cluster file says    else, for root        for others

@@ -1,11 +1,12 @@
 //! Doors beside the kernel's: where they are wanted, and who opens them.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::Result;
 use proto::listen::Listen;
 
-use crate::doors::{DoorPlan, Opener, WantedDoors};
+use crate::doors::{DoorPlan, Entry, Opener, Tls, WantedDoors};
 
 /// Who opens doors in this program.
 static OPENER: OnceLock<Opener> = OnceLock::new();
@@ -19,12 +20,36 @@ pub(super) struct DoorArgs {
     /// Serve key-value as lines of JSON over TCP at this address of this machine
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) kv: Option<Listen>,
+    /// TLS with a certificate that is made and kept here, and whose fingerprint is printed
+    #[arg(long, conflicts_with_all = ["tls_cert", "insecure_no_tls"])]
+    tls: bool,
+    /// TLS with this certificate, in PEM; it may be exchanged while it is in use
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// No TLS, though others than this machine come in: passwords and files can be listened to on their way
+    #[arg(long, conflicts_with = "tls_cert")]
+    insecure_no_tls: bool,
+    /// Nobody has to log in at these doors, though the volume has users: whoever comes, from this machine alone, acts as
+    /// whoever serves the volume
+    #[arg(long)]
+    pub(super) no_login: bool,
 }
 
 impl DoorArgs {
     /// What is wanted here, or else there.
     pub(super) fn or(self, other: WantedDoors) -> WantedDoors {
-        WantedDoors { http: self.http.or(other.http), kv: self.kv.or(other.kv) }
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Tls::Files(absolute(cert), absolute(key)),
+            _ if self.tls => Tls::Own,
+            _ if self.insecure_no_tls => Tls::Insecure,
+            _ => other.entry.tls,
+        };
+        let entry = Entry { no_login: self.no_login || other.entry.no_login, tls };
+        WantedDoors { http: self.http.or(other.http), kv: self.kv.or(other.kv), entry }
     }
 }
 
@@ -37,6 +62,7 @@ pub(super) fn opened_by(opener: Opener) {
 /// is opened, and within a tokio runtime.
 pub(super) fn take(wanted: &WantedDoors) -> Result<Option<DoorPlan>> {
     if !wanted.any() {
+        wanted.check()?;
         return Ok(None);
     }
     let opener = OPENER.get().expect("the program says who opens doors before it runs a command");

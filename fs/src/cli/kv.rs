@@ -10,18 +10,23 @@ use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use proto::program;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use self::trust::Tls;
 use super::setup::block_on;
+
+mod login;
+mod trust;
 
 /// Longest value, in bytes.
 const VALUE_MAX: u64 = 16 << 20;
@@ -43,7 +48,7 @@ const EXPLANATION: usize = 64 << 10;
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Where it is served by HTTP
+    /// Where it is served by HTTP; https://HOST:PORT where it is by TLS
     #[arg(
         long,
         global = true,
@@ -55,6 +60,10 @@ pub(super) struct Args {
     /// Number of the database
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     database: u32,
+    #[command(flatten)]
+    login: login::Args,
+    #[command(flatten)]
+    trust: trust::Args,
 }
 
 #[derive(Subcommand)]
@@ -111,11 +120,26 @@ struct Refused {
 struct Door {
     at: String,
     database: u32,
+    /// Whose requests are.
+    login: Option<HeaderValue>,
+    /// How it is reached by TLS, where it is.
+    tls: Option<Tls>,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
-    let at = args.at.strip_prefix("http://").unwrap_or(&args.at).trim_end_matches('/').to_owned();
-    let door = Door { at, database: args.database };
+    let at = args.at.trim_end_matches('/');
+    let (at, tls) = match at.strip_prefix("https://") {
+        Some(at) => {
+            let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
+            (at, Some(args.trust.tls(host)?))
+        }
+        None if args.trust.is_given() => {
+            bail!("bad_request: a certificate is for https://: give --at https://{at}")
+        }
+        None => (at.strip_prefix("http://").unwrap_or(at), None),
+    };
+    let (at, login) = (at.to_owned(), args.login.header()?);
+    let door = Door { at, database: args.database, login, tls };
     block_on(async {
         match args.command {
             Command::Get { key } => door.get(&key).await,
@@ -158,15 +182,24 @@ impl Door {
     /// Asks, and answers what is not an error.
     async fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>> {
         let request = Request::builder().method(method).uri(path).header("host", &self.at);
+        let request = match &self.login {
+            Some(login) => request.header(header::AUTHORIZATION, login),
+            None => request,
+        };
         let request = request.body(Full::new(Bytes::from(body))).context("bad_request")?;
         let broken = |why: String| anyhow!("not_connected: {}: {why}", self.at);
         let connected = timeout(CONNECTS, TcpStream::connect(&self.at)).await;
         let stream = connected.map_err(|_| broken("it does not answer".to_owned()))?;
         let stream = stream.map_err(|e| broken(e.to_string()))?;
-        let made = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = made.map_err(|e| broken(e.to_string()))?;
-        // Ends with the answer; what goes wrong in it is told there.
-        tokio::spawn(connection);
+        let mut sender = match &self.tls {
+            None => begun(stream).await.map_err(|e| broken(e.to_string()))?,
+            Some(tls) => {
+                let agreed = timeout(CONNECTS, tls.over(stream)).await;
+                let agreed = agreed.map_err(|_| broken("it does not agree on TLS".to_owned()))?;
+                let agreed = agreed.map_err(|e| broken(e.to_string()))?;
+                begun(agreed).await.map_err(|e| broken(e.to_string()))?
+            }
+        };
         let answered = timeout(ANSWERS, sender.send_request(request)).await;
         let answer = answered.map_err(|_| broken("no answer comes".to_owned()))?;
         let answer = answer.map_err(|e| broken(e.to_string()))?;
@@ -216,6 +249,16 @@ impl Door {
         }
         Ok(())
     }
+}
+
+/// Begins to speak HTTP.
+async fn begun(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> hyper::Result<SendRequest<Full<Bytes>>> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the answer; what goes wrong in it is told there.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// Why it was refused, as the door says.

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use proto::listen::Listen;
 use proto::size::Size;
 
-use crate::doors::WantedDoors;
+use crate::doors::{Tls, WantedDoors};
 use crate::options::{Atime, MountOptions};
 
 /// What `-o` may say.
@@ -138,6 +138,8 @@ impl Options {
             "metrics" => self.metrics = Some(parsed(name, value)?),
             "http" => self.doors.http = Some(parsed(name, value)?),
             "kv" => self.doors.kv = Some(parsed(name, value)?),
+            "tls-cert" => self.tls_file(parsed(name, value)?, |files, file| files.0 = file),
+            "tls-key" => self.tls_file(parsed(name, value)?, |files, file| files.1 = file),
             "disk-grace" => self.disk_grace = Some(parsed(name, value)?),
             "heal-rate" => self.heal_rate = Some(parsed(name, value)?),
             _ if Self::default().switch(name).is_ok() => {
@@ -146,6 +148,16 @@ impl Options {
             _ => return Err(BadOption::Unknown(name.to_owned())),
         }
         Ok(())
+    }
+
+    /// One of the two files of a certificate; the other may have been named before.
+    fn tls_file(&mut self, file: PathBuf, set: impl FnOnce(&mut (PathBuf, PathBuf), PathBuf)) {
+        let mut files = match &self.doors.entry.tls {
+            Tls::Files(cert, key) => (cert.clone(), key.clone()),
+            _ => Default::default(),
+        };
+        set(&mut files, file);
+        self.doors.entry.tls = Tls::Files(files.0, files.1);
     }
 
     /// A word alone.
@@ -174,8 +186,11 @@ impl Options {
             "remount" => self.remount = true,
             "take-over" => self.take_over = true,
             "nonempty" => self.nonempty = true,
+            "tls" => self.doors.entry.tls = Tls::Own,
+            "insecure-no-tls" => self.doors.entry.tls = Tls::Insecure,
+            "no-login" => self.doors.entry.no_login = true,
             "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics" | "http"
-            | "kv" | "disk-grace" | "heal-rate" => {
+            | "kv" | "tls-cert" | "tls-key" | "disk-grace" | "heal-rate" => {
                 return Err(BadOption::Value(name.to_owned()));
             }
             _ => return Err(BadOption::Unknown(name.to_owned())),

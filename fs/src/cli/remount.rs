@@ -90,12 +90,17 @@ fn check_settings(options: &Options, caller: Option<&mut ControlClient>) -> Resu
     let text = |size: Option<Size>| size.map(|size| size.to_string());
     let asked = |options: &Options| {
         let address = |listen: &Option<Listen>| listen.as_ref().map(ToString::to_string);
+        let entry = |options: &Options| {
+            let words = options.doors.entry.words();
+            Some(words.trim_start_matches(',').to_owned()).filter(|words| !words.is_empty())
+        };
         [
             ("cache-size", text(options.cache_size)),
             ("dirty-size", text(options.dirty_size.map(at_least))),
             ("metrics", address(&options.metrics)),
             ("http", address(&options.doors.http)),
             ("kv", address(&options.doors.kv)),
+            ("how doors are entered", entry(options)),
             ("disk-grace", options.disk_grace.map(|grace| grace.to_string().replace(' ', ""))),
             ("heal-rate", text(options.heal_rate)),
         ]

@@ -101,8 +101,10 @@ async fn serve(mut plan: VolumePlan, wanted: WantedDoors, hangup: Arc<Notify>) -
 /// Where it is served.
 fn told(name: &str, open: &OpenVolume) -> String {
     let doors = open.doors().expect("it was opened with doors");
-    let http = doors.http.map(|address| format!("http://{address}/"));
+    let http = doors.http_address();
     let kv = doors.kv.map(|address| format!("{address} (lines of JSON)"));
     let all: Vec<String> = http.into_iter().chain(kv).collect();
-    format!("serving {name} at {}", all.join(" and "))
+    let known = doors.fingerprint.as_ref();
+    let known = known.map(|print| format!(", with the certificate SHA-256 {print}"));
+    format!("serving {name} at {}{}", all.join(" and "), known.unwrap_or_default())
 }

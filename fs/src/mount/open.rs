@@ -155,7 +155,10 @@ impl OpenVolume {
         (root, read_only): (Ino, bool),
     ) -> Result<(), MountError> {
         if let Some(plan) = &self.plan.doors {
-            self.doors = Some(plan.open(self.filesystem.clone(), (root, read_only)).await?);
+            let keep = self.plan.directories.all().find(|dir| meta::make_directory(dir).is_ok());
+            let keep = keep.unwrap_or(&self.plan.directories.cache);
+            let opened = plan.open(self.filesystem.clone(), (root, read_only), keep).await?;
+            self.doors = Some(opened);
         }
         Ok(())
     }

@@ -11,13 +11,16 @@ use meta::{Attr, Kind, Replaces};
 use super::address::{Address, named, read};
 use super::door::Door;
 use super::headers::{List, What, lists};
-use super::locks::Reach;
+use super::locks::{Locks, Reach};
 use crate::conditions;
 use crate::refusal::{Code, Refusal};
+use crate::who::seen_in;
 
 /// A request whose `If` holds.
 pub(super) struct Asked {
     pub(super) door: Arc<Door>,
+    /// Those of what is seen.
+    pub(super) locks: Arc<Locks>,
     pub(super) view: View,
     pub(super) at: Address,
     pub(super) headers: HeaderMap,
@@ -47,9 +50,10 @@ impl Asked {
     /// # Errors
     /// When its address makes no sense, or its `If` does not hold.
     pub(super) async fn of(door: &Arc<Door>, parts: &Parts) -> Result<Self, Refusal> {
-        let (view, headers) = (door.who.view(), parts.headers.clone());
+        let (view, headers) = (seen_in(&parts.extensions), parts.headers.clone());
         let asked = Self {
             door: door.clone(),
+            locks: door.locks(view.viewer().root),
             view,
             at: read(parts.uri.path())?,
             headers,
@@ -86,9 +90,7 @@ impl Asked {
         for condition in &list.conditions {
             let holds = match (about, &condition.what) {
                 (None, _) => false,
-                (Some(path), What::Token(token)) => {
-                    self.door.locks.holds(path, token, Instant::now())
-                }
+                (Some(path), What::Token(token)) => self.locks.holds(path, token, Instant::now()),
                 (Some(path), What::Tag(tag)) => {
                     let there = self.there(path).await?;
                     let tag = tag.trim_start_matches("W/");
@@ -140,7 +142,7 @@ impl Asked {
     /// # Errors
     /// When it is locked, and no token of that came along.
     pub(super) fn unlocked(&self, path: &TreePath, reach: Reach) -> Result<(), Refusal> {
-        let allowed = self.door.locks.allow(path, reach, &self.tokens, Instant::now());
+        let allowed = self.locks.allow(path, reach, &self.tokens, Instant::now());
         allowed.map_err(|locked| {
             let at = super::address::write(&locked, false);
             Refusal::new(

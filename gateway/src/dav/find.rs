@@ -161,7 +161,7 @@ impl Finding {
     }
 
     async fn write(&self, resource: &Resource, out: &mut String) -> TreeResult<()> {
-        let locks = self.door.locks.of(&resource.path, Instant::now());
+        let locks = self.door.locks(self.view.viewer().root).of(&resource.path, Instant::now());
         let mut outcomes = Outcomes::default();
         let live = |local: &str| resource.live(&locks, local);
         match &self.wanted {

@@ -23,7 +23,7 @@ pub(super) async fn lock(asked: &Asked, body: &[u8]) -> Result<Response, Refusal
     let path = &asked.at.path;
     if body.is_empty() {
         let now = Instant::now();
-        let refreshed = asked.door.locks.refresh(path, &asked.tokens, lasts, now);
+        let refreshed = asked.locks.refresh(path, &asked.tokens, lasts, now);
         let why = "no lock here has a token that If names, so none can be refreshed";
         let lock = refreshed.ok_or_else(|| Refusal::new(Code::Precondition, why))?;
         return Ok(told(StatusCode::OK, &lock));
@@ -44,7 +44,7 @@ pub(super) async fn lock(asked: &Asked, body: &[u8]) -> Result<Response, Refusal
         asked.unlocked(path, Reach { below: false, folder: true })?;
     }
     let wanted = Wanted { path: path.clone(), deep, shared, owner, lasts };
-    let lock = asked.door.locks.lock(wanted, Instant::now()).map_err(|e| in_the_way(&e))?;
+    let lock = asked.locks.lock(wanted, Instant::now()).map_err(|e| in_the_way(&e))?;
     if before.is_some_and(|attr| matches!(attr.kind, Kind::File | Kind::Directory | Kind::Symlink))
     {
         return Ok(told(StatusCode::OK, &lock));
@@ -52,7 +52,7 @@ pub(super) async fn lock(asked: &Asked, body: &[u8]) -> Result<Response, Refusal
     match make(asked).await {
         Ok(()) => Ok(told(StatusCode::CREATED, &lock)),
         Err(refusal) => {
-            asked.door.locks.unlock(path, &lock.token, Instant::now());
+            asked.locks.unlock(path, &lock.token, Instant::now());
             Err(refusal)
         }
     }
@@ -120,7 +120,7 @@ fn told(status: StatusCode, lock: &Lock) -> Response {
 /// UNLOCK.
 pub(super) fn unlock(asked: &Asked) -> Result<Response, Refusal> {
     let token = token(&asked.headers)?;
-    match asked.door.locks.unlock(&asked.at.path, token, Instant::now()) {
+    match asked.locks.unlock(&asked.at.path, token, Instant::now()) {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(Refusal::new(Code::Conflict, "there is no such lock here")),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::request::Parts;
@@ -17,7 +17,7 @@ use super::asked::Asked;
 use super::door::Door;
 use super::{content, find, locking, patch, trees, xml};
 use crate::refusal::{Code, Refusal};
-use crate::who::Who;
+use crate::who::{Who, logged_in};
 use crate::{guard, metrics, transfer};
 
 /// How long a client may send nothing of a body of XML.
@@ -30,11 +30,12 @@ const METHODS: &str =
 /// All that begins with `/dav/`.
 pub(crate) fn routes(who: Arc<Who>) -> Router {
     Router::new()
-        // What clients of Windows ask before anything else.
-        .route("/", any(root))
         .route("/dav", any(answer))
         .route("/dav/", any(answer))
         .route("/dav/{*path}", any(answer))
+        .layer(from_fn_with_state(who.clone(), logged_in))
+        // What clients of Windows ask before anything else.
+        .route("/", any(root))
         .layer(from_fn(async |request: Request, next: Next| {
             metrics::counted("dav", request, next).await
         }))

@@ -59,7 +59,7 @@ impl Failures {
         }
         let mut said = String::new();
         for (address, error) in &all {
-            let Refusal { code, message } = refused(error);
+            let Refusal { code, message, .. } = refused(error);
             failed(address, code.status(), &message, &mut said);
         }
         if more > 0 {
@@ -95,7 +95,7 @@ pub(super) async fn delete(asked: &Asked) -> Result<Response, Refusal> {
             Failures::default()
         }
     };
-    asked.door.locks.forget(path);
+    asked.locks.forget(path);
     Ok(failures.answer(StatusCode::NO_CONTENT))
 }
 
@@ -188,7 +188,7 @@ pub(super) async fn move_to(asked: &Asked) -> Result<Response, Refusal> {
             Failures::default()
         }
     };
-    asked.door.locks.forget(path);
+    asked.locks.forget(path);
     Ok(failures.answer(if target.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED }))
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -19,7 +19,7 @@ use super::text::{Encoding, Keys};
 use super::{Database, KEYS, KEYS_MAX, VALUE_MAX};
 use crate::names::decoded;
 use crate::refusal::{Code, Refusal};
-use crate::who::Who;
+use crate::who::{Who, logged_in, seen};
 use crate::{conditions, metrics, transfer};
 
 /// All that begins with `/kv/`.
@@ -27,6 +27,7 @@ pub(crate) fn routes(who: Arc<Who>) -> Router {
     Router::new()
         .route("/kv/{db}/{*key}", get(read).put(put).post(put).delete(remove))
         .route("/kv/{db}", get(list))
+        .layer(from_fn_with_state(who.clone(), logged_in))
         .layer(from_fn(async |request: Request, next: Next| {
             metrics::counted("kv", request, next).await
         }))
@@ -34,10 +35,10 @@ pub(crate) fn routes(who: Arc<Who>) -> Router {
 }
 
 /// The database of an address, and the key in it.
-fn place(who: &Who, request: &Request) -> Result<(Database, Vec<u8>), Refusal> {
+fn place(request: &Request) -> Result<(Database, Vec<u8>), Refusal> {
     let path = request.uri().path().strip_prefix("/kv/").unwrap_or_default();
     let (number, key) = path.split_once('/').unwrap_or((path, ""));
-    Ok((Database::of(who, database(number)?), decoded(key)))
+    Ok((Database::of(seen(request), database(number)?), decoded(key)))
 }
 
 /// The number of a database, as it is written.
@@ -48,13 +49,13 @@ fn database(text: &str) -> Result<u32, Refusal> {
 }
 
 async fn read(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
-    let (database, key) = place(&who, &request)?;
+    let (database, key) = place(&request)?;
     let file = database.open(&key).await?;
     Ok(transfer::send(request.headers(), file, who.sending()))
 }
 
-async fn put(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
-    let (database, key) = place(&who, &request)?;
+async fn put(request: Request) -> Result<Response, Refusal> {
+    let (database, key) = place(&request)?;
     let (head, mut body) = request.into_parts();
     let stored = store(&database, &key, &head.headers, &mut body).await;
     let attr = transfer::settled(stored, &head.headers, body).await?;
@@ -77,8 +78,8 @@ async fn store(
     upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))
 }
 
-async fn remove(State(who): State<Arc<Who>>, request: Request) -> Result<StatusCode, Refusal> {
-    let (database, key) = place(&who, &request)?;
+async fn remove(request: Request) -> Result<StatusCode, Refusal> {
+    let (database, key) = place(&request)?;
     database.delete(&key, request.headers()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -91,13 +92,16 @@ struct Asked {
     limit: Option<usize>,
     #[serde(default)]
     encoding: Encoding,
+    /// It was looked at already.
+    #[serde(rename = "link")]
+    _link: Option<String>,
 }
 
-async fn list(State(who): State<Arc<Who>>, request: Request) -> Result<Response, Refusal> {
+async fn list(request: Request) -> Result<Response, Refusal> {
     let bad = |why: String| Refusal::new(Code::BadRequest, why);
-    let Query(Asked { after, limit, encoding }) =
+    let Query(Asked { after, limit, encoding, .. }) =
         Query::try_from_uri(request.uri()).map_err(|e| bad(e.body_text()))?;
-    let (database, _) = place(&who, &request)?;
+    let (database, _) = place(&request)?;
     let after = encoding.read(&after).map_err(bad)?;
     let limit = limit.unwrap_or(KEYS).clamp(1, KEYS_MAX);
     let page = database.keys(&after, limit).await?;

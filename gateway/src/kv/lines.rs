@@ -6,11 +6,14 @@
 //! | `{"operation":"get","database":0,"key":"a"}` | `{"ok":true,"value":"b"}` |
 //! | `{"operation":"delete","database":0,"key":"a"}` | `{"ok":true}` |
 //! | `{"operation":"keys","database":0,"after":"a","limit":10}` | `{"keys":["b"],"next":"b","ok":true}` |
+//! | `{"operation":"auth","user":"ann","password":"..."}`, or `"token":"..."` | `{"ok":true}` |
 //! | anything that is refused | `{"error":"no_such_key","message":"..."}` |
 //!
 //! The database is 0 where none is named. With `"encoding":"base64"` the key, the value and `after` are in base64, and
 //! so are those of the answer; an answer that is no text is in base64 in any case, and says so. An `id`, a text or a number,
 //! comes back with the answer.
+//!
+//! What one has logged in by counts as long as it is valid: it is asked for each request.
 //!
 //! A line may be so long that a value fits into it; of long ones, few are in memory at once, and each has to come soon.
 //! So have answers that are long to be taken. A line that does not even begin as a request ends the connection: whoever
@@ -22,7 +25,10 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use bytes::Bytes;
+use fs::access::Credentials;
+use fs::tree::View;
 use http::HeaderMap;
+use meta::Secret;
 use proto::guests::Guest;
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
@@ -37,8 +43,12 @@ use super::text::{Encoding, Keys};
 use super::{Database, KEYS, KEYS_MAX, VALUE_MAX};
 use crate::metrics;
 use crate::refusal::{Code, Refusal};
+use crate::server::Peer;
 use crate::who::Who;
 
+/// What is said to whoever has not logged in.
+const LOG_IN: &str =
+    "log in first: \"operation\":\"auth\" with \"user\" and \"password\", or with \"token\"";
 /// A line up to this is short, in bytes.
 const SHORT: u64 = 64 << 10;
 /// The longest, in bytes: of a value in base64, or in text that is written plainly.
@@ -65,6 +75,7 @@ enum Operation {
     Put,
     Delete,
     Keys,
+    Auth,
 }
 
 impl Operation {
@@ -74,6 +85,7 @@ impl Operation {
             Self::Put => "put",
             Self::Delete => "delete",
             Self::Keys => "keys",
+            Self::Auth => "auth",
         }
     }
 }
@@ -91,6 +103,9 @@ struct Asked<'a> {
     #[serde(borrow)]
     after: Option<Cow<'a, str>>,
     limit: Option<usize>,
+    user: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
     #[serde(default)]
     encoding: Encoding,
     id: Option<Id>,
@@ -125,6 +140,13 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
+/// Who is at the other end of a connection.
+struct Caller {
+    peer: Peer,
+    /// What he has logged in by.
+    shown: Option<Credentials>,
+}
+
 /// How a line ended.
 enum Line<'a> {
     /// It is there. Its share of the memory, if it is a long one.
@@ -146,9 +168,10 @@ impl Lines {
     pub(crate) async fn attend(
         &self,
         stream: impl AsyncRead + AsyncWrite,
-        guest: &Arc<Guest>,
+        (guest, peer): (&Arc<Guest>, Peer),
         stop: &CancellationToken,
     ) {
+        let mut caller = Caller { peer, shown: None };
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = BufReader::with_capacity(SHORT as usize, reader);
         let mut line = Vec::new();
@@ -169,7 +192,7 @@ impl Lines {
                 }
                 Ok(Line::Whole(long)) => {
                     shares.extend(long);
-                    (self.answer(&line, &mut shares).await, true)
+                    (self.answer(&line, &mut caller, &mut shares).await, true)
                 }
             };
             line.clear();
@@ -223,7 +246,12 @@ impl Lines {
     }
 
     /// Does what a line asks for. Memory that the answer takes a share of is added to `shares`.
-    async fn answer<'a>(&'a self, line: &[u8], shares: &mut Vec<SemaphorePermit<'a>>) -> Value {
+    async fn answer<'a>(
+        &'a self,
+        line: &[u8],
+        caller: &mut Caller,
+        shares: &mut Vec<SemaphorePermit<'a>>,
+    ) -> Value {
         let since = Instant::now();
         let mut asked: Asked<'_> = match serde_json::from_slice(line) {
             Ok(asked) => asked,
@@ -233,7 +261,13 @@ impl Lines {
             }
         };
         let (op, id) = (asked.operation.name(), asked.id.take());
-        let done = self.done(asked, shares).await;
+        let done = match asked.operation {
+            Operation::Auth => self.log_in(asked, caller).await.map(|()| Map::new()),
+            _ => match self.who.let_in(caller.shown.as_ref(), caller.peer, LOG_IN).await {
+                Ok(view) => self.done(asked, view, shares).await,
+                Err(refusal) => Err(refusal),
+            },
+        };
         metrics::answered("lines", op, since, done.as_ref().err().map(|refusal| refusal.code));
         let mut answer = match done {
             Ok(mut fields) => {
@@ -248,9 +282,26 @@ impl Lines {
         answer
     }
 
+    /// Whoever it is, he is the one whom this is valid for, or nobody, from now on.
+    async fn log_in(&self, asked: Asked<'_>, caller: &mut Caller) -> Result<(), Refusal> {
+        caller.shown = None;
+        let Asked { user, password, token, .. } = asked;
+        let shown = match (user, password, token) {
+            (Some(user), Some(password), None) => {
+                Credentials::Password { user, password: Secret(password.into_bytes()) }
+            }
+            (None, None, Some(token)) => Credentials::Token(token),
+            _ => return Err(Refusal::new(Code::BadRequest, LOG_IN)),
+        };
+        self.who.let_in(Some(&shown), caller.peer, LOG_IN).await?;
+        caller.shown = Some(shown);
+        Ok(())
+    }
+
     async fn done<'a>(
         &'a self,
         asked: Asked<'_>,
+        view: View,
         shares: &mut Vec<SemaphorePermit<'a>>,
     ) -> Result<Map<String, Value>, Refusal> {
         let bad = |why: String| Refusal::new(Code::BadRequest, why);
@@ -259,7 +310,7 @@ impl Lines {
             let text = text.ok_or_else(|| bad(format!("{} needs {name}", operation.name())))?;
             encoding.read(&text).map_err(|why| bad(format!("{name}: {why}")))
         };
-        let database = Database::of(&self.who, asked.database);
+        let database = Database::of(view, asked.database);
         let mut answer = Map::new();
         match operation {
             Operation::Get => {
@@ -279,6 +330,7 @@ impl Lines {
                 let limit = limit.unwrap_or(KEYS).clamp(1, KEYS_MAX);
                 Keys::of(&database.keys(&after, limit).await?, encoding).told(&mut answer);
             }
+            Operation::Auth => {}
         }
         Ok(answer)
     }

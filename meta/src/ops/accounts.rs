@@ -58,6 +58,17 @@ pub(crate) fn list(
     Ok(found)
 }
 
+/// Is there any user, be it a damaged one?
+pub(crate) fn any_user(txn: &Txn<'_>) -> Result<bool, MetaError> {
+    let all = key::account::of(AccountKind::User);
+    let mut found = false;
+    let _ = txn.scan(all..all.after_prefix(), &mut |_, _| {
+        found = true;
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
 /// Adds an account (`new`), or puts another in the place of one.
 pub(crate) fn put(txn: &mut Txn<'_>, account: &Account, new: bool) -> Result<(), MetaError> {
     account.check().map_err(MetaError::Invalid)?;

@@ -44,7 +44,9 @@ fn one_is_added_once_and_changed_where_it_is() {
     let (_, _, meta) = volume(name::hash);
     let ann = Account::User(user("ann"));
     assert_eq!(wait(meta.put_account(&ann, false)), Err(MetaError::NotFound));
+    assert_eq!(wait(meta.has_users()), Ok(false));
     add(&meta, ann.clone()).unwrap();
+    assert_eq!(wait(meta.has_users()), Ok(true));
     assert_eq!(add(&meta, ann), Err(MetaError::Exists));
     let disabled = Account::User(User { disabled: true, ..user("ann") });
     wait(meta.put_account(&disabled, false)).unwrap();

@@ -497,6 +497,10 @@ impl MetaStore for Session {
         self.read(|txn| accounts::list(txn, kind, after, limit)).await
     }
 
+    async fn has_users(&self) -> Result<bool, MetaError> {
+        self.read(|txn| accounts::any_user(txn)).await
+    }
+
     async fn put_account(&self, account: &Account, new: bool) -> Result<(), MetaError> {
         self.grow(|txn| accounts::put(txn, account, new)).await
     }

@@ -1,0 +1,343 @@
+//! TLS: a certificate from files, which may be exchanged while they are in use, or one that is made here.
+//!
+//! Files are looked at every ten seconds; where they have changed and make sense, connections from then on get the new
+//! certificate. Where they make none, the old one stays in use, and the log says why.
+//!
+//! A certificate that is made here is signed by itself, and is kept, so that its fingerprint stays: whoever comes in
+//! compares that once. It lies with its key in one file, so that nobody meets one of them with another's other; that is
+//! readable by its owner only. A copy without the key is for those who are to trust it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::RwLock;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, crypto};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::patient::Patient;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// Of a certificate that was made here, in the directory where it is kept: with its key, and without.
+const OWN: &str = "tls.key";
+const OWN_COPY: &str = "tls.crt";
+/// How a certificate begins in PEM.
+const BEGINS: &str = "-----BEGIN CERTIFICATE-----";
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// A file cannot be read or written.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The two are no certificate with its key.
+    #[error("certificate {} with key {}: {why}", cert.display(), key.display())]
+    Pair {
+        /// One.
+        cert: PathBuf,
+        /// The other.
+        key: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// None could be made.
+    #[error("making a certificate: {0}")]
+    Making(String),
+}
+
+fn at(path: &Path) -> impl Fn(String) -> TlsError {
+    move |why| TlsError::File { path: path.to_owned(), why }
+}
+
+/// A certificate with its key, in two files.
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    files: [PathBuf; 2],
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().clone())
+    }
+}
+
+impl Certificate {
+    /// That of these files.
+    ///
+    /// # Errors
+    /// When they make no sense.
+    pub(crate) fn read(cert: PathBuf, key: PathBuf) -> Result<Arc<Self>, TlsError> {
+        let current = RwLock::new(Arc::new(load(&cert, &key)?));
+        Ok(Arc::new(Self { files: [cert, key], current }))
+    }
+
+    /// One for these names and addresses, made here and kept in this directory; or the one that is there.
+    ///
+    /// # Errors
+    /// When it cannot be kept, or what is there makes no sense.
+    pub(crate) fn own(directory: &Path, names: Vec<String>) -> Result<Arc<Self>, TlsError> {
+        let [own, copy] = [OWN, OWN_COPY].map(|name| directory.join(name));
+        if !own.exists() {
+            let made = rcgen::generate_simple_self_signed(names);
+            let made = made.map_err(|why| TlsError::Making(why.to_string()))?;
+            let both = made.signing_key.serialize_pem() + &made.cert.pem();
+            write(&own, &both, 0o600)?;
+        }
+        let read = Self::read(own.clone(), own.clone())?;
+        let both = fs::read_to_string(&own).map_err(|why| at(&own)(why.to_string()))?;
+        let begins = both.find(BEGINS).unwrap_or(both.len());
+        // One of before may be another's.
+        let _ = fs::remove_file(&copy);
+        write(&copy, &both[begins..], 0o644)?;
+        Ok(read)
+    }
+
+    /// SHA-256 of it, as browsers show it.
+    pub(crate) fn fingerprint(&self) -> String {
+        let current = self.current.read();
+        let digest = Sha256::digest(current.cert.first().map_or(&[][..], |cert| cert));
+        let bytes: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+        bytes.join(":")
+    }
+
+    /// Begins TLS on connections. `protocols`: what is spoken within, as clients name it.
+    ///
+    /// # Errors
+    /// When the library knows no version of TLS.
+    pub(crate) fn acceptor(self: &Arc<Self>, protocols: &[&str]) -> Result<TlsAcceptor, TlsError> {
+        let provider = Arc::new(crypto::ring::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|why| TlsError::Making(why.to_string()))?;
+        let mut config = builder.with_no_client_auth().with_cert_resolver(self.clone());
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    /// Takes changed files, until it is told to stop.
+    pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let mut seen = self.changed().await;
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            let now = self.changed().await;
+            if now != seen {
+                seen = now;
+                self.take().await;
+            }
+        }
+    }
+
+    /// When the files have changed last.
+    async fn changed(&self) -> [Option<SystemTime>; 2] {
+        let files = self.files.clone();
+        let look = move || files.map(|file| fs::metadata(file).ok()?.modified().ok());
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    async fn take(self: &Arc<Self>) {
+        let certificate = self.clone();
+        let taking = move || {
+            let [cert, key] = &certificate.files;
+            match load(cert, key) {
+                Ok(new) => {
+                    *certificate.current.write() = Arc::new(new);
+                    tracing::info!("certificate {} is in use from now on", cert.display());
+                }
+                Err(why) => tracing::error!("the certificate in use stays: {why}"),
+            }
+        };
+        // One that panics has logged why.
+        let _ = tokio::task::spawn_blocking(taking).await;
+    }
+}
+
+/// How long a client may take to agree on TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A connection, with TLS or without.
+pub(crate) enum Wire {
+    /// As it is.
+    Clear(Patient),
+    /// Nobody listens.
+    Tls(Box<TlsStream<Patient>>),
+}
+
+impl Wire {
+    /// Over a connection, with TLS if there is an acceptor. `None`: the client has not agreed on it.
+    pub(crate) async fn over(stream: Patient, tls: Option<TlsAcceptor>) -> Option<Self> {
+        let Some(tls) = tls else { return Some(Self::Clear(stream)) };
+        match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+            Ok(Ok(agreed)) => Some(Self::Tls(Box::new(agreed))),
+            Ok(Err(why)) => {
+                tracing::debug!("a client at a door does not agree on TLS: {why}");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Clear(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
+    let chain: Vec<_> = chain.map_err(|why| at(cert)(why.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|why| at(key)(why.to_string()))?;
+    let pair = CertifiedKey::from_der(chain, private, &crypto::ring::default_provider());
+    let (cert, key) = (cert.to_owned(), key.to_owned());
+    pair.map_err(|why| TlsError::Pair { cert, key, why: why.to_string() })
+}
+
+/// Writes a file whole, or not at all: not either where somebody else has been first.
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
+    let new = path.with_added_extension(format!("{}.new", std::process::id()));
+    let written = (|| -> io::Result<()> {
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        let linked = fs::hard_link(&new, path);
+        fs::remove_file(&new)?;
+        match linked {
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    })();
+    written.map_err(|why| at(path)(why.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn names() -> Vec<String> {
+        vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
+    }
+
+    #[test]
+    fn one_that_is_made_is_kept_and_its_key_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = Certificate::own(directory.path(), names()).unwrap();
+        let again = Certificate::own(directory.path(), vec!["other".to_owned()]).unwrap();
+        assert_eq!(one.fingerprint(), again.fingerprint());
+        assert_eq!(one.fingerprint().len(), 32 * 3 - 1);
+        let copy = fs::read_to_string(directory.path().join("tls.crt")).unwrap();
+        assert!(copy.starts_with(BEGINS) && !copy.contains("PRIVATE"));
+        let mode = fs::metadata(directory.path().join("tls.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let other = tempfile::tempdir().unwrap();
+        let other = Certificate::own(other.path(), names()).unwrap();
+        assert_ne!(one.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn files_that_make_no_sense_are_named() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for directory in [&here, &there] {
+            Certificate::own(directory.path(), names()).unwrap();
+        }
+        let file = |directory: &tempfile::TempDir, name: &str| directory.path().join(name);
+        fs::write(file(&here, "text"), "no certificate").unwrap();
+        for (cert, key, named) in [
+            (file(&here, "tls.crt"), file(&there, "tls.key"), "tls.key"),
+            (file(&here, "text"), file(&here, "tls.key"), "text"),
+            (file(&here, "tls.crt"), file(&here, "text"), "text"),
+            (file(&here, "none"), file(&here, "tls.key"), "none"),
+        ] {
+            let why = Certificate::read(cert, key).unwrap_err().to_string();
+            assert!(why.contains(named), "{why}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_was_exchanged_is_taken_and_a_senseless_one_is_not() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let one = Certificate::own(here.path(), names()).unwrap();
+        let other = Certificate::own(there.path(), names()).unwrap();
+        let before = one.fingerprint();
+        fs::copy(there.path().join(OWN), here.path().join(OWN)).unwrap();
+        one.take().await;
+        assert_ne!(before, other.fingerprint());
+        assert_eq!(one.fingerprint(), other.fingerprint());
+        fs::write(here.path().join(OWN), "nonsense").unwrap();
+        one.take().await;
+        assert_eq!(one.fingerprint(), other.fingerprint());
+    }
+}
