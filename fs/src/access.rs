@@ -7,7 +7,8 @@
 //! * Of passwords there are argon2id hashes ([`password`]), of tokens SHA-256 ones ([`pass`]): whoever reads the metadata
 //!   cannot come in by them. The secret of an access key is kept as it is, since signatures are made with it.
 //! * Nothing tells by its words or its time whether there is such a user: a password is hashed in any case.
-//! * Failures are counted by user and by address, and from the sixth on each has the next wait longer ([`slow_down`]).
+//! * Failures with passwords are counted by user and address, and from the sixth on each has the next wait longer
+//!   ([`slow_down`]). Tokens, keys and links cannot be guessed.
 //! * Few passwords are hashed at once, 19 MiB each; one that was right a moment ago is not hashed again ([`known`]).
 
 mod folder;
@@ -32,6 +33,8 @@ use crate::filesystem::Filesystem;
 
 /// Passwords that are hashed at once: each takes 19 MiB and some 20 ms of a core.
 const HASHED_AT_ONCE: usize = 2;
+/// How long somebody waits for his turn.
+const HASHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What somebody shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -140,38 +143,37 @@ impl Access {
                 let parsed = pass::Token::parse(text);
                 let id = parsed.as_ref().map(|token| token.id.as_str());
                 let proven = |pass: &Pass| parsed.as_ref().is_some_and(|t| t.is_right(pass));
-                self.by_pass((AccountKind::Token, id), from, proven).await
+                self.by_pass((AccountKind::Token, id), proven).await
             }
             Credentials::Link(text) => {
                 let parsed = pass::Signed::parse(text);
                 let id = parsed.as_ref().map(|signed| signed.id.as_str());
-                let key = self.meta.signing_secret(&pass::new_signing_secret(), false).await?;
-                let proven = |pass: &Pass| parsed.as_ref().is_some_and(|s| s.is_right(pass, &key));
-                let let_in = self.by_pass((AccountKind::Link, id), from, proven).await;
+                let key = match id {
+                    Some(_) => self.meta.signing_secret().await?,
+                    None => None,
+                };
+                let proven = |pass: &Pass| {
+                    let both = parsed.as_ref().zip(key.as_ref());
+                    both.is_some_and(|(signed, key)| signed.is_right(pass, key))
+                };
+                let let_in = self.by_pass((AccountKind::Link, id), proven).await;
                 let_in.map_err(|why| if why == Refused::Wrong { Refused::LinkEnded } else { why })
             }
         }
     }
 
-    /// The secret that requests by this access key are signed with, and who signs them. Whoever finds a signature wrong
-    /// says so ([`Self::failed`]).
+    /// The secret that requests by this access key are signed with, and who signs them.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn access_key(&self, id: &str, from: IpAddr) -> Result<(Secret, Visitor), Refused> {
-        self.may_try(None, from)?;
+    pub async fn access_key(&self, id: &str) -> Result<(Secret, Visitor), Refused> {
         let mut secret = Secret::default();
-        let visitor = self.by_pass((AccountKind::Key, Some(id)), from, |pass| {
+        let visitor = self.by_pass((AccountKind::Key, Some(id)), |pass| {
             secret = pass.secret.clone();
             true
         });
         let visitor = visitor.await?;
         Ok((secret, visitor))
-    }
-
-    /// Somebody at this address has signed with a wrong secret.
-    pub fn failed(&self, from: IpAddr) {
-        self.tries.lock().failed(None, from, Instant::now());
     }
 
     async fn by_password(
@@ -185,18 +187,29 @@ impl Access {
             _ => None,
         };
         let hash = user.as_ref().map(|user| user.password.clone()).unwrap_or_default();
+        if password.0.len() > password::PASSWORD_MAX {
+            // Nobody has one like that, and nothing is computed of it.
+            self.may_try(name, from)?;
+            self.tries.lock().failed(name, from, Instant::now());
+            return Err(Refused::Wrong);
+        }
         if !self.is_known(name, password, &hash) {
-            let _turn = self.hashing.acquire().await.expect("it is never closed");
+            // Who has to wait anyway keeps nobody waiting here.
+            self.may_try(name, from)?;
+            let Ok(turn) = tokio::time::timeout(HASHED_WITHIN, self.hashing.acquire()).await else {
+                return Err(Refused::Slow { wait: HASHED_WITHIN.as_secs() });
+            };
+            let _turn = turn.expect("it is never closed");
             // Requests come in numbers, and the first of them has had it hashed.
             if !self.is_known(name, password, &hash) {
-                self.may_try(Some(name), from)?;
+                self.may_try(name, from)?;
                 let (shown, kept) = (password.clone(), hash.clone());
                 let right = tokio::task::spawn_blocking(move || password::is_right(&shown, &kept));
                 if !right.await.unwrap_or(false) {
-                    self.tries.lock().failed(Some(name), from, Instant::now());
+                    self.tries.lock().failed(name, from, Instant::now());
                     return Err(Refused::Wrong);
                 }
-                self.tries.lock().succeeded(name);
+                self.tries.lock().succeeded(name, from);
                 self.known.lock().learn(name, password, &hash, Instant::now());
             }
         }
@@ -208,7 +221,6 @@ impl Access {
     async fn by_pass(
         &self,
         (kind, id): (AccountKind, Option<&str>),
-        from: IpAddr,
         proven: impl FnOnce(&Pass) -> bool,
     ) -> Result<Visitor, Refused> {
         let found = match id {
@@ -217,12 +229,9 @@ impl Access {
         };
         let pass = match found {
             Some(Account::Pass(pass)) if proven(&pass) => pass,
-            _ => {
-                // Whoever has the right one is not kept out by others' failures.
-                self.may_try(None, from)?;
-                self.failed(from);
-                return Err(Refused::Wrong);
-            }
+            // Nobody guesses one, so nobody is counted: a program with one that has ended would keep others out who come from
+            // where it does.
+            _ => return Err(Refused::Wrong),
         };
         let Some(Account::User(user)) = self.meta.account(AccountKind::User, &pass.user).await?
         else {
@@ -231,7 +240,7 @@ impl Access {
         self.visit(&user, Some(&pass)).await
     }
 
-    fn may_try(&self, name: Option<&str>, from: IpAddr) -> Result<(), Refused> {
+    fn may_try(&self, name: &str, from: IpAddr) -> Result<(), Refused> {
         let wait = self.tries.lock().wait(name, from, Instant::now());
         match wait {
             Duration::ZERO => Ok(()),

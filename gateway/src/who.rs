@@ -8,6 +8,7 @@
 //! said not to matter: he acts as whoever serves the volume, with all that this user may.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, Request, State};
 use axum::middleware::Next;
@@ -28,6 +29,10 @@ use crate::{guard, transfer};
 /// What clients are told who do not say whose they are.
 const LOG_IN: &str =
     "log in with a name and password, or with a token: Authorization: Basic, or Bearer";
+
+/// Of a stranger's body so many bytes are waited for, so long, for him to hear why he is not let in.
+const SMALL: u64 = 64 << 10;
+const STRANGERS: Duration = Duration::from_secs(1);
 
 /// Who may come in, and what is shared by all of them.
 pub(crate) struct Who {
@@ -103,10 +108,20 @@ pub(crate) async fn logged_in(
         }
         Err(refusal) => {
             let (head, body) = request.into_parts();
-            let refused = transfer::settled::<Response>(Err(refusal), &head.headers, body).await;
-            refused.into_response()
+            // A stranger's body is waited for where it is small, and not for long.
+            if is_small(&head.headers) {
+                let settling = transfer::settled::<()>(Ok(()), &head.headers, body);
+                let _late = tokio::time::timeout(STRANGERS, settling).await;
+            }
+            refusal.into_response()
         }
     }
+}
+
+/// Is the body said to be so small that it is there soon?
+fn is_small(headers: &HeaderMap) -> bool {
+    let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
+    len.is_some_and(|len: u64| len <= SMALL)
 }
 
 /// Lets in whoever comes from this machine, and others who log in.

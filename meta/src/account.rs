@@ -28,6 +28,16 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What may be changed of a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserChange {
+    /// This is the hash of his password from now on.
+    Password(Secret),
+    /// He is let in no more, nor is anybody in his name; or is so again.
+    Disabled(bool),
+}
+
 /// A kind of account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

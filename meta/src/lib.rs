@@ -40,7 +40,7 @@ mod txn;
 mod volume;
 mod volume_store;
 
-pub use account::{ACCOUNT_NAME_MAX, Account, AccountKind, Pass, Secret, User};
+pub use account::{ACCOUNT_NAME_MAX, Account, AccountKind, Pass, Secret, User, UserChange};
 pub use check::Report;
 pub use check::repair::Repaired;
 pub use clock::wall_clock;

@@ -17,7 +17,7 @@ use proto::id::{BlobId, SessionId};
 use proto::scheme::Scheme;
 use proxy::VolumeRules;
 
-use crate::account::{Account, AccountKind, Secret};
+use crate::account::{Account, AccountKind, Secret, UserChange};
 use crate::missing::Missing;
 
 /// Number of an inode. 1 is the root directory.
@@ -568,22 +568,30 @@ pub trait MetaStore: Send + Sync + 'static {
     ) -> Result<Vec<Account>, MetaError> {
         Ok(Vec::new())
     }
-    /// Is there any user at all, be it one whose record is damaged?
+    /// Has there ever been a user, be it one whose record is damaged, or who is gone?
     async fn has_users(&self) -> Result<bool, MetaError> {
         Ok(false)
     }
-    /// Adds an account (`new`: else [`MetaError::Exists`]), or puts it in the place of the one of its name (else
-    /// [`MetaError::NotFound`]). A pass must have its user.
-    async fn put_account(&self, _account: &Account, _new: bool) -> Result<(), MetaError> {
+    /// Adds an account, if there is none of its name ([`MetaError::Exists`]). A pass must have its user
+    /// ([`MetaError::NotFound`]).
+    async fn add_account(&self, _account: &Account) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    /// Changes a user, in one step.
+    async fn change_user(&self, _name: &str, _change: &UserChange) -> Result<(), MetaError> {
         Err(MetaError::NotSupported)
     }
     /// Takes an account away: a user with all passes in his name.
     async fn remove_account(&self, _kind: AccountKind, _name: &str) -> Result<(), MetaError> {
         Err(MetaError::NotSupported)
     }
-    /// What share links are signed with: these 32 random bytes from now on, where there was nothing yet, or that is
-    /// to be changed (`anew`), whereby all links end.
-    async fn signing_secret(&self, _bytes: &[u8], _anew: bool) -> Result<Secret, MetaError> {
+    /// What share links are signed with, if any ever was.
+    async fn signing_secret(&self) -> Result<Option<Secret>, MetaError> {
+        Ok(None)
+    }
+    /// Sees to it that there is something that share links are signed with: these 32 random bytes, where there was nothing
+    /// yet.
+    async fn keep_signing_secret(&self, _bytes: &[u8]) -> Result<Secret, MetaError> {
         Err(MetaError::NotSupported)
     }
 }

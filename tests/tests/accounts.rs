@@ -48,6 +48,15 @@ fn what_is_said_of_accounts_stays_mounted_or_not() -> Result<()> {
     let key_id = listed(&alone, "key", "id")?.concat();
     ensure!(key.contains(&format!("access key: {key_id}\nsecret key: ")), "{key}");
     alone.say(&format!("token revoke {id}"))?;
+    // Several at once wait for each other.
+    std::thread::scope(|scope| {
+        let adding: Vec<_> = (0..4).map(|_| scope.spawn(|| alone.say("token add bob"))).collect();
+        adding.into_iter().try_for_each(|one| one.join().expect("no panic").map(drop))
+    })?;
+    ensure!(alone.list("token")?.len() == 4);
+    for token in alone.list("token")? {
+        alone.say(&format!("token revoke {}", token["id"].as_str().context("an id")?))?;
+    }
     alone.say("user revoke bob")?;
     alone.with_password("user password ann", "another password")?;
     alone.say("user revoke ann --delete")?;

@@ -13,7 +13,7 @@ use sha2::Sha256;
 
 use super::pass::random;
 
-/// How long one counts as known.
+/// How long one counts as known who does not come again.
 const LASTS: Duration = Duration::from_secs(300);
 /// Most that are known, about 100 bytes each.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
@@ -41,8 +41,9 @@ impl Known {
         let mac = self.mac(user, password, hash);
         let fresh = |since: &Instant| now.saturating_duration_since(*since) < LASTS;
         match self.since.get(&mac).map(fresh) {
+            Some(true) => self.since.put(mac, now).is_some(),
             Some(false) => self.since.pop(&mac).is_none(),
-            known => known.is_some(),
+            None => false,
         }
     }
 
@@ -81,6 +82,8 @@ mod tests {
         ] {
             assert!(!known.has(user, shown, kept, now), "{user}");
         }
-        assert!(!known.has("ann", &password, &hash, now + LASTS));
+        let later = now + LASTS - Duration::from_secs(1);
+        assert!(known.has("ann", &password, &hash, later + LASTS - Duration::from_secs(1)));
+        assert!(!known.has("ann", &password, &hash, later + 2 * LASTS));
     }
 }

@@ -4,7 +4,7 @@
 //! What is done is durable before it is answered. No answer has a secret: who makes one knows it, and nobody else
 //! is ever told.
 
-use meta::{Account, AccountKind, MetaError, MetaStore, Pass, Secret};
+use meta::{Account, AccountKind, MetaError, MetaStore, Pass, Secret, UserChange};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{is_within, way_to};
@@ -78,16 +78,16 @@ impl Order {
     /// Has it done.
     ///
     /// # Errors
-    /// See [`OrderError`]; then nothing has changed.
+    /// See [`OrderError`]; then nothing has changed, but where it could not be synced.
     pub async fn obey(self, meta: &dyn MetaStore) -> Result<Answer, OrderError> {
         let answer = match self {
             Self::List(kind) => return list(meta, kind).await.map(Answer::Accounts),
             Self::Add(account) => add(meta, account).await?,
             Self::Password(name, password) => {
-                change(meta, &name, |user| user.password = password).await?
+                change(meta, name, UserChange::Password(password)).await?
             }
             Self::Disable(name, disabled) => {
-                change(meta, &name, |user| user.disabled = disabled).await?
+                change(meta, name, UserChange::Disabled(disabled)).await?
             }
             Self::Remove(kind, name) => match meta.remove_account(kind, &name).await {
                 Ok(()) => Answer::Done,
@@ -136,13 +136,13 @@ async fn user(meta: &dyn MetaStore, name: &str) -> Result<meta::User, OrderError
 
 async fn change(
     meta: &dyn MetaStore,
-    name: &str,
-    change: impl FnOnce(&mut meta::User) + Send,
+    name: String,
+    change: UserChange,
 ) -> Result<Answer, OrderError> {
-    let mut user = user(meta, name).await?;
-    change(&mut user);
-    meta.put_account(&Account::User(user), false).await?;
-    Ok(Answer::Done)
+    match meta.change_user(&name, &change).await {
+        Err(MetaError::NotFound) => Err(OrderError::NoUser(name)),
+        changed => Ok(changed.map(|()| Answer::Done)?),
+    }
 }
 
 async fn add(meta: &dyn MetaStore, account: Account) -> Result<Answer, OrderError> {
@@ -159,15 +159,19 @@ async fn add(meta: &dyn MetaStore, account: Account) -> Result<Answer, OrderErro
         }
     };
     way_to(meta, folder).await?.ok_or_else(|| OrderError::NoFolder(folder.clone()))?;
-    match meta.put_account(&account, true).await {
-        Err(MetaError::Exists) => {
+    match (meta.add_account(&account).await, &account) {
+        (Err(MetaError::Exists), account) => {
             return Err(OrderError::Exists(account.kind(), account.name().to_owned()));
         }
-        put => put?,
+        // He has gone meanwhile.
+        (Err(MetaError::NotFound), Account::Pass(pass)) => {
+            return Err(OrderError::NoUser(pass.user.clone()));
+        }
+        (added, _) => added?,
     }
+    let key = meta.keep_signing_secret(&pass::new_signing_secret()).await?;
     match account {
         Account::Pass(link @ Pass { kind: AccountKind::Link, .. }) => {
-            let key = meta.signing_secret(&pass::new_signing_secret(), false).await?;
             Ok(Answer::Link(pass::sign(&link, &key)))
         }
         _ => Ok(Answer::Done),

@@ -1,11 +1,13 @@
 //! How long who has failed must wait: a decision, with the time passed in.
 //!
-//! Failures are counted by the name that was tried and by the address that tried. The first five are free; after each
-//! further one nothing is tried for a second, two, four and so on up to a minute. A quarter of an hour without a failure
-//! forgets all; who comes in has his name's forgotten, not his address's, so that nobody clears it by an account of his
-//! own. What is remembered is bounded: the names and addresses that failed longest ago go first. Addresses of IPv6 count
-//! by their network of 64 bits, of which a stranger has as many addresses as he likes.
+//! Failures with passwords are counted by the name and the address that tried, by the address alone, and by the name alone. A few are
+//! free of each kind: people mistype, an address may be that of many, and whoever tries a name from everywhere must not keep the one
+//! out whose name it is. After each further failure nothing is tried for a second, two, four and so on up to a minute. A quarter of an
+//! hour without a failure forgets them; who comes in has those of his name forgotten, not his address's, so that nobody
+//! clears it by an account of his own. What is remembered is bounded: those that failed longest ago go first. Addresses of
+//! IPv6 count by their network of 64 bits, of which a stranger has as many addresses as he likes.
 
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -13,15 +15,17 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use meta::ACCOUNT_NAME_MAX;
 
-/// Failures that cost nothing: people mistype.
+/// Failures that cost nothing: of a name from an address, of an address whatever the name, of a name wherever from.
 const FREE: u32 = 5;
+const FREE_OF_ADDRESS: u32 = 50;
+const FREE_OF_NAME: u32 = 100;
 /// Wait after the first that costs something.
 const FIRST: Duration = Duration::from_secs(1);
 /// Longest wait.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Without a failure for so long, all is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(900);
-/// Most names, and most addresses, that are remembered; about 100 bytes each.
+/// Most that are remembered of each kind; about 100 bytes each.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("it is not zero");
 
 /// What is remembered of one.
@@ -32,8 +36,8 @@ struct Failures {
 }
 
 impl Failures {
-    fn wait(self, now: Instant) -> Duration {
-        let beyond = self.count.saturating_sub(FREE);
+    fn wait(self, free: u32, now: Instant) -> Duration {
+        let beyond = self.count.saturating_sub(free);
         if beyond == 0 || self.is_forgotten(now) {
             return Duration::ZERO;
         }
@@ -46,51 +50,68 @@ impl Failures {
     }
 }
 
+/// Those of one kind.
+struct Table<K: Hash + Eq> {
+    free: u32,
+    all: LruCache<K, Failures>,
+}
+
+impl<K: Hash + Eq> Table<K> {
+    fn new(free: u32) -> Self {
+        Self { free, all: LruCache::new(REMEMBERED) }
+    }
+
+    fn wait(&self, key: &K, now: Instant) -> Duration {
+        self.all.peek(key).map_or(Duration::ZERO, |failures| failures.wait(self.free, now))
+    }
+
+    fn count(&mut self, key: K, now: Instant) {
+        let failures = self.all.get_or_insert_mut(key, || Failures { count: 0, last: now });
+        let before = if failures.is_forgotten(now) { 0 } else { failures.count };
+        *failures = Failures { count: before.saturating_add(1), last: now };
+    }
+}
+
 /// What is remembered of all.
 pub(crate) struct SlowDown {
-    names: LruCache<String, Failures>,
-    addresses: LruCache<IpAddr, Failures>,
+    both: Table<(String, IpAddr)>,
+    addresses: Table<IpAddr>,
+    names: Table<String>,
 }
 
 impl Default for SlowDown {
     fn default() -> Self {
-        Self { names: LruCache::new(REMEMBERED), addresses: LruCache::new(REMEMBERED) }
+        let (both, names) = (Table::new(FREE), Table::new(FREE_OF_NAME));
+        Self { both, addresses: Table::new(FREE_OF_ADDRESS), names }
     }
 }
 
 impl SlowDown {
-    /// How long nothing is tried for this name, or from this address. Zero: it is.
-    pub(crate) fn wait(&self, name: Option<&str>, from: IpAddr, now: Instant) -> Duration {
-        let by_name = name.and_then(|name| self.names.peek(name));
-        let by_address = self.addresses.peek(&network(from));
-        let waits = [by_name, by_address].into_iter().flatten();
-        waits.map(|failures| failures.wait(now)).max().unwrap_or_default()
+    /// How long nothing is tried for this name from this address. Zero: it is.
+    pub(crate) fn wait(&self, name: &str, from: IpAddr, now: Instant) -> Duration {
+        let (name, network) = (kept(name), network(from));
+        let both = self.both.wait(&(name.clone(), network), now);
+        both.max(self.addresses.wait(&network, now)).max(self.names.wait(&name, now))
     }
 
     /// This was tried, and failed.
-    pub(crate) fn failed(&mut self, name: Option<&str>, from: IpAddr, now: Instant) {
-        // Nobody has a longer name.
-        if let Some(name) = name.filter(|name| name.len() <= ACCOUNT_NAME_MAX) {
-            count(self.names.get_or_insert_mut(name.to_owned(), || Failures::none(now)), now);
-        }
-        count(self.addresses.get_or_insert_mut(network(from), || Failures::none(now)), now);
+    pub(crate) fn failed(&mut self, name: &str, from: IpAddr, now: Instant) {
+        let (name, network) = (kept(name), network(from));
+        self.both.count((name.clone(), network), now);
+        self.addresses.count(network, now);
+        self.names.count(name, now);
     }
 
-    /// He of this name has come in.
-    pub(crate) fn succeeded(&mut self, name: &str) {
-        self.names.pop(name);
-    }
-}
-
-impl Failures {
-    fn none(now: Instant) -> Self {
-        Self { count: 0, last: now }
+    /// He of this name has come in from this address.
+    pub(crate) fn succeeded(&mut self, name: &str, from: IpAddr) {
+        self.both.all.pop(&(kept(name), network(from)));
+        self.names.all.pop(&kept(name));
     }
 }
 
-fn count(failures: &mut Failures, now: Instant) {
-    let before = if failures.is_forgotten(now) { 0 } else { failures.count };
-    *failures = Failures { count: before.saturating_add(1), last: now };
+/// A name as it is remembered: longer ones, which nobody has, are one.
+fn kept(name: &str) -> String {
+    if name.len() <= ACCOUNT_NAME_MAX { name.to_owned() } else { String::new() }
 }
 
 /// What an address counts as.
@@ -120,47 +141,51 @@ mod tests {
     fn each_failure_beyond_five_doubles_the_wait_up_to_a_minute() {
         let (mut slow, here, mut now) = (SlowDown::default(), address("10.0.0.1"), Instant::now());
         for expected in [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60] {
-            slow.failed(Some("ann"), here, now);
-            assert_eq!(slow.wait(Some("ann"), here, now), secs(expected));
+            slow.failed("ann", here, now);
+            assert_eq!(slow.wait("ann", here, now), secs(expected));
             now += secs(expected);
-            assert_eq!(slow.wait(Some("ann"), here, now), Duration::ZERO);
+            assert_eq!(slow.wait("ann", here, now), Duration::ZERO);
         }
         now += FORGOTTEN;
-        slow.failed(Some("ann"), here, now);
-        assert_eq!(slow.wait(Some("ann"), here, now), Duration::ZERO);
+        slow.failed("ann", here, now);
+        assert_eq!(slow.wait("ann", here, now), Duration::ZERO);
     }
 
     #[test]
-    fn names_and_addresses_count_apart() {
+    fn who_tries_a_name_keeps_neither_its_owner_out_nor_others_who_come_from_there() {
         let (mut slow, now) = (SlowDown::default(), Instant::now());
         let (here, there) = (address("10.0.0.1"), address("10.0.0.2"));
         for _ in 0..7 {
-            slow.failed(Some("ann"), here, now);
+            slow.failed("ann", here, now);
         }
-        assert_eq!(slow.wait(Some("ann"), there, now), secs(2), "the name, wherever from");
-        assert_eq!(slow.wait(Some("bob"), here, now), secs(2), "the address, whoever it is");
-        assert_eq!(slow.wait(Some("bob"), there, now), Duration::ZERO);
-        slow.succeeded("ann");
-        assert_eq!(slow.wait(Some("ann"), there, now), Duration::ZERO);
-        assert_eq!(
-            slow.wait(None, here, now),
-            secs(2),
-            "an account of one's own clears no address"
-        );
+        assert_eq!(slow.wait("ann", here, now), secs(2));
+        assert_eq!(slow.wait("ann", there, now), Duration::ZERO, "from elsewhere");
+        assert_eq!(slow.wait("bob", here, now), Duration::ZERO, "another");
+        slow.succeeded("ann", here);
+        assert_eq!(slow.wait("ann", here, now), Duration::ZERO);
+        // Whoever tries many names from one address, or one name from many, waits as well.
+        for n in 0..50 {
+            slow.failed(&format!("u{n}"), here, now);
+        }
+        assert!(slow.wait("new", here, now) > Duration::ZERO);
+        for n in 0..101 {
+            slow.failed("bob", address(&format!("10.0.1.{n}")), now);
+        }
+        assert_eq!(slow.wait("bob", there, now), secs(1));
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_address() {
         let (mut slow, now) = (SlowDown::default(), Instant::now());
         for n in 0..6 {
-            slow.failed(None, address(&format!("2001:db8::{n:x}")), now);
+            slow.failed("ann", address(&format!("2001:db8::{n:x}")), now);
         }
-        assert_eq!(slow.wait(None, address("2001:db8::ffff"), now), secs(1));
-        assert_eq!(slow.wait(None, address("2001:db8:0:1::1"), now), Duration::ZERO);
+        assert_eq!(slow.wait("ann", address("2001:db8::ffff"), now), secs(1));
+        assert_eq!(slow.wait("ann", address("2001:db8:0:1::1"), now), Duration::ZERO);
         for _ in 0..6 {
-            slow.failed(None, address("::ffff:10.0.0.1"), now);
+            slow.failed("bob", address("::ffff:10.0.0.1"), now);
         }
-        assert_eq!(slow.wait(None, address("10.0.0.1"), now), secs(1), "IPv4, told as IPv6");
+        assert_eq!(slow.wait("bob", address("10.0.0.1"), now), secs(1), "IPv4, told as IPv6");
     }
 
     #[test]
@@ -169,15 +194,16 @@ mod tests {
         let strangers = u32::try_from(REMEMBERED.get()).unwrap() + 10;
         let ann = address("192.168.0.1");
         for n in 0..strangers {
-            slow.failed(Some(&format!("u{n}")), IpAddr::from(n.to_be_bytes()), now);
+            slow.failed(&format!("u{n}"), IpAddr::from(n.to_be_bytes()), now);
             if n % 1000 == 0 {
-                slow.failed(Some("ann"), ann, now);
+                slow.failed("ann", ann, now);
             }
         }
-        slow.failed(Some(&"x".repeat(999)), ann, now);
-        assert_eq!(slow.names.len(), REMEMBERED.get());
-        assert_eq!(slow.addresses.len(), REMEMBERED.get());
-        assert!(slow.wait(Some("ann"), ann, now) > Duration::ZERO);
-        assert_eq!(slow.names.iter().map(|(name, _)| name.len()).max(), Some(6));
+        slow.failed(&"x".repeat(999), ann, now);
+        assert_eq!(slow.names.all.len(), REMEMBERED.get());
+        assert_eq!(slow.addresses.all.len(), REMEMBERED.get());
+        assert_eq!(slow.both.all.len(), REMEMBERED.get());
+        assert!(slow.wait("ann", ann, now) > Duration::ZERO);
+        assert_eq!(slow.names.all.iter().map(|(name, _)| name.len()).max(), Some(6));
     }
 }

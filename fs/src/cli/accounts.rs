@@ -2,10 +2,10 @@
 //! machine, or, of one that is not mounted, by themselves, with its lock.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
-use meta::{Account, AccountKind, Directories, MetaSettings, MetaStore, MountedBy, VolumeLock};
+use meta::{Account, AccountKind, MetaSettings, MetaStore, MountedBy, VolumeLock};
 use proto::cluster::Cluster;
 
 use super::directories;
@@ -18,6 +18,11 @@ use crate::mount::mountpoint;
 
 /// How long a mount may take to answer: what it is told is durable then.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How soon it is looked again whether another command has ended.
+const AGAIN: Duration = Duration::from_millis(50);
+/// In the place of a mountpoint: a command has the volume.
+const COMMAND: &str = "(accounts)";
 
 /// The volume whose accounts they are.
 #[derive(clap::Args)]
@@ -33,9 +38,27 @@ impl Of {
     pub(super) fn have(&self, order: Order) -> Result<Answer> {
         let cluster = self.cluster.read()?;
         let own = directories::of(&cluster)?;
-        match meta::lock_holder(&own, &self.volume)? {
-            Some(holder) => by_its_mount(&holder, &self.volume, &order),
-            None => block_on(by_its_disks(&cluster, &own, &self.volume, order)),
+        let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from(COMMAND) };
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let waits = |holder: &Option<MountedBy>| {
+                holder.as_ref().is_some_and(is_command) && Instant::now() < until
+            };
+            let holder = meta::lock_holder(&own, &self.volume)?;
+            if !waits(&holder) {
+                if let Some(holder) = holder {
+                    return by_its_mount(&holder, &self.volume, &order);
+                }
+                match VolumeLock::take(&own, &self.volume, &by) {
+                    Ok(lock) => {
+                        return block_on(by_its_disks(&cluster, lock, &self.volume, order));
+                    }
+                    Err(_) if waits(&meta::lock_holder(&own, &self.volume)?) => {}
+                    Err(why) => return Err(why.into()),
+                }
+            }
+            // Another such command has it for a moment.
+            std::thread::sleep(AGAIN);
         }
     }
 
@@ -46,6 +69,11 @@ impl Of {
             answer => Err(anyhow!("the mount answers something else: {answer:?}")),
         }
     }
+}
+
+/// Is it no mount that has the volume, as far as is known, but a command like this one?
+fn is_command(holder: &MountedBy) -> bool {
+    !holder.is_served_only() && holder.mountpoint.as_os_str().as_encoded_bytes().starts_with(b"(")
 }
 
 fn by_its_mount(holder: &MountedBy, volume: &str, order: &Order) -> Result<Answer> {
@@ -61,12 +89,10 @@ fn by_its_mount(holder: &MountedBy, volume: &str, order: &Order) -> Result<Answe
 /// Takes the volume over for a moment.
 async fn by_its_disks(
     cluster: &Cluster,
-    own: &Directories,
+    lock: VolumeLock,
     volume: &str,
     order: Order,
 ) -> Result<Answer> {
-    let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(accounts)") };
-    let lock = VolumeLock::take(own, volume, &by)?;
     let store = Store::open(cluster).await?;
     let done = async {
         let opening = mount::open_volume(cluster, lock, &store, MetaSettings::default());

@@ -138,7 +138,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         }
         None => (at.strip_prefix("http://").unwrap_or(at), None),
     };
-    let (at, login) = (at.to_owned(), args.login.header()?);
+    let login = args.login.header()?;
+    if login.is_some() && !args.at.contains("://") && !is_this_machine(at) {
+        bail!(
+            "bad_request: a password or token could be listened to on its way to {at}: give --at https://{at}, or --at http://{at} if that is fine"
+        );
+    }
+    let at = at.to_owned();
     let door = Door { at, database: args.database, login, tls };
     block_on(async {
         match args.command {
@@ -158,6 +164,14 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does a connection to there not leave this machine?
+fn is_this_machine(at: &str) -> bool {
+    let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 fn from_stdin() -> Result<Vec<u8>> {

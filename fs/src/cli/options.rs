@@ -138,8 +138,10 @@ impl Options {
             "metrics" => self.metrics = Some(parsed(name, value)?),
             "http" => self.doors.http = Some(parsed(name, value)?),
             "kv" => self.doors.kv = Some(parsed(name, value)?),
-            "tls-cert" => self.tls_file(parsed(name, value)?, |files, file| files.0 = file),
-            "tls-key" => self.tls_file(parsed(name, value)?, |files, file| files.1 = file),
+            "tls-cert" => {
+                self.tls_file(name, parsed(name, value)?, |files, file| files.0 = file)?
+            }
+            "tls-key" => self.tls_file(name, parsed(name, value)?, |files, file| files.1 = file)?,
             "disk-grace" => self.disk_grace = Some(parsed(name, value)?),
             "heal-rate" => self.heal_rate = Some(parsed(name, value)?),
             _ if Self::default().switch(name).is_ok() => {
@@ -151,17 +153,41 @@ impl Options {
     }
 
     /// One of the two files of a certificate; the other may have been named before.
-    fn tls_file(&mut self, file: PathBuf, set: impl FnOnce(&mut (PathBuf, PathBuf), PathBuf)) {
+    fn tls_file(
+        &mut self,
+        name: &str,
+        file: PathBuf,
+        set: impl FnOnce(&mut (PathBuf, PathBuf), PathBuf),
+    ) -> Result<(), BadOption> {
         let mut files = match &self.doors.entry.tls {
             Tls::Files(cert, key) => (cert.clone(), key.clone()),
             _ => Default::default(),
         };
         set(&mut files, file);
-        self.doors.entry.tls = Tls::Files(files.0, files.1);
+        self.tls(name, Tls::Files(files.0, files.1))
+    }
+
+    /// Whether others may listen: said once, or the same again.
+    fn tls(&mut self, name: &str, tls: Tls) -> Result<(), BadOption> {
+        let before = &mut self.doors.entry.tls;
+        let both_files = matches!((&*before, &tls), (Tls::Files(..), Tls::Files(..)));
+        if *before != Tls::Within && *before != tls && !both_files {
+            let why = "tls, tls-cert with tls-key, and insecure-no-tls exclude one another";
+            return Err(BadOption::Wrong { name: name.to_owned(), why: why.to_owned() });
+        }
+        *before = tls;
+        Ok(())
     }
 
     /// A word alone.
     fn switch(&mut self, name: &str) -> Result<(), BadOption> {
+        if let Some(tls) = match name {
+            "tls" => Some(Tls::Own),
+            "insecure-no-tls" => Some(Tls::Insecure),
+            _ => None,
+        } {
+            return self.tls(name, tls);
+        }
         let mount = &mut self.mount;
         match name {
             "ro" => mount.read_only = true,
@@ -186,8 +212,6 @@ impl Options {
             "remount" => self.remount = true,
             "take-over" => self.take_over = true,
             "nonempty" => self.nonempty = true,
-            "tls" => self.doors.entry.tls = Tls::Own,
-            "insecure-no-tls" => self.doors.entry.tls = Tls::Insecure,
             "no-login" => self.doors.entry.no_login = true,
             "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics" | "http"
             | "kv" | "tls-cert" | "tls-key" | "disk-grace" | "heal-rate" => {

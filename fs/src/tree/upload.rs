@@ -162,6 +162,8 @@ impl Upload {
     pub async fn finish(self, replaces: Replaces) -> TreeResult<Attr> {
         View::through(async move {
             let Self { view, held, path, .. } = self;
+            // What only reads by now may have begun when it did not.
+            view.writes()?;
             let (dir, before) = view.may_put(&path).await?;
             let (_, name) = path.split().expect("it lies in a directory");
             if before.is_none() && matches!(replaces, Replaces::Only(_)) {

@@ -184,7 +184,7 @@ impl Lines {
             }
             let _under_way = guest.begin();
             let mut shares = Vec::new();
-            let (answer, goes_on) = match self.line(&mut reader, &mut line).await {
+            let (answer, goes_on) = match self.line(&mut reader, &mut line, &caller).await {
                 Ok(Line::End) | Err(_) => return,
                 Ok(Line::Bad(refusal)) => (refusal.json(), false),
                 Ok(Line::Whole(_)) if line.trim_ascii_start().first() != Some(&b'{') => {
@@ -200,8 +200,18 @@ impl Lines {
             let mut text = answer.to_string().into_bytes();
             drop(answer);
             text.push(b'\n');
-            let written = tokio::time::timeout(LATER, writer.write_all(&text)).await;
-            if !matches!(written, Ok(Ok(()))) || !goes_on {
+            let writing = async {
+                writer.write_all(&text).await?;
+                // What TLS has taken may not be on its way yet.
+                writer.flush().await
+            };
+            let written = tokio::time::timeout(LATER, writing).await;
+            if !matches!(written, Ok(Ok(()))) {
+                return;
+            }
+            if !goes_on {
+                // So that the client hears it to its end.
+                let _late = tokio::time::timeout(SOON, writer.shutdown()).await;
                 return;
             }
         }
@@ -212,6 +222,7 @@ impl Lines {
         &self,
         reader: &mut (impl AsyncBufRead + Unpin),
         line: &mut Vec<u8>,
+        caller: &Caller,
     ) -> io::Result<Line<'_>> {
         let slow = || Line::Bad(Refusal::new(Code::TooSlow, "the line did not come to its end"));
         let mut short = (&mut *reader).take(SHORT);
@@ -225,6 +236,10 @@ impl Lines {
         if (line.len() as u64) < SHORT {
             // It ends without the end of a line.
             return Ok(Line::End);
+        }
+        // Memory is for those who may come in.
+        if let Err(refusal) = self.who.let_in(caller.shown.as_ref(), caller.peer, LOG_IN).await {
+            return Ok(Line::Bad(refusal));
         }
         let Ok(long) = tokio::time::timeout(LATER, self.long.acquire()).await else {
             return Ok(Line::Bad(Refusal::new(

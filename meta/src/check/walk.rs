@@ -10,6 +10,7 @@ use super::report::{MENDS_MOST, Mend, Report};
 use crate::account::Account;
 use crate::engine::Value;
 use crate::key::{self, Key};
+use crate::ops::accounts::SIGNING_LEN;
 use crate::record::dentry;
 use crate::record::inode::Inode;
 use crate::record::xattr;
@@ -341,6 +342,10 @@ impl Walk {
         let (mut users, mut passes) = (BTreeSet::new(), Vec::new());
         each(txn, key::account::all(), |key, value| {
             if *key == key::account::signing() {
+                if value.len() != SIGNING_LEN {
+                    // All links end with it, and the next one made has another.
+                    self.remove_damaged("what share links are signed with", key);
+                }
                 return;
             }
             let account = key::account::parse(key);

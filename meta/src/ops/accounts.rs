@@ -4,14 +4,14 @@
 
 use std::ops::ControlFlow;
 
-use crate::account::{Account, AccountKind, Secret};
+use crate::account::{Account, AccountKind, Secret, UserChange};
 use crate::key;
 use crate::key::Key;
 use crate::store::MetaError;
 use crate::txn::{Txn, damaged};
 
 /// Bytes that links are signed with.
-const SIGNING_LEN: usize = 32;
+pub(crate) const SIGNING_LEN: usize = 32;
 
 fn decode(key: &Key, value: &[u8]) -> Result<Account, MetaError> {
     key::account::parse(key)
@@ -58,10 +58,11 @@ pub(crate) fn list(
     Ok(found)
 }
 
-/// Is there any user, be it a damaged one?
+/// Has there ever been a user? What links are signed with comes with the first one, and stays: a volume whose last user is gone,
+/// or damaged beyond repair, is not open to everybody again.
 pub(crate) fn any_user(txn: &Txn<'_>) -> Result<bool, MetaError> {
     let all = key::account::of(AccountKind::User);
-    let mut found = false;
+    let mut found = txn.get(&key::account::signing())?.is_some();
     let _ = txn.scan(all..all.after_prefix(), &mut |_, _| {
         found = true;
         Ok(ControlFlow::Break(()))
@@ -69,14 +70,12 @@ pub(crate) fn any_user(txn: &Txn<'_>) -> Result<bool, MetaError> {
     Ok(found)
 }
 
-/// Adds an account (`new`), or puts another in the place of one.
-pub(crate) fn put(txn: &mut Txn<'_>, account: &Account, new: bool) -> Result<(), MetaError> {
+/// Adds an account.
+pub(crate) fn add(txn: &mut Txn<'_>, account: &Account) -> Result<(), MetaError> {
     account.check().map_err(MetaError::Invalid)?;
     let key = key::account::key(account.kind(), account.name());
-    match (txn.get(&key)?.is_some(), new) {
-        (true, true) => return Err(MetaError::Exists),
-        (false, false) => return Err(MetaError::NotFound),
-        _ => {}
+    if txn.get(&key)?.is_some() {
+        return Err(MetaError::Exists);
     }
     if let Account::Pass(pass) = account
         && txn.get(&key::account::key(AccountKind::User, &pass.user))?.is_none()
@@ -84,6 +83,21 @@ pub(crate) fn put(txn: &mut Txn<'_>, account: &Account, new: bool) -> Result<(),
         return Err(MetaError::NotFound);
     }
     txn.put(key, &account.encode());
+    Ok(())
+}
+
+/// Changes a user.
+pub(crate) fn change(txn: &mut Txn<'_>, name: &str, change: &UserChange) -> Result<(), MetaError> {
+    let Some(Account::User(mut user)) = find(txn, AccountKind::User, name)? else {
+        return Err(MetaError::NotFound);
+    };
+    match change {
+        UserChange::Password(hash) => user.password = hash.clone(),
+        UserChange::Disabled(disabled) => user.disabled = *disabled,
+    }
+    let account = Account::User(user);
+    account.check().map_err(MetaError::Invalid)?;
+    txn.put(key::account::key(AccountKind::User, name), &account.encode());
     Ok(())
 }
 
@@ -106,16 +120,23 @@ pub(crate) fn remove(txn: &mut Txn<'_>, kind: AccountKind, name: &str) -> Result
     Ok(())
 }
 
-/// What links are signed with: these bytes from now on, where there were none or they are to be others (`anew`).
-pub(crate) fn signing(txn: &mut Txn<'_>, bytes: &[u8], anew: bool) -> Result<Secret, MetaError> {
+/// What links are signed with, if any ever was.
+pub(crate) fn signing(txn: &Txn<'_>) -> Result<Option<Secret>, MetaError> {
+    match txn.get(&key::account::signing())? {
+        Some(kept) if kept.len() == SIGNING_LEN => Ok(Some(Secret(kept.to_vec()))),
+        Some(_) => Err(damaged("what links are signed with")),
+        None => Ok(None),
+    }
+}
+
+/// The same, which is these bytes from now on where there was nothing.
+pub(crate) fn keep_signing(txn: &mut Txn<'_>, bytes: &[u8]) -> Result<Secret, MetaError> {
     if bytes.len() != SIGNING_LEN {
         return Err(MetaError::Invalid("links are signed with 32 bytes"));
     }
-    match txn.get(&key::account::signing())? {
-        Some(kept) if !anew && kept.len() == SIGNING_LEN => Ok(Secret(kept.to_vec())),
-        _ => {
-            txn.put(key::account::signing(), bytes);
-            Ok(Secret(bytes.to_vec()))
-        }
+    if let Some(kept) = signing(txn)? {
+        return Ok(kept);
     }
+    txn.put(key::account::signing(), bytes);
+    Ok(Secret(bytes.to_vec()))
 }

@@ -2,7 +2,7 @@
 
 use super::{assert_clean, crash, volume, wait};
 use crate::account::tests::{pass, user};
-use crate::account::{Account, AccountKind, Pass, Secret, User};
+use crate::account::{Account, AccountKind, Pass, Secret, User, UserChange};
 use crate::rules::name;
 use crate::store::{MetaError, MetaStore};
 use crate::volume::session::Session;
@@ -13,7 +13,7 @@ fn names(meta: &Session, kind: AccountKind, after: Option<&str>, limit: usize) -
 }
 
 fn add(meta: &Session, account: Account) -> Result<(), MetaError> {
-    wait(meta.put_account(&account, true))
+    wait(meta.add_account(&account))
 }
 
 #[test]
@@ -43,14 +43,17 @@ fn they_are_listed_in_order_and_kept() {
 fn one_is_added_once_and_changed_where_it_is() {
     let (_, _, meta) = volume(name::hash);
     let ann = Account::User(user("ann"));
-    assert_eq!(wait(meta.put_account(&ann, false)), Err(MetaError::NotFound));
+    let disable = UserChange::Disabled(true);
+    assert_eq!(wait(meta.change_user("ann", &disable)), Err(MetaError::NotFound));
     assert_eq!(wait(meta.has_users()), Ok(false));
     add(&meta, ann.clone()).unwrap();
     assert_eq!(wait(meta.has_users()), Ok(true));
     assert_eq!(add(&meta, ann), Err(MetaError::Exists));
-    let disabled = Account::User(User { disabled: true, ..user("ann") });
-    wait(meta.put_account(&disabled, false)).unwrap();
-    assert_eq!(wait(meta.account(AccountKind::User, "ann")).unwrap(), Some(disabled));
+    wait(meta.change_user("ann", &disable)).unwrap();
+    wait(meta.change_user("ann", &UserChange::Password(Secret(b"$new".into())))).unwrap();
+    let changed = User { disabled: true, password: Secret(b"$new".into()), ..user("ann") };
+    let found = wait(meta.account(AccountKind::User, "ann")).unwrap();
+    assert_eq!(found, Some(Account::User(changed)), "one change takes none back");
     let senseless = Account::User(User { gids: vec![], ..user("bob") });
     assert!(matches!(add(&meta, senseless), Err(MetaError::Invalid(_))));
     assert_eq!(names(&meta, AccountKind::User, None, 9), ["ann"]);
@@ -79,16 +82,18 @@ fn passes_go_with_their_user() {
 }
 
 #[test]
-fn links_are_signed_with_the_same_until_that_is_changed() {
+fn what_links_are_signed_with_stays_and_shows_that_there_were_users() {
     let (kv, record, meta) = volume(name::hash);
     let [one, other] = [[1; 32], [2; 32]];
-    let signing = |meta: &Session, bytes: &[u8], anew| wait(meta.signing_secret(bytes, anew));
-    assert_eq!(signing(&meta, &one, false), Ok(Secret(one.into())));
+    assert_eq!(wait(meta.signing_secret()), Ok(None));
+    assert_eq!(wait(meta.has_users()), Ok(false));
+    assert_eq!(wait(meta.keep_signing_secret(&one)), Ok(Secret(one.into())));
     wait(meta.sync()).unwrap();
     let meta = crash(&kv, &record, name::hash);
-    assert_eq!(signing(&meta, &other, false), Ok(Secret(one.into())));
-    assert_eq!(signing(&meta, &other, true), Ok(Secret(other.into())));
-    assert!(matches!(signing(&meta, &[1; 31], true), Err(MetaError::Invalid(_))));
+    assert_eq!(wait(meta.keep_signing_secret(&other)), Ok(Secret(one.into())));
+    assert_eq!(wait(meta.signing_secret()), Ok(Some(Secret(one.into()))));
+    assert_eq!(wait(meta.has_users()), Ok(true));
+    assert!(matches!(wait(meta.keep_signing_secret(&[1; 31])), Err(MetaError::Invalid(_))));
     assert_clean(&meta);
 }
 

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use proto::guard::caught;
 use proto::id::{BlobId, SessionId};
 
-use crate::account::{Account, AccountKind, Secret};
+use crate::account::{Account, AccountKind, Secret, UserChange};
 use crate::engine::{Value, View};
 use crate::key;
 use crate::ops::{
@@ -501,15 +501,24 @@ impl MetaStore for Session {
         self.read(|txn| accounts::any_user(txn)).await
     }
 
-    async fn put_account(&self, account: &Account, new: bool) -> Result<(), MetaError> {
-        self.grow(|txn| accounts::put(txn, account, new)).await
+    async fn add_account(&self, account: &Account) -> Result<(), MetaError> {
+        self.grow(|txn| accounts::add(txn, account)).await
+    }
+
+    async fn change_user(&self, name: &str, change: &UserChange) -> Result<(), MetaError> {
+        // Also where there is no room: somebody is to be kept out, perhaps who has filled it.
+        self.write(|txn| accounts::change(txn, name, change)).await
     }
 
     async fn remove_account(&self, kind: AccountKind, name: &str) -> Result<(), MetaError> {
         self.write(|txn| accounts::remove(txn, kind, name)).await
     }
 
-    async fn signing_secret(&self, bytes: &[u8], anew: bool) -> Result<Secret, MetaError> {
-        self.write(|txn| accounts::signing(txn, bytes, anew)).await
+    async fn signing_secret(&self) -> Result<Option<Secret>, MetaError> {
+        self.read(|txn| accounts::signing(txn)).await
+    }
+
+    async fn keep_signing_secret(&self, bytes: &[u8]) -> Result<Secret, MetaError> {
+        self.write(|txn| accounts::keep_signing(txn, bytes)).await
     }
 }
