@@ -834,3 +834,24 @@ async fn a_rebuild_brings_no_dropped_part_back_after_compaction() {
 async fn drops_whose_record_is_damaged_are_kept_by_compaction() {
     dropped_parts_stay_dropped(true).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_because_it_is_away_is_lost_though_it_is_back_before_the_next_look() {
+    let dir = fresh();
+    let (disk, store) = open(&dir);
+    let (there, away) = (dir.path().join("d"), dir.path().join("away"));
+    std::fs::rename(&there, &away).unwrap();
+    let mut end = 0;
+    // Until another block file is to be made.
+    while put(&store, key(end, 1_000_000)).await.is_ok() {
+        end += 1;
+    }
+    std::fs::rename(&away, &there).unwrap();
+    assert!(disk.shared().is_lost(), "{:?}", disk.shared().read_only());
+    drop((disk, store));
+    let (_disk, store) = open(&dir);
+    for n in 0..end {
+        assert_eq!(get(&store, key(n, 1_000_000)).await.unwrap(), content(key(n, 1_000_000)));
+    }
+    put(&store, key(end, 1_000_000)).await.unwrap();
+}

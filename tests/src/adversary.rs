@@ -307,16 +307,7 @@ impl Adversary {
                 self.small[&disk].repair()?;
                 self.demo.restart_daemon(disk)
             }
-            Harm::Detached => {
-                self.small[&disk].attach()?;
-                // One that was to make a file meanwhile has become read-only, and may stay so until it is opened anew.
-                if self.demo.all_up(NOTICED).is_err() {
-                    println!("disk {disk} does not come back by itself: {:?}", self.demo.states());
-                    self.demo.kill_daemon(disk)?;
-                    self.demo.restart_daemon(disk)?;
-                }
-                Ok(())
-            }
+            Harm::Detached => self.small[&disk].attach(),
         }
     }
 

@@ -21,7 +21,7 @@ impl View {
     /// When something has the name, or it may not be created.
     pub async fn make_directory(&self, path: &TreePath) -> TreeResult<Attr> {
         self.writes()?;
-        self.make(path, Kind::Directory, MODE, NewNode::Directory).await
+        self.make(path, Kind::Directory, MODE, NewNode::Directory, None).await
     }
 
     /// The same, of a directory that nobody may use who may not use that one, with the attributes of users that it has.
@@ -36,10 +36,7 @@ impl View {
             None => 0o070,
         };
         let mode = other.mode & (0o707 | group) | 0o700;
-        let made = self.make(path, Kind::Directory, mode, NewNode::Directory).await?;
-        copy_attributes(self, other, made.ino).await?;
-        self.settle(vec![Outdated::Attributes(made.ino)]).await?;
-        Ok(made)
+        self.make(path, Kind::Directory, mode, NewNode::Directory, Some(*other)).await
     }
 
     /// Makes a symbolic link with the target of another one.
@@ -50,15 +47,17 @@ impl View {
         self.writes()?;
         let source = self.stat_itself(from).await?;
         let target = self.filesystem.readlink(source.ino).await?;
-        self.make(to, Kind::Symlink, MODE, NewNode::Symlink(target)).await
+        self.make(to, Kind::Symlink, MODE, NewNode::Symlink(target), None).await
     }
 
+    /// With the attributes that users gave `other`, if any.
     async fn make(
         &self,
         path: &TreePath,
         kind: Kind,
         mode: u32,
         node: NewNode,
+        other: Option<Attr>,
     ) -> TreeResult<Attr> {
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
@@ -71,7 +70,13 @@ impl View {
             let made = filesystem.create(view.caller(), dir.ino, &name, mode, node).await?;
             // Nobody has it open.
             filesystem.forget(made.ino, 1);
+            let alike = match other {
+                Some(other) => copy_attributes(&view, &other, made.ino).await,
+                None => Ok(()),
+            };
+            // It is there in any case.
             view.settle(renamed(dir.ino, &name).into()).await?;
+            alike?;
             Ok(made)
         })
         .await

@@ -6,7 +6,7 @@
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use meta::{Attr, FILE_MAX, Kind};
+use meta::{Attr, FILE_MAX, Kind, Replaces};
 
 use super::asked::{Asked, no_folder, refused};
 use super::headers::is_part;
@@ -48,8 +48,7 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     // What is there, or locked, may have changed since; and again, as others put something there, too.
     let mut looks = 0;
     let (before, replaces) = loop {
-        let before = allowed(asked).await?;
-        let replaces = asked.replaces(before.as_ref())?;
+        let (before, replaces) = allowed(asked).await?;
         let Some(file) = before.as_ref().filter(|before| before.kind == Kind::File) else {
             break (before, replaces);
         };
@@ -69,8 +68,8 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     Ok(response)
 }
 
-/// What a PUT would replace, which it may.
-async fn allowed(asked: &Asked) -> Result<Option<Attr>, Refusal> {
+/// What a PUT would replace, which it may, and what it may replace at its end.
+async fn allowed(asked: &Asked) -> Result<(Option<Attr>, Replaces), Refusal> {
     let path = &asked.at.path;
     let before = asked.named(path).await?;
     if before.is_some_and(|before| before.kind == Kind::Directory) {
@@ -78,8 +77,8 @@ async fn allowed(asked: &Asked) -> Result<Option<Attr>, Refusal> {
     }
     let reach = if before.is_some() { Reach::default() } else { NAMED };
     asked.unlocked(path, reach)?;
-    asked.replaces(before.as_ref())?;
-    Ok(before)
+    let replaces = asked.replaces(before.as_ref())?;
+    Ok((before, replaces))
 }
 
 /// MKCOL: an empty folder.

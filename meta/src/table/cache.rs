@@ -5,10 +5,10 @@
 //! again. Files are written without a sync, as whatever a crash leaves of them is checked when it is read.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -24,6 +24,9 @@ use super::run::{ChunkRef, WantedBlock};
 use crate::missing::Missing;
 use crate::store::MetaError;
 use crate::volume_store::{StoreError, VolumeStore};
+
+#[cfg(test)]
+mod tests;
 
 /// Chunks whose index is in memory and whose file is open.
 const OPEN_CHUNKS: NonZeroUsize = NonZeroUsize::new(256).expect("is not zero");
@@ -285,9 +288,7 @@ impl Cache {
         let path = self.path(id)?;
         let new = path.with_extension("new");
         let write = || {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&new)?;
+            let mut file = self.new_file(&new)?;
             file.write_all(bytes)?;
             fs::rename(&new, &path)?;
             Ok(file)
@@ -299,6 +300,19 @@ impl Cache {
                 let _none = fs::remove_file(&new);
             })
             .ok()
+    }
+
+    /// An empty file. Where somebody removed the directory it is made again: else each block would cost a whole chunk.
+    fn new_file(&self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        match (options.open(path), &self.dir) {
+            (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+                options.open(path)
+            }
+            (opened, _) => opened,
+        }
     }
 
     /// A file that is not what it should be goes; the store has what it should have been.

@@ -433,9 +433,12 @@ impl Owner {
         Ok(true)
     }
 
-    /// The disk takes no more writes.
+    /// The disk takes no more writes; one that is not where it was is lost, and so is opened anew when it is back.
     pub(crate) fn fail(&self, doing: &str, e: &dyn std::fmt::Display) -> PartError {
         let why = format!("{doing}: {e}");
+        if let Some(gone) = self.watch.as_ref().and_then(|watch| watch.gone(&self.shared)) {
+            self.shared.lose(gone);
+        }
         tracing::error!(disk = %self.shared.disk, "the disk is read-only now: {why}");
         self.shared.set_read_only(&why);
         PartError::Io(format!("read-only: {why}"))

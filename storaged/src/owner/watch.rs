@@ -109,7 +109,9 @@ impl Watch {
         current: Option<u32>,
         doomed: impl Fn(u32) -> bool,
     ) -> Result<(), Trouble> {
-        self.look_for_superblock(shared)?;
+        if let Some(why) = self.gone(shared) {
+            return Err(Trouble::Gone(why));
+        }
         self.look_for_files(shared, current, doomed)?;
         if self.access == Access::Read {
             return Ok(());
@@ -131,14 +133,15 @@ impl Watch {
         Ok(())
     }
 
-    fn look_for_superblock(&self, shared: &Shared) -> Result<(), Trouble> {
+    /// Why the disk is not where it was, if so. Asked also when something has failed: by the next look it may be back.
+    pub(crate) fn gone(&self, shared: &Shared) -> Option<String> {
         let _call = shared.calls.begin();
         match std::fs::metadata(&self.superblock) {
-            Ok(there) if (there.dev(), there.ino()) == self.identity => Ok(()),
-            Ok(_) => Err(Trouble::Gone("another disk is in its directory".to_owned())),
+            Ok(there) if (there.dev(), there.ino()) == self.identity => None,
+            Ok(_) => Some("another disk is in its directory".to_owned()),
             // That says nothing of where it is.
-            Err(e) if matches!(e.raw_os_error(), Some(EACCES | EINTR | ENOMEM)) => Ok(()),
-            Err(e) => Err(Trouble::Gone(format!("its superblock is gone: {e}"))),
+            Err(e) if matches!(e.raw_os_error(), Some(EACCES | EINTR | ENOMEM)) => None,
+            Err(e) => Some(format!("its superblock is gone: {e}")),
         }
     }
 
