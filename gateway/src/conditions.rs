@@ -1,5 +1,7 @@
 //! Conditions of a request: what is there so far has to be what the client believes. Pure.
 
+use std::time::UNIX_EPOCH;
+
 use fs::tree::TreeError;
 use http::{HeaderMap, header};
 use meta::{Attr, Replaces};
@@ -27,15 +29,28 @@ fn header(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
 
 /// Does the client say what may be there?
 pub(crate) fn are_there(headers: &HeaderMap) -> bool {
-    [header::IF_MATCH, header::IF_NONE_MATCH].iter().any(|name| headers.contains_key(name))
+    [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE]
+        .iter()
+        .any(|name| headers.contains_key(name))
+}
+
+/// Is the file newer than the second that a header names? `None`: it names none, and says nothing
+/// (RFC 9110, 13.1.3 and 13.1.4).
+fn is_newer(headers: &HeaderMap, name: &header::HeaderName, attr: &Attr) -> Option<bool> {
+    let known = httpdate::parse_http_date(&header(headers, name)?).ok()?;
+    let known = known.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Some(u64::try_from(attr.mtime.secs).is_ok_and(|modified| modified > known))
 }
 
 /// Has the client, who reads, this already?
 pub(crate) fn is_known(headers: &HeaderMap, attr: &Attr) -> bool {
-    header(headers, &header::IF_NONE_MATCH).is_some_and(|list| names(&list, &tag(attr)))
+    match header(headers, &header::IF_NONE_MATCH) {
+        Some(list) => names(&list, &tag(attr)),
+        None => is_newer(headers, &header::IF_MODIFIED_SINCE, attr) == Some(false),
+    }
 }
 
-/// Is a range of another state of the file meant?
+/// Is a range of another state of the file meant? A second is too long to tell its states apart: none by its date.
 pub(crate) fn is_outdated(headers: &HeaderMap, attr: &Attr) -> bool {
     header(headers, &header::IF_RANGE).is_some_and(|known| known != tag(attr))
 }
@@ -54,11 +69,19 @@ pub(crate) fn replaces(headers: &HeaderMap, before: Option<&Attr>) -> Result<Rep
         }
         (Some(_), _, Some(_)) => failed("what is there is another than If-Match says"),
         (Some(_), _, None) => failed("nothing is there that If-Match could be about"),
+        (None, _, Some(before))
+            if is_newer(headers, &header::IF_UNMODIFIED_SINCE, before) == Some(true) =>
+        {
+            failed("what is there is newer than If-Unmodified-Since says")
+        }
         (None, Some(unwanted), Some(before)) if names(&unwanted, &tag(before)) => {
             failed("what is there is what If-None-Match excludes")
         }
         (None, Some(_), Some(before)) => Ok(Replaces::Only(before.ino)),
         (None, Some(_), None) => Ok(Replaces::Nothing),
+        (None, None, Some(before)) if headers.contains_key(header::IF_UNMODIFIED_SINCE) => {
+            Ok(Replaces::Only(before.ino))
+        }
         (None, None, _) => Ok(Replaces::Anything),
     }
 }
@@ -77,6 +100,8 @@ pub(crate) fn refused(error: &TreeError, replaces: Replaces) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use meta::{Ino, Kind, Time};
 
     use super::*;
@@ -124,6 +149,22 @@ mod tests {
             assert_eq!(replaces(&headers, Some(&here)).ok(), there, "{pairs:?}");
             assert_eq!(replaces(&headers, None).ok(), absent, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn what_is_newer_than_a_client_knows_is_not_replaced_and_is_read_again() {
+        let here = attr(9);
+        let at = |secs: u64| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(secs));
+        let (before, since) = (header::IF_UNMODIFIED_SINCE, header::IF_MODIFIED_SINCE);
+        let replaced = |when: &str| replaces(&headers(&[(before.clone(), when)]), Some(&here)).ok();
+        assert_eq!(replaced(&at(4)), None);
+        assert_eq!(replaced(&at(5)), Some(Replaces::Only(Ino(9))));
+        let both = [(before.clone(), &*at(4)), (header::IF_MATCH, &tag(&here))];
+        assert_eq!(replaces(&headers(&both), Some(&here)).ok(), Some(Replaces::Only(Ino(9))));
+        let knows = |when: &str| is_known(&headers(&[(since.clone(), when)]), &here);
+        assert!(!knows(&at(4)) && knows(&at(5)) && !knows("yesterday"));
+        let both = [(since.clone(), &*at(9)), (header::IF_NONE_MATCH, "\"a\"")];
+        assert!(!is_known(&headers(&both), &here));
     }
 
     #[test]

@@ -251,6 +251,32 @@ fn a_put_keeps_the_access_list_and_what_the_group_may() -> Result<()> {
     Ok(())
 }
 
+/// Who edits a file under the name of a link says by tag or date what it was that the link led to.
+#[test]
+fn a_put_over_a_link_goes_by_what_it_leads_to() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    fs::write(site.demo.file("f"), b"1")?;
+    fs::create_dir(site.demo.file("folder"))?;
+    symlink("f", site.demo.file("link"))?;
+    symlink("folder", site.demo.file("to-folder"))?;
+    let seen = site.ask("GET", "/dav/link", &[], "")?.expect(200)?;
+    let long_ago = "Sat, 29 Oct 1994 19:43:31 GMT";
+    for stale in [("If-Match", "\"a\""), ("If-Unmodified-Since", long_ago)] {
+        site.ask("PUT", "/dav/link", &[stale], "22")?.expect(412)?;
+        site.ask("DELETE", "/dav/f", &[stale], "")?.expect(412)?;
+    }
+    site.ask("PUT", "/dav/link", &[("If-Match", &seen.headers["etag"])], "22")?.expect(204)?;
+    ensure!(fs::read(site.demo.file("link"))? == b"22" && fs::read(site.demo.file("f"))? == b"1");
+    site.ask("PUT", "/dav/to-folder", &[], "22")?.expect(405)?;
+    let known = site.ask("GET", "/dav/f", &[], "")?.expect(200)?;
+    let again = [("If-Modified-Since", &*known.headers["last-modified"])];
+    site.ask("GET", "/dav/f", &again, "")?.expect(304)?;
+    site.ask("GET", "/dav/f", &[("If-Modified-Since", long_ago)], "")?.expect(200).map(drop)
+}
+
 #[test]
 fn many_put_the_same_at_once() -> Result<()> {
     if !can_mount() {

@@ -68,16 +68,24 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     Ok(response)
 }
 
-/// What a PUT would replace, which it may, and what it may replace at its end.
+/// What a PUT would replace, which it may, and what it may replace at its end. Who asks has seen what a link leads to,
+/// not the link.
 async fn allowed(asked: &Asked) -> Result<(Option<Attr>, Replaces), Refusal> {
     let path = &asked.at.path;
     let before = asked.named(path).await?;
-    if before.is_some_and(|before| before.kind == Kind::Directory) {
+    let seen = match before {
+        Some(Attr { kind: Kind::Symlink, .. }) => asked.there(path).await?.or(before),
+        _ => before,
+    };
+    if seen.is_some_and(|seen| seen.kind == Kind::Directory) {
         return Err(Refusal::new(Code::WrongMethod, "a folder has this name"));
     }
     let reach = if before.is_some() { Reach::default() } else { NAMED };
     asked.unlocked(path, reach)?;
-    let replaces = asked.replaces(before.as_ref())?;
+    let replaces = match (asked.replaces(seen.as_ref())?, before) {
+        (Replaces::Only(_), Some(before)) => Replaces::Only(before.ino),
+        (replaces, _) => replaces,
+    };
     Ok((before, replaces))
 }
 

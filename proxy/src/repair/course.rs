@@ -38,8 +38,9 @@ pub(crate) struct Course {
     pub(crate) queue: Queue,
     pub(crate) pace: Pace,
     pub(crate) tally: Tally,
-    /// What is being mended, and what the rate was charged for it.
+    /// What is being mended, and what the rate was charged for it; and how many of those a census has found.
     pub(crate) mending: BTreeMap<BlobId, Charge>,
+    found_mending: usize,
     /// When the next census is due at the latest, and when it may begin at the earliest.
     pub(crate) due: Instant,
     pub(crate) not_before: Instant,
@@ -68,6 +69,7 @@ impl Course {
             pace: Pace::new(rate),
             tally: Tally::default(),
             mending: BTreeMap::new(),
+            found_mending: 0,
             due: now,
             not_before: now,
             conditions: Conditions::new(slots),
@@ -161,6 +163,7 @@ impl Course {
 
     /// A blob is going to be mended.
     pub(crate) fn begin_mend(&mut self, blob: BlobId, item: Item, busy: bool, now: Instant) {
+        self.found_mending += usize::from(item.census.is_some());
         let charge = self.pace.begin(item.bytes, busy, now);
         self.mending.insert(blob, charge);
     }
@@ -174,6 +177,8 @@ impl Course {
         best: usize,
         now: Instant,
     ) {
+        let found = item.census.is_some();
+        self.found_mending = self.found_mending.saturating_sub(found.into());
         if let Some(charge) = self.mending.remove(&blob) {
             // What has failed may have moved all that it was to.
             let failed = matches!(mended.end, End::Failed(_) | End::Fenced(_));
@@ -196,9 +201,8 @@ impl Course {
             End::Done => {
                 self.found_again(&blob);
                 if mended.unheard {
-                    self.tally.leave_undone();
                     self.unsure = true;
-                    self.try_again(now);
+                    self.left_undone(item, now);
                 }
             }
             End::Deleted => {
@@ -212,13 +216,24 @@ impl Course {
                 self.fenced = true;
             }
             End::Failed(why) => {
-                self.tally.leave_undone();
                 if self.stuck.len() < NAMED && !self.stuck.contains_key(&blob) {
                     tracing::warn!("blob {blob} cannot be mended: {why}");
                     self.stuck.insert(blob, why.clone());
                 }
-                self.try_again(now);
+                self.left_undone(item, now);
             }
+        }
+    }
+
+    /// A blob could not be mended as it should be: another census finds it. One that was only noticed is no reason to
+    /// take slots for less than whole that have all that the last census has found, nor to wait longer each time: as long
+    /// as blobs are put some always are.
+    fn left_undone(&mut self, item: Item, now: Instant) {
+        if item.census.is_some() {
+            self.tally.leave_undone();
+            self.try_again(now);
+        } else {
+            self.due = self.due.min(now + self.retry);
         }
     }
 
@@ -232,7 +247,7 @@ impl Course {
         best: usize,
         now: Instant,
     ) {
-        if wanted != Some(false) {
+        if wanted != Some(false) && item.census.is_some() {
             self.tally.leave_undone();
         }
         match wanted {
@@ -257,7 +272,7 @@ impl Course {
                 }
             }
             // Whoever did not say may do so the next time.
-            _ => self.try_again(now),
+            _ => self.left_undone(item, now),
         }
     }
 
@@ -268,9 +283,16 @@ impl Course {
         }
     }
 
+    /// Nothing is being mended any more: whoever did is gone.
+    pub(crate) fn break_off(&mut self) {
+        self.tally.break_off();
+        self.mending.clear();
+        self.found_mending = 0;
+    }
+
     /// Is nothing left of what the last census found?
     pub(crate) fn is_through(&self) -> bool {
-        !self.tally.is_counting() && self.queue.len() == 0 && self.mending.is_empty()
+        !self.tally.is_counting() && self.queue.is_through() && self.found_mending == 0
     }
 
     /// Is it through with all that the last census found? What there was no room for is found by another.
@@ -352,6 +374,26 @@ mod tests {
         course.queue.call_back(now + PUT_OFF);
         mend(&mut course, now + PUT_OFF);
         assert_eq!(course.declares(now + PUT_OFF), Ok(SlotSet::only(1)));
+    }
+
+    #[test]
+    fn what_is_noticed_meanwhile_holds_back_no_slot_that_has_all_a_census_has_found() {
+        let now = Instant::now();
+        let mut course = course(now);
+        census(&mut course, &[1], now);
+        for sequence in 2..5 {
+            course.queue.push(blob(sequence), Item::noticed(false));
+        }
+        mend(&mut course, now);
+        let (noticed, item) = course.queue.pop().unwrap();
+        course.begin_mend(noticed, item, true, now);
+        course.mended(noticed, item, &End::Failed("it is full".to_owned()).into(), 1, now);
+        assert_eq!((course.declares(now), course.due), (Ok(SlotSet::only(1)), now + RETRY.0));
+        assert_eq!(course.queue.len(), 2);
+        // Nor is it longer until the next census each time that happens.
+        census(&mut course, &[], now);
+        course.mended(noticed, item, &End::Failed("it is full".to_owned()).into(), 1, now);
+        assert_eq!(course.due, now + RETRY.0);
     }
 
     #[test]

@@ -30,12 +30,11 @@ use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
 use crate::repair::queue::Item;
 use crate::repair::report::{Drain, Health, Report, ScrubReport, Stuck};
-use crate::slots::slot_client::SlotClient;
 
 /// How often it is looked how slots stand.
 const LOOK: Duration = Duration::from_millis(250);
 /// After a volume was used its blobs are counted again in this time, or so many times as long as that took last.
-const FRESH: (Duration, u32) = (Duration::from_secs(60), 100);
+const FRESH: (Duration, u32) = (Duration::from_secs(10), 100);
 /// Lost blobs, and those that cannot be mended, that are told of by name.
 const TOLD: usize = 16;
 
@@ -233,9 +232,8 @@ impl Inner {
         {
             // What was under way when this panicked, if it did, is not.
             let mut course = self.course.lock();
-            course.tally.break_off();
+            course.break_off();
             (course.due, course.ask_at) = (Instant::now(), Some(Instant::now()));
-            course.mending.clear();
         }
         self.look();
         while !self.course.lock().fenced {
@@ -309,7 +307,7 @@ impl Inner {
                 Err(next) => return (course.queue.len() > 0).then_some(next),
             }
             let Some((blob, item)) = course.queue.pop() else {
-                if course.is_through() {
+                if course.mending.is_empty() {
                     course.pace.rest();
                 }
                 return put_off;
@@ -474,13 +472,12 @@ impl Inner {
         let rate = course.pace.measured(now);
         let left = course.tally.left();
         let disks = self.proxy.slots.len();
-        let up = SlotSet::first(disks).minus(self.proxy.slots_that(SlotClient::is_down));
-        let drains = self.proxy.slots_that(|slot| slot.drains);
+        let seen = self.proxy.seen();
         // One that was empty is not missed.
-        let emptied = drains.minus(drains.minus(course.conditions.empty()));
-        let away = SlotSet::first(disks).minus(up).minus(emptied);
+        let empty = seen.drains.both(course.conditions.empty());
+        let away = seen.down.minus(empty);
         // What has just become of a slot is counted next.
-        let changed = course.presence.is_outdated(self.proxy.seen());
+        let changed = course.presence.is_outdated(seen);
         let due = course.due <= now || course.is_unsure() || changed;
         let stuck = |(blob, why): (&BlobId, &String)| Stuck {
             what: format!("blob {blob}"),
@@ -497,7 +494,7 @@ impl Inner {
                 .len(),
             disks_rebuilding: course.presence.rebuilding().len(),
             room_missing: course.tally.missing().map(|(_, missing)| missing.bytes).sum(),
-            drains: drains.iter().map(|slot| self.drain(&course, slot)).collect(),
+            drains: seen.drains.iter().map(|slot| self.drain(&course, slot)).collect(),
             damaged_blobs: course.conditions.damaged_blobs() as u64,
             scrub: ScrubReport::of(course.conditions.scrubs()),
             counts: course.tally.counts.clone(),

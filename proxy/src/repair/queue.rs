@@ -1,6 +1,8 @@
-//! What is to be mended next: those blobs first that can lose the fewest units. Pure, and bounded: where there is no
-//! room those that have more to spare are left to the next census. One that somebody else is at is put off, and
-//! waits as any other: what it came from is not through before it is looked at.
+//! What is to be mended next: those blobs first that can lose the fewest units, and in turn one that a census has found
+//! and one that somebody has noticed. However many are noticed meanwhile, what a census has found comes to its end.
+//!
+//! Pure, and bounded: where there is no room those that have more to spare are left to the next census. One that
+//! somebody else is at is put off, and waits as any other: what it came from is not through before it is looked at.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -32,13 +34,27 @@ impl Item {
     pub(crate) fn noticed(verify: bool) -> Self {
         Self { spare: 0, verify, short: false, counted: None, bytes: 0, census: None }
     }
+
+    fn lane(&self) -> Lane {
+        if self.census.is_some() { Lane::Found } else { Lane::Noticed }
+    }
+}
+
+/// Where a blob comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Found,
+    Noticed,
 }
 
 /// Blobs that wait to be mended.
 #[derive(Debug)]
 pub(crate) struct Queue {
     most: usize,
-    order: BTreeMap<(usize, u64), BlobId>,
+    /// The blobs of each lane, by what they have to spare.
+    lanes: [BTreeMap<(usize, u64), BlobId>; 2],
+    /// Whose turn it is.
+    turn: Lane,
     items: HashMap<BlobId, (u64, Item)>,
     next: u64,
     /// Those that are put off, and until when, in that order.
@@ -49,14 +65,14 @@ pub(crate) struct Queue {
 impl Queue {
     /// Of at most so many.
     pub(crate) fn new(most: usize) -> Self {
-        let (order, items, later) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
-        Self { most, order, items, next: 0, later, overflowed: false }
+        let (lanes, items, later) = (Default::default(), HashMap::new(), VecDeque::new());
+        Self { most, lanes, turn: Lane::Found, items, next: 0, later, overflowed: false }
     }
 
     /// A blob is to be mended. One that waits already keeps the more urgent of both.
     pub(crate) fn push(&mut self, blob: BlobId, mut item: Item) {
         if let Some((number, known)) = self.items.remove(&blob) {
-            self.order.remove(&(known.spare, number));
+            self.lane(known.lane()).remove(&(known.spare, number));
             item.spare = item.spare.min(known.spare);
             item.verify |= known.verify;
             item.short |= known.short;
@@ -64,20 +80,37 @@ impl Queue {
             item.bytes = item.bytes.max(known.bytes);
             item.census = item.census.max(known.census);
         }
-        self.order.insert((item.spare, self.next), blob);
-        self.items.insert(blob, (self.next, item));
+        let next = self.next;
+        self.lane(item.lane()).insert((item.spare, next), blob);
+        self.items.insert(blob, (next, item));
         self.next += 1;
-        if self.len() > self.most
-            && let Some((_, last)) = self.order.pop_last()
-        {
+        if self.len() > self.most {
+            self.drop_one();
+        }
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut BTreeMap<(usize, u64), BlobId> {
+        &mut self.lanes[lane as usize]
+    }
+
+    /// Leaves one to the next census, of the longer lane the least urgent.
+    fn drop_one(&mut self) {
+        let longer = self.lanes.iter_mut().max_by_key(|lane| lane.len());
+        if let Some((_, last)) = longer.and_then(BTreeMap::pop_last) {
             self.items.remove(&last);
             self.overflowed = true;
         }
     }
 
-    /// The most urgent of all.
+    /// The most urgent of all whose turn it is.
     pub(crate) fn pop(&mut self) -> Option<(BlobId, Item)> {
-        let (_, blob) = self.order.pop_first()?;
+        let other = match self.turn {
+            Lane::Found => Lane::Noticed,
+            Lane::Noticed => Lane::Found,
+        };
+        let turn = std::mem::replace(&mut self.turn, other);
+        let first = self.lane(turn).pop_first();
+        let (_, blob) = first.or_else(|| self.lane(other).pop_first())?;
         let (_, item) = self.items.remove(&blob).expect("what is in order is here");
         Some((blob, item))
     }
@@ -100,6 +133,12 @@ impl Queue {
         self.items.len() + self.later.len()
     }
 
+    /// Is nothing left of what censuses have found?
+    pub(crate) fn is_through(&self) -> bool {
+        let Self { lanes: [found, _], later, .. } = self;
+        found.is_empty() && later.iter().all(|(_, _, item)| item.census.is_none())
+    }
+
     /// Were there more than there is room for, since this was asked last?
     pub(crate) fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflowed)
@@ -107,12 +146,7 @@ impl Queue {
 
     /// What an earlier census found counts no more: a new one finds it again.
     pub(crate) fn forget_census(&mut self) {
-        let old: Vec<_> =
-            self.items.iter().filter(|(_, (_, item))| item.census.is_some()).collect();
-        let old: Vec<_> =
-            old.into_iter().map(|(blob, (n, item))| (*blob, (item.spare, *n))).collect();
-        for (blob, place) in old {
-            self.order.remove(&place);
+        for (_, blob) in std::mem::take(self.lane(Lane::Found)) {
             self.items.remove(&blob);
         }
         self.later.retain(|(_, _, item)| item.census.is_none());
@@ -153,6 +187,19 @@ mod tests {
         queue.push(blob(1), Item::noticed(true));
         let found = queue.pop().map(|(_, item)| (item.verify, item.bytes, item.census));
         assert_eq!(found, Some((true, 7, Some(1))));
+    }
+
+    #[test]
+    fn what_a_census_found_comes_to_its_end_however_much_is_noticed() {
+        let mut queue = Queue::new(9);
+        queue.push(blob(1), Item { census: Some(1), ..item(2) });
+        queue.push(blob(2), Item { census: Some(1), ..item(1) });
+        for sequence in 3..99 {
+            queue.push(blob(sequence), Item::noticed(false));
+            queue.push(blob(sequence + 100), Item::noticed(false));
+            queue.pop();
+        }
+        assert_eq!((queue.is_through(), queue.len()), (true, 8));
     }
 
     #[test]
