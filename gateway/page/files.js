@@ -5,18 +5,16 @@ import * as api from "./api.js";
 import { menu, note } from "./dialogs.js";
 import { button, fill, h, icon } from "./dom.js";
 import { Details } from "./details.js";
-import { chosen, dropped } from "./drops.js";
-import { help, keyOf } from "./keys.js";
+import { Drags } from "./drags.js";
+import { Keyboard } from "./keyboard.js";
 import { List } from "./list.js";
 import { Listing, MOST, isFile, isFolder } from "./listing.js";
-import { decode, join, last, parent } from "./paths.js";
+import { decode, last } from "./paths.js";
 import { Preview } from "./preview.js";
 import { Selection } from "./selection.js";
 import { share } from "./share.js";
 import { bytes, counted } from "./words.js";
 
-/// What is dragged within the page; nothing else has this type.
-const OWN = "application/x-ashlar";
 const ARRANGE_MS = 150;
 /// A folder that somebody comes back to is read again if it was not for so long.
 const STALE_MS = 15_000;
@@ -27,6 +25,8 @@ export class Files {
     Object.assign(this, { me, uploads, go, search, path: "", find: "", listing: new Listing(), state: "reading" });
     this.selection = new Selection(() => this.listing.shown);
     this.list = new List({ shown: () => this.listing.shown, selection: this.selection, does: this.handlers() });
+    this.keyboard = new Keyboard(this);
+    this.drags = new Drags(this);
     this.details = new Details({ onclose: () => this.toggleDetails() });
     this.build();
     uploads.addEventListener("made", ({ detail: { entry } }) => !this.find && entry.folder === this.path && this.put([entry]));
@@ -41,13 +41,13 @@ export class Files {
   build() {
     const write = this.me.write;
     this.crumbs = h("ol", { class: "crumbs" });
-    this.pick = h("input", { type: "file", multiple: true, hidden: true, id: "pick-files", "aria-label": "Files to upload", onchange: (event) => this.picked(event) });
-    this.pickFolder = h("input", { type: "file", webkitdirectory: true, hidden: true, id: "pick-folder", "aria-label": "Folder to upload", onchange: (event) => this.picked(event) });
+    this.pick = h("input", { type: "file", multiple: true, hidden: true, id: "pick-files", "aria-label": "Files to upload", onchange: (event) => this.drags.picked(event) });
+    this.pickFolder = h("input", { type: "file", webkitdirectory: true, hidden: true, id: "pick-folder", "aria-label": "Folder to upload", onchange: (event) => this.drags.picked(event) });
     this.filter = h("input", { type: "search", class: "filter", placeholder: "Filter", "aria-label": "Filter this list by name", autocomplete: "off", oninput: () => this.filterBy(this.filter.value) });
     const tools = h("div", { class: "tools" },
       write ? button("Upload", { picture: "upload", kind: "primary", onclick: () => this.pick.click() }) : null,
-      write ? button("Upload a folder", { picture: "folder", kind: "plain may-hide", onclick: () => this.pickFolder.click() }) : null,
-      write ? button("New folder", { picture: "new-folder", onclick: () => actions.newFolder(this) }) : null,
+      write ? button("Upload a folder", { picture: "folder", kind: "plain may-hide", title: "Upload a folder", onclick: () => this.pickFolder.click() }) : null,
+      write ? button("New folder", { picture: "new-folder", title: "New folder", onclick: () => actions.newFolder(this) }) : null,
       this.filter,
       button("Read again", { picture: "again", textless: true, onclick: () => this.reload() }),
       button("Details", { picture: "details", textless: true, onclick: () => this.toggleDetails() }));
@@ -58,7 +58,7 @@ export class Files {
     this.statusLine = h("p", { class: "status-line", role: "status" });
     this.middle = h("div", { class: "middle" }, h("div", { class: "sheet" }, this.list.element, this.message, this.veil), this.details.element);
     this.element = h("main", { class: "files", id: "main", tabindex: "-1" }, h("h1", { class: "unseen" }, "Files"), this.bar, this.chosenBar, this.middle, this.statusLine);
-    this.takeDrops();
+    this.drags.take(this.middle.firstChild);
   }
 
   draw() {
@@ -76,7 +76,7 @@ export class Files {
     const crumb = ({ name, path }, at) => {
       const here = at === steps.length - 1 && !this.find;
       const anchor = h("a", { href: addressOf({ path }), "aria-current": here ? "page" : null, title: name }, name);
-      this.takeOwn(anchor, () => path);
+      this.drags.takeOwn(anchor, () => path);
       return h("li", {}, anchor);
     };
     const found = this.find ? h("li", {}, h("span", { "aria-current": "page" }, `Search for “${this.find}”`), button("End the search", { picture: "close", textless: true, onclick: () => this.go({ path: this.path }) })) : null;
@@ -111,7 +111,7 @@ export class Files {
       write && one && { label: "Rename", picture: "rename", key: "F2", does: () => actions.rename(this, entry) },
       write && { label: "Move", picture: "move", does: () => actions.sendTo(this, entries, "move") },
       write && { label: "Copy", picture: "copy", does: () => actions.sendTo(this, entries, "copy") },
-      { label: "Details", picture: "details", key: "I", does: () => this.toggleDetails(true) },
+      { label: "Details", picture: "details", key: "Ctrl+I", does: () => this.toggleDetails(true) },
       write && { label: "Delete", picture: "delete", key: "Del", dangerous: true, does: () => actions.remove(this, entries) },
     ];
     return all.filter(Boolean);
@@ -171,6 +171,7 @@ export class Files {
     Object.assign(this, { path, find, opened: open });
     this.drawCrumbs();
     if (other) {
+      this.preview?.close();
       this.filter.value = "";
       this.load();
     } else {
@@ -235,14 +236,14 @@ export class Files {
   /// What a search finds, a hundred at a time at least, but soon.
   async* searched(signal) {
     let some = [];
-    let last_ms = performance.now();
+    let lastAt = performance.now();
     for await (const found of api.search(this.path, this.find, signal)) {
       if (found.done) this.more = found.more;
       else some.push({ ...found, found: true });
-      if (some.length >= 100 || performance.now() - last_ms > ARRANGE_MS) {
+      if (some.length >= 100 || performance.now() - lastAt > ARRANGE_MS) {
         yield some;
         some = [];
-        last_ms = performance.now();
+        lastAt = performance.now();
       }
     }
     yield some;
@@ -312,7 +313,7 @@ export class Files {
       onstep: (next) => this.go(route(next.path), true),
       onclose: (path) => {
         this.preview = null;
-        if (this.opened) this.go({ path: this.path, find: this.find });
+        if (this.opened) this.go({ path: this.path, find: this.find }, true);
         this.choose(path);
       },
     });
@@ -333,7 +334,18 @@ export class Files {
     this.draw();
   }
 
-  // What pointer and keyboard do in the list.
+  selectAll() {
+    this.selection.all();
+    this.draw();
+  }
+
+  selectNone() {
+    this.selection.clear();
+    this.draw();
+    this.focus();
+  }
+
+  // What the pointer does in the list; keyboard.js and drags.js have the rest.
 
   handlers() {
     const at = (index) => this.listing.shown[index];
@@ -344,8 +356,8 @@ export class Files {
       check: (index, event) => this.check(index, event),
       checkAll: () => (this.selection.size >= this.listing.shown.length ? this.selectNone() : this.selectAll()),
       menu: (event, index) => this.menu(event, index),
-      key: (event) => this.key(event),
-      drag: (event, index) => this.drag(event, index),
+      key: (event) => this.keyboard.press(event),
+      drag: (event, index) => this.drags.begin(event, index),
     };
   }
 
@@ -383,161 +395,6 @@ export class Files {
     const box = event.currentTarget.getBoundingClientRect();
     const [x, y] = event.type === "contextmenu" && event.clientX ? [event.clientX, event.clientY] : [box.left, box.bottom];
     menu({ x, y, label: "What to do", items: this.choices(entries) });
-  }
-
-  key(event) {
-    if (event.target.closest("input, button.sort")) return;
-    const key = keyOf(event);
-    if (key) {
-      event.preventDefault();
-      event.stopPropagation();
-      this[key.does](event);
-    } else if (event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      this.typeAhead(event.key);
-    }
-  }
-
-  step(by, event) {
-    this.list.reveal(this.selection.step(by, { range: event.shiftKey }));
-    this.draw();
-  }
-
-  up(event) { this.step(-1, event); }
-  down(event) { this.step(1, event); }
-  pageUp(event) { this.step(-this.list.page, event); }
-  pageDown(event) { this.step(this.list.page, event); }
-  first(event) { this.step(-Infinity, event); }
-  last(event) { this.step(Infinity, event); }
-
-  toggle() {
-    const index = this.selection.indexOf(this.selection.active);
-    if (index >= 0) this.selection.choose(index, { toggle: true });
-    this.draw();
-  }
-
-  selectAll() {
-    this.selection.all();
-    this.draw();
-  }
-
-  selectNone() {
-    this.selection.clear();
-    this.draw();
-    this.focus();
-  }
-
-  openActive() {
-    const entry = this.listing.get(this.selection.active);
-    if (entry) this.open(entry);
-  }
-
-  upwards() {
-    if (this.find) return this.go({ path: this.path });
-    if (this.path === "") return undefined;
-    this.wanted = this.path;
-    return this.go({ path: parent(this.path) });
-  }
-
-  rename() {
-    const entries = this.selection.entries;
-    if (entries.length === 1 && this.me.write) actions.rename(this, entries[0]);
-  }
-
-  remove() {
-    const entries = this.selection.entries;
-    if (entries.length > 0 && this.me.write) actions.remove(this, entries);
-  }
-
-  help() {
-    help();
-  }
-
-  /// Goes to the next entry that begins with what is typed.
-  typeAhead(letter) {
-    const now = performance.now();
-    this.typed = (now - (this.typedAt ?? 0) < 900 ? this.typed : "") + letter.toLocaleLowerCase();
-    this.typedAt = now;
-    const index = this.listing.shown.findIndex((entry) => entry.name.toLocaleLowerCase().startsWith(this.typed));
-    if (index < 0) return;
-    this.selection.choose(index);
-    this.list.reveal(index);
-    this.draw();
-  }
-
-  // Files that come in, and entries that are dragged about.
-
-  picked(event) {
-    const { files, folders } = chosen(event.target.files, this.path);
-    event.target.value = "";
-    if (files.length > 0) this.uploads.add({ files, folders });
-  }
-
-  async upload(gathering) {
-    try {
-      this.uploads.add(await gathering);
-    } catch (why) {
-      note(`What was dropped cannot be read: ${why.message}`, { wrong: true });
-    }
-  }
-
-  drag(event, index) {
-    const entry = this.listing.shown[index];
-    if (!entry || !this.me.write) return event.preventDefault();
-    if (!this.selection.has(entry.path)) this.selection.choose(index);
-    this.dragged = this.selection.entries;
-    event.dataTransfer.setData(OWN, "entries");
-    event.dataTransfer.effectAllowed = "copyMove";
-    return this.draw();
-  }
-
-  /// A place takes entries of this page that are dropped on it.
-  takeOwn(element, pathOf) {
-    const takes = (event) => event.dataTransfer.types.includes(OWN) && pathOf(event) !== null;
-    element.addEventListener("dragover", (event) => {
-      if (!takes(event)) return;
-      event.preventDefault();
-      event.dataTransfer.dropEffect = event.ctrlKey ? "copy" : "move";
-      element.classList.add("target");
-    });
-    element.addEventListener("dragleave", () => element.classList.remove("target"));
-    element.addEventListener("drop", (event) => {
-      element.classList.remove("target");
-      if (!takes(event)) return;
-      event.preventDefault();
-      actions.transfer(this, this.dragged, pathOf(event), event.ctrlKey ? "copy" : "move");
-    });
-  }
-
-  takeDrops() {
-    const sheet = this.middle.firstChild;
-    const over = (event) => {
-      const entry = this.list.entryAt(event.target);
-      return entry && isFolder(entry) ? entry : null;
-    };
-    const isFiles = (event) => this.me.write && event.dataTransfer.types.includes("Files") && !event.dataTransfer.types.includes(OWN);
-    const end = () => {
-      this.veil.hidden = true;
-      this.list.mark(null, false);
-    };
-    this.takeOwn(sheet, (event) => over(event)?.path ?? null);
-    sheet.addEventListener("dragover", (event) => {
-      const folder = over(event);
-      this.list.mark(event.target.closest?.(".row"), folder !== null);
-      if (!isFiles(event)) return;
-      event.preventDefault();
-      event.dataTransfer.dropEffect = "copy";
-      this.veil.hidden = false;
-      fill(this.veil.lastChild, folder ? `Drop to upload into “${folder.name}”` : "Drop to upload");
-    });
-    sheet.addEventListener("dragleave", (event) => sheet.contains(event.relatedTarget) || end());
-    sheet.addEventListener("dragend", end);
-    sheet.addEventListener("drop", (event) => {
-      const folder = over(event);
-      end();
-      if (!isFiles(event)) return;
-      event.preventDefault();
-      this.upload(dropped(event.dataTransfer, folder ? folder.path : this.find ? join(this.path, "") : this.path));
-    });
   }
 }
 

@@ -3,7 +3,7 @@
 import { dialog } from "./dialogs.js";
 import { h } from "./dom.js";
 
-/// `key` as the browser calls it, with `Ctrl+` before it where that has to be held (or Command); `does` names a method of files.js.
+/// `key` as the browser calls it, with `Ctrl+` before it where that has to be held (or Command); `does` names a method of keyboard.js.
 export const KEYS = [
   { key: "ArrowUp", shown: "↑", does: "up", words: "One up; with Shift select on the way" },
   { key: "ArrowDown", shown: "↓", does: "down", words: "One down; with Shift select on the way" },
@@ -18,7 +18,7 @@ export const KEYS = [
   { key: "Backspace", does: "upwards", words: "To the folder above" },
   { key: "F2", does: "rename", words: "Rename" },
   { key: "Delete", does: "remove", words: "Delete" },
-  { key: "i", shown: "I", does: "toggleDetails", words: "Details" },
+  { key: "Ctrl+i", shown: "Ctrl+I", does: "toggleDetails", words: "Details" },
   { key: "/", does: "search", words: "Search by name" },
   { key: "?", does: "help", words: "These keys" },
 ];

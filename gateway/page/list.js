@@ -2,7 +2,7 @@
 //
 // Focus stays on the grid; where the keyboard is, it says by aria-activedescendant. What a click or a key does is files.js's.
 
-import { button, fill, h, icon } from "./dom.js";
+import { button, h, icon } from "./dom.js";
 import { isFolder } from "./listing.js";
 import { decode } from "./paths.js";
 import { bytes, moment, number, shortMoment } from "./words.js";
@@ -34,8 +34,8 @@ export function pictureOf(entry) {
 
 export class List {
   /// `shown` answers the entries, `does` has what is done: sort(by), press(event, index), check(index, event), open(index), menu(event, index), key(event), drag(event, index).
-  constructor({ shown, selection, does, isCut = () => false }) {
-    Object.assign(this, { shown, selection, does, isCut });
+  constructor({ shown, selection, does }) {
+    Object.assign(this, { shown, selection, does });
     this.rows = new Map();
     this.heads = new Map(COLUMNS.map((column) => [column.by, this.head(column)]));
     this.all = h("input", { type: "checkbox", tabindex: "-1", "aria-label": "Select all", onchange: () => does.checkAll() });
@@ -49,8 +49,7 @@ export class List {
       role: "grid", class: "grid", tabindex: "0", id: "list", "aria-label": "Files", "aria-multiselectable": "true",
       onkeydown: (event) => does.key(event),
     }, h("div", { role: "rowgroup", class: "heading" }, header), this.scroller);
-    this.watch = new ResizeObserver(() => this.draw());
-    this.watch.observe(this.scroller);
+    new ResizeObserver(() => this.draw()).observe(this.scroller);
   }
 
   head({ by, title }) {
@@ -158,10 +157,5 @@ export class List {
 
   mark(element, on) {
     for (const row of this.rows.values()) row.element.classList.toggle("target", on && row.element === element);
-  }
-
-  close() {
-    this.watch.disconnect();
-    fill(this.element);
   }
 }

@@ -96,7 +96,7 @@ class Shell {
     const key = keyOf(event, { beside: event.target.closest?.("button, a") });
     if (!key || (!this.files.element.isConnected && key.does !== "help")) return;
     event.preventDefault();
-    this.files[key.does](event);
+    this.files.keyboard[key.does](event);
   };
 
   /// Nobody answers: says so, and asks again until somebody does.
