@@ -46,7 +46,13 @@ export async function newFolder(view) {
 }
 
 export async function rename(view, entry) {
-  const name = await askName({ title: "Rename", label: "New name", value: entry.name, action: "Rename", isFolder: isFolder(entry) });
+  const name = await askName({
+    title: "Rename",
+    label: "New name",
+    value: entry.name,
+    action: "Rename",
+    isFolder: isFolder(entry),
+  });
   if (name === null || name === entry.name) return;
   const to = join(entry.folder, encode(name));
   const moved = await attempt(() => moveTo(entry, to, { more: 0, all: null }, api.move));
@@ -90,7 +96,10 @@ export async function transfer(view, entries, target, how) {
     if (target === view.path && !view.find) view.put([await api.entry(moved)]);
     return true;
   });
-  if (done > 0) note(`${counted(done, "item")} ${copies ? "copied" : "moved"} to “${target === "" ? view.me.volume : decode(target.split("/").at(-1))}”.`);
+  if (done > 0)
+    note(
+      `${counted(done, "item")} ${copies ? "copied" : "moved"} to “${target === "" ? view.me.volume : decode(target.split("/").at(-1))}”.`,
+    );
   return undefined;
 }
 
@@ -101,7 +110,9 @@ async function moveTo(entry, to, asked, does) {
     return to;
   } catch (why) {
     if (why.status !== 409 && why.status !== 412) throw why;
-    const { how, all } = asked.all ? { how: asked.all } : await askConflict({ name: decode(to.split("/").at(-1)), isFolder: isFolder(entry), more: asked.more });
+    const { how, all } = asked.all
+      ? { how: asked.all }
+      : await askConflict({ name: decode(to.split("/").at(-1)), isFolder: isFolder(entry), more: asked.more });
     if (all) asked.all = how;
     if (how === "skip") return null;
     if (how === "replace") return does(entry.path, to, true).then(() => to);
@@ -159,7 +170,8 @@ export async function download(view, entries) {
 async function saveSome(view, folder, names) {
   const all = !view.find && names.length === view.listing.size;
   const address = await api.archiveAddress(folder, all ? [] : names);
-  if (address.length > LONGEST_ADDRESS) throw new Error("So many names do not fit into one request. Download the whole folder, or fewer at a time.");
+  if (address.length > LONGEST_ADDRESS)
+    throw new Error("So many names do not fit into one request. Download the whole folder, or fewer at a time.");
   save(address);
 }
 

@@ -68,7 +68,14 @@ export async function ask(method, path, { query = {}, json, body, headers = {}, 
   let response;
   try {
     // Without credentials of the browser's own: it would ask for some in a box of its own.
-    response = await fetch(address, { method, body: json === undefined ? body : JSON.stringify(json), headers: all, signal, credentials: "omit", cache: "no-store" });
+    response = await fetch(address, {
+      method,
+      body: json === undefined ? body : JSON.stringify(json),
+      headers: all,
+      signal,
+      credentials: "omit",
+      cache: "no-store",
+    });
   } catch (why) {
     if (why.name === "AbortError") throw why;
     events.dispatchEvent(new Event("lost"));
@@ -181,7 +188,8 @@ export function put(path, body, { replace, modified, signal }) {
 /// A file in pieces. See uploads.js.
 export const beginUpload = (path, { replace, size, modified, signal }) =>
   jsonOf("POST", `/uploads/${path}`, { query: { replace, size, modified }, signal });
-export const sendPiece = (id, offset, body, signal) => jsonOf("PATCH", `/uploads/${id}`, { query: { offset }, body, signal });
+export const sendPiece = (id, offset, body, signal) =>
+  jsonOf("PATCH", `/uploads/${id}`, { query: { offset }, body, signal });
 export const standOf = (id, signal) => get(`/uploads/${id}`, {}, signal);
 export const finishUpload = (id, query, signal) => jsonOf("POST", `/uploads/${id}/finish`, { query, signal });
 export const endUpload = (id) => jsonOf("DELETE", `/uploads/${id}`);

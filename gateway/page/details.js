@@ -10,18 +10,41 @@ import { bytes, counted, moment, number, what } from "./words.js";
 export class Details {
   constructor({ onclose }) {
     this.body = h("div", { class: "body", tabindex: "0", role: "region", "aria-label": "What is known" });
-    this.element = h("aside", { class: "details", "aria-label": "Details", hidden: true, onkeydown: (event) => event.key === "Escape" && onclose() },
-      h("header", {}, h("h2", {}, "Details"), button("Close details", { picture: "close", textless: true, onclick: onclose })), this.body);
+    this.element = h(
+      "aside",
+      {
+        class: "details",
+        "aria-label": "Details",
+        hidden: true,
+        onkeydown: (event) => event.key === "Escape" && onclose(),
+      },
+      h(
+        "header",
+        {},
+        h("h2", {}, "Details"),
+        button("Close details", { picture: "close", textless: true, onclick: onclose }),
+      ),
+      this.body,
+    );
   }
 
   /// Shows what these are: one entry, several, or none.
   show(entries) {
     this.abort?.abort();
-    if (entries.length === 0) return fill(this.body, h("p", { class: "quiet" }, "Select something to see what it is and where it lies."));
+    if (entries.length === 0)
+      return fill(this.body, h("p", { class: "quiet" }, "Select something to see what it is and where it lies."));
     if (entries.length > 1) return fill(this.body, ...this.several(entries));
     const [entry] = entries;
     const places = h("div", {}, h("p", { class: "quiet" }, "Looking where it lies"));
-    fill(this.body, this.head(entry), this.facts(entry), h("h3", {}, "Who may"), permissions(entry), h("h3", {}, "How safe"), places);
+    fill(
+      this.body,
+      this.head(entry),
+      this.facts(entry),
+      h("h3", {}, "Who may"),
+      permissions(entry),
+      h("h3", {}, "How safe"),
+      places,
+    );
     this.abort = new AbortController();
     this.places(entry, places, this.abort.signal);
     return undefined;
@@ -58,12 +81,17 @@ export class Details {
 }
 
 function list(pairs) {
-  return h("dl", {}, pairs.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    {},
+    pairs.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 /// `rwxr-x---`, in words.
 function permissions({ mode, owner, group }) {
-  const words = (bits) => [bits & 4 && "read", bits & 2 && "write", bits & 1 && "enter or run"].filter(Boolean).join(", ") || "nothing";
+  const words = (bits) =>
+    [bits & 4 && "read", bits & 2 && "write", bits & 1 && "enter or run"].filter(Boolean).join(", ") || "nothing";
   return list([
     [`Owner (user ${owner})`, words((mode >> 6) & 7)],
     [`Group ${group}`, words((mode >> 3) & 7)],
@@ -83,12 +111,31 @@ function safety({ scheme, spare, losses_reads: reads, losses_writes: writes }) {
 
 function disks(all) {
   const hosts = Map.groupBy ? Map.groupBy(all, (disk) => disk.host) : groups(all);
-  return h("div", {},
+  return h(
+    "div",
+    {},
     h("h3", {}, `On ${counted(all.length, "disk")}${hosts.size > 1 ? ` of ${counted(hosts.size, "machine")}` : ""}`),
-    [...hosts].map(([host, some]) => h("div", { class: "host" },
-      host ? h("p", { class: "small" }, host) : null,
-      h("ul", { class: "disks" }, some.map((disk) => h("li", { "data-state": disk.state === "up" ? "up" : "down", title: disk.id },
-        icon("disk"), h("span", { class: "title" }, disk.place), h("span", { class: "small" }, disk.state === "up" ? bytes(disk.bytes) : disk.state)))))));
+    [...hosts].map(([host, some]) =>
+      h(
+        "div",
+        { class: "host" },
+        host ? h("p", { class: "small" }, host) : null,
+        h(
+          "ul",
+          { class: "disks" },
+          some.map((disk) =>
+            h(
+              "li",
+              { "data-state": disk.state === "up" ? "up" : "down", title: disk.id },
+              icon("disk"),
+              h("span", { class: "title" }, disk.place),
+              h("span", { class: "small" }, disk.state === "up" ? bytes(disk.bytes) : disk.state),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function groups(all) {

@@ -66,7 +66,8 @@ export class Drags {
       const entry = list.entryAt(event.target);
       return entry && isFolder(entry) ? entry : null;
     };
-    const isFiles = (event) => this.view.me.write && event.dataTransfer.types.includes("Files") && !event.dataTransfer.types.includes(OWN);
+    const isFiles = (event) =>
+      this.view.me.write && event.dataTransfer.types.includes("Files") && !event.dataTransfer.types.includes(OWN);
     const end = () => {
       veil.hidden = true;
       list.mark(null, false);

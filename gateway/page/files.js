@@ -29,8 +29,13 @@ export class Files {
     this.drags = new Drags(this);
     this.details = new Details({ onclose: () => this.toggleDetails() });
     this.build();
-    uploads.addEventListener("made", ({ detail: { entry } }) => !this.find && entry.folder === this.path && this.put([entry]));
-    uploads.addEventListener("wrong", ({ detail: { path, why } }) => note(`“${decode(last(path))}”: ${why.message}`, { wrong: true }));
+    uploads.addEventListener(
+      "made",
+      ({ detail: { entry } }) => !this.find && entry.folder === this.path && this.put([entry]),
+    );
+    uploads.addEventListener("wrong", ({ detail: { path, why } }) =>
+      note(`“${decode(last(path))}”: ${why.message}`, { wrong: true }),
+    );
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden && this.element.isConnected && Date.now() - this.readAt > STALE_MS) this.reload();
     });
@@ -41,23 +46,76 @@ export class Files {
   build() {
     const write = this.me.write;
     this.crumbs = h("ol", { class: "crumbs" });
-    this.pick = h("input", { type: "file", multiple: true, hidden: true, id: "pick-files", "aria-label": "Files to upload", onchange: (event) => this.drags.picked(event) });
-    this.pickFolder = h("input", { type: "file", webkitdirectory: true, hidden: true, id: "pick-folder", "aria-label": "Folder to upload", onchange: (event) => this.drags.picked(event) });
-    this.filter = h("input", { type: "search", class: "filter", placeholder: "Filter", "aria-label": "Filter this list by name", autocomplete: "off", oninput: () => this.filterBy(this.filter.value) });
-    const tools = h("div", { class: "tools" },
+    this.pick = h("input", {
+      type: "file",
+      multiple: true,
+      hidden: true,
+      id: "pick-files",
+      "aria-label": "Files to upload",
+      onchange: (event) => this.drags.picked(event),
+    });
+    this.pickFolder = h("input", {
+      type: "file",
+      webkitdirectory: true,
+      hidden: true,
+      id: "pick-folder",
+      "aria-label": "Folder to upload",
+      onchange: (event) => this.drags.picked(event),
+    });
+    this.filter = h("input", {
+      type: "search",
+      class: "filter",
+      placeholder: "Filter",
+      "aria-label": "Filter this list by name",
+      autocomplete: "off",
+      oninput: () => this.filterBy(this.filter.value),
+    });
+    const tools = h(
+      "div",
+      { class: "tools" },
       write ? button("Upload", { picture: "upload", kind: "primary", onclick: () => this.pick.click() }) : null,
-      write ? button("Upload a folder", { picture: "folder", kind: "plain may-hide", title: "Upload a folder", onclick: () => this.pickFolder.click() }) : null,
-      write ? button("New folder", { picture: "new-folder", title: "New folder", onclick: () => actions.newFolder(this) }) : null,
+      write
+        ? button("Upload a folder", {
+            picture: "folder",
+            kind: "plain may-hide",
+            title: "Upload a folder",
+            onclick: () => this.pickFolder.click(),
+          })
+        : null,
+      write
+        ? button("New folder", { picture: "new-folder", title: "New folder", onclick: () => actions.newFolder(this) })
+        : null,
       this.filter,
       button("Read again", { picture: "again", textless: true, onclick: () => this.reload() }),
-      button("Details", { picture: "details", textless: true, onclick: () => this.toggleDetails() }));
-    this.bar = h("div", { class: "bar" }, h("nav", { "aria-label": "Folder" }, this.crumbs), tools, this.pick, this.pickFolder);
+      button("Details", { picture: "details", textless: true, onclick: () => this.toggleDetails() }),
+    );
+    this.bar = h(
+      "div",
+      { class: "bar" },
+      h("nav", { "aria-label": "Folder" }, this.crumbs),
+      tools,
+      this.pick,
+      this.pickFolder,
+    );
     this.chosenBar = h("div", { class: "bar chosen", role: "toolbar", "aria-label": "Selected", hidden: true });
     this.message = h("div", { class: "message", hidden: true });
     this.veil = h("div", { class: "veil", hidden: true }, icon("upload"), h("p", {}, "Drop to upload"));
     this.statusLine = h("p", { class: "status-line", role: "status" });
-    this.middle = h("div", { class: "middle" }, h("div", { class: "sheet" }, this.list.element, this.message, this.veil), this.details.element);
-    this.element = h("main", { class: "files", id: "main", tabindex: "-1" }, h("h1", { class: "unseen" }, "Files"), this.bar, this.chosenBar, this.middle, this.statusLine);
+    this.middle = h(
+      "div",
+      { class: "middle" },
+      h("div", { class: "sheet" }, this.list.element, this.message, this.veil),
+      this.details.element,
+    );
+    this.element = h(
+      "main",
+      { class: "files", id: "main", tabindex: "-1" },
+      h("h1", { class: "unseen" }, "Files"),
+      this.bar,
+      this.chosenBar,
+      this.middle,
+      this.statusLine,
+    );
     this.drags.take(this.middle.firstChild);
   }
 
@@ -72,14 +130,24 @@ export class Files {
 
   drawCrumbs() {
     const names = this.path.split("/").filter(Boolean);
-    const steps = [{ name: this.me.volume, path: "" }, ...names.map((name, at) => ({ name: decode(name), path: names.slice(0, at + 1).join("/") }))];
+    const steps = [
+      { name: this.me.volume, path: "" },
+      ...names.map((name, at) => ({ name: decode(name), path: names.slice(0, at + 1).join("/") })),
+    ];
     const crumb = ({ name, path }, at) => {
       const here = at === steps.length - 1 && !this.find;
       const anchor = h("a", { href: addressOf({ path }), "aria-current": here ? "page" : null, title: name }, name);
       this.drags.takeOwn(anchor, () => path);
       return h("li", {}, anchor);
     };
-    const found = this.find ? h("li", {}, h("span", { "aria-current": "page" }, `Search for “${this.find}”`), button("End the search", { picture: "close", textless: true, onclick: () => this.go({ path: this.path }) })) : null;
+    const found = this.find
+      ? h(
+          "li",
+          {},
+          h("span", { "aria-current": "page" }, `Search for “${this.find}”`),
+          button("End the search", { picture: "close", textless: true, onclick: () => this.go({ path: this.path }) }),
+        )
+      : null;
     fill(this.crumbs, steps.map(crumb), found);
     this.crumbs.lastChild.scrollIntoView({ inline: "end", block: "nearest" });
     document.title = `${this.find ? `Search for “${this.find}”` : steps.at(-1).name} – Ashlar`;
@@ -91,11 +159,26 @@ export class Files {
     this.element.classList.toggle("choosing", entries.length > 0);
     if (entries.length === 0) return;
     const size = entries.reduce((sum, entry) => sum + (isFile(entry) ? entry.size : 0), 0);
-    const small = (item) => button(item.short ?? item.label, { picture: item.picture, kind: `plain${item.dangerous ? " dangerous" : ""}`, onclick: item.does });
-    fill(this.chosenBar,
+    const small = (item) =>
+      button(item.short ?? item.label, {
+        picture: item.picture,
+        kind: `plain${item.dangerous ? " dangerous" : ""}`,
+        onclick: item.does,
+      });
+    fill(
+      this.chosenBar,
       button("Select nothing", { picture: "close", textless: true, onclick: () => this.selectNone() }),
-      h("span", { class: "count", role: "status" }, `${counted(entries.length, "item")}`, h("span", { class: "may-hide" }, " selected"), size ? h("span", { class: "small" }, ` ${bytes(size)}`) : null),
-      this.choices(entries).filter((item) => item && !item.menuOnly).map(small));
+      h(
+        "span",
+        { class: "count", role: "status" },
+        `${counted(entries.length, "item")}`,
+        h("span", { class: "may-hide" }, " selected"),
+        size ? h("span", { class: "small" }, ` ${bytes(size)}`) : null,
+      ),
+      this.choices(entries)
+        .filter((item) => item && !item.menuOnly)
+        .map(small),
+    );
   }
 
   /// What can be done with these.
@@ -104,15 +187,35 @@ export class Files {
     const one = entries.length === 1;
     const write = this.me.write;
     const all = [
-      one && { label: "Open", picture: isFolder(entry) ? "folder" : "file", key: "Enter", menuOnly: true, does: () => this.open(entry) },
+      one && {
+        label: "Open",
+        picture: isFolder(entry) ? "folder" : "file",
+        key: "Enter",
+        menuOnly: true,
+        does: () => this.open(entry),
+      },
       one && this.find && { label: "Show in its folder", picture: "up", does: () => this.showInFolder(entry) },
-      { label: one && isFile(entry) ? "Download" : "Download as zip", short: "Download", picture: "download", does: () => actions.download(this, entries) },
-      one && entry.kind === "folder" && this.me.user && write && { label: "Share", picture: "share", does: () => share(entry) },
+      {
+        label: one && isFile(entry) ? "Download" : "Download as zip",
+        short: "Download",
+        picture: "download",
+        does: () => actions.download(this, entries),
+      },
+      one &&
+        entry.kind === "folder" &&
+        this.me.user &&
+        write && { label: "Share", picture: "share", does: () => share(entry) },
       write && one && { label: "Rename", picture: "rename", key: "F2", does: () => actions.rename(this, entry) },
       write && { label: "Move", picture: "move", does: () => actions.sendTo(this, entries, "move") },
       write && { label: "Copy", picture: "copy", does: () => actions.sendTo(this, entries, "copy") },
       { label: "Details", picture: "details", key: "Ctrl+I", does: () => this.toggleDetails(true) },
-      write && { label: "Delete", picture: "delete", key: "Del", dangerous: true, does: () => actions.remove(this, entries) },
+      write && {
+        label: "Delete",
+        picture: "delete",
+        key: "Del",
+        dangerous: true,
+        does: () => actions.remove(this, entries),
+      },
     ];
     return all.filter(Boolean);
   }
@@ -126,20 +229,35 @@ export class Files {
   /// What is said where no list is.
   words() {
     if (this.state === "wrong") {
-      return [icon("warning"), h("p", { role: "alert" }, this.why.message),
-        h("p", {}, button("Try again", { picture: "again", onclick: () => this.load() }), this.path ? button("To the top folder", { onclick: () => this.go({ path: "" }) }) : null)];
+      return [
+        icon("warning"),
+        h("p", { role: "alert" }, this.why.message),
+        h(
+          "p",
+          {},
+          button("Try again", { picture: "again", onclick: () => this.load() }),
+          this.path ? button("To the top folder", { onclick: () => this.go({ path: "" }) }) : null,
+        ),
+      ];
     }
     if (this.listing.shown.length > 0) return null;
     if (this.state === "reading") return h("p", { class: "busy" }, this.find ? "Searching" : "Reading");
-    if (this.listing.filter) return [icon("filter"), h("p", {}, `Nothing here has “${this.listing.filter}” in its name.`)];
+    if (this.listing.filter)
+      return [icon("filter"), h("p", {}, `Nothing here has “${this.listing.filter}” in its name.`)];
     if (this.find) return [icon("search"), h("p", {}, `Nothing below this folder has “${this.find}” in its name.`)];
-    return [icon("folder"), h("p", {}, "This folder is empty."), this.me.write ? h("p", { class: "small" }, "Drop files or folders here, or use Upload.") : null];
+    return [
+      icon("folder"),
+      h("p", {}, "This folder is empty."),
+      this.me.write ? h("p", { class: "small" }, "Drop files or folders here, or use Upload.") : null,
+    ];
   }
 
   drawStatus() {
     if (this.doing) return fill(this.statusLine, h("span", { class: "busy" }, this.doing));
     const { shown, size, cut } = this.listing;
-    const words = [this.listing.filter ? `${counted(shown.length, "item")} of ${size.toLocaleString("en")}` : counted(size, "item")];
+    const words = [
+      this.listing.filter ? `${counted(shown.length, "item")} of ${size.toLocaleString("en")}` : counted(size, "item"),
+    ];
     if (this.state === "reading") words.push(this.find ? "searching" : "reading");
     if (cut) words.push(`no more than ${MOST.toLocaleString("en")} are shown`);
     if (this.more) words.push("there are more; search for a longer part of the name");
@@ -148,7 +266,10 @@ export class Files {
 
   async drawDetails() {
     const entries = this.selection.size ? this.selection.entries : [];
-    const key = entries.length === 1 ? `${entries[0].path} ${entries[0].modified} ${entries[0].size}` : entries.length || `in ${this.path}`;
+    const key =
+      entries.length === 1
+        ? `${entries[0].path} ${entries[0].modified} ${entries[0].size}`
+        : entries.length || `in ${this.path}`;
     if (key === this.detailed) return;
     this.detailed = key;
     if (entries.length > 0) return void this.details.show(entries);
@@ -234,7 +355,7 @@ export class Files {
   }
 
   /// What a search finds, a hundred at a time at least, but soon.
-  async* searched(signal) {
+  async *searched(signal) {
     let some = [];
     let lastAt = performance.now();
     for await (const found of api.search(this.path, this.find, signal)) {
@@ -393,7 +514,8 @@ export class Files {
     this.focus();
     const entries = this.selection.entries;
     const box = event.currentTarget.getBoundingClientRect();
-    const [x, y] = event.type === "contextmenu" && event.clientX ? [event.clientX, event.clientY] : [box.left, box.bottom];
+    const [x, y] =
+      event.type === "contextmenu" && event.clientX ? [event.clientX, event.clientY] : [box.left, box.bottom];
     menu({ x, y, label: "What to do", items: this.choices(entries) });
   }
 }

@@ -31,12 +31,24 @@ export class Keyboard {
     this.view.draw();
   }
 
-  up(event) { this.step(-1, event); }
-  down(event) { this.step(1, event); }
-  pageUp(event) { this.step(-this.view.list.page, event); }
-  pageDown(event) { this.step(this.view.list.page, event); }
-  first(event) { this.step(-Infinity, event); }
-  last(event) { this.step(Infinity, event); }
+  up(event) {
+    this.step(-1, event);
+  }
+  down(event) {
+    this.step(1, event);
+  }
+  pageUp(event) {
+    this.step(-this.view.list.page, event);
+  }
+  pageDown(event) {
+    this.step(this.view.list.page, event);
+  }
+  first(event) {
+    this.step(-Infinity, event);
+  }
+  last(event) {
+    this.step(Infinity, event);
+  }
 
   toggle() {
     const index = this.view.selection.indexOf(this.view.selection.active);
@@ -44,11 +56,21 @@ export class Keyboard {
     this.view.draw();
   }
 
-  selectAll() { this.view.selectAll(); }
-  selectNone() { this.view.selectNone(); }
-  toggleDetails() { this.view.toggleDetails(); }
-  search() { this.view.search(); }
-  help() { help(); }
+  selectAll() {
+    this.view.selectAll();
+  }
+  selectNone() {
+    this.view.selectNone();
+  }
+  toggleDetails() {
+    this.view.toggleDetails();
+  }
+  search() {
+    this.view.search();
+  }
+  help() {
+    help();
+  }
 
   openActive() {
     const entry = this.view.listing.get(this.view.selection.active);

@@ -29,7 +29,8 @@ const OF_THE_LIST = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home
 /// What a key does, in the list or beside it; `undefined`: nothing.
 export function keyOf(event, { beside = false } = {}) {
   if (event.altKey || event.isComposing) return undefined;
-  const name = (event.ctrlKey || event.metaKey ? "Ctrl+" : "") + (event.key.length === 1 ? event.key.toLowerCase() : event.key);
+  const name =
+    (event.ctrlKey || event.metaKey ? "Ctrl+" : "") + (event.key.length === 1 ? event.key.toLowerCase() : event.key);
   const found = KEYS.find((one) => one.key === name);
   return beside && OF_THE_LIST.has(found?.key) ? undefined : found;
 }
@@ -38,6 +39,10 @@ export function keyOf(event, { beside = false } = {}) {
 export function help() {
   return dialog({
     title: "Keys",
-    body: h("dl", { class: "keys" }, KEYS.map(({ key, shown, words }) => h("div", {}, h("dt", {}, h("kbd", {}, shown ?? key)), h("dd", {}, words)))),
+    body: h(
+      "dl",
+      { class: "keys" },
+      KEYS.map(({ key, shown, words }) => h("div", {}, h("dt", {}, h("kbd", {}, shown ?? key)), h("dd", {}, words))),
+    ),
   });
 }

@@ -38,17 +38,35 @@ export class List {
     Object.assign(this, { shown, selection, does });
     this.rows = new Map();
     this.heads = new Map(COLUMNS.map((column) => [column.by, this.head(column)]));
-    this.all = h("input", { type: "checkbox", tabindex: "-1", "aria-label": "Select all", onchange: () => does.checkAll() });
-    const header = h("div", { role: "row", class: "row head", "aria-rowindex": "1" },
+    this.all = h("input", {
+      type: "checkbox",
+      tabindex: "-1",
+      "aria-label": "Select all",
+      onchange: () => does.checkAll(),
+    });
+    const header = h(
+      "div",
+      { role: "row", class: "row head", "aria-rowindex": "1" },
       h("div", { role: "columnheader", class: "cell check" }, this.all),
       [...this.heads.values()],
-      h("div", { role: "columnheader", class: "cell more" }, h("span", { class: "unseen" }, "More")));
+      h("div", { role: "columnheader", class: "cell more" }, h("span", { class: "unseen" }, "More")),
+    );
     this.space = h("div", { role: "rowgroup", class: "space" });
     this.scroller = h("div", { role: "presentation", class: "scroller", onscroll: () => this.draw() }, this.space);
-    this.element = h("div", {
-      role: "grid", class: "grid", tabindex: "0", id: "list", "aria-label": "Files", "aria-multiselectable": "true",
-      onkeydown: (event) => does.key(event),
-    }, h("div", { role: "rowgroup", class: "heading" }, header), this.scroller);
+    this.element = h(
+      "div",
+      {
+        role: "grid",
+        class: "grid",
+        tabindex: "0",
+        id: "list",
+        "aria-label": "Files",
+        "aria-multiselectable": "true",
+        onkeydown: (event) => does.key(event),
+      },
+      h("div", { role: "rowgroup", class: "heading" }, header),
+      this.scroller,
+    );
     new ResizeObserver(() => this.draw()).observe(this.scroller);
   }
 
@@ -118,24 +136,61 @@ export class List {
     const at = () => this.rows.get(entry.path)?.index ?? -1;
     const does = this.does;
     const isLink = entry.kind === "link";
-    const name = h("span", { class: "words" },
+    const name = h(
+      "span",
+      { class: "words" },
       h("span", { class: "title" }, entry.name),
       entry.found ? h("span", { class: "where" }, `in /${decode(entry.folder)}`) : null,
-      h("span", { class: "small" }, `${isFolder(entry) ? "Folder" : bytes(entry.size)} · ${shortMoment(entry.modified)}`));
-    return h("div", {
-      role: "row", class: `row ${entry.kind}`, draggable: "true", title: isLink ? `${entry.name}: a link to ${entry.target}` : entry.name,
-      onclick: (event) => does.press(event, at()),
-      ondblclick: () => does.open(at()),
-      oncontextmenu: (event) => does.menu(event, at()),
-      ondragstart: (event) => does.drag(event, at()),
-    },
-    h("div", { role: "gridcell", class: "cell check" },
-      h("input", { type: "checkbox", tabindex: "-1", "aria-label": `Select ${entry.name}`, onclick: (event) => does.check(at(), event) })),
-    h("div", { role: "gridcell", class: "cell name" }, icon(pictureOf(entry)), isLink ? icon("link") : null, name),
-    h("div", { role: "gridcell", class: "cell size" }, isFolder(entry) ? "" : h("span", { title: `${number(entry.size)} bytes` }, bytes(entry.size))),
-    h("div", { role: "gridcell", class: "cell modified" }, h("span", { title: moment(entry.modified) }, shortMoment(entry.modified))),
-    h("div", { role: "gridcell", class: "cell more" },
-      button(`More for ${entry.name}`, { picture: "more", textless: true, tabindex: "-1", onclick: (event) => does.menu(event, at()) })));
+      h(
+        "span",
+        { class: "small" },
+        `${isFolder(entry) ? "Folder" : bytes(entry.size)} · ${shortMoment(entry.modified)}`,
+      ),
+    );
+    return h(
+      "div",
+      {
+        role: "row",
+        class: `row ${entry.kind}`,
+        draggable: "true",
+        title: isLink ? `${entry.name}: a link to ${entry.target}` : entry.name,
+        onclick: (event) => does.press(event, at()),
+        ondblclick: () => does.open(at()),
+        oncontextmenu: (event) => does.menu(event, at()),
+        ondragstart: (event) => does.drag(event, at()),
+      },
+      h(
+        "div",
+        { role: "gridcell", class: "cell check" },
+        h("input", {
+          type: "checkbox",
+          tabindex: "-1",
+          "aria-label": `Select ${entry.name}`,
+          onclick: (event) => does.check(at(), event),
+        }),
+      ),
+      h("div", { role: "gridcell", class: "cell name" }, icon(pictureOf(entry)), isLink ? icon("link") : null, name),
+      h(
+        "div",
+        { role: "gridcell", class: "cell size" },
+        isFolder(entry) ? "" : h("span", { title: `${number(entry.size)} bytes` }, bytes(entry.size)),
+      ),
+      h(
+        "div",
+        { role: "gridcell", class: "cell modified" },
+        h("span", { title: moment(entry.modified) }, shortMoment(entry.modified)),
+      ),
+      h(
+        "div",
+        { role: "gridcell", class: "cell more" },
+        button(`More for ${entry.name}`, {
+          picture: "more",
+          textless: true,
+          tabindex: "-1",
+          onclick: (event) => does.menu(event, at()),
+        }),
+      ),
+    );
   }
 
   /// The entry whose row an event came from.

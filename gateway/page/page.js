@@ -32,13 +32,36 @@ function route() {
 class Shell {
   constructor(me) {
     this.me = me;
-    this.find = h("input", { type: "search", id: "search", placeholder: "Search by name", "aria-label": "Search by name, in this folder and all below", autocomplete: "off" });
-    this.files = new Files({ me, uploads, go: (to, replace) => this.go(to, replace), search: () => this.find.select() });
+    this.find = h("input", {
+      type: "search",
+      id: "search",
+      placeholder: "Search by name",
+      "aria-label": "Search by name, in this folder and all below",
+      autocomplete: "off",
+    });
+    this.files = new Files({
+      me,
+      uploads,
+      go: (to, replace) => this.go(to, replace),
+      search: () => this.find.select(),
+    });
     this.lost = h("div", { class: "banner", role: "alert", hidden: true });
     this.place = h("div", { class: "place" });
-    this.tabs = me.admin && !api.link ? [["Files", "files", "#/"], ["Status", "status", STATUS]].map(([name, picture, href]) => h("a", { href, class: "tab" }, icon(picture), h("span", {}, name))) : [];
-    fill(page, h("a", { class: "skip", href: "#main", onclick: (event) => this.skip(event) }, "To the content"),
-      this.header(), this.lost, this.place, uploadsView.element);
+    this.tabs =
+      me.admin && !api.link
+        ? [
+            ["Files", "files", "#/"],
+            ["Status", "status", STATUS],
+          ].map(([name, picture, href]) => h("a", { href, class: "tab" }, icon(picture), h("span", {}, name)))
+        : [];
+    fill(
+      page,
+      h("a", { class: "skip", href: "#main", onclick: (event) => this.skip(event) }, "To the content"),
+      this.header(),
+      this.lost,
+      this.place,
+      uploadsView.element,
+    );
     addEventListener("hashchange", this.follow);
     document.addEventListener("keydown", this.key);
     this.follow();
@@ -46,17 +69,45 @@ class Shell {
 
   header() {
     const { me } = this;
-    const search = h("form", { class: "search", role: "search", onsubmit: (event) => {
-      event.preventDefault();
-      this.go({ path: route().path, find: this.find.value.trim() });
-      this.files.focus();
-    } }, icon("search"), this.find);
+    const search = h(
+      "form",
+      {
+        class: "search",
+        role: "search",
+        onsubmit: (event) => {
+          event.preventDefault();
+          this.go({ path: route().path, find: this.find.value.trim() });
+          this.files.focus();
+        },
+      },
+      icon("search"),
+      this.find,
+    );
     const who = me.user ? h("span", { class: "who", title: me.user }, icon("user"), h("span", {}, me.user)) : null;
-    const out = api.isShown() && !api.link ? button("Log out", { picture: "logout", textless: true, onclick: () => logOut() }) : null;
-    return h("header", { class: "top" },
-      h("a", { class: "brand", href: "#/", title: "To the top folder" }, h("img", { src: "/page/icon.svg", alt: "", width: "28", height: "28" }), h("span", {}, api.link ? "Shared with you" : me.volume)),
-      h("nav", { "aria-label": "Views", class: "tabs" }, this.tabs), search,
-      h("div", { class: "own" }, who, button("Keys", { picture: "help", textless: true, kind: "plain may-hide", onclick: () => help() }), themeButton(), out));
+    const out =
+      api.isShown() && !api.link
+        ? button("Log out", { picture: "logout", textless: true, onclick: () => logOut() })
+        : null;
+    return h(
+      "header",
+      { class: "top" },
+      h(
+        "a",
+        { class: "brand", href: "#/", title: "To the top folder" },
+        h("img", { src: "/page/icon.svg", alt: "", width: "28", height: "28" }),
+        h("span", {}, api.link ? "Shared with you" : me.volume),
+      ),
+      h("nav", { "aria-label": "Views", class: "tabs" }, this.tabs),
+      search,
+      h(
+        "div",
+        { class: "own" },
+        who,
+        button("Keys", { picture: "help", textless: true, kind: "plain may-hide", onclick: () => help() }),
+        themeButton(),
+        out,
+      ),
+    );
   }
 
   /// Shows what the address says.
@@ -143,8 +194,21 @@ function logOut() {
 /// Nobody lets anybody in: says why, and has it tried again.
 function alone(why) {
   shell = null;
-  fill(page, h("main", { class: "alone" }, h("div", { class: "login" }, icon("warning"), h("h1", {}, api.link ? "This link opens nothing" : "The files cannot be shown"),
-    h("p", { role: "alert" }, why.message), button("Try again", { kind: "primary", picture: "again", onclick: () => start() }))));
+  fill(
+    page,
+    h(
+      "main",
+      { class: "alone" },
+      h(
+        "div",
+        { class: "login" },
+        icon("warning"),
+        h("h1", {}, api.link ? "This link opens nothing" : "The files cannot be shown"),
+        h("p", { role: "alert" }, why.message),
+        button("Try again", { kind: "primary", picture: "again", onclick: () => start() }),
+      ),
+    ),
+  );
 }
 
 async function start() {

@@ -69,7 +69,8 @@ export function whyNoName(name) {
   if (name === "") return "A name has at least one character.";
   if (name === "." || name === "..") return "“.” and “..” are no names.";
   if (/[/\0]/.test(name)) return "A name has no slash.";
-  if (new TextEncoder().encode(name).length > LONGEST) return `A name has at most ${LONGEST} bytes; this one is longer.`;
+  if (new TextEncoder().encode(name).length > LONGEST)
+    return `A name has at most ${LONGEST} bytes; this one is longer.`;
   return null;
 }
 

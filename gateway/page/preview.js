@@ -18,20 +18,34 @@ export class Preview {
   constructor({ entries, entry, onstep, onclose, does }) {
     Object.assign(this, { entries: entries.filter(isFile), onstep, does });
     this.title = h("h2", {});
-    this.stage = h("div", { class: "stage", tabindex: "-1" });
+    this.stage = h("div", { class: "stage", tabindex: "-1", autofocus: true });
     this.count = h("span", { class: "small" });
     const step = (by, label, picture) => button(label, { picture, textless: true, onclick: () => this.step(by) });
-    this.element = h("dialog", { class: "preview", "aria-label": "Preview", onclose: () => {
-      this.abort?.abort();
-      fill(this.stage);
-      this.element.remove();
-      onclose(this.entry.path);
-    }, onkeydown: (event) => this.key(event) },
-    h("header", {}, this.title, this.count,
-      step(-1, "Previous", "left"), step(1, "Next", "right"),
-      button("Download", { picture: "download", textless: true, onclick: () => does.download(this.entry) }),
-      button("Close", { picture: "close", textless: true, onclick: () => this.close() })),
-    this.stage);
+    this.element = h(
+      "dialog",
+      {
+        class: "preview",
+        "aria-label": "Preview",
+        onclose: () => {
+          this.abort?.abort();
+          fill(this.stage);
+          this.element.remove();
+          onclose(this.entry.path);
+        },
+        onkeydown: (event) => this.key(event),
+      },
+      h(
+        "header",
+        {},
+        this.title,
+        this.count,
+        step(-1, "Previous", "left"),
+        step(1, "Next", "right"),
+        button("Download", { picture: "download", textless: true, onclick: () => does.download(this.entry) }),
+        button("Close", { picture: "close", textless: true, onclick: () => this.close() }),
+      ),
+      this.stage,
+    );
     document.body.append(this.element);
     this.element.showModal();
     this.show(entry);
@@ -79,9 +93,18 @@ export class Preview {
     const address = await api.contentAddress(entry.path);
     const failed = () => this.entry === entry && fill(this.stage, this.instead(entry, "This cannot be shown here."));
     if (IMAGE.test(name)) return h("img", { src: address, alt: name, onerror: failed });
-    if (VIDEO.test(name)) return h("video", { src: address, controls: true, autoplay: true, playsinline: true, onerror: failed });
+    if (VIDEO.test(name))
+      return h("video", { src: address, controls: true, autoplay: true, playsinline: true, onerror: failed });
     if (AUDIO.test(name)) return h("audio", { src: address, controls: true, autoplay: true, onerror: failed });
-    if (PDF.test(name)) return [h("iframe", { src: address, title: name }), h("p", { class: "beside" }, h("a", { href: address, target: "_blank", rel: "noopener" }, "Open in a tab of its own"))];
+    if (PDF.test(name))
+      return [
+        h("iframe", { src: address, title: name }),
+        h(
+          "p",
+          { class: "beside" },
+          h("a", { href: address, target: "_blank", rel: "noopener" }, "Open in a tab of its own"),
+        ),
+      ];
     return this.text(entry, signal);
   }
 
@@ -90,13 +113,26 @@ export class Preview {
     const head = await api.head(entry.path, TEXT_BYTES, signal);
     const text = asText(head, entry.size > head.length);
     if (text === null) return this.instead(entry, "There is no preview of files of this kind.");
-    const more = entry.size > head.length ? h("p", { class: "beside" }, `The first ${bytes(head.length)} of ${bytes(entry.size)}. Download it to see all.`) : null;
+    const more =
+      entry.size > head.length
+        ? h(
+            "p",
+            { class: "beside" },
+            `The first ${bytes(head.length)} of ${bytes(entry.size)}. Download it to see all.`,
+          )
+        : null;
     return [h("pre", { tabindex: "0", "aria-label": `Text of ${entry.name}` }, text), more];
   }
 
   instead(entry, words) {
-    return h("div", { class: "instead" }, icon(pictureOf(entry)), h("p", {}, words), h("p", { class: "small" }, bytes(entry.size)),
-      button("Download", { picture: "download", kind: "primary", onclick: () => this.does.download(entry) }));
+    return h(
+      "div",
+      { class: "instead" },
+      icon(pictureOf(entry)),
+      h("p", {}, words),
+      h("p", { class: "small" }, bytes(entry.size)),
+      button("Download", { picture: "download", kind: "primary", onclick: () => this.does.download(entry) }),
+    );
   }
 }
 

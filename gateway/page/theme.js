@@ -15,11 +15,14 @@ export function apply() {
 
 /// A button that goes from one to the next.
 export function themeButton() {
-  const one = button("Theme", { textless: true, onclick: () => {
-    localStorage.setItem(KEPT, NEXT[chosen()]);
-    apply();
-    draw();
-  } });
+  const one = button("Theme", {
+    textless: true,
+    onclick: () => {
+      localStorage.setItem(KEPT, NEXT[chosen()]);
+      apply();
+      draw();
+    },
+  });
   const draw = () => {
     fill(one, icon(chosen()));
     const words = `Colours: ${WORDS[chosen()]}`;

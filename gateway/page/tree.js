@@ -36,20 +36,40 @@ class Tree {
     Object.assign(this, { except, chosen: null, onchoice: () => {}, onenter: () => {} });
     this.nodes = new Map();
     this.wrong = h("p", { class: "wrong", role: "alert" });
-    this.element = h("ul", { role: "tree", class: "tree", "aria-label": "Folders", onkeydown: (event) => this.key(event) });
+    this.element = h("ul", {
+      role: "tree",
+      class: "tree",
+      "aria-label": "Folders",
+      onkeydown: (event) => this.key(event),
+    });
     this.root = this.node({ name: top, path: "" }, 1);
-    this.element.append(this.root.element);
+    this.element.append(this.root.line);
   }
 
   /// One folder, with a place for those in it.
   node({ name, path }, level) {
     const id = `folder-${this.nodes.size}`;
     const node = { path, level, read: false, inner: h("ul", { role: "group", hidden: true }) };
-    node.item = h("div", { class: "branch", onclick: () => this.choose(node) },
-      h("span", { class: "twig", onclick: (event) => (event.stopPropagation(), this.toggle(node)) }, icon("right")), icon("folder"), h("span", { id }, name));
-    node.element = h("li", { role: "treeitem", "aria-expanded": "false", "aria-selected": "false", "aria-level": level, "aria-labelledby": id, "data-path": path, tabindex: path === "" ? "0" : "-1" }, node.item, node.inner);
+    node.element = h(
+      "div",
+      {
+        role: "treeitem",
+        class: "branch",
+        "aria-expanded": "false",
+        "aria-selected": "false",
+        "aria-level": level,
+        "aria-labelledby": id,
+        "data-path": path,
+        tabindex: path === "" ? "0" : "-1",
+        onclick: () => this.choose(node),
+      },
+      h("span", { class: "twig", onclick: (event) => (event.stopPropagation(), this.toggle(node)) }, icon("right")),
+      icon("folder"),
+      h("span", { id }, name),
+    );
+    node.line = h("li", { role: "none" }, node.element, node.inner);
     node.element.addEventListener("focus", () => this.focused(node));
-    node.item.style.paddingLeft = `${(level - 1) * 20}px`;
+    node.element.style.paddingLeft = `${(level - 1) * 20}px`;
     node.forbidden = this.except.some((one) => isWithin(path, one) && one !== "");
     if (node.forbidden) node.element.setAttribute("aria-disabled", "true");
     this.nodes.set(path, node);
@@ -64,9 +84,13 @@ class Tree {
     if (node.read) return;
     node.read = true;
     const folders = [];
-    for await (const entries of api.list(node.path)) folders.push(...entries.filter((entry) => isFolder(entry) && entry.kind === "folder"));
+    for await (const entries of api.list(node.path))
+      folders.push(...entries.filter((entry) => isFolder(entry) && entry.kind === "folder"));
     folders.sort((a, b) => NAMES.compare(a.name, b.name));
-    fill(node.inner, folders.map((folder) => this.node(folder, node.level + 1).element));
+    fill(
+      node.inner,
+      folders.map((folder) => this.node(folder, node.level + 1).line),
+    );
     if (folders.length === 0) node.element.removeAttribute("aria-expanded");
   }
 
@@ -107,7 +131,7 @@ class Tree {
       await this.open(node);
     }
     this.choose(node);
-    node.item.scrollIntoView({ block: "nearest" });
+    node.element.scrollIntoView({ block: "nearest" });
   }
 
   async make() {
@@ -127,7 +151,9 @@ class Tree {
 
   /// Folders as they stand one below the other.
   get seen() {
-    return [...this.element.querySelectorAll("[role=treeitem]")].filter((item) => !item.parentElement.closest("[hidden]"));
+    return [...this.element.querySelectorAll("[role=treeitem]")].filter(
+      (item) => !item.parentElement.closest("[hidden]"),
+    );
   }
 
   key(event) {

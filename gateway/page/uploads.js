@@ -42,7 +42,17 @@ export class Uploads extends EventTarget {
     for (const path of folders) this.wanted.add(path);
     for (const path of folders) this.folder(path).catch((why) => this.tell("wrong", { path, why }));
     for (const { file, path } of files) {
-      this.jobs.push({ file, path, name: decode(last(path)), size: file.size, sent: 0, state: "waiting", replace: false, restarts: 0, tried: 1 });
+      this.jobs.push({
+        file,
+        path,
+        name: decode(last(path)),
+        size: file.size,
+        sent: 0,
+        state: "waiting",
+        replace: false,
+        restarts: 0,
+        tried: 1,
+      });
     }
     this.tell("change");
     this.begin();
@@ -144,7 +154,8 @@ export class Uploads extends EventTarget {
     if (why.answer?.offset !== undefined) return void (job.sent = why.answer.offset);
     if (why.word === "conflict" || why.word === "precondition_failed") return this.taken(job);
     if (!why.passes) return this.set(job, "failed", why.message ?? String(why));
-    if (!(await isReadable(job))) return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
+    if (!(await isReadable(job)))
+      return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
     this.set(job, "broken", why.message);
     await new Promise((resolve) => {
       job.wake = resolve;
@@ -165,7 +176,11 @@ export class Uploads extends EventTarget {
     }
     await this.stand(job, { size, modified, replace, signal });
     await this.pieces(job, signal);
-    const { entry } = await api.finishUpload(job.id, { replace: replace || undefined, path: job.begun === job.path ? undefined : job.path }, signal);
+    const { entry } = await api.finishUpload(
+      job.id,
+      { replace: replace || undefined, path: job.begun === job.path ? undefined : job.path },
+      signal,
+    );
     return placed(entry, job.path);
   }
 
@@ -176,7 +191,8 @@ export class Uploads extends EventTarget {
     if (id) {
       try {
         const { offset, size } = await api.standOf(id, how.signal);
-        if (size === undefined || size === job.size) return void Object.assign(job, { id, sent: offset, begun: job.begun ?? job.path });
+        if (size === undefined || size === job.size)
+          return void Object.assign(job, { id, sent: offset, begun: job.begun ?? job.path });
       } catch (why) {
         if (why.status !== 404) throw why;
       }
@@ -197,7 +213,12 @@ export class Uploads extends EventTarget {
       job.sent = offset;
       this.tell("change", { job });
       const took = performance.now() - began;
-      length = took < PIECE.ms ? Math.min(length * 2, PIECE.most) : took > 2 * PIECE.ms ? Math.max(length / 2, PIECE.least) : length;
+      length =
+        took < PIECE.ms
+          ? Math.min(length * 2, PIECE.most)
+          : took > 2 * PIECE.ms
+            ? Math.max(length / 2, PIECE.least)
+            : length;
     }
   }
 
@@ -259,7 +280,12 @@ export class Uploads extends EventTarget {
     return {
       size: sum((job) => job.size),
       sent: sum((job) => (job.state === "done" ? job.size : job.sent)),
-      files: counted.length, done: inState("done"), failed: inState("failed"), paused: inState("paused"), broken: inState("broken"),
+      files: counted.length,
+      done: inState("done"),
+      failed: inState("failed"),
+      skipped: inState("skipped"),
+      paused: inState("paused"),
+      broken: inState("broken"),
       rate: this.speed.rate,
     };
   }
