@@ -87,9 +87,9 @@ export async function transfer(view, entries, target, how) {
   const asked = { more: moving.length - 1, all: null };
   const done = await each(view, moving, copies ? "Copying" : "Moving", async (entry) => {
     const to = join(target, entry.address);
+    const does = copies ? api.copy : api.move;
     // A copy beside itself gets a number of its own.
-    if (copies && to === entry.path) asked.all = "both";
-    const moved = await moveTo(entry, to, asked, copies ? api.copy : api.move);
+    const moved = await (to === entry.path ? beside(entry, to, does) : moveTo(entry, to, asked, does));
     asked.more -= 1;
     if (!moved) return false;
     if (!copies) view.take(entry.path);

@@ -97,7 +97,16 @@ export class Uploads extends EventTarget {
     this.set(job, "cancelled");
     job.stop?.abort();
     this.forget(job);
-    if (job.id) api.endUpload(job.id).catch(() => {});
+    if (job.id) this.abandon(job.id);
+  }
+
+  /// Has the server forget what it has of an upload; what is still on its way there may hold that up for a while.
+  async abandon(id) {
+    for (let wait = WAIT_MS.first; wait < WAIT_MS.most; wait *= 2) {
+      const why = await api.endUpload(id).catch((refusal) => refusal);
+      if (!why.passes) return;
+      await new Promise((resolve) => setTimeout(resolve, wait));
+    }
   }
 
   /// Makes a folder, once, and those that it lies in before.
@@ -131,16 +140,19 @@ export class Uploads extends EventTarget {
       this.set(job, "sending");
       const before = job.sent;
       try {
-        const entry = await this.send(job, job.stop.signal);
-        this.forget(job);
-        this.set(job, "done");
-        this.tell("made", { entry });
+        this.arrived(job, await this.send(job, job.stop.signal));
       } catch (why) {
         if (job.sent > before) wait = WAIT_MS.first;
         await this.meet(job, why, wait);
         wait = Math.min(wait * 2, WAIT_MS.most);
       }
     }
+  }
+
+  arrived(job, entry) {
+    this.forget(job);
+    this.set(job, "done");
+    this.tell("made", { entry });
   }
 
   /// What becomes of a job that was not sent: it is tried again, somebody is asked, or it has failed.
@@ -156,6 +168,7 @@ export class Uploads extends EventTarget {
     if (!why.passes) return this.set(job, "failed", why.message ?? String(why));
     if (!(await isReadable(job)))
       return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
+    job.wasBroken = true;
     this.set(job, "broken", why.message);
     await new Promise((resolve) => {
       job.wake = resolve;
@@ -224,6 +237,11 @@ export class Uploads extends EventTarget {
 
   /// The name is taken. Those who ask do so one after the other.
   async taken(job) {
+    if (job.wasBroken) {
+      // Perhaps by this very file, and the answer was lost.
+      const entry = await api.entry(job.path).catch(() => null);
+      if (entry?.size === job.size && entry.modified === job.file.lastModified) return this.arrived(job, entry);
+    }
     if (job.both) return this.renumber(job);
     this.set(job, "asking");
     const turn = this.asked.then(() => this.decide(job));
@@ -231,7 +249,7 @@ export class Uploads extends EventTarget {
     const how = await turn;
     if (job.state !== "asking") return;
     if (how === "skip") {
-      if (job.id) api.endUpload(job.id).catch(() => {});
+      if (job.id) this.abandon(job.id);
       this.forget(job);
       return this.set(job, "skipped");
     }
