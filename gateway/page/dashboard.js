@@ -105,13 +105,11 @@ export class Dashboard {
         ["Doors", (one) => (one.doors ?? []).join(", ")],
       ]),
     );
-    const errors = [...(status.errors ?? [])];
-    if (mount.last_error) errors.unshift({ message: `Storing fails: ${mount.last_error}` });
     fill(
       this.errors,
       ...table(
         "Last errors",
-        errors,
+        status.errors ?? [],
         [
           ["When", (one) => (one.at ? moment(one.at) : "now")],
           ["What", (one) => one.message],

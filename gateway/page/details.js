@@ -100,13 +100,23 @@ function permissions({ mode, owner, group }) {
   ]);
 }
 
-function safety({ scheme, spare, losses_reads: reads, losses_writes: writes }) {
-  const can = (n) => (n === undefined || n === null ? "not known" : counted(n, "more loss", "more losses"));
-  return list([
-    ["Protected by", scheme],
-    ["Reading survives", can(reads ?? spare)],
-    writes === undefined ? null : ["Writing survives", can(writes)],
-  ]);
+/// How many disks may be lost: now, and when all are there.
+function safety({ scheme, spare, losses_reads: reads, losses_writes: writes, inline, complete }) {
+  const can = (disks) => `${counted(disks, "lost disk")}`;
+  const now =
+    spare === null || spare === undefined
+      ? h("span", { class: "wrong" }, "cannot be read now")
+      : counted(spare, "more disk");
+  return [
+    list([
+      ["Protected by", scheme],
+      ["May lose now", now],
+      reads === undefined ? null : ["Reading survives", can(reads)],
+      writes === undefined ? null : ["Writing survives", can(writes)],
+    ]),
+    inline ? h("p", { class: "quiet" }, "So small that it lies with the names of files, in copies.") : null,
+    complete === false ? h("p", { class: "quiet" }, "It is too large for all of it to be looked at.") : null,
+  ];
 }
 
 function disks(all) {
