@@ -220,11 +220,7 @@ impl Access {
     }
 
     /// A user, and the pass in his name, if it is by one.
-    async fn accounts(
-        &self,
-        by: AccountKind,
-        name: &str,
-    ) -> Result<(User, Option<Pass>), Refused> {
+    async fn accounts(&self, by: AccountKind, name: &str) -> Result<(User, Option<Pass>), Refused> {
         let (user, pass) = match self.meta.account(by, name).await? {
             Some(Account::User(user)) => return Ok((user, None)),
             Some(Account::Pass(pass)) => {

@@ -32,7 +32,12 @@ pub(crate) fn are_there(headers: &HeaderMap) -> bool {
 
 /// Has the client, who reads, this already?
 pub(crate) fn is_known(headers: &HeaderMap, attr: &Attr) -> bool {
-    header(headers, &header::IF_NONE_MATCH).is_some_and(|list| names(&list, &tag(attr)))
+    knows(headers, &tag(attr))
+}
+
+/// Has the client, who reads, what has this tag?
+pub(crate) fn knows(headers: &HeaderMap, tag: &str) -> bool {
+    header(headers, &header::IF_NONE_MATCH).is_some_and(|list| names(&list, tag))
 }
 
 /// Is a range of another state of the file meant?

@@ -10,9 +10,9 @@ use super::may::ACCESS_LIST;
 use super::walk::Last;
 use super::{BadPath, TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
-use crate::filesystem::{Change, SetTime};
 use crate::filesystem::beside::Held;
 use crate::filesystem::outdated::Outdated;
+use crate::filesystem::{Change, SetTime};
 
 /// Permissions that a new file is asked for with.
 const FILE_MODE: u32 = 0o666;

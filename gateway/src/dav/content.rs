@@ -8,14 +8,13 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use meta::{Attr, FILE_MAX, Kind};
 
-use super::asked::{Asked, no_folder, refused};
+use super::asked::Asked;
 use super::headers::is_part;
 use super::locks::Reach;
+use crate::place::{no_folder, refused, takes_after};
 use crate::refusal::{Code, Refusal};
 use crate::{conditions, transfer};
 
-/// How often what is replaced may be replaced by others meanwhile.
-const LOOKS: usize = 100;
 /// A folder gets or loses a name.
 const NAMED: Reach = Reach { below: false, folder: true };
 
@@ -50,16 +49,8 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     let (before, replaces) = loop {
         let before = allowed(asked).await?;
         let replaces = asked.replaces(before.as_ref())?;
-        let Some(file) = before.as_ref().filter(|before| before.kind == Kind::File) else {
+        if takes_after(&upload, before.as_ref(), &mut looks).await? {
             break (before, replaces);
-        };
-        looks += 1;
-        match upload.in_place_of(file).await {
-            Err(e) if e.is_not_found() && looks < LOOKS => {}
-            done => {
-                done.map_err(|e| refused(&e))?;
-                break (before, replaces);
-            }
         }
     };
     let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
