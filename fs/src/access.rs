@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 use meta::{Account, AccountKind, Ino, MetaError, MetaStore, Pass, ROOT, Secret, User};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use self::folder::{common, is_within, way_to};
@@ -59,6 +61,8 @@ pub struct Visitor {
     pub user: String,
     /// By what: `User` is by password.
     pub by: AccountKind,
+    /// The token, key or link, if it was by one.
+    pub pass: Option<String>,
     /// Whom he is in the tree.
     pub uid: u32,
     /// Groups there, the first is that of what he creates.
@@ -71,6 +75,22 @@ pub struct Visitor {
     pub write: bool,
     /// When that ends, in seconds since the epoch.
     pub expires: Option<u64>,
+}
+
+/// By what somebody comes in again who was let in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Return {
+    by: AccountKind,
+    /// Of the user or the pass.
+    name: String,
+    /// A digest of all that was kept of them then.
+    state: [u8; 32],
+}
+
+/// A digest of all that is kept of a user, and of a pass of his.
+fn state(user: &User, pass: Option<&Pass>) -> [u8; 32] {
+    let kept = serde_json::to_vec(&(user, pass)).expect("an account is plain data");
+    Sha256::digest(kept).into()
 }
 
 /// Why somebody is not let in.
@@ -176,6 +196,61 @@ impl Access {
         Ok((secret, visitor))
     }
 
+    /// By what somebody who was let in comes in again without showing anything: no secret, and of no use once his account, or the pass
+    /// that he came by, has changed or is gone.
+    ///
+    /// # Errors
+    /// When it is by now.
+    pub async fn return_of(&self, visitor: &Visitor) -> Result<Return, Refused> {
+        let name = visitor.pass.as_ref().unwrap_or(&visitor.user).clone();
+        let (user, pass) = self.accounts(visitor.by, &name).await?;
+        Ok(Return { by: visitor.by, name, state: state(&user, pass.as_ref()) })
+    }
+
+    /// Who comes in again.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn again(&self, known: &Return) -> Result<Visitor, Refused> {
+        let (user, pass) = self.accounts(known.by, &known.name).await?;
+        match state(&user, pass.as_ref()) == known.state {
+            true => self.visit(&user, pass.as_ref()).await,
+            false => Err(Refused::Wrong),
+        }
+    }
+
+    /// A user, and the pass in his name, if it is by one.
+    async fn accounts(&self, by: AccountKind, name: &str) -> Result<(User, Option<Pass>), Refused> {
+        let (user, pass) = match self.meta.account(by, name).await? {
+            Some(Account::User(user)) => return Ok((user, None)),
+            Some(Account::Pass(pass)) => {
+                (self.meta.account(AccountKind::User, &pass.user).await?, pass)
+            }
+            None => return Err(Refused::Wrong),
+        };
+        match user {
+            Some(Account::User(user)) => Ok((user, Some(pass))),
+            _ => Err(Refused::Wrong),
+        }
+    }
+
+    /// Is this folder, a path from the volume's root, that directory?
+    ///
+    /// # Errors
+    /// When that cannot be looked up.
+    pub async fn is_at(&self, folder: &str, directory: Ino) -> Result<bool, Refused> {
+        let way = way_to(&*self.meta, folder).await?;
+        Ok(way.is_some_and(|way| way.last() == Some(&directory)))
+    }
+
+    /// Has an order carried out ([`orders`]).
+    ///
+    /// # Errors
+    /// See [`orders::OrderError`].
+    pub async fn obey(&self, order: orders::Order) -> Result<orders::Answer, orders::OrderError> {
+        order.obey(&*self.meta).await
+    }
+
     async fn by_password(
         &self,
         name: &str,
@@ -277,6 +352,7 @@ fn stands_for(user: &User, pass: Option<&Pass>, now: u64) -> Option<Visitor> {
     is_within(folder, &user.folder).then(|| Visitor {
         user: user.name.clone(),
         by: pass.map_or(AccountKind::User, |pass| pass.kind),
+        pass: pass.map(|pass| pass.id.clone()),
         uid: user.uid,
         gids: user.gids.clone(),
         folder: folder.clone(),

@@ -7,6 +7,7 @@
 //! * `list` and `read` stream, a page or a chunk at a time;
 //! * `upload` writes a file under no name; when it is whole and stored, it gets its name in one step. One that breaks off
 //!   leaves nothing, whatever breaks it off;
+//! * `places` says on which disks a file lies;
 //! * `change` makes and takes away names; `attributes` are the extended ones.
 //!
 //! A change is durable when it is answered, and whoever looks through the mount sees it from then on. It is carried
@@ -26,6 +27,7 @@ mod change;
 mod list;
 mod may;
 pub mod path;
+mod places;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,7 @@ mod walk;
 
 pub use list::Listing;
 pub use path::{BadPath, TreePath};
+pub use places::{OnDisk, Places};
 pub use read::{OpenFile, Sending};
 pub use trouble::Trouble;
 pub use upload::Upload;
@@ -109,6 +112,16 @@ impl View {
     /// Whose it is.
     pub fn viewer(&self) -> &Viewer {
         &self.viewer
+    }
+
+    /// Name of the volume that it is of.
+    pub fn volume(&self) -> String {
+        self.filesystem.meta.volume().name
+    }
+
+    /// May this viewer change anything at all?
+    pub fn may_write(&self) -> bool {
+        self.writes().is_ok()
     }
 
     fn data(&self) -> &Arc<Data> {

@@ -44,10 +44,15 @@ fn is_newer(headers: &HeaderMap, name: &header::HeaderName, attr: &Attr) -> Opti
 
 /// Has the client, who reads, this already?
 pub(crate) fn is_known(headers: &HeaderMap, attr: &Attr) -> bool {
-    match header(headers, &header::IF_NONE_MATCH) {
-        Some(list) => names(&list, &tag(attr)),
-        None => is_newer(headers, &header::IF_MODIFIED_SINCE, attr) == Some(false),
+    match headers.contains_key(header::IF_NONE_MATCH) {
+        true => knows(headers, &tag(attr)),
+        false => is_newer(headers, &header::IF_MODIFIED_SINCE, attr) == Some(false),
     }
+}
+
+/// Has the client, who reads, what has this tag?
+pub(crate) fn knows(headers: &HeaderMap, tag: &str) -> bool {
+    header(headers, &header::IF_NONE_MATCH).is_some_and(|list| names(&list, tag))
 }
 
 /// Is a range of another state of the file meant? A second is too long to tell its states apart: none by its date.

@@ -32,7 +32,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 /// All routes of HTTP, guarded.
 pub(crate) fn guarded(routes: Router) -> Router {
     let wrong = async || Refusal::new(Code::WrongMethod, "this cannot be done there");
-    let guarded = routes.fallback(missing).method_not_allowed_fallback(wrong);
+    let guarded = routes.fallback(async || no_page()).method_not_allowed_fallback(wrong);
     let guarded = guarded.layer(from_fn(checked));
     let with_headers = HEADERS.into_iter().fold(guarded, |routes, (name, value)| {
         let value = HeaderValue::from_static(value);
@@ -45,7 +45,7 @@ pub(crate) fn guarded(routes: Router) -> Router {
 }
 
 /// What an address gets that leads nowhere.
-pub(crate) async fn missing() -> Refusal {
+pub(crate) fn no_page() -> Refusal {
     Refusal::new(Code::NoSuchPage, "there is nothing at this address")
 }
 

@@ -3,10 +3,11 @@
 //!
 //! * `server`: listeners, connections and their bounds (`patient`); `tls`: that nobody listens; `guard`: whom a browser is
 //!   not let in for; `who`: which user whoever comes in stands for.
+//! * `page`: `/`, for people. `api`: `/api/v1/`, for it and for programs.
 //! * `dav`: `/dav/`, the whole tree by WebDAV. `refs`: `/refs/{ref}`, whole files by HTTP. `kv`: numbered databases of keys and values, by HTTP and as lines of
 //!   JSON. `health`: `/metrics`, `/healthz`, `/readyz`.
 //! * What they share: `names` (of keys, as files), `shelf` (files by their keys), `transfer` (bodies in and out), `conditions`, `refusal` (what clients
-//!   are told that goes wrong), `metrics`.
+//!   are told that goes wrong), `faults`, `metrics`; `address`, `place` and `trees`: paths, what is there, and folders with all in them.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
@@ -18,20 +19,27 @@ use fs::doors::{DoorError, OpenDoors, Opening, Tls};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod address;
+mod api;
 mod conditions;
 mod dav;
+mod faults;
 mod guard;
 mod health;
 mod kv;
 mod metrics;
 mod names;
+mod page;
 mod patient;
+mod place;
 mod refs;
 mod refusal;
 mod server;
 mod shelf;
+mod through;
 mod tls;
 mod transfer;
+mod trees;
 mod who;
 
 use server::Server;
@@ -63,10 +71,16 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
         let acceptor = certificate.as_ref().map(|certificate| certificate.acceptor(protocols));
         acceptor.transpose().map_err(|e| DoorError::Open(e.to_string()))
     };
+    let doors = [http.as_ref().map(|_| "http"), kv.as_ref().map(|_| "kv")];
+    let doors = doors.into_iter().flatten().collect();
+    let about = api::About { who: who.clone(), counted: counted.clone(), doors, server: &server };
+    let api = api::routes(about).map_err(|e| DoorError::Open(e.to_string()))?;
     let (https, kvs) = (speaking(&["http/1.1"])?, speaking(&[])?);
     let routes = axum::Router::new()
         .merge(refs::routes(who.clone()))
         .merge(dav::routes(who.clone()))
+        .merge(page::routes())
+        .merge(api)
         .merge(kv::routes(who.clone()))
         .merge(health::routes(filesystem, who.clone(), counted));
     let http = http.map(|listener| server.serve_http((listener, https), guard::guarded(routes)));

@@ -5,6 +5,8 @@ use fs::tree::{TreeError, Trouble};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
+use crate::faults;
+
 /// Seconds after which it is worth trying again what the disks could not do.
 const AGAIN: &str = "5";
 /// How one logs in, for browsers.
@@ -38,12 +40,16 @@ codes! {
     NoSuchDatabase = "no_such_database", NOT_FOUND;
     /// There is no such ref.
     NoSuchRef = "no_such_ref", NOT_FOUND;
+    /// There is no such upload, or none of whoever asks.
+    NoSuchUpload = "no_such_upload", NOT_FOUND;
     /// There is no such file or folder.
     NoSuchFile = "no_such_file", NOT_FOUND;
     /// The address leads nowhere.
     NoSuchPage = "no_such_page", NOT_FOUND;
     /// Too few disks are there to do it now.
     TooFewDisks = "too_few_disks", SERVICE_UNAVAILABLE;
+    /// Too much of it is under way.
+    Busy = "busy", SERVICE_UNAVAILABLE;
     /// The volume is not served here any more.
     NotConnected = "not_connected", SERVICE_UNAVAILABLE;
     /// It makes no sense.
@@ -85,12 +91,14 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// Seconds after which it is worth trying again, where that is known.
     pub(crate) wait: Option<u64>,
+    /// Bytes of an upload that have come, where the client believes otherwise.
+    pub(crate) offset: Option<u64>,
 }
 
 impl Refusal {
     /// With these words.
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), wait: None }
+        Self { code, message: message.into(), wait: None, offset: None }
     }
 
     /// By the tree, where what is not there is this.
@@ -107,13 +115,18 @@ impl Refusal {
         };
         if matches!(code, Code::TooFewDisks | Code::Broken) {
             tracing::error!(code = code.word(), "a door: {error}");
+            faults::note(&error.to_string());
         }
         Self::new(code, error.to_string())
     }
 
     /// As JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
-        json!({ "error": self.code.word(), "message": self.message })
+        let mut said = json!({ "error": self.code.word(), "message": self.message });
+        if let Some(offset) = self.offset {
+            said["offset"] = offset.into();
+        }
+        said
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use fs::tree::{OpenFile, Sending, Upload};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -37,14 +38,28 @@ pub(crate) async fn receive(
         let why = format!("{limit} bytes are possible here, and no more");
         Err(Refusal::new(Code::TooLarge, why))
     };
-    let said =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if said.is_some_and(|len: u64| len > limit) {
+    if said(headers).is_some_and(|len| len > limit) {
         return too_long();
     }
+    while let Some(bytes) = next(body).await? {
+        metrics::received(bytes.len());
+        if upload.written() + bytes.len() as u64 > limit {
+            return too_long();
+        }
+        let written = upload.write(bytes).await;
+        written.map_err(|e| Refusal::of(&e, Code::Conflict))?;
+    }
+    Ok(())
+}
+
+/// The next bytes of a body. `None`: there are no more.
+///
+/// # Errors
+/// When it breaks off, or stalls.
+pub(crate) async fn next(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
     loop {
         let frame = match tokio::time::timeout(STALLED, body.frame()).await {
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(e))) => {
                 return Err(Refusal::new(Code::BadRequest, format!("the body broke off: {e}")));
@@ -55,14 +70,41 @@ pub(crate) async fn receive(
             }
         };
         // Trailers are not content.
-        let Ok(bytes) = frame.into_data() else { continue };
-        metrics::received(bytes.len());
-        if upload.written() + bytes.len() as u64 > limit {
-            return too_long();
+        if let Ok(bytes) = frame.into_data() {
+            return Ok(Some(bytes));
         }
-        let written = upload.write(bytes).await;
-        written.map_err(|e| Refusal::of(&e, Code::Conflict))?;
     }
+}
+
+/// How long a body is said to be.
+pub(crate) fn said(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// All of a body that says what is to be done, of at most `limit` bytes.
+///
+/// # Errors
+/// When it breaks off, stalls, or is too long.
+pub(crate) async fn small(
+    headers: &HeaderMap,
+    body: &mut Body,
+    limit: usize,
+) -> Result<Vec<u8>, Refusal> {
+    let too_long = || {
+        let why = format!("a body of more than {limit} bytes, where it says what is to be done");
+        Refusal::new(Code::TooLarge, why)
+    };
+    if said(headers).is_some_and(|len| len > limit as u64) {
+        return Err(too_long());
+    }
+    let mut whole = Vec::new();
+    while let Some(bytes) = next(body).await? {
+        if whole.len() + bytes.len() > limit {
+            return Err(too_long());
+        }
+        whole.extend_from_slice(&bytes);
+    }
+    Ok(whole)
 }
 
 /// What came of a body. Of one that was refused the rest is read, within bounds: who sends it hears the answer only when it has

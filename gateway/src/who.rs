@@ -15,8 +15,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use fs::access::{Access, Credentials, Refused};
+use fs::access::orders::{Answer, Order, OrderError};
+use fs::access::{Access, Credentials, Refused, Return, Visitor};
 use fs::filesystem::Filesystem;
+use fs::filesystem::status::Status;
 use fs::tree::{Sending, View, Viewer};
 use http::{Extensions, HeaderMap, Method, Uri, header};
 use meta::{Ino, Secret};
@@ -33,6 +35,15 @@ const LOG_IN: &str =
 /// Of a stranger's body so many bytes are waited for, so long, for him to hear why he is not let in.
 const SMALL: u64 = 64 << 10;
 const STRANGERS: Duration = Duration::from_secs(1);
+
+/// Somebody who was let in.
+#[derive(Clone)]
+pub(crate) struct Entered {
+    /// What he sees.
+    pub(crate) view: View,
+    /// In whose name, and by what. `None`: he has shown nothing, and acts as whoever serves the volume.
+    pub(crate) visitor: Option<Visitor>,
+}
 
 /// Who may come in, and what is shared by all of them.
 pub(crate) struct Who {
@@ -52,7 +63,7 @@ impl Who {
         Self { filesystem, root, access, no_login, sending: Sending::default() }
     }
 
-    /// What he sees who shows this, or nothing. `log_in`: what he is told who would have to show something.
+    /// Lets him in who shows this, or nothing. `log_in`: what he is told who would have to show something.
     ///
     /// # Errors
     /// When he is not let in.
@@ -61,18 +72,79 @@ impl Who {
         shown: Option<&Credentials>,
         peer: Peer,
         log_in: &str,
-    ) -> Result<View, Refusal> {
+    ) -> Result<Entered, Refusal> {
         let Some(shown) = shown else {
             let open = peer.within
                 && (self.no_login || !self.access.has_users().await.map_err(refused)?);
             return match open {
-                true => Ok(self.view(self.whoever_serves())),
+                true => Ok(Entered { view: self.view(self.whoever_serves()), visitor: None }),
                 false => Err(Refusal::new(Code::NotLoggedIn, log_in)),
             };
         };
         let visitor = self.access.who(shown, peer.from).await.map_err(refused)?;
-        let fs::access::Visitor { uid, gids, root, write, .. } = visitor;
-        Ok(self.view(Viewer { uid, gids, root, write }))
+        let Visitor { uid, gids, root, write, .. } = visitor.clone();
+        let view = self.view(Viewer { uid, gids, root, write });
+        Ok(Entered { view, visitor: Some(visitor) })
+    }
+
+    /// By what somebody comes in again without showing anything: `None`, where he has shown nothing.
+    ///
+    /// # Errors
+    /// When he is not let in any more.
+    pub(crate) async fn return_of(&self, entered: &Entered) -> Result<Option<Return>, Refusal> {
+        match &entered.visitor {
+            None => Ok(None),
+            Some(visitor) => self.access.return_of(visitor).await.map(Some).map_err(refused),
+        }
+    }
+
+    /// Lets him in again so, to read.
+    ///
+    /// # Errors
+    /// When he is not let in any more.
+    pub(crate) async fn again(
+        &self,
+        known: Option<&Return>,
+        peer: Peer,
+    ) -> Result<Entered, Refusal> {
+        let (viewer, visitor) = match known {
+            None => {
+                let entered = self.let_in(None, peer, LOG_IN).await?;
+                (entered.view.viewer().clone(), None)
+            }
+            Some(known) => {
+                let visitor = self.access.again(known).await.map_err(refused)?;
+                let Visitor { uid, gids, root, write, .. } = visitor.clone();
+                (Viewer { uid, gids, root, write }, Some(visitor))
+            }
+        };
+        let view = self.view(Viewer { write: false, ..viewer });
+        Ok(Entered { view, visitor })
+    }
+
+    /// How the volume is.
+    ///
+    /// # Errors
+    /// When that cannot be known.
+    pub(crate) async fn status(&self) -> Result<Status, Refusal> {
+        let status = self.filesystem.status().await;
+        status.map_err(|e| Refusal::of(&e.into(), Code::NotConnected))
+    }
+
+    /// Has an order about accounts carried out.
+    ///
+    /// # Errors
+    /// See [`OrderError`].
+    pub(crate) async fn obey(&self, order: Order) -> Result<Answer, OrderError> {
+        self.access.obey(order).await
+    }
+
+    /// Is this folder, a path from the volume's root, that directory?
+    ///
+    /// # Errors
+    /// When that cannot be looked up.
+    pub(crate) async fn is_at(&self, folder: &str, directory: Ino) -> Result<bool, Refusal> {
+        self.access.is_at(folder, directory).await.map_err(refused)
     }
 
     fn view(&self, viewer: Viewer) -> View {
@@ -102,8 +174,8 @@ pub(crate) async fn logged_in(
     let (peer, shown) = (peer(&request), shown_by(&request));
     let let_in = async { who.let_in(shown?.as_ref(), peer, LOG_IN).await };
     match let_in.await {
-        Ok(view) => {
-            request.extensions_mut().insert(view);
+        Ok(entered) => {
+            request.extensions_mut().insert(entered);
             next.run(request).await
         }
         Err(refusal) => {
@@ -120,8 +192,7 @@ pub(crate) async fn logged_in(
 
 /// Is the body said to be so small that it is there soon?
 fn is_small(headers: &HeaderMap) -> bool {
-    let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
-    len.is_some_and(|len: u64| len <= SMALL)
+    transfer::said(headers).is_some_and(|len| len <= SMALL)
 }
 
 /// Lets in whoever comes from this machine, and others who log in.
@@ -148,7 +219,12 @@ pub(crate) fn seen(request: &Request) -> View {
 
 /// The same, where its head is apart.
 pub(crate) fn seen_in(extensions: &Extensions) -> View {
-    extensions.get::<View>().expect("whoever is asked was let in").clone()
+    entered(extensions).view.clone()
+}
+
+/// Who sends a request, as he was let in.
+pub(crate) fn entered(extensions: &Extensions) -> &Entered {
+    extensions.get().expect("whoever is asked was let in")
 }
 
 /// Why somebody is not let in, in a client's words.

@@ -545,7 +545,8 @@ fn what_makes_no_sense_is_refused_and_nothing_of_it_is_done() -> Result<()> {
     fs::write(site.demo.file("secret"), b"not below refs")?;
     let long = "k".repeat(256);
     for (method, path, status, error) in [
-        ("GET", "/", 404, "no_such_page"),
+        ("GET", "/none", 404, "no_such_page"),
+        ("PUT", "/", 405, "wrong_method"),
         ("GET", "/refs", 404, "no_such_page"),
         ("GET", "/refs/", 404, "no_such_page"),
         ("PATCH", "/refs/a", 405, "wrong_method"),

@@ -134,7 +134,10 @@ impl Filesystem {
     }
 
     /// How it is.
-    pub(crate) async fn status(&self) -> FsResult<Status> {
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn status(&self) -> FsResult<Status> {
         let volume = self.meta.volume();
         let usage = self.meta.usage().await?;
         self.data.learn_space().await;

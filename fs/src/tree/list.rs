@@ -22,8 +22,16 @@ impl View {
     /// # Errors
     /// When it is none, or may not be read.
     pub async fn list(&self, path: &TreePath) -> TreeResult<Listing> {
+        self.list_after(path, 0).await
+    }
+
+    /// The same, behind the entry with this [`DirEntry::cookie`].
+    ///
+    /// # Errors
+    /// As [`View::list`].
+    pub async fn list_after(&self, path: &TreePath, cookie: u64) -> TreeResult<Listing> {
         let attr = self.directory(path).await?;
-        self.begin_list(&attr).await
+        Ok(Listing { cookie, ..self.begin_list(&attr).await? })
     }
 
     /// Begins to list this directory, and no other that the path leads to by now, by a link say.

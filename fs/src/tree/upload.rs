@@ -4,15 +4,15 @@
 //! Nobody sees a file that is being written. Dropped, it is deleted; after a crash it is, too, as all that has no name.
 
 use bytes::Bytes;
-use meta::{Attr, Ino, Kind, MetaError, Replaces};
+use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
 use super::may::ACCESS_LIST;
 use super::walk::Last;
-use super::{TreePath, TreeResult, View, renamed};
+use super::{BadPath, TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
-use crate::filesystem::Change;
 use crate::filesystem::beside::Held;
 use crate::filesystem::outdated::Outdated;
+use crate::filesystem::{Change, SetTime};
 
 /// Permissions that a new file is asked for with.
 const FILE_MODE: u32 = 0o666;
@@ -116,6 +116,17 @@ impl Upload {
         }
     }
 
+    /// It was last changed then, and not when it came in.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    pub async fn modified_at(&self, time: Time) -> TreeResult<()> {
+        let change = Change { mtime: Some(SetTime::To(time)), ..Change::default() };
+        let filesystem = self.held.filesystem();
+        filesystem.setattr(self.view.requester(), self.ino(), change).await?;
+        Ok(())
+    }
+
     /// Gives it the permissions, and the attributes of users as far as they may be read, of the file that it is a
     /// copy of.
     ///
@@ -160,21 +171,27 @@ impl Upload {
     /// [`MetaError::Exists`] or [`MetaError::NotFound`] when something else has its name than `replaces` allows. Where
     /// it could not be stored, it may have got its name or not.
     pub async fn finish(self, replaces: Replaces) -> TreeResult<Attr> {
-        View::through(async move {
-            let Self { view, held, path, .. } = self;
-            // What only reads by now may have begun when it did not.
-            view.writes()?;
-            let (dir, before) = view.may_put(&path).await?;
-            let (_, name) = path.split().expect("it lies in a directory");
-            if before.is_none() && matches!(replaces, Replaces::Only(_)) {
-                return Err(MetaError::NotFound.into());
-            }
-            let gone = held.filesystem().place(&held, dir.ino, name, replaces).await?;
-            let mut outdated: Vec<Outdated> = renamed(dir.ino, name).into();
-            outdated.extend(gone.map(Outdated::Attributes));
-            view.settle(outdated).await?;
-            Ok(held.filesystem().getattr(held.ino()).await?)
-        })
-        .await
+        View::through(async move { self.finish_at(&self.path, replaces).await }).await
+    }
+
+    /// The same, at this path, wherever it was meant to be; and where it gets no name it stays as it was. Whoever waits for it has
+    /// to wait to the end.
+    ///
+    /// # Errors
+    /// As [`Upload::finish`].
+    pub async fn finish_at(&self, path: &TreePath, replaces: Replaces) -> TreeResult<Attr> {
+        let Self { view, held, .. } = self;
+        // What only reads by now may have begun when it did not.
+        view.writes()?;
+        let (dir, before) = view.may_put(path).await?;
+        let (_, name) = path.split().ok_or(BadPath::Root)?;
+        if before.is_none() && matches!(replaces, Replaces::Only(_)) {
+            return Err(MetaError::NotFound.into());
+        }
+        let gone = held.filesystem().place(held, dir.ino, name, replaces).await?;
+        let mut outdated: Vec<Outdated> = renamed(dir.ino, name).into();
+        outdated.extend(gone.map(Outdated::Attributes));
+        view.settle(outdated).await?;
+        Ok(held.filesystem().getattr(held.ino()).await?)
     }
 }

@@ -116,6 +116,14 @@ impl View {
         self.walk(path, Last::Itself).await?.there()
     }
 
+    /// readlink(2): the target of a link that was found.
+    ///
+    /// # Errors
+    /// When it is none, or is gone.
+    pub async fn target(&self, link: &Attr) -> TreeResult<Vec<u8>> {
+        Ok(self.filesystem.readlink(link.ino).await?)
+    }
+
     /// Does what has this path, or is to have it, lie in this directory, however the path leads there? So does a link
     /// that leads to what lies there.
     ///

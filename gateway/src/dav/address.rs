@@ -1,18 +1,13 @@
 //! Addresses below `/dav/`, as paths of the tree and back. Pure.
-//!
-//! Each name is percent-encoded bytes, whatever they are: what is no UTF-8 comes and goes as it is.
 
 use fs::tree::TreePath;
 use http::{HeaderMap, Uri, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
+use crate::address;
 use crate::refusal::{Code, Refusal};
 
 /// What all addresses of this door begin with.
 const PREFIX: &str = "/dav";
-
-/// What is not written as it is in a name.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Where something is, or is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,26 +32,13 @@ pub(super) fn read(text: &str) -> Result<Address, Refusal> {
     };
     let names = below.strip_prefix('/').unwrap_or(below);
     let slash = names.is_empty() || names.ends_with('/');
-    let names = names.strip_suffix('/').unwrap_or(names);
-    if names.to_ascii_lowercase().contains("%2f") {
-        return Err(bad("a name with a slash in it, which no file can have"));
-    }
-    let names = names.split('/').filter(|_| !names.is_empty());
-    let names = names.map(|name| percent_decode(name.as_bytes()).collect::<Vec<u8>>());
-    Ok(Address { path: TreePath::of_names(names).map_err(bad)?, slash })
+    Ok(Address { path: address::read(names)?, slash })
 }
 
 /// The address of a path. `folder`: with a slash at its end.
 pub(super) fn write(path: &TreePath, folder: bool) -> String {
-    let mut text = String::from(PREFIX);
-    for name in path.names() {
-        text.push('/');
-        text.extend(percent_encode(name, ENCODED));
-    }
-    if folder || path.names().is_empty() {
-        text.push('/');
-    }
-    text
+    let end = if folder && !path.names().is_empty() { "/" } else { "" };
+    format!("{PREFIX}/{}{end}", address::write(path))
 }
 
 /// An address in a header: with or without the server, which has to be this one.
@@ -74,11 +56,6 @@ pub(super) fn named(headers: &HeaderMap, text: &str) -> Result<Address, Refusal>
         _ if uri.query().is_some() => Err(bad("a ? in an address: in a name it is %3F")),
         _ => read(uri.path()),
     }
-}
-
-/// Is the one in the other, at any depth, or the same?
-pub(super) fn is_in(path: &TreePath, folder: &TreePath) -> bool {
-    path.names().starts_with(folder.names())
 }
 
 #[cfg(test)]

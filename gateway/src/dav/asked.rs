@@ -6,13 +6,14 @@ use std::time::Instant;
 use fs::tree::{TreePath, View};
 use http::HeaderMap;
 use http::request::Parts;
-use meta::{Attr, Kind, Replaces};
+use meta::{Attr, Replaces};
 
 use super::address::{Address, named, read};
 use super::door::Door;
 use super::headers::{List, What, lists};
 use super::locks::{Locks, Reach};
 use crate::conditions;
+use crate::place::{self, refused};
 use crate::refusal::{Code, Refusal};
 use crate::who::seen_in;
 
@@ -26,22 +27,6 @@ pub(super) struct Asked {
     pub(super) headers: HeaderMap,
     /// All tokens that it says it has.
     pub(super) tokens: Vec<String>,
-}
-
-/// In words of this door.
-pub(super) fn refused(error: &fs::tree::TreeError) -> Refusal {
-    match error.is_not_found() {
-        true => Refusal::new(Code::NoSuchFile, "there is nothing at this address"),
-        false => Refusal::of(error, Code::NoSuchFile),
-    }
-}
-
-/// The same, where it is the folder above that is not there.
-pub(super) fn no_folder(error: &fs::tree::TreeError) -> Refusal {
-    match error.is_not_found() {
-        true => Refusal::new(Code::Conflict, "there is no folder for it: make that first"),
-        false => Refusal::of(error, Code::Conflict),
-    }
 }
 
 impl Asked {
@@ -121,20 +106,7 @@ impl Asked {
     /// # Errors
     /// When that cannot be found out, or there is no folder for it.
     pub(super) async fn named(&self, path: &TreePath) -> Result<Option<Attr>, Refusal> {
-        match self.view.stat_itself(path).await {
-            Ok(attr) => Ok(Some(attr)),
-            Err(e) if e.is_not_found() => self.has_folder(path).await.map(|()| None),
-            Err(e) => Err(no_folder(&e)),
-        }
-    }
-
-    async fn has_folder(&self, path: &TreePath) -> Result<(), Refusal> {
-        let (folder, _) = path.split().unwrap_or_default();
-        match self.view.stat(&folder).await {
-            Ok(attr) if attr.kind == Kind::Directory => Ok(()),
-            Ok(_) => Err(Refusal::new(Code::Conflict, "what is above it is no folder")),
-            Err(e) => Err(no_folder(&e)),
-        }
+        place::named(&self.view, path).await
     }
 
     /// May this be changed, by the locks?

@@ -8,14 +8,13 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use meta::{Attr, FILE_MAX, Kind, Replaces};
 
-use super::asked::{Asked, no_folder, refused};
+use super::asked::Asked;
 use super::headers::is_part;
 use super::locks::Reach;
+use crate::place::{no_folder, refused, replaced, takes_after};
 use crate::refusal::{Code, Refusal};
 use crate::{conditions, transfer};
 
-/// How often what is replaced may be replaced by others meanwhile.
-const LOOKS: usize = 100;
 /// A folder gets or loses a name.
 const NAMED: Reach = Reach { below: false, folder: true };
 
@@ -49,16 +48,8 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     let mut looks = 0;
     let (before, replaces) = loop {
         let (before, replaces) = allowed(asked).await?;
-        let Some(file) = before.as_ref().filter(|before| before.kind == Kind::File) else {
+        if takes_after(&upload, before.as_ref(), &mut looks).await? {
             break (before, replaces);
-        };
-        looks += 1;
-        match upload.in_place_of(file).await {
-            Err(e) if e.is_not_found() && looks < LOOKS => {}
-            done => {
-                done.map_err(|e| refused(&e))?;
-                break (before, replaces);
-            }
         }
     };
     let attr = upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))?;
@@ -68,24 +59,12 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
     Ok(response)
 }
 
-/// What a PUT would replace, which it may, and what it may replace at its end. Who asks has seen what a link leads to,
-/// not the link.
+/// What a PUT would replace, which it may, and what it may replace at its end.
 async fn allowed(asked: &Asked) -> Result<(Option<Attr>, Replaces), Refusal> {
     let path = &asked.at.path;
-    let before = asked.named(path).await?;
-    let seen = match before {
-        Some(Attr { kind: Kind::Symlink, .. }) => asked.there(path).await?.or(before),
-        _ => before,
-    };
-    if seen.is_some_and(|seen| seen.kind == Kind::Directory) {
-        return Err(Refusal::new(Code::WrongMethod, "a folder has this name"));
-    }
+    let (before, replaces) = replaced(&asked.view, path, &asked.headers, Code::WrongMethod).await?;
     let reach = if before.is_some() { Reach::default() } else { NAMED };
     asked.unlocked(path, reach)?;
-    let replaces = match (asked.replaces(seen.as_ref())?, before) {
-        (Replaces::Only(_), Some(before)) => Replaces::Only(before.ino),
-        (replaces, _) => replaces,
-    };
     Ok((before, replaces))
 }
 

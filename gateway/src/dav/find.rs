@@ -13,11 +13,12 @@ use fs::tree::{Listing, TreePath, TreeResult, View};
 use http::{HeaderValue, StatusCode, header};
 use meta::{Attr, DirEntry, Kind};
 
-use super::asked::{Asked, refused};
+use super::asked::Asked;
 use super::door::Door;
 use super::headers::{Depth, depth};
 use super::properties::{LIVE, Outcomes, Resource, dead, failed};
 use super::xml::{Element, HEAD, Name, document, read};
+use crate::place::refused;
 use crate::refusal::{Code, Refusal};
 
 /// Bytes of an answer that are made at once.

@@ -6,12 +6,13 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
 use meta::{Kind, Replaces};
 
-use super::asked::{Asked, no_folder, refused};
+use super::asked::Asked;
 use super::find::answer;
 use super::headers::{Depth, depth, timeout, token};
 use super::locks::{Lock, MOST, NoLock, Reach, Wanted};
 use super::properties::active;
 use super::xml::{Element, document, read};
+use crate::place::{no_folder, refused};
 use crate::refusal::{Code, Refusal};
 
 /// Bytes of what a client says of its user.

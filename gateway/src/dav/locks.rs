@@ -9,7 +9,7 @@ use fs::tree::TreePath;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::address::is_in;
+use crate::address::is_in;
 
 /// Locks at once.
 pub(super) const MOST: usize = 1024;

@@ -4,11 +4,12 @@ use axum::response::Response;
 use fs::tree::Trouble;
 use http::StatusCode;
 
-use super::asked::{Asked, refused};
+use super::asked::Asked;
 use super::find::answer;
 use super::locks::Reach;
 use super::properties::{ATTRIBUTE, MOST, Outcomes, Resource, dead, is_protected, kept};
 use super::xml::{Element, document, read};
+use crate::place::refused;
 use crate::refusal::{Code, Refusal};
 
 /// One thing that a request wants.

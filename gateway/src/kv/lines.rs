@@ -279,7 +279,7 @@ impl Lines {
         let done = match asked.operation {
             Operation::Auth => self.log_in(asked, caller).await.map(|()| Map::new()),
             _ => match self.who.let_in(caller.shown.as_ref(), caller.peer, LOG_IN).await {
-                Ok(view) => self.done(asked, view, shares).await,
+                Ok(entered) => self.done(asked, entered.view, shares).await,
                 Err(refusal) => Err(refusal),
             },
         };

@@ -1,0 +1,170 @@
+// The panel that shows what is being sent.
+
+import { button, fill, h, icon } from "./dom.js";
+import { bytes, counted, span } from "./words.js";
+
+/// Slower than this is not told: nothing has been measured yet.
+const SLOWEST = 1024;
+/// Rows at once; those that need somebody, and those under way, come first.
+const ROWS = 60;
+const RANKS = { asking: 0, failed: 1, broken: 2, sending: 3, paused: 4, waiting: 5, done: 6, skipped: 7, cancelled: 8 };
+const DRAW_MS = 120;
+/// What was sent is shown for so long.
+const KEPT_MS = 12_000;
+
+const WORDS = {
+  waiting: () => "Waiting",
+  sending: (job) => `${bytes(job.sent)} of ${bytes(job.size)}`,
+  broken: () => "No connection. Goes on by itself",
+  asking: () => "The name is taken",
+  paused: (job) => `Paused at ${bytes(job.sent)} of ${bytes(job.size)}`,
+  done: (job) => bytes(job.size),
+  skipped: () => "Skipped",
+  cancelled: () => "Cancelled",
+  failed: (job) => job.why,
+};
+
+export class UploadsView {
+  constructor(uploads) {
+    this.uploads = uploads;
+    this.rows = new Map();
+    this.title = h("h2", { class: "title" });
+    this.more = h("p", { class: "more" });
+    this.bar = h("progress", { "aria-label": "All uploads", max: "1", value: 0 });
+    this.list = h("ul", { tabindex: "0", "aria-label": "Files that are uploaded" });
+    this.buttons = h("div", { class: "buttons" });
+    this.element = h(
+      "section",
+      { class: "uploads", "aria-label": "Uploads", hidden: true },
+      h("header", {}, this.title, this.buttons),
+      this.bar,
+      this.list,
+      this.more,
+    );
+    uploads.addEventListener("change", () => this.soon());
+    uploads.addEventListener("end", () => this.end());
+  }
+
+  /// Draws soon: what changes a thousand times a second is not drawn as often.
+  soon() {
+    this.element.hidden = this.uploads.jobs.length === 0;
+    this.timer ??= setTimeout(() => {
+      this.timer = null;
+      this.draw();
+    }, DRAW_MS);
+  }
+
+  /// Nothing is left to be sent: the panel goes away by itself, unless something was not sent.
+  end() {
+    this.soon();
+    clearTimeout(this.leaving);
+    if (this.uploads.total.failed === 0) this.leaving = setTimeout(() => this.uploads.isBusy || this.close(), KEPT_MS);
+  }
+
+  close() {
+    this.uploads.jobs = [];
+    this.draw();
+  }
+
+  draw() {
+    const { uploads } = this;
+    const total = uploads.total;
+    this.element.hidden = uploads.jobs.length === 0;
+    fill(this.title, this.words(total));
+    this.bar.value = total.size ? total.sent / total.size : Number(total.done > 0);
+    this.bar.hidden = !uploads.isBusy;
+    this.drawButtons(total);
+    const jobs = [...uploads.jobs].sort((a, b) => RANKS[a.state] - RANKS[b.state]).slice(0, ROWS);
+    const rows = new Map(jobs.map((job) => [job, this.rows.get(job) ?? this.row(job)]));
+    this.rows = rows;
+    for (const [job, row] of rows) this.drawRow(job, row);
+    const elements = [...rows.values()].map((row) => row.element);
+    if (
+      elements.some((element, at) => this.list.children[at] !== element) ||
+      this.list.children.length !== elements.length
+    )
+      fill(this.list, elements);
+    fill(this.more, uploads.jobs.length > ROWS ? `and ${counted(uploads.jobs.length - ROWS, "more file")}` : "");
+  }
+
+  words({ size, sent, files, done, failed, skipped, paused, broken, rate }) {
+    const not = [failed && `${failed} not`, skipped && `${skipped} skipped`].filter(Boolean).join(", ");
+    if (!this.uploads.isBusy) return `${counted(done, "file")} uploaded${not && `, ${not}`}`;
+    if (broken) return "Waiting for the server";
+    if (paused && paused === files - done - failed) return `Paused, ${done} of ${counted(files, "file")} uploaded`;
+    const speed = rate > SLOWEST ? `, ${bytes(rate)}/s` : "";
+    const left = speed && size > sent ? `, ${span((size - sent) / rate)} left` : "";
+    return `Uploading ${done + 1 > files ? files : done + 1} of ${counted(files, "file")}${speed}${left}`;
+  }
+
+  drawButtons({ paused }) {
+    const { uploads } = this;
+    const each = (does) => () => [...uploads.jobs].forEach((job) => does.call(uploads, job));
+    const state = !uploads.isBusy ? "ended" : paused ? "paused" : "going";
+    if (state === this.state) return;
+    this.state = state;
+    const small = (label, picture, onclick) => button(label, { picture, textless: true, onclick });
+    fill(
+      this.buttons,
+      {
+        going: () => [
+          small("Pause all", "pause", each(uploads.pause)),
+          small("Cancel all", "close", each(uploads.cancel)),
+        ],
+        paused: () => [
+          small(
+            "Resume all",
+            "play",
+            each((job) => job.state === "paused" && uploads.resume(job)),
+          ),
+          small("Cancel all", "close", each(uploads.cancel)),
+        ],
+        ended: () => small("Close", "close", () => this.close()),
+      }[state](),
+    );
+  }
+
+  row(job) {
+    const row = {
+      state: null,
+      picture: h("span", { class: "picture" }),
+      words: h("span", { class: "small" }),
+      buttons: h("span", { class: "buttons" }),
+    };
+    row.bar = h("progress", { max: "1", value: 0, "aria-label": `Upload of ${job.name}` });
+    row.element = h(
+      "li",
+      {},
+      row.picture,
+      h("div", { class: "words" }, h("span", { class: "title", title: job.name }, job.name), row.bar, row.words),
+      row.buttons,
+    );
+    return row;
+  }
+
+  drawRow(job, row) {
+    fill(row.words, WORDS[job.state](job));
+    row.bar.value = job.size ? job.sent / job.size : 0;
+    if (row.state === job.state) return;
+    row.state = job.state;
+    row.element.dataset.state = job.state;
+    row.bar.hidden = !["sending", "broken", "paused", "asking"].includes(job.state);
+    fill(
+      row.picture,
+      icon({ done: "check", failed: "warning", broken: "warning", paused: "pause" }[job.state] ?? "file"),
+    );
+    const small = (label, picture, does) =>
+      button(`${label} ${job.name}`, { picture, textless: true, onclick: () => does.call(this.uploads, job) });
+    const cancel = () => small("Cancel", "close", this.uploads.cancel);
+    fill(
+      row.buttons,
+      {
+        waiting: () => [small("Pause", "pause", this.uploads.pause), cancel()],
+        sending: () => [small("Pause", "pause", this.uploads.pause), cancel()],
+        broken: () => [small("Pause", "pause", this.uploads.pause), cancel()],
+        paused: () => [small("Resume", "play", this.uploads.resume), cancel()],
+        failed: () => small("Try again:", "again", this.uploads.resume),
+      }[job.state]?.() ?? [],
+    );
+  }
+}

@@ -1,0 +1,341 @@
+// Files on their way to the volume. Each is a job; a few go at once. A file of up to 1 MiB is one request; a larger one goes in pieces, so
+// that it can be stopped, and goes on where it was after whatever broke it off. No elements here: uploads-view.js shows it.
+//
+// States of a job: `waiting`, `sending`, `broken` (nobody answers: it is tried again by itself), `asking` (the name is taken), `paused`; and at last
+// `done`, `skipped`, `cancelled` or `failed`.
+
+import * as api from "./api.js";
+import { decode, encode, join, last, numbered, parent } from "./paths.js";
+
+const AT_ONCE = 3;
+const WHOLE = 1 << 20;
+/// Pieces grow and shrink so that one takes about a second: that is how often progress is seen.
+const PIECE = { first: 1 << 20, least: 256 << 10, most: 32 << 20, ms: 700 };
+const WAIT_MS = { first: 1000, most: 15_000 };
+const KEPT = "ashlar.uploads";
+const ENDED = new Set(["done", "skipped", "cancelled", "failed"]);
+const RESTARTS = 3;
+
+export class Uploads extends EventTarget {
+  /// `ask` asks somebody what to do where a name is taken: dialogs.js, askConflict.
+  constructor(ask) {
+    super();
+    this.ask = ask;
+    this.jobs = [];
+    /// Folders that belong to what is sent, and those of them that are made.
+    this.wanted = new Set();
+    this.folders = new Map();
+    this.asked = Promise.resolve();
+    this.forAll = null;
+    this.speed = { bytes: 0, since: 0, rate: 0 };
+    addEventListener("beforeunload", (event) => this.isBusy && event.preventDefault());
+    addEventListener("online", () => this.jobs.forEach((job) => job.wake?.()));
+  }
+
+  get isBusy() {
+    return this.jobs.some((job) => !ENDED.has(job.state));
+  }
+
+  /// Takes in files: `{file, path}` with the path that each shall have; and folders, by their paths, those above first.
+  add({ files, folders = [] }) {
+    if (!this.isBusy) Object.assign(this, { jobs: [], wanted: new Set(), folders: new Map(), forAll: null });
+    for (const path of folders) this.wanted.add(path);
+    for (const path of folders) this.folder(path).catch((why) => this.tell("wrong", { path, why }));
+    for (const { file, path } of files) {
+      this.jobs.push({
+        file,
+        path,
+        name: decode(last(path)),
+        size: file.size,
+        sent: 0,
+        state: "waiting",
+        replace: false,
+        restarts: 0,
+        tried: 1,
+      });
+    }
+    this.tell("change");
+    this.begin();
+  }
+
+  tell(type, detail = {}) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  set(job, state, why = null) {
+    Object.assign(job, { state, why });
+    this.tell("change", { job });
+    if (ENDED.has(state) && !this.isBusy) this.tell("end");
+  }
+
+  /// Starts as many as may go at once.
+  begin() {
+    let going = this.jobs.filter((job) => ["sending", "broken", "asking"].includes(job.state)).length;
+    for (const job of this.jobs) {
+      if (going >= AT_ONCE) return;
+      if (job.state !== "waiting") continue;
+      going += 1;
+      this.run(job).finally(() => this.begin());
+    }
+  }
+
+  pause(job) {
+    if (!["waiting", "sending", "broken"].includes(job.state)) return;
+    this.set(job, "paused");
+    job.stop?.abort();
+  }
+
+  resume(job) {
+    if (job.state !== "paused" && job.state !== "failed") return;
+    this.set(job, "waiting");
+    // What was stopped may not have ended yet.
+    (job.running ?? Promise.resolve()).then(() => this.begin());
+  }
+
+  cancel(job) {
+    if (ENDED.has(job.state)) return;
+    this.set(job, "cancelled");
+    job.stop?.abort();
+    this.forget(job);
+    if (job.id) this.abandon(job.id);
+  }
+
+  /// Has the server forget what it has of an upload; what is still on its way there may hold that up for a while.
+  async abandon(id) {
+    for (let wait = WAIT_MS.first; wait < WAIT_MS.most; wait *= 2) {
+      const why = await api.endUpload(id).catch((refusal) => refusal);
+      if (!why.passes) return;
+      await new Promise((resolve) => setTimeout(resolve, wait));
+    }
+  }
+
+  /// Makes a folder, once, and those that it lies in before.
+  folder(path) {
+    if (!this.wanted.has(path)) return Promise.resolve();
+    if (!this.folders.has(path)) this.folders.set(path, this.make(path));
+    return this.folders.get(path);
+  }
+
+  async make(path) {
+    await this.folder(parent(path));
+    try {
+      this.tell("made", { entry: await api.makeFolder(path) });
+    } catch (why) {
+      if (why.status === 409) return;
+      this.folders.delete(path);
+      throw why;
+    }
+  }
+
+  run(job) {
+    job.running = this.carry(job);
+    return job.running;
+  }
+
+  /// Sends a job until it has ended, or somebody stops it.
+  async carry(job) {
+    let wait = WAIT_MS.first;
+    while (job.state === "waiting" || job.state === "sending" || job.state === "broken") {
+      job.stop = new AbortController();
+      this.set(job, "sending");
+      const before = job.sent;
+      try {
+        this.arrived(job, await this.send(job, job.stop.signal));
+      } catch (why) {
+        if (job.sent > before) wait = WAIT_MS.first;
+        await this.meet(job, why, wait);
+        wait = Math.min(wait * 2, WAIT_MS.most);
+      }
+    }
+  }
+
+  arrived(job, entry) {
+    this.forget(job);
+    this.set(job, "done");
+    this.tell("made", { entry });
+  }
+
+  /// What becomes of a job that was not sent: it is tried again, somebody is asked, or it has failed.
+  async meet(job, why, wait) {
+    if (why.name === "AbortError" || job.state !== "sending") return;
+    if (why.word === "no_such_upload" && job.restarts < RESTARTS) {
+      job.restarts += 1;
+      Object.assign(job, { id: null, sent: 0 });
+      return this.forget(job);
+    }
+    if (why.answer?.offset !== undefined) return void (job.sent = why.answer.offset);
+    if (why.word === "conflict" || why.word === "precondition_failed") return this.taken(job);
+    if (!why.passes) return this.set(job, "failed", why.message ?? String(why));
+    if (!(await isReadable(job)))
+      return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
+    job.wasBroken = true;
+    this.set(job, "broken", why.message);
+    await new Promise((resolve) => {
+      job.wake = resolve;
+      job.stop.signal.addEventListener("abort", resolve);
+      setTimeout(resolve, wait);
+    });
+  }
+
+  async send(job, signal) {
+    await this.folder(parent(job.path));
+    const { file, size, replace } = job;
+    const modified = file.lastModified;
+    if (size <= WHOLE) {
+      const { entry } = await api.put(job.path, file, { replace, modified, signal });
+      job.sent = size;
+      this.count(size);
+      return placed(entry, job.path);
+    }
+    await this.stand(job, { size, modified, replace, signal });
+    await this.pieces(job, signal);
+    const { entry } = await api.finishUpload(
+      job.id,
+      { replace: replace || undefined, path: job.begun === job.path ? undefined : job.path },
+      signal,
+    );
+    return placed(entry, job.path);
+  }
+
+  /// Where an upload stands: of this page, of an earlier visit, or a new one.
+  async stand(job, how) {
+    const kept = keptUploads();
+    const id = job.id ?? kept[keyOf(job)];
+    if (id) {
+      try {
+        const { offset, size } = await api.standOf(id, how.signal);
+        if (size === undefined || size === job.size)
+          return void Object.assign(job, { id, sent: offset, begun: job.begun ?? job.path });
+      } catch (why) {
+        if (why.status !== 404) throw why;
+      }
+      this.forget(job);
+    }
+    const { id: fresh, offset } = await api.beginUpload(job.path, how);
+    Object.assign(job, { id: fresh, sent: offset, begun: job.path });
+    keepUploads({ ...keptUploads(), [keyOf(job)]: fresh });
+  }
+
+  async pieces(job, signal) {
+    let length = PIECE.first;
+    while (job.sent < job.size) {
+      const began = performance.now();
+      const piece = job.file.slice(job.sent, job.sent + length);
+      const { offset } = await api.sendPiece(job.id, job.sent, piece, signal);
+      this.count(offset - job.sent);
+      job.sent = offset;
+      this.tell("change", { job });
+      const took = performance.now() - began;
+      length =
+        took < PIECE.ms
+          ? Math.min(length * 2, PIECE.most)
+          : took > 2 * PIECE.ms
+            ? Math.max(length / 2, PIECE.least)
+            : length;
+    }
+  }
+
+  /// The name is taken. Those who ask do so one after the other.
+  async taken(job) {
+    if (job.wasBroken) {
+      // Perhaps by this very file, and the answer was lost.
+      const entry = await api.entry(job.path).catch(() => null);
+      if (entry?.size === job.size && entry.modified === job.file.lastModified) return this.arrived(job, entry);
+    }
+    if (job.both) return this.renumber(job);
+    this.set(job, "asking");
+    const turn = this.asked.then(() => this.decide(job));
+    this.asked = turn.catch(() => {});
+    const how = await turn;
+    if (job.state !== "asking") return;
+    if (how === "skip") {
+      if (job.id) this.abandon(job.id);
+      this.forget(job);
+      return this.set(job, "skipped");
+    }
+    if (how === "replace") job.replace = true;
+    else this.renumber(job);
+    this.set(job, "sending");
+  }
+
+  async decide(job) {
+    if (job.state !== "asking") return "skip";
+    if (this.forAll) return this.forAll;
+    const more = this.jobs.filter((one) => !ENDED.has(one.state)).length - 1;
+    const { how, all } = await this.ask({ name: job.name, more });
+    if (all) this.forAll = how;
+    return how;
+  }
+
+  renumber(job) {
+    job.both = true;
+    job.tried += 1;
+    const original = job.name;
+    job.path = join(parent(job.path), encode(numbered(original, job.tried)));
+  }
+
+  forget(job) {
+    const { [keyOf(job)]: _gone, ...rest } = keptUploads();
+    keepUploads(rest);
+  }
+
+  count(bytes) {
+    const now = performance.now();
+    const { speed } = this;
+    if (now - speed.since > 4000) Object.assign(speed, { bytes: 0, since: now - 1, rate: 0 });
+    speed.bytes += bytes;
+    const seconds = (now - speed.since) / 1000;
+    if (seconds < 1) return;
+    speed.rate = speed.rate ? (speed.rate + speed.bytes / seconds) / 2 : speed.bytes / seconds;
+    Object.assign(speed, { bytes: 0, since: now });
+  }
+
+  /// All of it: bytes, files, and bytes per second lately.
+  get total() {
+    const counted = this.jobs.filter((job) => job.state !== "skipped" && job.state !== "cancelled");
+    const sum = (of) => counted.reduce((all, job) => all + of(job), 0);
+    const inState = (state) => this.jobs.filter((job) => job.state === state).length;
+    return {
+      size: sum((job) => job.size),
+      sent: sum((job) => (job.state === "done" ? job.size : job.sent)),
+      files: counted.length,
+      done: inState("done"),
+      failed: inState("failed"),
+      skipped: inState("skipped"),
+      paused: inState("paused"),
+      broken: inState("broken"),
+      rate: this.speed.rate,
+    };
+  }
+}
+
+function placed(entry, path) {
+  return { ...entry, address: last(path), path, folder: parent(path) };
+}
+
+async function isReadable({ file, sent }) {
+  try {
+    await file.slice(sent, sent + 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+// Which uploads have begun, so that a file that is chosen again, after the page was closed, goes on where it was.
+
+function keyOf(job) {
+  return `${job.begun ?? job.path}|${job.size}|${job.file.lastModified}`;
+}
+
+function keptUploads() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function keepUploads(all) {
+  localStorage.setItem(KEPT, JSON.stringify(all));
+}

@@ -1,0 +1,29 @@
+//! The HTTP API, by `/api/v1/`: the tree as pages and programs use it, in JSON, with files in and out.
+//!
+//! * `serve`: which request is answered by what; `asked`: what all of them have in common; `routes`, which is pure, says which there
+//!   are. `query`, pure, too: what stands behind the `?`.
+//! * `entries`: what is in a folder, and what is known of each (`entry`). `content`: files out and in. `change`: folders made, and
+//!   whatever deleted, moved and copied. `uploads`: files that come in parts, `kept` until they are whole.
+//! * `archive`: folders as `zip` files. `search`: names. `links`: what is shared. `tickets`: by what a browser fetches what it sends no header for.
+//!   `status`: how it all is, with `figures`.
+
+mod archive;
+mod asked;
+mod change;
+mod content;
+mod door;
+mod entries;
+mod entry;
+mod figures;
+mod kept;
+mod links;
+mod query;
+mod routes;
+mod search;
+mod serve;
+mod status;
+mod tickets;
+mod uploads;
+mod zip;
+
+pub(crate) use serve::{About, routes};

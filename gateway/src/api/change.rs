@@ -1,0 +1,94 @@
+//! Folders made, and whatever deleted, moved and copied, with all that is in it. What has begun is carried through.
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::asked::{Asked, json, said};
+use super::entry::Entry;
+use crate::place::{named, no_folder, refused};
+use crate::refusal::{Code, Refusal};
+use crate::trees::{self, Ends, Failures, apart};
+use crate::{address, conditions};
+
+/// What could not be done, of all that was to be.
+#[derive(Serialize)]
+struct Failed {
+    failures: Vec<Failure>,
+    /// How many there were besides.
+    more: usize,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    path: String,
+    error: &'static str,
+    message: String,
+}
+
+/// Nothing to say, unless something failed.
+fn answered(failures: &Failures) -> Result<Response, Refusal> {
+    if failures.all.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let failure = |(path, error): &(_, _)| {
+        let Refusal { code, message, .. } = refused(error);
+        Failure { path: address::write(path), error: code.word(), message }
+    };
+    let all = failures.all.iter().map(failure).collect();
+    json(StatusCode::OK, &Failed { failures: all, more: failures.more })
+}
+
+/// POST /folders/PATH.
+pub(super) async fn make_folder(asked: &Asked) -> Result<Response, Refusal> {
+    let (view, path) = (&asked.view, &asked.path);
+    let taken = || Refusal::new(Code::Conflict, "something has this name already");
+    if path.names().is_empty() {
+        return Err(taken());
+    }
+    let made = view.make_directory(path).await;
+    let made = made.map_err(|e| if e.is_there_already() { taken() } else { no_folder(&e) })?;
+    let entry = Entry::of(view, path, &made).await.map_err(|e| refused(&e))?;
+    json(StatusCode::CREATED, &entry)
+}
+
+/// DELETE /entries/PATH.
+pub(super) async fn delete(asked: &Asked) -> Result<Response, Refusal> {
+    let there = asked.view.stat_itself(&asked.path).await.map_err(|e| refused(&e))?;
+    let which = conditions::replaces(&asked.headers, Some(&there))?;
+    answered(&trees::delete(&asked.view, &asked.path, (&there, which)).await?)
+}
+
+/// From where to where.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Way {
+    from: String,
+    to: String,
+    #[serde(default)]
+    replace: bool,
+}
+
+async fn ends(asked: &Asked, body: &[u8]) -> Result<Ends, Refusal> {
+    let Way { from, to, replace } = said(body)?;
+    let (from, to) = (address::read(&from)?, address::read(&to)?);
+    let source = asked.view.stat_itself(&from).await.map_err(|e| refused(&e))?;
+    let target = named(&asked.view, &to).await?;
+    let ends = Ends { from, source, to, target };
+    apart(&asked.view, &ends).await?;
+    if ends.target.is_some() && !replace {
+        let why = "something is there already, and is not to be replaced (replace: false)";
+        return Err(Refusal::new(Code::Conflict, why));
+    }
+    Ok(ends)
+}
+
+/// POST /move.
+pub(super) async fn move_to(asked: &Asked, body: &[u8]) -> Result<Response, Refusal> {
+    answered(&trees::move_to(&asked.view, &ends(asked, body).await?).await?)
+}
+
+/// POST /copy.
+pub(super) async fn copy(asked: &Asked, body: &[u8]) -> Result<Response, Refusal> {
+    answered(&trees::copy(&asked.view, &ends(asked, body).await?, true).await?)
+}

@@ -1,0 +1,26 @@
+//! What all requests of the API share.
+
+use std::sync::Arc;
+
+use proto::metrics_server::Metrics;
+
+use super::archive::Archives;
+use super::search::Searches;
+use super::tickets::Tickets;
+use super::uploads::Uploads;
+use crate::who::Who;
+
+/// The door.
+pub(super) struct Door {
+    pub(super) who: Arc<Who>,
+    pub(super) uploads: Arc<Uploads>,
+    pub(super) archives: Archives,
+    pub(super) searches: Searches,
+    pub(super) tickets: Tickets,
+    /// What this process counts.
+    pub(super) counted: Metrics,
+    /// Which doors it has open.
+    pub(super) doors: Vec<&'static str>,
+    /// Since when, in milliseconds since 1970.
+    pub(super) since: i64,
+}

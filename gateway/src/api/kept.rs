@@ -1,0 +1,142 @@
+//! What is kept between requests for somebody, under an id that nobody guesses: so many in all, so many for each, and none
+//! after a long silence.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+/// All that are kept at once.
+const ALL: usize = 1024;
+/// Those of one owner.
+const EACH: usize = 256;
+/// How long one is kept that nobody asks about.
+pub(super) const SILENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// Things by their ids.
+pub(super) struct Kept<Owner, T>(Mutex<HashMap<Uuid, One<Owner, T>>>);
+
+struct One<Owner, T> {
+    owner: Owner,
+    thing: Arc<T>,
+    /// When somebody asked about it last.
+    asked: Instant,
+}
+
+/// There is no room for another one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// This owner has so many.
+    Own(usize),
+    /// All have so many.
+    All(usize),
+}
+
+impl<Owner, T> Default for Kept<Owner, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<Owner: PartialEq, T> Kept<Owner, T> {
+    /// Is there room for another one of this owner?
+    ///
+    /// # Errors
+    /// When there is not.
+    pub(super) fn has_room(&self, owner: &Owner) -> Result<(), Full> {
+        has_room(&self.0.lock(), owner)
+    }
+
+    /// Keeps another one. Answers its id.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub(super) fn keep(&self, owner: Owner, thing: T, now: Instant) -> Result<Uuid, Full> {
+        let mut all = self.0.lock();
+        has_room(&all, &owner)?;
+        let id = Uuid::new_v4();
+        all.insert(id, One { owner, thing: Arc::new(thing), asked: now });
+        Ok(id)
+    }
+
+    /// The one with this id, if it is this owner's.
+    pub(super) fn of(&self, id: Uuid, owner: &Owner, now: Instant) -> Option<Arc<T>> {
+        let mut all = self.0.lock();
+        let one = all.get_mut(&id).filter(|one| one.owner == *owner)?;
+        one.asked = now;
+        Some(one.thing.clone())
+    }
+
+    /// Keeps it no longer.
+    pub(super) fn end(&self, id: Uuid) {
+        let ended = self.0.lock().remove(&id);
+        // What goes with it is done when nobody waits for this lock.
+        drop(ended);
+    }
+
+    /// Ends those that nobody has asked about for [`SILENCE`], and who is not in use.
+    pub(super) fn sweep(&self, now: Instant) {
+        let is_over = |one: &mut One<Owner, T>| {
+            now.saturating_duration_since(one.asked) >= SILENCE
+                && Arc::strong_count(&one.thing) == 1
+        };
+        let ended: Vec<_> = self.0.lock().extract_if(|_, one| is_over(one)).collect();
+        if !ended.is_empty() {
+            tracing::info!("{} uploads that nobody went on with are given up", ended.len());
+        }
+    }
+}
+
+fn has_room<Owner: PartialEq, T>(
+    all: &HashMap<Uuid, One<Owner, T>>,
+    owner: &Owner,
+) -> Result<(), Full> {
+    if all.len() >= ALL {
+        return Err(Full::All(ALL));
+    }
+    match all.values().filter(|one| one.owner == *owner).count() {
+        own if own >= EACH => Err(Full::Own(EACH)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_his_own_and_no_more_than_there_is_room_for() {
+        let (kept, now) = (Kept::<u32, u32>::default(), Instant::now());
+        let mine = kept.keep(1, 7, now).unwrap();
+        assert_eq!(kept.of(mine, &1, now).as_deref(), Some(&7));
+        assert_eq!(kept.of(mine, &2, now), None, "another's");
+        assert_eq!(kept.of(Uuid::nil(), &1, now), None);
+        for n in 1..EACH {
+            kept.keep(1, 0, now).unwrap_or_else(|why| panic!("{n}: {why:?}"));
+        }
+        assert_eq!(kept.keep(1, 0, now), Err(Full::Own(EACH)));
+        for owner in 2..5 {
+            (0..EACH).for_each(|_| assert!(kept.keep(owner, 0, now).is_ok()));
+        }
+        assert_eq!(kept.has_room(&9), Err(Full::All(ALL)));
+        kept.end(mine);
+        assert!(kept.of(mine, &1, now).is_none() && kept.has_room(&9).is_ok());
+    }
+
+    #[test]
+    fn those_that_nobody_asks_about_end() {
+        let (kept, begin) = (Kept::<u32, u32>::default(), Instant::now());
+        let [silent, asked, used] = [0, 1, 2].map(|n| kept.keep(1, n, begin).unwrap());
+        let in_use = kept.of(used, &1, begin);
+        kept.of(asked, &1, begin + SILENCE / 2).unwrap();
+        kept.sweep(begin + SILENCE - Duration::from_secs(1));
+        let later = begin + SILENCE;
+        kept.sweep(later);
+        assert!(kept.of(silent, &1, later).is_none(), "nobody has asked about it");
+        assert!(kept.of(asked, &1, later).is_some());
+        drop(in_use);
+        assert!(kept.of(used, &1, later).is_some(), "in use");
+    }
+}

@@ -1,0 +1,186 @@
+//! Which requests there are. Pure.
+//!
+//! A path of the tree is the end of an address, with its slashes, so a request is found by the first word behind the prefix, and by its
+//! method.
+
+use http::Method;
+
+use crate::refusal::{Code, Refusal};
+
+/// What all addresses of this door begin with.
+pub(super) const PREFIX: &str = "/api/v1";
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Me,
+    Entries,
+    Entry,
+    Delete,
+    MakeFolder,
+    Content,
+    Put,
+    Move,
+    Copy,
+    BeginUpload,
+    Upload,
+    AddToUpload,
+    FinishUpload,
+    EndUpload,
+    Archive,
+    Search,
+    Ticket,
+    Status,
+    Places,
+    Links,
+    MakeLink,
+    RevokeLink,
+    Description,
+}
+
+/// A method, an address below the prefix, and what it asks for. `{path}` is the path of something in the tree, and may be
+/// empty; `{id}` is of an upload, `{link}` of a link.
+type Route = (&'static str, &'static str, Operation);
+
+/// All of them. What is asked for by GET is by HEAD, too.
+pub(super) const ROUTES: [Route; 23] = [
+    ("GET", "/me", Operation::Me),
+    ("GET", "/entries/{path}", Operation::Entries),
+    ("GET", "/entry/{path}", Operation::Entry),
+    ("DELETE", "/entries/{path}", Operation::Delete),
+    ("POST", "/folders/{path}", Operation::MakeFolder),
+    ("GET", "/content/{path}", Operation::Content),
+    ("PUT", "/content/{path}", Operation::Put),
+    ("POST", "/move", Operation::Move),
+    ("POST", "/copy", Operation::Copy),
+    // Before that of any path: no path has such a name for a folder, as `is_id` says.
+    ("POST", "/uploads/{id}/finish", Operation::FinishUpload),
+    ("POST", "/uploads/{path}", Operation::BeginUpload),
+    ("GET", "/uploads/{id}", Operation::Upload),
+    ("PATCH", "/uploads/{id}", Operation::AddToUpload),
+    ("DELETE", "/uploads/{id}", Operation::EndUpload),
+    ("GET", "/archive/{path}", Operation::Archive),
+    ("GET", "/search/{path}", Operation::Search),
+    ("POST", "/ticket", Operation::Ticket),
+    ("GET", "/status", Operation::Status),
+    ("GET", "/places/{path}", Operation::Places),
+    ("GET", "/links", Operation::Links),
+    ("POST", "/links", Operation::MakeLink),
+    ("DELETE", "/links/{link}", Operation::RevokeLink),
+    ("GET", "/openapi.json", Operation::Description),
+];
+
+/// What a request asks for, and what its address has in the place of what is in braces.
+///
+/// # Errors
+/// When there is no such thing; with the methods that there are, where it is the method alone that makes no sense.
+pub(super) fn find<'a>(
+    method: &Method,
+    address: &'a str,
+) -> Result<(Operation, &'a str), (Refusal, String)> {
+    let below = address.strip_prefix(PREFIX).unwrap_or_default();
+    let found: Vec<_> = ROUTES
+        .into_iter()
+        .filter_map(|(method, template, operation)| {
+            fits(template, below).map(|rest| (method, operation, rest))
+        })
+        .collect();
+    let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };
+    if let Some((_, operation, rest)) = found.iter().find(|(method, ..)| *method == wanted) {
+        return Ok((*operation, rest));
+    }
+    if found.is_empty() {
+        let why = "there is no such request: /api/v1/openapi.json says which there are";
+        return Err((Refusal::new(Code::NoSuchPage, why), String::new()));
+    }
+    let mut allowed: Vec<&str> = found.iter().map(|(method, ..)| *method).collect();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    let allowed = allowed.join(", ");
+    let why = format!("{method} cannot be done there, but {allowed}");
+    Err((Refusal::new(Code::WrongMethod, why), allowed))
+}
+
+/// What an address has in the place of what a template has in braces, if it is one of those.
+fn fits<'a>(template: &str, address: &'a str) -> Option<&'a str> {
+    if let Some((before, _)) = template.split_once("/{path}") {
+        let rest = address.strip_prefix(before)?;
+        return if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') };
+    }
+    if let Some((before, _)) = template.split_once("{link}") {
+        let id = address.strip_prefix(before)?;
+        return (!id.is_empty() && !id.contains('/')).then_some(id);
+    }
+    let Some((before, behind)) = template.split_once("{id}") else {
+        return (template == address).then_some("");
+    };
+    let id = address.strip_prefix(before)?.strip_suffix(behind)?;
+    is_id(id).then_some(id)
+}
+
+/// Ids begin with a mark that paths have percent-encoded (`%21`), so that none is taken for the name of a folder.
+fn is_id(text: &str) -> bool {
+    text.strip_prefix('!').is_some_and(|id| !id.is_empty() && !id.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn what_is_described_is_what_there_is() {
+        let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let paths = described["paths"].as_object().unwrap();
+        let described: BTreeSet<(String, String)> = paths
+            .iter()
+            .flat_map(|(path, methods)| {
+                let methods = methods.as_object().unwrap().keys();
+                methods.map(|method| (method.to_uppercase(), path.clone()))
+            })
+            .collect();
+        let there: BTreeSet<_> = ROUTES
+            .into_iter()
+            .map(|(method, path, _)| (method.to_owned(), path.to_owned()))
+            .collect();
+        assert_eq!(described, there);
+        assert_eq!(there.len(), ROUTES.len(), "one of them is there twice");
+    }
+
+    #[test]
+    fn requests_are_found_by_method_and_address() {
+        let of = |method: &str, address: &'static str| {
+            find(&method.parse().unwrap(), address).map_err(|(refusal, _)| refusal.code)
+        };
+        assert_eq!(of("GET", "/api/v1/me"), Ok((Operation::Me, "")));
+        assert_eq!(of("GET", "/api/v1/entries"), Ok((Operation::Entries, "")));
+        assert_eq!(of("HEAD", "/api/v1/entries/"), Ok((Operation::Entries, "")));
+        assert_eq!(of("DELETE", "/api/v1/entries/a/b"), Ok((Operation::Delete, "a/b")));
+        assert_eq!(of("GET", "/api/v1/entry/me"), Ok((Operation::Entry, "me")));
+        assert_eq!(of("PUT", "/api/v1/content//a"), Ok((Operation::Put, "/a")));
+        for (method, address) in [
+            ("GET", "/api/v1"),
+            ("GET", "/api/v1/"),
+            ("GET", "/api/v1/mean"),
+            ("GET", "/api/v1/me/"),
+            ("GET", "/api/v1/entriesx/a"),
+            ("GET", "/api/v2/me"),
+        ] {
+            assert_eq!(of(method, address), Err(Code::NoSuchPage), "{address}");
+        }
+        assert_eq!(of("POST", "/api/v1/uploads/!1f/finish"), Ok((Operation::FinishUpload, "!1f")));
+        let path = "a/finish";
+        assert_eq!(of("POST", "/api/v1/uploads/a/finish"), Ok((Operation::BeginUpload, path)));
+        let path = "%211f/finish";
+        assert_eq!(of("POST", "/api/v1/uploads/%211f/finish"), Ok((Operation::BeginUpload, path)));
+        assert_eq!(of("PATCH", "/api/v1/uploads/!1f"), Ok((Operation::AddToUpload, "!1f")));
+        assert_eq!(of("PATCH", "/api/v1/uploads/a"), Err(Code::WrongMethod));
+        assert_eq!(of("PUT", "/api/v1/me"), Err(Code::WrongMethod));
+        let (_, allowed) = find(&Method::POST, "/api/v1/entries/a").unwrap_err();
+        assert_eq!(allowed, "GET, DELETE, HEAD");
+    }
+}

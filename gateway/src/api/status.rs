@@ -1,0 +1,73 @@
+//! How the volume is, for administrators, and where a file lies, for whoever may read it.
+
+use axum::response::Response;
+use fs::tree::{OnDisk, Places};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::asked::{Asked, json};
+use super::door::Door;
+use super::entries::is_administrator;
+use super::figures::throughput;
+use crate::faults;
+use crate::place::refused;
+use crate::refusal::{Code, Refusal};
+
+/// GET /status: all that `ashlar status` knows, and what this process does.
+pub(super) async fn status(door: &Door, asked: &Asked) -> Result<Response, Refusal> {
+    if !is_administrator(asked) {
+        let why = "this is for administrators: accounts with uid 0 that see the whole volume";
+        return Err(Refusal::new(Code::Denied, why));
+    }
+    let status = door.who.status().await?;
+    let mut said =
+        serde_json::to_value(&status).map_err(|e| Refusal::new(Code::Broken, e.to_string()))?;
+    said["health"] = serde_json::to_value(status.health()).unwrap_or_default();
+    said["throughput"] =
+        serde_json::to_value(throughput(&door.counted.render())).unwrap_or_default();
+    let mut errors: Vec<Value> = Vec::new();
+    if let Some(mount) = &status.mount {
+        let volume = json!({ "name": mount.volume, "scheme": mount.scheme, "mounted": true });
+        said["volumes"] = json!([volume]);
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        said["sessions"] = json!([{
+            "session": mount.session,
+            "host": host.trim(),
+            "pid": mount.pid,
+            "since": door.since,
+            "doors": door.doors,
+        }]);
+        errors.extend(mount.last_error.iter().map(|why| json!({ "message": why })));
+    }
+    let told = faults::told();
+    errors.extend(told.into_iter().map(|(at, message)| json!({ "at": at, "message": message })));
+    said["errors"] = errors.into();
+    json(StatusCode::OK, &said)
+}
+
+/// GET /places/PATH.
+pub(super) async fn places(asked: &Asked) -> Result<Response, Refusal> {
+    let places = asked.view.places(&asked.path).await.map_err(|e| refused(&e))?;
+    let Places { scheme, spare, losses_reads, losses_writes, inline, complete, disks } = places;
+    let disk = |OnDisk { disk, bytes }: &OnDisk| {
+        json!({
+            "id": disk.disk,
+            "place": disk.place,
+            "host": disk.domain,
+            "state": disk.state,
+            "bytes": bytes,
+        })
+    };
+    json(
+        StatusCode::OK,
+        &json!({
+            "scheme": scheme,
+            "spare": spare,
+            "losses_reads": losses_reads,
+            "losses_writes": losses_writes,
+            "inline": inline,
+            "complete": complete,
+            "disks": disks.iter().map(disk).collect::<Vec<_>>(),
+        }),
+    )
+}

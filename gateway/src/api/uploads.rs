@@ -1,0 +1,241 @@
+//! Uploads that may break off and go on: what came stays, for whoever sent it, until the whole gets its name in one step. Nobody
+//! else sees anything of it before. They are this process's: with it, they end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use fs::tree::{TreePath, Upload, View, Viewer};
+use http::StatusCode;
+use meta::{FILE_MAX, Kind, Replaces};
+use serde_json::json;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use uuid::Uuid;
+
+use super::asked::{Asked, json};
+use super::entry::{Entry, time};
+use super::kept::{Full, Kept};
+use crate::place::{named, no_folder, refused, takes_after};
+use crate::refusal::{Code, Refusal};
+use crate::{address, conditions, metrics, transfer};
+
+/// How often those are looked for that nobody goes on with.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// What ids begin with: see `routes`.
+const MARK: char = '!';
+
+/// Whose an upload is: nobody else goes on with it, nor he, when he may another thing by now.
+#[derive(PartialEq)]
+struct Owner {
+    user: Option<String>,
+    viewer: Viewer,
+}
+
+impl Owner {
+    fn of(asked: &Asked) -> Self {
+        let user = asked.entered.visitor.as_ref().map(|visitor| visitor.user.clone());
+        Self { user, viewer: asked.view.viewer().clone() }
+    }
+}
+
+/// One that has begun.
+struct Begun {
+    path: TreePath,
+    /// How long it is to be, where that was said.
+    size: Option<u64>,
+    /// When the file was last changed, in milliseconds since 1970.
+    modified: Option<i64>,
+    replace: bool,
+    /// What came so far, for those who ask while more is coming.
+    offset: AtomicU64,
+    /// Somebody adds to it, or finishes it: one at a time.
+    upload: Arc<Mutex<Upload>>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Uploads(Kept<Owner, Begun>);
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        let why = match full {
+            Full::Own(own) => {
+                format!("{own} of your uploads are not finished: finish or delete some")
+            }
+            Full::All(all) => {
+                format!("{all} uploads are not finished, and there is room for no more")
+            }
+        };
+        Self::new(Code::Busy, why)
+    }
+}
+
+fn conflict(why: impl Into<String>) -> Refusal {
+    Refusal::new(Code::Conflict, why)
+}
+
+impl Uploads {
+    /// Gives up what nobody goes on with, for ever.
+    pub(super) async fn sweep_forever(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.0.sweep(Instant::now());
+        }
+    }
+
+    fn of(&self, asked: &Asked, id: &str) -> Result<(Uuid, Arc<Begun>), Refusal> {
+        let parsed = id.strip_prefix(MARK).and_then(|id| Uuid::try_parse(id).ok());
+        let found =
+            parsed.and_then(|id| Some((id, self.0.of(id, &Owner::of(asked), Instant::now())?)));
+        found.ok_or_else(|| {
+            let why = "there is no such upload of yours: it was finished or deleted, nobody went on with it for 24 h, or the volume was mounted anew";
+            Refusal::new(Code::NoSuchUpload, why)
+        })
+    }
+
+    /// POST /uploads/PATH: begins one. Folders that are not there are made.
+    pub(super) async fn begin(&self, asked: &Asked) -> Result<Response, Refusal> {
+        let (view, path) = (&asked.view, &asked.path);
+        let replace = asked.query.flag("replace")?;
+        let size: Option<u64> = asked.query.read("size", "a number of bytes")?;
+        let modified = asked.query.read("modified", "milliseconds since 1970")?;
+        if size.is_some_and(|size| size > FILE_MAX) {
+            return Err(Refusal::new(
+                Code::TooLarge,
+                format!("a file has {FILE_MAX} bytes at most"),
+            ));
+        }
+        self.0.has_room(&Owner::of(asked))?;
+        let (folder, _) = path.split().ok_or_else(|| conflict("a folder has this name"))?;
+        view.make_directories(&folder).await.map_err(|e| no_folder(&e))?;
+        allowed(view, path, replace).await?;
+        let upload = view.upload(path).await.map_err(|e| no_folder(&e))?;
+        let upload = Arc::new(Mutex::new(upload));
+        let (path, offset) = (path.clone(), AtomicU64::new(0));
+        let begun = Begun { path, size, modified, replace, offset, upload };
+        let id = self.0.keep(Owner::of(asked), begun, Instant::now())?;
+        json(StatusCode::CREATED, &json!({ "id": format!("{MARK}{}", id.simple()), "offset": 0 }))
+    }
+
+    /// GET /uploads/ID: how far it is.
+    pub(super) fn state(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
+        let (_, begun) = self.of(asked, id)?;
+        let offset = begun.offset.load(Ordering::Relaxed);
+        let mut said = json!({ "offset": offset, "path": address::write(&begun.path) });
+        if let Some(size) = begun.size {
+            said["size"] = size.into();
+        }
+        json(StatusCode::OK, &said)
+    }
+
+    /// PATCH /uploads/ID: adds to it. What came before something broke off stays.
+    pub(super) async fn add(
+        &self,
+        asked: &Asked,
+        id: &str,
+        body: &mut Body,
+    ) -> Result<Response, Refusal> {
+        let (_, begun) = self.of(asked, id)?;
+        let from: Option<u64> = asked.query.read("offset", "a number of bytes")?;
+        let from = from.ok_or_else(|| {
+            Refusal::new(
+                Code::BadRequest,
+                "offset says where the bytes belong, and it is not there",
+            )
+        })?;
+        let mut upload = alone(&begun)?;
+        let there = upload.written();
+        if from != there {
+            let why = format!("{there} bytes have come, so the next ones belong there");
+            return Err(Refusal { offset: Some(there), ..conflict(why) });
+        }
+        let most = begun.size.unwrap_or(FILE_MAX);
+        while let Some(bytes) = transfer::next(body).await? {
+            metrics::received(bytes.len());
+            if upload.written() + bytes.len() as u64 > most {
+                let why = format!("more than the {most} bytes that it is to have");
+                return Err(Refusal::new(Code::TooLarge, why));
+            }
+            let written = upload.write(bytes).await;
+            written.map_err(|e| Refusal::of(&e, Code::Conflict))?;
+            begun.offset.store(upload.written(), Ordering::Relaxed);
+        }
+        // Silence begins when the last of it has come.
+        let _known = self.of(asked, id)?;
+        json(StatusCode::OK, &json!({ "offset": upload.written() }))
+    }
+
+    /// POST /uploads/ID/finish: it gets its name, or that of `?path=`. Where it cannot, it stays as it was.
+    pub(super) async fn finish(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
+        let (id, begun) = self.of(asked, id)?;
+        let replace = match asked.query.one("replace")? {
+            None => begun.replace,
+            Some(_) => asked.query.flag("replace")?,
+        };
+        let path = match asked.query.one("path")? {
+            None => begun.path.clone(),
+            Some(path) => address::read(&String::from_utf8_lossy(path))?,
+        };
+        let upload = alone(&begun)?;
+        let there = upload.written();
+        if let Some(size) = begun.size.filter(|size| *size != there) {
+            let why = format!("{there} of {size} bytes have come: send the others first");
+            return Err(Refusal { offset: Some(there), ..conflict(why) });
+        }
+        let mut looks = 0;
+        let replaces = loop {
+            let (replaces, before) = allowed(&asked.view, &path, replace).await?;
+            if takes_after(&upload, before.as_ref(), &mut looks).await? {
+                break replaces;
+            }
+        };
+        if let Some(at) = begun.modified {
+            upload.modified_at(time(at)).await.map_err(|e| refused(&e))?;
+        }
+        let attr = upload.finish_at(&path, replaces).await.map_err(|e| match replaces {
+            Replaces::Nothing if e.is_there_already() => taken(),
+            _ => conditions::refused(&e, replaces),
+        })?;
+        self.0.end(id);
+        let entry = Entry::of(&asked.view, &path, &attr).await.map_err(|e| refused(&e))?;
+        json(StatusCode::CREATED, &json!({ "entry": entry }))
+    }
+
+    /// DELETE /uploads/ID: nothing comes of it.
+    pub(super) fn give_up(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
+        let (id, _) = self.of(asked, id)?;
+        self.0.end(id);
+        Ok(StatusCode::NO_CONTENT.into_response())
+    }
+}
+
+/// One at a time.
+fn alone(begun: &Begun) -> Result<OwnedMutexGuard<Upload>, Refusal> {
+    begun.upload.clone().try_lock_owned().map_err(|_| {
+        let why = "another request is adding to this upload: wait for its end, or a little";
+        Refusal::new(Code::Busy, why)
+    })
+}
+
+fn taken() -> Refusal {
+    conflict("something is there already, and is not to be replaced (replace: false)")
+}
+
+/// What an upload would replace, which it may.
+async fn allowed(
+    view: &View,
+    path: &TreePath,
+    replace: bool,
+) -> Result<(Replaces, Option<meta::Attr>), Refusal> {
+    let before = named(view, path).await?;
+    match &before {
+        Some(before) if before.kind == Kind::Directory => Err(conflict("a folder has this name")),
+        Some(_) if !replace => Err(taken()),
+        Some(_) => Ok((Replaces::Anything, before)),
+        None if replace => Ok((Replaces::Anything, before)),
+        None => Ok((Replaces::Nothing, before)),
+    }
+}

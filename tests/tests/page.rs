@@ -1,0 +1,221 @@
+//! Promise: the file page is served as it is, may ask nobody else for anything, and what it needs beside files is there: search, share
+//! links, where a file lies, and, for administrators, how the volume is; all as the description says.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::accounts::Accounts;
+use tests::binaries::workspace;
+use tests::cluster::{Demo, Mode, Setup, can_mount};
+use tests::door::{Door, free_address};
+use tests::seed::content;
+
+const PASSWORD: &str = "correct horse battery";
+/// Whom Ann is in the tree.
+const ANN: u32 = 12_345;
+
+/// A mounted volume, with its door.
+fn start() -> Result<(Demo, Door)> {
+    let http = free_address()?;
+    let demo_arguments = vec!["--http".to_owned(), http.clone()];
+    let demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
+    Ok((demo, Door::at(&http)))
+}
+
+fn get(door: &Door, path: &str) -> Result<Value> {
+    door.get(&format!("/api/v1/{path}"))?.expect(200)?.json()
+}
+
+#[test]
+fn the_page_is_there_and_asks_nobody_else() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    // Whoever comes, also when others log in.
+    Accounts(&demo).with_password("user add ann --uid 1000 --gid 1000", PASSWORD)?;
+    for entry in fs::read_dir(workspace().join("gateway/page"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let got = door.get(&format!("/page/{name}"))?.expect(200)?;
+        ensure!(got.body == fs::read(entry.path())?, "{name} is another");
+        ensure!(
+            got.headers["content-type"].ends_with("; charset=utf-8"),
+            "{name}: {:?}",
+            got.headers
+        );
+    }
+    let page = door.get("/?link=1.a")?.expect(200)?;
+    ensure!(page.headers["content-type"].starts_with("text/html"));
+    let may = &page.headers["content-security-policy"];
+    for word in ["default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"] {
+        ensure!(may.contains(word), "{may}");
+    }
+    ensure!(!may.contains("unsafe") && page.headers["x-content-type-options"] == "nosniff");
+    ensure!(page.headers["referrer-policy"] == "no-referrer", "{:?}", page.headers);
+    let tag = page.headers["etag"].as_str();
+    door.ask("GET", "/", &[("If-None-Match", tag)], b"")?.expect(304)?;
+    ensure!(door.ask("OPTIONS", "/", &[], b"")?.expect(200)?.headers["dav"] == "1, 2");
+    for path in ["/page/", "/page/none.js", "/page/..%2fCargo.toml", "/page/../Cargo.toml"] {
+        door.get(path)?.expect(404)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn names_are_found_wherever_they_are() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    fs::create_dir_all(demo.file("a/Needles/deep"))?;
+    fs::write(demo.file("a/Needles/deep/one NEEDLE.txt"), b"1")?;
+    fs::write(demo.file("a/other"), b"2")?;
+    symlink("Needles", demo.file("a/needle-link"))?;
+    symlink("..", demo.file("a/up"))?;
+    let search = |query: &str| {
+        let got = door.get(&format!("/api/v1/search/{query}"))?.expect(200)?;
+        let text = String::from_utf8(got.body)?;
+        let lines = text.lines().map(|line| anyhow::Ok(serde_json::from_str::<Value>(line)?));
+        lines.collect::<Result<Vec<_>>>()
+    };
+    let mut found = search("?name=needle")?;
+    let end = found.pop().context("an end")?;
+    ensure!(end == json!({"done": true, "looked_at": 7, "more": false}), "{end}");
+    let mut paths: Vec<_> = found.iter().filter_map(|found| found["path"].as_str()).collect();
+    paths.sort_unstable();
+    ensure!(
+        paths == ["a/Needles", "a/Needles/deep/one%20NEEDLE.txt", "a/needle-link"],
+        "{found:?}"
+    );
+    ensure!(found.iter().all(|found| found["entry"]["kind"].is_string()), "{found:?}");
+    let some = search("a?name=E&limit=2")?;
+    ensure!(some.len() == 3 && some[2]["more"] == true, "{some:?}");
+    for query in
+        ["", "?name=", "?name=%ff", "?name=a&limit=0", "?name=a&limit=10001", "?name=a&name=b"]
+    {
+        door.get(&format!("/api/v1/search/{query}"))?.expect(400)?;
+    }
+    door.get("/api/v1/search/a/other?name=a")?.expect(409)?;
+    Ok(())
+}
+
+#[test]
+fn links_are_made_listed_and_withdrawn_by_whose_they_are() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    let wanted = json!({"path": "may", "expires": 3600}).to_string();
+    let post = |door: &Door, wanted: &str| door.post("/api/v1/links", wanted.as_bytes());
+    let refused = post(&door, &wanted)?.expect(409)?;
+    ensure!(refused.json()?["message"].as_str().is_some_and(|why| why.contains("ashlar user add")));
+    fs::create_dir_all(demo.file("photos/may"))?;
+    fs::write(demo.file("photos/may/a"), b"a")?;
+    symlink("may", demo.file("photos/alias"))?;
+    let accounts = Accounts(&demo);
+    let ann = format!("user add ann --uid {ANN} --gid {ANN} --folder /photos");
+    accounts.with_password(&ann, PASSWORD)?;
+    accounts.with_password("user add bob --uid 12346 --gid 12346 --folder /photos", PASSWORD)?;
+    let (ann, bob) = (door.of("ann", PASSWORD), door.of("bob", PASSWORD));
+    let made = post(&ann, &wanted)?.expect(201)?.json()?;
+    let (id, link) = (&made["id"], made["link"].as_str().context("a link")?);
+    ensure!(made["url"] == format!("/?link={link}"), "{made}");
+    ensure!(get(&door, &format!("me?link={link}"))?["write"] == false);
+    ensure!(door.get(&format!("/api/v1/content/a?link={link}"))?.expect(200)?.body == b"a");
+    let listed = get(&ann, "links")?;
+    ensure!(listed["links"][0]["id"] == *id && listed["links"][0]["path"] == "may", "{listed}");
+    ensure!(get(&bob, "links")? == json!({"links": []}), "another's");
+    let revoke = format!("/api/v1/links/{}", id.as_str().context("an id")?);
+    bob.delete(&revoke)?.expect(404)?;
+    door.get(&format!("/api/v1/links?link={link}"))?.expect(403)?;
+    ann.delete(&revoke)?.expect(204)?;
+    door.get(&format!("/api/v1/content/a?link={link}"))?.expect(403)?;
+    for (path, status) in [("none", 404), ("may/a", 409), ("alias", 409), ("../x", 400)] {
+        let wanted = json!({ "path": path }).to_string();
+        ensure!(post(&ann, &wanted)?.status == status, "{path}");
+    }
+    post(&ann, &json!({"path": "may", "expires": 0}).to_string())?.expect(400)?;
+    Ok(())
+}
+
+#[test]
+fn administrators_are_told_how_it_is_as_it_is_described() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    door.put("/api/v1/content/a", &content(1, 3_000_000))?.expect(201)?;
+    door.get("/api/v1/content/a")?.expect(200)?;
+    let described = get(&door, "openapi.json")?;
+    let status = get(&door, "status")?;
+    answers(&described, "/status", "get", "200", &status)?;
+    ensure!(status["disks"].as_array().is_some_and(|disks| disks.len() == 8), "{status}");
+    ensure!(status["mount"]["scheme"] == "ec(4,2)" && status["volumes"][0]["mounted"] == true);
+    let throughput = &status["throughput"];
+    ensure!(throughput["written_bytes"].as_u64() >= Some(3_000_000), "{throughput}");
+    ensure!(throughput["read_bytes"].as_u64() >= Some(3_000_000), "{throughput}");
+    ensure!(throughput["latency_us"]["read_p50"].is_u64(), "{throughput}");
+    ensure!(status["sessions"][0]["doors"] == json!(["http"]), "{status}");
+
+    let places = get(&door, "places/a")?;
+    answers(&described, "/places/{path}", "get", "200", &places)?;
+    ensure!(places["scheme"] == "ec(4,2)" && places["spare"] == 2, "{places}");
+    let disks = places["disks"].as_array().context("disks")?;
+    let bytes: u64 = disks.iter().filter_map(|disk| disk["bytes"].as_u64()).sum();
+    ensure!(disks.len() >= 6 && bytes >= 4_500_000, "{places}");
+    let folder = get(&door, "places/")?;
+    ensure!(folder["spare"] == 2 && folder["disks"] == json!([]), "{folder}");
+
+    for (path, place) in
+        [("me", "/me"), ("entries/", "/entries/{path}"), ("entry/a", "/entry/{path}")]
+    {
+        answers(&described, place, "get", "200", &get(&door, path)?)?;
+    }
+    let begun = door.post("/api/v1/uploads/b?size=1", b"")?.expect(201)?.json()?;
+    answers(&described, "/uploads/{path}", "post", "201", &begun)?;
+    let id = begun["id"].as_str().context("an id")?;
+    answers(&described, "/uploads/{id}", "get", "200", &get(&door, &format!("uploads/{id}"))?)?;
+    let put = door.put("/api/v1/content/c", b"c")?.expect(201)?.json()?;
+    answers(&described, "/content/{path}", "put", "201", &put)?;
+    let refused = door.get("/api/v1/entry/none")?.expect(404)?.json()?;
+    has_fields(&described, &described["components"]["schemas"]["Refused"], &refused)?;
+
+    Accounts(&demo).with_password("user add ann --uid 1000 --gid 1000", PASSWORD)?;
+    let refused = door.of("ann", PASSWORD).get("/api/v1/status")?.expect(403)?;
+    ensure!(refused.error() == "denied", "{refused:?}");
+    Ok(())
+}
+
+/// An answer is as it is described.
+fn answers(described: &Value, path: &str, method: &str, status: &str, said: &Value) -> Result<()> {
+    let content = &described["paths"][path][method]["responses"][status]["content"];
+    let schema = &content["application/json"]["schema"];
+    ensure!(schema.is_object(), "{method} {path} is not described");
+    has_fields(described, schema, said).with_context(|| format!("{method} {path}: {said}"))
+}
+
+/// It has all fields that it has to have, and no others than are named, at any depth.
+fn has_fields(described: &Value, schema: &Value, said: &Value) -> Result<()> {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().unwrap_or_default();
+        return has_fields(described, &described["components"]["schemas"][name], said);
+    }
+    for one in said.as_array().into_iter().flatten() {
+        has_fields(described, &schema["items"], one)?;
+    }
+    let (Some(named), Some(fields)) = (schema["properties"].as_object(), said.as_object()) else {
+        return Ok(());
+    };
+    for required in schema["required"].as_array().into_iter().flatten() {
+        let name = required.as_str().unwrap_or_default();
+        ensure!(fields.contains_key(name), "{name} is missing");
+    }
+    for (name, value) in fields {
+        let schema = named.get(name).with_context(|| format!("{name} is not described"))?;
+        has_fields(described, schema, value)?;
+    }
+    Ok(())
+}
