@@ -138,6 +138,11 @@ fn links_are_made_listed_and_withdrawn_by_whose_they_are() -> Result<()> {
         ensure!(post(&ann, &wanted)?.status == status, "{path}");
     }
     post(&ann, &json!({"path": "may", "expires": 0}).to_string())?.expect(400)?;
+    // What a token made would outlive it.
+    let token = accounts.say("token add ann")?.trim().to_owned();
+    let token = door.with_token(&token);
+    ensure!(get(&token, "links")? == json!({"links": []}));
+    ensure!(post(&token, &wanted)?.expect(403)?.error() == "denied");
     Ok(())
 }
 

@@ -18,6 +18,8 @@ use crate::who::Who;
 
 /// How long one lasts unless something else is said, in seconds.
 const EXPIRES: u64 = 7 * 24 * 3600;
+/// Those of one user.
+const EACH: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +68,11 @@ fn folder_of(visitor: &Visitor, path: &TreePath) -> Result<String, Refusal> {
 /// POST /links.
 pub(super) async fn make(who: &Who, asked: &Asked, body: &[u8]) -> Result<Response, Refusal> {
     let visitor = visitor(asked)?;
+    if visitor.by != AccountKind::User {
+        // Else what was made by a token would outlive it.
+        let why = "links are made by whoever logs in with a name and a password";
+        return Err(Refusal::new(Code::Denied, why));
+    }
     let Wanted { path, expires } = said(body)?;
     let path = address::read(&path)?;
     let attr = asked.view.stat(&path).await.map_err(|e| refused(&e))?;
@@ -77,10 +84,12 @@ pub(super) async fn make(who: &Who, asked: &Asked, body: &[u8]) -> Result<Respon
         let why = "a folder is shared by its own path, not by one over a link";
         return Err(Refusal::new(Code::Conflict, why));
     }
+    if own(who, asked).await?.len() >= EACH {
+        let why = format!("{EACH} links are yours, and no more can be: withdraw some");
+        return Err(Refusal::new(Code::Conflict, why));
+    }
     let now = u64::try_from(meta::wall_clock().secs).unwrap_or(0);
     let until = now.saturating_add(expires.unwrap_or(EXPIRES));
-    // Nobody lets others in for longer than himself.
-    let until = visitor.expires.map_or(until, |own| own.min(until));
     if until <= now {
         return Err(Refusal::new(Code::BadRequest, "expires is how many seconds a link lasts"));
     }

@@ -19,6 +19,7 @@ use super::entry::{Entry, time};
 use super::kept::{Full, Kept};
 use crate::place::{named, no_folder, refused, takes_after};
 use crate::refusal::{Code, Refusal};
+use crate::through::carried;
 use crate::{address, conditions, metrics, transfer};
 
 /// How often those are looked for that nobody goes on with.
@@ -131,7 +132,11 @@ impl Uploads {
         json(StatusCode::OK, &said)
     }
 
-    /// PATCH /uploads/ID: adds to it. What came before something broke off stays.
+    /// PATCH /uploads/ID: adds to it. What came before something broke off stays. It is carried through to where the body ends, or
+    /// breaks off: a write that is given up in its middle might be there in part.
+    ///
+    /// # Errors
+    /// Whatever is wrong. What is left of the body is left in it.
     pub(super) async fn add(
         &self,
         asked: &Asked,
@@ -141,10 +146,8 @@ impl Uploads {
         let (_, begun) = self.of(asked, id)?;
         let from: Option<u64> = asked.query.read("offset", "a number of bytes")?;
         let from = from.ok_or_else(|| {
-            Refusal::new(
-                Code::BadRequest,
-                "offset says where the bytes belong, and it is not there",
-            )
+            let why = "offset says where the bytes belong, and it is not there";
+            Refusal::new(Code::BadRequest, why)
         })?;
         let mut upload = alone(&begun)?;
         let there = upload.written();
@@ -152,20 +155,17 @@ impl Uploads {
             let why = format!("{there} bytes have come, so the next ones belong there");
             return Err(Refusal { offset: Some(there), ..conflict(why) });
         }
-        let most = begun.size.unwrap_or(FILE_MAX);
-        while let Some(bytes) = transfer::next(body).await? {
-            metrics::received(bytes.len());
-            if upload.written() + bytes.len() as u64 > most {
-                let why = format!("more than the {most} bytes that it is to have");
-                return Err(Refusal::new(Code::TooLarge, why));
-            }
-            let written = upload.write(bytes).await;
-            written.map_err(|e| Refusal::of(&e, Code::Conflict))?;
-            begun.offset.store(upload.written(), Ordering::Relaxed);
-        }
+        let mut taken = std::mem::take(body);
+        let (added, left) = carried("an upload by the API", async move {
+            let added = add_all(&begun, &mut upload, &mut taken).await;
+            Ok((added, taken))
+        })
+        .await?;
+        *body = left;
+        let offset = added?;
         // Silence begins when the last of it has come.
-        let _known = self.of(asked, id)?;
-        json(StatusCode::OK, &json!({ "offset": upload.written() }))
+        let _known = self.of(asked, id);
+        json(StatusCode::OK, &json!({ "offset": offset }))
     }
 
     /// POST /uploads/ID/finish: it gets its name, or that of `?path=`. Where it cannot, it stays as it was.
@@ -210,6 +210,21 @@ impl Uploads {
         self.0.end(id);
         Ok(StatusCode::NO_CONTENT.into_response())
     }
+}
+
+/// Adds a body to an upload. Answers how far it is then.
+async fn add_all(begun: &Begun, upload: &mut Upload, body: &mut Body) -> Result<u64, Refusal> {
+    let most = begun.size.unwrap_or(FILE_MAX);
+    while let Some(bytes) = transfer::next(body).await? {
+        metrics::received(bytes.len());
+        if upload.written() + bytes.len() as u64 > most {
+            let why = format!("more than the {most} bytes that it is to have");
+            return Err(Refusal::new(Code::TooLarge, why));
+        }
+        upload.write(bytes).await.map_err(|e| Refusal::of(&e, Code::Conflict))?;
+        begun.offset.store(upload.written(), Ordering::Relaxed);
+    }
+    Ok(upload.written())
 }
 
 /// One at a time.

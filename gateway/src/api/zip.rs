@@ -105,7 +105,8 @@ fn dos_time(time: Time) -> (u16, u16) {
         month += 1;
     }
     let date = year << 9 | month << 5 | (days + 1);
-    let clock = second / 3600 << 11 | second / 60 % 60 << 5 | second % 60 / 2;
+    let (hour, minute, half) = (second / 3600, second / 60 % 60, second % 60 / 2);
+    let clock = hour << 11 | minute << 5 | half;
     (u16::try_from(clock).unwrap_or(0), u16::try_from(date).unwrap_or(0))
 }
 
