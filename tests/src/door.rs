@@ -179,8 +179,8 @@ pub fn answer(stream: TcpStream, method: &str) -> Result<Answer> {
     loop {
         line.clear();
         ensure!(reader.read_line(&mut line)? > 0, "the head of the answer breaks off");
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        headers.insert(name.to_lowercase(), value.to_owned());
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_lowercase(), value.trim_start().to_owned());
     }
     let mut body = Vec::new();
     let len: Option<usize> = headers.get("content-length").map(|len| len.parse()).transpose()?;

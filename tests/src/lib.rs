@@ -10,6 +10,7 @@
 pub mod accounts;
 pub mod adversary;
 pub mod binaries;
+pub mod browser;
 pub mod calls;
 pub mod checks;
 pub mod cluster;

@@ -95,6 +95,12 @@ fn wrong_flags_of_the_mount() -> Result<()> {
         ),
         row("no daemon there", ashlar(), &["cluster", "file", "127.0.0.1"], &["127.0.0.1"]),
         row("no log filter", ashlar(), &["status", "/m", "--log", "a=b=c"], &["a=b=c"]),
+    ])
+}
+
+#[test]
+fn wrong_flags_of_doors_and_accounts() -> Result<()> {
+    refuse(vec![
         row("serve by no door", ashlar(), &["serve", "v"], &["--http"]),
         row("serve to all", ashlar(), &["serve", "v", "--http", ":7480"], &["--insecure-no-tls"]),
         row(
