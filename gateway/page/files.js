@@ -157,7 +157,10 @@ export class Files {
     const entries = this.selection.size ? this.selection.entries : [];
     this.chosenBar.hidden = entries.length === 0;
     this.element.classList.toggle("choosing", entries.length > 0);
-    if (entries.length === 0) return;
+    // The same buttons for the same entries, so that no click is lost.
+    const was = this.shownChosen ?? [];
+    if (entries.length === was.length && entries.every((entry, at) => entry === was[at])) return;
+    this.shownChosen = entries;
     const size = entries.reduce((sum, entry) => sum + (isFile(entry) ? entry.size : 0), 0);
     const small = (item) =>
       button(item.short ?? item.label, {
@@ -402,6 +405,15 @@ export class Files {
     this.focus();
   }
 
+  /// Has the keyboard go on from here.
+  stand(path) {
+    Object.assign(this.selection, { active: path, anchor: path });
+    const index = this.selection.indexOf(path);
+    if (index >= 0) this.list.reveal(index);
+    this.draw();
+    this.focus();
+  }
+
   focus() {
     this.list.element.focus({ preventScroll: true });
   }
@@ -411,7 +423,6 @@ export class Files {
   open(entry) {
     if (isFolder(entry)) return this.go({ path: entry.path });
     if (!isFile(entry)) return note(`“${entry.name}” leads to nothing that can be opened.`, { wrong: true });
-    this.selection.choose(this.selection.indexOf(entry.path));
     return this.go({ path: this.path, find: this.find, open: entry.path });
   }
 
@@ -435,7 +446,7 @@ export class Files {
       onclose: (path) => {
         this.preview = null;
         if (this.opened) this.go({ path: this.path, find: this.find }, true);
-        this.choose(path);
+        this.stand(path);
       },
     });
     return undefined;

@@ -20,7 +20,7 @@ const addressOf = (link) => `${location.origin}/?link=${encodeURIComponent(link)
 /// Makes, shows and revokes the links of a folder.
 export function share({ path, name }) {
   const made = h("div", { class: "made", "aria-live": "polite" });
-  const there = h("div", {});
+  const there = h("div", { tabindex: "-1" });
   const wrong = h("p", { class: "wrong", role: "alert" });
   const days = h(
     "select",
@@ -35,7 +35,16 @@ export function share({ path, name }) {
       fill(wrong, why.message);
     }
   };
-  const show = attempt(async () => fill(there, ...linksOf(await api.links(), path, attempt, show)));
+  const show = attempt(async () => fill(there, ...linksOf(await api.links(), path, revoke)));
+  const revoke = (id) =>
+    attempt(async () => {
+      await api.revokeLink(id);
+      // It may be the one that is shown, and the button that was pressed goes.
+      fill(made);
+      there.focus();
+      note("The link was revoked. It opens nothing any more.");
+      await show();
+    });
   const make = attempt(async () => {
     const { link } = await api.makeLink(path, Number(days.value) * DAY);
     fill(made, shown(addressOf(link)));
@@ -86,15 +95,9 @@ function shown(address) {
   );
 }
 
-function linksOf(all, path, attempt, show) {
+function linksOf(all, path, revoke) {
   const mine = all.filter((one) => canonicalPath(one.path) === path);
   if (mine.length === 0) return [h("p", { class: "quiet" }, "There is none.")];
-  const revoke = (id) =>
-    attempt(async () => {
-      await api.revokeLink(id);
-      note("The link was revoked. It opens nothing any more.");
-      await show();
-    });
   return [
     h(
       "ul",

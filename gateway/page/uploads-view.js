@@ -8,6 +8,8 @@ const SLOWEST = 1024;
 /// Rows at once; those that need somebody, and those under way, come first.
 const ROWS = 60;
 const RANKS = { asking: 0, failed: 1, broken: 2, sending: 3, paused: 4, waiting: 5, done: 6, skipped: 7, cancelled: 8 };
+/// What can be done with a job, beside cancelling it.
+const CAN = { waiting: "pause", sending: "pause", broken: "pause", paused: "resume", failed: "again" };
 const DRAW_MS = 120;
 /// What was sent is shown for so long.
 const KEPT_MS = 12_000;
@@ -153,18 +155,24 @@ export class UploadsView {
       row.picture,
       icon({ done: "check", failed: "warning", broken: "warning", paused: "pause" }[job.state] ?? "file"),
     );
+    this.drawRowButtons(job, row);
+  }
+
+  /// They stay the same ones for as long as they do the same, so that no click is lost.
+  drawRowButtons(job, row) {
+    const does = CAN[job.state] ?? "";
+    if (row.does === does) return;
+    row.does = does;
     const small = (label, picture, does) =>
       button(`${label} ${job.name}`, { picture, textless: true, onclick: () => does.call(this.uploads, job) });
     const cancel = () => small("Cancel", "close", this.uploads.cancel);
     fill(
       row.buttons,
       {
-        waiting: () => [small("Pause", "pause", this.uploads.pause), cancel()],
-        sending: () => [small("Pause", "pause", this.uploads.pause), cancel()],
-        broken: () => [small("Pause", "pause", this.uploads.pause), cancel()],
-        paused: () => [small("Resume", "play", this.uploads.resume), cancel()],
-        failed: () => small("Try again:", "again", this.uploads.resume),
-      }[job.state]?.() ?? [],
+        pause: () => [small("Pause", "pause", this.uploads.pause), cancel()],
+        resume: () => [small("Resume", "play", this.uploads.resume), cancel()],
+        again: () => small("Try again:", "again", this.uploads.resume),
+      }[does]?.() ?? [],
     );
   }
 }

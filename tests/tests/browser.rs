@@ -149,7 +149,10 @@ fn one_goes_about_in_the_tree() -> Result<()> {
     browser.click(&browser.find(".crumbs a")?)?;
     browser.row("notes.txt")?;
 
-    // By keys alone.
+    by_keys_alone(&browser)
+}
+
+fn by_keys_alone(browser: &Browser) -> Result<()> {
     browser.press("/")?;
     browser.press(&format!("ПЛАН{}", key::ENTER))?;
     browser.row("план.txt")?;
@@ -158,9 +161,9 @@ fn one_goes_about_in_the_tree() -> Result<()> {
     browser.right_click(&browser.row("план.txt")?)?;
     browser.is_accessible("menu")?;
     browser.click(&browser.button(".menu", "Show in its folder")?)?;
-    selected(&browser, "план.txt")?;
+    selected(browser, "план.txt")?;
     browser.press(key::BACKSPACE)?;
-    selected(&browser, "Документы")?;
+    selected(browser, "Документы")?;
     browser.press(&format!("{}{}", key::END, key::ENTER))?;
     browser.reads(".preview pre", "# Ten")?;
     browser.press(key::ESCAPE)?;
@@ -276,33 +279,7 @@ fn files_go_up_and_down_whole_and_uploads_outlive_a_cut() -> Result<()> {
     browser.reads(".uploads", "3 files uploaded")?;
     browser.is_accessible("uploaded")?;
 
-    // The line is cut in the middle, and comes back.
-    let cut = content(3, LARGE);
-    let source = site.source("cut.bin", &cut)?;
-    browser.slow_down(2 << 20)?;
-    browser.choose("pick-files", &[source])?;
-    let begun =
-        "return document.querySelector('.uploads li[data-state=sending] progress')?.value > 0.1";
-    browser.until("some of it to be sent", begun, json!([]))?;
-    site.way.cut();
-    browser.find(".uploads li[data-state=broken]")?;
-    browser.reads(".banner", "No connection")?;
-    browser.is_accessible("cut")?;
-    site.way.mend();
-    browser.find(".uploads li[data-state=sending]")?;
-    browser.gone(".banner")?;
-    browser.click(&browser.button(".uploads", "Pause cut.bin")?)?;
-    browser.find(".uploads li[data-state=paused]")?;
-    ensure!(!site.demo.file("cut.bin").exists(), "it is seen before it is whole");
-    browser.click(&browser.button(".uploads", "Resume cut.bin")?)?;
-    browser.find(".uploads li[data-state=sending]")?;
-    browser.slow_down(-1)?;
-    site.arrives("cut.bin", &cut)?;
-    browser.slow_down(1 << 20)?;
-    browser.choose("pick-files", &[site.source("cancelled.bin", &cut)?])?;
-    browser.click(&browser.button(".uploads", "Cancel cancelled.bin")?)?;
-    browser.find(".uploads li[data-state=cancelled]")?;
-    browser.slow_down(-1)?;
+    a_cut_line_comes_back(&site, &browser)?;
 
     // Whole folders are dropped, names are taken.
     site.source("dropped/deep/er/x.bin", &small)?;
@@ -340,6 +317,36 @@ fn files_go_up_and_down_whole_and_uploads_outlive_a_cut() -> Result<()> {
     browser.click(&browser.button(".chosen", "Download")?)?;
     archive_is(&browser, "demo.zip", &[("large.bin", &large), ("empty", b"")])?;
     browser.is_clean()
+}
+
+/// The line is cut in the middle of an upload, which goes on when it is there again.
+fn a_cut_line_comes_back(site: &Site, browser: &Browser) -> Result<()> {
+    let cut = content(3, LARGE);
+    let source = site.source("cut.bin", &cut)?;
+    browser.slow_down(2 << 20)?;
+    browser.choose("pick-files", &[source])?;
+    let begun =
+        "return document.querySelector('.uploads li[data-state=sending] progress')?.value > 0.1";
+    browser.until("some of it to be sent", begun, json!([]))?;
+    site.way.cut();
+    browser.find(".uploads li[data-state=broken]")?;
+    browser.reads(".banner", "No connection")?;
+    browser.is_accessible("cut")?;
+    site.way.mend();
+    browser.find(".uploads li[data-state=sending]")?;
+    browser.gone(".banner")?;
+    browser.click(&browser.button(".uploads", "Pause cut.bin")?)?;
+    browser.find(".uploads li[data-state=paused]")?;
+    ensure!(!site.demo.file("cut.bin").exists(), "it is seen before it is whole");
+    browser.click(&browser.button(".uploads", "Resume cut.bin")?)?;
+    browser.find(".uploads li[data-state=sending]")?;
+    browser.slow_down(-1)?;
+    site.arrives("cut.bin", &cut)?;
+    browser.slow_down(1 << 20)?;
+    browser.choose("pick-files", &[site.source("cancelled.bin", &cut)?])?;
+    browser.click(&browser.button(".uploads", "Cancel cancelled.bin")?)?;
+    browser.find(".uploads li[data-state=cancelled]")?;
+    browser.slow_down(-1)
 }
 
 /// A downloaded archive has these files, whole, perhaps below a folder of its own.
@@ -421,7 +428,11 @@ fn one_looks_into_files_and_where_they_lie() -> Result<()> {
     )?;
     browser.is_accessible("details")?;
 
-    // The dashboard, while a disk goes away.
+    the_dashboard(&mut site, &browser)
+}
+
+/// While a disk goes away.
+fn the_dashboard(site: &mut Site, browser: &Browser) -> Result<()> {
     browser.go(&site.address("#status"))?;
     browser.reads(".health .word", "Healthy")?;
     browser.reads(".dashboard", "8 of 8 up")?;

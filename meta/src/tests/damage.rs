@@ -18,21 +18,11 @@ fn every_kind_of_damage_is_reported() {
     let cases: [Damage; 19] = [
         ("not there", |_, file, _| (key::inode::key(file), None)),
         ("damaged", |_, file, _| (key::inode::key(file), Some(vec![9; 20]))),
-        ("links", |get, file, _| {
-            (key::inode::key(file), Some(changed(get(key::inode::key(file)), 8)))
-        }),
-        ("entries", |get, _, dir| {
-            (key::inode::key(dir), Some(changed(get(key::inode::key(dir)), 76)))
-        }),
-        ("stored", |get, file, _| {
-            (key::inode::key(file), Some(changed(get(key::inode::key(file)), 84)))
-        }),
-        ("attributes", |get, file, _| {
-            (key::inode::key(file), Some(changed(get(key::inode::key(file)), 24)))
-        }),
-        ("another place", |get, _, dir| {
-            (key::inode::key(dir), Some(changed(get(key::inode::key(dir)), 92)))
-        }),
+        ("links", |get, file, _| change(get, key::inode::key(file), 8)),
+        ("entries", |get, _, dir| change(get, key::inode::key(dir), 76)),
+        ("stored", |get, file, _| change(get, key::inode::key(file), 84)),
+        ("attributes", |get, file, _| change(get, key::inode::key(file), 24)),
+        ("another place", |get, _, dir| change(get, key::inode::key(dir), 92)),
         ("live bytes of blob", |_, _, _| {
             (key::blob::key(&blob(1, 4096)), Some(vec![0, 0, 0, 0, 0, 0, 0, 1]))
         }),
@@ -49,9 +39,7 @@ fn every_kind_of_damage_is_reported() {
             (key::account::key(AccountKind::Token, "t"), Some(stray.encode()))
         }),
         ("link target", |_, file, _| (key::symlink::key(file), Some(vec![1]))),
-        ("number of inodes", |get, _, _| {
-            (key::counters::key(), Some(changed(get(key::counters::key()), 0)))
-        }),
+        ("number of inodes", |get, _, _| change(get, key::counters::key(), 0)),
     ];
     for (expected, damage) in cases {
         let (kv, _, meta) = volume(name::hash);
@@ -196,6 +184,11 @@ fn zeros(len: u64) -> Vec<u8> {
 
 fn reference(n: u64, ino: Ino, end: u64) -> Key {
     key::reference::key(&blob(n, 4096), ino, end).unwrap()
+}
+
+/// One number of a record is another one.
+fn change(get: &dyn Fn(Key) -> Vec<u8>, key: Key, at: usize) -> (Key, Option<Vec<u8>>) {
+    (key, Some(changed(get(key), at)))
 }
 
 /// The value with one more in a little-endian number.
