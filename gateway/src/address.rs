@@ -27,6 +27,14 @@ pub(crate) fn read(names: &str) -> Result<TreePath, Refusal> {
     TreePath::of_names(names).map_err(bad)
 }
 
+/// The same, of bytes that should be such names.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_bytes(names: &[u8]) -> Result<TreePath, Refusal> {
+    read(std::str::from_utf8(names).map_err(|_| bad("names in addresses are percent-encoded"))?)
+}
+
 /// A path in an address, without a slash before it or behind it.
 pub(crate) fn write(path: &TreePath) -> String {
     path.names().iter().map(|name| write_name(name)).collect::<Vec<_>>().join("/")

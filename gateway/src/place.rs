@@ -8,6 +8,9 @@ use meta::{Attr, Kind, Replaces};
 use crate::conditions;
 use crate::refusal::{Code, Refusal};
 
+/// Where a file was to be put.
+const FOLDER: &str = "a folder has this name";
+
 /// How often what is replaced may be replaced by others meanwhile.
 const LOOKS: usize = 100;
 
@@ -66,7 +69,7 @@ pub(crate) async fn replaced(
         _ => before,
     };
     if seen.is_some_and(|seen| seen.kind == Kind::Directory) {
-        return Err(Refusal::new(folder, "a folder has this name"));
+        return Err(Refusal { code: folder, ..Refusal::taken(Kind::Directory, FOLDER) });
     }
     let replaces = match (conditions::replaces(headers, seen.as_ref())?, before) {
         (Replaces::Only(_), Some(before)) => Replaces::Only(before.ino),

@@ -3,6 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use fs::tree::{TreeError, Trouble};
 use http::{HeaderValue, StatusCode, header};
+use meta::Kind;
 use serde_json::json;
 
 use crate::faults;
@@ -84,6 +85,16 @@ codes! {
     Broken = "broken", INTERNAL_SERVER_ERROR;
 }
 
+/// What something is, for programs.
+pub(crate) fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Directory => "folder",
+        Kind::Symlink => "link",
+        _ => "other",
+    }
+}
+
 /// Why something was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -93,12 +104,19 @@ pub(crate) struct Refusal {
     pub(crate) wait: Option<u64>,
     /// Bytes of an upload that have come, where the client believes otherwise.
     pub(crate) offset: Option<u64>,
+    /// What has the name already that was to be given, and could be replaced.
+    pub(crate) there: Option<&'static str>,
 }
 
 impl Refusal {
     /// With these words.
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), wait: None, offset: None }
+        Self { code, message: message.into(), wait: None, offset: None, there: None }
+    }
+
+    /// What is there has the name that was to be given.
+    pub(crate) fn taken(there: Kind, message: impl Into<String>) -> Self {
+        Self { there: Some(word(there)), ..Self::new(Code::Conflict, message) }
     }
 
     /// By the tree, where what is not there is this.
@@ -125,6 +143,9 @@ impl Refusal {
         let mut said = json!({ "error": self.code.word(), "message": self.message });
         if let Some(offset) = self.offset {
             said["offset"] = offset.into();
+        }
+        if let Some(there) = self.there {
+            said["there"] = there.into();
         }
         said
     }

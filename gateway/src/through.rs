@@ -1,6 +1,11 @@
 //! Work that is carried through, whoever waits for it or goes away: half a change would be no answer to anybody.
 
+use tokio::sync::Semaphore;
+
 use crate::refusal::{Code, Refusal};
+
+/// So many changes are carried through at once; others wait for their turn as long as their connections do.
+static TURNS: Semaphore = Semaphore::const_new(64);
 
 /// Carries it through. `what`: for the log, where it panics.
 ///
@@ -16,4 +21,20 @@ pub(crate) async fn carried<T: Send + 'static>(
         Ok(Err(panicked)) => Err(broken(panicked.to_string())),
         Err(ended) => Err(broken(ended.to_string())),
     }
+}
+
+/// The same, in its turn: for changes, which may go on for long after whoever wanted them has gone.
+///
+/// # Errors
+/// As [`carried`].
+pub(crate) async fn in_turn<T: Send + 'static>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let turn = TURNS.acquire().await.map_err(|e| Refusal::new(Code::Broken, e.to_string()))?;
+    let work = async move {
+        let _turn = turn;
+        work.await
+    };
+    carried(what, work).await
 }

@@ -182,6 +182,15 @@ fn whole_folders_are_moved_copied_and_deleted() -> Result<()> {
         fs::read(file("b/sub/link"))? == b"new" && file("b/sub/link").symlink_metadata()?.is_file()
     );
 
+    // Whoever names a file does not mean all that is in a folder, nor the other way round.
+    for way_of in ["move", "copy"] {
+        for (from, to, there) in [("n%20n", "b", "folder"), ("b", "n%20n", "file")] {
+            let refused = post(door, way_of, &way(from, to, true))?.expect(409)?.json()?;
+            ensure!(refused["there"] == there, "{way_of} {from} {to}: {refused}");
+        }
+    }
+    ensure!(file("b/sub/deep/x").exists() && fs::read(file("n n"))? == b"new");
+
     // What cannot be done of it is named, and the rest is done.
     run(Command::new("mkfifo").arg(file("b/sub/pipe")), PATIENCE)?;
     let said = post(door, "copy", &way("b", "c", false))?.expect(200)?.json()?;

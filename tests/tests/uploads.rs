@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::accounts::Accounts;
-use tests::cluster::{Demo, Mode, Setup, can_mount};
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::door::{Answer, Door, free_address};
-use tests::process::wait_until;
+use tests::process::{PATIENCE, wait_until};
 use tests::seed::content;
 
 const PASSWORD: &str = "correct horse battery";
@@ -108,8 +108,39 @@ fn an_upload_that_breaks_off_goes_on_where_it_was() -> Result<()> {
     );
     ensure!(fs::read(demo.file("new/deep/a b"))? == whole, "other bytes");
     ensure!(fs::metadata(demo.file("new/deep/a b"))?.mtime() == 1_234_567_890);
-    ensure!(finish(&door, &id, "")?.expect(404)?.error() == "no_such_upload");
+    // Whose answer was lost asks again.
+    ensure!(finish(&door, &id, "")?.expect(201)?.json()? == done);
+    ensure!(add(&door, &id, 3_000_000, b"x")?.expect(409)?.error() == "conflict");
+    ensure!(door.delete(&at(&id))?.status == 409, "something has come of it");
     Ok(())
+}
+
+#[test]
+fn what_got_its_name_and_could_not_be_made_durable_is_finished_later() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let http = free_address()?;
+    let demo_arguments = vec!["--http".to_owned(), http.clone()];
+    let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Daemons) })?;
+    let door = Door::at(&http);
+    // One without content needs nothing but its name.
+    let id = begin(&door, "a")?;
+    for disk in 0..6 {
+        demo.kill_daemon(disk)?;
+    }
+    let failed = finish(&door, &id, "")?.expect(503)?;
+    ensure!(failed.error() == "too_few_disks", "{failed:?}");
+    for disk in 0..6 {
+        demo.restart_daemon(disk)?;
+    }
+    demo.all_up(PATIENCE)?;
+    let done = finish(&door, &id, "")?.expect(201)?.json()?;
+    ensure!(done["entry"]["name"] == "a", "{done}");
+    fs::write(demo.file("a"), b"by the mount")?;
+    ensure!(finish(&door, &id, "")?.expect(201)?.json()? == done);
+    ensure!(fs::read(demo.file("a"))? == b"by the mount");
+    demo.stop(Stop::Umount)
 }
 
 #[test]
@@ -122,7 +153,7 @@ fn a_name_that_is_taken_is_not_lost_nor_is_the_upload() -> Result<()> {
     add(&door, &id, 0, b"uploaded")?.expect(200)?;
     fs::write(demo.file("a"), b"by the mount")?;
     fs::set_permissions(demo.file("a"), fs::Permissions::from_mode(0o750))?;
-    ensure!(finish(&door, &id, "")?.expect(409)?.error() == "conflict");
+    ensure!(finish(&door, &id, "")?.expect(409)?.json()?["there"] == "file");
     ensure!(fs::read(demo.file("a"))? == b"by the mount");
     door.post(&at("a"), b"")?.expect(409)?;
     finish(&door, &id, "?path=a%2Fb")?.expect(409)?;
@@ -145,7 +176,10 @@ fn a_name_that_is_taken_is_not_lost_nor_is_the_upload() -> Result<()> {
     // Folders of such names are no uploads.
     begin(&door, "%21f/finish")?;
     ensure!(demo.file("!f").is_dir());
-    for (path, status) in [("", 409), ("..%2fx", 400), ("x?size=-1", 400), ("a/x", 409)] {
+    let times = "x?modified=9000000000000000000";
+    for (path, status) in
+        [("", 409), ("..%2fx", 400), ("x?size=-1", 400), ("a/x", 409), (times, 400)]
+    {
         ensure!(door.post(&at(path), b"")?.status == status, "{path}");
     }
     for (path, status) in [("!0?offset=0", 404), ("!?offset=0", 405), ("x?offset=0", 405)] {

@@ -1,6 +1,6 @@
 //! Listing a directory, a page at a time.
 
-use meta::may::READ;
+use meta::may::{EXECUTE, READ};
 use meta::{Attr, DirEntry, Ino, MetaError};
 
 use super::{TreePath, TreeResult, View};
@@ -47,7 +47,8 @@ impl View {
     }
 
     async fn begin_list(&self, attr: &Attr) -> TreeResult<Listing> {
-        self.may(attr, |who, dir| who.access(dir, READ)).await?;
+        // More than names is told of what is in it.
+        self.may(attr, |who, dir| who.access(dir, READ | EXECUTE)).await?;
         let held = self.filesystem.hold(attr.ino).await?.ok_or(MetaError::NotFound)?.0;
         Ok(Listing { held, cookie: 0, ended: false })
     }

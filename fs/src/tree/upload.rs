@@ -174,8 +174,16 @@ impl Upload {
         View::through(async move { self.finish_at(&self.path, replaces).await }).await
     }
 
-    /// The same, at this path, wherever it was meant to be; and where it gets no name it stays as it was. Whoever waits for it has
-    /// to wait to the end.
+    /// Has it got its name? It may have before what makes that durable has failed.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub async fn has_name(&self) -> TreeResult<bool> {
+        Ok(self.held.filesystem().getattr(self.ino()).await?.nlink > 0)
+    }
+
+    /// The same, at this path, wherever it was meant to be; and where it gets no name it stays as it was. One that has got its
+    /// name already keeps it, and is made durable. Whoever waits for it has to wait to the end.
     ///
     /// # Errors
     /// As [`Upload::finish`].
@@ -183,6 +191,10 @@ impl Upload {
         let Self { view, held, .. } = self;
         // What only reads by now may have begun when it did not.
         view.writes()?;
+        if self.has_name().await? {
+            view.settle(Vec::new()).await?;
+            return Ok(held.filesystem().getattr(held.ino()).await?);
+        }
         let (dir, before) = view.may_put(path).await?;
         let (_, name) = path.split().ok_or(BadPath::Root)?;
         if before.is_none() && matches!(replaces, Replaces::Only(_)) {

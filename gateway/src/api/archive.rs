@@ -71,7 +71,7 @@ pub(super) async fn send(
     }
     let mut all = Vec::new();
     for name in asked.query.all("name") {
-        let below = address::read(&String::from_utf8_lossy(name))?;
+        let below = address::read_bytes(name)?;
         let [name] = below.names() else {
             let why = "name is the address of something in the folder: one name";
             return Err(Refusal::new(Code::BadRequest, why));
@@ -93,12 +93,16 @@ pub(super) async fn send(
     if all.is_empty() {
         all.push((folder.clone(), attr));
     }
+    let first = archives.0.clone().try_acquire_many_owned(GROWS as u32).map_err(|_| {
+        let why = "so many archives are being sent that there is no memory for another one";
+        Refusal::new(Code::Busy, why)
+    })?;
     let body = match *method {
         Method::HEAD => Body::empty(),
         _ => {
             let (sender, receiver) = channel(1);
             let zip = Zip::default();
-            let (memory_of_all, room) = (archives.0.clone(), Vec::new());
+            let (memory_of_all, room) = (archives.0.clone(), vec![first]);
             let view = view.clone();
             let archive = Archive { view, memory, memory_of_all, room, zip, above, sender };
             tokio::spawn(archive.write(all));

@@ -2,12 +2,13 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use meta::Kind;
 use serde::{Deserialize, Serialize};
 
 use super::asked::{Asked, json, said};
 use super::entry::Entry;
 use crate::place::{named, no_folder, refused};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 use crate::trees::{self, Ends, Failures, apart};
 use crate::{address, conditions};
 
@@ -42,12 +43,17 @@ fn answered(failures: &Failures) -> Result<Response, Refusal> {
 /// POST /folders/PATH.
 pub(super) async fn make_folder(asked: &Asked) -> Result<Response, Refusal> {
     let (view, path) = (&asked.view, &asked.path);
-    let taken = || Refusal::new(Code::Conflict, "something has this name already");
+    let taken = |there| Refusal::taken(there, "something has this name already");
     if path.names().is_empty() {
-        return Err(taken());
+        return Err(taken(Kind::Directory));
     }
-    let made = view.make_directory(path).await;
-    let made = made.map_err(|e| if e.is_there_already() { taken() } else { no_folder(&e) })?;
+    let made = match view.make_directory(path).await {
+        Err(e) if e.is_there_already() => {
+            let there = view.stat_itself(path).await.map_err(|e| refused(&e))?;
+            return Err(taken(there.kind));
+        }
+        made => made.map_err(|e| no_folder(&e))?,
+    };
     let entry = Entry::of(view, path, &made).await.map_err(|e| refused(&e))?;
     json(StatusCode::CREATED, &entry)
 }
@@ -69,26 +75,37 @@ struct Way {
     replace: bool,
 }
 
-async fn ends(asked: &Asked, body: &[u8]) -> Result<Ends, Refusal> {
+/// `follows`: of a link it is what it leads to that comes.
+async fn ends(asked: &Asked, body: &[u8], follows: bool) -> Result<Ends, Refusal> {
     let Way { from, to, replace } = said(body)?;
     let (from, to) = (address::read(&from)?, address::read(&to)?);
     let source = asked.view.stat_itself(&from).await.map_err(|e| refused(&e))?;
     let target = named(&asked.view, &to).await?;
     let ends = Ends { from, source, to, target };
     apart(&asked.view, &ends).await?;
-    if ends.target.is_some() && !replace {
+    let Some(there) = &ends.target else { return Ok(ends) };
+    if !replace {
         let why = "something is there already, and is not to be replaced (replace: false)";
-        return Err(Refusal::new(Code::Conflict, why));
+        return Err(Refusal::taken(there.kind, why));
+    }
+    let comes = match ends.source.kind {
+        Kind::Symlink if follows => asked.view.stat(&ends.from).await.map_err(|e| refused(&e))?,
+        _ => ends.source,
+    };
+    if (comes.kind == Kind::Directory) != (there.kind == Kind::Directory) {
+        // Whoever means a file by its name does not mean all that is in a folder.
+        let why = "a folder takes the place of a folder alone: delete what is there first";
+        return Err(Refusal::taken(there.kind, why));
     }
     Ok(ends)
 }
 
 /// POST /move.
 pub(super) async fn move_to(asked: &Asked, body: &[u8]) -> Result<Response, Refusal> {
-    answered(&trees::move_to(&asked.view, &ends(asked, body).await?).await?)
+    answered(&trees::move_to(&asked.view, &ends(asked, body, false).await?).await?)
 }
 
 /// POST /copy.
 pub(super) async fn copy(asked: &Asked, body: &[u8]) -> Result<Response, Refusal> {
-    answered(&trees::copy(&asked.view, &ends(asked, body).await?, true).await?)
+    answered(&trees::copy(&asked.view, &ends(asked, body, true).await?, true).await?)
 }

@@ -98,15 +98,17 @@ pub(super) async fn get(who: &Who, asked: &Asked) -> Result<Response, Refusal> {
     let download = asked.query.flag("download")?;
     let file = asked.view.open(&asked.path).await.map_err(|e| refused(&e))?;
     let mut response = transfer::send(&asked.headers, file, who.sending());
-    if !matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-        return Ok(response);
-    }
     let name = asked.path.names().last().map_or(&[][..], |name| name);
-    let (headers, kind) = (response.headers_mut(), type_of(name));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    let (status, kind) = (response.status(), type_of(name));
+    let headers = response.headers_mut();
     if kind == PDF.1 {
+        // With what is known already, too: browsers put its headers in the place of those that they know.
         headers.insert(header::CONTENT_SECURITY_POLICY, PDF_MAY);
     }
+    if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        return Ok(response);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if download {
         headers.insert(header::CONTENT_DISPOSITION, attachment(name));
     }
@@ -123,7 +125,7 @@ pub(super) async fn put(asked: &Asked, body: &mut Body) -> Result<Response, Refu
         let why = "a part of a file (Content-Range) cannot be put, only the whole";
         return Err(Refusal::new(Code::BadRequest, why));
     }
-    let modified: Option<i64> = asked.query.read("modified", "milliseconds since 1970")?;
+    let modified = asked.query.modified()?;
     let look = async || replaced(&asked.view, path, &asked.headers, Code::Conflict).await;
     look().await?;
     let mut upload = asked.view.upload(path).await.map_err(|e| no_folder(&e))?;

@@ -33,9 +33,15 @@ pub(super) fn is_administrator(asked: &Asked) -> bool {
     may && viewer.root == ROOT
 }
 
+/// Does somebody ask who has no account, but a link that somebody gave away?
+pub(super) fn is_by_link(asked: &Asked) -> bool {
+    asked.entered.visitor.as_ref().is_some_and(|visitor| visitor.by == AccountKind::Link)
+}
+
 /// GET /me: who asks, and what he may.
 pub(super) fn me(asked: &Asked) -> Result<Response, Refusal> {
-    let visitor = asked.entered.visitor.as_ref();
+    // Whose the link is, and where the folder lies, is not for all who have it.
+    let visitor = asked.entered.visitor.as_ref().filter(|_| !is_by_link(asked));
     let said = json!({
         "volume": asked.view.volume(),
         "user": visitor.map(|visitor| &visitor.user),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::address::write_name;
 use crate::conditions;
+use crate::refusal::word;
 
 /// A file, folder, link, or something else.
 #[derive(Debug, Serialize)]
@@ -47,15 +48,6 @@ pub(super) fn milliseconds(time: Time) -> i64 {
 pub(super) fn time(milliseconds: i64) -> Time {
     let nanos = milliseconds.rem_euclid(1000) * 1_000_000;
     Time { secs: milliseconds.div_euclid(1000), nanos: u32::try_from(nanos).unwrap_or(0) }
-}
-
-fn word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => "file",
-        Kind::Directory => "folder",
-        Kind::Symlink => "link",
-        _ => "other",
-    }
 }
 
 impl Entry {

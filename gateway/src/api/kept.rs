@@ -15,6 +15,9 @@ const EACH: usize = 256;
 /// How long one is kept that nobody asks about.
 pub(super) const SILENCE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long one is kept that is done with.
+const CLOSED: Duration = Duration::from_secs(600);
+
 /// Things by their ids.
 pub(super) struct Kept<Owner, T>(Mutex<HashMap<Uuid, One<Owner, T>>>);
 
@@ -23,6 +26,8 @@ struct One<Owner, T> {
     thing: Arc<T>,
     /// When somebody asked about it last.
     asked: Instant,
+    /// It is done with, and kept for those who have not heard of it: it takes nobody's room.
+    closed: bool,
 }
 
 /// There is no room for another one.
@@ -57,8 +62,24 @@ impl<Owner: PartialEq, T> Kept<Owner, T> {
         let mut all = self.0.lock();
         has_room(&all, &owner)?;
         let id = Uuid::new_v4();
-        all.insert(id, One { owner, thing: Arc::new(thing), asked: now });
+        all.insert(id, One { owner, thing: Arc::new(thing), asked: now, closed: false });
         Ok(id)
+    }
+
+    /// It is done with: kept for [`CLOSED`] still, unless there are too many of them.
+    pub(super) fn close(&self, id: Uuid, now: Instant) {
+        let mut all = self.0.lock();
+        let closed = all.iter().filter(|(_, one)| one.closed);
+        let oldest = closed.clone().min_by_key(|(_, one)| one.asked).map(|(id, _)| *id);
+        let dropped = match closed.count() >= ALL {
+            true => oldest.and_then(|oldest| all.remove(&oldest)),
+            false => None,
+        };
+        if let Some(one) = all.get_mut(&id) {
+            (one.closed, one.asked) = (true, now);
+        }
+        drop(all);
+        drop(dropped);
     }
 
     /// The one with this id, if it is this owner's.
@@ -76,15 +97,16 @@ impl<Owner: PartialEq, T> Kept<Owner, T> {
         drop(ended);
     }
 
-    /// Ends those that nobody has asked about for [`SILENCE`], and who is not in use.
+    /// Ends those that nobody has asked about for [`SILENCE`], or [`CLOSED`], and that are not in use.
     pub(super) fn sweep(&self, now: Instant) {
         let is_over = |one: &mut One<Owner, T>| {
-            now.saturating_duration_since(one.asked) >= SILENCE
+            now.saturating_duration_since(one.asked) >= if one.closed { CLOSED } else { SILENCE }
                 && Arc::strong_count(&one.thing) == 1
         };
         let ended: Vec<_> = self.0.lock().extract_if(|_, one| is_over(one)).collect();
-        if !ended.is_empty() {
-            tracing::info!("{} uploads that nobody went on with are given up", ended.len());
+        let given_up = ended.iter().filter(|(_, one)| !one.closed).count();
+        if given_up > 0 {
+            tracing::info!("{given_up} uploads that nobody went on with are given up");
         }
     }
 }
@@ -93,10 +115,11 @@ fn has_room<Owner: PartialEq, T>(
     all: &HashMap<Uuid, One<Owner, T>>,
     owner: &Owner,
 ) -> Result<(), Full> {
-    if all.len() >= ALL {
+    let open = all.values().filter(|one| !one.closed);
+    if open.clone().count() >= ALL {
         return Err(Full::All(ALL));
     }
-    match all.values().filter(|one| one.owner == *owner).count() {
+    match open.filter(|one| one.owner == *owner).count() {
         own if own >= EACH => Err(Full::Own(EACH)),
         _ => Ok(()),
     }
@@ -138,5 +161,22 @@ mod tests {
         assert!(kept.of(asked, &1, later).is_some());
         drop(in_use);
         assert!(kept.of(used, &1, later).is_some(), "in use");
+    }
+
+    #[test]
+    fn those_that_are_done_with_take_no_room_and_stay_a_while() {
+        let (kept, now) = (Kept::<u32, u32>::default(), Instant::now());
+        let ids: Vec<_> = (0..2 * ALL)
+            .map(|n| {
+                let id = kept.keep(1, 0, now).unwrap_or_else(|why| panic!("{n}: {why:?}"));
+                kept.close(id, now + Duration::from_millis(n as u64));
+                id
+            })
+            .collect();
+        let last = ids[2 * ALL - 1];
+        assert!(kept.of(ids[0], &1, now).is_none(), "the oldest");
+        assert!(kept.of(last, &1, now).is_some());
+        kept.sweep(now + CLOSED);
+        assert!(kept.of(last, &1, now).is_none());
     }
 }

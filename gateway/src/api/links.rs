@@ -18,6 +18,7 @@ use crate::who::Who;
 
 /// How long one lasts unless something else is said, in seconds.
 const EXPIRES: u64 = 7 * 24 * 3600;
+const EXPIRES_MAX: u64 = 10 * 366 * 24 * 3600;
 /// Those of one user.
 const EACH: usize = 1000;
 
@@ -90,8 +91,9 @@ pub(super) async fn make(who: &Who, asked: &Asked, body: &[u8]) -> Result<Respon
     }
     let now = u64::try_from(meta::wall_clock().secs).unwrap_or(0);
     let until = now.saturating_add(expires.unwrap_or(EXPIRES));
-    if until <= now {
-        return Err(Refusal::new(Code::BadRequest, "expires is how many seconds a link lasts"));
+    if until <= now || until - now > EXPIRES_MAX {
+        let why = "expires is how many seconds a link lasts, ten years at most";
+        return Err(Refusal::new(Code::BadRequest, why));
     }
     let user = visitor.user.clone();
     let link = New { user, folder, write: false, now, expires: Some(until) }.link();

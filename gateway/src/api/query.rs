@@ -8,6 +8,9 @@ use crate::refusal::{Code, Refusal};
 /// What stands behind the `?` of an address, in order. What nobody asks for is nothing.
 pub(super) struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
+/// The years 1 to 9999, in milliseconds since 1970: what calendars can tell.
+const YEARS: std::ops::Range<i64> = -62_135_596_800_000..253_402_300_800_000;
+
 fn bad(why: String) -> Refusal {
     Refusal::new(Code::BadRequest, why)
 }
@@ -54,6 +57,18 @@ impl Query {
         let Some(value) = self.one(name)? else { return Ok(None) };
         let read = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         read.map(Some).ok_or_else(|| bad(format!("{name} has to be {what}")))
+    }
+
+    /// When a file was last changed, if that is said.
+    ///
+    /// # Errors
+    /// When it is no time of the years 1 to 9999.
+    pub(super) fn modified(&self) -> Result<Option<i64>, Refusal> {
+        let modified: Option<i64> = self.read("modified", "milliseconds since 1970")?;
+        match modified.is_some_and(|at| !YEARS.contains(&at)) {
+            true => Err(bad("modified is a time of the years 1 to 9999".to_owned())),
+            false => Ok(modified),
+        }
     }
 
     /// Does this name stand there, without a value, or with `true`?

@@ -25,7 +25,7 @@ use super::tickets::Tickets;
 use super::{archive, change, content, entries, links, search, status};
 use crate::refusal::{Code, Refusal};
 use crate::server::{Server, peer};
-use crate::through::carried;
+use crate::through::in_turn;
 use crate::who::{Who, logged_in};
 use crate::{address, guard, metrics, transfer};
 
@@ -176,7 +176,7 @@ async fn answered(
         _ => {
             let (door, id) = (door.clone(), path.to_owned());
             let changed = async move { changed(&door, &asked, (operation, &id), &body).await };
-            carried("a request by the API", changed).await
+            in_turn("a request by the API", changed).await
         }
     }
 }

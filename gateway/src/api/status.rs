@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::asked::{Asked, json};
 use super::door::Door;
-use super::entries::is_administrator;
+use super::entries::{is_administrator, is_by_link};
 use super::figures::throughput;
 use crate::faults;
 use crate::place::refused;
@@ -49,6 +49,8 @@ pub(super) async fn status(door: &Door, asked: &Asked) -> Result<Response, Refus
 pub(super) async fn places(asked: &Asked) -> Result<Response, Refusal> {
     let places = asked.view.places(&asked.path).await.map_err(|e| refused(&e))?;
     let Places { scheme, spare, losses_reads, losses_writes, inline, complete, disks } = places;
+    // What machines there are is nothing for those who have no account.
+    let disks = if is_by_link(asked) { Vec::new() } else { disks };
     let disk = |OnDisk { disk, bytes }: &OnDisk| {
         json!({
             "id": disk.disk,

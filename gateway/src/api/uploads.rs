@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use fs::tree::{TreePath, Upload, View, Viewer};
-use http::StatusCode;
+use fs::tree::{TreePath, Upload, Viewer};
+use http::{HeaderMap, StatusCode};
 use meta::{FILE_MAX, Kind, Replaces};
 use serde_json::json;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::asked::{Asked, json};
 use super::entry::{Entry, time};
 use super::kept::{Full, Kept};
-use crate::place::{named, no_folder, refused, takes_after};
+use crate::place::{no_folder, refused, replaced, takes_after};
 use crate::refusal::{Code, Refusal};
 use crate::through::carried;
 use crate::{address, conditions, metrics, transfer};
@@ -53,7 +53,16 @@ struct Begun {
     /// What came so far, for those who ask while more is coming.
     offset: AtomicU64,
     /// Somebody adds to it, or finishes it: one at a time.
-    upload: Arc<Mutex<Upload>>,
+    upload: Arc<Mutex<State>>,
+    /// The name that it was to get last.
+    last: parking_lot::Mutex<TreePath>,
+}
+
+/// How far one is.
+enum State {
+    Open(Upload),
+    /// It has its name, and is durable: what was answered, for who asks again since the answer was lost.
+    Finished(serde_json::Value),
 }
 
 /// All of them.
@@ -102,7 +111,7 @@ impl Uploads {
         let (view, path) = (&asked.view, &asked.path);
         let replace = asked.query.flag("replace")?;
         let size: Option<u64> = asked.query.read("size", "a number of bytes")?;
-        let modified = asked.query.read("modified", "milliseconds since 1970")?;
+        let modified = asked.query.modified()?;
         if size.is_some_and(|size| size > FILE_MAX) {
             return Err(Refusal::new(
                 Code::TooLarge,
@@ -112,11 +121,12 @@ impl Uploads {
         self.0.has_room(&Owner::of(asked))?;
         let (folder, _) = path.split().ok_or_else(|| conflict("a folder has this name"))?;
         view.make_directories(&folder).await.map_err(|e| no_folder(&e))?;
-        allowed(view, path, replace).await?;
+        allowed(asked, path, replace).await?;
         let upload = view.upload(path).await.map_err(|e| no_folder(&e))?;
-        let upload = Arc::new(Mutex::new(upload));
+        let upload = Arc::new(Mutex::new(State::Open(upload)));
         let (path, offset) = (path.clone(), AtomicU64::new(0));
-        let begun = Begun { path, size, modified, replace, offset, upload };
+        let last = parking_lot::Mutex::new(path.clone());
+        let begun = Begun { path, size, modified, replace, offset, upload, last };
         let id = self.0.keep(Owner::of(asked), begun, Instant::now())?;
         json(StatusCode::CREATED, &json!({ "id": format!("{MARK}{}", id.simple()), "offset": 0 }))
     }
@@ -150,14 +160,20 @@ impl Uploads {
             Refusal::new(Code::BadRequest, why)
         })?;
         let mut upload = alone(&begun)?;
-        let there = upload.written();
+        let there = open(&upload)?.written();
+        if open(&upload)?.has_name().await.map_err(|e| refused(&e))? {
+            return Err(finished());
+        }
         if from != there {
             let why = format!("{there} bytes have come, so the next ones belong there");
             return Err(Refusal { offset: Some(there), ..conflict(why) });
         }
         let mut taken = std::mem::take(body);
         let (added, left) = carried("an upload by the API", async move {
-            let added = add_all(&begun, &mut upload, &mut taken).await;
+            let added = match &mut *upload {
+                State::Open(upload) => add_all(&begun, upload, &mut taken).await,
+                State::Finished(_) => Err(finished()),
+            };
             Ok((added, taken))
         })
         .await?;
@@ -168,7 +184,8 @@ impl Uploads {
         json(StatusCode::OK, &json!({ "offset": offset }))
     }
 
-    /// POST /uploads/ID/finish: it gets its name, or that of `?path=`. Where it cannot, it stays as it was.
+    /// POST /uploads/ID/finish: it gets its name, or that of `?path=`. Where it cannot, it stays as it was. Who asks again is
+    /// answered the same.
     pub(super) async fn finish(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
         let (id, begun) = self.of(asked, id)?;
         let replace = match asked.query.one("replace")? {
@@ -177,36 +194,50 @@ impl Uploads {
         };
         let path = match asked.query.one("path")? {
             None => begun.path.clone(),
-            Some(path) => address::read(&String::from_utf8_lossy(path))?,
+            Some(path) => address::read_bytes(path)?,
         };
-        let upload = alone(&begun)?;
+        let mut state = alone(&begun)?;
+        let upload = match &*state {
+            State::Open(upload) => upload,
+            State::Finished(answer) => return json(StatusCode::CREATED, answer),
+        };
         let there = upload.written();
         if let Some(size) = begun.size.filter(|size| *size != there) {
             let why = format!("{there} of {size} bytes have come: send the others first");
             return Err(Refusal { offset: Some(there), ..conflict(why) });
         }
-        let mut looks = 0;
-        let replaces = loop {
-            let (replaces, before) = allowed(&asked.view, &path, replace).await?;
-            if takes_after(&upload, before.as_ref(), &mut looks).await? {
-                break replaces;
+        let (path, replaces) = match upload.has_name().await.map_err(|e| refused(&e))? {
+            // What makes that durable has failed.
+            true => (begun.last.lock().clone(), Replaces::Anything),
+            false => {
+                let replaces = prepared(asked, upload, (&path, replace)).await?;
+                if let Some(at) = begun.modified {
+                    upload.modified_at(time(at)).await.map_err(|e| refused(&e))?;
+                }
+                (path, replaces)
             }
         };
-        if let Some(at) = begun.modified {
-            upload.modified_at(time(at)).await.map_err(|e| refused(&e))?;
-        }
-        let attr = upload.finish_at(&path, replaces).await.map_err(|e| match replaces {
-            Replaces::Nothing if e.is_there_already() => taken(),
-            _ => conditions::refused(&e, replaces),
-        })?;
-        self.0.end(id);
+        begun.last.lock().clone_from(&path);
+        let attr = match upload.finish_at(&path, replaces).await {
+            Err(e) if replaces == Replaces::Nothing && e.is_there_already() => {
+                let there = asked.view.stat_itself(&path).await.map_err(|e| refused(&e))?;
+                return Err(taken(there.kind));
+            }
+            done => done.map_err(|e| conditions::refused(&e, replaces))?,
+        };
         let entry = Entry::of(&asked.view, &path, &attr).await.map_err(|e| refused(&e))?;
-        json(StatusCode::CREATED, &json!({ "entry": entry }))
+        let answer = json!({ "entry": entry });
+        *state = State::Finished(answer.clone());
+        self.0.close(id, Instant::now());
+        json(StatusCode::CREATED, &answer)
     }
 
     /// DELETE /uploads/ID: nothing comes of it.
     pub(super) fn give_up(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
-        let (id, _) = self.of(asked, id)?;
+        let (id, begun) = self.of(asked, id)?;
+        // Not while it gets its name: then something comes of it.
+        let state = alone(&begun)?;
+        open(&state)?;
         self.0.end(id);
         Ok(StatusCode::NO_CONTENT.into_response())
     }
@@ -228,29 +259,55 @@ async fn add_all(begun: &Begun, upload: &mut Upload, body: &mut Body) -> Result<
 }
 
 /// One at a time.
-fn alone(begun: &Begun) -> Result<OwnedMutexGuard<Upload>, Refusal> {
+fn alone(begun: &Begun) -> Result<OwnedMutexGuard<State>, Refusal> {
     begun.upload.clone().try_lock_owned().map_err(|_| {
         let why = "another request is adding to this upload: wait for its end, or a little";
         Refusal::new(Code::Busy, why)
     })
 }
 
-fn taken() -> Refusal {
-    conflict("something is there already, and is not to be replaced (replace: false)")
+/// One that is not finished.
+fn open(state: &State) -> Result<&Upload, Refusal> {
+    match state {
+        State::Open(upload) => Ok(upload),
+        State::Finished(_) => Err(finished()),
+    }
+}
+
+fn finished() -> Refusal {
+    conflict("this upload has its name already, and is finished")
+}
+
+fn taken(there: Kind) -> Refusal {
+    Refusal::taken(there, "something is there already, and is not to be replaced (replace: false)")
 }
 
 /// What an upload would replace, which it may.
 async fn allowed(
-    view: &View,
+    asked: &Asked,
     path: &TreePath,
     replace: bool,
 ) -> Result<(Replaces, Option<meta::Attr>), Refusal> {
-    let before = named(view, path).await?;
+    let none = HeaderMap::new();
+    let (before, replaces) = replaced(&asked.view, path, &none, Code::Conflict).await?;
     match &before {
-        Some(before) if before.kind == Kind::Directory => Err(conflict("a folder has this name")),
-        Some(_) if !replace => Err(taken()),
-        Some(_) => Ok((Replaces::Anything, before)),
-        None if replace => Ok((Replaces::Anything, before)),
-        None => Ok((Replaces::Nothing, before)),
+        Some(before) if !replace => Err(taken(before.kind)),
+        None if !replace => Ok((Replaces::Nothing, before)),
+        _ => Ok((replaces, before)),
+    }
+}
+
+/// Gives an upload all that it takes over from what it replaces, which it may.
+async fn prepared(
+    asked: &Asked,
+    upload: &Upload,
+    (path, replace): (&TreePath, bool),
+) -> Result<Replaces, Refusal> {
+    let mut looks = 0;
+    loop {
+        let (replaces, before) = allowed(asked, path, replace).await?;
+        if takes_after(upload, before.as_ref(), &mut looks).await? {
+            return Ok(replaces);
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::asked::Asked;
 use super::door::Door;
 use super::{content, find, locking, patch, trees, xml};
 use crate::refusal::{Code, Refusal};
-use crate::through::carried;
+use crate::through::in_turn;
 use crate::who::{Who, logged_in};
 use crate::{metrics, transfer};
 
@@ -90,7 +90,7 @@ async fn other(door: &Arc<Door>, parts: &Parts, mut body: Body) -> Result<Respon
     let body = transfer::settled(read, &parts.headers, body).await?;
     let asked = Asked::of(door, parts).await?;
     let method = parts.method.clone();
-    carried("a request by WebDAV", async move { carried_out(&asked, method.as_str(), &body).await })
+    in_turn("a request by WebDAV", async move { carried_out(&asked, method.as_str(), &body).await })
         .await
 }
 
