@@ -13,7 +13,7 @@ import { decode, last } from "./paths.js";
 import { Preview } from "./preview.js";
 import { Selection } from "./selection.js";
 import { share } from "./share.js";
-import { bytes, counted } from "./words.js";
+import { bytes, counted, number } from "./words.js";
 
 const ARRANGE_MS = 150;
 /// A folder that somebody comes back to is read again if it was not for so long.
@@ -174,8 +174,8 @@ export class Files {
       h(
         "span",
         { class: "count", role: "status" },
-        `${counted(entries.length, "item")}`,
-        h("span", { class: "may-hide" }, " selected"),
+        number(entries.length),
+        h("span", { class: "may-hide" }, ` ${entries.length === 1 ? "item" : "items"} selected`),
         size ? h("span", { class: "small" }, ` ${bytes(size)}`) : null,
       ),
       this.choices(entries)
