@@ -22,11 +22,7 @@ export class Uploads extends EventTarget {
     super();
     this.ask = ask;
     this.jobs = [];
-    /// Folders that belong to what is sent, and those of them that are made.
-    this.wanted = new Set();
-    this.folders = new Map();
     this.asked = Promise.resolve();
-    this.forAll = null;
     this.speed = { bytes: 0, since: 0, rate: 0 };
     addEventListener("beforeunload", (event) => this.isBusy && event.preventDefault());
     addEventListener("online", () => this.jobs.forEach((job) => job.wake?.()));
@@ -38,11 +34,13 @@ export class Uploads extends EventTarget {
 
   /// Takes in files: `{file, path}` with the path that each shall have; and folders, by their paths, those above first.
   add({ files, folders = [] }) {
-    if (!this.isBusy) Object.assign(this, { jobs: [], wanted: new Set(), folders: new Map(), forAll: null });
-    for (const path of folders) this.wanted.add(path);
-    for (const path of folders) this.folder(path).catch((why) => this.tell("wrong", { path, why }));
+    if (!this.isBusy) this.jobs = [];
+    // What was chosen at once: its folders, those of them that are made, and what was said for all of it. No answer holds for another batch.
+    const batch = { wanted: new Set(folders), folders: new Map(), forAll: null };
+    for (const path of folders) this.folder(path, batch).catch((why) => this.tell("wrong", { path, why }));
     for (const { file, path } of files) {
       this.jobs.push({
+        batch,
         file,
         path,
         name: decode(last(path)),
@@ -110,19 +108,19 @@ export class Uploads extends EventTarget {
   }
 
   /// Makes a folder, once, and those that it lies in before.
-  folder(path) {
-    if (!this.wanted.has(path)) return Promise.resolve();
-    if (!this.folders.has(path)) this.folders.set(path, this.make(path));
-    return this.folders.get(path);
+  folder(path, batch) {
+    if (!batch.wanted.has(path)) return Promise.resolve();
+    if (!batch.folders.has(path)) batch.folders.set(path, this.make(path, batch));
+    return batch.folders.get(path);
   }
 
-  async make(path) {
-    await this.folder(parent(path));
+  async make(path, batch) {
+    await this.folder(parent(path), batch);
     try {
       this.tell("made", { entry: await api.makeFolder(path) });
     } catch (why) {
       if (why.status === 409) return;
-      this.folders.delete(path);
+      batch.folders.delete(path);
       throw why;
     }
   }
@@ -178,7 +176,7 @@ export class Uploads extends EventTarget {
   }
 
   async send(job, signal) {
-    await this.folder(parent(job.path));
+    await this.folder(parent(job.path), job.batch);
     const { file, size, replace } = job;
     const modified = file.lastModified;
     if (size <= WHOLE) {
@@ -260,10 +258,11 @@ export class Uploads extends EventTarget {
 
   async decide(job) {
     if (job.state !== "asking") return "skip";
-    if (this.forAll) return this.forAll;
-    const more = this.jobs.filter((one) => !ENDED.has(one.state)).length - 1;
+    const { batch } = job;
+    if (batch.forAll) return batch.forAll;
+    const more = this.jobs.filter((one) => one.batch === batch && !ENDED.has(one.state)).length - 1;
     const { how, all } = await this.ask({ name: job.name, more });
-    if (all) this.forAll = how;
+    if (all) batch.forAll = how;
     return how;
   }
 
