@@ -37,7 +37,8 @@ export class Files {
       note(`“${decode(last(path))}”: ${why.message}`, { wrong: true }),
     );
     document.addEventListener("visibilitychange", () => {
-      if (!document.hidden && this.element.isConnected && Date.now() - this.readAt > STALE_MS) this.reload();
+      if (document.hidden || !this.element.isConnected || this.state === "reading") return;
+      if (Date.now() - this.readAt > STALE_MS) this.reload();
     });
   }
 
@@ -321,40 +322,52 @@ export class Files {
     this.follow();
   }
 
-  /// The same, while the old list stays until the new one is there.
+  /// The same, while the old list stays until the new one is there, whole: what could not be read again is no empty folder.
   async reload() {
+    if (this.state !== "read") return this.load();
     this.abort?.abort();
     this.abort = new AbortController();
-    const { by, downwards, filter } = this.listing;
-    const fresh = Object.assign(new Listing(), { by, downwards, filter });
     const { signal } = this.abort;
+    const fresh = new Listing();
     this.busy("Reading");
-    await this.read(fresh, signal, true);
+    const isRead = await this.read(fresh, signal, true);
     this.busy(null);
-    if (signal.aborted) return;
+    if (!isRead || signal.aborted) return undefined;
+    const { by, downwards, filter } = this.listing;
+    this.listing = Object.assign(fresh, { by, downwards, filter });
     for (const path of this.selection.paths) if (!fresh.has(path)) this.selection.rename(path, null);
-    this.listing = fresh;
+    fresh.arrange();
     this.draw();
+    return undefined;
   }
 
+  /// Reads into a listing. Answers whether it has all; if not, that was said.
   async read(listing, signal, isQuiet = false) {
     try {
       const pieces = this.find ? this.searched(signal) : api.list(this.path, signal);
       for await (const entries of pieces) {
         listing.put(entries);
+        if (listing.cut) break;
         if (isQuiet) continue;
         if (listing.shown.length === 0) listing.arrange();
         this.draw();
-        if (listing.cut) break;
       }
-      listing.arrange();
-      Object.assign(this, { state: "read", readAt: Date.now() });
     } catch (why) {
-      if (why.name === "AbortError") return;
-      Object.assign(this, { state: isQuiet && listing.size === 0 && this.listing.size ? "read" : "wrong", why });
-      if (isQuiet) note(why.message, { wrong: true });
+      if (why.name === "AbortError") return false;
+      if (isQuiet) {
+        note(why.message, { wrong: true });
+      } else {
+        Object.assign(this, { state: "wrong", why });
+        this.draw();
+      }
+      return false;
     }
-    if (!isQuiet) this.draw();
+    if (signal.aborted) return false;
+    Object.assign(this, { state: "read", readAt: Date.now() });
+    if (isQuiet) return true;
+    listing.arrange();
+    this.draw();
+    return true;
   }
 
   /// What a search finds, a hundred at a time at least, but soon.
