@@ -5,13 +5,13 @@
 import * as api from "./api.js";
 import { askConflict, askName, confirm, note } from "./dialogs.js";
 import { isFile, isFolder } from "./listing.js";
-import { decode, encode, isWithin, join, numbered, parent } from "./paths.js";
+import { decode, encode, isWithin, join, last, numbered, parent } from "./paths.js";
 import { chooseFolder } from "./tree.js";
 import { counted, what } from "./words.js";
 
 /// The longest address that a server takes, with room for the rest of the request.
 const LONGEST_ADDRESS = 30_000;
-const MOST_NUMBERS = 1000;
+const MOST_NUMBERS = 100;
 
 /// Does something, and says so if it cannot be done.
 async function attempt(does) {
@@ -109,27 +109,42 @@ async function moveTo(entry, to, asked, does) {
     await does(entry.path, to);
     return to;
   } catch (why) {
-    if (why.status !== 409 && why.status !== 412) throw why;
-    const { how, all } = asked.all
-      ? { how: asked.all }
-      : await askConflict({ name: decode(to.split("/").at(-1)), isFolder: isFolder(entry), more: asked.more });
-    if (all) asked.all = how;
+    const there = await api.taken(why, to);
+    if (!there) throw why;
+    const { how, all } =
+      saidFor(asked, entry, there) ??
+      (await askConflict({
+        name: decode(last(to)),
+        there,
+        isFolder: entry.kind === "folder",
+        more: asked.more,
+      }));
+    if (all) asked.all = { how, there };
     if (how === "skip") return null;
     if (how === "replace") return does(entry.path, to, true).then(() => to);
     return beside(entry, to, does);
   }
 }
 
+/// What was said for all, if it holds for this one: files that may be replaced do not stand for folders.
+function saidFor({ all }, entry, there) {
+  if (!all || all.how !== "replace") return all;
+  const isFolderThere = there === "folder";
+  return isFolderThere === (entry.kind === "folder") && isFolderThere === (all.there === "folder")
+    ? { how: all.how }
+    : null;
+}
+
 /// The same under the first number that is free.
 async function beside(entry, to, does) {
   const name = decode(to.split("/").at(-1));
-  for (let number = 2; number < MOST_NUMBERS; number += 1) {
+  for (let number = 2; number <= MOST_NUMBERS; number += 1) {
     const other = join(parent(to), encode(numbered(name, number, isFolder(entry))));
     try {
       await does(entry.path, other);
       return other;
     } catch (why) {
-      if (why.status !== 409 && why.status !== 412) throw why;
+      if (!(await api.taken(why, other))) throw why;
     }
   }
   throw new Error(`There are ${MOST_NUMBERS} of that name already.`);

@@ -130,6 +130,16 @@ export async function* list(path, signal) {
   } while (after);
 }
 
+/// Why something was not done: because this path is taken? Then what is there, `file`, `folder`, `link` or `other`; `null` if it is something else.
+export async function taken(why, path) {
+  if (why.word !== "precondition_failed") return why.answer?.there ?? null;
+  const there = await entry(path).catch((refusal) => {
+    if (refusal.status !== 404) throw refusal;
+    return null;
+  });
+  return there && there.kind;
+}
+
 /// One entry.
 export async function entry(path) {
   const at = path.lastIndexOf("/");

@@ -15,6 +15,8 @@ const WAIT_MS = { first: 1000, most: 15_000 };
 const KEPT = "ashlar.uploads";
 const ENDED = new Set(["done", "skipped", "cancelled", "failed"]);
 const RESTARTS = 3;
+/// Numbers that are tried for one name: `photo (2).jpg` and so on.
+const MOST_NUMBERS = 100;
 
 export class Uploads extends EventTarget {
   /// `ask` asks somebody what to do where a name is taken: dialogs.js, askConflict.
@@ -119,9 +121,10 @@ export class Uploads extends EventTarget {
     try {
       this.tell("made", { entry: await api.makeFolder(path) });
     } catch (why) {
-      if (why.status === 409) return;
+      if (await isFolderThere(why, path)) return;
       batch.folders.delete(path);
-      throw why;
+      if (!why.answer?.there) throw why;
+      throw new api.Refusal(409, "no_folder", `There is already “${decode(last(path))}”, and it is no folder.`);
     }
   }
 
@@ -155,20 +158,30 @@ export class Uploads extends EventTarget {
 
   /// What becomes of a job that was not sent: it is tried again, somebody is asked, or it has failed.
   async meet(job, why, wait) {
-    if (why.name === "AbortError" || job.state !== "sending") return;
+    if (why.name === "AbortError" || job.state !== "sending") return undefined;
     if (why.word === "no_such_upload" && job.restarts < RESTARTS) {
       job.restarts += 1;
       Object.assign(job, { id: null, sent: 0 });
       return this.forget(job);
     }
-    if (why.answer?.offset !== undefined) return void (job.sent = why.answer.offset);
-    if (why.word === "conflict" || why.word === "precondition_failed") return this.taken(job);
+    if (why.answer?.offset !== undefined) {
+      // The same once more, and it would be asked without end.
+      if (why.answer.offset === job.sent) await this.rest(job, wait);
+      job.sent = why.answer.offset;
+      return undefined;
+    }
+    if (why.word === "conflict" || why.word === "precondition_failed") return this.taken(job, why, wait);
     if (!why.passes) return this.set(job, "failed", why.message ?? String(why));
     if (!(await isReadable(job)))
       return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
     job.wasBroken = true;
     this.set(job, "broken", why.message);
-    await new Promise((resolve) => {
+    return this.rest(job, wait);
+  }
+
+  /// Waits, unless the job is stopped or woken.
+  rest(job, wait) {
+    return new Promise((resolve) => {
       job.wake = resolve;
       job.stop.signal.addEventListener("abort", resolve);
       setTimeout(resolve, wait);
@@ -233,35 +246,43 @@ export class Uploads extends EventTarget {
     }
   }
 
-  /// The name is taken. Those who ask do so one after the other.
-  async taken(job) {
+  /// The name is taken, or something else is in the way, which no answer helps. Those who ask do so one after the other.
+  async taken(job, why, wait) {
+    const there = await api.taken(why, job.path).catch((refusal) => refusal);
+    if (there instanceof Error) return this.meet(job, there, wait);
+    if (job.state !== "sending") return undefined;
+    if (!there) return this.set(job, "failed", why.message);
     if (job.wasBroken) {
       // Perhaps by this very file, and the answer was lost.
       const entry = await api.entry(job.path).catch(() => null);
-      if (entry?.size === job.size && entry.modified === job.file.lastModified) return this.arrived(job, entry);
+      if (entry?.kind === "file" && entry.size === job.size && entry.modified === job.file.lastModified)
+        return this.arrived(job, entry);
     }
     if (job.both) return this.renumber(job);
     this.set(job, "asking");
-    const turn = this.asked.then(() => this.decide(job));
+    const turn = this.asked.then(() => this.decide(job, there));
     this.asked = turn.catch(() => {});
     const how = await turn;
-    if (job.state !== "asking") return;
+    if (job.state !== "asking") return undefined;
     if (how === "skip") {
       if (job.id) this.abandon(job.id);
       this.forget(job);
       return this.set(job, "skipped");
     }
+    this.set(job, "sending");
     if (how === "replace") job.replace = true;
     else this.renumber(job);
-    this.set(job, "sending");
+    return undefined;
   }
 
-  async decide(job) {
+  async decide(job, there) {
     if (job.state !== "asking") return "skip";
     const { batch } = job;
-    if (batch.forAll) return batch.forAll;
+    // A folder is not replaced by a file, whatever was said for all.
+    const mayReplace = there !== "folder" && !job.replace;
+    if (batch.forAll && (mayReplace || batch.forAll !== "replace")) return batch.forAll;
     const more = this.jobs.filter((one) => one.batch === batch && !ENDED.has(one.state)).length - 1;
-    const { how, all } = await this.ask({ name: job.name, more });
+    const { how, all } = await this.ask({ name: decode(last(job.path)), there, more });
     if (all) batch.forAll = how;
     return how;
   }
@@ -269,8 +290,11 @@ export class Uploads extends EventTarget {
   renumber(job) {
     job.both = true;
     job.tried += 1;
+    if (job.tried > MOST_NUMBERS)
+      return this.set(job, "failed", `There are ${MOST_NUMBERS} of that name already: give it another one.`);
     const original = job.name;
     job.path = join(parent(job.path), encode(numbered(original, job.tried)));
+    return undefined;
   }
 
   forget(job) {
@@ -310,6 +334,14 @@ export class Uploads extends EventTarget {
 
 function placed(entry, path) {
   return { ...entry, address: last(path), path, folder: parent(path) };
+}
+
+/// Was a folder not made because it is there? Something else that has its name is in the way of all that would be in it.
+async function isFolderThere(why, path) {
+  const there = why.answer?.there;
+  if (!there) return false;
+  if (there !== "link") return there === "folder";
+  return (await api.entry(path).catch(() => ({}))).leads_to === "folder";
 }
 
 async function isReadable({ file, sent }) {
