@@ -15,6 +15,8 @@ const WAIT_MS = { first: 1000, most: 15_000 };
 const KEPT = "ashlar.uploads";
 const ENDED = new Set(["done", "skipped", "cancelled", "failed"]);
 const RESTARTS = 3;
+/// Times of files that the server takes: the years 1 to 9999.
+const TIMES = { first: Date.parse("0001-01-02"), last: Date.UTC(9999, 11, 31) };
 /// Numbers that are tried for one name: `photo (2).jpg` and so on.
 const MOST_NUMBERS = 100;
 
@@ -191,7 +193,7 @@ export class Uploads extends EventTarget {
   async send(job, signal) {
     await this.folder(parent(job.path), job.batch);
     const { file, size, replace } = job;
-    const modified = file.lastModified;
+    const modified = timeOf(file);
     if (size <= WHOLE) {
       const { entry } = await api.put(job.path, file, { replace, modified, signal });
       job.sent = size;
@@ -342,6 +344,11 @@ async function isFolderThere(why, path) {
   if (!there) return false;
   if (there !== "link") return there === "folder";
   return (await api.entry(path).catch(() => ({}))).leads_to === "folder";
+}
+
+/// When a file was last changed; nothing, if it claims a time that none has.
+function timeOf({ lastModified: at }) {
+  return at > TIMES.first && at < TIMES.last ? at : undefined;
 }
 
 async function isReadable({ file, sent }) {
