@@ -111,7 +111,7 @@ async function moveTo(entry, to, asked, does) {
   } catch (why) {
     const there = await api.taken(why, to);
     if (!there) throw why;
-    const { how, all } =
+    const said =
       saidFor(asked, entry, there) ??
       (await askConflict({
         name: decode(last(to)),
@@ -119,9 +119,9 @@ async function moveTo(entry, to, asked, does) {
         isFolder: entry.kind === "folder",
         more: asked.more,
       }));
-    if (all) asked.all = { how, there };
-    if (how === "skip") return null;
-    if (how === "replace") return does(entry.path, to, true).then(() => to);
+    if (said?.all) asked.all = { how: said.how, there };
+    if (!said || said.how === "skip") return null;
+    if (said.how === "replace") return does(entry.path, to, true).then(() => to);
     return beside(entry, to, does);
   }
 }

@@ -23,9 +23,9 @@ export class Refusal extends Error {
     Object.assign(this, { status, word, answer });
   }
 
-  /// Is it worth trying again by itself? Nobody answered, or the volume cannot do it at present.
+  /// Is it worth trying again by itself? Nobody answered, it came too slowly or too often, or the volume cannot do it at present.
   get passes() {
-    return this.status === 0 || this.status === 503 || this.status === 502 || this.status === 504;
+    return [0, 408, 429, 502, 503, 504].includes(this.status);
   }
 }
 

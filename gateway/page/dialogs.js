@@ -106,16 +106,16 @@ export function askName({ title, label, value = "", action, isFolder = false }) 
   return asked;
 }
 
-/// A name is taken by something (`there`: api.js, taken): what now? Answers `{how: "replace" | "both" | "skip", all}`, and `skip` when the dialog
-/// is closed. A folder is replaced by nothing but a folder, and replaces nothing else.
-export async function askConflict({ name, there, isFolder = false, more = 0 }) {
+/// A name is taken by something (`there`: api.js, taken): what now? Answers `{how: "replace" | "both" | "skip", all}`; `null` when the dialog is
+/// closed. A folder is replaced by nothing but a folder, and replaces nothing else.
+export function askConflict({ name, there, isFolder = false, more = 0 }) {
   const isAlike = isFolder === (there === "folder");
   const all = h("input", { type: "checkbox", id: "for-all" });
   const choice =
     (how, text, kind = "plain") =>
     (end) =>
       button(text, { kind, onclick: () => end({ how, all: all.checked }) });
-  const answer = await dialog({
+  return dialog({
     title: "The name is taken",
     body: h(
       "div",
@@ -144,7 +144,6 @@ export async function askConflict({ name, there, isFolder = false, more = 0 }) {
       ...(isAlike ? [choice("replace", "Replace", "danger")] : []),
     ],
   });
-  return answer ?? { how: "skip", all: false };
 }
 
 /// A short note. `wrong`: something was not done; it stays until it is closed.

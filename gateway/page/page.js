@@ -174,10 +174,12 @@ let shell = null;
 
 function enter(me) {
   shell?.close();
+  uploads.enter(me.user);
   shell = new Shell(me);
 }
 
 function askWho(why) {
+  uploads.hold();
   shell?.close();
   shell = null;
   document.title = "Log in – Ashlar";

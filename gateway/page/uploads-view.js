@@ -99,10 +99,10 @@ export class UploadsView {
     return `Uploading ${done + 1 > files ? files : done + 1} of ${counted(files, "file")}${speed}${left}`;
   }
 
-  drawButtons({ paused }) {
+  drawButtons({ paused, failed }) {
     const { uploads } = this;
     const each = (does) => () => [...uploads.jobs].forEach((job) => does.call(uploads, job));
-    const state = !uploads.isBusy ? "ended" : paused ? "paused" : "going";
+    const state = !uploads.isBusy ? (failed ? "failed" : "ended") : paused ? "paused" : "going";
     if (state === this.state) return;
     this.state = state;
     const small = (label, picture, onclick) => button(label, { picture, textless: true, onclick });
@@ -120,6 +120,14 @@ export class UploadsView {
             each((job) => job.state === "paused" && uploads.resume(job)),
           ),
           small("Cancel all", "close", each(uploads.cancel)),
+        ],
+        failed: () => [
+          small(
+            "Try all again",
+            "again",
+            each((job) => job.state === "failed" && uploads.resume(job)),
+          ),
+          small("Close", "close", () => this.close()),
         ],
         ended: () => small("Close", "close", () => this.close()),
       }[state](),

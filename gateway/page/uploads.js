@@ -1,6 +1,8 @@
 // Files on their way to the volume. Each is a job; a few go at once. A file of up to 1 MiB is one request; a larger one goes in pieces, so
 // that it can be stopped, and goes on where it was after whatever broke it off. No elements here: uploads-view.js shows it.
 //
+// Somebody has to log in again: then all of it is held until he has, and is dropped if it is another who does.
+//
 // States of a job: `waiting`, `sending`, `broken` (nobody answers: it is tried again by itself), `asking` (the name is taken), `paused`; and at last
 // `done`, `skipped`, `cancelled` or `failed`.
 
@@ -26,7 +28,12 @@ export class Uploads extends EventTarget {
     super();
     this.ask = ask;
     this.jobs = [];
+    /// Those that are being carried.
+    this.going = new Set();
     this.asked = Promise.resolve();
+    /// Whose they are; and, while somebody has to log in, what `held.over` waits for.
+    this.owner = null;
+    this.held = null;
     this.speed = { bytes: 0, since: 0, rate: 0 };
     addEventListener("beforeunload", (event) => this.isBusy && event.preventDefault());
     addEventListener("online", () => this.jobs.forEach((job) => job.wake?.()));
@@ -38,7 +45,8 @@ export class Uploads extends EventTarget {
 
   /// Takes in files: `{file, path}` with the path that each shall have; and folders, by their paths, those above first.
   add({ files, folders = [] }) {
-    if (!this.isBusy) this.jobs = [];
+    // What has failed stays, to be tried again.
+    if (!this.isBusy) this.jobs = this.jobs.filter((job) => job.state === "failed");
     // What was chosen at once: its folders, those of them that are made, and what was said for all of it. No answer holds for another batch.
     const batch = { wanted: new Set(folders), folders: new Map(), forAll: null };
     for (const path of folders) this.folder(path, batch).catch((why) => this.tell("wrong", { path, why }));
@@ -72,13 +80,37 @@ export class Uploads extends EventTarget {
 
   /// Starts as many as may go at once.
   begin() {
-    let going = this.jobs.filter((job) => ["sending", "broken", "asking"].includes(job.state)).length;
+    if (this.held) return;
     for (const job of this.jobs) {
-      if (going >= AT_ONCE) return;
-      if (job.state !== "waiting") continue;
-      going += 1;
-      this.run(job).finally(() => this.begin());
+      if (this.going.size >= AT_ONCE) return;
+      if (job.state === "waiting" && !this.going.has(job)) this.run(job);
     }
+  }
+
+  /// Somebody has to log in: nothing goes on, and nothing fails for it.
+  hold() {
+    if (this.held) return;
+    let end;
+    const over = new Promise((resolve) => (end = resolve));
+    this.held = { over, end };
+  }
+
+  /// Somebody was let in, by this name or (`null`) without one. What another began is not sent as his.
+  enter(user) {
+    if (this.jobs.length > 0 && this.owner !== user) this.drop();
+    this.owner = user;
+    this.held?.end();
+    this.held = null;
+    this.begin();
+  }
+
+  drop() {
+    for (const job of this.jobs) {
+      if (!ENDED.has(job.state)) this.set(job, "cancelled");
+      job.stop?.abort();
+    }
+    this.jobs = [];
+    this.tell("change");
   }
 
   pause(job) {
@@ -89,9 +121,9 @@ export class Uploads extends EventTarget {
 
   resume(job) {
     if (job.state !== "paused" && job.state !== "failed") return;
+    // What was stopped may not have ended yet: then it goes on by itself.
     this.set(job, "waiting");
-    // What was stopped may not have ended yet.
-    (job.running ?? Promise.resolve()).then(() => this.begin());
+    this.begin();
   }
 
   cancel(job) {
@@ -131,14 +163,17 @@ export class Uploads extends EventTarget {
   }
 
   run(job) {
-    job.running = this.carry(job);
-    return job.running;
+    this.going.add(job);
+    this.carry(job).finally(() => {
+      this.going.delete(job);
+      this.begin();
+    });
   }
 
   /// Sends a job until it has ended, or somebody stops it.
   async carry(job) {
     let wait = WAIT_MS.first;
-    while (job.state === "waiting" || job.state === "sending" || job.state === "broken") {
+    while (!this.held && (job.state === "waiting" || job.state === "sending" || job.state === "broken")) {
       job.stop = new AbortController();
       this.set(job, "sending");
       const before = job.sent;
@@ -150,6 +185,8 @@ export class Uploads extends EventTarget {
         wait = Math.min(wait * 2, WAIT_MS.most);
       }
     }
+    // It is held: it goes on as any that waits.
+    if (job.state === "sending" || job.state === "broken") this.set(job, "waiting");
   }
 
   arrived(job, entry) {
@@ -161,6 +198,10 @@ export class Uploads extends EventTarget {
   /// What becomes of a job that was not sent: it is tried again, somebody is asked, or it has failed.
   async meet(job, why, wait) {
     if (why.name === "AbortError" || job.state !== "sending") return undefined;
+    if (why.status === 401) {
+      this.hold();
+      return this.set(job, "waiting");
+    }
     if (why.word === "no_such_upload" && job.restarts < RESTARTS) {
       job.restarts += 1;
       Object.assign(job, { id: null, sent: 0 });
@@ -178,7 +219,8 @@ export class Uploads extends EventTarget {
       return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
     job.wasBroken = true;
     this.set(job, "broken", why.message);
-    return this.rest(job, wait);
+    // After too many wrong logins the server says how long nobody is looked at.
+    return this.rest(job, why.status === 429 ? Math.max(wait, why.wait * 1000) : wait);
   }
 
   /// Waits, unless the job is stopped or woken.
@@ -278,13 +320,17 @@ export class Uploads extends EventTarget {
   }
 
   async decide(job, there) {
+    if (this.held) await this.held.over;
     if (job.state !== "asking") return "skip";
     const { batch } = job;
     // A folder is not replaced by a file, whatever was said for all.
     const mayReplace = there !== "folder" && !job.replace;
     if (batch.forAll && (mayReplace || batch.forAll !== "replace")) return batch.forAll;
     const more = this.jobs.filter((one) => one.batch === batch && !ENDED.has(one.state)).length - 1;
-    const { how, all } = await this.ask({ name: decode(last(job.path)), there, more });
+    const answer = await this.ask({ name: decode(last(job.path)), there, more });
+    // Nobody closed the question: the page did, to ask who somebody is.
+    if (answer === null && this.held) return this.decide(job, there);
+    const { how, all } = answer ?? { how: "skip" };
     if (all) batch.forAll = how;
     return how;
   }
