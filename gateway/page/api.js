@@ -190,9 +190,9 @@ export const makeLink = (path, expires) => jsonOf("POST", "/links", { json: { pa
 export const revokeLink = (id) => jsonOf("DELETE", `/links/${encodeURIComponent(id)}`);
 
 /// A whole file in one request. Fails with `precondition_failed` where the name is taken, unless it may replace what has it.
-export function put(path, body, { replace, modified, signal }) {
+export function put(path, body, { replace, modified }) {
   const headers = replace ? {} : { "If-None-Match": "*" };
-  return jsonOf("PUT", `/content/${path}`, { body, headers, query: { modified }, signal });
+  return jsonOf("PUT", `/content/${path}`, { body, headers, query: { modified } });
 }
 
 /// A file in pieces. See uploads.js.
@@ -201,7 +201,7 @@ export const beginUpload = (path, { replace, size, modified, signal }) =>
 export const sendPiece = (id, offset, body, signal) =>
   jsonOf("PATCH", `/uploads/${id}`, { query: { offset }, body, signal });
 export const standOf = (id, signal) => get(`/uploads/${id}`, {}, signal);
-export const finishUpload = (id, query, signal) => jsonOf("POST", `/uploads/${id}/finish`, { query, signal });
+export const finishUpload = (id, query) => jsonOf("POST", `/uploads/${id}/finish`, { query });
 export const endUpload = (id) => jsonOf("DELETE", `/uploads/${id}`);
 
 /// The first bytes of a file.

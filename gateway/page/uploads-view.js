@@ -7,7 +7,18 @@ import { bytes, counted, span } from "./words.js";
 const SLOWEST = 1024;
 /// Rows at once; those that need somebody, and those under way, come first.
 const ROWS = 60;
-const RANKS = { asking: 0, failed: 1, broken: 2, sending: 3, paused: 4, waiting: 5, done: 6, skipped: 7, cancelled: 8 };
+const RANKS = {
+  asking: 0,
+  failed: 1,
+  broken: 2,
+  sending: 3,
+  placing: 4,
+  paused: 5,
+  waiting: 6,
+  done: 7,
+  skipped: 8,
+  cancelled: 9,
+};
 /// What can be done with a job, beside cancelling it.
 const CAN = { waiting: "pause", sending: "pause", broken: "pause", paused: "resume", failed: "again" };
 const DRAW_MS = 120;
@@ -17,6 +28,7 @@ const KEPT_MS = 12_000;
 const WORDS = {
   waiting: () => "Waiting",
   sending: (job) => `${bytes(job.sent)} of ${bytes(job.size)}`,
+  placing: (job) => `${bytes(job.size)}, until it is safe`,
   broken: () => "No connection. Goes on by itself",
   asking: () => "The name is taken",
   paused: (job) => `Paused at ${bytes(job.sent)} of ${bytes(job.size)}`,
@@ -158,7 +170,7 @@ export class UploadsView {
     if (row.state === job.state) return;
     row.state = job.state;
     row.element.dataset.state = job.state;
-    row.bar.hidden = !["sending", "broken", "paused", "asking"].includes(job.state);
+    row.bar.hidden = !["sending", "placing", "broken", "paused", "asking"].includes(job.state);
     fill(
       row.picture,
       icon({ done: "check", failed: "warning", broken: "warning", paused: "pause" }[job.state] ?? "file"),

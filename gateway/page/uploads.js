@@ -3,7 +3,8 @@
 //
 // Somebody has to log in again: then all of it is held until he has, and is dropped if it is another who does.
 //
-// States of a job: `waiting`, `sending`, `broken` (nobody answers: it is tried again by itself), `asking` (the name is taken), `paused`; and at last
+// States of a job: `waiting`, `sending`, `placing` (it gets its name, or is sent in one request: the server carries that through, so nobody can
+// stop it), `broken` (nobody answers: it is tried again by itself), `asking` (the name is taken), `paused`; and at last
 // `done`, `skipped`, `cancelled` or `failed`.
 
 import * as api from "./api.js";
@@ -127,7 +128,7 @@ export class Uploads extends EventTarget {
   }
 
   cancel(job) {
-    if (ENDED.has(job.state)) return;
+    if (ENDED.has(job.state) || job.state === "placing") return;
     this.set(job, "cancelled");
     job.stop?.abort();
     this.forget(job);
@@ -197,17 +198,24 @@ export class Uploads extends EventTarget {
 
   /// What becomes of a job that was not sent: it is tried again, somebody is asked, or it has failed.
   async meet(job, why, wait) {
-    if (why.name === "AbortError" || job.state !== "sending") return undefined;
+    if (why.name === "AbortError" || !["sending", "placing"].includes(job.state)) return undefined;
+    if (job.state === "placing") {
+      // It may have its name all the same, and the answer was lost.
+      job.isUnsure ||= why.passes;
+      this.set(job, "sending");
+    }
     if (why.status === 401) {
       this.hold();
       return this.set(job, "waiting");
     }
     if (why.word === "no_such_upload" && job.restarts < RESTARTS) {
+      if (job.isUnsure && (await this.isThere(job))) return undefined;
       job.restarts += 1;
-      Object.assign(job, { id: null, sent: 0 });
-      return this.forget(job);
+      this.forget(job);
+      return void Object.assign(job, { id: null, sent: 0, isWhole: false });
     }
     if (why.answer?.offset !== undefined) {
+      job.isWhole = false;
       // The same once more, and it would be asked without end.
       if (why.answer.offset === job.sent) await this.rest(job, wait);
       job.sent = why.answer.offset;
@@ -217,7 +225,6 @@ export class Uploads extends EventTarget {
     if (!why.passes) return this.set(job, "failed", why.message ?? String(why));
     if (!(await isReadable(job)))
       return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
-    job.wasBroken = true;
     this.set(job, "broken", why.message);
     // After too many wrong logins the server says how long nobody is looked at.
     return this.rest(job, why.status === 429 ? Math.max(wait, why.wait * 1000) : wait);
@@ -237,18 +244,22 @@ export class Uploads extends EventTarget {
     const { file, size, replace } = job;
     const modified = timeOf(file);
     if (size <= WHOLE) {
-      const { entry } = await api.put(job.path, file, { replace, modified, signal });
+      signal.throwIfAborted();
+      this.set(job, "placing");
+      const { entry } = await api.put(job.path, file, { replace, modified });
       job.sent = size;
       this.count(size);
       return placed(entry, job.path);
     }
-    await this.stand(job, { size, modified, replace, signal });
-    await this.pieces(job, signal);
-    const { entry } = await api.finishUpload(
-      job.id,
-      { replace: replace || undefined, path: job.begun === job.path ? undefined : job.path },
-      signal,
-    );
+    if (!job.isWhole) {
+      await this.stand(job, { size, modified, replace, signal });
+      await this.pieces(job, signal);
+      signal.throwIfAborted();
+      job.isWhole = true;
+    }
+    this.set(job, "placing");
+    const path = job.begun === job.path ? undefined : job.path;
+    const { entry } = await api.finishUpload(job.id, { replace: replace || undefined, path });
     return placed(entry, job.path);
   }
 
@@ -296,12 +307,7 @@ export class Uploads extends EventTarget {
     if (there instanceof Error) return this.meet(job, there, wait);
     if (job.state !== "sending") return undefined;
     if (!there) return this.set(job, "failed", why.message);
-    if (job.wasBroken) {
-      // Perhaps by this very file, and the answer was lost.
-      const entry = await api.entry(job.path).catch(() => null);
-      if (entry?.kind === "file" && entry.size === job.size && entry.modified === job.file.lastModified)
-        return this.arrived(job, entry);
-    }
+    if (job.isUnsure && (await this.isThere(job))) return undefined;
     if (job.both) return this.renumber(job);
     this.set(job, "asking");
     const turn = this.asked.then(() => this.decide(job, there));
@@ -317,6 +323,14 @@ export class Uploads extends EventTarget {
     if (how === "replace") job.replace = true;
     else this.renumber(job);
     return undefined;
+  }
+
+  /// Is it this very file that is there, and only the answer was lost? Then the job is done.
+  async isThere(job) {
+    const entry = await api.entry(job.path).catch(() => null);
+    const isThis = entry?.kind === "file" && entry.size === job.size && entry.modified === timeOf(job.file);
+    if (isThis) this.arrived(job, entry);
+    return isThis;
   }
 
   async decide(job, there) {
