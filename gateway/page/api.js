@@ -3,6 +3,7 @@
 // Who has logged in is known by a header that the page keeps for this tab alone (sessionStorage). What the browser fetches by itself
 // (pictures, downloads) carries a ticket instead: a word that lets one read one place, for an hour.
 
+import { keep, kept } from "./kept.js";
 import { canonical, canonicalPath } from "./paths.js";
 
 const PREFIX = "/api/v1";
@@ -31,16 +32,15 @@ export class Refusal extends Error {
 
 const tickets = new Map();
 
-/// Logs in from now on: `Basic ...` or `Bearer ...`; with nothing, out.
+/// Logs in from now on: `Basic ...` or `Bearer ...`; with `null`, out.
 export function showAs(authorization) {
   tickets.clear();
-  if (authorization) sessionStorage.setItem(KEPT, authorization);
-  else sessionStorage.removeItem(KEPT);
+  keep(KEPT, authorization, "sessionStorage");
 }
 
 /// Has somebody logged in?
 export function isShown() {
-  return sessionStorage.getItem(KEPT) !== null;
+  return kept(KEPT, "sessionStorage") !== null;
 }
 
 /// What a name and a password are as a header.
@@ -60,7 +60,7 @@ function addressOf(path, query = {}) {
 
 /// Asks. Answers the response, if it is a good one.
 export async function ask(method, path, { query = {}, json, body, headers = {}, signal } = {}) {
-  const shown = sessionStorage.getItem(KEPT);
+  const shown = kept(KEPT, "sessionStorage");
   const all = { "X-Requested-With": "ashlar", ...headers };
   if (json !== undefined) all["Content-Type"] = "application/json";
   if (shown && !link) all.Authorization = shown;
@@ -223,8 +223,8 @@ export async function archiveAddress(path, names = []) {
 async function pass(path) {
   if (link) return { link };
   if (!isShown()) return {};
-  const kept = tickets.get(path);
-  if (kept && Date.now() < kept.until) return { ticket: kept.ticket };
+  const known = tickets.get(path);
+  if (known && Date.now() < known.until) return { ticket: known.ticket };
   const { ticket } = await jsonOf("POST", "/ticket", { json: { path } });
   tickets.set(path, { ticket, until: Date.now() + TICKET_KEPT_MS });
   return { ticket };

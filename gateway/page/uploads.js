@@ -8,6 +8,7 @@
 // `done`, `skipped`, `cancelled` or `failed`.
 
 import * as api from "./api.js";
+import { keep, kept } from "./kept.js";
 import { decode, encode, join, last, numbered, parent } from "./paths.js";
 
 const AT_ONCE = 3;
@@ -16,6 +17,8 @@ const WHOLE = 1 << 20;
 const PIECE = { first: 1 << 20, least: 256 << 10, most: 32 << 20, ms: 700 };
 const WAIT_MS = { first: 1000, most: 15_000 };
 const KEPT = "ashlar.uploads";
+/// The server forgets what nobody asked about for so long.
+const KEPT_MS = 24 * 3600 * 1000;
 const ENDED = new Set(["done", "skipped", "cancelled", "failed"]);
 const RESTARTS = 3;
 /// Times of files that the server takes: the years 1 to 9999.
@@ -265,8 +268,7 @@ export class Uploads extends EventTarget {
 
   /// Where an upload stands: of this page, of an earlier visit, or a new one.
   async stand(job, how) {
-    const kept = keptUploads();
-    const id = job.id ?? kept[keyOf(job)];
+    const id = job.id ?? keptUploads()[this.keyOf(job)]?.id;
     if (id) {
       try {
         const { offset, size } = await api.standOf(id, how.signal);
@@ -279,7 +281,7 @@ export class Uploads extends EventTarget {
     }
     const { id: fresh, offset } = await api.beginUpload(job.path, how);
     Object.assign(job, { id: fresh, sent: offset, begun: job.path });
-    keepUploads({ ...keptUploads(), [keyOf(job)]: fresh });
+    this.remember(job);
   }
 
   async pieces(job, signal) {
@@ -359,8 +361,18 @@ export class Uploads extends EventTarget {
     return undefined;
   }
 
+  // Which uploads have begun, and by whom, so that a file that is chosen again, after the page was closed, goes on where it was.
+
+  keyOf(job) {
+    return [this.owner ?? "", job.begun ?? job.path, job.size, job.file.lastModified].join("|");
+  }
+
+  remember(job) {
+    keepUploads({ ...keptUploads(), [this.keyOf(job)]: { id: job.id, at: Date.now() } });
+  }
+
   forget(job) {
-    const { [keyOf(job)]: _gone, ...rest } = keptUploads();
+    const { [this.keyOf(job)]: _gone, ...rest } = keptUploads();
     keepUploads(rest);
   }
 
@@ -420,20 +432,16 @@ async function isReadable({ file, sent }) {
   }
 }
 
-// Which uploads have begun, so that a file that is chosen again, after the page was closed, goes on where it was.
-
-function keyOf(job) {
-  return `${job.begun ?? job.path}|${job.size}|${job.file.lastModified}`;
-}
-
+/// Those that the server may still know.
 function keptUploads() {
   try {
-    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+    const all = Object.entries(JSON.parse(kept(KEPT)) ?? {});
+    return Object.fromEntries(all.filter(([, { at }]) => Date.now() - at < KEPT_MS));
   } catch {
     return {};
   }
 }
 
 function keepUploads(all) {
-  localStorage.setItem(KEPT, JSON.stringify(all));
+  keep(KEPT, JSON.stringify(all));
 }
