@@ -173,7 +173,9 @@ export async function download(view, entries) {
     if (entries.length === 0) return save(await api.archiveAddress(view.path));
     if (entries.length === 1) {
       const [entry] = entries;
-      return save(isFile(entry) ? await api.contentAddress(entry.path, true) : await api.archiveAddress(entry.path));
+      return save(
+        isFile(entry) ? await api.contentAddress(entry.path, { download: true }) : await api.archiveAddress(entry.path),
+      );
     }
     const folders = new Map();
     for (const entry of entries) folders.set(entry.folder, [...(folders.get(entry.folder) ?? []), entry.address]);

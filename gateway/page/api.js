@@ -210,21 +210,21 @@ export async function head(path, length, signal) {
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/// The address of a file's bytes, for the browser itself.
-export async function contentAddress(path, download = false) {
-  return addressOf(`/content/${path}`, { download: download ? "" : undefined, ...(await pass(path)) });
+/// The address of a file's bytes, for the browser itself; `fresh`: by a ticket of its own, which is good for the whole hour.
+export async function contentAddress(path, { download = false, fresh = download } = {}) {
+  return addressOf(`/content/${path}`, { download: download ? "" : undefined, ...(await pass(path, fresh)) });
 }
 
 /// The address of a zip of a folder, or of some names in it.
 export async function archiveAddress(path, names = []) {
-  return addressOf(`/archive/${path}`, { name: names, ...(await pass(path)) });
+  return addressOf(`/archive/${path}`, { name: names, ...(await pass(path, true)) });
 }
 
-async function pass(path) {
+async function pass(path, fresh) {
   if (link) return { link };
   if (!isShown()) return {};
   const known = tickets.get(path);
-  if (known && Date.now() < known.until) return { ticket: known.ticket };
+  if (!fresh && known && Date.now() < known.until) return { ticket: known.ticket };
   const { ticket } = await jsonOf("POST", "/ticket", { json: { path } });
   tickets.set(path, { ticket, until: Date.now() + TICKET_KEPT_MS });
   return { ticket };

@@ -4,10 +4,11 @@ const here = new Map();
 
 /// A text that was kept; `null`: none was. `store` names the browser's: `localStorage`, or `sessionStorage` for this tab alone.
 export function kept(name, store = "localStorage") {
+  if (here.has(name)) return here.get(name);
   try {
-    return globalThis[store].getItem(name) ?? here.get(name) ?? null;
+    return globalThis[store].getItem(name);
   } catch {
-    return here.get(name) ?? null;
+    return null;
   }
 }
 
