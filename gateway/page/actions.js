@@ -1,6 +1,6 @@
 // What is done with entries: each asks what it has to, does it one entry after the other, and tells the view what has changed.
 //
-// A view (files.js) has: `path`, `listing`, `me`, `put(entries)`, `take(path)`, `busy(words)`, `uploads`.
+// A view (files.js) has: `path`, `place`, `listing`, `me`, `put(entries)`, `take(path)`, `busy(words)`, `uploads`.
 
 import * as api from "./api.js";
 import { askConflict, askName, confirm, note } from "./dialogs.js";
@@ -38,8 +38,10 @@ async function each(view, entries, doing, does) {
 export async function newFolder(view) {
   const name = await askName({ title: "New folder", label: "Name", action: "Create", isFolder: true });
   if (name === null) return;
+  const { place } = view;
   await attempt(async () => {
     const made = await api.makeFolder(join(view.path, encode(name)));
+    if (view.place !== place) return;
     view.put([made]);
     view.choose(made.path);
   });
@@ -54,12 +56,15 @@ export async function rename(view, entry) {
     isFolder: isFolder(entry),
   });
   if (name === null || name === entry.name) return;
+  const { place } = view;
   const to = join(entry.folder, encode(name));
   const moved = await attempt(() => moveTo(entry, to, { more: 0, all: null }, api.move));
   if (!moved) return;
   view.take(entry.path);
   await attempt(async () => {
-    view.put([await api.entry(moved)]);
+    const there = await api.entry(moved);
+    if (view.place !== place) return;
+    view.put([there]);
     view.choose(moved);
   });
 }

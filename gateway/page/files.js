@@ -29,10 +29,7 @@ export class Files {
     this.drags = new Drags(this);
     this.details = new Details({ onclose: () => this.toggleDetails() });
     this.build();
-    uploads.addEventListener(
-      "made",
-      ({ detail: { entry } }) => !this.find && entry.folder === this.path && this.put([entry]),
-    );
+    uploads.addEventListener("made", ({ detail: { entry } }) => !this.find && this.put([entry]));
     uploads.addEventListener("wrong", ({ detail: { path, why } }) =>
       note(`“${decode(last(path))}”: ${why.message}`, { wrong: true }),
     );
@@ -296,7 +293,10 @@ export class Files {
     Object.assign(this, { path, find, opened: open });
     this.drawCrumbs();
     if (other) {
-      this.preview?.close();
+      const { preview } = this;
+      // It is of the old list: what it says at its end is for nobody.
+      this.preview = null;
+      preview?.close();
       this.filter.value = "";
       this.load();
     } else {
@@ -317,7 +317,9 @@ export class Files {
     Object.assign(this, { state: "reading", more: false });
     this.list.scroller.scrollTop = 0;
     this.draw();
-    await this.read(this.listing, this.abort.signal);
+    const { signal } = this.abort;
+    await this.read(this.listing, signal);
+    if (signal.aborted) return;
     if (wanted && this.listing.has(wanted)) this.choose(wanted);
     this.follow();
   }
@@ -329,10 +331,16 @@ export class Files {
     this.abort = new AbortController();
     const { signal } = this.abort;
     const fresh = new Listing();
+    this.since = [];
     this.busy("Reading");
     const isRead = await this.read(fresh, signal, true);
     this.busy(null);
-    if (!isRead || signal.aborted) return undefined;
+    if (signal.aborted) return undefined;
+    const { since } = this;
+    this.since = null;
+    if (!isRead) return undefined;
+    // What came and went while it was read.
+    for (const [path, entry] of since) entry ? fresh.put([entry]) : fresh.take(path);
     const { by, downwards, filter } = this.listing;
     this.listing = Object.assign(fresh, { by, downwards, filter });
     for (const path of this.selection.paths) if (!fresh.has(path)) this.selection.rename(path, null);
@@ -386,15 +394,23 @@ export class Files {
     yield some;
   }
 
-  /// Entries that are new, or have changed.
+  /// What is shown, to know later whether somebody has gone elsewhere.
+  get place() {
+    return addressOf({ path: this.path, find: this.find });
+  }
+
+  /// Entries that are new, or have changed. Those of another folder than is shown are nothing to it.
   put(entries) {
-    this.listing.put(entries);
+    const own = this.find ? entries : entries.filter((entry) => entry.folder === this.path);
+    this.listing.put(own);
+    this.since?.push(...own.map((entry) => [entry.path, entry]));
     this.soon();
   }
 
   /// One that is no more.
   take(path) {
     this.listing.take(path);
+    this.since?.push([path, null]);
     this.selection.rename(path, null);
     this.soon();
   }
@@ -448,20 +464,24 @@ export class Files {
   async follow() {
     if (!this.opened) return this.preview?.close();
     if (this.preview || this.state === "reading") return undefined;
-    const entry = this.listing.get(this.opened) ?? (await api.entry(this.opened).catch(() => null));
+    const { opened, place } = this;
+    const entry = this.listing.get(opened) ?? (await api.entry(opened).catch(() => null));
+    if (this.opened !== opened || this.place !== place || this.preview) return undefined;
     if (!entry || !isFile(entry)) return this.go({ path: this.path, find: this.find }, true);
     const route = (open) => ({ path: this.path, find: this.find, open });
-    this.preview = new Preview({
+    const preview = new Preview({
       entries: this.listing.shown.some((one) => one.path === entry.path) ? this.listing.shown : [entry],
       entry,
       does: { download: (one) => actions.download(this, [one]) },
       onstep: (next) => this.go(route(next.path), true),
       onclose: (path) => {
+        if (this.preview !== preview) return;
         this.preview = null;
         if (this.opened) this.go({ path: this.path, find: this.find }, true);
         this.stand(path);
       },
     });
+    this.preview = preview;
     return undefined;
   }
 
