@@ -15,6 +15,8 @@ const AT_ONCE = 3;
 const WHOLE = 1 << 20;
 /// Pieces grow and shrink so that one takes about a second: that is how often progress is seen.
 const PIECE = { first: 1 << 20, least: 256 << 10, most: 32 << 20, ms: 700 };
+/// So much at the beginning and the end of what was sent tells whether it is the same file.
+const COMPARED = 1 << 20;
 const WAIT_MS = { first: 1000, most: 15_000 };
 const KEPT = "ashlar.uploads";
 /// The server forgets what nobody asked about for so long.
@@ -225,7 +227,8 @@ export class Uploads extends EventTarget {
       return undefined;
     }
     if (why.word === "conflict" || why.word === "precondition_failed") return this.taken(job, why, wait);
-    if (!why.passes) return this.set(job, "failed", why.message ?? String(why));
+    // What the browser cannot do is mostly to read a file that is another by now.
+    if (!why.passes && !(why instanceof DOMException)) return this.set(job, "failed", why.message ?? String(why));
     if (!(await isReadable(job)))
       return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
     this.set(job, "broken", why.message);
@@ -268,8 +271,11 @@ export class Uploads extends EventTarget {
 
   /// Where an upload stands: of this page, of an earlier visit, or a new one.
   async stand(job, how) {
-    const id = job.id ?? keptUploads()[this.keyOf(job)]?.id;
-    if (id) {
+    const known = keptUploads()[this.keyOf(job)];
+    const id = job.id ?? known?.id;
+    if (!job.id && known && !(await isAsBefore(job.file, known))) {
+      this.abandon(id);
+    } else if (id) {
       try {
         const { offset, size } = await api.standOf(id, how.signal);
         if (size === undefined || size === job.size)
@@ -277,11 +283,15 @@ export class Uploads extends EventTarget {
       } catch (why) {
         if (why.status !== 404) throw why;
       }
-      this.forget(job);
     }
-    const { id: fresh, offset } = await api.beginUpload(job.path, how);
+    this.forget(job);
+    // Not to be stopped: of what has begun the page must know, or nobody can end it.
+    const { signal, ...what } = how;
+    const { id: fresh, offset } = await api.beginUpload(job.path, what);
+    if (job.state === "cancelled") this.abandon(fresh);
     Object.assign(job, { id: fresh, sent: offset, begun: job.path });
-    this.remember(job);
+    if (!ENDED.has(job.state)) await this.remember(job);
+    signal.throwIfAborted();
   }
 
   async pieces(job, signal) {
@@ -292,6 +302,7 @@ export class Uploads extends EventTarget {
       const { offset } = await api.sendPiece(job.id, job.sent, piece, signal);
       this.count(offset - job.sent);
       job.sent = offset;
+      await this.remember(job);
       this.tell("change", { job });
       const took = performance.now() - began;
       length =
@@ -367,8 +378,11 @@ export class Uploads extends EventTarget {
     return [this.owner ?? "", job.begun ?? job.path, job.size, job.file.lastModified].join("|");
   }
 
-  remember(job) {
-    keepUploads({ ...keptUploads(), [this.keyOf(job)]: { id: job.id, at: Date.now() } });
+  async remember(job) {
+    const { id, sent } = job;
+    const sums = await sumsOf(job.file, sent);
+    if (job.id === id && !ENDED.has(job.state))
+      keepUploads({ ...keptUploads(), [this.keyOf(job)]: { id, sent, sums, at: Date.now() } });
   }
 
   forget(job) {
@@ -430,6 +444,31 @@ async function isReadable({ file, sent }) {
   } catch {
     return false;
   }
+}
+
+// A file of the same path, size and time may be another all the same, as a picture of a disk that is made again: what was sent is compared, too.
+
+/// Sums of the first part of a file, and of the last one of what was sent.
+async function sumsOf(file, sent) {
+  const sum = async (from, to) => crc32(new Uint8Array(await file.slice(from, to).arrayBuffer()));
+  return [await sum(0, COMPARED), await sum(Math.max(sent - COMPARED, 0), sent)];
+}
+
+async function isAsBefore(file, { sent, sums }) {
+  const now = await sumsOf(file, sent);
+  return now.every((sum, at) => sum === sums?.[at]);
+}
+
+const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let rest = byte;
+  for (let bit = 0; bit < 8; bit += 1) rest = (rest >>> 1) ^ (rest & 1 ? 0xedb88320 : 0);
+  return rest;
+});
+
+function crc32(bytes) {
+  let sum = -1;
+  for (const byte of bytes) sum = (sum >>> 8) ^ CRC[(sum ^ byte) & 0xff];
+  return ~sum >>> 0;
 }
 
 /// Those that the server may still know.
