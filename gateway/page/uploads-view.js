@@ -29,7 +29,7 @@ const WORDS = {
   waiting: () => "Waiting",
   sending: (job) => `${bytes(job.sent)} of ${bytes(job.size)}`,
   placing: (job) => `${bytes(job.size)}, until it is safe`,
-  broken: () => "No connection. Goes on by itself",
+  broken: (job) => (job.isAnswered ? `${job.why} Tried again by itself` : "No connection. Goes on by itself"),
   asking: () => "The name is taken",
   paused: (job) => `Paused at ${bytes(job.sent)} of ${bytes(job.size)}`,
   done: (job) => bytes(job.size),
@@ -101,10 +101,10 @@ export class UploadsView {
     fill(this.more, uploads.jobs.length > ROWS ? `and ${counted(uploads.jobs.length - ROWS, "more file")}` : "");
   }
 
-  words({ size, sent, files, done, failed, skipped, paused, broken, rate }) {
+  words({ size, sent, files, done, failed, skipped, paused, broken, busy, rate }) {
     const not = [failed && `${failed} not`, skipped && `${skipped} skipped`].filter(Boolean).join(", ");
     if (!this.uploads.isBusy) return `${counted(done, "file")} uploaded${not && `, ${not}`}`;
-    if (broken) return "Waiting for the server";
+    if (broken) return busy === broken ? "The server cannot take it yet" : "Waiting for the server";
     if (paused && paused === files - done - failed) return `Paused, ${done} of ${counted(files, "file")} uploaded`;
     const speed = rate > SLOWEST ? `, ${bytes(rate)}/s` : "";
     const left = speed && size > sent ? `, ${span((size - sent) / rate)} left` : "";

@@ -231,6 +231,7 @@ export class Uploads extends EventTarget {
     if (!why.passes && !(why instanceof DOMException)) return this.set(job, "failed", why.message ?? String(why));
     if (!(await isReadable(job)))
       return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
+    job.isAnswered = why.status !== 0;
     this.set(job, "broken", why.message);
     // After too many wrong logins the server says how long nobody is looked at.
     return this.rest(job, why.status === 429 ? Math.max(wait, why.wait * 1000) : wait);
@@ -415,6 +416,7 @@ export class Uploads extends EventTarget {
       skipped: inState("skipped"),
       paused: inState("paused"),
       broken: inState("broken"),
+      busy: this.jobs.filter((job) => job.state === "broken" && job.isAnswered).length,
       rate: this.speed.rate,
     };
   }
