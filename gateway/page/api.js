@@ -150,13 +150,23 @@ export async function entry(path) {
 export async function* search(path, name, signal) {
   const response = await ask("GET", `/search/${path}`, { query: { name, limit: 10_000 }, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const brokeOff = () => new Refusal(0, "broke_off", "The search broke off before its end. Search again.");
   let rest = "";
+  let isWhole = false;
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((why) => {
+      throw why.name === "AbortError" ? why : brokeOff();
+    });
     const lines = (rest + (value ?? "")).split("\n");
     rest = lines.pop();
-    for (const line of lines) if (line) yield found(JSON.parse(line));
-    if (done) return;
+    for (const line of lines.filter(Boolean)) {
+      const one = found(JSON.parse(line));
+      isWhole ||= Boolean(one.done);
+      yield one;
+    }
+    if (!done) continue;
+    if (!isWhole) throw brokeOff();
+    return;
   }
 }
 
