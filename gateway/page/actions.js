@@ -1,6 +1,6 @@
 // What is done with entries: each asks what it has to, does it one entry after the other, and tells the view what has changed.
 //
-// A view (files.js) has: `path`, `place`, `listing`, `me`, `put(entries)`, `take(path)`, `busy(words)`, `uploads`.
+// A view (files.js) has: `path`, `place`, `listing`, `me`, `put(entries)`, `take(path)`, `reload()`, `busy(words)`, `uploads`.
 
 import * as api from "./api.js";
 import { askConflict, askName, confirm, note } from "./dialogs.js";
@@ -13,12 +13,13 @@ import { counted, what } from "./words.js";
 const LONGEST_ADDRESS = 30_000;
 const MOST_NUMBERS = 100;
 
-/// Does something, and says so if it cannot be done.
-async function attempt(does) {
+/// Does something, and says so if it cannot be done. What was done in part is seen when the list is read again.
+async function attempt(does, view = null) {
   try {
     return await does();
   } catch (why) {
     if (why.name !== "AbortError") note(why.message, { wrong: true });
+    if (why.word === "in_part") view?.reload();
     return undefined;
   }
 }
@@ -28,7 +29,7 @@ async function each(view, entries, doing, does) {
   let done = 0;
   for (const [at, entry] of entries.entries()) {
     view.busy(entries.length > 1 ? `${doing} ${at + 1} of ${entries.length}` : doing);
-    const was = await attempt(async () => (await does(entry)) !== false);
+    const was = await attempt(async () => (await does(entry)) !== false, view);
     done += was ? 1 : 0;
   }
   view.busy(null);
@@ -58,7 +59,7 @@ export async function rename(view, entry) {
   if (name === null || name === entry.name) return;
   const { place } = view;
   const to = join(entry.folder, encode(name));
-  const moved = await attempt(() => moveTo(entry, to, { more: 0, all: null }, api.move));
+  const moved = await attempt(() => moveTo(entry, to, { more: 0, all: null }, api.move), view);
   if (!moved) return;
   view.take(entry.path);
   await attempt(async () => {

@@ -181,9 +181,8 @@ export async function makeFolder(path) {
   return placed(await jsonOf("POST", `/folders/${path}`), path.slice(0, Math.max(path.lastIndexOf("/"), 0)));
 }
 
-export const move = (from, to, replace = false) => jsonOf("POST", "/move", { json: { from, to, replace } });
-
-/// Copies and deletes may be done in part: then they say what they could not do.
+/// Each of these may be done in part: then it says what it could not do. Of a move that is what it replaced: it may be there still, in part.
+export const move = (from, to, replace = false) => jsonOf("POST", "/move", { json: { from, to, replace } }).then(whole);
 export const copy = (from, to, replace = false) => jsonOf("POST", "/copy", { json: { from, to, replace } }).then(whole);
 export const remove = (path) => jsonOf("DELETE", `/entries/${path}`).then(whole);
 
@@ -191,7 +190,8 @@ function whole(answer) {
   const failures = answer.failures ?? [];
   if (failures.length === 0) return;
   const [first] = failures;
-  const more = failures.length > 1 ? ` So it is with ${failures.length - 1} more.` : "";
+  const others = failures.length - 1 + (answer.more ?? 0);
+  const more = others > 0 ? ` So it is with ${others} more.` : "";
   throw new Refusal(207, "in_part", `Not all could be done. ${sentence(first.message)}${more}`);
 }
 
