@@ -62,8 +62,10 @@ export function confirm({ title, text, action, dangerous = false }) {
     title,
     body: h("p", {}, text),
     buttons: [
-      cancel,
-      (end) => button(action, { kind: dangerous ? "danger" : "primary", autofocus: true, onclick: () => end(true) }),
+      // What there is no way back from is not done by one key too many.
+      (end) => button("Cancel", { autofocus: dangerous, onclick: () => end(null) }),
+      (end) =>
+        button(action, { kind: dangerous ? "danger" : "primary", autofocus: !dangerous, onclick: () => end(true) }),
     ],
   });
 }
