@@ -28,15 +28,28 @@ export class Files {
     this.keyboard = new Keyboard(this);
     this.drags = new Drags(this);
     this.details = new Details({ onclose: () => this.toggleDetails() });
+    this.over = new AbortController();
     this.build();
-    uploads.addEventListener("made", ({ detail: { entry } }) => !this.find && this.put([entry]));
-    uploads.addEventListener("wrong", ({ detail: { path, why } }) =>
-      note(`“${decode(last(path))}”: ${why.message}`, { wrong: true }),
-    );
-    document.addEventListener("visibilitychange", () => {
+    this.listen();
+  }
+
+  /// Hears of what goes on elsewhere, until it is closed: whoever logs in next has another view.
+  listen() {
+    const { signal } = this.over;
+    const made = ({ detail: { entry } }) => !this.find && this.put([entry]);
+    const wrong = ({ detail: { path, why } }) => note(`“${decode(last(path))}”: ${why.message}`, { wrong: true });
+    const seen = () => {
       if (document.hidden || !this.element.isConnected || this.state === "reading") return;
       if (Date.now() - this.readAt > STALE_MS) this.reload();
-    });
+    };
+    this.uploads.addEventListener("made", made, { signal });
+    this.uploads.addEventListener("wrong", wrong, { signal });
+    document.addEventListener("visibilitychange", seen, { signal });
+  }
+
+  close() {
+    this.over.abort();
+    this.abort?.abort();
   }
 
   // What it looks like.

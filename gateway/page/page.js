@@ -165,6 +165,7 @@ class Shell {
   close() {
     removeEventListener("hashchange", this.follow);
     document.removeEventListener("keydown", this.key);
+    this.files.close();
     this.dashboard?.close();
     this.lost.hidden = true;
   }
