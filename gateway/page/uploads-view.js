@@ -38,6 +38,13 @@ const WORDS = {
   failed: (job) => job.why,
 };
 
+/// So many jobs, by the ranks of their states.
+function first(jobs, count) {
+  const ranks = Object.keys(RANKS).map(() => []);
+  for (const job of jobs) ranks[RANKS[job.state]].push(job);
+  return ranks.flat().slice(0, count);
+}
+
 export class UploadsView {
   constructor(uploads) {
     this.uploads = uploads;
@@ -88,7 +95,7 @@ export class UploadsView {
     this.bar.value = total.size ? total.sent / total.size : Number(total.done > 0);
     this.bar.hidden = !uploads.isBusy;
     this.drawButtons(total);
-    const jobs = [...uploads.jobs].sort((a, b) => RANKS[a.state] - RANKS[b.state]).slice(0, ROWS);
+    const jobs = first(uploads.jobs, ROWS);
     const rows = new Map(jobs.map((job) => [job, this.rows.get(job) ?? this.row(job)]));
     this.rows = rows;
     for (const [job, row] of rows) this.drawRow(job, row);

@@ -34,7 +34,9 @@ export class Uploads extends EventTarget {
     super();
     this.ask = ask;
     this.jobs = [];
-    /// Those that are being carried.
+    /// Those that have not ended, those of them that wait, and those that are being carried.
+    this.open = new Set();
+    this.waiting = new Set();
     this.going = new Set();
     this.asked = Promise.resolve();
     /// Whose they are; and, while somebody has to log in, what `held.over` waits for.
@@ -46,7 +48,7 @@ export class Uploads extends EventTarget {
   }
 
   get isBusy() {
-    return this.jobs.some((job) => !ENDED.has(job.state));
+    return this.open.size > 0;
   }
 
   /// Takes in files: `{file, path}` with the path that each shall have; and folders, by their paths, those above first.
@@ -57,7 +59,7 @@ export class Uploads extends EventTarget {
     const batch = { wanted: new Set(folders), folders: new Map(), forAll: null };
     for (const path of folders) this.folder(path, batch).catch((why) => this.tell("wrong", { path, why }));
     for (const { file, path } of files) {
-      this.jobs.push({
+      const job = {
         batch,
         file,
         path,
@@ -68,7 +70,9 @@ export class Uploads extends EventTarget {
         replace: false,
         restarts: 0,
         tried: 1,
-      });
+      };
+      this.jobs.push(job);
+      this.sort(job);
     }
     this.tell("change");
     this.begin();
@@ -80,16 +84,23 @@ export class Uploads extends EventTarget {
 
   set(job, state, why = null) {
     Object.assign(job, { state, why });
+    this.sort(job);
     this.tell("change", { job });
     if (ENDED.has(state) && !this.isBusy) this.tell("end");
+  }
+
+  sort(job) {
+    const put = (set, isIn) => (isIn ? set.add(job) : set.delete(job));
+    put(this.open, !ENDED.has(job.state));
+    put(this.waiting, job.state === "waiting");
   }
 
   /// Starts as many as may go at once.
   begin() {
     if (this.held) return;
-    for (const job of this.jobs) {
+    for (const job of this.waiting) {
       if (this.going.size >= AT_ONCE) return;
-      if (job.state === "waiting" && !this.going.has(job)) this.run(job);
+      if (!this.going.has(job)) this.run(job);
     }
   }
 
@@ -354,7 +365,7 @@ export class Uploads extends EventTarget {
     // A folder is not replaced by a file, whatever was said for all.
     const mayReplace = there !== "folder" && !job.replace;
     if (batch.forAll && (mayReplace || batch.forAll !== "replace")) return batch.forAll;
-    const more = this.jobs.filter((one) => one.batch === batch && !ENDED.has(one.state)).length - 1;
+    const more = [...this.open].filter((one) => one.batch === batch).length - 1;
     const answer = await this.ask({ name: decode(last(job.path)), there, more });
     // Nobody closed the question: the page did, to ask who somebody is.
     if (answer === null && this.held) return this.decide(job, there);
