@@ -1,24 +1,25 @@
 // What is done with entries: each asks what it has to, does it one entry after the other, and tells the view what has changed.
 //
-// A view (files.js) has: `path`, `listing`, `me`, `put(entries)`, `take(path)`, `busy(words)`, `uploads`.
+// A view (files.js) has: `path`, `place`, `listing`, `me`, `put(entries)`, `take(path)`, `reload()`, `busy(words)`, `uploads`.
 
 import * as api from "./api.js";
 import { askConflict, askName, confirm, note } from "./dialogs.js";
 import { isFile, isFolder } from "./listing.js";
-import { decode, encode, isWithin, join, numbered, parent } from "./paths.js";
+import { decode, encode, isWithin, join, last, numbered, parent } from "./paths.js";
 import { chooseFolder } from "./tree.js";
 import { counted, what } from "./words.js";
 
 /// The longest address that a server takes, with room for the rest of the request.
 const LONGEST_ADDRESS = 30_000;
-const MOST_NUMBERS = 1000;
+const MOST_NUMBERS = 100;
 
-/// Does something, and says so if it cannot be done.
-async function attempt(does) {
+/// Does something, and says so if it cannot be done. What was done in part is seen when the list is read again.
+async function attempt(does, view = null) {
   try {
     return await does();
   } catch (why) {
     if (why.name !== "AbortError") note(why.message, { wrong: true });
+    if (why.word === "in_part") view?.reload();
     return undefined;
   }
 }
@@ -28,7 +29,7 @@ async function each(view, entries, doing, does) {
   let done = 0;
   for (const [at, entry] of entries.entries()) {
     view.busy(entries.length > 1 ? `${doing} ${at + 1} of ${entries.length}` : doing);
-    const was = await attempt(async () => (await does(entry)) !== false);
+    const was = await attempt(async () => (await does(entry)) !== false, view);
     done += was ? 1 : 0;
   }
   view.busy(null);
@@ -38,8 +39,10 @@ async function each(view, entries, doing, does) {
 export async function newFolder(view) {
   const name = await askName({ title: "New folder", label: "Name", action: "Create", isFolder: true });
   if (name === null) return;
+  const { place } = view;
   await attempt(async () => {
     const made = await api.makeFolder(join(view.path, encode(name)));
+    if (view.place !== place) return;
     view.put([made]);
     view.choose(made.path);
   });
@@ -54,12 +57,15 @@ export async function rename(view, entry) {
     isFolder: isFolder(entry),
   });
   if (name === null || name === entry.name) return;
+  const { place } = view;
   const to = join(entry.folder, encode(name));
-  const moved = await attempt(() => moveTo(entry, to, { more: 0, all: null }, api.move));
+  const moved = await attempt(() => moveTo(entry, to, { more: 0, all: null }, api.move), view);
   if (!moved) return;
   view.take(entry.path);
   await attempt(async () => {
-    view.put([await api.entry(moved)]);
+    const there = await api.entry(moved);
+    if (view.place !== place) return;
+    view.put([there]);
     view.choose(moved);
   });
 }
@@ -109,27 +115,42 @@ async function moveTo(entry, to, asked, does) {
     await does(entry.path, to);
     return to;
   } catch (why) {
-    if (why.status !== 409 && why.status !== 412) throw why;
-    const { how, all } = asked.all
-      ? { how: asked.all }
-      : await askConflict({ name: decode(to.split("/").at(-1)), isFolder: isFolder(entry), more: asked.more });
-    if (all) asked.all = how;
-    if (how === "skip") return null;
-    if (how === "replace") return does(entry.path, to, true).then(() => to);
+    const there = await api.taken(why, to);
+    if (!there) throw why;
+    const said =
+      saidFor(asked, entry, there) ??
+      (await askConflict({
+        name: decode(last(to)),
+        there,
+        isFolder: entry.kind === "folder",
+        more: asked.more,
+      }));
+    if (said?.all) asked.all = { how: said.how, there };
+    if (!said || said.how === "skip") return null;
+    if (said.how === "replace") return does(entry.path, to, true).then(() => to);
     return beside(entry, to, does);
   }
+}
+
+/// What was said for all, if it holds for this one: files that may be replaced do not stand for folders.
+function saidFor({ all }, entry, there) {
+  if (!all || all.how !== "replace") return all;
+  const isFolderThere = there === "folder";
+  return isFolderThere === (entry.kind === "folder") && isFolderThere === (all.there === "folder")
+    ? { how: all.how }
+    : null;
 }
 
 /// The same under the first number that is free.
 async function beside(entry, to, does) {
   const name = decode(to.split("/").at(-1));
-  for (let number = 2; number < MOST_NUMBERS; number += 1) {
+  for (let number = 2; number <= MOST_NUMBERS; number += 1) {
     const other = join(parent(to), encode(numbered(name, number, isFolder(entry))));
     try {
       await does(entry.path, other);
       return other;
     } catch (why) {
-      if (why.status !== 409 && why.status !== 412) throw why;
+      if (!(await api.taken(why, other))) throw why;
     }
   }
   throw new Error(`There are ${MOST_NUMBERS} of that name already.`);
@@ -158,7 +179,9 @@ export async function download(view, entries) {
     if (entries.length === 0) return save(await api.archiveAddress(view.path));
     if (entries.length === 1) {
       const [entry] = entries;
-      return save(isFile(entry) ? await api.contentAddress(entry.path, true) : await api.archiveAddress(entry.path));
+      return save(
+        isFile(entry) ? await api.contentAddress(entry.path, { download: true }) : await api.archiveAddress(entry.path),
+      );
     }
     const folders = new Map();
     for (const entry of entries) folders.set(entry.folder, [...(folders.get(entry.folder) ?? []), entry.address]);

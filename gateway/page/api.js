@@ -3,6 +3,7 @@
 // Who has logged in is known by a header that the page keeps for this tab alone (sessionStorage). What the browser fetches by itself
 // (pictures, downloads) carries a ticket instead: a word that lets one read one place, for an hour.
 
+import { keep, kept } from "./kept.js";
 import { canonical, canonicalPath } from "./paths.js";
 
 const PREFIX = "/api/v1";
@@ -23,24 +24,23 @@ export class Refusal extends Error {
     Object.assign(this, { status, word, answer });
   }
 
-  /// Is it worth trying again by itself? Nobody answered, or the volume cannot do it at present.
+  /// Is it worth trying again by itself? Nobody answered, it came too slowly or too often, or the volume cannot do it at present.
   get passes() {
-    return this.status === 0 || this.status === 503 || this.status === 502 || this.status === 504;
+    return [0, 408, 429, 502, 503, 504].includes(this.status);
   }
 }
 
 const tickets = new Map();
 
-/// Logs in from now on: `Basic ...` or `Bearer ...`; with nothing, out.
+/// Logs in from now on: `Basic ...` or `Bearer ...`; with `null`, out.
 export function showAs(authorization) {
   tickets.clear();
-  if (authorization) sessionStorage.setItem(KEPT, authorization);
-  else sessionStorage.removeItem(KEPT);
+  keep(KEPT, authorization, "sessionStorage");
 }
 
 /// Has somebody logged in?
 export function isShown() {
-  return sessionStorage.getItem(KEPT) !== null;
+  return kept(KEPT, "sessionStorage") !== null;
 }
 
 /// What a name and a password are as a header.
@@ -60,7 +60,7 @@ function addressOf(path, query = {}) {
 
 /// Asks. Answers the response, if it is a good one.
 export async function ask(method, path, { query = {}, json, body, headers = {}, signal } = {}) {
-  const shown = sessionStorage.getItem(KEPT);
+  const shown = kept(KEPT, "sessionStorage");
   const all = { "X-Requested-With": "ashlar", ...headers };
   if (json !== undefined) all["Content-Type"] = "application/json";
   if (shown && !link) all.Authorization = shown;
@@ -130,6 +130,16 @@ export async function* list(path, signal) {
   } while (after);
 }
 
+/// Why something was not done: because this path is taken? Then what is there, `file`, `folder`, `link` or `other`; `null` if it is something else.
+export async function taken(why, path) {
+  if (why.word !== "precondition_failed") return why.answer?.there ?? null;
+  const there = await entry(path).catch((refusal) => {
+    if (refusal.status !== 404) throw refusal;
+    return null;
+  });
+  return there && there.kind;
+}
+
 /// One entry.
 export async function entry(path) {
   const at = path.lastIndexOf("/");
@@ -140,13 +150,23 @@ export async function entry(path) {
 export async function* search(path, name, signal) {
   const response = await ask("GET", `/search/${path}`, { query: { name, limit: 10_000 }, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const brokeOff = () => new Refusal(0, "broke_off", "The search broke off before its end. Search again.");
   let rest = "";
+  let isWhole = false;
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((why) => {
+      throw why.name === "AbortError" ? why : brokeOff();
+    });
     const lines = (rest + (value ?? "")).split("\n");
     rest = lines.pop();
-    for (const line of lines) if (line) yield found(JSON.parse(line));
-    if (done) return;
+    for (const line of lines.filter(Boolean)) {
+      const one = found(JSON.parse(line));
+      isWhole ||= Boolean(one.done);
+      yield one;
+    }
+    if (!done) continue;
+    if (!isWhole) throw brokeOff();
+    return;
   }
 }
 
@@ -161,9 +181,8 @@ export async function makeFolder(path) {
   return placed(await jsonOf("POST", `/folders/${path}`), path.slice(0, Math.max(path.lastIndexOf("/"), 0)));
 }
 
-export const move = (from, to, replace = false) => jsonOf("POST", "/move", { json: { from, to, replace } });
-
-/// Copies and deletes may be done in part: then they say what they could not do.
+/// Each of these may be done in part: then it says what it could not do. Of a move that is what it replaced: it may be there still, in part.
+export const move = (from, to, replace = false) => jsonOf("POST", "/move", { json: { from, to, replace } }).then(whole);
 export const copy = (from, to, replace = false) => jsonOf("POST", "/copy", { json: { from, to, replace } }).then(whole);
 export const remove = (path) => jsonOf("DELETE", `/entries/${path}`).then(whole);
 
@@ -171,7 +190,8 @@ function whole(answer) {
   const failures = answer.failures ?? [];
   if (failures.length === 0) return;
   const [first] = failures;
-  const more = failures.length > 1 ? ` So it is with ${failures.length - 1} more.` : "";
+  const others = failures.length - 1 + (answer.more ?? 0);
+  const more = others > 0 ? ` So it is with ${others} more.` : "";
   throw new Refusal(207, "in_part", `Not all could be done. ${sentence(first.message)}${more}`);
 }
 
@@ -180,9 +200,9 @@ export const makeLink = (path, expires) => jsonOf("POST", "/links", { json: { pa
 export const revokeLink = (id) => jsonOf("DELETE", `/links/${encodeURIComponent(id)}`);
 
 /// A whole file in one request. Fails with `precondition_failed` where the name is taken, unless it may replace what has it.
-export function put(path, body, { replace, modified, signal }) {
+export function put(path, body, { replace, modified }) {
   const headers = replace ? {} : { "If-None-Match": "*" };
-  return jsonOf("PUT", `/content/${path}`, { body, headers, query: { modified }, signal });
+  return jsonOf("PUT", `/content/${path}`, { body, headers, query: { modified } });
 }
 
 /// A file in pieces. See uploads.js.
@@ -191,7 +211,7 @@ export const beginUpload = (path, { replace, size, modified, signal }) =>
 export const sendPiece = (id, offset, body, signal) =>
   jsonOf("PATCH", `/uploads/${id}`, { query: { offset }, body, signal });
 export const standOf = (id, signal) => get(`/uploads/${id}`, {}, signal);
-export const finishUpload = (id, query, signal) => jsonOf("POST", `/uploads/${id}/finish`, { query, signal });
+export const finishUpload = (id, query) => jsonOf("POST", `/uploads/${id}/finish`, { query });
 export const endUpload = (id) => jsonOf("DELETE", `/uploads/${id}`);
 
 /// The first bytes of a file.
@@ -200,21 +220,21 @@ export async function head(path, length, signal) {
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/// The address of a file's bytes, for the browser itself.
-export async function contentAddress(path, download = false) {
-  return addressOf(`/content/${path}`, { download: download ? "" : undefined, ...(await pass(path)) });
+/// The address of a file's bytes, for the browser itself; `fresh`: by a ticket of its own, which is good for the whole hour.
+export async function contentAddress(path, { download = false, fresh = download } = {}) {
+  return addressOf(`/content/${path}`, { download: download ? "" : undefined, ...(await pass(path, fresh)) });
 }
 
 /// The address of a zip of a folder, or of some names in it.
 export async function archiveAddress(path, names = []) {
-  return addressOf(`/archive/${path}`, { name: names, ...(await pass(path)) });
+  return addressOf(`/archive/${path}`, { name: names, ...(await pass(path, true)) });
 }
 
-async function pass(path) {
+async function pass(path, fresh) {
   if (link) return { link };
   if (!isShown()) return {};
-  const kept = tickets.get(path);
-  if (kept && Date.now() < kept.until) return { ticket: kept.ticket };
+  const known = tickets.get(path);
+  if (!fresh && known && Date.now() < known.until) return { ticket: known.ticket };
   const { ticket } = await jsonOf("POST", "/ticket", { json: { path } });
   tickets.set(path, { ticket, until: Date.now() + TICKET_KEPT_MS });
   return { ticket };

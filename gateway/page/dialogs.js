@@ -5,6 +5,8 @@ import { button, fill, h, icon } from "./dom.js";
 import { stem, whyNoName } from "./paths.js";
 
 const NOTE_MS = 6000;
+/// What has a name that somebody wants, where it is no file.
+const WORDS = { folder: ", a folder", link: ", a link", other: ", which is no file" };
 
 /// Opens a dialog. `body` is an element, or a function of `end(answer)`. Answers what it ends with; `null` when it is closed.
 export function dialog({ title, body, buttons = [], kind = "", onclose }) {
@@ -60,8 +62,10 @@ export function confirm({ title, text, action, dangerous = false }) {
     title,
     body: h("p", {}, text),
     buttons: [
-      cancel,
-      (end) => button(action, { kind: dangerous ? "danger" : "primary", autofocus: true, onclick: () => end(true) }),
+      // What there is no way back from is not done by one key too many.
+      (end) => button("Cancel", { autofocus: dangerous, onclick: () => end(null) }),
+      (end) =>
+        button(action, { kind: dangerous ? "danger" : "primary", autofocus: !dangerous, onclick: () => end(true) }),
     ],
   });
 }
@@ -104,14 +108,16 @@ export function askName({ title, label, value = "", action, isFolder = false }) 
   return asked;
 }
 
-/// A name is taken: what now? Answers `{how: "replace" | "both" | "skip", all}`, and `skip` when the dialog is closed.
-export async function askConflict({ name, isFolder = false, more = 0 }) {
+/// A name is taken by something (`there`: api.js, taken): what now? Answers `{how: "replace" | "both" | "skip", all}`; `null` when the dialog is
+/// closed. A folder is replaced by nothing but a folder, and replaces nothing else.
+export function askConflict({ name, there, isFolder = false, more = 0 }) {
+  const isAlike = isFolder === (there === "folder");
   const all = h("input", { type: "checkbox", id: "for-all" });
   const choice =
     (how, text, kind = "plain") =>
     (end) =>
       button(text, { kind, onclick: () => end({ how, all: all.checked }) });
-  const answer = await dialog({
+  return dialog({
     title: "The name is taken",
     body: h(
       "div",
@@ -121,17 +127,25 @@ export async function askConflict({ name, isFolder = false, more = 0 }) {
         {},
         "There is already ",
         h("strong", {}, name),
-        isFolder
-          ? ". Replacing it deletes the folder that is there, with all in it."
-          : ". Replacing it overwrites what is there.",
+        WORDS[there] ?? "",
+        isAlike
+          ? isFolder
+            ? ". Replacing it deletes that folder for good, with all in it."
+            : ". Replacing it overwrites what is there."
+          : isFolder
+            ? ". A folder does not replace it."
+            : ". A file does not replace a folder.",
       ),
       more > 0
         ? h("p", { class: "choice" }, all, h("label", { for: "for-all" }, `The same for all that follow`))
         : null,
     ),
-    buttons: [choice("skip", "Skip"), choice("both", "Keep both", "plain"), choice("replace", "Replace", "danger")],
+    buttons: [
+      choice("skip", "Skip"),
+      choice("both", "Keep both", "plain"),
+      ...(isAlike ? [choice("replace", "Replace", "danger")] : []),
+    ],
   });
-  return answer ?? { how: "skip", all: false };
 }
 
 /// A short note. `wrong`: something was not done; it stays until it is closed.

@@ -12,7 +12,7 @@ const OWN = "application/x-ashlar";
 /// What is dragged over a view (files.js).
 export class Drags {
   constructor(view) {
-    Object.assign(this, { view, dragged: [] });
+    Object.assign(this, { view, dragged: [], drag: null });
   }
 
   /// Somebody has chosen files in a box of the browser.
@@ -36,14 +36,22 @@ export class Drags {
     if (!entry || !this.view.me.write) return event.preventDefault();
     if (!this.view.selection.has(entry.path)) this.view.selection.choose(index);
     this.dragged = this.view.selection.entries;
-    event.dataTransfer.setData(OWN, "entries");
+    // What is dragged in another tab, or comes from another server, has the same type: only this word tells whose it is.
+    this.drag = `${Date.now()} ${Math.random()}`;
+    event.dataTransfer.setData(OWN, this.drag);
     event.dataTransfer.effectAllowed = "copyMove";
+    event.target.addEventListener("dragend", () => this.end(), { once: true });
     return this.view.draw();
+  }
+
+  /// Nothing is dragged any more.
+  end() {
+    Object.assign(this, { dragged: [], drag: null });
   }
 
   /// A place takes entries of this page that are dropped on it.
   takeOwn(element, pathOf) {
-    const takes = (event) => event.dataTransfer.types.includes(OWN) && pathOf(event) !== null;
+    const takes = (event) => this.drag && event.dataTransfer.types.includes(OWN) && pathOf(event) !== null;
     element.addEventListener("dragover", (event) => {
       if (!takes(event)) return;
       event.preventDefault();
@@ -55,7 +63,10 @@ export class Drags {
       element.classList.remove("target");
       if (!takes(event)) return;
       event.preventDefault();
-      actions.transfer(this.view, this.dragged, pathOf(event), event.ctrlKey ? "copy" : "move");
+      const { dragged, drag } = this;
+      this.end();
+      if (event.dataTransfer.getData(OWN) !== drag) return;
+      actions.transfer(this.view, dragged, pathOf(event), event.ctrlKey ? "copy" : "move");
     });
   }
 

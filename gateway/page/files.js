@@ -28,17 +28,28 @@ export class Files {
     this.keyboard = new Keyboard(this);
     this.drags = new Drags(this);
     this.details = new Details({ onclose: () => this.toggleDetails() });
+    this.over = new AbortController();
     this.build();
-    uploads.addEventListener(
-      "made",
-      ({ detail: { entry } }) => !this.find && entry.folder === this.path && this.put([entry]),
-    );
-    uploads.addEventListener("wrong", ({ detail: { path, why } }) =>
-      note(`“${decode(last(path))}”: ${why.message}`, { wrong: true }),
-    );
-    document.addEventListener("visibilitychange", () => {
-      if (!document.hidden && this.element.isConnected && Date.now() - this.readAt > STALE_MS) this.reload();
-    });
+    this.listen();
+  }
+
+  /// Hears of what goes on elsewhere, until it is closed: whoever logs in next has another view.
+  listen() {
+    const { signal } = this.over;
+    const made = ({ detail: { entry } }) => !this.find && this.put([entry]);
+    const wrong = ({ detail: { path, why } }) => note(`“${decode(last(path))}”: ${why.message}`, { wrong: true });
+    const seen = () => {
+      if (document.hidden || !this.element.isConnected || this.state === "reading") return;
+      if (Date.now() - this.readAt > STALE_MS) this.reload();
+    };
+    this.uploads.addEventListener("made", made, { signal });
+    this.uploads.addEventListener("wrong", wrong, { signal });
+    document.addEventListener("visibilitychange", seen, { signal });
+  }
+
+  close() {
+    this.over.abort();
+    this.abort?.abort();
   }
 
   // What it looks like.
@@ -295,7 +306,10 @@ export class Files {
     Object.assign(this, { path, find, opened: open });
     this.drawCrumbs();
     if (other) {
-      this.preview?.close();
+      const { preview } = this;
+      // It is of the old list: what it says at its end is for nobody.
+      this.preview = null;
+      preview?.close();
       this.filter.value = "";
       this.load();
     } else {
@@ -316,45 +330,65 @@ export class Files {
     Object.assign(this, { state: "reading", more: false });
     this.list.scroller.scrollTop = 0;
     this.draw();
-    await this.read(this.listing, this.abort.signal);
+    const { signal } = this.abort;
+    await this.read(this.listing, signal);
+    if (signal.aborted) return;
     if (wanted && this.listing.has(wanted)) this.choose(wanted);
     this.follow();
   }
 
-  /// The same, while the old list stays until the new one is there.
+  /// The same, while the old list stays until the new one is there, whole: what could not be read again is no empty folder.
   async reload() {
+    if (this.state !== "read") return this.load();
     this.abort?.abort();
     this.abort = new AbortController();
-    const { by, downwards, filter } = this.listing;
-    const fresh = Object.assign(new Listing(), { by, downwards, filter });
     const { signal } = this.abort;
+    const fresh = new Listing();
+    this.since = [];
     this.busy("Reading");
-    await this.read(fresh, signal, true);
+    const isRead = await this.read(fresh, signal, true);
     this.busy(null);
-    if (signal.aborted) return;
+    if (signal.aborted) return undefined;
+    const { since } = this;
+    this.since = null;
+    if (!isRead) return undefined;
+    // What came and went while it was read.
+    for (const [path, entry] of since) entry ? fresh.put([entry]) : fresh.take(path);
+    const { by, downwards, filter } = this.listing;
+    this.listing = Object.assign(fresh, { by, downwards, filter });
     for (const path of this.selection.paths) if (!fresh.has(path)) this.selection.rename(path, null);
-    this.listing = fresh;
+    fresh.arrange();
     this.draw();
+    return undefined;
   }
 
+  /// Reads into a listing. Answers whether it has all; if not, that was said.
   async read(listing, signal, isQuiet = false) {
     try {
       const pieces = this.find ? this.searched(signal) : api.list(this.path, signal);
       for await (const entries of pieces) {
         listing.put(entries);
+        if (listing.cut) break;
         if (isQuiet) continue;
         if (listing.shown.length === 0) listing.arrange();
         this.draw();
-        if (listing.cut) break;
       }
-      listing.arrange();
-      Object.assign(this, { state: "read", readAt: Date.now() });
     } catch (why) {
-      if (why.name === "AbortError") return;
-      Object.assign(this, { state: isQuiet && listing.size === 0 && this.listing.size ? "read" : "wrong", why });
-      if (isQuiet) note(why.message, { wrong: true });
+      if (why.name === "AbortError") return false;
+      if (isQuiet) {
+        note(why.message, { wrong: true });
+      } else {
+        Object.assign(this, { state: "wrong", why });
+        this.draw();
+      }
+      return false;
     }
-    if (!isQuiet) this.draw();
+    if (signal.aborted) return false;
+    Object.assign(this, { state: "read", readAt: Date.now() });
+    if (isQuiet) return true;
+    listing.arrange();
+    this.draw();
+    return true;
   }
 
   /// What a search finds, a hundred at a time at least, but soon.
@@ -373,15 +407,23 @@ export class Files {
     yield some;
   }
 
-  /// Entries that are new, or have changed.
+  /// What is shown, to know later whether somebody has gone elsewhere.
+  get place() {
+    return addressOf({ path: this.path, find: this.find });
+  }
+
+  /// Entries that are new, or have changed. Those of another folder than is shown are nothing to it.
   put(entries) {
-    this.listing.put(entries);
+    const own = this.find ? entries : entries.filter((entry) => entry.folder === this.path);
+    this.listing.put(own);
+    this.since?.push(...own.map((entry) => [entry.path, entry]));
     this.soon();
   }
 
   /// One that is no more.
   take(path) {
     this.listing.take(path);
+    this.since?.push([path, null]);
     this.selection.rename(path, null);
     this.soon();
   }
@@ -435,20 +477,24 @@ export class Files {
   async follow() {
     if (!this.opened) return this.preview?.close();
     if (this.preview || this.state === "reading") return undefined;
-    const entry = this.listing.get(this.opened) ?? (await api.entry(this.opened).catch(() => null));
+    const { opened, place } = this;
+    const entry = this.listing.get(opened) ?? (await api.entry(opened).catch(() => null));
+    if (this.opened !== opened || this.place !== place || this.preview) return undefined;
     if (!entry || !isFile(entry)) return this.go({ path: this.path, find: this.find }, true);
     const route = (open) => ({ path: this.path, find: this.find, open });
-    this.preview = new Preview({
+    const preview = new Preview({
       entries: this.listing.shown.some((one) => one.path === entry.path) ? this.listing.shown : [entry],
       entry,
       does: { download: (one) => actions.download(this, [one]) },
       onstep: (next) => this.go(route(next.path), true),
       onclose: (path) => {
+        if (this.preview !== preview) return;
         this.preview = null;
         if (this.opened) this.go({ path: this.path, find: this.find }, true);
         this.stand(path);
       },
     });
+    this.preview = preview;
     return undefined;
   }
 

@@ -165,6 +165,7 @@ class Shell {
   close() {
     removeEventListener("hashchange", this.follow);
     document.removeEventListener("keydown", this.key);
+    this.files.close();
     this.dashboard?.close();
     this.lost.hidden = true;
   }
@@ -174,10 +175,12 @@ let shell = null;
 
 function enter(me) {
   shell?.close();
+  uploads.enter(me.user);
   shell = new Shell(me);
 }
 
 function askWho(why) {
+  uploads.hold();
   shell?.close();
   shell = null;
   document.title = "Log in – Ashlar";

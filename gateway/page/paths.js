@@ -17,14 +17,15 @@ export function canonical(address) {
   return Array.from(bytesOf(address), write).join("");
 }
 
-/// The same of a whole path.
+/// The same of a whole path. `.` and `..` are no names: browsers would fold them, and ask for another address.
 export function canonicalPath(path) {
-  return path.split("/").filter(Boolean).map(canonical).join("/");
+  const isName = (name) => name !== "" && name !== "." && name !== "..";
+  return path.split("/").map(canonical).filter(isName).join("/");
 }
 
 /// A name, or a path, as it is shown; bytes that are no text are shown as such.
 export function decode(address) {
-  return address.includes("%") ? new TextDecoder().decode(bytesOf(address)) : address;
+  return address.includes("%") ? new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytesOf(address)) : address;
 }
 
 function bytesOf(address) {

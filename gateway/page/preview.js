@@ -12,6 +12,8 @@ const AUDIO = /\.(mp3|m4a|aac|flac|ogg|oga|opus|wav)$/i;
 const PDF = /\.pdf$/i;
 /// So much of a text is shown.
 const TEXT_BYTES = 512 << 10;
+/// What fails once more so soon cannot be shown.
+const AGAIN_MS = 30_000;
 
 /// Shows one file, and on wish those beside it. `onclose(path)` hears of which one was last.
 export class Preview {
@@ -90,8 +92,10 @@ export class Preview {
 
   async content(entry, signal) {
     const { name } = entry;
-    const address = await api.contentAddress(entry.path);
-    const failed = () => this.entry === entry && fill(this.stage, this.instead(entry, "This cannot be shown here."));
+    // What plays takes a while; of what is in a frame it is not known whether it failed.
+    const fresh = VIDEO.test(name) || AUDIO.test(name) || PDF.test(name);
+    const address = await api.contentAddress(entry.path, { fresh });
+    const failed = (event) => this.again(entry, event.target);
     if (IMAGE.test(name)) return h("img", { src: address, alt: name, onerror: failed });
     if (VIDEO.test(name))
       return h("video", { src: address, controls: true, autoplay: true, playsinline: true, onerror: failed });
@@ -106,6 +110,18 @@ export class Preview {
         ),
       ];
     return this.text(entry, signal);
+  }
+
+  /// It could not be shown, or not to its end: its ticket may be over, or the server is another. Tries with a new one, from where it was.
+  async again(entry, element) {
+    const isNew = Date.now() - (element.triedAt ?? 0) > AGAIN_MS;
+    const address = isNew && (await api.contentAddress(entry.path, { fresh: true }).catch(() => null));
+    if (this.entry !== entry || !element.isConnected) return;
+    if (!address) return void fill(this.stage, this.instead(entry, "This cannot be shown here."));
+    element.triedAt = Date.now();
+    const { currentTime: at } = element;
+    element.src = address;
+    if (at > 0) element.addEventListener("loadedmetadata", () => (element.currentTime = at), { once: true });
   }
 
   async text(entry, signal) {

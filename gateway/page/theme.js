@@ -1,12 +1,13 @@
 // Dark or light: as the device says, unless somebody has chosen.
 
 import { button, fill, icon } from "./dom.js";
+import { keep, kept } from "./kept.js";
 
 const KEPT = "ashlar.theme";
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
 const WORDS = { auto: "as on this device", light: "light", dark: "dark" };
 
-const chosen = () => localStorage.getItem(KEPT) ?? "auto";
+const chosen = () => kept(KEPT) ?? "auto";
 
 /// Has the page look as it was chosen.
 export function apply() {
@@ -18,7 +19,7 @@ export function themeButton() {
   const one = button("Theme", {
     textless: true,
     onclick: () => {
-      localStorage.setItem(KEPT, NEXT[chosen()]);
+      keep(KEPT, NEXT[chosen()]);
       apply();
       draw();
     },

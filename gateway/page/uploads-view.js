@@ -7,7 +7,18 @@ import { bytes, counted, span } from "./words.js";
 const SLOWEST = 1024;
 /// Rows at once; those that need somebody, and those under way, come first.
 const ROWS = 60;
-const RANKS = { asking: 0, failed: 1, broken: 2, sending: 3, paused: 4, waiting: 5, done: 6, skipped: 7, cancelled: 8 };
+const RANKS = {
+  asking: 0,
+  failed: 1,
+  broken: 2,
+  sending: 3,
+  placing: 4,
+  paused: 5,
+  waiting: 6,
+  done: 7,
+  skipped: 8,
+  cancelled: 9,
+};
 /// What can be done with a job, beside cancelling it.
 const CAN = { waiting: "pause", sending: "pause", broken: "pause", paused: "resume", failed: "again" };
 const DRAW_MS = 120;
@@ -17,7 +28,8 @@ const KEPT_MS = 12_000;
 const WORDS = {
   waiting: () => "Waiting",
   sending: (job) => `${bytes(job.sent)} of ${bytes(job.size)}`,
-  broken: () => "No connection. Goes on by itself",
+  placing: (job) => `${bytes(job.size)}, until it is safe`,
+  broken: (job) => (job.isAnswered ? `${job.why} Tried again by itself` : "No connection. Goes on by itself"),
   asking: () => "The name is taken",
   paused: (job) => `Paused at ${bytes(job.sent)} of ${bytes(job.size)}`,
   done: (job) => bytes(job.size),
@@ -25,6 +37,13 @@ const WORDS = {
   cancelled: () => "Cancelled",
   failed: (job) => job.why,
 };
+
+/// So many jobs, by the ranks of their states.
+function first(jobs, count) {
+  const ranks = Object.keys(RANKS).map(() => []);
+  for (const job of jobs) ranks[RANKS[job.state]].push(job);
+  return ranks.flat().slice(0, count);
+}
 
 export class UploadsView {
   constructor(uploads) {
@@ -76,7 +95,7 @@ export class UploadsView {
     this.bar.value = total.size ? total.sent / total.size : Number(total.done > 0);
     this.bar.hidden = !uploads.isBusy;
     this.drawButtons(total);
-    const jobs = [...uploads.jobs].sort((a, b) => RANKS[a.state] - RANKS[b.state]).slice(0, ROWS);
+    const jobs = first(uploads.jobs, ROWS);
     const rows = new Map(jobs.map((job) => [job, this.rows.get(job) ?? this.row(job)]));
     this.rows = rows;
     for (const [job, row] of rows) this.drawRow(job, row);
@@ -89,20 +108,20 @@ export class UploadsView {
     fill(this.more, uploads.jobs.length > ROWS ? `and ${counted(uploads.jobs.length - ROWS, "more file")}` : "");
   }
 
-  words({ size, sent, files, done, failed, skipped, paused, broken, rate }) {
+  words({ size, sent, files, done, failed, skipped, paused, broken, busy, rate }) {
     const not = [failed && `${failed} not`, skipped && `${skipped} skipped`].filter(Boolean).join(", ");
     if (!this.uploads.isBusy) return `${counted(done, "file")} uploaded${not && `, ${not}`}`;
-    if (broken) return "Waiting for the server";
+    if (broken) return busy === broken ? "The server cannot take it yet" : "Waiting for the server";
     if (paused && paused === files - done - failed) return `Paused, ${done} of ${counted(files, "file")} uploaded`;
     const speed = rate > SLOWEST ? `, ${bytes(rate)}/s` : "";
     const left = speed && size > sent ? `, ${span((size - sent) / rate)} left` : "";
     return `Uploading ${done + 1 > files ? files : done + 1} of ${counted(files, "file")}${speed}${left}`;
   }
 
-  drawButtons({ paused }) {
+  drawButtons({ paused, failed }) {
     const { uploads } = this;
     const each = (does) => () => [...uploads.jobs].forEach((job) => does.call(uploads, job));
-    const state = !uploads.isBusy ? "ended" : paused ? "paused" : "going";
+    const state = !uploads.isBusy ? (failed ? "failed" : "ended") : paused ? "paused" : "going";
     if (state === this.state) return;
     this.state = state;
     const small = (label, picture, onclick) => button(label, { picture, textless: true, onclick });
@@ -120,6 +139,14 @@ export class UploadsView {
             each((job) => job.state === "paused" && uploads.resume(job)),
           ),
           small("Cancel all", "close", each(uploads.cancel)),
+        ],
+        failed: () => [
+          small(
+            "Try all again",
+            "again",
+            each((job) => job.state === "failed" && uploads.resume(job)),
+          ),
+          small("Close", "close", () => this.close()),
         ],
         ended: () => small("Close", "close", () => this.close()),
       }[state](),
@@ -150,7 +177,7 @@ export class UploadsView {
     if (row.state === job.state) return;
     row.state = job.state;
     row.element.dataset.state = job.state;
-    row.bar.hidden = !["sending", "broken", "paused", "asking"].includes(job.state);
+    row.bar.hidden = !["sending", "placing", "broken", "paused", "asking"].includes(job.state);
     fill(
       row.picture,
       icon({ done: "check", failed: "warning", broken: "warning", paused: "pause" }[job.state] ?? "file"),

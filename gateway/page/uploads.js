@@ -1,20 +1,32 @@
 // Files on their way to the volume. Each is a job; a few go at once. A file of up to 1 MiB is one request; a larger one goes in pieces, so
 // that it can be stopped, and goes on where it was after whatever broke it off. No elements here: uploads-view.js shows it.
 //
-// States of a job: `waiting`, `sending`, `broken` (nobody answers: it is tried again by itself), `asking` (the name is taken), `paused`; and at last
+// Somebody has to log in again: then all of it is held until he has, and is dropped if it is another who does.
+//
+// States of a job: `waiting`, `sending`, `placing` (it gets its name, or is sent in one request: the server carries that through, so nobody can
+// stop it), `broken` (nobody answers: it is tried again by itself), `asking` (the name is taken), `paused`; and at last
 // `done`, `skipped`, `cancelled` or `failed`.
 
 import * as api from "./api.js";
+import { keep, kept } from "./kept.js";
 import { decode, encode, join, last, numbered, parent } from "./paths.js";
 
 const AT_ONCE = 3;
 const WHOLE = 1 << 20;
 /// Pieces grow and shrink so that one takes about a second: that is how often progress is seen.
 const PIECE = { first: 1 << 20, least: 256 << 10, most: 32 << 20, ms: 700 };
+/// So much at the beginning and the end of what was sent tells whether it is the same file.
+const COMPARED = 1 << 20;
 const WAIT_MS = { first: 1000, most: 15_000 };
 const KEPT = "ashlar.uploads";
+/// The server forgets what nobody asked about for so long.
+const KEPT_MS = 24 * 3600 * 1000;
 const ENDED = new Set(["done", "skipped", "cancelled", "failed"]);
 const RESTARTS = 3;
+/// Times of files that the server takes: the years 1 to 9999.
+const TIMES = { first: Date.parse("0001-01-02"), last: Date.UTC(9999, 11, 31) };
+/// Numbers that are tried for one name: `photo (2).jpg` and so on.
+const MOST_NUMBERS = 100;
 
 export class Uploads extends EventTarget {
   /// `ask` asks somebody what to do where a name is taken: dialogs.js, askConflict.
@@ -22,27 +34,33 @@ export class Uploads extends EventTarget {
     super();
     this.ask = ask;
     this.jobs = [];
-    /// Folders that belong to what is sent, and those of them that are made.
-    this.wanted = new Set();
-    this.folders = new Map();
+    /// Those that have not ended, those of them that wait, and those that are being carried.
+    this.open = new Set();
+    this.waiting = new Set();
+    this.going = new Set();
     this.asked = Promise.resolve();
-    this.forAll = null;
+    /// Whose they are; and, while somebody has to log in, what `held.over` waits for.
+    this.owner = null;
+    this.held = null;
     this.speed = { bytes: 0, since: 0, rate: 0 };
     addEventListener("beforeunload", (event) => this.isBusy && event.preventDefault());
     addEventListener("online", () => this.jobs.forEach((job) => job.wake?.()));
   }
 
   get isBusy() {
-    return this.jobs.some((job) => !ENDED.has(job.state));
+    return this.open.size > 0;
   }
 
   /// Takes in files: `{file, path}` with the path that each shall have; and folders, by their paths, those above first.
   add({ files, folders = [] }) {
-    if (!this.isBusy) Object.assign(this, { jobs: [], wanted: new Set(), folders: new Map(), forAll: null });
-    for (const path of folders) this.wanted.add(path);
-    for (const path of folders) this.folder(path).catch((why) => this.tell("wrong", { path, why }));
+    // What has failed stays, to be tried again.
+    if (!this.isBusy) this.jobs = this.jobs.filter((job) => job.state === "failed");
+    // What was chosen at once: its folders, those of them that are made, and what was said for all of it. No answer holds for another batch.
+    const batch = { wanted: new Set(folders), folders: new Map(), forAll: null };
+    for (const path of folders) this.folder(path, batch).catch((why) => this.tell("wrong", { path, why }));
     for (const { file, path } of files) {
-      this.jobs.push({
+      const job = {
+        batch,
         file,
         path,
         name: decode(last(path)),
@@ -52,7 +70,9 @@ export class Uploads extends EventTarget {
         replace: false,
         restarts: 0,
         tried: 1,
-      });
+      };
+      this.jobs.push(job);
+      this.sort(job);
     }
     this.tell("change");
     this.begin();
@@ -64,19 +84,50 @@ export class Uploads extends EventTarget {
 
   set(job, state, why = null) {
     Object.assign(job, { state, why });
+    this.sort(job);
     this.tell("change", { job });
     if (ENDED.has(state) && !this.isBusy) this.tell("end");
   }
 
+  sort(job) {
+    const put = (set, isIn) => (isIn ? set.add(job) : set.delete(job));
+    put(this.open, !ENDED.has(job.state));
+    put(this.waiting, job.state === "waiting");
+  }
+
   /// Starts as many as may go at once.
   begin() {
-    let going = this.jobs.filter((job) => ["sending", "broken", "asking"].includes(job.state)).length;
-    for (const job of this.jobs) {
-      if (going >= AT_ONCE) return;
-      if (job.state !== "waiting") continue;
-      going += 1;
-      this.run(job).finally(() => this.begin());
+    if (this.held) return;
+    for (const job of this.waiting) {
+      if (this.going.size >= AT_ONCE) return;
+      if (!this.going.has(job)) this.run(job);
     }
+  }
+
+  /// Somebody has to log in: nothing goes on, and nothing fails for it.
+  hold() {
+    if (this.held) return;
+    let end;
+    const over = new Promise((resolve) => (end = resolve));
+    this.held = { over, end };
+  }
+
+  /// Somebody was let in, by this name or (`null`) without one. What another began is not sent as his.
+  enter(user) {
+    if (this.jobs.length > 0 && this.owner !== user) this.drop();
+    this.owner = user;
+    this.held?.end();
+    this.held = null;
+    this.begin();
+  }
+
+  drop() {
+    for (const job of this.jobs) {
+      if (!ENDED.has(job.state)) this.set(job, "cancelled");
+      job.stop?.abort();
+    }
+    this.jobs = [];
+    this.tell("change");
   }
 
   pause(job) {
@@ -87,13 +138,13 @@ export class Uploads extends EventTarget {
 
   resume(job) {
     if (job.state !== "paused" && job.state !== "failed") return;
+    // What was stopped may not have ended yet: then it goes on by itself.
     this.set(job, "waiting");
-    // What was stopped may not have ended yet.
-    (job.running ?? Promise.resolve()).then(() => this.begin());
+    this.begin();
   }
 
   cancel(job) {
-    if (ENDED.has(job.state)) return;
+    if (ENDED.has(job.state) || job.state === "placing") return;
     this.set(job, "cancelled");
     job.stop?.abort();
     this.forget(job);
@@ -110,32 +161,36 @@ export class Uploads extends EventTarget {
   }
 
   /// Makes a folder, once, and those that it lies in before.
-  folder(path) {
-    if (!this.wanted.has(path)) return Promise.resolve();
-    if (!this.folders.has(path)) this.folders.set(path, this.make(path));
-    return this.folders.get(path);
+  folder(path, batch) {
+    if (!batch.wanted.has(path)) return Promise.resolve();
+    if (!batch.folders.has(path)) batch.folders.set(path, this.make(path, batch));
+    return batch.folders.get(path);
   }
 
-  async make(path) {
-    await this.folder(parent(path));
+  async make(path, batch) {
+    await this.folder(parent(path), batch);
     try {
       this.tell("made", { entry: await api.makeFolder(path) });
     } catch (why) {
-      if (why.status === 409) return;
-      this.folders.delete(path);
-      throw why;
+      if (await isFolderThere(why, path)) return;
+      batch.folders.delete(path);
+      if (!why.answer?.there) throw why;
+      throw new api.Refusal(409, "no_folder", `There is already “${decode(last(path))}”, and it is no folder.`);
     }
   }
 
   run(job) {
-    job.running = this.carry(job);
-    return job.running;
+    this.going.add(job);
+    this.carry(job).finally(() => {
+      this.going.delete(job);
+      this.begin();
+    });
   }
 
   /// Sends a job until it has ended, or somebody stops it.
   async carry(job) {
     let wait = WAIT_MS.first;
-    while (job.state === "waiting" || job.state === "sending" || job.state === "broken") {
+    while (!this.held && (job.state === "waiting" || job.state === "sending" || job.state === "broken")) {
       job.stop = new AbortController();
       this.set(job, "sending");
       const before = job.sent;
@@ -147,6 +202,8 @@ export class Uploads extends EventTarget {
         wait = Math.min(wait * 2, WAIT_MS.most);
       }
     }
+    // It is held: it goes on as any that waits.
+    if (job.state === "sending" || job.state === "broken") this.set(job, "waiting");
   }
 
   arrived(job, entry) {
@@ -157,20 +214,43 @@ export class Uploads extends EventTarget {
 
   /// What becomes of a job that was not sent: it is tried again, somebody is asked, or it has failed.
   async meet(job, why, wait) {
-    if (why.name === "AbortError" || job.state !== "sending") return;
-    if (why.word === "no_such_upload" && job.restarts < RESTARTS) {
-      job.restarts += 1;
-      Object.assign(job, { id: null, sent: 0 });
-      return this.forget(job);
+    if (why.name === "AbortError" || !["sending", "placing"].includes(job.state)) return undefined;
+    if (job.state === "placing") {
+      // It may have its name all the same, and the answer was lost.
+      job.isUnsure ||= why.passes;
+      this.set(job, "sending");
     }
-    if (why.answer?.offset !== undefined) return void (job.sent = why.answer.offset);
-    if (why.word === "conflict" || why.word === "precondition_failed") return this.taken(job);
-    if (!why.passes) return this.set(job, "failed", why.message ?? String(why));
+    if (why.status === 401) {
+      this.hold();
+      return this.set(job, "waiting");
+    }
+    if (why.word === "no_such_upload" && job.restarts < RESTARTS) {
+      if (job.isUnsure && (await this.isThere(job))) return undefined;
+      job.restarts += 1;
+      this.forget(job);
+      return void Object.assign(job, { id: null, sent: 0, isWhole: false });
+    }
+    if (why.answer?.offset !== undefined) {
+      job.isWhole = false;
+      // The same once more, and it would be asked without end.
+      if (why.answer.offset === job.sent) await this.rest(job, wait);
+      job.sent = why.answer.offset;
+      return undefined;
+    }
+    if (why.word === "conflict" || why.word === "precondition_failed") return this.taken(job, why, wait);
+    // What the browser cannot do is mostly to read a file that is another by now.
+    if (!why.passes && !(why instanceof DOMException)) return this.set(job, "failed", why.message ?? String(why));
     if (!(await isReadable(job)))
       return this.set(job, "failed", "The file was changed or removed while it was sent. Choose it again.");
-    job.wasBroken = true;
+    job.isAnswered = why.status !== 0;
     this.set(job, "broken", why.message);
-    await new Promise((resolve) => {
+    // After too many wrong logins the server says how long nobody is looked at.
+    return this.rest(job, why.status === 429 ? Math.max(wait, why.wait * 1000) : wait);
+  }
+
+  /// Waits, unless the job is stopped or woken.
+  rest(job, wait) {
+    return new Promise((resolve) => {
       job.wake = resolve;
       job.stop.signal.addEventListener("abort", resolve);
       setTimeout(resolve, wait);
@@ -178,30 +258,36 @@ export class Uploads extends EventTarget {
   }
 
   async send(job, signal) {
-    await this.folder(parent(job.path));
+    await this.folder(parent(job.path), job.batch);
     const { file, size, replace } = job;
-    const modified = file.lastModified;
+    const modified = timeOf(file);
     if (size <= WHOLE) {
-      const { entry } = await api.put(job.path, file, { replace, modified, signal });
+      signal.throwIfAborted();
+      this.set(job, "placing");
+      const { entry } = await api.put(job.path, file, { replace, modified });
       job.sent = size;
       this.count(size);
       return placed(entry, job.path);
     }
-    await this.stand(job, { size, modified, replace, signal });
-    await this.pieces(job, signal);
-    const { entry } = await api.finishUpload(
-      job.id,
-      { replace: replace || undefined, path: job.begun === job.path ? undefined : job.path },
-      signal,
-    );
+    if (!job.isWhole) {
+      await this.stand(job, { size, modified, replace, signal });
+      await this.pieces(job, signal);
+      signal.throwIfAborted();
+      job.isWhole = true;
+    }
+    this.set(job, "placing");
+    const path = job.begun === job.path ? undefined : job.path;
+    const { entry } = await api.finishUpload(job.id, { replace: replace || undefined, path });
     return placed(entry, job.path);
   }
 
   /// Where an upload stands: of this page, of an earlier visit, or a new one.
   async stand(job, how) {
-    const kept = keptUploads();
-    const id = job.id ?? kept[keyOf(job)];
-    if (id) {
+    const known = keptUploads()[this.keyOf(job)];
+    const id = job.id ?? known?.id;
+    if (!job.id && known && !(await isAsBefore(job.file, known))) {
+      this.abandon(id);
+    } else if (id) {
       try {
         const { offset, size } = await api.standOf(id, how.signal);
         if (size === undefined || size === job.size)
@@ -209,11 +295,15 @@ export class Uploads extends EventTarget {
       } catch (why) {
         if (why.status !== 404) throw why;
       }
-      this.forget(job);
     }
-    const { id: fresh, offset } = await api.beginUpload(job.path, how);
+    this.forget(job);
+    // Not to be stopped: of what has begun the page must know, or nobody can end it.
+    const { signal, ...what } = how;
+    const { id: fresh, offset } = await api.beginUpload(job.path, what);
+    if (job.state === "cancelled") this.abandon(fresh);
     Object.assign(job, { id: fresh, sent: offset, begun: job.path });
-    keepUploads({ ...keptUploads(), [keyOf(job)]: fresh });
+    if (!ENDED.has(job.state)) await this.remember(job);
+    signal.throwIfAborted();
   }
 
   async pieces(job, signal) {
@@ -224,6 +314,7 @@ export class Uploads extends EventTarget {
       const { offset } = await api.sendPiece(job.id, job.sent, piece, signal);
       this.count(offset - job.sent);
       job.sent = offset;
+      await this.remember(job);
       this.tell("change", { job });
       const took = performance.now() - began;
       length =
@@ -235,47 +326,79 @@ export class Uploads extends EventTarget {
     }
   }
 
-  /// The name is taken. Those who ask do so one after the other.
-  async taken(job) {
-    if (job.wasBroken) {
-      // Perhaps by this very file, and the answer was lost.
-      const entry = await api.entry(job.path).catch(() => null);
-      if (entry?.size === job.size && entry.modified === job.file.lastModified) return this.arrived(job, entry);
-    }
+  /// The name is taken, or something else is in the way, which no answer helps. Those who ask do so one after the other.
+  async taken(job, why, wait) {
+    const there = await api.taken(why, job.path).catch((refusal) => refusal);
+    if (there instanceof Error) return this.meet(job, there, wait);
+    if (job.state !== "sending") return undefined;
+    if (!there) return this.set(job, "failed", why.message);
+    if (job.isUnsure && (await this.isThere(job))) return undefined;
     if (job.both) return this.renumber(job);
     this.set(job, "asking");
-    const turn = this.asked.then(() => this.decide(job));
+    const turn = this.asked.then(() => this.decide(job, there));
     this.asked = turn.catch(() => {});
     const how = await turn;
-    if (job.state !== "asking") return;
+    if (job.state !== "asking") return undefined;
     if (how === "skip") {
       if (job.id) this.abandon(job.id);
       this.forget(job);
       return this.set(job, "skipped");
     }
+    this.set(job, "sending");
     if (how === "replace") job.replace = true;
     else this.renumber(job);
-    this.set(job, "sending");
+    return undefined;
   }
 
-  async decide(job) {
+  /// Is it this very file that is there, and only the answer was lost? Then the job is done.
+  async isThere(job) {
+    const entry = await api.entry(job.path).catch(() => null);
+    const isThis = entry?.kind === "file" && entry.size === job.size && entry.modified === timeOf(job.file);
+    if (isThis) this.arrived(job, entry);
+    return isThis;
+  }
+
+  async decide(job, there) {
+    if (this.held) await this.held.over;
     if (job.state !== "asking") return "skip";
-    if (this.forAll) return this.forAll;
-    const more = this.jobs.filter((one) => !ENDED.has(one.state)).length - 1;
-    const { how, all } = await this.ask({ name: job.name, more });
-    if (all) this.forAll = how;
+    const { batch } = job;
+    // A folder is not replaced by a file, whatever was said for all.
+    const mayReplace = there !== "folder" && !job.replace;
+    if (batch.forAll && (mayReplace || batch.forAll !== "replace")) return batch.forAll;
+    const more = [...this.open].filter((one) => one.batch === batch).length - 1;
+    const answer = await this.ask({ name: decode(last(job.path)), there, more });
+    // Nobody closed the question: the page did, to ask who somebody is.
+    if (answer === null && this.held) return this.decide(job, there);
+    const { how, all } = answer ?? { how: "skip" };
+    if (all) batch.forAll = how;
     return how;
   }
 
   renumber(job) {
     job.both = true;
     job.tried += 1;
+    if (job.tried > MOST_NUMBERS)
+      return this.set(job, "failed", `There are ${MOST_NUMBERS} of that name already: give it another one.`);
     const original = job.name;
     job.path = join(parent(job.path), encode(numbered(original, job.tried)));
+    return undefined;
+  }
+
+  // Which uploads have begun, and by whom, so that a file that is chosen again, after the page was closed, goes on where it was.
+
+  keyOf(job) {
+    return [this.owner ?? "", job.begun ?? job.path, job.size, job.file.lastModified].join("|");
+  }
+
+  async remember(job) {
+    const { id, sent } = job;
+    const sums = await sumsOf(job.file, sent);
+    if (job.id === id && !ENDED.has(job.state))
+      keepUploads({ ...keptUploads(), [this.keyOf(job)]: { id, sent, sums, at: Date.now() } });
   }
 
   forget(job) {
-    const { [keyOf(job)]: _gone, ...rest } = keptUploads();
+    const { [this.keyOf(job)]: _gone, ...rest } = keptUploads();
     keepUploads(rest);
   }
 
@@ -304,6 +427,7 @@ export class Uploads extends EventTarget {
       skipped: inState("skipped"),
       paused: inState("paused"),
       broken: inState("broken"),
+      busy: this.jobs.filter((job) => job.state === "broken" && job.isAnswered).length,
       rate: this.speed.rate,
     };
   }
@@ -311,6 +435,19 @@ export class Uploads extends EventTarget {
 
 function placed(entry, path) {
   return { ...entry, address: last(path), path, folder: parent(path) };
+}
+
+/// Was a folder not made because it is there? Something else that has its name is in the way of all that would be in it.
+async function isFolderThere(why, path) {
+  const there = why.answer?.there;
+  if (!there) return false;
+  if (there !== "link") return there === "folder";
+  return (await api.entry(path).catch(() => ({}))).leads_to === "folder";
+}
+
+/// When a file was last changed; nothing, if it claims a time that none has.
+function timeOf({ lastModified: at }) {
+  return at > TIMES.first && at < TIMES.last ? at : undefined;
 }
 
 async function isReadable({ file, sent }) {
@@ -322,20 +459,41 @@ async function isReadable({ file, sent }) {
   }
 }
 
-// Which uploads have begun, so that a file that is chosen again, after the page was closed, goes on where it was.
+// A file of the same path, size and time may be another all the same, as a picture of a disk that is made again: what was sent is compared, too.
 
-function keyOf(job) {
-  return `${job.begun ?? job.path}|${job.size}|${job.file.lastModified}`;
+/// Sums of the first part of a file, and of the last one of what was sent.
+async function sumsOf(file, sent) {
+  const sum = async (from, to) => crc32(new Uint8Array(await file.slice(from, to).arrayBuffer()));
+  return [await sum(0, COMPARED), await sum(Math.max(sent - COMPARED, 0), sent)];
 }
 
+async function isAsBefore(file, { sent, sums }) {
+  const now = await sumsOf(file, sent);
+  return now.every((sum, at) => sum === sums?.[at]);
+}
+
+const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let rest = byte;
+  for (let bit = 0; bit < 8; bit += 1) rest = (rest >>> 1) ^ (rest & 1 ? 0xedb88320 : 0);
+  return rest;
+});
+
+function crc32(bytes) {
+  let sum = -1;
+  for (const byte of bytes) sum = (sum >>> 8) ^ CRC[(sum ^ byte) & 0xff];
+  return ~sum >>> 0;
+}
+
+/// Those that the server may still know.
 function keptUploads() {
   try {
-    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+    const all = Object.entries(JSON.parse(kept(KEPT)) ?? {});
+    return Object.fromEntries(all.filter(([, { at }]) => Date.now() - at < KEPT_MS));
   } catch {
     return {};
   }
 }
 
 function keepUploads(all) {
-  localStorage.setItem(KEPT, JSON.stringify(all));
+  keep(KEPT, JSON.stringify(all));
 }

@@ -23,8 +23,13 @@ export function counted(n, one, many = `${one}s`) {
   return `${number(n)} ${n === 1 ? one : many}`;
 }
 
+/// Beyond these there is no date, and browsers refuse to write one; files may have such times.
+const isDate = (ms) => Math.abs(ms) <= 8.64e15;
+const NO_DATE = "–";
+
 /// A moment, given in milliseconds since 1970, in this reader's own way of writing it.
 export function moment(ms) {
+  if (!isDate(ms)) return NO_DATE;
   return new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }
 
@@ -33,6 +38,7 @@ const HOUR = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" })
 
 /// The same, short: the time of today, the day of all others.
 export function shortMoment(ms) {
+  if (!isDate(ms)) return NO_DATE;
   const then = new Date(ms);
   return then.toDateString() === new Date().toDateString() ? HOUR.format(then) : DAY.format(then);
 }
