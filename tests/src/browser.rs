@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -64,6 +66,7 @@ pub enum Screen {
 /// A browser with one window.
 pub struct Browser {
     session: String,
+    pid: Option<Pid>,
     door: Door,
     home: TempDir,
     /// Ends after the browser.
@@ -90,7 +93,9 @@ impl Browser {
         let made = door.post("/session", wanted.to_string().as_bytes())?.json()?;
         let session = made["value"]["sessionId"].as_str();
         let session = session.with_context(|| format!("no browser: {made}"))?.to_owned();
-        Ok(Self { session, door, home, _driver: driver })
+        let pid = made["value"]["capabilities"]["goog:processID"].as_i64();
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        Ok(Self { session, pid, door, home, _driver: driver })
     }
 
     /// Asks the driver.
@@ -339,8 +344,10 @@ impl Browser {
         ensure!(elsewhere == json!([]), "the page asks elsewhere: {elsewhere}");
         let said = self.ask("POST", "/se/log", &json!({"type": "browser"}))?;
         let said = said.as_array().cloned().unwrap_or_default();
-        // What the server answers with an error is said in any case.
-        let wrong = |one: &&Value| one["level"] == "SEVERE" && one["source"] != "network";
+        // What the server answers with an error is said in any case, and that a page nobody has touched asks nobody whether
+        // to leave it.
+        let told = |one: &Value| one["source"] == "network" || one["source"] == "intervention";
+        let wrong = |one: &&Value| one["level"] == "SEVERE" && !told(one);
         let wrong: Vec<_> = said.iter().filter(wrong).collect();
         ensure!(wrong.is_empty(), "{wrong:?}");
         Ok(())
@@ -352,6 +359,8 @@ impl Drop for Browser {
         // Else it goes on without its driver.
         if let Err(why) = self.ask("DELETE", "", &Value::Null) {
             eprintln!("ending the browser: {why:#}");
+            let killed = self.pid.map(|pid| kill(pid, Signal::SIGKILL));
+            eprintln!("killing it: {killed:?}");
         }
     }
 }

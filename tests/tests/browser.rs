@@ -349,6 +349,46 @@ fn a_cut_line_comes_back(site: &Site, browser: &Browser) -> Result<()> {
     browser.slow_down(-1)
 }
 
+#[test]
+fn an_upload_outlives_the_page_that_began_it() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let browser = site.browser(Screen::Desktop)?;
+    browser.row("notes.txt")?;
+    let bytes = content(5, LARGE);
+    let source = [site.source("half.bin", &bytes)?];
+    browser.slow_down(2 << 20)?;
+    browser.choose("pick-files", &source)?;
+    let sent = "return document.querySelector('.uploads li progress')?.value";
+    browser.until("a quarter to be sent", &format!("{sent} > 0.25"), json!([]))?;
+    browser.history("refresh")?;
+    browser.row("notes.txt")?;
+    browser.slow_down(2 << 20)?;
+    browser.choose("pick-files", &source)?;
+    let first = browser.until("it to go on", &format!("{sent} || null"), json!([]))?;
+    ensure!(first.as_f64().is_some_and(|part| part > 0.2), "it goes on from {first}");
+    browser.slow_down(-1)?;
+    site.arrives("half.bin", &bytes)?;
+
+    site.source("picked/a/b.txt", b"b")?;
+    browser.choose("pick-folder", &[site.demo.outside("sources/picked")])?;
+    site.arrives("picked/a/b.txt", b"b")?;
+
+    // Colours that somebody has chosen stay.
+    let dark = "return document.documentElement.dataset.theme === 'dark'";
+    for _ in 0..2 {
+        browser.click(&browser.find("button[aria-label^='Colours']")?)?;
+    }
+    browser.until("the dark", dark, json!([]))?;
+    browser.history("refresh")?;
+    browser.row("picked")?;
+    browser.until("the dark again", dark, json!([]))?;
+    browser.is_accessible("chosen-dark")?;
+    browser.is_clean()
+}
+
 /// A downloaded archive has these files, whole, perhaps below a folder of its own.
 fn archive_is(browser: &Browser, name: &str, files: &[(&str, &[u8])]) -> Result<()> {
     browser.downloaded(name)?;
@@ -510,8 +550,24 @@ fn who_logs_in_sees_his_folder_and_shares_it() -> Result<()> {
     ensure!(browser.downloaded("beach.txt")? == b"sand");
     browser.click(&browser.find(".crumbs a")?)?;
 
-    choose(&browser, "2025", "Share")?;
-    answer(&browser, "Make a link")?;
+    a_link_lets_a_guest_read(&browser)?;
+    browser.click(&browser.button(".top", "Log out")?)?;
+    browser.find("#login-name")?;
+    // A reload does not bring him in again.
+    browser.history("refresh")?;
+    browser.find("#login-name")?;
+    let token = Accounts(&site.demo).say("token add ann --expires 1d")?;
+    browser.click(&browser.button(".login", "Log in with a token instead")?)?;
+    browser
+        .type_into(&browser.find("#login-token")?, &format!("{}{}", token.trim(), key::ENTER))?;
+    browser.row("2025")?;
+    browser.is_clean()
+}
+
+/// A link is made, and lets somebody read on a phone, until it is revoked.
+fn a_link_lets_a_guest_read(browser: &Browser) -> Result<()> {
+    choose(browser, "2025", "Share")?;
+    answer(browser, "Make a link")?;
     let link = browser.until(
         "a link",
         "return document.querySelector('.made input')?.value",
@@ -540,12 +596,7 @@ fn who_logs_in_sees_his_folder_and_shares_it() -> Result<()> {
     guest.is_accessible("revoked")?;
     browser.press(key::ESCAPE)?;
     browser.gone("dialog")?;
-    browser.click(&browser.button(".top", "Log out")?)?;
-    browser.find("#login-name")?;
-    // A reload does not bring him in again.
-    browser.history("refresh")?;
-    browser.find("#login-name")?;
-    browser.is_clean()
+    Ok(())
 }
 
 #[test]
