@@ -37,7 +37,8 @@ export class Files {
   listen() {
     const { signal } = this.over;
     const made = ({ detail: { entry } }) => !this.find && this.put([entry]);
-    const wrong = ({ detail: { path, why } }) => note(`“${decode(last(path))}”: ${why.message}`, { wrong: true });
+    const wrong = ({ detail: { path, why } }) =>
+      note(why.word === "no_folder" ? why.message : `“${decode(last(path))}”: ${why.message}`, { wrong: true });
     const seen = () => {
       if (document.hidden || !this.element.isConnected || this.state === "reading") return;
       if (Date.now() - this.readAt > STALE_MS) this.reload();
