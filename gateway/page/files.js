@@ -30,6 +30,7 @@ export class Files {
     this.details = new Details({ onclose: () => this.toggleDetails() });
     this.over = new AbortController();
     this.build();
+    this.list.element.addEventListener("pointerdown", (event) => (this.pointer = event.pointerType));
     this.listen();
   }
 
@@ -543,8 +544,9 @@ export class Files {
   press(event, index) {
     if (event.target.closest("button, input") || event.detail > 1) return;
     const toggle = event.ctrlKey || event.metaKey;
-    // A finger opens; once something is selected it selects more.
-    if (event.pointerType === "touch" && !event.shiftKey) {
+    // Not every browser says of a click what it was done with. A finger opens; once something is selected it selects more.
+    const pointer = event.pointerType || this.pointer;
+    if (pointer === "touch" && !event.shiftKey) {
       if (this.selection.size === 0) return void this.open(this.listing.shown[index]);
       this.selection.choose(index, { toggle: true });
     } else {
