@@ -52,7 +52,8 @@ export async function rename(view, entry) {
   const name = await askName({
     title: "Rename",
     label: "New name",
-    value: entry.name,
+    // Bytes that are no text cannot be shown so that they could be kept.
+    value: encode(entry.name) === entry.address ? entry.name : "",
     action: "Rename",
     isFolder: isFolder(entry),
   });

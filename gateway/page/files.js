@@ -30,6 +30,7 @@ export class Files {
     this.details = new Details({ onclose: () => this.toggleDetails() });
     this.over = new AbortController();
     this.build();
+    this.list.element.addEventListener("pointerdown", (event) => (this.pointer = event.pointerType));
     this.listen();
   }
 
@@ -37,7 +38,8 @@ export class Files {
   listen() {
     const { signal } = this.over;
     const made = ({ detail: { entry } }) => !this.find && this.put([entry]);
-    const wrong = ({ detail: { path, why } }) => note(`“${decode(last(path))}”: ${why.message}`, { wrong: true });
+    const wrong = ({ detail: { path, why } }) =>
+      note(why.word === "no_folder" ? why.message : `“${decode(last(path))}”: ${why.message}`, { wrong: true });
     const seen = () => {
       if (document.hidden || !this.element.isConnected || this.state === "reading") return;
       if (Date.now() - this.readAt > STALE_MS) this.reload();
@@ -542,8 +544,9 @@ export class Files {
   press(event, index) {
     if (event.target.closest("button, input") || event.detail > 1) return;
     const toggle = event.ctrlKey || event.metaKey;
-    // A finger opens; once something is selected it selects more.
-    if (event.pointerType === "touch" && !event.shiftKey) {
+    // Not every browser says of a click what it was done with. A finger opens; once something is selected it selects more.
+    const pointer = event.pointerType || this.pointer;
+    if (pointer === "touch" && !event.shiftKey) {
       if (this.selection.size === 0) return void this.open(this.listing.shown[index]);
       this.selection.choose(index, { toggle: true });
     } else {

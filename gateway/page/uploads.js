@@ -138,6 +138,8 @@ export class Uploads extends EventTarget {
 
   resume(job) {
     if (job.state !== "paused" && job.state !== "failed") return;
+    // What was in the way, or gone, may be another now: its folders are looked for again.
+    if (job.state === "failed") job.batch.folders.clear();
     // What was stopped may not have ended yet: then it goes on by itself.
     this.set(job, "waiting");
     this.begin();

@@ -301,6 +301,7 @@ fn files_go_up_and_down_whole_and_uploads_outlive_a_cut() -> Result<()> {
     wait_until("it to be replaced", PATIENCE, || {
         fs::read(site.demo.file("small.bin")).is_ok_and(|bytes| bytes == b"replaced")
     })?;
+    an_answer_for_all_ends_with_them(&site, &browser)?;
     let left = site.demo.file("cancelled.bin");
     ensure!(!left.exists(), "what was cancelled is there");
 
@@ -319,6 +320,33 @@ fn files_go_up_and_down_whole_and_uploads_outlive_a_cut() -> Result<()> {
     browser.is_clean()
 }
 
+/// What is said for all that was chosen at once holds for nothing that is chosen later, though some of it is still under way.
+fn an_answer_for_all_ends_with_them(site: &Site, browser: &Browser) -> Result<()> {
+    browser.slow_down(1 << 20)?;
+    browser.choose("pick-files", &[site.source("paused.bin", &content(6, LARGE))?])?;
+    browser.click(&browser.button(".uploads", "Pause paused.bin")?)?;
+    browser.find(".uploads li[data-state=paused]")?;
+    browser.slow_down(-1)?;
+    let both = ["small.bin", "small (2).bin"];
+    let sources = both.map(|name| site.source(name, b"for all"));
+    browser.choose("pick-files", &sources.into_iter().collect::<Result<Vec<_>>>()?)?;
+    browser.reads("dialog", "There is already small")?;
+    browser.click(&browser.find("#for-all")?)?;
+    answer(browser, "Replace")?;
+    for name in both {
+        wait_until(name, PATIENCE, || {
+            fs::read(site.demo.file(name)).is_ok_and(|bytes| bytes == b"for all")
+        })?;
+    }
+    browser.choose("pick-files", &[site.source("notes.txt", b"for none")?])?;
+    browser.reads("dialog", "There is already notes.txt")?;
+    answer(browser, "Skip")?;
+    browser.find(".uploads li[data-state=skipped]")?;
+    ensure!(fs::read(site.demo.file("notes.txt"))?.starts_with(b"Hello"), "it was replaced");
+    browser.click(&browser.button(".uploads", "Cancel paused.bin")?)?;
+    browser.find(".uploads li[data-state=cancelled]").map(drop)
+}
+
 /// The line is cut in the middle of an upload, which goes on when it is there again.
 fn a_cut_line_comes_back(site: &Site, browser: &Browser) -> Result<()> {
     let cut = content(3, LARGE);
@@ -332,6 +360,11 @@ fn a_cut_line_comes_back(site: &Site, browser: &Browser) -> Result<()> {
     browser.find(".uploads li[data-state=broken]")?;
     browser.reads(".banner", "No connection")?;
     browser.is_accessible("cut")?;
+    // The list stays where it cannot be read again.
+    browser.click(&browser.button(".tools", "Read again")?)?;
+    browser.reads("#toasts", "does not answer")?;
+    browser.row("notes.txt")?;
+    browser.click(&browser.button("#toasts", "Close")?)?;
     site.way.mend();
     browser.find(".uploads li[data-state=sending]")?;
     browser.gone(".banner")?;
