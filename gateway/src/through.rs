@@ -27,14 +27,18 @@ pub(crate) async fn carried<T: Send + 'static>(
 ///
 /// # Errors
 /// As [`carried`].
-pub(crate) async fn in_turn<T: Send + 'static>(
+pub(crate) fn in_turn<T: Send + 'static>(
     what: &'static str,
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    let turn = TURNS.acquire().await.map_err(|e| Refusal::new(Code::Broken, e.to_string()))?;
-    let work = async move {
-        let _turn = turn;
-        work.await
-    };
-    carried(what, work).await
+) -> impl Future<Output = Result<T, Refusal>> {
+    // It may be large, and whoever waits for it is not to be.
+    let work = Box::pin(work);
+    async move {
+        let turn = TURNS.acquire().await.map_err(|e| Refusal::new(Code::Broken, e.to_string()))?;
+        let work = async move {
+            let _turn = turn;
+            work.await
+        };
+        carried(what, work).await
+    }
 }
