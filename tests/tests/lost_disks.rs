@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::libc::EIO;
 use nix::sys::signal::{Signal, kill};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
@@ -139,7 +139,7 @@ fn whoever_stands_still_longer_than_any_request_may_take_gets_no_error_for_it() 
             all.iter().try_for_each(|pid| kill(*pid, Signal::SIGCONT))?;
             load.progress(200)?;
         }
-        load.stop(PATIENCE)?.went_well()?;
+        load.stop(PATIENCE)?.went_well().with_context(|| demo.said())?;
         demo.stop(Stop::Umount)?;
     }
     Ok(())

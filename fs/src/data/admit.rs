@@ -131,7 +131,8 @@ impl Data {
             if !self.space.is_tight() {
                 return Ok(());
             }
-            if hope.is_over(&self.space) || self.space.is_cut_off() {
+            let cut_off = self.space.is_cut_off() && !self.space.is_just_cut_off();
+            if hope.is_over(&self.space) || cut_off {
                 break;
             }
             self.space.wanted.notify_one();
@@ -150,6 +151,10 @@ impl Data {
         let deadline = Instant::now() + FULL_PATIENCE;
         for step in 0.. {
             self.learn_space().await;
+            while self.space.is_just_cut_off() {
+                tokio::time::sleep(POLL).await;
+                self.learn_space().await;
+            }
             // What replaces others needs no more than disks that take writes.
             if self.space.is_cut_off() {
                 break;

@@ -74,6 +74,9 @@ const PLENTY: u64 = 256 << 20;
 /// by both. The highest answer of so long a time counts.
 const SAMPLES: Duration = Duration::from_secs(5);
 
+/// How long too few disks that take writes are waited for before anything is refused.
+const JUST: Duration = Duration::from_secs(2);
+
 /// How long bytes that there is no room for are waited with, in case some comes back.
 pub(crate) const FULL_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -114,6 +117,7 @@ pub(crate) struct StoreRoom {
     exhausted: AtomicBool,
     cut_off: AtomicBool,
     why_cut_off: Mutex<Option<String>>,
+    cut_off_since: Mutex<Option<Instant>>,
     /// Told when there is more free room, or the cleaner has found none.
     pub(crate) freed: Notify,
     /// Tells the cleaner that somebody waits.
@@ -165,6 +169,7 @@ impl StoreRoom {
             exhausted: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             why_cut_off: Mutex::default(),
+            cut_off_since: Mutex::default(),
             freed: Notify::new(),
             wanted: Notify::new(),
         }
@@ -243,6 +248,9 @@ impl StoreRoom {
             "too few disks take writes: {needed} are needed that can fail independently, {takers} do"
         );
         *self.why_cut_off.lock() = space.is_cut_off().then_some(why);
+        let mut since = self.cut_off_since.lock();
+        *since = space.is_cut_off().then(|| since.unwrap_or_else(Instant::now));
+        drop(since);
         self.cut_off.store(space.is_cut_off(), Relaxed);
     }
 
@@ -314,6 +322,12 @@ impl StoreRoom {
     /// Do too few disks take writes?
     pub(crate) fn is_cut_off(&self) -> bool {
         self.cut_off.load(Relaxed)
+    }
+
+    /// Do too few disks take writes, and was that not so a moment ago? They may be back at once: a machine that stood still
+    /// has lost all its connections.
+    pub(crate) fn is_just_cut_off(&self) -> bool {
+        self.cut_off_since.lock().is_some_and(|since| since.elapsed() < JUST)
     }
 
     /// Why nothing can be written, if so few disks take writes.

@@ -97,6 +97,28 @@ async fn on_a_full_volume_names_are_made_as_long_as_metadata_have_room_of_their_
 }
 
 #[tokio::test(start_paused = true)]
+async fn disks_that_went_a_moment_ago_are_waited_for_before_anything_is_refused() {
+    let room = StoreRoom::new(Scheme::erasure(4, 2).unwrap());
+    let (capacity, blob) = (1 << 30, TARGET_BLOB);
+    let store = |takers| Space { capacity, blob, takers, needed: 3, ..Space::default() };
+    let learn = |takers| room.learn(store(takers), &Usage::default(), 0);
+    let (short, long) = (Duration::from_millis(1900), Duration::from_secs(2));
+    for _ in 0..2 {
+        learn(2);
+        tokio::time::advance(short).await;
+        learn(2);
+        assert!(room.is_cut_off() && room.is_just_cut_off());
+        // They are back, and go again.
+        learn(6);
+        assert!(!room.is_cut_off() && !room.is_just_cut_off());
+    }
+    learn(2);
+    tokio::time::advance(long).await;
+    learn(2);
+    assert!(room.is_cut_off() && !room.is_just_cut_off());
+}
+
+#[tokio::test(start_paused = true)]
 async fn space_of_what_was_deleted_or_overwritten_comes_back() {
     let world = half_dead().await;
     assert!(world.blobs.used() > 60 << 20);
