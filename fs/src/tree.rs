@@ -4,7 +4,7 @@
 //! links say), permissions are decided (`may`), files are held while they are open. Each operation is one function over
 //! [`Filesystem`]:
 //!
-//! * `list` and `read` stream, a page or a chunk at a time;
+//! * `list` and `read` stream, a page or a chunk at a time; `folder` looks for names of one directory;
 //! * `upload` writes a file under no name; when it is whole and stored, it gets its name in one step. One that breaks off
 //!   leaves nothing, whatever breaks it off;
 //! * `places` says on which disks a file lies;
@@ -24,6 +24,7 @@ use crate::filesystem::outdated::Outdated;
 
 mod attributes;
 mod change;
+mod folder;
 mod list;
 mod may;
 pub mod path;
@@ -35,6 +36,7 @@ mod trouble;
 mod upload;
 mod walk;
 
+pub use folder::Folder;
 pub use list::Listing;
 pub use path::{BadPath, TreePath};
 pub use places::{OnDisk, Places};

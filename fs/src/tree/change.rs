@@ -10,6 +10,8 @@ use crate::filesystem::privileges::Requester;
 
 /// Permissions that a new directory or link is asked for with.
 const MODE: u32 = 0o777;
+/// What its owner alone may use.
+const PRIVATE: u32 = 0o700;
 
 /// No thread of this machine asks.
 const NOBODY: Requester = Requester { uid: 0, gid: 0, thread: 0 };
@@ -22,6 +24,15 @@ impl View {
     pub async fn make_directory(&self, path: &TreePath) -> TreeResult<Attr> {
         self.writes()?;
         self.make(path, Kind::Directory, MODE, NewNode::Directory, None).await
+    }
+
+    /// The same, of a directory for its owner alone.
+    ///
+    /// # Errors
+    /// As [`View::make_directory`].
+    pub async fn make_private_directory(&self, path: &TreePath) -> TreeResult<Attr> {
+        self.writes()?;
+        self.make(path, Kind::Directory, PRIVATE, NewNode::Directory).await
     }
 
     /// The same, of a directory that nobody may use who may not use that one, with the attributes of users that it has.

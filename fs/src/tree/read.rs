@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
-use meta::Attr;
 use meta::may::READ;
+use meta::{Attr, Ino, MetaError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{TreePath, TreeResult, View, regular};
-use crate::error::DataError;
+use crate::error::{DataError, FsError};
 use crate::filesystem::beside::Held;
 use crate::filesystem::outdated::Outdated;
 
@@ -88,6 +88,23 @@ impl OpenFile {
     /// As it was when it was opened.
     pub fn attr(&self) -> &Attr {
         &self.attr
+    }
+
+    /// An attribute that users gave it (`user.`), which may be read by whoever may read it.
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn attribute(&self, name: &[u8]) -> TreeResult<Option<Vec<u8>>> {
+        match self.held.filesystem().getxattr(self.held.ino(), name).await {
+            Ok(value) => Ok(Some(value)),
+            Err(FsError::Meta(MetaError::NoAttribute)) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Which inode it is.
+    pub(super) fn ino(&self) -> Ino {
+        self.held.ino()
     }
 
     /// Its bytes in a range, short at the end of the file.

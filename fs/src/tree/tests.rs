@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use meta::{Caller, Ino, MetaStore, NewNode, ROOT, RenameMode, Replaces, VolumeInfo};
+use meta::{Caller, Ino, MetaStore, NewNode, ROOT, RenameMode, Replaces, Time, VolumeInfo};
 use parking_lot::Mutex;
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
@@ -134,6 +134,37 @@ async fn permissions_are_those_of_the_mount() {
         denied
     );
     assert_eq!(get(&reader, "shut/file").await.unwrap(), b"s");
+}
+
+#[tokio::test]
+async fn a_file_of_pieces_of_others_has_their_bytes_and_the_time_that_it_is_given() {
+    let (fs, _) = mounted();
+    let (own, bob) = (view(&fs, 0, ROOT), view(&fs, 11, ROOT));
+    put(&own, "a", b"abcdef").await.unwrap();
+    put(&own, "b", b"ghi").await.unwrap();
+    let (a, b) = (own.open(&path("a")).await.unwrap(), own.open(&path("b")).await.unwrap());
+    let private = own.make_private_directory(&path("d")).await.unwrap();
+    assert_eq!(private.mode & 0o777, 0o700);
+    assert!(own.folder(&path("d")).await.unwrap().is_empty().await.unwrap());
+    let mut upload = own.upload(&path("begun")).await.unwrap();
+    upload.write_copy(&a, 1..4).await.unwrap();
+    upload.write_copy(&b, 0..99).await.unwrap();
+    upload.set_attribute(b"user.of", b"pieces").await.unwrap();
+    let time = Time { secs: 5, nanos: 7 };
+    upload.modified_at(time).await.unwrap();
+    assert_eq!(upload.attr().await.unwrap().mtime, time);
+    let placed = upload.finish_at(&path("d/whole"), Replaces::Nothing).await.unwrap();
+    assert_eq!((placed.mtime, placed.size), (time, 6));
+    assert_eq!(get(&own, "d/whole").await.unwrap(), b"bcdghi");
+    let folder = own.folder(&path("d")).await.unwrap();
+    let attr = folder.look(b"whole").await.unwrap().unwrap();
+    assert_eq!(attr.ino, placed.ino);
+    let found = folder.attribute_of(&attr, b"user.of").await.unwrap();
+    assert_eq!(found.as_deref(), Some(&b"pieces"[..]));
+    assert_eq!(folder.attribute_of(&attr, b"user.none").await.unwrap(), None);
+    assert!(folder.look(b"begun").await.unwrap().is_none() && !folder.is_empty().await.unwrap());
+    let denied = bob.folder(&path("d")).await.map(drop).map_err(|e| e.trouble());
+    assert_eq!(denied, Err(Trouble::Denied));
 }
 
 #[tokio::test]

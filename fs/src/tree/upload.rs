@@ -3,10 +3,13 @@
 //!
 //! Nobody sees a file that is being written. Dropped, it is deleted; after a crash it is, too, as all that has no name.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
 use super::may::ACCESS_LIST;
+use super::read::OpenFile;
 use super::walk::Last;
 use super::{BadPath, TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
@@ -90,6 +93,42 @@ impl Upload {
             self.written += len;
         }
         Ok(())
+    }
+
+    /// Adds bytes of a file at its end, short at the end of that, which moves none that are stored: it has the same
+    /// extents.
+    ///
+    /// # Errors
+    /// As [`Upload::write`].
+    pub async fn write_copy(&mut self, from: &OpenFile, range: Range<u64>) -> TreeResult<()> {
+        let (filesystem, requester) = (self.held.filesystem(), self.view.requester());
+        let mut at = range.start;
+        while at < range.end {
+            let (from, to) = ((from.ino(), at), (self.held.ino(), self.written));
+            let more = filesystem.copy_range(requester, from, to, range.end - at).await?;
+            if more == 0 {
+                break;
+            }
+            (at, self.written) = (at + more, self.written + more);
+        }
+        Ok(())
+    }
+
+    /// Gives it an attribute of users (`user.`).
+    ///
+    /// # Errors
+    /// When it has no room.
+    pub async fn set_attribute(&self, name: &[u8], value: &[u8]) -> TreeResult<()> {
+        let filesystem = self.held.filesystem();
+        Ok(filesystem.setxattr(self.view.requester(), self.ino(), name, value, None).await?)
+    }
+
+    /// Its attributes so far.
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn attr(&self) -> TreeResult<Attr> {
+        Ok(self.held.filesystem().getattr(self.ino()).await?)
     }
 
     /// Gives it all that belongs to the file that it replaces beside its bytes, and the owner, too, where that can be
