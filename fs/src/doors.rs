@@ -34,6 +34,8 @@ pub struct Opening {
     pub http: Option<TcpListener>,
     /// For key-value, as lines of JSON.
     pub kv: Option<TcpListener>,
+    /// For S3.
+    pub s3: Option<TcpListener>,
     /// How they are entered.
     pub entry: Entry,
     /// Names and addresses by which clients know this machine.
@@ -127,6 +129,7 @@ pub struct DoorPlan {
     wanted: WantedDoors,
     http: Option<Arc<TcpListener>>,
     kv: Option<Arc<TcpListener>>,
+    s3: Option<Arc<TcpListener>>,
 }
 
 impl fmt::Debug for DoorPlan {
@@ -142,6 +145,8 @@ pub struct WantedDoors {
     pub http: Option<Listen>,
     /// Key-value, as lines of JSON over TCP.
     pub kv: Option<Listen>,
+    /// S3.
+    pub s3: Option<Listen>,
     /// How they are entered.
     pub entry: Entry,
 }
@@ -149,7 +154,7 @@ pub struct WantedDoors {
 impl WantedDoors {
     /// Is any?
     pub fn any(&self) -> bool {
-        self.http.is_some() || self.kv.is_some()
+        self.http.is_some() || self.kv.is_some() || self.s3.is_some()
     }
 
     /// Are those that are for others than this machine entered as they have to be?
@@ -158,7 +163,7 @@ impl WantedDoors {
     /// Which one is not.
     pub fn check(&self) -> Result<(), DoorError> {
         if !self.any() && self.entry != Entry::default() {
-            let why = "there is none that this is for: give http or kv, too";
+            let why = "there is none that this is for: give http, kv or s3, too";
             return Err(DoorError::Open(why.to_owned()));
         }
         if let Tls::Files(cert, key) = &self.entry.tls
@@ -167,9 +172,8 @@ impl WantedDoors {
             let why = "a certificate goes with its key: give both tls-cert and tls-key";
             return Err(DoorError::Open(why.to_owned()));
         }
-        let both = [("http", &self.http), ("kv", &self.kv)];
-        for (what, address) in both.into_iter().filter_map(|(what, at)| Some((what, at.as_ref()?)))
-        {
+        let all = [("http", &self.http), ("kv", &self.kv), ("s3", &self.s3)];
+        for (what, address) in all.into_iter().filter_map(|(what, at)| Some((what, at.as_ref()?))) {
             if address.addresses().iter().all(|address| address.ip().is_loopback()) {
                 continue;
             }
@@ -190,11 +194,12 @@ impl WantedDoors {
     pub fn take(&self, opener: Opener) -> Result<DoorPlan, DoorError> {
         self.check()?;
         let take = |what, address: &Option<Listen>| {
-            address.as_ref().map(|address| take(what, address)).transpose()
+            let taken = address.as_ref().map(|address| take(what, address)).transpose()?;
+            Ok::<_, DoorError>(taken.map(Arc::new))
         };
-        let (http, kv) = (take("http", &self.http)?, take("kv", &self.kv)?);
-        let wanted = self.clone();
-        Ok(DoorPlan { opener, wanted, http: http.map(Arc::new), kv: kv.map(Arc::new) })
+        let (http, kv, s3) =
+            (take("http", &self.http)?, take("kv", &self.kv)?, take("s3", &self.s3)?);
+        Ok(DoorPlan { opener, wanted: self.clone(), http, kv, s3 })
     }
 }
 
@@ -208,18 +213,19 @@ fn take(what: &'static str, address: &Listen) -> Result<TcpListener, DoorError> 
 impl DoorPlan {
     /// Where they are wanted, as words behind `-o`, each with a comma before it.
     pub(crate) fn words(&self) -> String {
-        let WantedDoors { http, kv, entry } = &self.wanted;
+        let WantedDoors { http, kv, s3, entry } = &self.wanted;
         let word = |name, address: &Option<Listen>| {
             address.as_ref().map(|address| format!(",{name}={address}")).unwrap_or_default()
         };
-        word("http", http) + &word("kv", kv) + &entry.words()
+        word("http", http) + &word("kv", kv) + &word("s3", s3) + &entry.words()
     }
 
     /// Names and addresses by which clients may know this machine.
     fn names(&self) -> Vec<String> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = Some(host.trim().to_owned()).filter(|name| !name.is_empty() && name.is_ascii());
-        let wanted = [&self.wanted.http, &self.wanted.kv].into_iter().flatten();
+        let WantedDoors { http, kv, s3, .. } = &self.wanted;
+        let wanted = [http, kv, s3].into_iter().flatten();
         let listens = wanted.flat_map(|listen| listen.addresses().iter().map(|at| at.ip()));
         let listens = listens.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
         let always = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
@@ -243,9 +249,10 @@ impl DoorPlan {
         let failed = |e: std::io::Error| DoorError::Open(e.to_string());
         let http = another(&self.http).map_err(failed)?;
         let kv = another(&self.kv).map_err(failed)?;
+        let s3 = another(&self.s3).map_err(failed)?;
         filesystem.reads_only(read_only);
         let (entry, names, keep) = (self.wanted.entry.clone(), self.names(), keep.to_owned());
-        (self.opener)(Opening { filesystem, root, http, kv, entry, names, keep }).await
+        (self.opener)(Opening { filesystem, root, http, kv, s3, entry, names, keep }).await
     }
 }
 
@@ -255,6 +262,8 @@ pub struct OpenDoors {
     pub http: Option<SocketAddr>,
     /// Where key-value is.
     pub kv: Option<SocketAddr>,
+    /// Where S3 is.
+    pub s3: Option<SocketAddr>,
     /// SHA-256 of the certificate, where there is one.
     pub fingerprint: Option<String>,
     /// Told when they have to close: no further requests.
@@ -271,13 +280,22 @@ impl OpenDoors {
         let http = self.http_address().map(|address| format!("  http      {address}"));
         let kv = self.kv.map(|address| format!("  kv        {address}, lines of JSON"));
         let known = self.fingerprint.iter().map(|print| format!("  tls       SHA-256 {print}"));
-        http.into_iter().chain(kv).chain(known).collect()
+        let s3 = self.s3_address().map(|address| format!("  s3        {address}"));
+        http.into_iter().chain(kv).chain(s3).chain(known).collect()
     }
 
     /// Where HTTP is, as browsers want it.
     pub(crate) fn http_address(&self) -> Option<String> {
-        let scheme = if self.fingerprint.is_some() { "https" } else { "http" };
-        self.http.map(|address| format!("{scheme}://{address}/"))
+        self.http.map(|address| format!("{}://{address}/", self.scheme()))
+    }
+
+    /// Where S3 is, as its clients want it (`--endpoint-url`).
+    pub(crate) fn s3_address(&self) -> Option<String> {
+        self.s3.map(|address| format!("{}://{address}", self.scheme()))
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.fingerprint.is_some() { "https" } else { "http" }
     }
 
     /// Closes them: nobody comes in any more, and who is in leaves.
@@ -305,7 +323,8 @@ mod tests {
         let check = |address: &str, kv: bool, no_login: bool, tls: &Tls| {
             let address: Option<Listen> = Some(address.parse().unwrap());
             let (http, kv) = if kv { (None, address) } else { (address, None) };
-            WantedDoors { http, kv, entry: Entry { no_login, tls: tls.clone() } }.check()
+            let entry = Entry { no_login, tls: tls.clone() };
+            WantedDoors { http, kv, entry, ..WantedDoors::default() }.check()
         };
         let nowhere = Entry { no_login: false, tls: Tls::Own };
         assert!(WantedDoors { entry: nowhere, ..WantedDoors::default() }.check().is_err());

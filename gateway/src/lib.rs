@@ -5,7 +5,7 @@
 //!   not let in for; `who`: which user whoever comes in stands for.
 //! * `page`: `/`, for people. `api`: `/api/v1/`, for it and for programs.
 //! * `dav`: `/dav/`, the whole tree by WebDAV. `refs`: `/refs/{ref}`, whole files by HTTP. `kv`: numbered databases of keys and values, by HTTP and as lines of
-//!   JSON. `health`: `/metrics`, `/healthz`, `/readyz`.
+//!   JSON. `s3`: buckets and objects. `health`: `/metrics`, `/healthz`, `/readyz`.
 //! * What they share: `names` (of keys, as files), `shelf` (files by their keys), `transfer` (bodies in and out), `conditions`, `refusal` (what clients
 //!   are told that goes wrong), `faults`, `metrics`; `address`, `place` and `trees`: paths, what is there, and folders with all in them.
 
@@ -34,6 +34,7 @@ mod patient;
 mod place;
 mod refs;
 mod refusal;
+mod s3;
 mod server;
 mod shelf;
 mod through;
@@ -55,7 +56,7 @@ pub fn open(
 
 async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
     let certificate = certificate(&opening)?;
-    let Opening { filesystem, root, http, kv, entry, .. } = opening;
+    let Opening { filesystem, root, http, kv, s3, entry, names, .. } = opening;
     metrics::describe();
     let counted = proto::metrics_server::count().map_err(|e| DoorError::Open(e.to_string()))?;
     let who = Arc::new(Who::new(filesystem.clone(), root, entry.no_login));
@@ -71,11 +72,20 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
         let acceptor = certificate.as_ref().map(|certificate| certificate.acceptor(protocols));
         acceptor.transpose().map_err(|e| DoorError::Open(e.to_string()))
     };
-    let doors = [http.as_ref().map(|_| "http"), kv.as_ref().map(|_| "kv")];
+    let doors = [
+        http.as_ref().map(|_| "http"),
+        kv.as_ref().map(|_| "kv"),
+        s3.as_ref().map(|_| "s3"),
+    ];
     let doors = doors.into_iter().flatten().collect();
     let about = api::About { who: who.clone(), counted: counted.clone(), doors, server: &server };
     let api = api::routes(about).map_err(|e| DoorError::Open(e.to_string()))?;
     let (https, kvs) = (speaking(&["http/1.1"])?, speaking(&[])?);
+    let objects = s3.map(|listener| {
+        let door = Arc::new(s3::Door::new(who.clone(), names, tasks.clone()));
+        tasks.spawn(door.clone().tidy(stop.clone()));
+        server.serve_http((listener, https.clone()), guard::guarded(s3::routes(door)))
+    });
     let routes = axum::Router::new()
         .merge(refs::routes(who.clone()))
         .merge(dav::routes(who.clone()))
@@ -93,7 +103,8 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
     });
     let failed = |e: std::io::Error| DoorError::Open(e.to_string());
     let (http, kv) = (http.transpose().map_err(failed)?, kv.transpose().map_err(failed)?);
-    Ok(OpenDoors { http, kv, fingerprint, stop, cut, tasks })
+    let s3 = objects.transpose().map_err(failed)?;
+    Ok(OpenDoors { http, kv, s3, fingerprint, stop, cut, tasks })
 }
 
 /// The certificate of a volume's doors, if they have one.

@@ -11,11 +11,11 @@ static TURNS: Semaphore = Semaphore::const_new(64);
 ///
 /// # Errors
 /// Its own; when it panics.
-pub(crate) async fn carried<T: Send + 'static>(
+pub(crate) async fn carried<T: Send + 'static, E: From<Refusal> + Send + 'static>(
     what: &'static str,
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    let broken = |why: String| Refusal::new(Code::Broken, why);
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E> {
+    let broken = |why: String| Refusal::new(Code::Broken, why).into();
     match tokio::spawn(proto::guard::caught_in(what, work)).await {
         Ok(Ok(done)) => done,
         Ok(Err(panicked)) => Err(broken(panicked.to_string())),

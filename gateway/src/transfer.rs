@@ -18,7 +18,7 @@ use crate::metrics;
 use crate::refusal::{Code, Refusal};
 
 /// How long a client may send nothing of a body.
-const STALLED: Duration = Duration::from_secs(30);
+pub(crate) const STALLED: Duration = Duration::from_secs(30);
 
 /// Bytes of a refused body that are read all the same, and for how long.
 const DRAINED: u64 = 32 << 20;
@@ -207,7 +207,8 @@ fn insert(response: &mut Response, name: header::HeaderName, value: &str) {
     response.headers_mut().insert(name, value);
 }
 
-fn content(file: OpenFile, range: Range<u64>, memory: Sending) -> Response {
+/// Bytes of a file, as they come.
+pub(crate) fn content(file: OpenFile, range: Range<u64>, memory: Sending) -> Response {
     let len = range.end - range.start;
     let stream = file.stream(range, memory).inspect(|chunk| match chunk {
         Ok(bytes) => metrics::sent(bytes.len()),

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -147,6 +148,21 @@ impl Who {
         self.access.is_at(folder, directory).await.map_err(refused)
     }
 
+    /// The secret that requests by this access key are signed with, whose it is, and what he sees.
+    ///
+    /// # Errors
+    /// When there is none, or he is not let in.
+    pub(crate) async fn signed_by(&self, key: &str) -> Result<(Secret, String, View), Refusal> {
+        let (secret, visitor) = self.access.access_key(key).await.map_err(refused)?;
+        let Visitor { user, uid, gids, root, write, .. } = visitor;
+        Ok((secret, user, self.view(Viewer { uid, gids, root, write })))
+    }
+
+    /// All that is shown, as whoever serves the volume sees it.
+    pub(crate) fn own_view(&self) -> View {
+        self.view(self.whoever_serves())
+    }
+
     fn view(&self, viewer: Viewer) -> View {
         View::new(self.filesystem.clone(), viewer)
     }
@@ -180,13 +196,17 @@ pub(crate) async fn logged_in(
         }
         Err(refusal) => {
             let (head, body) = request.into_parts();
-            // A stranger's body is waited for where it is small, and not for long.
-            if is_small(&head.headers) {
-                let settling = transfer::settled::<()>(Ok(()), &head.headers, body);
-                let _late = tokio::time::timeout(STRANGERS, settling).await;
-            }
+            heard_out(&head.headers, body).await;
             refusal.into_response()
         }
+    }
+}
+
+/// Waits for a stranger's body where it is small, and not for long, for him to hear why he is not let in.
+pub(crate) async fn heard_out(headers: &HeaderMap, body: Body) {
+    if is_small(headers) {
+        let settling = transfer::settled::<()>(Ok(()), headers, body);
+        let _late = tokio::time::timeout(STRANGERS, settling).await;
     }
 }
 

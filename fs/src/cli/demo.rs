@@ -249,6 +249,9 @@ impl fmt::Display for Again<'_> {
         if let Some(kv) = &self.0.doors.kv {
             write!(f, " --kv {kv}")?;
         }
+        if let Some(s3) = &self.0.doors.s3 {
+            write!(f, " --s3 {s3}")?;
+        }
         let words = [
             (self.0.daemons, " --daemons"),
             (self.0.background, " --background"),

@@ -20,6 +20,9 @@ pub(super) struct DoorArgs {
     /// Serve key-value as lines of JSON over TCP at this address of this machine
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) kv: Option<Listen>,
+    /// Serve S3 at this address of this machine (127.0.0.1:7482, say)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) s3: Option<Listen>,
     /// TLS with a certificate that is made and kept here, and whose fingerprint is printed
     #[arg(long, conflicts_with_all = ["tls_cert", "insecure_no_tls"])]
     tls: bool,
@@ -49,7 +52,8 @@ impl DoorArgs {
             _ => other.entry.tls,
         };
         let entry = Entry { no_login: self.no_login || other.entry.no_login, tls };
-        WantedDoors { http: self.http.or(other.http), kv: self.kv.or(other.kv), entry }
+        let (http, kv, s3) = (self.http.or(other.http), self.kv.or(other.kv), self.s3.or(other.s3));
+        WantedDoors { http, kv, s3, entry }
     }
 }
 

@@ -97,7 +97,7 @@ Options behind -o:
   take-over                    though it is mounted on another machine, which can write nothing from then on
   nonempty                     the mount point may have something in it, which is hidden then
   cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR, disk-grace=TIME, heal-rate=SIZE,
-  http=ADDR, kv=ADDR, tls, tls-cert=FILE, tls-key=FILE, insecure-no-tls, no-login
+  http=ADDR, kv=ADDR, s3=ADDR, tls, tls-cert=FILE, tls-key=FILE, insecure-no-tls, no-login
                                as the options of `ashlar mount` with these names
 mount(8) shows a volume that is mounted at a second place, with ro, suid, dev, exec, noatime and subdir
 of its own; the rest is as it was mounted first.

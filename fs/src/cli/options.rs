@@ -138,6 +138,7 @@ impl Options {
             "metrics" => self.metrics = Some(parsed(name, value)?),
             "http" => self.doors.http = Some(parsed(name, value)?),
             "kv" => self.doors.kv = Some(parsed(name, value)?),
+            "s3" => self.doors.s3 = Some(parsed(name, value)?),
             "tls-cert" => {
                 self.tls_file(name, parsed(name, value)?, |files, file| files.0 = file)?
             }
@@ -214,7 +215,7 @@ impl Options {
             "nonempty" => self.nonempty = true,
             "no-login" => self.doors.entry.no_login = true,
             "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics" | "http"
-            | "kv" | "tls-cert" | "tls-key" | "disk-grace" | "heal-rate" => {
+            | "kv" | "s3" | "tls-cert" | "tls-key" | "disk-grace" | "heal-rate" => {
                 return Err(BadOption::Value(name.to_owned()));
             }
             _ => return Err(BadOption::Unknown(name.to_owned())),

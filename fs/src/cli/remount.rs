@@ -100,6 +100,7 @@ fn check_settings(options: &Options, caller: Option<&mut ControlClient>) -> Resu
             ("metrics", address(&options.metrics)),
             ("http", address(&options.doors.http)),
             ("kv", address(&options.doors.kv)),
+            ("s3", address(&options.doors.s3)),
             ("how doors are entered", entry(options)),
             ("disk-grace", options.disk_grace.map(|grace| grace.to_string().replace(' ', ""))),
             ("heal-rate", text(options.heal_rate)),

@@ -49,7 +49,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let wanted = args.doors.clone().or(WantedDoors::default());
     if !wanted.any() {
-        bail!("there is no door to serve the volume by: give --http or --kv");
+        bail!("there is no door to serve the volume by: give --http, --kv or --s3");
     }
     wanted.check()?;
     let usual = DataSettings::default();
@@ -103,7 +103,8 @@ fn told(name: &str, open: &OpenVolume) -> String {
     let doors = open.doors().expect("it was opened with doors");
     let http = doors.http_address();
     let kv = doors.kv.map(|address| format!("{address} (lines of JSON)"));
-    let all: Vec<String> = http.into_iter().chain(kv).collect();
+    let s3 = doors.s3_address().map(|address| format!("{address} (S3)"));
+    let all: Vec<String> = http.into_iter().chain(kv).chain(s3).collect();
     let known = doors.fingerprint.as_ref();
     let known = known.map(|print| format!(", with the certificate SHA-256 {print}"));
     format!("serving {name} at {}{}", all.join(" and "), known.unwrap_or_default())

@@ -1,0 +1,306 @@
+//! Names of a folder in the order of keys. Folders have an order of their own, by hashes of names; a listing wants that of
+//! bytes, a page at a time. So a folder is read whole, and of its names the next so many are kept, sorted: memory is
+//! bounded however many there are, and a folder of a million is read some thirty times for all its pages, not a thousand.
+//!
+//! What is sorted is kept for the pages that follow, as long as the folder has not changed since. The filesystem's clock
+//! is coarse, so a folder that has changed a moment ago might change again without being seen: what was read of such a
+//! one serves the request alone that has read it.
+
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use fs::tree::{Folder, TreePath, TreeResult, View};
+use lru::LruCache;
+use meta::{Attr, Ino, Kind, Time};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+/// Names that are kept of a folder at once, and bytes of them.
+const NAMES: usize = 32_768;
+const BYTES: usize = 4 << 20;
+/// What all that are kept may take, in bytes.
+const ALL: usize = 32 << 20;
+/// What one takes beside its bytes.
+const OVERHEAD: usize = 48;
+/// Folders that are read at once.
+const AT_ONCE: usize = 4;
+/// For so long after its last change a folder may change without being seen.
+const UNSURE_SECS: i64 = 1;
+
+/// A name as it is sorted: that of a folder with a slash behind it, as its keys have it.
+pub(super) type Sorted = Box<[u8]>;
+
+/// From where on names are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum From {
+    #[default]
+    Start,
+    /// What is greater than this key, or is a folder that it lies in.
+    Within(Vec<u8>),
+    /// What is greater than this name.
+    Beyond(Vec<u8>),
+}
+
+impl From {
+    fn key(&self) -> &[u8] {
+        match self {
+            Self::Start => b"",
+            Self::Within(key) | Self::Beyond(key) => key,
+        }
+    }
+
+    /// Is this name wanted?
+    fn wants(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Start => true,
+            Self::Within(key) => name > &key[..] || name.ends_with(b"/") && key.starts_with(name),
+            Self::Beyond(key) => name > &key[..],
+        }
+    }
+}
+
+/// Names of one folder, in order.
+pub(super) struct Names {
+    from: From,
+    /// All of them that are wanted, or the first.
+    sorted: Vec<Sorted>,
+    complete: bool,
+    changed: (Time, Time),
+}
+
+impl Names {
+    /// Are all that are wanted from there in it, or so many that it is worth to begin with them?
+    fn covers(&self, from: &From) -> bool {
+        let begins = match (&self.from, from) {
+            (From::Start, _) => true,
+            (_, From::Start) => false,
+            (From::Beyond(own), From::Within(key)) => {
+                key > own && !(own.ends_with(b"/") && key.starts_with(own))
+            }
+            (own, from) => from.key() >= own.key(),
+        };
+        let goes_on = self.sorted.last().is_some_and(|last| &last[..] > from.key());
+        begins && (self.complete || goes_on)
+    }
+
+    /// The next name that is wanted from there. `None`: there is none among these.
+    pub(super) fn next(&self, from: &From) -> Option<&[u8]> {
+        let key = from.key();
+        if let From::Within(key) = from
+            && let Some(end) = key.iter().position(|byte| *byte == b'/')
+            && let Ok(at) = self.sorted.binary_search_by(|name| name[..].cmp(&key[..=end]))
+        {
+            return Some(&self.sorted[at]);
+        }
+        let at = match from {
+            From::Start => 0,
+            _ => self.sorted.partition_point(|name| name[..] <= *key),
+        };
+        self.sorted.get(at).map(|name| &name[..])
+    }
+
+    /// There are no more than these.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    fn bytes(&self) -> usize {
+        OVERHEAD + self.sorted.iter().map(|name| name.len() + OVERHEAD).sum::<usize>()
+    }
+}
+
+/// The first names of any number in any order, of which no more are kept than may be.
+struct Gather {
+    found: BinaryHeap<Sorted>,
+    bytes: usize,
+    complete: bool,
+}
+
+impl Gather {
+    fn add(&mut self, name: Sorted) {
+        if !self.complete && self.found.peek().is_some_and(|last| name >= *last) {
+            return;
+        }
+        self.bytes += name.len();
+        self.found.push(name);
+        while self.found.len() > NAMES || self.bytes > BYTES && self.found.len() > 1 {
+            self.bytes -= self.found.pop().map_or(0, |name| name.len());
+            self.complete = false;
+        }
+    }
+}
+
+/// Whose names: of this folder, that begin so, and, if they are not sure, for this request alone.
+type Whose = (Ino, Vec<u8>, Option<u64>);
+
+/// What is kept of all folders.
+pub(super) struct NameCache {
+    kept: Mutex<(LruCache<Whose, Arc<Names>>, usize)>,
+    reading: Semaphore,
+}
+
+impl Default for NameCache {
+    fn default() -> Self {
+        Self { kept: Mutex::new((LruCache::unbounded(), 0)), reading: Semaphore::new(AT_ONCE) }
+    }
+}
+
+impl NameCache {
+    /// Names of a folder that begin with `prefix`, from somewhere on, for this request.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) async fn names(
+        &self,
+        (view, path, folder): (&View, &TreePath, &Folder),
+        prefix: &[u8],
+        (from, request): (&From, u64),
+    ) -> TreeResult<Arc<Names>> {
+        let attr = folder.attr();
+        let shared: Whose = (attr.ino, prefix.to_vec(), None);
+        let own: Whose = (attr.ino, prefix.to_vec(), Some(request));
+        let known = || {
+            let mut kept = self.kept.lock();
+            let fits = |names: &&Arc<Names>| names.covers(from) && names.changed == changed(attr);
+            let found = kept.0.get(&shared).filter(fits).cloned();
+            found.or_else(|| kept.0.get(&own).filter(|names| names.covers(from)).cloned())
+        };
+        if let Some(names) = known() {
+            return Ok(names);
+        }
+        let _turn = self.reading.acquire().await.expect("it is never closed");
+        // Somebody else may have read it meanwhile.
+        if let Some(names) = known() {
+            return Ok(names);
+        }
+        let is_sure = attr.mtime.max(attr.ctime).secs + UNSURE_SECS < meta::wall_clock().secs;
+        let names = Arc::new(read((view, path, attr), prefix, from.clone()).await?);
+        self.keep(if is_sure { shared } else { own }, names.clone());
+        Ok(names)
+    }
+
+    fn keep(&self, whose: Whose, names: Arc<Names>) {
+        let mut kept = self.kept.lock();
+        let (all, bytes) = &mut *kept;
+        *bytes += names.bytes();
+        if let Some((_, before)) = all.push(whose, names) {
+            *bytes -= before.bytes();
+        }
+        while *bytes > ALL {
+            let Some((_, oldest)) = all.pop_lru() else { return };
+            *bytes -= oldest.bytes();
+        }
+    }
+}
+
+fn changed(attr: &Attr) -> (Time, Time) {
+    (attr.mtime, attr.ctime)
+}
+
+async fn read(
+    (view, path, attr): (&View, &TreePath, &Attr),
+    prefix: &[u8],
+    from: From,
+) -> TreeResult<Names> {
+    let mut gather = Gather { found: BinaryHeap::new(), bytes: 0, complete: true };
+    let mut listing = view.list_only(path, attr.ino).await?;
+    loop {
+        let entries = listing.next().await?;
+        if entries.is_empty() {
+            break;
+        }
+        for entry in entries {
+            let mut name = entry.name;
+            match entry.attr.kind {
+                Kind::Directory => name.push(b'/'),
+                Kind::File | Kind::Symlink => {}
+                // Pipes, sockets and devices are no objects.
+                _ => continue,
+            }
+            if name.starts_with(prefix) && from.wants(&name) {
+                gather.add(name.into());
+            }
+        }
+        // A long listing lets others go in between.
+        tokio::task::yield_now().await;
+    }
+    let Gather { found, complete, .. } = gather;
+    Ok(Names { from, sorted: found.into_sorted_vec(), complete, changed: changed(attr) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(from: From, sorted: &[&str], complete: bool) -> Names {
+        let sorted = sorted.iter().map(|name| name.as_bytes().into()).collect();
+        Names { from, sorted, complete, changed: Default::default() }
+    }
+
+    fn within(key: &str) -> From {
+        From::Within(key.into())
+    }
+
+    fn beyond(key: &str) -> From {
+        From::Beyond(key.into())
+    }
+
+    #[test]
+    fn names_go_on_where_they_were() {
+        let all = names(From::Start, &["a", "b/", "b0", "c"], true);
+        let mut from = From::Start;
+        let mut seen = Vec::new();
+        while let Some(name) = all.next(&from) {
+            seen.push(String::from_utf8(name.to_vec()).unwrap());
+            from = From::Beyond(name.to_vec());
+        }
+        assert_eq!(seen, ["a", "b/", "b0", "c"]);
+        for (from, expected) in [
+            (within("a"), Some("b/")),
+            (within("b/x"), Some("b/")),
+            (within("b/"), Some("b/")),
+            (within("b."), Some("b/")),
+            (within("b00"), Some("c")),
+            (within("c"), None),
+            (beyond("b/"), Some("b0")),
+        ] {
+            let found = all.next(&from).map(|name| String::from_utf8(name.to_vec()).unwrap());
+            assert_eq!(found.as_deref(), expected, "{from:?}");
+            for name in ["a", "b/", "b0", "c"] {
+                let first = from.wants(name.as_bytes()) && expected == Some(name);
+                assert!(
+                    first || !from.wants(name.as_bytes()) || expected.is_some_and(|e| name > e)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_used_where_it_is_enough() {
+        let some = names(beyond("b"), &["c/", "d", "e"], false);
+        assert!(
+            some.covers(&beyond("b")) && some.covers(&within("c/x")) && some.covers(&beyond("d"))
+        );
+        assert!(
+            !some.covers(&From::Start) && !some.covers(&beyond("a")) && !some.covers(&beyond("e"))
+        );
+        let behind = names(beyond("c/"), &["d", "e"], true);
+        assert!(
+            !behind.covers(&within("c/x"))
+                && behind.covers(&beyond("c/"))
+                && behind.covers(&within("z"))
+        );
+    }
+
+    #[test]
+    fn the_first_names_are_kept_whatever_the_order_they_come_in() {
+        let mut gather = Gather { found: BinaryHeap::new(), bytes: 0, complete: true };
+        for n in 0..100_000u32 {
+            gather.add(format!("{:05}", n.wrapping_mul(7919) % 100_000).into_bytes().into());
+            assert!(gather.found.len() <= NAMES && gather.bytes <= BYTES);
+        }
+        let sorted = gather.found.into_sorted_vec();
+        assert!(!gather.complete && sorted.len() == NAMES);
+        assert!(sorted.iter().enumerate().all(|(n, name)| **name == *format!("{n:05}").as_bytes()));
+    }
+}

@@ -1,0 +1,259 @@
+//! Keys of a bucket in the order of their bytes, from somewhere on: a walk down and up its folders, of which it keeps no
+//! more than their names' places.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use fs::tree::{Folder, TreePath, TreeResult};
+use meta::{Attr, Ino, Kind};
+
+use super::asked::Asked;
+use super::attributes::{FOLDER, STATE, Seen};
+use super::names::{From, Names};
+use super::object::FolderMark;
+
+/// What is found.
+pub(super) enum Found {
+    /// An object.
+    Object(Box<Listed>),
+    /// A folder that is not gone into: its key, with the slash.
+    Folder(Vec<u8>),
+}
+
+/// An object in a list.
+pub(super) struct Listed {
+    pub(super) key: Vec<u8>,
+    pub(super) attr: Attr,
+    pub(super) seen: Seen,
+}
+
+/// A folder on the way.
+struct Level {
+    path: TreePath,
+    /// What the keys in it begin with.
+    key: Vec<u8>,
+    folder: Folder,
+    /// What its names that are wanted begin with.
+    prefix: Vec<u8>,
+    from: From,
+    names: Option<Arc<Names>>,
+}
+
+/// Keys that begin with a prefix and are greater than a marker.
+pub(super) struct Walk<'a> {
+    asked: &'a Asked,
+    marker: Vec<u8>,
+    /// Folders below the prefix are found, and not gone into.
+    flat: bool,
+    levels: Vec<Level>,
+    /// Folders that are looked into: links cannot be among them, but a folder may be moved while it is.
+    on_the_way: HashSet<Ino>,
+    /// The folder that the prefix names, which may be an object itself.
+    first: Option<Found>,
+    request: u64,
+}
+
+impl<'a> Walk<'a> {
+    /// Of a bucket.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) async fn new(
+        (asked, bucket): (&'a Asked, &TreePath),
+        (prefix, marker): (&[u8], &[u8]),
+        flat: bool,
+    ) -> TreeResult<Self> {
+        let end = prefix.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let (above, rest) = prefix.split_at(end);
+        let request = u64::from_le_bytes(
+            uuid::Uuid::new_v4().into_bytes()[..8].try_into().unwrap_or_default(),
+        );
+        let mut walk = Self {
+            asked,
+            marker: marker.to_vec(),
+            flat,
+            levels: Vec::new(),
+            on_the_way: HashSet::new(),
+            first: None,
+            request,
+        };
+        let mut path = bucket.clone();
+        for name in above.split(|byte| *byte == b'/').filter(|_| end > 0) {
+            if name.is_empty() {
+                continue;
+            }
+            match path.join(name) {
+                Ok(below) => path = below,
+                // No key begins so.
+                Err(_) => return Ok(walk),
+            }
+        }
+        if path.names().len() != bucket.names().len() + above.iter().filter(|b| **b == b'/').count()
+        {
+            return Ok(walk);
+        }
+        match asked.view.folder(&path).await {
+            Ok(folder) => {
+                let found =
+                    if end > 0 { walk.enter(&folder, above, rest.is_empty()).await? } else { None };
+                walk.push(path, above.to_vec(), folder, rest.to_vec());
+                walk.first = found;
+            }
+            Err(e)
+                if end > 0
+                    && matches!(
+                        e.trouble(),
+                        fs::tree::Trouble::NotFound | fs::tree::Trouble::WrongKind
+                    ) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(walk)
+    }
+
+    /// What comes next.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(super) async fn next(&mut self) -> TreeResult<Option<Found>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        while let Some(name) = self.name().await? {
+            let Some(level) = self.levels.last() else { return Ok(None) };
+            let key = [&level.key[..], &name].concat();
+            let found = match name.strip_suffix(b"/") {
+                Some(name) => self.below(name.to_vec(), key).await?,
+                None => self.file(&name, key).await?,
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next name of the folder where the walk is, or of one above.
+    async fn name(&mut self) -> TreeResult<Option<Vec<u8>>> {
+        while let Some(level) = self.levels.last_mut() {
+            let names = match level.names.take() {
+                Some(names) => names,
+                None => {
+                    let cache = &self.asked.door.names;
+                    let of = (&self.asked.view, &level.path, &level.folder);
+                    match cache.names(of, &level.prefix, (&level.from, self.request)).await {
+                        // It went meanwhile.
+                        Err(e) if e.is_not_found() => {
+                            self.pop();
+                            continue;
+                        }
+                        names => names?,
+                    }
+                }
+            };
+            match names.next(&level.from).map(<[u8]>::to_vec) {
+                Some(name) => {
+                    level.from = From::Beyond(name.clone());
+                    level.names = Some(names);
+                    return Ok(Some(name));
+                }
+                None if names.is_complete() => self.pop(),
+                // The next of them are read.
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn pop(&mut self) {
+        if let Some(level) = self.levels.pop() {
+            self.on_the_way.remove(&level.folder.attr().ino);
+        }
+    }
+
+    fn push(&mut self, path: TreePath, key: Vec<u8>, folder: Folder, prefix: Vec<u8>) {
+        let from = match self.marker.strip_prefix(&key[..]) {
+            Some([]) => From::Start,
+            Some(rest) => From::Within(rest.to_vec()),
+            // All keys in it are before the marker.
+            None if self.marker > key => return,
+            None => From::Start,
+        };
+        if !self.on_the_way.insert(folder.attr().ino) {
+            return;
+        }
+        // The names of those above are found again, if they are still there: not all of them are held on to.
+        if let Some(above) = self.levels.last_mut() {
+            above.names = None;
+        }
+        self.levels.push(Level { path, key, folder, prefix, from, names: None });
+    }
+
+    /// A folder: it is found, or gone into.
+    async fn below(&mut self, name: Vec<u8>, key: Vec<u8>) -> TreeResult<Option<Found>> {
+        let in_it = self.marker.starts_with(&key);
+        if self.flat {
+            let is_done = self.marker == key || in_it && !self.has_more(&key).await?;
+            return Ok((!is_done).then_some(Found::Folder(key)));
+        }
+        let Some(level) = self.levels.last() else { return Ok(None) };
+        let path = level.path.join(&name)?;
+        let folder = match self.asked.view.folder(&path).await {
+            Ok(folder) => folder,
+            // It went, or became another thing, meanwhile.
+            Err(e)
+                if matches!(
+                    e.trouble(),
+                    fs::tree::Trouble::NotFound | fs::tree::Trouble::WrongKind
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let found = self.enter(&folder, &key, true).await?;
+        self.push(path, key, folder, Vec::new());
+        Ok(found)
+    }
+
+    /// Is there any key in this folder beyond the marker, which lies there?
+    async fn has_more(&self, key: &[u8]) -> TreeResult<bool> {
+        let bucket = self.asked.bucket().map_err(|_| fs::tree::BadPath::Empty)?;
+        let walk = Walk::new((self.asked, &bucket), (key, &self.marker), false);
+        let mut walk = Box::pin(walk).await?;
+        Ok(Box::pin(walk.next()).await?.is_some())
+    }
+
+    /// The object that a folder is itself, if it is one that is wanted.
+    async fn enter(&self, folder: &Folder, key: &[u8], wanted: bool) -> TreeResult<Option<Found>> {
+        if !wanted || self.marker.as_slice() >= key {
+            return Ok(None);
+        }
+        let mut attr = *folder.attr();
+        let mark = FolderMark::read(folder.attribute_of(&attr, FOLDER).await?.as_deref());
+        let is_put = mark.as_ref().is_some_and(|mark| mark.put);
+        if !is_put && !folder.is_empty().await? {
+            return Ok(None);
+        }
+        let mark = mark.unwrap_or_default();
+        attr.size = mark.bytes().len() as u64;
+        let listed = Listed { key: key.to_vec(), attr, seen: mark.seen() };
+        Ok(Some(Found::Object(Box::new(listed))))
+    }
+
+    /// A file, or a link to one.
+    async fn file(&self, name: &[u8], key: Vec<u8>) -> TreeResult<Option<Found>> {
+        let Some(level) = self.levels.last() else { return Ok(None) };
+        let attr = match level.folder.look(name).await? {
+            Some(attr) if attr.kind == Kind::Symlink => {
+                let path = level.path.join(name)?;
+                // One that leads out or nowhere is not shown.
+                self.asked.view.stat(&path).await.ok()
+            }
+            found => found,
+        };
+        let Some(attr) = attr.filter(|attr| attr.kind == Kind::File) else { return Ok(None) };
+        let kept = level.folder.attribute_of(&attr, STATE).await?;
+        let seen = Seen::of(&attr, kept.as_deref());
+        Ok(Some(Found::Object(Box::new(Listed { key, attr, seen }))))
+    }
+}

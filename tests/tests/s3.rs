@@ -1,0 +1,534 @@
+//! Promise: by S3 a bucket is a folder and an object a file of the same tree, whole or not there, in the order of bytes,
+//! with a tag that is void once others change the file; uploads by parts outlive the process; who signs is let in as his
+//! account says; what a tree cannot hold gets a sentence; and clients of others work.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tests::accounts::Accounts;
+use tests::cluster::{Demo, Mode, Setup, can_mount};
+use tests::door::{Answer, Door, free_address};
+use tests::process::{PATIENCE, output, run, wait_until};
+use tests::seed::{Seed, content};
+
+const PASSWORD: &str = "correct horse battery";
+/// Smallest part but for the last.
+const PART: usize = 5 << 20;
+
+/// A mounted volume, with its door.
+struct Site {
+    demo: Demo,
+    door: Door,
+}
+
+impl Site {
+    fn start(mode: Mode) -> Result<Self> {
+        let s3 = free_address()?;
+        let words = vec!["--s3".to_owned(), s3.clone()];
+        let (mount_arguments, demo_arguments) = (words.clone(), words);
+        let demo = Demo::start(Setup { mount_arguments, demo_arguments, ..Setup::new(mode) })?;
+        let site = Self { demo, door: Door::at(&s3) };
+        site.door.put("/photos", b"")?.expect(200)?;
+        Ok(site)
+    }
+
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer> {
+        self.door.ask(method, path, headers, body.as_bytes())
+    }
+
+    /// All keys and folders of a list, in pages of this size.
+    fn listed(&self, words: &str, page: usize) -> Result<Vec<String>> {
+        let (mut all, mut token) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/photos?list-type=2&max-keys={page}{words}{token}");
+            let said = text(&self.door.get(&path)?.expect(200)?);
+            let mut found = between(&said, "<Key>", "</Key>");
+            found.extend(between(&said, "<CommonPrefixes><Prefix>", "</Prefix>"));
+            ensure!(found.len() <= page);
+            // A page has them by kind, and pages follow one another.
+            found.sort();
+            all.extend(found);
+            match between(&said, "<NextContinuationToken>", "</").first() {
+                Some(next) => token = format!("&continuation-token={next}"),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Begins an upload by parts.
+    fn begin(&self, path: &str) -> Result<String> {
+        let begun = text(&self.ask("POST", &format!("{path}?uploads"), &[], "")?.expect(200)?);
+        between(&begun, "<UploadId>", "<").pop().context("an upload has an id")
+    }
+
+    /// Sends a part; its tag.
+    fn part(&self, path: &str, id: &str, number: u32, bytes: &[u8]) -> Result<String> {
+        let path = format!("{path}?partNumber={number}&uploadId={id}");
+        Ok(self.door.put(&path, bytes)?.expect(200)?.headers["etag"].clone())
+    }
+
+    fn complete(&self, path: &str, id: &str, parts: &[(u32, String)]) -> Result<Answer> {
+        let of = |(number, tag): &(u32, String)| {
+            format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>")
+        };
+        let list: String = parts.iter().map(of).collect();
+        let body = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+        self.ask("POST", &format!("{path}?uploadId={id}"), &[], &body)
+    }
+}
+
+/// The body of an answer.
+fn text(answer: &Answer) -> String {
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+/// The code of an error.
+fn code(answer: &Answer) -> String {
+    between(&text(answer), "<Code>", "</Code>").pop().unwrap_or_default()
+}
+
+/// All that stands between these.
+fn between(text: &str, begin: &str, end: &str) -> Vec<String> {
+    let rests = text.split(begin).skip(1);
+    let plain = |text: &str| text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    rests.filter_map(|rest| Some(plain(rest.split_once(end)?.0))).collect()
+}
+
+fn md5(path: &Path) -> Result<String> {
+    let said = run(Command::new("md5sum").arg(path), PATIENCE)?;
+    Ok(said.split(' ').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn the_mount_sees_what_comes_by_s3_and_the_other_way_round() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let file = |name: &str| site.demo.file(name);
+    let bytes = content(1, 300_000);
+    let put = site.door.ask(
+        "PUT",
+        "/photos/a/b",
+        &[("Content-Type", "text/plain"), ("x-amz-meta-of", "May"), ("x-amz-tagging", "k=v")],
+        &bytes,
+    )?;
+    let tag = put.expect(200)?.headers["etag"].clone();
+    ensure!(fs::read(file("photos/a/b"))? == bytes, "put, and read on the mount");
+    ensure!(tag == format!("\"{}\"", md5(&file("photos/a/b"))?), "the tag is the MD5");
+    let part = site.ask("GET", "/photos/a/b", &[("Range", "bytes=1000-1999")], "")?.expect(206)?;
+    ensure!(part.body == bytes[1000..2000] && part.headers["x-amz-meta-of"] == "May");
+    let head = site.ask("HEAD", "/photos/a/b", &[], "")?.expect(200)?;
+    ensure!(
+        head.headers["content-length"] == "300000" && head.headers["content-type"] == "text/plain"
+    );
+    ensure!(head.headers["etag"] == tag && head.headers["x-amz-tagging-count"] == "1");
+    site.ask("GET", "/photos/a/b", &[("If-None-Match", &tag)], "")?.expect(304)?;
+
+    // A copy has all that, and moves no data.
+    let copied = [("x-amz-copy-source", "/photos/a/b")];
+    site.ask("PUT", "/photos/copy", &copied, "")?.expect(200)?;
+    let copy = site.ask("GET", "/photos/copy", &[], "")?.expect(200)?;
+    ensure!(
+        copy.body == bytes && copy.headers["etag"] == tag && copy.headers["x-amz-meta-of"] == "May"
+    );
+
+    // Whoever writes into the file by the mount has changed the tag, though the size is the same.
+    let mut opened = fs::OpenOptions::new().write(true).open(file("photos/a/b"))?;
+    opened.write_all(b"another")?;
+    drop(opened);
+    let changed = site.ask("GET", "/photos/a/b", &[], "")?.expect(200)?;
+    ensure!(changed.body[..7] == *b"another" && changed.headers["etag"] != tag);
+    ensure!(changed.headers["etag"].contains('-'), "and it is no MD5");
+    ensure!(changed.headers["x-amz-meta-of"] == "May", "but what it is about");
+    fs::write(file("photos/by hand"), "x")?;
+    ensure!(site.door.get("/photos/by%20hand")?.expect(200)?.body == b"x");
+
+    // A folder that was made for objects goes with the last of them; one of the mount's stays.
+    fs::create_dir(file("photos/kept"))?;
+    site.door.put("/photos/kept/c", b"c")?.expect(200)?;
+    for key in ["a/b", "kept/c", "copy", "by%20hand", "a/b"] {
+        site.door.delete(&format!("/photos/{key}"))?.expect(204)?;
+    }
+    ensure!(!file("photos/a").exists() && file("photos/kept").is_dir());
+    let left = site.door.delete("/photos")?.expect(409)?;
+    ensure!(code(&left) == "BucketNotEmpty");
+    ensure!(site.listed("", 1000)? == ["kept/"], "an empty folder can be seen, and so deleted");
+    site.door.delete("/photos/kept/")?.expect(204)?;
+    site.door.delete("/photos")?.expect(204)?;
+    ensure!(!file("photos").exists());
+    site.demo.fsck()
+}
+
+#[test]
+fn keys_are_listed_in_the_order_of_their_bytes_a_page_at_a_time() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let mut seed = Seed::announced("s3 keys");
+    let names = ["a", "a-", "a0", "b", "B", "z z", "\u{fc}", "_", "%41", "x&y"];
+    let mut keys = BTreeSet::new();
+    for _ in 0..600 {
+        let depth = seed.below(4);
+        let mut any = || names[usize::try_from(seed.below(names.len() as u64)).expect("an index")];
+        let above: Vec<String> = (0..depth).map(|_| format!("{}d", any())).collect();
+        let name = format!("{}{}", any(), keys.len() % 40);
+        let folder = site.demo.file("photos").join(above.join("/"));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(&name), "x")?;
+        keys.insert(above.iter().cloned().chain([name]).collect::<Vec<_>>().join("/"));
+    }
+    let all: Vec<&String> = keys.iter().collect();
+    for page in [7, 100, 1000] {
+        let listed = site.listed("", page)?;
+        ensure!(listed.iter().collect::<Vec<_>>() == all, "in pages of {page}");
+    }
+    for (prefix, delimiter) in
+        [("", "/"), ("ad/", "/"), ("ad/a", "/"), ("a", "/"), ("", "0"), ("ad", "a"), ("none/", "/")]
+    {
+        let mut expected = BTreeSet::new();
+        for key in keys.iter().filter(|key| key.starts_with(prefix)) {
+            let end =
+                key[prefix.len()..].find(delimiter).map(|at| prefix.len() + at + delimiter.len());
+            expected.insert(end.map_or(key.as_str(), |end| &key[..end]));
+        }
+        let words = format!("&prefix={prefix}&delimiter={delimiter}");
+        for page in [3, 1000] {
+            let listed = site.listed(&words, page)?;
+            ensure!(
+                listed.iter().map(String::as_str).eq(expected.iter().copied()),
+                "{words} by {page}: {listed:?}"
+            );
+        }
+        // From any key on, by the first version.
+        let from = all[usize::try_from(seed.below(all.len() as u64))?];
+        let path = format!(
+            "/photos?prefix={prefix}&marker={}",
+            from.replace('%', "%25")
+                .replace('&', "%26")
+                .replace(' ', "%20")
+                .replace('\u{fc}', "%C3%BC")
+        );
+        let said = text(&site.door.get(&path)?.expect(200)?);
+        let behind: Vec<&&String> =
+            all.iter().filter(|key| key.starts_with(prefix) && *key > &from).collect();
+        ensure!(between(&said, "<Key>", "</Key>").iter().eq(behind.into_iter().copied()), "{path}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_upload_by_parts_outlives_the_process_and_leaves_nothing_but_the_object() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::start(Mode::Served)?;
+    let (first, second, last) = (content(1, PART), content(2, PART + 1), content(3, 1000));
+    let path = "/photos/a/large";
+    let id = site.begin(path)?;
+    let mut parts =
+        vec![(7, site.part(path, &id, 7, &last)?), (2, site.part(path, &id, 2, &first)?)];
+    ensure!(!site.demo.file("photos/a").exists(), "nothing is seen of it");
+    site.door.get(path)?.expect(404)?;
+    // Half a part is none.
+    let mut half = site.door.begin(
+        "PUT",
+        &format!("{path}?partNumber=3&uploadId={id}"),
+        &[("Content-Length", "9")],
+    )?;
+    half.write_all(b"123")?;
+    drop(half);
+    site.demo.kill_mount()?;
+    site.demo.mount()?;
+    site.demo.kill_daemon(2)?;
+    site.demo.kill_daemon(5)?;
+    let listed = text(&site.door.get(&format!("{path}?uploadId={id}"))?.expect(200)?);
+    ensure!(between(&listed, "<PartNumber>", "<") == ["2", "7"], "{listed}");
+    site.part(path, &id, 3, &first)?;
+    parts.insert(1, (3, site.part(path, &id, 3, &second)?));
+    parts.sort();
+    let wrong = site.complete(path, &id, &[(2, "\"0\"".into())])?.expect(400)?;
+    ensure!(code(&wrong) == "InvalidPart");
+    let small = site.complete(
+        path,
+        &id,
+        &[parts[0].clone(), (4, site.part(path, &id, 4, b"x")?), parts[2].clone()],
+    )?;
+    ensure!(code(&small.expect(400)?) == "EntityTooSmall");
+    let done = text(&site.complete(path, &id, &parts)?.expect(200)?);
+    ensure!(done.contains("-3&quot;</ETag>"), "{done}");
+    let again = text(&site.complete(path, &id, &parts)?.expect(200)?);
+    ensure!(again == done, "who has not heard is told the same");
+    let whole = [first, second, last].concat();
+    let found = fs::read(site.demo.file("photos/a/large"))?;
+    ensure!(found == whole, "the parts in their order");
+    let part = site.door.get(&format!("{path}?partNumber=2"))?.expect(206)?;
+    ensure!(part.body.len() == PART + 1 && part.headers["x-amz-mp-parts-count"] == "3");
+
+    let other = site.begin("/photos/other")?;
+    site.part("/photos/other", &other, 1, b"x")?;
+    site.door.delete(&format!("/photos/other?uploadId={other}"))?.expect(204)?;
+    let gone = site.door.put(&format!("/photos/other?partNumber=1&uploadId={other}"), b"x")?;
+    ensure!(code(&gone.expect(404)?) == "NoSuchUpload");
+    let left = || fs::read_dir(site.demo.file(".ashlar-uploads")).map_or(0, Iterator::count);
+    wait_until("parts to be taken away", PATIENCE, || left() == 0)?;
+    Ok(())
+}
+
+#[test]
+fn what_breaks_off_or_is_not_what_it_says_leaves_nothing() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    site.door.put("/photos/a", b"before")?.expect(200)?;
+    let mut half = site.door.begin("PUT", "/photos/a", &[("Content-Length", "1000000")])?;
+    half.write_all(&[1; 500_000])?;
+    drop(half);
+    let mut half = site.door.begin("PUT", "/photos/new/b", &[("Content-Length", "10")])?;
+    half.write_all(b"12345")?;
+    half.shutdown(std::net::Shutdown::Write)?;
+    let _refused = half.read_to_end(&mut Vec::new());
+    let md5 = "XUFAKrxLKna5cZ2REBfFkg==";
+    for (headers, expected) in [
+        (vec![("Content-MD5", md5)], ""),
+        (vec![("Content-MD5", "AAAAAAAAAAAAAAAAAAAAAA==")], "BadDigest"),
+        (vec![("Content-MD5", "x")], "InvalidDigest"),
+        (vec![("x-amz-checksum-crc32", "AAAAAA==")], "BadDigest"),
+        (vec![("x-amz-checksum-crc32", "AAAA")], "BadDigest"),
+        (vec![("x-amz-checksum-sha256", "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=")], ""),
+        (vec![("x-amz-checksum-sha1", "qvTGHdzF6KLavt4PO0gs2a6pQ00=")], ""),
+        (vec![("x-amz-checksum-crc32c", "mnG7TA==")], ""),
+        (vec![("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=")], "BadDigest"),
+        (vec![("If-None-Match", "*")], "PreconditionFailed"),
+        (vec![("If-Match", "\"0\"")], "PreconditionFailed"),
+        (vec![("x-amz-server-side-encryption", "AES256")], "NotImplemented"),
+        (vec![("x-amz-storage-class", "GLACIER")], "InvalidStorageClass"),
+        (vec![("x-amz-acl", "public-read")], "AccessControlListNotSupported"),
+    ] {
+        site.door.put("/photos/a", b"before")?.expect(200)?;
+        let answer = site.ask("PUT", "/photos/a", &headers, "hello")?;
+        ensure!(code(&answer) == expected, "{headers:?}: {answer:?}");
+        let now = if expected.is_empty() { "hello" } else { "before" };
+        ensure!(fs::read_to_string(site.demo.file("photos/a"))? == now, "{headers:?}");
+    }
+    ensure!(!site.demo.file("photos/new").exists() && site.listed("", 1000)? == ["a"]);
+    // Over nothing, and over what is there.
+    site.ask("PUT", "/photos/c", &[("If-None-Match", "*")], "c")?.expect(200)?;
+    let tag = site.door.get("/photos/c")?.headers["etag"].clone();
+    site.ask("PUT", "/photos/c", &[("If-Match", &tag)], "d")?.expect(200)?;
+    site.ask("DELETE", "/photos/c", &[("If-Match", &tag)], "")?.expect(412)?;
+    ensure!(
+        code(&site.ask("PUT", "/photos/e", &[("If-Match", "*")], "e")?.expect(404)?) == "NoSuchKey"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_a_tree_cannot_hold_gets_a_sentence() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    site.door.put("/photos/a", b"a")?.expect(200)?;
+    site.door.put("/photos/f/b", b"b")?.expect(200)?;
+    let (long, longer) = ("n".repeat(256), "n/".repeat(513));
+    let key = |key: &str| format!("/photos/{key}");
+    for (method, path, expected) in [
+        ("PUT", key("a/b"), (409, "KeyConflict")),
+        ("PUT", key("a/b/c"), (409, "KeyConflict")),
+        ("PUT", key("a/"), (409, "KeyConflict")),
+        ("PUT", key("f"), (409, "KeyConflict")),
+        ("PUT", key("/x"), (400, "InvalidKey")),
+        ("PUT", key("x//y"), (400, "InvalidKey")),
+        ("PUT", key("x/../y"), (400, "InvalidKey")),
+        ("PUT", key("%2e"), (400, "InvalidKey")),
+        ("PUT", key("x%00"), (400, "InvalidKey")),
+        ("PUT", key(&long), (400, "KeyTooLongError")),
+        ("PUT", key(&longer), (400, "KeyTooLongError")),
+        ("PUT", "/none/x".into(), (404, "NoSuchBucket")),
+        ("GET", key("none"), (404, "NoSuchKey")),
+        ("GET", key("f"), (404, "NoSuchKey")),
+        ("GET", key("f/"), (404, "NoSuchKey")),
+        ("GET", key("a/b"), (404, "NoSuchKey")),
+        ("GET", "/none/x".into(), (404, "NoSuchBucket")),
+        ("GET", key("a?versionId=7"), (404, "NoSuchVersion")),
+        ("GET", "/photos?max-keys=-1".into(), (400, "InvalidArgument")),
+        ("GET", "/photos?encoding-type=x".into(), (400, "InvalidArgument")),
+        ("GET", "/photos?cors".into(), (404, "NoSuchCORSConfiguration")),
+        ("GET", "/.ashlar-uploads/x".into(), (400, "InvalidBucketName")),
+        ("PUT", "/Photos".into(), (400, "InvalidBucketName")),
+        ("PUT", "/photos?lifecycle".into(), (501, "NotImplemented")),
+        ("PUT", key("a?uploadId=x&partNumber=1"), (404, "NoSuchUpload")),
+        ("PUT", key("a?uploadId=x&partNumber=0"), (400, "InvalidArgument")),
+        ("POST", "/photos?delete".into(), (400, "MalformedXML")),
+        ("POST", key("a?uploadId=x"), (400, "MalformedXML")),
+        ("PATCH", key("a"), (405, "MethodNotAllowed")),
+    ] {
+        let answer = site.ask(method, &path, &[], "")?;
+        ensure!((answer.status, &*code(&answer)) == expected, "{method} {path:.60}: {answer:?}");
+        ensure!(answer.headers["x-amz-request-id"].len() == 32);
+    }
+    let versions = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    site.ask("PUT", "/photos?versioning", &[], versions)?.expect(501)?;
+    // A folder may be an object, with a little content.
+    site.door.put("/photos/g/", b"about g")?.expect(200)?;
+    site.door.put("/photos/g/h", b"h")?.expect(200)?;
+    ensure!(site.door.get("/photos/g/")?.expect(200)?.body == b"about g");
+    ensure!(site.listed("", 1000)? == ["a", "f/b", "g/", "g/h"]);
+    site.door.delete("/photos/g/")?.expect(204)?;
+    ensure!(site.listed("", 1000)? == ["a", "f/b", "g/h"]);
+    // Many at once, of which some are not there.
+    let object = |key: &str| format!("<Object><Key>{key}</Key></Object>");
+    let list: String = ["a", "f/b", "g/h", "none", "x//y"].map(object).concat();
+    let done = text(
+        &site
+            .ask("POST", "/photos?delete", &[], &format!("<Delete>{list}</Delete>"))?
+            .expect(200)?,
+    );
+    ensure!(between(&done, "<Deleted><Key>", "<") == ["a", "f/b", "g/h", "none"], "{done}");
+    ensure!(between(&done, "<Error><Key>x//y</Key><Code>", "<") == ["InvalidKey"], "{done}");
+    ensure!(fs::read_dir(site.demo.file("photos"))?.count() == 0, "folders went, too");
+    Ok(())
+}
+
+/// A client of others with these words: it must succeed.
+fn client(site: &Site, key: &(String, String), program: &str, words: &[&str]) -> Result<String> {
+    let endpoint = format!("http://{}", site.door.address);
+    let mut command = Command::new(program);
+    command.args(words).env_remove("AWS_CA_BUNDLE").env("AWS_EC2_METADATA_DISABLED", "true");
+    command.env("AWS_ACCESS_KEY_ID", &key.0).env("AWS_SECRET_ACCESS_KEY", &key.1);
+    command.env("AWS_DEFAULT_REGION", "us-east-1");
+    let rclone =
+        [("TYPE", "s3"), ("PROVIDER", "Other"), ("ENV_AUTH", "true"), ("ENDPOINT", &endpoint)];
+    for (name, value) in rclone {
+        command.env(format!("RCLONE_CONFIG_HERE_{name}"), value);
+    }
+    run(&mut command, 4 * PATIENCE)
+}
+
+/// Is there such a program?
+fn has(program: &str) -> bool {
+    let is_there = output(Command::new(program).arg("--version"), PATIENCE)
+        .is_ok_and(|said| said.status.success());
+    if !is_there {
+        eprintln!("NOT TESTED: {program} is not installed");
+    }
+    is_there
+}
+
+/// The access key that a command has made: its id, and its secret.
+fn made(said: &str) -> Result<(String, String)> {
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let at = words.iter().position(|word| word.starts_with("AKIA")).context("an access key")?;
+    let secret = words.iter().find(|word| word.len() == 40 && !word.starts_with("AKIA"));
+    Ok((words[at].to_owned(), (*secret.context("a secret")?).to_owned()))
+}
+
+#[test]
+fn who_signs_is_let_in_as_his_account_says() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let accounts = Accounts(&site.demo);
+    fs::create_dir_all(site.demo.file("of-ann/mine"))?;
+    std::os::unix::fs::chown(site.demo.file("of-ann/mine"), Some(12_345), Some(12_345))?;
+    fs::write(site.demo.file("of-ann/mine/a"), "a")?;
+    accounts.with_password("user add ann --uid 12345 --gid 12345 --folder /of-ann", PASSWORD)?;
+    let key = made(&accounts.say("key add ann")?)?;
+    let unsigned = site.door.get("/photos")?.expect(403)?;
+    ensure!(code(&unsigned) == "AccessDenied", "{unsigned:?}");
+    let curl = |(id, secret): (&str, &str), words: &[&str], path: &str| -> Result<String> {
+        let url = format!("http://{}{path}", site.door.address);
+        let user = format!("{id}:{secret}");
+        let mut command = Command::new("curl");
+        command.args(["-s", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user]);
+        let hash = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
+        run(command.args(["-H", hash]).args(words).arg(url), PATIENCE)
+    };
+    let own = (&*key.0, &*key.1);
+    ensure!(curl(own, &[], "/mine/a")? == "a", "what is his");
+    ensure!(between(&curl(own, &[], "/")?, "<Name>", "<") == ["mine"], "his folder is all he sees");
+    ensure!(curl(own, &["-X", "PUT", "-d", "b"], "/mine/b")?.is_empty());
+    ensure!(fs::read_to_string(site.demo.file("of-ann/mine/b"))? == "b");
+    let refused = |own: (&str, &str), path: &str| -> Result<String> {
+        Ok(between(&curl(own, &[], path)?, "<Code>", "<").pop().unwrap_or_default())
+    };
+    ensure!(refused((own.0, "wrong"), "/mine/a")? == "SignatureDoesNotMatch");
+    ensure!(refused(("AKIANOBODY", own.1), "/mine/a")? == "InvalidAccessKeyId");
+    ensure!(refused(own, "/photos/a")? == "NoSuchBucket");
+    let reads = made(&accounts.say("key add ann --read-only")?)?;
+    let denied = curl((&reads.0, &reads.1), &["-X", "PUT", "-d", "c"], "/mine/c")?;
+    ensure!(denied.contains("<Code>AccessDenied</Code>"), "{denied}");
+    accounts.say(&format!("key revoke {}", key.0))?;
+    ensure!(refused(own, "/mine/a")? == "InvalidAccessKeyId", "revoked");
+    Ok(())
+}
+
+#[test]
+fn clients_of_others_work() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let accounts = Accounts(&site.demo);
+    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
+    let key = made(&accounts.say("key add root")?)?;
+    let outside = site.demo.outside("files");
+    fs::create_dir(&outside)?;
+    let large = content(1, 20 << 20);
+    fs::write(outside.join("large"), &large)?;
+    fs::write(outside.join("small \u{fc} & +"), "small")?;
+    let outside = outside.to_string_lossy().into_owned();
+    if has("rclone") {
+        let run = |words: &[&str]| client(&site, &key, "rclone", words);
+        run(&["mkdir", "here:rclone"])?;
+        run(&[
+            "copy",
+            &outside,
+            "here:rclone/in",
+            "--s3-upload-cutoff",
+            "6M",
+            "--s3-chunk-size",
+            "5M",
+        ])?;
+        run(&["check", &outside, "here:rclone/in"])?;
+        ensure!(fs::read(site.demo.file("rclone/in/large"))? == large, "by parts");
+        run(&["moveto", "here:rclone/in/large", "here:rclone/moved"])?;
+        ensure!(run(&["lsf", "-R", "here:rclone"])?.lines().count() == 3);
+        run(&["purge", "here:rclone"])?;
+        ensure!(!site.demo.file("rclone").exists());
+    }
+    if has("aws") {
+        let endpoint = format!("http://{}", site.door.address);
+        let run = |words: &[&str]| {
+            let all = [&["--endpoint-url", &endpoint][..], words].concat();
+            client(&site, &key, "aws", &all)
+        };
+        run(&["s3", "mb", "s3://by-aws"])?;
+        run(&["s3", "cp", "--recursive", &outside, "s3://by-aws/in/"])?;
+        ensure!(fs::read(site.demo.file("by-aws/in/large"))? == large, "by parts, with checksums");
+        let back = site.demo.outside("back");
+        run(&["s3", "sync", "s3://by-aws/in", &back.to_string_lossy()])?;
+        ensure!(fs::read(back.join("large"))? == large);
+        let signed = run(&["s3", "presign", "s3://by-aws/in/large"])?;
+        let path = signed.trim().strip_prefix(&format!("http://{}", site.door.address));
+        let path = path.context("an address of this door")?;
+        ensure!(site.door.get(path)?.expect(200)?.body == large, "by an address that is signed");
+        site.door.get(&path.replace("large", "small"))?.expect(403)?;
+        run(&["s3", "rb", "--force", "s3://by-aws"])?;
+    }
+    site.demo.fsck()
+}
