@@ -72,11 +72,8 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
         let acceptor = certificate.as_ref().map(|certificate| certificate.acceptor(protocols));
         acceptor.transpose().map_err(|e| DoorError::Open(e.to_string()))
     };
-    let doors = [
-        http.as_ref().map(|_| "http"),
-        kv.as_ref().map(|_| "kv"),
-        s3.as_ref().map(|_| "s3"),
-    ];
+    let doors =
+        [http.as_ref().map(|_| "http"), kv.as_ref().map(|_| "kv"), s3.as_ref().map(|_| "s3")];
     let doors = doors.into_iter().flatten().collect();
     let about = api::About { who: who.clone(), counted: counted.clone(), doors, server: &server };
     let api = api::routes(about).map_err(|e| DoorError::Open(e.to_string()))?;

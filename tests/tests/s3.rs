@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
-use tests::cluster::{Demo, Mode, Setup, can_mount};
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::door::{Answer, Door, free_address};
 use tests::process::{PATIENCE, output, run, wait_until};
 use tests::seed::{Seed, content};
@@ -114,8 +114,9 @@ fn the_mount_sees_what_comes_by_s3_and_the_other_way_round() -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
-    let site = Site::start(Mode::Embedded)?;
-    let file = |name: &str| site.demo.file(name);
+    let mut site = Site::start(Mode::Embedded)?;
+    let mount = site.demo.path();
+    let file = |name: &str| mount.join(name);
     let bytes = content(1, 300_000);
     let put = site.door.ask(
         "PUT",
@@ -167,6 +168,7 @@ fn the_mount_sees_what_comes_by_s3_and_the_other_way_round() -> Result<()> {
     site.door.delete("/photos/kept/")?.expect(204)?;
     site.door.delete("/photos")?.expect(204)?;
     ensure!(!file("photos").exists());
+    site.demo.stop(Stop::Umount)?;
     site.demo.fsck()
 }
 
@@ -408,6 +410,8 @@ fn client(site: &Site, key: &(String, String), program: &str, words: &[&str]) ->
     let endpoint = format!("http://{}", site.door.address);
     let mut command = Command::new(program);
     command.args(words).env_remove("AWS_CA_BUNDLE").env("AWS_EC2_METADATA_DISABLED", "true");
+    // Else addresses are signed in a way of long ago.
+    command.env("AWS_CONFIG_FILE", site.demo.outside("aws"));
     command.env("AWS_ACCESS_KEY_ID", &key.0).env("AWS_SECRET_ACCESS_KEY", &key.1);
     command.env("AWS_DEFAULT_REGION", "us-east-1");
     let rclone =
@@ -482,7 +486,7 @@ fn clients_of_others_work() -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
-    let site = Site::start(Mode::Embedded)?;
+    let mut site = Site::start(Mode::Embedded)?;
     let accounts = Accounts(&site.demo);
     accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
     let key = made(&accounts.say("key add root")?)?;
@@ -492,6 +496,7 @@ fn clients_of_others_work() -> Result<()> {
     fs::write(outside.join("large"), &large)?;
     fs::write(outside.join("small \u{fc} & +"), "small")?;
     let outside = outside.to_string_lossy().into_owned();
+    fs::write(site.demo.outside("aws"), "[default]\ns3 =\n  signature_version = s3v4\n")?;
     if has("rclone") {
         let run = |words: &[&str]| client(&site, &key, "rclone", words);
         run(&["mkdir", "here:rclone"])?;
@@ -530,5 +535,6 @@ fn clients_of_others_work() -> Result<()> {
         site.door.get(&path.replace("large", "small"))?.expect(403)?;
         run(&["s3", "rb", "--force", "s3://by-aws"])?;
     }
+    site.demo.stop(Stop::Umount)?;
     site.demo.fsck()
 }

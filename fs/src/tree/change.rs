@@ -32,7 +32,7 @@ impl View {
     /// As [`View::make_directory`].
     pub async fn make_private_directory(&self, path: &TreePath) -> TreeResult<Attr> {
         self.writes()?;
-        self.make(path, Kind::Directory, PRIVATE, NewNode::Directory).await
+        self.make(path, Kind::Directory, PRIVATE, NewNode::Directory, None).await
     }
 
     /// The same, of a directory that nobody may use who may not use that one, with the attributes of users that it has.

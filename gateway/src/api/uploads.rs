@@ -174,7 +174,7 @@ impl Uploads {
                 State::Open(upload) => add_all(&begun, upload, &mut taken).await,
                 State::Finished(_) => Err(finished()),
             };
-            Ok((added, taken))
+            Ok::<_, Refusal>((added, taken))
         })
         .await?;
         *body = left;

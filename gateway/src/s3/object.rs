@@ -276,13 +276,14 @@ pub(super) async fn attributes(asked: &Asked) -> S3Result<Response> {
         xml.text("ChecksumType", checksum.kind.word()).close("Checksum");
     }
     if let (Some(state), true) = (state.filter(|s| !s.parts.is_empty()), wants("ObjectParts")) {
-        let most = asked.header("x-amz-max-parts").and_then(|text| text.parse().ok());
-        let after = asked.header("x-amz-part-number-marker").and_then(|text| text.parse().ok());
+        let most: Option<u32> = asked.header("x-amz-max-parts").and_then(|text| text.parse().ok());
+        let after: Option<u32> =
+            asked.header("x-amz-part-number-marker").and_then(|text| text.parse().ok());
         let (most, after) = (most.unwrap_or(1000).min(1000), after.unwrap_or(0));
         let last = state.part_count().min(after.saturating_add(most));
         xml.open("ObjectParts").text("PartNumberMarker", after).text("MaxParts", most);
         xml.text("NextPartNumberMarker", last).text("IsTruncated", last < state.part_count());
-        xml.text("TotalPartsCount", state.part_count());
+        xml.text("PartsCount", state.part_count());
         for number in after + 1..=last {
             let (start, end) = state.part(number).unwrap_or_default();
             xml.open("Part").text("PartNumber", number).text("Size", end - start).close("Part");

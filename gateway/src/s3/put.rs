@@ -33,8 +33,6 @@ use crate::through::carried;
 const FOLDER_CONTENT: usize = 4 << 10;
 /// What a file is begun as. It never gets this name.
 const BEGUN: &[u8] = b".ashlar-begun";
-/// How often what is replaced may be replaced by others meanwhile.
-const LOOKS: usize = 100;
 
 /// All that an object has beside its bytes.
 #[derive(Clone, Default)]
@@ -350,7 +348,10 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
     let Object { attr, seen, described, tags, content, .. } = open_source(asked, &from).await?;
     let described = if other_described { Described::of(&asked.headers)? } else { described };
     let tags = if other_tags { Tags::of_header(asked)? } else { tags };
-    let state = seen.state.map(|state| State { upload: None, ..state });
+    let state = seen.state.map(|mut state| {
+        state.upload = None;
+        state
+    });
     let (changed, tag) = match content {
         Content::Bytes(bytes) if key.folder => {
             let content = STANDARD.encode(bytes);

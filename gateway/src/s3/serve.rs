@@ -161,7 +161,7 @@ async fn with_content(asked: Asked, head: &Parts, mut body: Incoming) -> S3Resul
 }
 
 async fn with_document(asked: Asked, head: &Parts, mut body: Incoming) -> S3Result<Response> {
-    let len =
+    let len: Option<u64> =
         head.headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
     let door = asked.door.clone();
     let turn = match len {

@@ -23,9 +23,12 @@ pub(super) fn http(time: Time) -> String {
     httpdate::fmt_http_date(system(time))
 }
 
-/// Seconds since the epoch of a date in a header.
+/// Seconds since the epoch of a date in a header. Python's clients write the zone as mails have it.
 pub(super) fn of_http(text: &str) -> Option<u64> {
-    let time = httpdate::parse_http_date(text.trim()).ok()?;
+    let text = text.trim();
+    let bare = ["-0000", "+0000"].iter().find_map(|zone| text.strip_suffix(zone));
+    let text = bare.map_or(text.to_owned(), |bare| format!("{bare}GMT"));
+    let time = httpdate::parse_http_date(&text).ok()?;
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
@@ -62,6 +65,7 @@ mod tests {
         let time = Time { secs: 1_440_938_160, nanos: 123_456_789 };
         assert_eq!(iso(time), "2015-08-30T12:36:00.123Z");
         assert_eq!(of_http(&http(time)), Some(1_440_938_160));
+        assert_eq!(of_http("Sun, 30 Aug 2015 12:36:00 -0000"), Some(1_440_938_160));
         assert_eq!(iso(Time { secs: -5, nanos: 0 }), "1970-01-01T00:00:00.000Z");
     }
 }

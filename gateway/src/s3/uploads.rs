@@ -39,8 +39,7 @@ pub(super) async fn parts_of_one(asked: &Asked) -> S3Result<Response> {
         xml.text("ChecksumAlgorithm", algorithm.word()).text("ChecksumType", kind.word());
     }
     for number in page {
-        let Some((_, Part { attr, state })) = parts::open(&asked.door, &id, number).await?
-        else {
+        let Some((_, Part { attr, state })) = parts::open(&asked.door, &id, number).await? else {
             continue;
         };
         xml.open("Part").text("PartNumber", number).text("LastModified", times::iso(attr.mtime));

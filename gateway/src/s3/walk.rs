@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use fs::tree::{Folder, TreePath, TreeResult};
+use futures::future::BoxFuture;
 use meta::{Attr, Ino, Kind};
 
 use super::asked::Asked;
@@ -215,12 +216,13 @@ impl<'a> Walk<'a> {
         Ok(found)
     }
 
-    /// Is there any key in this folder beyond the marker, which lies there?
-    async fn has_more(&self, key: &[u8]) -> TreeResult<bool> {
-        let bucket = self.asked.bucket().map_err(|_| fs::tree::BadPath::Empty)?;
-        let walk = Walk::new((self.asked, &bucket), (key, &self.marker), false);
-        let mut walk = Box::pin(walk).await?;
-        Ok(Box::pin(walk.next()).await?.is_some())
+    /// Is there any key in this folder beyond the marker, which lies there? By a walk of its own, so in a box.
+    fn has_more<'b>(&'b self, key: &'b [u8]) -> BoxFuture<'b, TreeResult<bool>> {
+        Box::pin(async move {
+            let bucket = self.asked.bucket().map_err(|_| fs::tree::BadPath::Empty)?;
+            let mut walk = Walk::new((self.asked, &bucket), (key, &self.marker), false).await?;
+            Ok(walk.next().await?.is_some())
+        })
     }
 
     /// The object that a folder is itself, if it is one that is wanted.
