@@ -9,7 +9,12 @@ use libfuzzer_sys::fuzz_target;
 use proto::decoders::Decoder;
 
 static CHOSEN: LazyLock<&'static Decoder> = LazyLock::new(|| {
-    let crates = [proto::decoders::DECODERS, storaged::decoders::DECODERS, meta::decoders::DECODERS];
+    let crates = [
+        proto::decoders::DECODERS,
+        storaged::decoders::DECODERS,
+        meta::decoders::DECODERS,
+        gateway::decoders::DECODERS,
+    ];
     let all = || crates.into_iter().flatten();
     let name = std::env::var("ASHLAR_DECODER").unwrap_or_default();
     if let Some(decoder) = all().find(|decoder| decoder.name == name) {

@@ -11,6 +11,8 @@ mod archive;
 mod asked;
 mod change;
 mod content;
+#[cfg(any(test, feature = "decoders"))]
+pub(crate) mod decoders;
 mod door;
 mod entries;
 mod entry;

@@ -107,27 +107,13 @@ pub(crate) fn refused(error: &TreeError, replaces: Replaces) -> Refusal {
 mod tests {
     use std::time::Duration;
 
-    use meta::{Ino, Kind, Time};
+    use meta::Ino;
 
     use super::*;
+    use crate::samples::a_file;
 
     fn attr(ino: u64) -> Attr {
-        let mtime = Time { secs: 5, nanos: 7 };
-        Attr {
-            ino: Ino(ino),
-            kind: Kind::File,
-            mode: 0o644,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 3,
-            stored: 3,
-            atime: mtime,
-            mtime,
-            ctime: mtime,
-            btime: mtime,
-        }
+        Attr { ino: Ino(ino), ..a_file() }
     }
 
     fn headers(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {

@@ -11,6 +11,8 @@
 mod address;
 mod asked;
 mod content;
+#[cfg(any(test, feature = "decoders"))]
+pub(crate) mod decoders;
 mod door;
 mod find;
 mod headers;

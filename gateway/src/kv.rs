@@ -15,6 +15,8 @@ use crate::names::key_of;
 use crate::refusal::{Code, Refusal};
 use crate::shelf::Shelf;
 
+#[cfg(any(test, feature = "decoders"))]
+pub(crate) mod decoders;
 mod http;
 mod lines;
 mod text;

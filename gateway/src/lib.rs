@@ -23,6 +23,8 @@ mod address;
 mod api;
 mod conditions;
 mod dav;
+#[cfg(any(test, feature = "decoders"))]
+pub mod decoders;
 mod faults;
 mod guard;
 mod health;
@@ -35,6 +37,8 @@ mod place;
 mod refs;
 mod refusal;
 mod s3;
+#[cfg(any(test, feature = "decoders"))]
+mod samples;
 mod server;
 mod shelf;
 mod through;

@@ -19,6 +19,8 @@ mod buckets;
 mod checksums;
 mod chunks;
 mod conditions;
+#[cfg(any(test, feature = "decoders"))]
+pub(crate) mod decoders;
 mod delete;
 mod door;
 mod error;

@@ -133,7 +133,7 @@ pub(crate) async fn settled<T>(
 
 /// What of a file is asked for.
 #[derive(Debug, PartialEq, Eq)]
-enum Wanted {
+pub(crate) enum Wanted {
     Whole,
     Part(Range<u64>),
     /// None of it is there.
@@ -141,7 +141,7 @@ enum Wanted {
 }
 
 /// One range is obeyed. Several in one request are answered by the whole, as is what is no range.
-fn wanted(headers: &HeaderMap, attr: &Attr) -> Wanted {
+pub(crate) fn wanted(headers: &HeaderMap, attr: &Attr) -> Wanted {
     let Some(text) = headers.get(header::RANGE).and_then(|value| value.to_str().ok()) else {
         return Wanted::Whole;
     };
@@ -226,28 +226,12 @@ pub(crate) fn content(file: OpenFile, range: Range<u64>, memory: Sending) -> Res
 
 #[cfg(test)]
 mod tests {
-    use meta::{Ino, Kind, Time};
-
     use super::*;
+    use crate::samples::a_file;
 
     #[test]
     fn one_range_is_a_part_and_what_is_none_means_the_whole() {
-        let t = Time { secs: 1, nanos: 0 };
-        let attr = Attr {
-            ino: Ino(2),
-            kind: Kind::File,
-            mode: 0o644,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 10,
-            stored: 10,
-            atime: t,
-            mtime: t,
-            ctime: t,
-            btime: t,
-        };
+        let attr = Attr { size: 10, ..a_file() };
         for (text, expected) in [
             ("bytes=0-0", Wanted::Part(0..1)),
             ("bytes=2-5", Wanted::Part(2..6)),

@@ -2,7 +2,7 @@
 //!
 //! Anybody can connect. Whoever has made a whole request is *known*; who has not after [`UNKNOWN`] is
 //! asked to leave. When there are as many as there may be, the one of least use makes room: one that is not known before one that is, and one with nothing under way before that the one
-//! that has been idle for longest; a client that is shown the door connects again when it has
+//! that has been idle for longest. Who has just come is heard first ([`HEARD`]). A client that is shown the door connects again when it has
 //! something to ask. So strangers cost a bounded amount, and do not keep clients out.
 
 use std::collections::HashMap;
@@ -23,6 +23,8 @@ use tonic::transport::server::Connected;
 
 /// How long a connection may be without having made a whole request.
 pub const UNKNOWN: Duration = Duration::from_secs(10);
+/// How long who has just come stays in any case: what he asks is on its way to be read.
+const HEARD: Duration = Duration::from_millis(100);
 /// How often those are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Shortest and longest pause when no connection can be accepted, for want of file descriptors say.
@@ -60,7 +62,9 @@ struct Outage {
 impl Book {
     /// Shows the one of least use the door, unless all are at work. It has left when its place is free.
     fn make_room(&mut self) {
-        let idle = |entry: &&Entry| entry.under_way == 0 && !entry.leave.is_cancelled();
+        let heard = |entry: &Entry| entry.known || entry.last.elapsed() >= HEARD;
+        let idle =
+            |entry: &&Entry| entry.under_way == 0 && heard(entry) && !entry.leave.is_cancelled();
         let idle = self.here.values().filter(idle);
         if let Some(least) = idle.min_by_key(|entry| (entry.known, entry.last)) {
             least.leave.cancel();
@@ -109,8 +113,8 @@ impl Guests {
                 }
                 book.make_room();
             }
-            // Asked again: one who has been shown the door may be slow.
-            let _ = tokio::time::timeout(SWEEP, self.freed.notified()).await;
+            // Asked again: one who has been shown the door may be slow, and others are heard by then.
+            let _ = tokio::time::timeout(HEARD, self.freed.notified()).await;
         }
     }
 
@@ -328,6 +332,24 @@ mod tests {
         waiting.await;
         drop((at_work, next_at_work, working, late, next));
         assert!(guests.book.lock().here.is_empty(), "places are given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_just_come_is_heard_first() {
+        let guests = Guests::new(2);
+        let admit = || Arc::new(guests.admit());
+        let known = admit();
+        drop(known.begin());
+        tokio::time::advance(SWEEP).await;
+        let newcomer = admit();
+        let make_room = || guests.book.lock().make_room();
+        make_room();
+        assert!(has_to_leave(&known) && !has_to_leave(&newcomer), "before he could be heard");
+        make_room();
+        assert!(!has_to_leave(&newcomer), "nobody else is left to go");
+        tokio::time::advance(HEARD).await;
+        make_room();
+        assert!(has_to_leave(&newcomer), "he has asked nothing");
     }
 
     #[tokio::test(start_paused = true)]

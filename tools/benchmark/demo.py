@@ -1,4 +1,4 @@
-"""An embedded demo that benchmarks mount, harm and ask: shared by `heal`, `census` and `degraded`.
+"""An embedded demo that benchmarks mount, harm and ask: shared by `heal`, `census`, `degraded` and `doors`.
 
 ASHLAR and STORAGED name the programs. Eight disks, ec(4,2), all of them directories below one folder.
 """
@@ -30,11 +30,13 @@ def cpu_of(pid):
 class Demo:
     """A demo that is mounted at HOME/mnt, and whose disks can be taken and replaced."""
 
-    def __init__(self, home):
-        self.home, self.mount, self.folder = home, home / "mnt", home / "demo"
+    def __init__(self, home, doors=()):
+        """`doors`: words that open them, each time that it is mounted."""
+        self.home, self.mount, self.folder, self.doors = home, home / "mnt", home / "demo", doors
         self.cluster = self.folder / "cluster.toml"
         self.size = shutil.disk_usage(home).free * 7 // 10
-        run(ASHLAR, "demo", str(self.mount), "--dir", str(self.folder), "--size", str(self.size), "--background")
+        where = ("--dir", str(self.folder), "--size", str(self.size))
+        run(ASHLAR, "demo", str(self.mount), *where, "--background", *doors)
 
     def status(self):
         answer = subprocess.run(
@@ -78,7 +80,7 @@ class Demo:
 
     def begin(self):
         """Mounts it again after `end`, or after it was killed."""
-        run(ASHLAR, "mount", "demo", str(self.mount), "--cluster", str(self.cluster))
+        run(ASHLAR, "mount", "demo", str(self.mount), "--cluster", str(self.cluster), *self.doors)
 
     def kill(self):
         pid = self.pid()

@@ -68,9 +68,9 @@ pub(super) async fn delete(asked: &Asked) -> Result<Response, Refusal> {
 /// From where to where.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Way {
-    from: String,
-    to: String,
+pub(super) struct Way {
+    pub(super) from: String,
+    pub(super) to: String,
     #[serde(default)]
     replace: bool,
 }

@@ -24,8 +24,8 @@ const EACH: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
-    path: String,
+pub(super) struct Wanted {
+    pub(super) path: String,
     expires: Option<u64>,
 }
 

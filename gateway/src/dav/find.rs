@@ -27,7 +27,7 @@ const CHUNK: usize = 32 << 10;
 const ASKED: usize = 256;
 
 /// What of each is wanted.
-enum Wanted {
+pub(super) enum Wanted {
     /// Everything, with these by name.
     All,
     /// What there is, without what it says.
@@ -80,7 +80,7 @@ pub(super) async fn find(asked: &Asked, body: &[u8]) -> Result<Response, Refusal
 }
 
 /// What a request wants to know.
-fn wanted(body: &[u8]) -> Result<Wanted, Refusal> {
+pub(super) fn wanted(body: &[u8]) -> Result<Wanted, Refusal> {
     if body.is_empty() {
         return Ok(Wanted::All);
     }

@@ -81,7 +81,7 @@ async fn make(asked: &Asked) -> Result<(), Refusal> {
 }
 
 /// Whether others may lock it, too, and what the client says of its user.
-fn wanted(body: &[u8]) -> Result<(bool, Option<String>), Refusal> {
+pub(super) fn wanted(body: &[u8]) -> Result<(bool, Option<String>), Refusal> {
     let bad = |why: &str| Refusal::new(Code::BadRequest, why);
     let root = read(body)?;
     if !root.name.is("lockinfo") {

@@ -14,7 +14,7 @@ use crate::refusal::{Code, Refusal};
 
 /// One thing that a request wants.
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+pub(super) enum Change {
     Set(Element),
     Remove(Element),
 }
@@ -67,13 +67,10 @@ async fn store(asked: &Asked, changes: &[Change]) -> Result<Option<String>, Refu
     let _alone = asked.door.patching.lock().await;
     let mut properties = dead(&asked.view, path).await.map_err(|e| refused(&e))?;
     changes.iter().for_each(|change| change.apply(&mut properties));
-    let kept = kept(&properties);
-    if kept.len() > MOST {
-        let len = kept.len();
-        return Ok(Some(format!(
-            "properties of {len} bytes; {MOST} are possible, so none was set"
-        )));
-    }
+    let kept = match storable(&properties) {
+        Ok(kept) => kept,
+        Err(why) => return Ok(Some(why)),
+    };
     let stored = match properties.is_empty() {
         true => asked.view.remove_attribute(path, ATTRIBUTE).await,
         false => asked.view.set_attribute(path, ATTRIBUTE, kept.as_bytes()).await,
@@ -82,6 +79,23 @@ async fn store(asked: &Asked, changes: &[Change]) -> Result<Option<String>, Refu
         // There was none to be removed.
         Err(e) if properties.is_empty() && e.trouble() == Trouble::NotFound => Ok(None),
         stored => stored.map(|()| None).map_err(|e| refused(&e)),
+    }
+}
+
+/// Properties as they are kept, which can be read again: else all of them would be lost with the next look.
+///
+/// # Errors
+/// Why they cannot be kept.
+fn storable(properties: &[Element]) -> Result<String, String> {
+    let kept = kept(properties);
+    if kept.len() > MOST {
+        let len = kept.len();
+        return Err(format!("properties of {len} bytes; {MOST} are possible, so none was set"));
+    }
+    // Written again, a namespace is declared wherever it is used.
+    match read(kept.as_bytes()) {
+        Ok(_) => Ok(kept),
+        Err(e) => Err(format!("properties that cannot be kept, so none was set: {}", e.message)),
     }
 }
 
@@ -95,7 +109,7 @@ fn outcomes(changes: &[Change], status: impl Fn(&Change) -> StatusCode) -> Outco
 }
 
 /// What a request wants, in its order.
-fn changes(body: &[u8]) -> Result<Vec<Change>, Refusal> {
+pub(super) fn changes(body: &[u8]) -> Result<Vec<Change>, Refusal> {
     let bad = |why: &str| Refusal::new(Code::BadRequest, why);
     let root = read(body)?;
     if !root.name.is("propertyupdate") {
@@ -142,6 +156,19 @@ mod tests {
         let languages: Vec<_> = properties.iter().map(Element::language).collect();
         assert_eq!(languages, [Some("de"), Some("en")]);
         assert_eq!(kept(&properties).matches("<a xmlns=\"u:x\" xml:lang=\"en\">2</a>").count(), 1);
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_kept() {
+        let with = |count: usize| {
+            let attributes: String = (0..count).map(|n| format!(" q:b{n}='c'")).collect();
+            let set = format!("<D:set><D:prop><a xmlns:q='u:q'{attributes}/></D:prop></D:set>");
+            let properties: Vec<Element> =
+                of(&set).unwrap().iter().map(|change| change.property().clone()).collect();
+            storable(&properties)
+        };
+        assert!(with(10).is_ok_and(|kept| read(kept.as_bytes()).is_ok()));
+        assert!(with(100).is_err_and(|why| why.contains("none was set")));
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn place(request: &Request) -> Result<(Database, Vec<u8>), Refusal> {
 }
 
 /// The number of a database, as it is written.
-fn database(text: &str) -> Result<u32, Refusal> {
+pub(super) fn database(text: &str) -> Result<u32, Refusal> {
     let number = text.parse().ok().filter(|number: &u32| number.to_string() == text);
     let why = || format!("{text:?} is no number of a database (0 to {})", u32::MAX);
     number.ok_or_else(|| Refusal::new(Code::BadRequest, why()))
@@ -86,12 +86,12 @@ async fn remove(request: Request) -> Result<StatusCode, Refusal> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+pub(super) struct Asked {
     #[serde(default)]
-    after: String,
+    pub(super) after: String,
     limit: Option<usize>,
     #[serde(default)]
-    encoding: Encoding,
+    pub(super) encoding: Encoding,
     /// It was looked at already.
     #[serde(rename = "link")]
     _link: Option<String>,

@@ -92,22 +92,22 @@ impl Operation {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     operation: Operation,
     #[serde(default)]
     database: u32,
     #[serde(borrow)]
-    key: Option<Cow<'a, str>>,
+    pub(super) key: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    value: Option<Cow<'a, str>>,
+    pub(super) value: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    after: Option<Cow<'a, str>>,
+    pub(super) after: Option<Cow<'a, str>>,
     limit: Option<usize>,
     user: Option<String>,
     password: Option<String>,
     token: Option<String>,
     #[serde(default)]
-    encoding: Encoding,
+    pub(super) encoding: Encoding,
     id: Option<Id>,
 }
 

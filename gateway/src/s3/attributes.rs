@@ -78,20 +78,23 @@ impl State {
 
     /// Where a part begins and ends. `None`: there is none of this number (from one).
     pub(super) fn part(&self, number: u32) -> Option<(u64, u64)> {
-        let (mut at, mut left) = (0, number.checked_sub(1)?);
+        let (mut at, mut left) = (0u64, number.checked_sub(1)?);
+        // Anybody may set attributes: sizes that make no sense are of no part.
+        let behind =
+            |at: u64, size: u64, count: u32| at.checked_add(size.checked_mul(count.into())?);
         for (size, count) in &self.parts {
             if left < *count {
-                let start = at + u64::from(left) * size;
-                return Some((start, start + size));
+                let start = behind(at, *size, left)?;
+                return Some((start, start.checked_add(*size)?)).filter(|part| part.1 <= self.size);
             }
-            (at, left) = (at + u64::from(*count) * size, left - count);
+            (at, left) = (behind(at, *size, *count)?, left - count);
         }
         None
     }
 
     /// How many parts there were.
     pub(super) fn part_count(&self) -> u32 {
-        self.parts.iter().map(|(_, count)| count).sum()
+        self.parts.iter().fold(0, |all: u32, (_, count)| all.saturating_add(*count))
     }
 
     /// Remembers sizes of parts.
@@ -191,28 +194,12 @@ impl Described {
 
 #[cfg(test)]
 mod tests {
-    use meta::{Ino, Kind};
-
     use super::*;
+    use crate::samples::a_file;
 
     #[test]
     fn a_tag_holds_until_the_file_changes() {
-        let t = Time { secs: 5, nanos: 7 };
-        let mut attr = Attr {
-            ino: Ino(9),
-            kind: Kind::File,
-            mode: 0o644,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 3,
-            stored: 3,
-            atime: t,
-            mtime: t,
-            ctime: t,
-            btime: t,
-        };
+        let mut attr = a_file();
         let kept = State::new("900150983cd24fb0d6963f7d28e17f72".into()).kept(&attr);
         assert_eq!(Seen::of(&attr, Some(&kept)).quoted(), "\"900150983cd24fb0d6963f7d28e17f72\"");
         attr.ctime.secs += 1;
@@ -225,7 +212,7 @@ mod tests {
 
     #[test]
     fn parts_are_where_their_sizes_say() {
-        let mut state = State::default();
+        let mut state = State { size: 17, ..State::default() };
         state.of_parts([5, 5, 5, 2].into_iter());
         assert_eq!(state.parts, [(5, 3), (2, 1)]);
         assert_eq!(
@@ -233,6 +220,16 @@ mod tests {
             [Some((0, 5)), Some((10, 15)), Some((15, 17))]
         );
         assert_eq!((state.part(0), state.part(5), state.part_count()), (None, None, 4));
+        let most = u32::MAX;
+        for (parts, third) in [
+            (vec![(u64::MAX, 3)], None),
+            (vec![(6, 3)], None),
+            (vec![(1, most), (u64::MAX, most)], Some((2, 3))),
+        ] {
+            state.parts = parts;
+            assert_eq!((state.part(3), state.part(most)), (third, None));
+            assert!(state.part_count() >= 3);
+        }
     }
 
     #[test]

@@ -122,27 +122,14 @@ pub(super) fn refused(error: &TreeError, replaces: Replaces) -> S3Error {
 
 #[cfg(test)]
 mod tests {
-    use meta::{Ino, Kind, Time};
+    use meta::{Ino, Time};
 
     use super::*;
+    use crate::samples::a_file;
 
     fn attr() -> Attr {
-        let t = Time { secs: 1_440_938_160, nanos: 5 };
-        Attr {
-            ino: Ino(9),
-            kind: Kind::File,
-            mode: 0o644,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 3,
-            stored: 3,
-            atime: t,
-            mtime: t,
-            ctime: t,
-            btime: t,
-        }
+        let mtime = Time { secs: 1_440_938_160, nanos: 5 };
+        Attr { mtime, ..a_file() }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

@@ -111,13 +111,13 @@ pub(super) async fn tidy_above(asked: &Asked, path: &TreePath) {
 
 /// One of many.
 #[derive(Default)]
-struct Named {
+pub(super) struct Named {
     key: String,
     version: Option<String>,
     conditions: HeaderMap,
 }
 
-fn read(body: &[u8]) -> S3Result<(Vec<Named>, bool)> {
+pub(super) fn read(body: &[u8]) -> S3Result<(Vec<Named>, bool)> {
     let (mut all, mut quiet) = (Vec::<Named>::new(), false);
     let mut is_delete = false;
     xml::read(body, |path, seen| {

@@ -158,7 +158,7 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
 }
 
 /// What of a source is copied: all, or `bytes=FIRST-LAST`.
-fn source_range(said: Option<&str>, size: u64) -> S3Result<Range<u64>> {
+pub(super) fn source_range(said: Option<&str>, size: u64) -> S3Result<Range<u64>> {
     let Some(text) = said else { return Ok(0..size) };
     let ends = text.strip_prefix("bytes=").and_then(|ends| ends.split_once('-'));
     let number = |text: &str| text.parse::<u64>().ok();
@@ -175,13 +175,13 @@ fn source_range(said: Option<&str>, size: u64) -> S3Result<Range<u64>> {
 
 /// A part that an upload is completed with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Named {
+pub(super) struct Named {
     number: u32,
     tag: String,
     checksum: Option<(Algorithm, String)>,
 }
 
-fn read(body: &[u8]) -> S3Result<Vec<Named>> {
+pub(super) fn read(body: &[u8]) -> S3Result<Vec<Named>> {
     let malformed = |why: &str| S3Error::new(Wrong::MalformedXML, why);
     let mut all = Vec::<Named>::new();
     xml::read(body, |path, seen| {

@@ -284,7 +284,7 @@ pub(super) async fn attributes(asked: &Asked) -> S3Result<Response> {
         xml.open("ObjectParts").text("PartNumberMarker", after).text("MaxParts", most);
         xml.text("NextPartNumberMarker", last).text("IsTruncated", last < state.part_count());
         xml.text("PartsCount", state.part_count());
-        for number in after + 1..=last {
+        for number in after.saturating_add(1)..=last {
             let (start, end) = state.part(number).unwrap_or_default();
             xml.open("Part").text("PartNumber", number).text("Size", end - start).close("Part");
         }

@@ -71,7 +71,7 @@ impl Tags {
         tags.at_most(OBJECT)
     }
 
-    fn of_document(body: &[u8], most: usize) -> S3Result<Self> {
+    pub(super) fn of_document(body: &[u8], most: usize) -> S3Result<Self> {
         let (mut tags, mut all) = (Self::default(), Vec::<(String, String)>::new());
         xml::read(body, |path, seen| {
             match (path, seen) {
