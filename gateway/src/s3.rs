@@ -6,8 +6,8 @@
 //! * `login`: who has signed. `body`: what is received, looked at before it is believed (`chunks`, `checksums`).
 //! * `buckets`, `answers`: of buckets, and what there is none of. `list`: keys in the order of their bytes (`walk`, over
 //!   `names`, since folders have an order of their own). `object`: files out; `put`: in, and copied; `delete`; `multipart`:
-//!   in by parts (`parts` are kept where nobody sees them; `uploads` lists them); `tagging`.
-//! * Pure, and tried apart: `signature`, `chunks`, `checksums`, `keys`, `conditions`, `attributes`, `query`, `xml`.
+//!   in by parts (`parts` are kept where nobody sees them; `uploads` lists them); `tagging` (`tags`). Answers are `document`s.
+//! * Pure, and tried apart: `signature`, `chunks`, `checksums`, `keys`, `conditions`, `attributes`, `query`, `xml`, `elements`.
 //!
 //! The protocol is spoken here and not by a crate, as docs/decisions/0068 says.
 
@@ -22,7 +22,9 @@ mod conditions;
 #[cfg(any(test, feature = "decoders"))]
 pub(crate) mod decoders;
 mod delete;
+mod document;
 mod door;
+mod elements;
 mod error;
 mod keys;
 mod list;
@@ -36,6 +38,7 @@ mod query;
 mod serve;
 mod signature;
 mod tagging;
+mod tags;
 mod times;
 mod uploads;
 mod walk;

@@ -288,6 +288,83 @@ fn an_upload_by_parts_outlives_the_process_and_leaves_nothing_but_the_object() -
     Ok(())
 }
 
+/// Uploads by parts are refused with a sentence, which the log has, too; all else goes on.
+fn refuses_parts(site: &Site, id: &str) -> Result<()> {
+    let refused = site.ask("POST", "/photos/large?uploads", &[], "")?.expect(409)?;
+    ensure!(code(&refused) == "KeyConflict", "{refused:?}");
+    ensure!(text(&refused).contains(".ashlar-uploads at the top"), "{refused:?}");
+    for path in [format!("?uploadId={id}"), format!("?uploadId={id}&partNumber=1")] {
+        let method = if path.contains("partNumber") { "PUT" } else { "POST" };
+        let body = "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag></ETag></Part></CompleteMultipartUpload>";
+        let said = site.ask(method, &format!("/photos/large{path}"), &[], body)?;
+        ensure!(code(&said) == "KeyConflict", "{path}: {said:?}");
+    }
+    // What is no upload goes on.
+    site.door.put("/photos/small", b"x")?.expect(200)?;
+    wait_until("the door to say it", PATIENCE, || site.demo.said().contains("is no folder"))?;
+    Ok(())
+}
+
+#[test]
+fn a_link_or_a_folder_of_another_where_parts_belong_is_left_alone() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::start(Mode::Embedded)?;
+    let file = |site: &Site, name: &str| site.demo.file(name);
+    let (id, secret) = ("0123456789abcdef0123456789abcdef", "of others");
+    // As old as what the door takes away, by names that it would take away.
+    for name in ["other".to_owned(), format!("other/{id}"), format!("other/ended-{id}")] {
+        fs::create_dir(file(&site, &name))?;
+        fs::write(file(&site, &name).join("00001"), secret)?;
+    }
+    fs::create_dir(file(&site, "old"))?;
+    fs::write(file(&site, "old/a"), secret)?;
+    let own = file(&site, ".ashlar-uploads");
+    let all = ["other/00001", &format!("other/{id}/00001"), &format!("other/ended-{id}/00001")]
+        .map(str::to_owned);
+    for target in [Some("."), Some("other"), None] {
+        match target {
+            Some(target) => std::os::unix::fs::symlink(target, &own)?,
+            // Made by somebody else, with a part that leads to what he may not read.
+            None => {
+                fs::rename(file(&site, "other"), &own)?;
+                std::os::unix::fs::chown(&own, Some(12_345), Some(12_345))?;
+                fs::remove_file(own.join(id).join("00001"))?;
+                std::os::unix::fs::symlink("../../old/a", own.join(id).join("00001"))?;
+            }
+        }
+        for name in ["old", "other", &format!("other/{id}"), &format!("other/ended-{id}")] {
+            if file(&site, name).exists() {
+                run(
+                    Command::new("touch").args(["-d", "-3 days"]).arg(file(&site, name)),
+                    PATIENCE,
+                )?;
+            }
+        }
+        // The door looks after uploads when it opens.
+        site.demo.stop(Stop::Umount)?;
+        site.demo.mount()?;
+        refuses_parts(&site, id)?;
+        ensure!(fs::read_to_string(file(&site, "old/a"))? == secret);
+        if target.is_some() {
+            for name in &all {
+                ensure!(fs::read_to_string(file(&site, name))? == secret, "{name}");
+            }
+            fs::remove_file(&own)?;
+        }
+    }
+    let ended = own.join(format!("ended-{id}/00001"));
+    ensure!(fs::read_to_string(ended)? == secret && own.join(id).exists());
+    // Moved away, all is as it should be.
+    fs::rename(&own, file(&site, "moved"))?;
+    let id = site.begin("/photos/large")?;
+    let parts = [(1, site.part("/photos/large", &id, 1, b"whole")?)];
+    site.complete("/photos/large", &id, &parts)?.expect(200)?;
+    ensure!(fs::read(file(&site, "photos/large"))? == b"whole");
+    Ok(())
+}
+
 #[test]
 fn what_breaks_off_or_is_not_what_it_says_leaves_nothing() -> Result<()> {
     if !can_mount() {

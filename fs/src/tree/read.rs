@@ -90,6 +90,15 @@ impl OpenFile {
         &self.attr
     }
 
+    /// Has somebody written to it since it was opened?
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn has_changed(&self) -> TreeResult<bool> {
+        let now = self.held.filesystem().getattr(self.held.ino()).await?;
+        Ok((now.size, now.mtime) != (self.attr.size, self.attr.mtime))
+    }
+
     /// An attribute that users gave it (`user.`), which may be read by whoever may read it.
     ///
     /// # Errors

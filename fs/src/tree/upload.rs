@@ -123,6 +123,17 @@ impl Upload {
         Ok(filesystem.setxattr(self.view.requester(), self.ino(), name, value, None).await?)
     }
 
+    /// Takes an attribute of users (`user.`) away, if it has that.
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn remove_attribute(&self, name: &[u8]) -> TreeResult<()> {
+        match self.held.filesystem().removexattr(self.ino(), name).await {
+            Err(FsError::Meta(MetaError::NoAttribute)) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
     /// Its attributes so far.
     ///
     /// # Errors
@@ -171,7 +182,7 @@ impl Upload {
     ///
     /// # Errors
     /// When they have no room, or cannot be had.
-    pub(super) async fn like(&self, other: &Attr) -> TreeResult<()> {
+    pub async fn like(&self, other: &Attr) -> TreeResult<()> {
         let list = self.view.stored_access_list(other.ino).await?;
         self.permit(other.mode, list.as_deref()).await?;
         copy_attributes(&self.view, other, self.ino()).await

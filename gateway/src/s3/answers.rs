@@ -5,10 +5,11 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use super::asked::Asked;
+use super::document::document;
+use super::elements::{self, Seen};
 use super::error::{S3Error, S3Result, Wrong};
 use super::object;
-use super::serve::document;
-use super::xml::{self, Seen, Xml};
+use super::xml::Xml;
 
 /// What a list of access may be called that says nothing else than is so anyway.
 const HEEDED: [&str; 2] = ["private", "bucket-owner-full-control"];
@@ -56,7 +57,7 @@ pub(super) async fn access(asked: &Asked, body: &[u8]) -> S3Result<Response> {
         canned(asked)?;
         let mut grants = Vec::new();
         if !body.is_empty() {
-            xml::read(body, |path, seen| {
+            elements::read(body, |path, seen| {
                 if let (
                     ["AccessControlPolicy", "AccessControlList", "Grant", rest @ ..],
                     Seen::Leaf(text),
@@ -132,7 +133,7 @@ pub(super) async fn of_bucket(asked: &Asked, what: &str, body: &[u8]) -> S3Resul
 /// Versions are off, and stay so.
 fn versioning(body: &[u8]) -> S3Result<Response> {
     let mut status = String::new();
-    xml::read(body, |path, seen| {
+    elements::read(body, |path, seen| {
         if let (["VersioningConfiguration", "Status"], Seen::Leaf(text)) = (path, seen) {
             status = text.to_owned();
         }

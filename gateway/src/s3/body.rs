@@ -76,7 +76,13 @@ impl Incoming {
         }
         let said = checksums::said(headers)?;
         let trailer = headers.get("x-amz-trailer").and_then(|value| value.to_str().ok());
-        let trailer = trailer.and_then(|name| Algorithm::of_header(name.trim()));
+        let unknown = |name: &str| {
+            let why = format!("no trailer {name} is known here");
+            S3Error::new(Wrong::InvalidRequest, why)
+        };
+        let trailer =
+            trailer.map(|name| Algorithm::of_header(name.trim()).ok_or_else(|| unknown(name)));
+        let trailer = trailer.transpose()?;
         let wanted = headers.get("x-amz-sdk-checksum-algorithm").and_then(|v| v.to_str().ok());
         let wanted = wanted.map(Algorithm::of_word).transpose()?;
         let algorithm = said.as_ref().map(|(algorithm, _)| *algorithm).or(trailer).or(wanted);

@@ -10,10 +10,10 @@ use http::StatusCode;
 use meta::{Kind, Replaces, Time};
 
 use super::asked::Asked;
+use super::document::{document, insert};
+use super::elements::{self, Seen};
 use super::error::{S3Error, S3Result, Wrong};
-use super::object::insert;
-use super::serve::document;
-use super::xml::{self, Seen, Xml};
+use super::xml::Xml;
 use super::{answers, keys, times};
 
 /// Buckets of an answer at most.
@@ -81,7 +81,7 @@ pub(super) async fn make(asked: &Asked, body: &[u8]) -> S3Result<Response> {
     }
     if !body.is_empty() {
         // Wherever it is said to be, it is here.
-        xml::read(body, |_, _: Seen<'_>| Ok(()))?;
+        elements::read(body, |_, _: Seen<'_>| Ok(()))?;
     }
     match asked.view.make_directory(&asked.bucket()?).await {
         Ok(_) => {}
@@ -101,7 +101,14 @@ pub(super) async fn make(asked: &Asked, body: &[u8]) -> S3Result<Response> {
 pub(super) async fn remove(asked: &Asked) -> S3Result<Response> {
     let (path, _) = asked.there().await?;
     let _alone = asked.door.folders.write().await;
-    match asked.view.remove(&path, Replaces::Anything).await {
+    let itself = asked.view.stat_itself(&path).await;
+    let itself = itself.map_err(|e| S3Error::of(&e, Wrong::NoSuchBucket))?;
+    if itself.kind != Kind::Directory {
+        let why =
+            "the bucket is a symbolic link that the mount has made, and there it can be deleted";
+        return Err(S3Error::new(Wrong::KeyConflict, why));
+    }
+    match asked.view.remove(&path, Replaces::Only(itself.ino)).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(e) if e.trouble() == fs::tree::Trouble::WrongKind => {
             Err(S3Error::new(Wrong::BucketNotEmpty, "there is something in the bucket"))

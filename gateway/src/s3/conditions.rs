@@ -84,18 +84,23 @@ pub(super) fn are_there(headers: &HeaderMap) -> bool {
     [header::IF_MATCH, header::IF_NONE_MATCH].iter().any(|name| headers.contains_key(name))
 }
 
+/// What is said of what may be deleted.
+const OF_DELETES: [&str; 3] =
+    ["if-match", "x-amz-if-match-last-modified-time", "x-amz-if-match-size"];
+
+/// Does a client who deletes say anything of what may be there?
+pub(super) fn of_deletes(headers: &HeaderMap) -> bool {
+    OF_DELETES.iter().any(|name| headers.contains_key(*name))
+}
+
 /// May what is so be deleted, by the headers?
 ///
 /// # Errors
 /// When a condition does not hold.
 pub(super) fn deletes(headers: &HeaderMap, seen: &Seen, attr: &Attr) -> S3Result<()> {
-    let said = |name: &'static str| (name, text(headers, name));
-    let cases = [
-        (said("if-match"), None),
-        (said("x-amz-if-match-last-modified-time"), Some(times::http(attr.mtime))),
-        (said("x-amz-if-match-size"), Some(attr.size.to_string())),
-    ];
-    for ((name, said), is) in cases {
+    let is = [None, Some(times::http(attr.mtime)), Some(attr.size.to_string())];
+    for (name, is) in OF_DELETES.into_iter().zip(is) {
+        let said = text(headers, name);
         let holds = match (said, is) {
             (None, _) => true,
             (Some(list), None) => names(list, &seen.tag),

@@ -6,12 +6,13 @@ use meta::Secret;
 
 use super::attributes::{Described, Seen};
 use super::chunks::Chunks;
+use super::elements;
 use super::keys::{self, Key};
 use super::object::FolderMark;
 use super::query::Query;
 use super::signature::{self, Head};
-use super::tagging::Tags;
-use super::xml::{self, Xml};
+use super::tags::Tags;
+use super::xml::Xml;
 use super::{checksums, conditions, delete, multipart, times};
 use crate::samples::{a_file, headers, leads_down};
 
@@ -28,8 +29,8 @@ pub(crate) fn an_xml() -> Vec<u8> {
 
 pub(crate) fn read_xml(bytes: &[u8]) {
     let mut said = Vec::new();
-    let read = xml::read(bytes, |_, seen| {
-        if let xml::Seen::Leaf(text) = seen {
+    let read = elements::read(bytes, |_, seen| {
+        if let elements::Seen::Leaf(text) = seen {
             said.push(text.to_owned());
         }
         Ok(())
@@ -41,8 +42,8 @@ pub(crate) fn read_xml(bytes: &[u8]) {
             written.text("Key", text);
         }
         let mut again = Vec::new();
-        let read = xml::read(written.end("All").as_bytes(), |_, seen| {
-            if let xml::Seen::Leaf(text) = seen {
+        let read = elements::read(written.end("All").as_bytes(), |_, seen| {
+            if let elements::Seen::Leaf(text) = seen {
                 again.push(text.to_owned());
             }
             Ok(())

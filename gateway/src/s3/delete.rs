@@ -9,13 +9,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use meta::{Kind, Replaces};
 
 use super::asked::Asked;
-use super::attributes::{FOLDER, STATE, Seen};
+use super::attributes::FOLDER;
 use super::conditions;
+use super::document::document;
+use super::elements::{self, Seen as Read};
 use super::error::{S3Error, S3Result, Wrong};
 use super::keys::Key;
-use super::object::FolderMark;
-use super::serve::document;
-use super::xml::{self, Seen as Read, Xml};
+use super::object::{self, FolderMark};
+use super::xml::Xml;
 
 /// Objects of one request, as AWS has it.
 const MANY: usize = 1000;
@@ -44,20 +45,21 @@ async fn remove(asked: &Asked, key: &Key, conditions: &HeaderMap) -> S3Result<()
         Err(e) => return Err(failed(e)),
     };
     match (found.kind, key.folder) {
-        (Kind::Directory, true) => return remove_folder(asked, key).await,
+        (Kind::Directory, true) => return remove_folder(asked, key, conditions).await,
         // There is a folder, and no such object.
         (Kind::Directory, false) | (_, true) => return Ok(()),
         _ => {}
     }
-    let kept = match found.kind {
-        Kind::File => asked.view.attribute(&key.path, STATE).await.map_err(failed)?,
-        _ => None,
-    };
-    conditions::deletes(conditions, &Seen::of(&found, kept.as_deref()), &found)?;
-    let which = match conditions.contains_key("if-match") {
+    let which = match conditions::of_deletes(conditions) {
         true => Replaces::Only(found.ino),
         false => Replaces::Anything,
     };
+    if which != Replaces::Anything {
+        // What a link leads to is what the client has seen.
+        let (seen, attr) =
+            object::open(asked, key).await.map(|object| (object.seen, object.attr))?;
+        conditions::deletes(conditions, &seen, &attr)?;
+    }
     match asked.view.remove(&key.path, which).await {
         // Somebody else was faster.
         Err(e) if e.is_not_found() && which == Replaces::Anything => Ok(()),
@@ -67,10 +69,14 @@ async fn remove(asked: &Asked, key: &Key, conditions: &HeaderMap) -> S3Result<()
 }
 
 /// The folder goes if it is empty. Else it is there for what lies in it, and no object any more.
-async fn remove_folder(asked: &Asked, key: &Key) -> S3Result<()> {
+async fn remove_folder(asked: &Asked, key: &Key, conditions: &HeaderMap) -> S3Result<()> {
     let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchKey);
-    let kept = asked.view.attribute(&key.path, FOLDER).await.map_err(failed)?;
     let _alone = asked.door.folders.write().await;
+    if conditions::of_deletes(conditions) {
+        let object = object::open(asked, key).await?;
+        conditions::deletes(conditions, &object.seen, &object.attr)?;
+    }
+    let kept = asked.view.attribute(&key.path, FOLDER).await.map_err(failed)?;
     match asked.view.remove(&key.path, Replaces::Anything).await {
         Err(e) if e.trouble() == Trouble::WrongKind && kept.is_some() => {
             let mark = FolderMark::default().kept();
@@ -91,22 +97,34 @@ pub(super) async fn tidy_above(asked: &Asked, path: &TreePath) {
             Some((above, _)) if above.names().len() > 1 => above,
             _ => return,
         };
-        let is_left = async {
-            let mark = FolderMark::read(asked.view.attribute(&at, FOLDER).await?.as_deref());
-            let for_objects = mark.is_some_and(|mark| !mark.put);
-            if !for_objects || !asked.view.list(&at).await?.next().await?.is_empty() {
-                return Ok::<_, fs::tree::TreeError>(true);
+        // Most are not: so the lock is for those that look as if.
+        let gone = async {
+            if !is_for_objects(asked, &at).await? {
+                return Ok::<_, fs::tree::TreeError>(false);
             }
             let _alone = asked.door.folders.write().await;
-            asked.view.remove(&at, Replaces::Anything).await.map(|()| false)
+            if !is_for_objects(asked, &at).await? {
+                return Ok(false);
+            }
+            asked.view.remove(&at, Replaces::Anything).await.map(|()| true)
         };
-        match is_left.await {
-            Ok(false) => {}
+        match gone.await {
+            Ok(true) => {}
             // Another way to the same end, or one that is not there so far.
             Err(e) if e.is_not_found() => {}
-            Ok(true) | Err(_) => return,
+            Ok(false) | Err(_) => return,
         }
     }
+}
+
+/// Is it a folder, itself and no link to one, that was made for objects alone, and has none?
+async fn is_for_objects(asked: &Asked, path: &TreePath) -> fs::tree::TreeResult<bool> {
+    if asked.view.stat_itself(path).await?.kind != Kind::Directory {
+        return Ok(false);
+    }
+    let mark = FolderMark::read(asked.view.attribute(path, FOLDER).await?.as_deref());
+    let for_objects = mark.is_some_and(|mark| !mark.put);
+    Ok(for_objects && asked.view.list(path).await?.next().await?.is_empty())
 }
 
 /// One of many.
@@ -120,7 +138,7 @@ pub(super) struct Named {
 pub(super) fn read(body: &[u8]) -> S3Result<(Vec<Named>, bool)> {
     let (mut all, mut quiet) = (Vec::<Named>::new(), false);
     let mut is_delete = false;
-    xml::read(body, |path, seen| {
+    elements::read(body, |path, seen| {
         match (path, seen) {
             (["Delete"], Read::Begin) => is_delete = true,
             (["Delete", "Quiet"], Read::Leaf(text)) => quiet = text.trim() == "true",
@@ -132,16 +150,18 @@ pub(super) fn read(body: &[u8]) -> S3Result<(Vec<Named>, bool)> {
             (["Delete", "Object", name], Read::Leaf(text)) => {
                 let Some(last) = all.last_mut() else { return Ok(()) };
                 let mut says = |name: &'static str| {
-                    if let Ok(value) = HeaderValue::from_str(text) {
-                        last.conditions.insert(HeaderName::from_static(name), value);
-                    }
+                    let value = HeaderValue::from_str(text.trim()).map_err(|_| {
+                        S3Error::new(Wrong::MalformedXML, format!("{name} is no such value"))
+                    });
+                    last.conditions.insert(HeaderName::from_static(name), value?);
+                    Ok::<_, S3Error>(())
                 };
                 match *name {
                     "Key" => last.key = text.to_owned(),
                     "VersionId" => last.version = Some(text.to_owned()),
-                    "ETag" => says("if-match"),
-                    "LastModifiedTime" => says("x-amz-if-match-last-modified-time"),
-                    "Size" => says("x-amz-if-match-size"),
+                    "ETag" => says("if-match")?,
+                    "LastModifiedTime" => says("x-amz-if-match-last-modified-time")?,
+                    "Size" => says("x-amz-if-match-size")?,
                     _ => {}
                 }
             }

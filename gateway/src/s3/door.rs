@@ -1,6 +1,6 @@
 //! What is shared by all who come by this door.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fs::tree::View;
@@ -13,6 +13,8 @@ use crate::who::Who;
 
 /// Documents of more than a little that are read at once: each is up to 4 MiB, and what is made of it.
 const DOCUMENTS: usize = 4;
+/// Lists that are made at once: each holds names of two folders, of up to some 5 MiB.
+const LISTS: usize = 32;
 
 /// The door to one volume.
 pub(crate) struct Door {
@@ -26,7 +28,10 @@ pub(crate) struct Door {
     pub(super) folders: RwLock<()>,
     /// Uploads by parts that are being ended.
     pub(super) ending: Mutex<HashSet<String>>,
+    /// Those that are open, and whose: by ids, with uids. `None`: they are to be counted.
+    pub(super) open: tokio::sync::Mutex<Option<HashMap<String, u32>>>,
     pub(super) documents: Semaphore,
+    pub(super) lists: Semaphore,
     /// What goes on behind an answer.
     pub(super) tasks: TaskTracker,
 }
@@ -42,7 +47,9 @@ impl Door {
             names: NameCache::default(),
             folders: RwLock::default(),
             ending: Mutex::default(),
+            open: tokio::sync::Mutex::default(),
             documents: Semaphore::new(DOCUMENTS),
+            lists: Semaphore::new(LISTS),
             tasks,
         }
     }

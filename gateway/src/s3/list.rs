@@ -6,14 +6,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::asked::Asked;
+use super::document::document;
 use super::error::{S3Error, S3Result, Wrong};
-use super::serve::document;
 use super::times;
 use super::walk::{Found, Listed, Walk};
 use super::xml::Xml;
 
 /// Keys of an answer at most.
 const KEYS: u32 = 1000;
+/// No path has more bytes, and so no key.
+const LONGEST: usize = fs::tree::path::PATH_MAX;
 /// What is written as it is in a key, where keys are encoded.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/').remove(b'*');
@@ -38,7 +40,9 @@ struct Page {
 }
 
 impl Wanted {
-    fn of(asked: &Asked, marker: Vec<u8>) -> S3Result<Self> {
+    fn of(asked: &Asked, mut marker: Vec<u8>) -> S3Result<Self> {
+        // What comes behind it is the same.
+        marker.truncate(LONGEST + 1);
         let text = |name: &str| asked.query.get(name).unwrap_or_default().as_bytes().to_vec();
         let encoded = match asked.query.get("encoding-type") {
             None | Some("") => false,
@@ -75,20 +79,23 @@ impl Wanted {
     async fn page(&self, asked: &Asked) -> S3Result<Page> {
         let (bucket, _) = asked.there().await?;
         let mut page = Page::default();
-        if self.most == 0 {
+        if self.most == 0 || self.prefix.len() > LONGEST {
             return Ok(page);
         }
-        let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchBucket);
+        let Ok(_turn) = asked.door.lists.acquire().await else { return Ok(page) };
         let flat = self.delimiter == b"/";
         let walk = Walk::new((asked, &bucket), (&self.prefix, &self.marker), flat);
-        let mut walk = walk.await.map_err(failed)?;
+        let mut walk = walk.await?;
         let mut last = Vec::new();
-        while let Some(found) = walk.next().await.map_err(failed)? {
+        while let Some(found) = walk.next().await? {
             let key = match &found {
                 Found::Object(listed) => &listed.key,
                 Found::Folder(key) => key,
             };
             let common = self.common(key).map(<[u8]>::to_vec);
+            if let Some(common) = &common {
+                walk.pass(common);
+            }
             if common.as_ref().is_some_and(|common| *common == self.marker || *common == last) {
                 continue;
             }

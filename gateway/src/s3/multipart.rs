@@ -12,16 +12,17 @@ use super::asked::Asked;
 use super::attributes::{Described, State};
 use super::body::Incoming;
 use super::checksums::{self, Algorithm, Checksum, Kind as Of};
+use super::document::{document, insert};
+use super::elements::{self, Seen};
 use super::error::{S3Error, S3Result, Wrong};
 use super::keys::Key;
-use super::object::{self, Content, insert, tell_checksum, write_checksum};
+use super::object::{self, Content, tell_checksum, write_checksum};
 use super::parts::{self, NUMBER_MAX, Part, Record};
 use super::put::{self, With};
-use super::serve::document;
 use super::signature::{hex, of_hex};
-use super::tagging::Tags;
+use super::tags::Tags;
 use super::times;
-use super::xml::{self, Seen, Xml};
+use super::xml::Xml;
 
 /// Smallest part but for the last, in bytes, as AWS has it.
 const PART_MIN: u64 = 5 << 20;
@@ -136,14 +137,17 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
     let source = put::open_source(asked, &from).await?;
     let range = source_range(asked.header("x-amz-copy-source-range"), source.attr.size)?;
     let (mut upload, _) = place(asked).await?;
-    let written = match source.content {
-        Content::File(file) => upload.write_copy(&file, range.clone()).await,
+    let as_opened = match source.content {
+        Content::File(file) => put::copy_file(&mut upload, &file, range.clone()).await,
         Content::Bytes(bytes) => {
             let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(bytes.len());
-            upload.write(bytes[at(range.start)..at(range.end)].to_vec().into()).await
+            upload.write(bytes[at(range.start)..at(range.end)].to_vec().into()).await.map(|()| true)
         }
     };
-    written.map_err(|e| S3Error::of(&e, Wrong::NoSuchUpload))?;
+    if !as_opened.map_err(|e| S3Error::of(&e, Wrong::NoSuchUpload))? {
+        let why = "what is copied was changed meanwhile: copy it again";
+        return Err(S3Error::new(Wrong::OperationAborted, why));
+    }
     let is_whole = range == (0..source.attr.size) && of_hex::<16>(&source.seen.tag).is_some();
     let tag = match is_whole {
         true => source.seen.tag,
@@ -184,7 +188,7 @@ pub(super) struct Named {
 pub(super) fn read(body: &[u8]) -> S3Result<Vec<Named>> {
     let malformed = |why: &str| S3Error::new(Wrong::MalformedXML, why);
     let mut all = Vec::<Named>::new();
-    xml::read(body, |path, seen| {
+    elements::read(body, |path, seen| {
         match (path, seen) {
             ([_, "Part"], Seen::Begin) => all.push(Named::default()),
             ([_, "Part", name], Seen::Leaf(text)) => {
@@ -272,7 +276,8 @@ pub(super) async fn complete(asked: &Asked, body: &[u8]) -> S3Result<Response> {
         all.push(part);
     }
     let state = whole(asked, &id, &record, &all)?;
-    let with = With { state: Some(state), described: record.described, tags: record.tags };
+    let (described, tags) = (record.described, record.tags);
+    let with = With { state: Some(state), described, tags, copy_of: None };
     let (_, with) = put::place(asked, &key, upload, with).await?;
     if let Err(e) = parts::end(&asked.door, &id).await {
         tracing::warn!(
@@ -314,6 +319,12 @@ fn whole(asked: &Asked, id: &str, record: &Record, all: &[Part]) -> S3Result<Sta
             sums.iter().zip(all).map(|(sum, part)| (&*sum.value, part.attr.size)).collect();
         let value = checksums::whole(algorithm, kind, &values);
         state.checksum = value.map(|value| Checksum { algorithm, value, kind });
+    }
+    let said = checksums::said(&asked.headers)?;
+    if let (None, Some((algorithm, _))) = (&state.checksum, &said) {
+        let why =
+            format!("the parts have no {}, so that of the whole is not known", algorithm.word());
+        return Err(S3Error::new(Wrong::InvalidRequest, why));
     }
     if let Some(own) = &state.checksum
         && asked.header(&own.algorithm.header()).is_some_and(|said| said != own.value)

@@ -20,8 +20,9 @@ const NAMES: usize = 32_768;
 const BYTES: usize = 4 << 20;
 /// What all that are kept may take, in bytes.
 const ALL: usize = 32 << 20;
-/// What one takes beside its bytes.
+/// What a name takes beside its bytes, and what all of a folder take.
 const OVERHEAD: usize = 48;
+const ENTRY: usize = 256;
 /// Folders that are read at once.
 const AT_ONCE: usize = 4;
 /// For so long after its last change a folder may change without being seen.
@@ -39,14 +40,24 @@ pub(super) enum From {
     Within(Vec<u8>),
     /// What is greater than this name.
     Beyond(Vec<u8>),
+    /// This name, and what is greater.
+    At(Vec<u8>),
 }
 
 impl From {
     fn key(&self) -> &[u8] {
         match self {
             Self::Start => b"",
-            Self::Within(key) | Self::Beyond(key) => key,
+            Self::Within(key) | Self::Beyond(key) | Self::At(key) => key,
         }
+    }
+
+    /// From behind all names that begin so. `None`: there can be none.
+    pub(super) fn behind(prefix: &[u8]) -> Option<Self> {
+        let end = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+        let mut first = prefix[..=end].to_vec();
+        first[end] += 1;
+        Some(Self::At(first))
     }
 
     /// Is this name wanted?
@@ -55,6 +66,7 @@ impl From {
             Self::Start => true,
             Self::Within(key) => name > &key[..] || name.ends_with(b"/") && key.starts_with(name),
             Self::Beyond(key) => name > &key[..],
+            Self::At(key) => name >= &key[..],
         }
     }
 }
@@ -77,6 +89,12 @@ impl Names {
             (From::Beyond(own), From::Within(key)) => {
                 key > own && !(own.ends_with(b"/") && key.starts_with(own))
             }
+            // The folder that it lies in is wanted, too.
+            (From::At(own), From::Within(key)) => {
+                let end = key.iter().position(|byte| *byte == b'/').map_or(key.len(), |at| at + 1);
+                key[..end] >= own[..]
+            }
+            (From::Beyond(own) | From::Within(own), From::At(key)) => key > own,
             (own, from) => from.key() >= own.key(),
         };
         let goes_on = self.sorted.last().is_some_and(|last| &last[..] > from.key());
@@ -94,6 +112,7 @@ impl Names {
         }
         let at = match from {
             From::Start => 0,
+            From::At(_) => self.sorted.partition_point(|name| name[..] < *key),
             _ => self.sorted.partition_point(|name| name[..] <= *key),
         };
         self.sorted.get(at).map(|name| &name[..])
@@ -105,7 +124,8 @@ impl Names {
     }
 
     fn bytes(&self) -> usize {
-        OVERHEAD + self.sorted.iter().map(|name| name.len() + OVERHEAD).sum::<usize>()
+        let from = ENTRY + self.from.key().len();
+        from + self.sorted.iter().map(|name| name.len() + OVERHEAD).sum::<usize>()
     }
 }
 
@@ -132,6 +152,11 @@ impl Gather {
 
 /// Whose names: of this folder, that begin so, and, if they are not sure, for this request alone.
 type Whose = (Ino, Vec<u8>, Option<u64>);
+
+/// What is kept for these takes so many bytes.
+fn cost(whose: &Whose, names: &Names) -> usize {
+    whose.1.len() + names.bytes()
+}
 
 /// What is kept of all folders.
 pub(super) struct NameCache {
@@ -182,13 +207,22 @@ impl NameCache {
     fn keep(&self, whose: Whose, names: Arc<Names>) {
         let mut kept = self.kept.lock();
         let (all, bytes) = &mut *kept;
-        *bytes += names.bytes();
-        if let Some((_, before)) = all.push(whose, names) {
-            *bytes -= before.bytes();
+        *bytes += cost(&whose, &names);
+        if let Some((whose, before)) = all.push(whose, names) {
+            *bytes -= cost(&whose, &before);
         }
         while *bytes > ALL {
-            let Some((_, oldest)) = all.pop_lru() else { return };
-            *bytes -= oldest.bytes();
+            let Some((whose, oldest)) = all.pop_lru() else { return };
+            *bytes -= cost(&whose, &oldest);
+        }
+    }
+
+    /// This request wants no names of this folder any more: those that served it alone go.
+    pub(super) fn forget(&self, folder: Ino, prefix: &[u8], request: u64) {
+        let whose: Whose = (folder, prefix.to_vec(), Some(request));
+        let mut kept = self.kept.lock();
+        if let Some(names) = kept.0.pop(&whose) {
+            kept.1 -= cost(&whose, &names);
         }
     }
 }
@@ -290,6 +324,47 @@ mod tests {
                 && behind.covers(&beyond("c/"))
                 && behind.covers(&within("z"))
         );
+    }
+
+    #[test]
+    fn names_that_begin_alike_are_passed_over() {
+        let at = |name: &[u8]| Some(From::At(name.to_vec()));
+        assert_eq!(From::behind(b"b"), at(b"c"));
+        assert_eq!(From::behind(b"b/"), at(b"b0"));
+        assert_eq!(From::behind(b"b\xff\xff"), at(b"c"));
+        assert!(From::behind(b"\xff").is_none() && From::behind(b"").is_none());
+        let all = names(From::Start, &["a", "b-", "b/", "b0", "c"], true);
+        let next = |prefix: &str| {
+            let found = all.next(&From::behind(prefix.as_bytes()).unwrap());
+            found.map(|name| String::from_utf8(name.to_vec()).unwrap())
+        };
+        assert_eq!(next("b").as_deref(), Some("c"));
+        assert_eq!(next("b/").as_deref(), Some("b0"));
+        assert_eq!(next("b.").as_deref(), Some("b/"));
+        assert_eq!(next("c"), None);
+        let some = names(From::At(b"c".to_vec()), &["c", "d/", "e"], true);
+        let from = |name: &str| From::At(name.into());
+        assert!(some.covers(&from("c")) && some.covers(&beyond("c")) && !some.covers(&from("b")));
+        assert!(some.covers(&within("d/x")) && !some.covers(&within("b/x")));
+        assert!(!names(beyond("c"), &["d"], true).covers(&from("c")));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_whatever_it_is_asked_by() {
+        let cache = NameCache::default();
+        let long = vec![b'p'; 4096];
+        for request in 0..20_000 {
+            let names = Arc::new(names(From::At(long.clone()), &[], true));
+            cache.keep((Ino(1), long.clone(), Some(request)), names);
+        }
+        let kept = cache.kept.lock();
+        assert!(kept.1 <= ALL && kept.0.len() <= ALL / (2 * long.len()));
+        drop(kept);
+        for request in 0..20_000 {
+            cache.forget(Ino(1), &long, request);
+        }
+        let kept = cache.kept.lock();
+        assert_eq!((kept.0.len(), kept.1), (0, 0));
     }
 
     #[test]

@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::asked::{Asked, no_key};
 use super::attributes::{Described, FOLDER, HEADERS, STATE, Seen, State, TAGS};
 use super::conditions::{self, Read};
+use super::document::{document, insert};
 use super::error::{S3Error, S3Result, Wrong};
 use super::keys::Key;
 use super::signature::hex;
-use super::tagging::Tags;
+use super::tags::Tags;
 use super::xml::Xml;
 use super::{checksums, times};
 use crate::transfer;
@@ -211,14 +212,6 @@ pub(super) fn tell_checksum(response: &mut Response, state: Option<&State>) {
     }
 }
 
-/// Says something in an answer.
-pub(super) fn insert(response: &mut Response, name: &str, value: &str) {
-    let name = HeaderName::from_bytes(name.as_bytes());
-    if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
-        response.headers_mut().insert(name, value);
-    }
-}
-
 /// What of an object is asked for, and is that a part?
 fn range(asked: &Asked, object: &Object) -> S3Result<(Range<u64>, bool)> {
     let size = object.attr.size;
@@ -296,7 +289,7 @@ pub(super) async fn attributes(asked: &Asked) -> S3Result<Response> {
     if wants("ObjectSize") {
         xml.text("ObjectSize", object.attr.size);
     }
-    let mut response = super::serve::document(xml.end("GetObjectAttributesResponse"));
+    let mut response = document(xml.end("GetObjectAttributesResponse"));
     insert(&mut response, "last-modified", &times::http(object.attr.mtime));
     Ok(response)
 }

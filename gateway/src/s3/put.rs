@@ -4,12 +4,13 @@
 //! all that is known of it. Folders that it needs are made then, and marked, so that they go with the last object in them;
 //! who makes and fills them, and who takes empty ones away, do not get in each other's way (`Door::folders`).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use fs::tree::{TreePath, Trouble, Upload};
+use fs::tree::{OpenFile, TreePath, TreeResult, Trouble, Upload};
 use http::StatusCode;
 use meta::{Attr, Kind, Replaces, Time};
 use nix::time::ClockId;
@@ -19,14 +20,15 @@ use super::attributes::{Described, FOLDER, HEADERS, STATE, Seen, State, TAGS};
 use super::body::{Incoming, Received};
 use super::checksums::{Checksum, Kind as Of};
 use super::delete::tidy_above;
+use super::document::{document, insert};
 use super::error::{S3Error, S3Result, Wrong};
 use super::keys::{self, Key};
-use super::object::{self, Content, FolderMark, Object, insert, tell_checksum};
-use super::serve::document;
+use super::object::{self, Content, FolderMark, Object, tell_checksum};
 use super::signature::hex;
-use super::tagging::Tags;
+use super::tags::Tags;
 use super::xml::Xml;
 use super::{conditions, times};
+use crate::place::takes_after;
 use crate::through::carried;
 
 /// Content of an object that is a folder, in bytes.
@@ -40,6 +42,8 @@ pub(super) struct With {
     pub(super) state: Option<State>,
     pub(super) described: Described,
     pub(super) tags: Tags,
+    /// What it is a copy of: it may be read by the same, where nothing is replaced.
+    pub(super) copy_of: Option<Attr>,
 }
 
 /// Refuses what would have to be done with an object, and is not.
@@ -77,7 +81,7 @@ pub(super) async fn put(asked: &Arc<Asked>, body: &mut Incoming) -> S3Result<Res
     possible(asked)?;
     let key = asked.key()?;
     let (described, tags) = (Described::of(&asked.headers)?, Tags::of_header(asked)?);
-    let with = With { state: None, described, tags };
+    let with = With { described, tags, ..With::default() };
     if key.folder {
         return put_folder(asked, key, with, body).await;
     }
@@ -131,10 +135,24 @@ async fn put_folder(
 
 async fn keep_folder(asked: &Asked, key: &Key, mark: &FolderMark) -> S3Result<()> {
     asked.there().await?;
-    let _shared = asked.door.folders.read().await;
+    // Alone: nobody else puts it between the look at what is there and the change.
+    let _alone = asked.door.folders.write().await;
+    if conditions::are_there(&asked.headers) {
+        let before = folder_before(asked, key).await?;
+        conditions::replaces(&asked.headers, before.as_ref().map(|(seen, attr)| (seen, attr)))?;
+    }
     folders(asked, &key.path).await?;
     let done = asked.view.set_attribute(&key.path, FOLDER, &mark.kept()).await;
     done.map_err(|e| S3Error::of(&e, Wrong::NoSuchKey))
+}
+
+/// The object that a folder is so far.
+async fn folder_before(asked: &Asked, key: &Key) -> S3Result<Option<(Seen, Attr)>> {
+    match object::open(asked, key).await {
+        Ok(Object { seen, attr, .. }) => Ok(Some((seen, attr))),
+        Err(e) if e.wrong == Wrong::NoSuchKey => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Begins to write what is to have a key.
@@ -202,8 +220,11 @@ async fn folders(asked: &Asked, path: &TreePath) -> S3Result<()> {
 async fn before(asked: &Asked, key: &Key) -> S3Result<Option<(Seen, Attr)>> {
     let found = async {
         let attr = asked.view.stat_itself(&key.path).await?;
+        // Who says nothing of what may be there need not be one who may read it.
         let kept = match attr.kind {
-            Kind::File => asked.view.attribute(&key.path, STATE).await?,
+            Kind::File if conditions::are_there(&asked.headers) => {
+                asked.view.attribute(&key.path, STATE).await?
+            }
             _ => None,
         };
         Ok::<_, fs::tree::TreeError>((Seen::of(&attr, kept.as_deref()), attr))
@@ -244,20 +265,47 @@ pub(super) async fn place(
     mut with: With,
 ) -> S3Result<(Attr, With)> {
     let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchBucket);
+    take_after(asked, key, &upload, with.copy_of.as_ref()).await?;
     upload.modified_at(now()).await.map_err(failed)?;
     let attr = upload.attr().await.map_err(failed)?;
     let state = with.state.as_mut().map(|state| state.kept(&attr));
     let all = [(STATE, state), (HEADERS, with.described.kept()), (TAGS, with.tags.kept())];
     for (name, value) in all {
-        if let Some(value) = value {
-            upload.set_attribute(name, &value).await.map_err(failed)?;
-        }
+        let kept = match value {
+            Some(value) => upload.set_attribute(name, &value).await,
+            None => upload.remove_attribute(name).await,
+        };
+        kept.map_err(failed)?;
     }
     let placed = in_place(asked, key, &upload).await;
     if placed.is_err() {
         tidy_above(asked, &key.path).await;
     }
     Ok((placed?, with))
+}
+
+/// Gives it owner, permissions and attributes of the file that it replaces, or else the permissions of what it is a copy of.
+async fn take_after(
+    asked: &Asked,
+    key: &Key,
+    upload: &Upload,
+    copy_of: Option<&Attr>,
+) -> S3Result<()> {
+    let mut looks = 0;
+    loop {
+        let before = match asked.view.stat_itself(&key.path).await {
+            Ok(before) => Some(before),
+            Err(e) if matches!(e.trouble(), Trouble::NotFound | Trouble::WrongKind) => None,
+            Err(e) => return Err(S3Error::of(&e, Wrong::NoSuchBucket)),
+        };
+        if let (None, Some(source)) = (&before, copy_of) {
+            let like = upload.like(source).await;
+            return like.map_err(|e| S3Error::of(&e, Wrong::NoSuchKey));
+        }
+        if takes_after(upload, before.as_ref(), &mut looks).await? {
+            return Ok(());
+        }
+    }
 }
 
 async fn in_place(asked: &Asked, key: &Key, upload: &Upload) -> S3Result<Attr> {
@@ -332,6 +380,19 @@ fn replaced(asked: &Asked, name: &str) -> S3Result<bool> {
     }
 }
 
+/// Clones a range of a file. `false`: somebody has written to that meanwhile, so that it is not what is known of it.
+///
+/// # Errors
+/// When there is no room for it.
+pub(super) async fn copy_file(
+    upload: &mut Upload,
+    file: &OpenFile,
+    range: Range<u64>,
+) -> TreeResult<bool> {
+    upload.write_copy(file, range.clone()).await?;
+    Ok(upload.written() == range.end - range.start && !file.has_changed().await?)
+}
+
 /// CopyObject.
 ///
 /// # Errors
@@ -364,12 +425,13 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
         }
         content => {
             let mut upload = begin(asked, &key).await?;
-            let written = match content {
-                Content::File(file) => upload.write_copy(&file, 0..attr.size).await,
-                Content::Bytes(bytes) => upload.write(bytes.into()).await,
+            let as_opened = match content {
+                Content::File(file) => copy_file(&mut upload, &file, 0..attr.size).await,
+                Content::Bytes(bytes) => upload.write(bytes.into()).await.map(|()| true),
             };
-            written.map_err(|e| S3Error::of(&e, Wrong::NoSuchBucket))?;
-            let with = With { state, described, tags };
+            let as_opened = as_opened.map_err(|e| S3Error::of(&e, Wrong::NoSuchBucket))?;
+            let copy_of = (attr.kind == Kind::File).then_some(attr);
+            let with = With { state: state.filter(|_| as_opened), described, tags, copy_of };
             let (attr, with) = place(asked, &key, upload, with).await?;
             let tag = with.state.map_or_else(|| Seen::of(&attr, None).tag, |state| state.tag);
             (attr.mtime, Some(tag))

@@ -14,9 +14,10 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::asked::Asked;
 use super::body::Incoming;
+use super::document::insert;
 use super::door::Door;
 use super::error::{S3Error, S3Result, Wrong};
-use super::object::{self, insert};
+use super::object;
 use super::{answers, buckets, checksums, delete, list, multipart, put, tagging, uploads};
 use crate::refusal::Refusal;
 use crate::server::{Peer, peer};
@@ -30,6 +31,8 @@ const DOCUMENT: usize = 4 << 20;
 const SMALL: u64 = 64 << 10;
 /// How long a larger one waits for its turn.
 const TURN: Duration = Duration::from_secs(30);
+/// How long a document may take to come: it may hold a turn meanwhile.
+const COMES: Duration = Duration::from_secs(60);
 
 /// What of a bucket is asked for, beside what is in it.
 const OF_BUCKETS: [&str; 24] = [
@@ -81,14 +84,6 @@ pub(crate) fn routes(door: Arc<Door>) -> Router {
         .with_state(door)
 }
 
-/// A document as an answer.
-pub(super) fn document(text: String) -> Response {
-    let mut response = text.into_response();
-    let kind = HeaderValue::from_static("application/xml");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
-}
-
 async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
     let id = uuid::Uuid::new_v4().simple().to_string().to_uppercase();
     let from = (peer(&request), guard::named(&request));
@@ -112,6 +107,10 @@ async fn answered(
             return Err(why);
         }
     };
+    if matches!(asked.method, Method::GET | Method::HEAD) {
+        // It changes nothing, so it ends when nobody waits for it any more.
+        return Box::pin(without(&asked)).await;
+    }
     if !matches!(asked.method, Method::PUT | Method::POST) {
         return carried("a request by S3", async move { without(&asked).await }).await;
     }
@@ -174,7 +173,11 @@ async fn with_document(asked: Asked, head: &Parts, mut body: Incoming) -> S3Resu
             }
         },
     };
-    let read = body.whole(DOCUMENT, Wrong::MalformedXML).await;
+    let read = body.whole(DOCUMENT, Wrong::MalformedXML);
+    let read = tokio::time::timeout(COMES, read).await.unwrap_or_else(|_| {
+        let why = format!("the document did not come within {} s", COMES.as_secs());
+        Err(S3Error::new(Wrong::RequestTimeout, why))
+    });
     let (text, _) = settled(read, &head.headers, body).await?;
     let done = carried("a request by S3", async move { with(&asked, &text).await }).await;
     drop(turn);

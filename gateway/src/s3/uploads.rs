@@ -6,10 +6,10 @@ use axum::response::Response;
 use meta::Time;
 
 use super::asked::Asked;
+use super::document::document;
 use super::error::S3Result;
 use super::multipart::open;
 use super::parts::{self, Part};
-use super::serve::document;
 use super::times;
 use super::xml::Xml;
 
@@ -76,7 +76,7 @@ pub(super) async fn all(asked: &Asked) -> S3Result<Response> {
             first.insert((key, id), record);
         }
         if first.len() > most as usize {
-            more = first.pop_last().is_some();
+            more = first.pop_last().is_some() && most > 0;
         }
     })
     .await?;

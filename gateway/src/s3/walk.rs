@@ -4,12 +4,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use fs::tree::{Folder, TreePath, TreeResult};
+use fs::tree::{Folder, TreeError, TreePath, Trouble};
 use futures::future::BoxFuture;
 use meta::{Attr, Ino, Kind};
 
 use super::asked::Asked;
 use super::attributes::{FOLDER, STATE, Seen};
+use super::error::{S3Error, S3Result, Wrong};
 use super::names::{From, Names};
 use super::object::FolderMark;
 
@@ -40,6 +41,25 @@ struct Level {
     names: Option<Arc<Names>>,
 }
 
+fn failed(error: TreeError) -> S3Error {
+    S3Error::of(&error, Wrong::NoSuchBucket)
+}
+
+/// A folder, that of this key, cannot be looked into: a list without it would be believed to be whole.
+fn not_seen(error: &TreeError, key: &[u8]) -> S3Error {
+    let mut why = S3Error::of(error, Wrong::NoSuchBucket);
+    if error.trouble() == Trouble::Denied && !key.is_empty() {
+        let key = String::from_utf8_lossy(key);
+        why.message = format!("you may not look into {key}, so that this list would not be whole");
+    }
+    why
+}
+
+/// Did it go, or become another thing, meanwhile?
+fn went(error: &TreeError) -> bool {
+    matches!(error.trouble(), Trouble::NotFound | Trouble::WrongKind)
+}
+
 /// Keys that begin with a prefix and are greater than a marker.
 pub(super) struct Walk<'a> {
     asked: &'a Asked,
@@ -63,7 +83,7 @@ impl<'a> Walk<'a> {
         (asked, bucket): (&'a Asked, &TreePath),
         (prefix, marker): (&[u8], &[u8]),
         flat: bool,
-    ) -> TreeResult<Self> {
+    ) -> S3Result<Self> {
         let end = prefix.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
         let (above, rest) = prefix.split_at(end);
         let request = u64::from_le_bytes(
@@ -100,13 +120,8 @@ impl<'a> Walk<'a> {
                 walk.push(path, above.to_vec(), folder, rest.to_vec());
                 walk.first = found;
             }
-            Err(e)
-                if end > 0
-                    && matches!(
-                        e.trouble(),
-                        fs::tree::Trouble::NotFound | fs::tree::Trouble::WrongKind
-                    ) => {}
-            Err(e) => return Err(e),
+            Err(e) if end > 0 && went(&e) => {}
+            Err(e) => return Err(not_seen(&e, above)),
         }
         Ok(walk)
     }
@@ -115,7 +130,7 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// When it cannot be had.
-    pub(super) async fn next(&mut self) -> TreeResult<Option<Found>> {
+    pub(super) async fn next(&mut self) -> S3Result<Option<Found>> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
@@ -133,8 +148,22 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
+    /// Goes on behind all keys that begin so: they are not looked at. One of them was found last.
+    pub(super) fn pass(&mut self, begin: &[u8]) {
+        while let Some(level) = self.levels.last_mut() {
+            if let Some(rest) = begin.strip_prefix(&level.key[..])
+                && let Some(from) = From::behind(rest)
+            {
+                level.from = from;
+                return;
+            }
+            // All of it begins so, or no name in it comes behind.
+            self.pop();
+        }
+    }
+
     /// The next name of the folder where the walk is, or of one above.
-    async fn name(&mut self) -> TreeResult<Option<Vec<u8>>> {
+    async fn name(&mut self) -> S3Result<Option<Vec<u8>>> {
         while let Some(level) = self.levels.last_mut() {
             let names = match level.names.take() {
                 Some(names) => names,
@@ -147,7 +176,7 @@ impl<'a> Walk<'a> {
                             self.pop();
                             continue;
                         }
-                        names => names?,
+                        names => names.map_err(|e| not_seen(&e, &level.key))?,
                     }
                 }
             };
@@ -167,7 +196,9 @@ impl<'a> Walk<'a> {
 
     fn pop(&mut self) {
         if let Some(level) = self.levels.pop() {
-            self.on_the_way.remove(&level.folder.attr().ino);
+            let ino = level.folder.attr().ino;
+            self.on_the_way.remove(&ino);
+            self.asked.door.names.forget(ino, &level.prefix, self.request);
         }
     }
 
@@ -182,34 +213,26 @@ impl<'a> Walk<'a> {
         if !self.on_the_way.insert(folder.attr().ino) {
             return;
         }
-        // The names of those above are found again, if they are still there: not all of them are held on to.
-        if let Some(above) = self.levels.last_mut() {
-            above.names = None;
+        // Names of this one and of that above are held on to. Those further above are found again, if they are still there.
+        if let Some(far) = self.levels.iter_mut().rev().nth(1) {
+            far.names = None;
         }
         self.levels.push(Level { path, key, folder, prefix, from, names: None });
     }
 
     /// A folder: it is found, or gone into.
-    async fn below(&mut self, name: Vec<u8>, key: Vec<u8>) -> TreeResult<Option<Found>> {
+    async fn below(&mut self, name: Vec<u8>, key: Vec<u8>) -> S3Result<Option<Found>> {
         let in_it = self.marker.starts_with(&key);
         if self.flat {
             let is_done = self.marker == key || in_it && !self.has_more(&key).await?;
             return Ok((!is_done).then_some(Found::Folder(key)));
         }
         let Some(level) = self.levels.last() else { return Ok(None) };
-        let path = level.path.join(&name)?;
+        let path = level.path.join(&name).map_err(|e| failed(e.into()))?;
         let folder = match self.asked.view.folder(&path).await {
             Ok(folder) => folder,
-            // It went, or became another thing, meanwhile.
-            Err(e)
-                if matches!(
-                    e.trouble(),
-                    fs::tree::Trouble::NotFound | fs::tree::Trouble::WrongKind
-                ) =>
-            {
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
+            Err(e) if went(&e) => return Ok(None),
+            Err(e) => return Err(not_seen(&e, &key)),
         };
         let found = self.enter(&folder, &key, true).await?;
         self.push(path, key, folder, Vec::new());
@@ -217,23 +240,24 @@ impl<'a> Walk<'a> {
     }
 
     /// Is there any key in this folder beyond the marker, which lies there? By a walk of its own, so in a box.
-    fn has_more<'b>(&'b self, key: &'b [u8]) -> BoxFuture<'b, TreeResult<bool>> {
+    fn has_more<'b>(&'b self, key: &'b [u8]) -> BoxFuture<'b, S3Result<bool>> {
         Box::pin(async move {
-            let bucket = self.asked.bucket().map_err(|_| fs::tree::BadPath::Empty)?;
+            let bucket = self.asked.bucket()?;
             let mut walk = Walk::new((self.asked, &bucket), (key, &self.marker), false).await?;
             Ok(walk.next().await?.is_some())
         })
     }
 
     /// The object that a folder is itself, if it is one that is wanted.
-    async fn enter(&self, folder: &Folder, key: &[u8], wanted: bool) -> TreeResult<Option<Found>> {
+    async fn enter(&self, folder: &Folder, key: &[u8], wanted: bool) -> S3Result<Option<Found>> {
         if !wanted || self.marker.as_slice() >= key {
             return Ok(None);
         }
         let mut attr = *folder.attr();
-        let mark = FolderMark::read(folder.attribute_of(&attr, FOLDER).await?.as_deref());
+        let kept = folder.attribute_of(&attr, FOLDER).await.map_err(failed)?;
+        let mark = FolderMark::read(kept.as_deref());
         let is_put = mark.as_ref().is_some_and(|mark| mark.put);
-        if !is_put && !folder.is_empty().await? {
+        if !is_put && !folder.is_empty().await.map_err(failed)? {
             return Ok(None);
         }
         let mark = mark.unwrap_or_default();
@@ -243,19 +267,27 @@ impl<'a> Walk<'a> {
     }
 
     /// A file, or a link to one.
-    async fn file(&self, name: &[u8], key: Vec<u8>) -> TreeResult<Option<Found>> {
+    async fn file(&self, name: &[u8], key: Vec<u8>) -> S3Result<Option<Found>> {
         let Some(level) = self.levels.last() else { return Ok(None) };
-        let attr = match level.folder.look(name).await? {
+        let attr = match level.folder.look(name).await.map_err(failed)? {
             Some(attr) if attr.kind == Kind::Symlink => {
-                let path = level.path.join(name)?;
+                let path = level.path.join(name).map_err(|e| failed(e.into()))?;
                 // One that leads out or nowhere is not shown.
                 self.asked.view.stat(&path).await.ok()
             }
             found => found,
         };
         let Some(attr) = attr.filter(|attr| attr.kind == Kind::File) else { return Ok(None) };
-        let kept = level.folder.attribute_of(&attr, STATE).await?;
+        let kept = level.folder.attribute_of(&attr, STATE).await.map_err(failed)?;
         let seen = Seen::of(&attr, kept.as_deref());
         Ok(Some(Found::Object(Box::new(Listed { key, attr, seen }))))
+    }
+}
+
+impl Drop for Walk<'_> {
+    fn drop(&mut self) {
+        while !self.levels.is_empty() {
+            self.pop();
+        }
     }
 }
