@@ -8,9 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::door::PASSWORD;
 use tests::process::{PATIENCE, output, shell};
-
-const PASSWORD: &str = "correct horse battery";
 
 #[test]
 fn what_is_said_of_accounts_stays_mounted_or_not() -> Result<()> {

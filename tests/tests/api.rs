@@ -11,14 +11,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::accounts::Accounts;
-use tests::cluster::{Demo, Mode, Setup, can_mount};
-use tests::door::{Answer, Door, free_address};
+use tests::cluster::{Demo, can_mount};
+use tests::door::{ANN, Answer, Door, PASSWORD, start};
 use tests::process::{PATIENCE, run};
 use tests::seed::content;
-
-const PASSWORD: &str = "correct horse battery";
-/// Whom Ann is in the tree.
-const ANN: u32 = 12_345;
 
 /// A mounted volume, with its door.
 struct Site {
@@ -28,10 +24,8 @@ struct Site {
 
 impl Site {
     fn start() -> Result<Self> {
-        let http = free_address()?;
-        let demo_arguments = vec!["--http".to_owned(), http.clone()];
-        let demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
-        Ok(Self { demo, door: Door::at(&http) })
+        let (demo, door) = start()?;
+        Ok(Self { demo, door })
     }
 
     /// With a folder of Ann's, in which she writes and Bob reads.

@@ -9,10 +9,8 @@ use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
 use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::door::{Door, free_address};
+use tests::door::{Door, PASSWORD, free_address};
 use tests::process::{PATIENCE, output, run, shell, wait_until};
-
-const PASSWORD: &str = "correct horse battery";
 
 /// A mounted volume whose doors are at these addresses of this machine, or of all of its networks.
 struct Site {

@@ -11,19 +11,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::accounts::Accounts;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::door::{Answer, Door, free_address};
+use tests::door::{Answer, Door, PASSWORD, start, start_as};
 use tests::process::{PATIENCE, wait_until};
 use tests::seed::content;
-
-const PASSWORD: &str = "correct horse battery";
-
-/// A mounted volume, with its door.
-fn start() -> Result<(Demo, Door)> {
-    let http = free_address()?;
-    let demo_arguments = vec!["--http".to_owned(), http.clone()];
-    let demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
-    Ok((demo, Door::at(&http)))
-}
 
 fn at(path: &str) -> String {
     format!("/api/v1/uploads/{path}")
@@ -120,10 +110,7 @@ fn what_got_its_name_and_could_not_be_made_durable_is_finished_later() -> Result
     if !can_mount() {
         return Ok(());
     }
-    let http = free_address()?;
-    let demo_arguments = vec!["--http".to_owned(), http.clone()];
-    let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Daemons) })?;
-    let door = Door::at(&http);
+    let (mut demo, door) = start_as(Setup::new(Mode::Daemons))?;
     // One without content needs nothing but its name.
     let id = begin(&door, "a")?;
     for disk in 0..6 {
