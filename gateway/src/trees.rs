@@ -40,6 +40,11 @@ impl Failures {
             false => self.more += 1,
         }
     }
+
+    /// May this still be there, of what was to be deleted: with what could not be, or in it?
+    pub(crate) fn keep(&self, path: &TreePath) -> bool {
+        self.more > 0 || self.all.iter().any(|(kept, _)| is_in(kept, path) || is_in(path, kept))
+    }
 }
 
 /// Deletes what is there, with all that is in it, if it is what `which` allows.
@@ -78,16 +83,15 @@ pub(crate) struct Ends {
 }
 
 /// Refuses what would be put into itself, or lies in what it would replace: by inodes, as links lead to one place by many
-/// paths.
+/// paths. `follows`: of a link it is what it leads to that comes.
 ///
 /// # Errors
 /// That.
-pub(crate) async fn apart(view: &View, ends: &Ends) -> Result<(), Refusal> {
+pub(crate) async fn apart(view: &View, ends: &Ends, follows: bool) -> Result<(), Refusal> {
     let Ends { from, source, to, target } = ends;
     let denied = |why: &str| Err(Refusal::new(Code::Denied, why));
-    // What a link leads to is what is copied.
     let copied = match source.kind {
-        Kind::Symlink => view.stat(from).await.ok(),
+        Kind::Symlink if follows => view.stat(from).await.ok(),
         _ => Some(*source),
     };
     let same = |attr: &Attr| target.is_some_and(|target| target.ino == attr.ino);
