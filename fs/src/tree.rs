@@ -8,6 +8,7 @@
 //! * `upload` writes a file under no name; when it is whole and stored, it gets its name in one step. One that breaks off
 //!   leaves nothing, whatever breaks it off;
 //! * `places` says on which disks a file lies;
+//! * `notes` are left for whoever serves the volume next;
 //! * `change` makes and takes away names; `attributes` are the extended ones.
 //!
 //! A change is durable when it is answered, and whoever looks through the mount sees it from then on. It is carried
@@ -26,6 +27,7 @@ mod attributes;
 mod change;
 mod list;
 mod may;
+mod notes;
 pub mod path;
 mod places;
 mod read;
