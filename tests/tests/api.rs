@@ -355,6 +355,16 @@ fn what_makes_no_sense_gets_a_sentence() -> Result<()> {
     );
     let host = [("Host", "evil.example")];
     ensure!(door.ask("GET", &at("content/a"), &host, b"")?.expect(403)?.error() == "other_site");
+    // What the page of another site is not shown costs no work; what it has the address of is opened from there.
+    for (path, dest, status) in [
+        ("search/?name=a", "image", 403),
+        ("entries/", "iframe", 403),
+        ("entries/", "document", 200),
+        ("content/a", "video", 200),
+    ] {
+        let from = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Dest", dest)];
+        ensure!(door.ask("GET", &at(path), &from, b"")?.status == status, "{path} {dest}");
+    }
     // A body that breaks off leaves nothing.
     let mut stream = door.begin("PUT", &at("content/b"), &[("Content-Length", "1000")])?;
     std::io::Write::write_all(&mut stream, &[1; 500])?;

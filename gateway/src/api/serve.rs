@@ -75,11 +75,20 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
         .route("/api/v1/", any(answer))
         .route("/api/v1/{*rest}", any(answer))
         .layer(from_fn_with_state(door.clone(), let_in))
+        .layer(from_fn(not_from_elsewhere))
         .layer(from_fn(without_a_box))
         .layer(from_fn(async |request: Request, next: Next| {
             metrics::counted("api", request, next).await
         }));
     Ok(routes.with_state(door))
+}
+
+/// What has no site of its own, as a video that was opened by its address, fetches itself.
+async fn not_from_elsewhere(request: Request, next: Next) -> Response {
+    match find(request.method(), request.uri().path()) {
+        Ok((Operation::Content, _)) => next.run(request).await,
+        _ => guard::not_from_elsewhere(request, next).await,
+    }
 }
 
 /// Lets in whoever has a ticket for what he reads, and others who log in.

@@ -18,7 +18,7 @@ use super::{Database, KEYS, KEYS_MAX, VALUE_MAX};
 use crate::names::decoded;
 use crate::refusal::{Code, Refusal};
 use crate::who::{Who, logged_in, seen};
-use crate::{metrics, transfer};
+use crate::{guard, metrics, transfer};
 
 /// All that begins with `/kv/`.
 pub(crate) fn routes(who: Arc<Who>) -> Router {
@@ -26,6 +26,7 @@ pub(crate) fn routes(who: Arc<Who>) -> Router {
         .route("/kv/{db}/{*key}", get(read).put(put).post(put).delete(remove))
         .route("/kv/{db}", get(list))
         .layer(from_fn_with_state(who.clone(), logged_in))
+        .layer(from_fn(guard::not_from_elsewhere))
         .layer(from_fn(async |request: Request, next: Next| {
             metrics::counted("kv", request, next).await
         }))
