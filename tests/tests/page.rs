@@ -183,6 +183,7 @@ fn administrators_are_told_how_it_is_as_it_is_described() -> Result<()> {
     answers(&described, "/uploads/{path}", "post", "201", &begun)?;
     let id = begun["id"].as_str().context("an id")?;
     answers(&described, "/uploads/{id}", "get", "200", &get(&door, &format!("uploads/{id}"))?)?;
+    answers(&described, "/uploads", "get", "200", &get(&door, "uploads")?)?;
     let put = door.put("/api/v1/content/c", b"c")?.expect(201)?.json()?;
     answers(&described, "/content/{path}", "put", "201", &put)?;
     let refused = door.get("/api/v1/entry/none")?.expect(404)?.json()?;

@@ -170,6 +170,7 @@ async fn answered(
         Op::Entries => entries::list(&asked).await,
         Op::Entry => entries::entry(&asked).await,
         Op::Content => content::get(&door.who, &asked).await,
+        Op::Uploads => door.uploads.list(&asked),
         Op::Upload => door.uploads.state(&asked, path),
         Op::EndUpload => door.uploads.give_up(&asked, path),
         Op::Archive => {
