@@ -277,6 +277,7 @@ export class Files {
     if (this.state === "reading") words.push(this.find ? "searching" : "reading");
     if (cut) words.push(`no more than ${MOST.toLocaleString("en")} are shown`);
     if (this.more) words.push("there are more; search for a longer part of the name");
+    if (this.deep) words.push("what lies too deep to have a path is left out");
     return fill(this.statusLine, words.join(" · "));
   }
 
@@ -398,7 +399,7 @@ export class Files {
     let some = [];
     let lastAt = performance.now();
     for await (const found of api.search(this.path, this.find, signal)) {
-      if (found.done) this.more = found.more;
+      if (found.done) [this.more, this.deep] = [found.more, Boolean(found.too_deep)];
       else some.push({ ...found, found: true });
       if (some.length >= 100 || performance.now() - lastAt > ARRANGE_MS) {
         yield some;

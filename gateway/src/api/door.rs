@@ -5,17 +5,21 @@ use std::sync::Arc;
 use proto::metrics_server::Metrics;
 
 use super::archive::Archives;
-use super::search::Searches;
+use super::shares::Shares;
 use super::tickets::Tickets;
 use super::uploads::Uploads;
 use crate::who::Who;
+
+/// What looks through much, at once, and that of one account.
+pub(super) const LOOKS: (usize, usize) = (8, 2);
 
 /// The door.
 pub(super) struct Door {
     pub(super) who: Arc<Who>,
     pub(super) uploads: Arc<Uploads>,
-    pub(super) archives: Archives,
-    pub(super) searches: Searches,
+    pub(super) archives: Arc<Archives>,
+    /// Turns for what looks through much: searches, and where files lie.
+    pub(super) looks: Shares,
     pub(super) tickets: Tickets,
     /// What this process counts.
     pub(super) counted: Metrics,

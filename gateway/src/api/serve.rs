@@ -14,13 +14,12 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use proto::metrics_server::Metrics;
 use serde::Deserialize;
 
-use super::archive::Archives;
 use super::asked::{Asked, json, said};
-use super::door::Door;
+use super::door::{Door, LOOKS};
 use super::entry::milliseconds;
 use super::query::Query;
 use super::routes::{Operation, find};
-use super::search::Searches;
+use super::shares::Shares;
 use super::tickets::Tickets;
 use super::{archive, change, content, entries, links, search, status};
 use crate::refusal::{Code, Refusal};
@@ -61,8 +60,8 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
     let door = Arc::new(Door {
         who,
         uploads: Arc::default(),
-        archives: Archives::default(),
-        searches: Searches::default(),
+        archives: Arc::default(),
+        looks: Shares::new(LOOKS.0, LOOKS.1),
         tickets: Tickets::new()?,
         counted,
         doors,
@@ -177,10 +176,10 @@ async fn answered(
             let memory = door.who.sending();
             archive::send(&door.archives, memory, &asked, &parts.method).await
         }
-        Op::Search => search::search(&door.searches, &asked, &parts.method).await,
+        Op::Search => search::search(&door.looks, &asked, &parts.method).await,
         Op::Ticket => ticket(door, &asked, &body).await,
         Op::Status => status::status(door, &asked).await,
-        Op::Places => status::places(&asked).await,
+        Op::Places => status::places(door, &asked).await,
         Op::Links => links::list(&door.who, &asked).await,
         Op::Description => Ok(([(header::CONTENT_TYPE, JSON)], DESCRIPTION).into_response()),
         _ => {
