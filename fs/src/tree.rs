@@ -126,6 +126,11 @@ impl View {
         self.writes().is_ok()
     }
 
+    /// Is the volume only read here, whoever comes?
+    pub fn is_read_only(&self) -> bool {
+        self.filesystem.is_read_only()
+    }
+
     fn data(&self) -> &Arc<Data> {
         &self.filesystem.data
     }

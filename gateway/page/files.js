@@ -217,10 +217,7 @@ export class Files {
         picture: "download",
         does: () => actions.download(this, entries),
       },
-      one &&
-        entry.kind === "folder" &&
-        this.me.user &&
-        write && { label: "Share", picture: "share", does: () => share(entry) },
+      one && entry.kind === "folder" && this.me.share && { label: "Share", picture: "share", does: () => share(entry) },
       write && one && { label: "Rename", picture: "rename", key: "F2", does: () => actions.rename(this, entry) },
       write && { label: "Move", picture: "move", does: () => actions.sendTo(this, entries, "move") },
       write && { label: "Copy", picture: "copy", does: () => actions.sendTo(this, entries, "copy") },

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proto::metrics_server::Metrics;
+use tokio::sync::Mutex;
 
 use super::archive::Archives;
 use super::shares::Shares;
@@ -21,6 +22,8 @@ pub(super) struct Door {
     /// Turns for what looks through much: searches, and where files lie.
     pub(super) looks: Shares,
     pub(super) tickets: Tickets,
+    /// One at a time makes a share link.
+    pub(super) linking: Mutex<()>,
     /// What this process counts.
     pub(super) counted: Metrics,
     /// Which doors it has open.

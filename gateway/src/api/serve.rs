@@ -13,6 +13,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use proto::metrics_server::Metrics;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 use super::asked::{Asked, json, said};
 use super::door::{Door, LOOKS};
@@ -63,6 +64,7 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
         archives: Arc::default(),
         looks: Shares::new(LOOKS.0, LOOKS.1),
         tickets: Tickets::new()?,
+        linking: Mutex::default(),
         counted,
         doors,
         since: milliseconds(meta::wall_clock()),
@@ -226,7 +228,7 @@ async fn changed(
         Operation::Copy => change::copy(asked, body).await,
         Operation::BeginUpload => door.uploads.begin(asked).await,
         Operation::FinishUpload => door.uploads.finish(asked, id).await,
-        Operation::MakeLink => links::make(&door.who, asked, body).await,
+        Operation::MakeLink => links::make(door, asked, body).await,
         Operation::RevokeLink => links::revoke(&door.who, asked, id).await,
         _ => Err(Refusal::new(Code::Broken, "a request that nothing answers")),
     }
