@@ -35,8 +35,13 @@ use crate::filesystem::Filesystem;
 
 /// Passwords that are hashed at once: each takes 19 MiB and some 20 ms of a core.
 const HASHED_AT_ONCE: usize = 2;
-/// How long somebody waits for his turn.
+/// How long somebody waits for his turn, and how many do.
 const HASHED_WITHIN: Duration = Duration::from_secs(5);
+const HASHED_NEXT: usize = 64;
+
+/// By so many seconds clocks may differ between machines that serve a volume. By one that is wrong by more, what is over would not
+/// be.
+const CLOCKS: u64 = 24 * 3600;
 
 /// What somebody shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -124,6 +129,8 @@ pub struct Access {
     tries: Mutex<SlowDown>,
     known: Mutex<Known>,
     hashing: Semaphore,
+    /// For that, and those who wait for it.
+    waiting: Semaphore,
 }
 
 impl Access {
@@ -139,6 +146,7 @@ impl Access {
             tries: Mutex::default(),
             known: Mutex::new(Known::new()),
             hashing: Semaphore::new(HASHED_AT_ONCE),
+            waiting: Semaphore::new(HASHED_AT_ONCE + HASHED_NEXT),
         }
     }
 
@@ -271,9 +279,10 @@ impl Access {
         if !self.is_known(name, password, &hash) {
             // Who has to wait anyway keeps nobody waiting here.
             self.may_try(name, from)?;
-            let Ok(turn) = tokio::time::timeout(HASHED_WITHIN, self.hashing.acquire()).await else {
-                return Err(Refused::Slow { wait: HASHED_WITHIN.as_secs() });
-            };
+            let late = || Refused::Slow { wait: HASHED_WITHIN.as_secs() };
+            let _waits = self.waiting.try_acquire().map_err(|_| late())?;
+            let turn = tokio::time::timeout(HASHED_WITHIN, self.hashing.acquire()).await;
+            let turn = turn.map_err(|_| late())?;
             let _turn = turn.expect("it is never closed");
             // Requests come in numbers, and the first of them has had it hashed.
             if !self.is_known(name, password, &hash) {
@@ -329,6 +338,13 @@ impl Access {
 
     async fn visit(&self, user: &User, pass: Option<&Pass>) -> Result<Visitor, Refused> {
         let now = u64::try_from(meta::wall_clock().secs).unwrap_or(0);
+        if let Some(pass) = pass.filter(|pass| pass.created > now.saturating_add(CLOCKS)) {
+            let (kind, id) = (pass.kind, &pass.id);
+            tracing::warn!(
+                "{kind} {id} is not let in: it was made later than it is by this machine's clock"
+            );
+            return Err(Refused::Wrong);
+        }
         let visitor = stands_for(user, pass, now).ok_or(Refused::Wrong)?;
         let root = match way_to(&*self.meta, &visitor.folder).await? {
             Some(way) => common(&*self.meta, &way, self.shown).await?,

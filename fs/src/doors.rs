@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -210,6 +210,15 @@ fn take(what: &'static str, address: &Listen) -> Result<TcpListener, DoorError> 
     Ok(listener)
 }
 
+/// Addresses by which others reach this machine: those of links are none without the name of the link.
+fn addresses() -> Vec<IpAddr> {
+    let all = if_addrs::get_if_addrs().unwrap_or_else(|why| {
+        tracing::warn!("what addresses this machine has is not known: {why}");
+        Vec::new()
+    });
+    all.iter().filter(|one| !one.is_link_local()).map(if_addrs::Interface::ip).collect()
+}
+
 impl DoorPlan {
     /// Where they are wanted, as words behind `-o`, each with a comma before it.
     pub(crate) fn words(&self) -> String {
@@ -227,7 +236,11 @@ impl DoorPlan {
         let WantedDoors { http, kv, s3, .. } = &self.wanted;
         let wanted = [http, kv, s3].into_iter().flatten();
         let listens = wanted.flat_map(|listen| listen.addresses().iter().map(|at| at.ip()));
-        let listens = listens.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+        let listens: Vec<IpAddr> = listens.collect();
+        // Who listens at all of this machine's addresses is known by any of them.
+        let anywhere = listens.iter().any(IpAddr::is_unspecified).then(addresses);
+        let listens = listens.into_iter().filter(|ip| !ip.is_unspecified());
+        let listens = listens.chain(anywhere.into_iter().flatten()).map(|ip| ip.to_string());
         let always = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let names: BTreeSet<String> = always.into_iter().chain(host).chain(listens).collect();
         names.into_iter().collect()

@@ -8,6 +8,7 @@
 //! * `upload` writes a file under no name; when it is whole and stored, it gets its name in one step. One that breaks off
 //!   leaves nothing, whatever breaks it off;
 //! * `places` says on which disks a file lies;
+//! * `notes` are left for whoever serves the volume next;
 //! * `change` makes and takes away names; `attributes` are the extended ones.
 //!
 //! A change is durable when it is answered, and whoever looks through the mount sees it from then on. It is carried
@@ -27,6 +28,7 @@ mod change;
 mod folder;
 mod list;
 mod may;
+mod notes;
 pub mod path;
 mod places;
 mod read;
@@ -124,6 +126,11 @@ impl View {
     /// May this viewer change anything at all?
     pub fn may_write(&self) -> bool {
         self.writes().is_ok()
+    }
+
+    /// Is the volume only read here, whoever comes?
+    pub fn is_read_only(&self) -> bool {
+        self.filesystem.is_read_only()
     }
 
     fn data(&self) -> &Arc<Data> {

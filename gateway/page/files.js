@@ -217,10 +217,7 @@ export class Files {
         picture: "download",
         does: () => actions.download(this, entries),
       },
-      one &&
-        entry.kind === "folder" &&
-        this.me.user &&
-        write && { label: "Share", picture: "share", does: () => share(entry) },
+      one && entry.kind === "folder" && this.me.share && { label: "Share", picture: "share", does: () => share(entry) },
       write && one && { label: "Rename", picture: "rename", key: "F2", does: () => actions.rename(this, entry) },
       write && { label: "Move", picture: "move", does: () => actions.sendTo(this, entries, "move") },
       write && { label: "Copy", picture: "copy", does: () => actions.sendTo(this, entries, "copy") },
@@ -277,6 +274,7 @@ export class Files {
     if (this.state === "reading") words.push(this.find ? "searching" : "reading");
     if (cut) words.push(`no more than ${MOST.toLocaleString("en")} are shown`);
     if (this.more) words.push("there are more; search for a longer part of the name");
+    if (this.deep) words.push("what lies too deep to have a path is left out");
     return fill(this.statusLine, words.join(" · "));
   }
 
@@ -398,7 +396,7 @@ export class Files {
     let some = [];
     let lastAt = performance.now();
     for await (const found of api.search(this.path, this.find, signal)) {
-      if (found.done) this.more = found.more;
+      if (found.done) [this.more, this.deep] = [found.more, Boolean(found.too_deep)];
       else some.push({ ...found, found: true });
       if (some.length >= 100 || performance.now() - lastAt > ARRANGE_MS) {
         yield some;

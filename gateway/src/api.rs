@@ -5,7 +5,7 @@
 //! * `entries`: what is in a folder, and what is known of each (`entry`). `content`: files out and in. `change`: folders made, and
 //!   whatever deleted, moved and copied. `uploads`: files that come in parts, `kept` until they are whole.
 //! * `archive`: folders as `zip` files. `search`: names. `links`: what is shared. `tickets`: by what a browser fetches what it sends no header for.
-//!   `status`: how it all is, with `figures`.
+//!   `status`: how it all is, with `figures`. `shares`: what nobody may have all of.
 
 mod archive;
 mod asked;
@@ -23,6 +23,7 @@ mod query;
 mod routes;
 mod search;
 mod serve;
+mod shares;
 mod status;
 mod tickets;
 mod uploads;

@@ -19,6 +19,8 @@ use crate::server::peer;
 
 /// Says of a request which page it comes from.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// Says what for.
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// What is said of every answer, unless it says so itself.
 const HEADERS: [(HeaderName, &str); 5] = [
@@ -64,6 +66,30 @@ pub(crate) async fn for_this_machine(request: Request, next: Next) -> Response {
     }
 }
 
+/// Lets no page of another site have a browser fetch what that is not shown: it would cost work, and nothing else. What people
+/// are sent the address of they may open.
+pub(crate) async fn not_from_elsewhere(request: Request, next: Next) -> Response {
+    match from_elsewhere(request.headers()) {
+        false => next.run(request).await,
+        true => other_page().into_response(),
+    }
+}
+
+fn from_elsewhere(headers: &HeaderMap) -> bool {
+    let is = |name: &HeaderName, word: &str| headers.get(name).is_some_and(|said| said == word);
+    is_of_other_page(headers) && !is(&FETCH_DEST, "document")
+}
+
+/// Does a browser say that the page of another site has it send this?
+fn is_of_other_page(headers: &HeaderMap) -> bool {
+    let site = headers.get(&FETCH_SITE).map(|site| site.to_str().unwrap_or(""));
+    site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
+}
+
+fn other_page() -> Refusal {
+    Refusal::new(Code::OtherSite, "the request comes from the page of another site")
+}
+
 /// Does a request name this machine, or has it come to a door that is for others, too?
 ///
 /// # Errors
@@ -86,8 +112,8 @@ fn check(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
-    if text(&FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none")) {
-        return other("the request comes from the page of another site");
+    if is_of_other_page(headers) {
+        return Err(other_page());
     }
     let own = |origin: &str| {
         host.is_some_and(|host| origin.split_once("://").is_some_and(|o| o.1 == host))
@@ -146,6 +172,22 @@ mod tests {
         ] {
             assert!(!is_this_machine(host), "{host}");
         }
+    }
+
+    #[test]
+    fn pages_of_other_sites_have_nothing_fetched_that_they_are_not_shown() {
+        for (site, dest, elsewhere) in [
+            ("cross-site", "image", true),
+            ("same-site", "iframe", true),
+            ("cross-site", "document", false),
+            ("same-origin", "image", false),
+            ("none", "document", false),
+        ] {
+            let said = [(FETCH_SITE, site), (FETCH_DEST, dest)];
+            let headers = said.map(|(name, value)| (name, HeaderValue::from_static(value)));
+            assert_eq!(from_elsewhere(&headers.into_iter().collect()), elsewhere, "{site} {dest}");
+        }
+        assert!(!from_elsewhere(&HeaderMap::new()));
     }
 
     #[test]

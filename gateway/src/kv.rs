@@ -105,11 +105,6 @@ impl Database {
         }
     }
 
-    /// What the headers of a request allow to be replaced at this key.
-    async fn allows(&self, key: &[u8], headers: &HeaderMap) -> Result<Replaces, Refusal> {
-        self.shelf.allows(key, headers).await
-    }
-
     async fn begin(&self, key: &[u8]) -> Result<Upload, Refusal> {
         self.shelf.begin(key).await
     }

@@ -64,6 +64,7 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
     metrics::describe();
     let counted = proto::metrics_server::count().map_err(|e| DoorError::Open(e.to_string()))?;
     let who = Arc::new(Who::new(filesystem.clone(), root, entry.no_login));
+    let left = trees::tidy::Left::by_others(&filesystem).await;
     let (stop, cut, tasks) =
         (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     let server = Server { stop: stop.clone(), cut: cut.clone(), tasks: tasks.clone() };
@@ -76,6 +77,10 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
         let acceptor = certificate.as_ref().map(|certificate| certificate.acceptor(protocols));
         acceptor.transpose().map_err(|e| DoorError::Open(e.to_string()))
     };
+    if !filesystem.is_read_only() {
+        let (stop, tidying) = (stop.clone(), left.tidy(filesystem.clone()));
+        tasks.spawn(async move { stop.run_until_cancelled(tidying).await });
+    }
     let doors =
         [http.as_ref().map(|_| "http"), kv.as_ref().map(|_| "kv"), s3.as_ref().map(|_| "s3")];
     let doors = doors.into_iter().flatten().collect();

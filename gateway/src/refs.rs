@@ -7,21 +7,20 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use fs::tree::TreePath;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use meta::{Attr, FILE_MAX};
+use http::{HeaderValue, StatusCode, header};
+use meta::FILE_MAX;
 use serde_json::json;
 
 use crate::names::decoded;
 use crate::refusal::{Code, Refusal};
 use crate::shelf::Shelf;
 use crate::who::{Who, logged_in, seen};
-use crate::{conditions, metrics, transfer};
+use crate::{metrics, transfer};
 
 /// Where they are.
 const DIRECTORY: &[u8] = b"refs";
@@ -55,7 +54,7 @@ async fn download(State(who): State<Arc<Who>>, request: Request) -> Result<Respo
 async fn upload(request: Request) -> Result<Response, Refusal> {
     let (shelf, key) = (shelf(&request), key(&request));
     let (head, mut body) = request.into_parts();
-    let stored = store(&shelf, &key, &head.headers, &mut body).await;
+    let stored = shelf.store(&key, (&head.headers, &mut body), FILE_MAX).await;
     let attr = transfer::settled(stored, &head.headers, body).await?;
     let said = format!("{}\n", json!({ "size": attr.size }));
     let mut response = (StatusCode::CREATED, said).into_response();
@@ -63,20 +62,6 @@ async fn upload(request: Request) -> Result<Response, Refusal> {
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     transfer::describe(&mut response, &attr);
     Ok(response)
-}
-
-async fn store(
-    shelf: &Shelf,
-    key: &[u8],
-    headers: &HeaderMap,
-    body: &mut Body,
-) -> Result<Attr, Refusal> {
-    shelf.allows(key, headers).await?;
-    let mut upload = shelf.begin(key).await?;
-    transfer::receive(headers, body, &mut upload, FILE_MAX).await?;
-    // It may have changed since.
-    let replaces = shelf.allows(key, headers).await?;
-    upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))
 }
 
 async fn remove(request: Request) -> Result<StatusCode, Refusal> {

@@ -1,12 +1,13 @@
 //! Files by their keys, in one directory of the tree: what refs and each database are.
 
+use axum::body::Body;
 use fs::tree::{OpenFile, TreeError, TreePath, TreeResult, Upload, View};
 use http::HeaderMap;
 use meta::{Attr, Kind, Replaces};
 
-use crate::conditions;
 use crate::names::name_of;
 use crate::refusal::{Code, Refusal};
+use crate::{conditions, transfer};
 
 /// A directory of files by their keys. It is made when the first is put there.
 pub(crate) struct Shelf {
@@ -62,11 +63,7 @@ impl Shelf {
     ///
     /// # Errors
     /// When it is not what is there.
-    pub(crate) async fn allows(
-        &self,
-        key: &[u8],
-        headers: &HeaderMap,
-    ) -> Result<Replaces, Refusal> {
+    async fn allows(&self, key: &[u8], headers: &HeaderMap) -> Result<Replaces, Refusal> {
         match conditions::are_there(headers) {
             true => conditions::replaces(headers, self.before(key).await?.as_ref()),
             false => Ok(Replaces::Anything),
@@ -98,6 +95,24 @@ impl Shelf {
         }
         .await;
         begun.map_err(|e| Refusal::of(&e, Code::Conflict))
+    }
+
+    /// Puts a body of at most `limit` bytes there, if that is what the headers of its request allow.
+    ///
+    /// # Errors
+    /// Whatever is wrong; nothing has changed then.
+    pub(crate) async fn store(
+        &self,
+        key: &[u8],
+        (headers, body): (&HeaderMap, &mut Body),
+        limit: u64,
+    ) -> Result<Attr, Refusal> {
+        self.allows(key, headers).await?;
+        let mut upload = self.begin(key).await?;
+        transfer::receive(headers, body, &mut upload, limit).await?;
+        // It may have changed since.
+        let replaces = self.allows(key, headers).await?;
+        upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))
     }
 
     /// Takes away what has this key, if that is what the headers of a request allow.

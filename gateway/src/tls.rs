@@ -9,7 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto};
@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use webpki::EndEntityCert;
 
 use crate::patient::Patient;
 
@@ -72,7 +73,17 @@ fn at(path: &Path) -> impl Fn(String) -> TlsError {
 #[derive(Debug)]
 pub(crate) struct Certificate {
     files: [PathBuf; 2],
+    /// As they were when they were read first.
+    first: [Option<Seen>; 2],
     current: RwLock<Arc<CertifiedKey>>,
+}
+
+/// By what a file is known to be another, or to have changed: also one that is older than what it replaces.
+type Seen = (SystemTime, u64, u64);
+
+fn look(file: &Path) -> Option<Seen> {
+    let metadata = fs::metadata(file).ok()?;
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
 impl ResolvesServerCert for Certificate {
@@ -87,8 +98,10 @@ impl Certificate {
     /// # Errors
     /// When they make no sense.
     pub(crate) fn read(cert: PathBuf, key: PathBuf) -> Result<Arc<Self>, TlsError> {
+        // Before: what is exchanged meanwhile is seen.
+        let first = [look(&cert), look(&key)];
         let current = RwLock::new(Arc::new(load(&cert, &key)?));
-        Ok(Arc::new(Self { files: [cert, key], current }))
+        Ok(Arc::new(Self { files: [cert, key], first, current }))
     }
 
     /// One for these names and addresses, made here and kept in this directory; or the one that is there.
@@ -98,7 +111,7 @@ impl Certificate {
     pub(crate) fn own(directory: &Path, names: Vec<String>) -> Result<Arc<Self>, TlsError> {
         let [own, copy] = [OWN, OWN_COPY].map(|name| directory.join(name));
         if !own.exists() {
-            let made = rcgen::generate_simple_self_signed(names);
+            let made = rcgen::generate_simple_self_signed(names.clone());
             let made = made.map_err(|why| TlsError::Making(why.to_string()))?;
             let both = made.signing_key.serialize_pem() + &made.cert.pem();
             write(&own, &both, 0o600)?;
@@ -109,7 +122,28 @@ impl Certificate {
         // One of before may be another's.
         let _ = fs::remove_file(&copy);
         write(&copy, &both[begins..], 0o644)?;
+        let missing = read.missing(&names);
+        if !missing.is_empty() {
+            let own = own.display();
+            tracing::warn!(
+                "the certificate that was made here is not valid for {}: who comes to that needs its fingerprint; without {own} another one is made, with another fingerprint",
+                missing.join(", ")
+            );
+        }
         Ok(read)
+    }
+
+    /// Those of these names and addresses for which it is not valid.
+    fn missing(&self, names: &[String]) -> Vec<String> {
+        let current = self.current.read();
+        let Some(Ok(cert)) = current.cert.first().map(EndEntityCert::try_from) else {
+            return names.to_vec();
+        };
+        let is_valid = |name: &str| {
+            ServerName::try_from(name)
+                .is_ok_and(|name| cert.verify_is_valid_for_subject_name(&name).is_ok())
+        };
+        names.iter().filter(|name| !is_valid(name)).cloned().collect()
     }
 
     /// SHA-256 of it, as browsers show it.
@@ -136,7 +170,7 @@ impl Certificate {
 
     /// Takes changed files, until it is told to stop.
     pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = self.changed().await;
+        let mut seen = self.first;
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             let now = self.changed().await;
             if now != seen {
@@ -147,9 +181,9 @@ impl Certificate {
     }
 
     /// When the files have changed last.
-    async fn changed(&self) -> [Option<SystemTime>; 2] {
+    async fn changed(&self) -> [Option<Seen>; 2] {
         let files = self.files.clone();
-        let look = move || files.map(|file| fs::metadata(file).ok()?.modified().ok());
+        let look = move || files.map(|file| look(&file));
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
@@ -160,7 +194,8 @@ impl Certificate {
             match load(cert, key) {
                 Ok(new) => {
                     *certificate.current.write() = Arc::new(new);
-                    tracing::info!("certificate {} is in use from now on", cert.display());
+                    let (cert, known) = (cert.display(), certificate.fingerprint());
+                    tracing::info!("certificate {cert} is in use from now on: SHA-256 {known}");
                 }
                 Err(why) => tracing::error!("the certificate in use stays: {why}"),
             }
@@ -258,6 +293,9 @@ fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
     let chain: Vec<_> = chain.map_err(|why| at(cert)(why.to_string()))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|why| at(key)(why.to_string()))?;
+    if fs::metadata(key).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
+        tracing::warn!("everybody on this machine can read {}, a private key", key.display());
+    }
     let pair = CertifiedKey::from_der(chain, private, &crypto::ring::default_provider());
     let (cert, key) = (cert.to_owned(), key.to_owned());
     pair.map_err(|why| TlsError::Pair { cert, key, why: why.to_string() })
@@ -274,9 +312,11 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
         let linked = fs::hard_link(&new, path);
         fs::remove_file(&new)?;
         match linked {
-            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
+            linked => linked?,
         }
+        // Else another is made after a power cut, with another fingerprint.
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     })();
     written.map_err(|why| at(path)(why.to_string()))
 }
@@ -305,6 +345,36 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let other = Certificate::own(other.path(), names()).unwrap();
         assert_ne!(one.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn names_that_one_of_before_is_not_valid_for_are_known() {
+        let directory = tempfile::tempdir().unwrap();
+        Certificate::own(directory.path(), names()).unwrap();
+        let all = ["localhost", "127.0.0.1", "10.0.0.5", "photos.example"].map(str::to_owned);
+        let kept = Certificate::own(directory.path(), all.to_vec()).unwrap();
+        assert_eq!(kept.missing(&all), ["10.0.0.5", "photos.example"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_exchanged_since_it_was_read_is_taken_though_it_is_older() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let other = Certificate::own(there.path(), names()).unwrap();
+        let one = Certificate::own(here.path(), names()).unwrap();
+        let file = here.path().join(OWN);
+        let new = file.with_extension("new");
+        fs::copy(there.path().join(OWN), &new).unwrap();
+        let times = fs::metadata(&file).unwrap().modified().unwrap();
+        File::options().write(true).open(&new).unwrap().set_modified(times).unwrap();
+        fs::rename(&new, &file).unwrap();
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(one.clone().follow(stop.clone()));
+        while one.fingerprint() != other.fingerprint() {
+            assert!(!following.is_finished());
+            tokio::time::sleep(LOOK).await;
+        }
+        stop.cancel();
+        following.await.unwrap();
     }
 
     #[test]

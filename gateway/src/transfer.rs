@@ -112,23 +112,31 @@ pub(crate) async fn small(
 pub(crate) async fn settled<T>(
     stored: Result<T, Refusal>,
     headers: &HeaderMap,
-    mut body: Body,
+    body: Body,
 ) -> Result<T, Refusal> {
-    if stored.is_err() && !headers.contains_key(header::EXPECT) {
-        let drain = async {
-            let mut left = DRAINED;
-            while let Some(Ok(frame)) = body.frame().await {
-                let len = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
-                if len >= left {
-                    return;
-                }
-                left -= len;
-            }
-        };
-        // Whoever is slower than that hears that the connection ends.
-        let _late = tokio::time::timeout(DRAINING, drain).await;
+    if stored.is_err() {
+        drain(headers, body).await;
     }
     stored
+}
+
+/// Reads the rest of a body that nobody wants, within bounds, unless its sender asked before he sent it.
+pub(crate) async fn drain(headers: &HeaderMap, mut body: Body) {
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let drain = async {
+        let mut left = DRAINED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let len = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+            if len >= left {
+                return;
+            }
+            left -= len;
+        }
+    };
+    // Whoever is slower than that hears that the connection ends.
+    let _late = tokio::time::timeout(DRAINING, drain).await;
 }
 
 /// What of a file is asked for.

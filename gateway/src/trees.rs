@@ -8,15 +8,17 @@
 use fs::tree::{TreeError, TreePath, TreeResult, View};
 use futures::StreamExt;
 use meta::{Attr, Ino, Kind, RenameMode, Replaces};
-use uuid::Uuid;
 
 use crate::address::{is_in, write};
 use crate::conditions;
 use crate::place::{no_folder, refused};
 use crate::refusal::{Code, Refusal};
 
+mod beside;
+pub(crate) mod tidy;
 pub(crate) mod walk;
 
+use beside::{Beside, What};
 use walk::{Step, Walk};
 
 /// Changes at once, which share what makes them durable.
@@ -39,6 +41,11 @@ impl Failures {
             true => self.all.push((path.clone(), error)),
             false => self.more += 1,
         }
+    }
+
+    /// May this still be there, of what was to be deleted: with what could not be, or in it?
+    pub(crate) fn keep(&self, path: &TreePath) -> bool {
+        self.more > 0 || self.all.iter().any(|(kept, _)| is_in(kept, path) || is_in(path, kept))
     }
 }
 
@@ -78,16 +85,15 @@ pub(crate) struct Ends {
 }
 
 /// Refuses what would be put into itself, or lies in what it would replace: by inodes, as links lead to one place by many
-/// paths.
+/// paths. `follows`: of a link it is what it leads to that comes.
 ///
 /// # Errors
 /// That.
-pub(crate) async fn apart(view: &View, ends: &Ends) -> Result<(), Refusal> {
+pub(crate) async fn apart(view: &View, ends: &Ends, follows: bool) -> Result<(), Refusal> {
     let Ends { from, source, to, target } = ends;
     let denied = |why: &str| Err(Refusal::new(Code::Denied, why));
-    // What a link leads to is what is copied.
     let copied = match source.kind {
-        Kind::Symlink => view.stat(from).await.ok(),
+        Kind::Symlink if follows => view.stat(from).await.ok(),
         _ => Some(*source),
     };
     let same = |attr: &Attr| target.is_some_and(|target| target.ino == attr.ino);
@@ -140,13 +146,6 @@ pub(crate) async fn move_to(view: &View, ends: &Ends) -> Result<Failures, Refusa
     Ok(Failures::default())
 }
 
-/// A name beside this one that nobody has: hidden, and not to be taken for anything else.
-fn beside(path: &TreePath, what: &str) -> Result<TreePath, Refusal> {
-    let (folder, _) = path.split().unwrap_or_default();
-    let name = format!(".ashlar-{what}-{}", Uuid::new_v4().simple());
-    folder.join(name.as_bytes()).map_err(|e| Refusal::new(Code::BadRequest, e.to_string()))
-}
-
 /// Puts what is at `from` in the place of `target`, which is at `to` and is deleted then; or leaves both as they are.
 /// Whatever breaks it off, neither is lost: what was replaced has a name of its own until it is deleted.
 async fn replace(
@@ -155,9 +154,21 @@ async fn replace(
     to: &TreePath,
     target: &Attr,
 ) -> Result<Failures, Refusal> {
-    let aside = beside(to, "replaced")?;
-    view.rename(to, &aside, RenameMode::NoReplace).await.map_err(|e| late(&e))?;
-    let moved = match view.stat_itself(&aside).await {
+    let by = view.stat_itself(from).await.map_err(|e| refused(&e))?;
+    let aside = Beside::of(view, to, What::replaced(to, target, &by)).await?;
+    let replaced = put_aside(view, from, (to, target), &aside.path).await;
+    aside.done(view).await;
+    replaced
+}
+
+async fn put_aside(
+    view: &View,
+    from: &TreePath,
+    (to, target): (&TreePath, &Attr),
+    aside: &TreePath,
+) -> Result<Failures, Refusal> {
+    view.rename(to, aside, RenameMode::NoReplace).await.map_err(|e| late(&e))?;
+    let moved = match view.stat_itself(aside).await {
         Ok(attr) if attr.ino == target.ino => {
             view.rename(from, to, RenameMode::NoReplace).await.map_err(|e| late(&e))
         }
@@ -165,13 +176,13 @@ async fn replace(
         Err(e) => Err(late(&e)),
     };
     if let Err(refusal) = moved {
-        if let Err(e) = view.rename(&aside, to, RenameMode::NoReplace).await {
-            let (aside, to) = (write(&aside), write(to));
+        if let Err(e) = view.rename(aside, to, RenameMode::NoReplace).await {
+            let (aside, to) = (write(aside), write(to));
             tracing::error!("what was at {to} is at {aside} now, and cannot be put back: {e}");
         }
         return Err(refusal);
     }
-    Ok(remove(view, &aside, target.ino).await)
+    Ok(remove(view, aside, target.ino).await)
 }
 
 /// Copies it, over what is there. `all`: of a folder not only itself. What a link leads to is what is copied; links in
@@ -184,33 +195,36 @@ pub(crate) async fn copy(view: &View, ends: &Ends, all: bool) -> Result<Failures
     let source = view.stat(from).await.map_err(|e| refused(&e))?;
     let folder = is_folder(Some(&source));
     let replaced = target.filter(|target| folder || is_folder(Some(target)));
-    let place = match replaced {
-        Some(_) => beside(to, "copied")?,
-        None => to.clone(),
+    let Some(replaced) = replaced else {
+        return match folder {
+            true => Ok(copy_tree(view, from, to, all).await),
+            false => {
+                let replaces = target.map_or(Replaces::Nothing, |there| Replaces::Only(there.ino));
+                view.copy(from, to, replaces).await.map_err(|e| late(&e))?;
+                Ok(Failures::default())
+            }
+        };
     };
-    let failures = match folder {
-        true => copy_tree(view, from, &place, all).await,
+    let place = Beside::of(view, to, What::Copied).await?;
+    let copied = match folder {
+        true => Ok(copy_tree(view, from, &place.path, all).await),
         false => {
-            let replaces = match target {
-                Some(target) if replaced.is_none() => Replaces::Only(target.ino),
-                _ => Replaces::Nothing,
-            };
-            view.copy(from, &place, replaces).await.map_err(|e| late(&e))?;
-            Failures::default()
+            let copied = view.copy(from, &place.path, Replaces::Nothing).await;
+            copied.map(|_| Failures::default()).map_err(|e| late(&e))
         }
     };
-    let Some(replaced) = replaced else { return Ok(failures) };
-    let failures = match failures.all.is_empty() {
-        true => replace(view, &place, to, &replaced).await,
-        false => Ok(failures),
+    let done = match copied {
+        Ok(failures) if failures.all.is_empty() => replace(view, &place.path, to, &replaced).await,
+        copied => copied,
     };
-    if !failures.as_ref().is_ok_and(|failures| failures.all.is_empty())
-        && let Ok(copied) = view.stat_itself(&place).await
+    if !done.as_ref().is_ok_and(|failures| failures.all.is_empty())
+        && let Ok(copied) = view.stat_itself(&place.path).await
     {
         // It did not get its place.
-        remove(view, &place, copied.ino).await;
+        remove(view, &place.path, copied.ino).await;
     }
-    failures
+    place.done(view).await;
+    done
 }
 
 /// Whatever is there, with all that is in it, if it is this one.

@@ -24,6 +24,7 @@ use fs::tree::{Sending, View, Viewer};
 use http::{Extensions, HeaderMap, Method, Uri, header};
 use meta::{Ino, Secret};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use crate::refusal::{Code, Refusal};
 use crate::server::{Peer, peer};
@@ -36,6 +37,8 @@ const LOG_IN: &str =
 /// Of a stranger's body so many bytes are waited for, so long, for him to hear why he is not let in.
 const SMALL: u64 = 64 << 10;
 const STRANGERS: Duration = Duration::from_secs(1);
+/// And of so many at once: the others hear it or not, and keep no connection from those who come in.
+static HEARD_OUT: Semaphore = Semaphore::const_new(64);
 
 /// Somebody who was let in.
 #[derive(Clone)]
@@ -204,9 +207,10 @@ pub(crate) async fn logged_in(
 
 /// Waits for a stranger's body where it is small, and not for long, for him to hear why he is not let in.
 pub(crate) async fn heard_out(headers: &HeaderMap, body: Body) {
-    if is_small(headers) {
-        let settling = transfer::settled::<()>(Ok(()), headers, body);
-        let _late = tokio::time::timeout(STRANGERS, settling).await;
+    if is_small(headers)
+        && let Ok(_turn) = HEARD_OUT.try_acquire()
+    {
+        let _late = tokio::time::timeout(STRANGERS, transfer::drain(headers, body)).await;
     }
 }
 

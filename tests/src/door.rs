@@ -10,7 +10,26 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::cluster::{Demo, Mode, Setup};
 use crate::process::PATIENCE;
+
+/// What people log in by in tests.
+pub const PASSWORD: &str = "correct horse battery";
+/// Whom Ann is in the tree.
+pub const ANN: u32 = 12_345;
+
+/// A mounted volume, with its door by HTTP.
+pub fn start() -> Result<(Demo, Door)> {
+    start_as(Setup::new(Mode::Embedded))
+}
+
+/// The same, set up so.
+pub fn start_as(setup: Setup) -> Result<(Demo, Door)> {
+    let http = free_address()?;
+    let demo_arguments = vec!["--http".to_owned(), http.clone()];
+    let demo = Demo::start(Setup { demo_arguments, ..setup })?;
+    Ok((demo, Door::at(&http)))
+}
 
 /// An address of this machine that nobody listens on.
 pub fn free_address() -> Result<String> {

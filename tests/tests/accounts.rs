@@ -8,9 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::door::PASSWORD;
 use tests::process::{PATIENCE, output, shell};
-
-const PASSWORD: &str = "correct horse battery";
 
 #[test]
 fn what_is_said_of_accounts_stays_mounted_or_not() -> Result<()> {
@@ -201,5 +200,31 @@ fn orders_that_make_no_sense_are_refused_in_a_sentence() -> Result<()> {
     }
     let users = accounts.list("user")?;
     ensure!(users.len() == 1, "something was done all the same: {users:?}");
+    demo.stop(Stop::Umount)
+}
+
+#[test]
+fn what_disks_do_not_take_counts_or_is_taken_back_and_is_said() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup::new(Mode::Daemons))?;
+    Accounts(&demo).with_password("user add ann --uid 0 --gid 0", PASSWORD)?;
+    for disk in 0..6 {
+        demo.kill_daemon(disk)?;
+    }
+    let accounts = Accounts(&demo);
+    let why = accounts.refused("token add ann")?;
+    ensure!(!why.contains("counts from now on"), "nobody knows it: {why}");
+    let why = accounts.refused("user revoke ann")?;
+    ensure!(why.contains("it counts from now on, and is not durable yet"), "{why}");
+    for disk in 0..6 {
+        demo.restart_daemon(disk)?;
+    }
+    demo.all_up(PATIENCE)?;
+    let accounts = Accounts(&demo);
+    ensure!(accounts.list("token")?.is_empty(), "a token that nobody knows");
+    let users = accounts.list("user")?;
+    ensure!(users[0]["disabled"] == true, "{users:?}");
     demo.stop(Stop::Umount)
 }

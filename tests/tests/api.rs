@@ -11,14 +11,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::accounts::Accounts;
-use tests::cluster::{Demo, Mode, Setup, can_mount};
-use tests::door::{Answer, Door, free_address};
+use tests::cluster::{Demo, can_mount};
+use tests::door::{ANN, Answer, Door, PASSWORD, start};
 use tests::process::{PATIENCE, run};
 use tests::seed::content;
-
-const PASSWORD: &str = "correct horse battery";
-/// Whom Ann is in the tree.
-const ANN: u32 = 12_345;
 
 /// A mounted volume, with its door.
 struct Site {
@@ -28,10 +24,8 @@ struct Site {
 
 impl Site {
     fn start() -> Result<Self> {
-        let http = free_address()?;
-        let demo_arguments = vec!["--http".to_owned(), http.clone()];
-        let demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
-        Ok(Self { demo, door: Door::at(&http) })
+        let (demo, door) = start()?;
+        Ok(Self { demo, door })
     }
 
     /// With a folder of Ann's, in which she writes and Bob reads.
@@ -361,6 +355,16 @@ fn what_makes_no_sense_gets_a_sentence() -> Result<()> {
     );
     let host = [("Host", "evil.example")];
     ensure!(door.ask("GET", &at("content/a"), &host, b"")?.expect(403)?.error() == "other_site");
+    // What the page of another site is not shown costs no work; what it has the address of is opened from there.
+    for (path, dest, status) in [
+        ("search/?name=a", "image", 403),
+        ("entries/", "iframe", 403),
+        ("entries/", "document", 200),
+        ("content/a", "video", 200),
+    ] {
+        let from = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Dest", dest)];
+        ensure!(door.ask("GET", &at(path), &from, b"")?.status == status, "{path} {dest}");
+    }
     // A body that breaks off leaves nothing.
     let mut stream = door.begin("PUT", &at("content/b"), &[("Content-Length", "1000")])?;
     std::io::Write::write_all(&mut stream, &[1; 500])?;

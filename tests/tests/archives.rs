@@ -3,30 +3,20 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::accounts::Accounts;
-use tests::cluster::{Demo, Mode, Setup, can_mount};
-use tests::door::{Door, free_address};
-use tests::process::{PATIENCE, output, run};
+use tests::cluster::{Demo, can_mount};
+use tests::door::{ANN, PASSWORD, start};
+use tests::process::{PATIENCE, output, run, wait_until};
 use tests::seed::content;
-
-const PASSWORD: &str = "correct horse battery";
-/// Whom Ann is in the tree.
-const ANN: u32 = 12_345;
-
-/// A mounted volume, with its door.
-fn start() -> Result<(Demo, Door)> {
-    let http = free_address()?;
-    let demo_arguments = vec!["--http".to_owned(), http.clone()];
-    let demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
-    Ok((demo, Door::at(&http)))
-}
 
 fn archive(path: &str) -> String {
     format!("/api/v1/archive/{path}")
@@ -100,6 +90,75 @@ fn a_folder_is_a_zip_file_that_others_read() -> Result<()> {
     ] {
         ensure!(door.get(&archive(path))?.status == status, "{path}");
     }
+    Ok(())
+}
+
+#[test]
+fn an_account_does_not_hold_all_that_can_be_sent_at_once() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    fs::create_dir(demo.file("f"))?;
+    // More than what lies between the two ends takes.
+    fs::write(demo.file("f/large"), content(2, 48 << 20))?;
+    fs::create_dir(demo.file("small"))?;
+    for name in ["ann", "bob"] {
+        let account = format!("user add {name} --uid 0 --gid 0");
+        Accounts(&demo).with_password(&account, PASSWORD)?;
+    }
+    let (ann, bob) = (door.of("ann", PASSWORD), door.of("bob", PASSWORD));
+    let take_little = |_| -> Result<TcpStream> {
+        let mut stream = ann.begin("GET", &archive("f"), &[])?;
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin)?;
+        ensure!(begin == *b"HTTP/1.1 200", "{begin:?}");
+        Ok(stream)
+    };
+    let slow = (0..4).map(take_little).collect::<Result<Vec<_>>>()?;
+    let refused = ann.get(&archive("small"))?.expect(503)?;
+    ensure!(refused.error() == "busy" && refused.headers.contains_key("retry-after"));
+    bob.get(&archive("small"))?.expect(200)?;
+    drop(slow);
+    wait_until("her turns to be given back", PATIENCE, || {
+        ann.get(&archive("small")).is_ok_and(|got| got.status == 200)
+    })
+}
+
+/// Folders within one another whose path is longer than a path may be, and a file in the last.
+fn deep(root: &Path) -> Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let name = "deep".repeat(50);
+    let mut at = openat(CWD, root, OFlags::DIRECTORY, Mode::empty())?;
+    for _ in 0..25 {
+        mkdirat(&at, &name, Mode::from_raw_mode(0o755))?;
+        at = openat(&at, &name, OFlags::DIRECTORY, Mode::empty())?;
+    }
+    openat(&at, "needle", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644))?;
+    Ok(())
+}
+
+#[test]
+fn what_is_too_deep_to_have_a_path_is_left_out_and_named() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    fs::create_dir(demo.file("f"))?;
+    deep(&demo.file("f"))?;
+    fs::write(demo.file("f/z needle"), b"found")?;
+    let found = door.get("/api/v1/search/?name=needle")?.expect(200)?;
+    let found = String::from_utf8(found.body)?;
+    let lines: Vec<Value> = found.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(lines.len() == 2 && lines[0]["path"] == "f/z%20needle", "{found}");
+    let too_deep = lines[1]["too_deep"][0].as_str().context("nothing is named")?;
+    ensure!(
+        lines[1]["done"] == true && lines[1]["more"] == false && too_deep.starts_with("f/deep")
+    );
+    let whole = door.get(&archive("f"))?.expect(200)?;
+    let Some(said) = read(&whole.body)? else { return Ok(()) };
+    ensure!(said.contains("f/z needle 5 ") && !said.contains("/needle"), "{said}");
+    ensure!(said.contains("LEFT OUT%20.txt "), "{said}");
     Ok(())
 }
 

@@ -13,11 +13,10 @@ use tests::accounts::Accounts;
 use tests::browser::{Browser, Screen, key};
 use tests::cluster::{Demo, Mode, Setup, can_mount};
 use tests::cut::Link;
-use tests::door::free_address;
+use tests::door::{PASSWORD, free_address};
 use tests::process::{PATIENCE, run, wait_until};
 use tests::seed::content;
 
-const PASSWORD: &str = "correct horse battery";
 /// A file that is sent in pieces, and takes a while.
 const LARGE: usize = 24 << 20;
 const MANY: usize = 100_000;

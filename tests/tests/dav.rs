@@ -10,8 +10,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use tests::accounts::Accounts;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::door::{Answer, Door, answer, free_address};
+use tests::door::{ANN, Answer, Door, PASSWORD, answer, free_address};
 use tests::process::{PATIENCE, bounded, output, run};
 use tests::seed::{content, first_difference};
 
@@ -380,6 +381,55 @@ fn who_has_no_token_of_a_lock_changes_nothing_by_webdav() -> Result<()> {
     stream.write_all(&[1; 100_000])?;
     answer(stream, "PUT")?.expect(423)?;
     ensure!(fs::metadata(site.demo.file("new"))?.len() == 0, "locked, and yet written");
+    Ok(())
+}
+
+/// Locks something. Answers the token, as `If` has it.
+fn lock(door: &Door, path: &str) -> Result<String> {
+    let info = "<D:lockinfo xmlns:D='DAV:'><D:lockscope><D:exclusive/></D:lockscope>\
+        <D:locktype><D:write/></D:locktype></D:lockinfo>";
+    let locked = door.ask("LOCK", path, &[("Depth", "0")], info.as_bytes())?.expect(200)?;
+    let token = locked.headers.get("lock-token").context("a token")?;
+    Ok(format!("<{path}> ({token})"))
+}
+
+#[test]
+fn locks_are_of_what_is_there_and_go_with_it() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let file = |name: &str| site.demo.file(name);
+    fs::create_dir_all(file("d/keep"))?;
+    fs::create_dir_all(file("t/sub"))?;
+    for name in ["d/gone", "d/keep/x", "t/sub/x"] {
+        fs::write(file(name), b"x")?;
+    }
+    // What Ann deletes of it is not all.
+    for name in ["d", "d/gone"] {
+        std::os::unix::fs::chown(file(name), Some(ANN), Some(ANN))?;
+    }
+    let ann = format!("user add ann --uid {ANN} --gid {ANN}");
+    Accounts(&site.demo).with_password(&ann, PASSWORD)?;
+    Accounts(&site.demo).with_password("user add root --uid 0 --gid 0", PASSWORD)?;
+    let [ann, root] = ["ann", "root"].map(|name| site.door.of(name, PASSWORD));
+    let told = format!("{} {}", lock(&ann, "/dav/d/keep/x")?, lock(&ann, "/dav/d/gone")?);
+    let some = ann.ask("DELETE", "/dav/d", &[("If", &told)], b"")?.expect(207)?;
+    ensure!(text(&some).contains("/dav/d/keep/x") && !file("d/gone").exists(), "{}", text(&some));
+    ensure!(root.put("/dav/d/keep/x", b"y")?.expect(423)?.error() == "locked", "it is still there");
+    root.put("/dav/d/gone", b"y")?.expect(201)?;
+
+    let told = lock(&root, "/dav/t/sub/x")?;
+    let to = format!("http://{}/dav/t", root.address);
+    let headers = [("If", &*told), ("Destination", &to)];
+    root.ask("COPY", "/dav/d", &headers, b"")?.expect(204)?;
+    root.ask("MKCOL", "/dav/t/sub", &[], b"")?.expect(201)?;
+    root.put("/dav/t/sub/x", b"new")?.expect(201).context("a lock of what was replaced")?;
+    // A link may lie in what it leads to.
+    symlink("t", file("link"))?;
+    let to = format!("http://{}/dav/t/link", root.address);
+    root.ask("MOVE", "/dav/link", &[("Destination", &to)], b"")?.expect(201)?;
+    ensure!(fs::read_link(file("t/link"))?.as_os_str() == "t");
     Ok(())
 }
 

@@ -11,13 +11,10 @@ use serde_json::json;
 use tests::accounts::Accounts;
 use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, can_mount};
-use tests::door::{Door, Lines, free_address};
+use tests::door::{ANN, Door, Lines, PASSWORD, free_address};
 use tests::process::{PATIENCE, run, wait_until};
 
-const PASSWORD: &str = "correct horse battery";
 const OTHER: &str = "another password";
-/// Whom Ann is in the tree.
-const ANN: u32 = 12_345;
 
 /// A mounted volume with doors, and a folder of Ann's with a file in it.
 struct Site {

@@ -3,26 +3,16 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::accounts::Accounts;
-use tests::binaries::workspace;
-use tests::cluster::{Demo, Mode, Setup, can_mount};
-use tests::door::{Door, free_address};
+use tests::binaries::{ashlar, workspace};
+use tests::cluster::{DEMO_VOLUME, can_mount};
+use tests::door::{ANN, Door, PASSWORD, start};
+use tests::process::{PATIENCE, run};
 use tests::seed::content;
-
-const PASSWORD: &str = "correct horse battery";
-/// Whom Ann is in the tree.
-const ANN: u32 = 12_345;
-
-/// A mounted volume, with its door.
-fn start() -> Result<(Demo, Door)> {
-    let http = free_address()?;
-    let demo_arguments = vec!["--http".to_owned(), http.clone()];
-    let demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
-    Ok((demo, Door::at(&http)))
-}
 
 fn get(door: &Door, path: &str) -> Result<Value> {
     door.get(&format!("/api/v1/{path}"))?.expect(200)?.json()
@@ -143,6 +133,55 @@ fn links_are_made_listed_and_withdrawn_by_whose_they_are() -> Result<()> {
     let token = door.with_token(&token);
     ensure!(get(&token, "links")? == json!({"links": []}));
     ensure!(post(&token, &wanted)?.expect(403)?.error() == "denied");
+    ensure!(get(&token, "me")?["share"] == false && get(&ann, "me")?["share"] == true);
+    // Who only reads shares what he reads.
+    let reader = "user add cid --uid 12347 --gid 12347 --folder /photos --read-only";
+    accounts.with_password(reader, PASSWORD)?;
+    let cid = door.of("cid", PASSWORD);
+    ensure!(get(&cid, "me")?["share"] == true);
+    post(&cid, &wanted)?.expect(201)?;
+    // Where nothing is written, no link is made; one is withdrawn.
+    let made = post(&ann, &wanted)?.expect(201)?.json()?;
+    let remounted = |how: &str| {
+        let mut command = Command::new(ashlar());
+        command.args(["mount", DEMO_VOLUME]).arg(demo.path());
+        command.args(["-o", &format!("remount,{how}")]).env("ASHLAR_CLUSTER", demo.cluster_file());
+        run(&mut command, PATIENCE)
+    };
+    remounted("ro")?;
+    let refused = post(&ann, &wanted)?.expect(403)?.json()?;
+    ensure!(refused["message"].as_str().is_some_and(|why| why.contains("only read here")));
+    ensure!(get(&ann, "me")?["share"] == false);
+    let id = made["id"].as_str().context("an id")?;
+    ann.delete(&format!("/api/v1/links/{id}"))?.expect(204)?;
+    remounted("rw")?;
+    Ok(())
+}
+
+#[test]
+fn of_one_user_there_are_so_many_links_however_many_are_made_at_once() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    Accounts(&demo).with_password("user add ann --uid 0 --gid 0", PASSWORD)?;
+    let ann = door.of("ann", PASSWORD);
+    let make = || -> Result<usize> {
+        for made in 0.. {
+            match ann.post("/api/v1/links", b"{\"path\":\"\"}")?.status {
+                201 => {}
+                409 => return Ok(made),
+                other => bail!("{other}"),
+            }
+        }
+        Ok(0)
+    };
+    let all: Vec<Result<usize>> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..16).map(|_| scope.spawn(make)).collect();
+        makers.into_iter().filter_map(|maker| maker.join().ok()).collect()
+    });
+    let all: usize = all.into_iter().sum::<Result<usize>>()?;
+    ensure!(all == 1000, "{all}");
     Ok(())
 }
 
@@ -183,6 +222,7 @@ fn administrators_are_told_how_it_is_as_it_is_described() -> Result<()> {
     answers(&described, "/uploads/{path}", "post", "201", &begun)?;
     let id = begun["id"].as_str().context("an id")?;
     answers(&described, "/uploads/{id}", "get", "200", &get(&door, &format!("uploads/{id}"))?)?;
+    answers(&described, "/uploads", "get", "200", &get(&door, "uploads")?)?;
     let put = door.put("/api/v1/content/c", b"c")?.expect(201)?.json()?;
     answers(&described, "/content/{path}", "put", "201", &put)?;
     let refused = door.get("/api/v1/entry/none")?.expect(404)?.json()?;

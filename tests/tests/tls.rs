@@ -9,10 +9,8 @@ use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
 use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::door::{Door, free_address};
+use tests::door::{Door, PASSWORD, free_address};
 use tests::process::{PATIENCE, output, run, shell, wait_until};
-
-const PASSWORD: &str = "correct horse battery";
 
 /// A mounted volume whose doors are at these addresses of this machine, or of all of its networks.
 struct Site {
@@ -87,6 +85,10 @@ elif what == "status":
     door = http.client.HTTPSConnection("127.0.0.1", port, context=context)
     door.request("GET", sys.argv[3], headers=dict(a.split("=", 1) for a in sys.argv[4:]))
     print(door.getresponse().status)
+elif what == "trusted":
+    host, context = sys.argv[4], ssl.create_default_context(cafile=sys.argv[3])
+    with context.wrap_socket(socket.create_connection((host, port)), server_hostname=host):
+        print("trusted")
 else:
     with context.wrap_socket(socket.create_connection(("127.0.0.1", port))) as stream:
         stream.sendall(sys.argv[3].encode() + b"\n")
@@ -146,6 +148,12 @@ fn beyond_this_machine_everybody_logs_in_users_or_none() -> Result<()> {
     let why = failure(&mut get())?;
     ensure!(why.contains("not_logged_in"), "there are no users: {why}");
     let http = &site.ports[0];
+    // The certificate is valid for whatever address of this machine somebody comes to.
+    let authority = site.made("tls.crt")?.display().to_string();
+    let all = shell(&site.demo.directory(), "hostname -I", PATIENCE)?;
+    for address in all.split_whitespace().filter(|address| !address.contains(':')) {
+        ensure!(python(&["trusted", http, &authority, address])? == "trusted", "{address}");
+    }
     for (path, status) in [("/healthz", "200"), ("/readyz", "200"), ("/metrics", "401")] {
         ensure!(python(&["status", http, path])? == status, "{path}");
     }

@@ -11,19 +11,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::accounts::Accounts;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::door::{Answer, Door, free_address};
+use tests::door::{Answer, Door, PASSWORD, start, start_as};
 use tests::process::{PATIENCE, wait_until};
 use tests::seed::content;
-
-const PASSWORD: &str = "correct horse battery";
-
-/// A mounted volume, with its door.
-fn start() -> Result<(Demo, Door)> {
-    let http = free_address()?;
-    let demo_arguments = vec!["--http".to_owned(), http.clone()];
-    let demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
-    Ok((demo, Door::at(&http)))
-}
 
 fn at(path: &str) -> String {
     format!("/api/v1/uploads/{path}")
@@ -52,6 +42,11 @@ fn finish(door: &Door, id: &str, query: &str) -> Result<Answer> {
 fn offset(door: &Door, id: &str) -> Result<u64> {
     let said: Value = door.get(&at(id))?.expect(200)?.json()?;
     said["offset"].as_u64().context("an offset")
+}
+
+fn listed(door: &Door) -> Result<Vec<Value>> {
+    let said = door.get("/api/v1/uploads")?.expect(200)?.json()?;
+    Ok(said["uploads"].as_array().context("uploads")?.clone())
 }
 
 fn names(demo: &Demo) -> Result<BTreeSet<String>> {
@@ -120,10 +115,7 @@ fn what_got_its_name_and_could_not_be_made_durable_is_finished_later() -> Result
     if !can_mount() {
         return Ok(());
     }
-    let http = free_address()?;
-    let demo_arguments = vec!["--http".to_owned(), http.clone()];
-    let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Daemons) })?;
-    let door = Door::at(&http);
+    let (mut demo, door) = start_as(Setup::new(Mode::Daemons))?;
     // One without content needs nothing but its name.
     let id = begin(&door, "a")?;
     for disk in 0..6 {
@@ -218,6 +210,34 @@ fn an_upload_is_of_whoever_began_it_and_there_are_not_too_many() -> Result<()> {
         refused.error() == "busy" && refused.headers.contains_key("retry-after"),
         "{refused:?}"
     );
+    // They are listed, and the one is named that is in the way.
+    let same = ann.post(&at("many-7?replace=true"), b"")?.expect(503)?.json()?;
+    let list = listed(&ann)?;
+    ensure!(list.len() == 256 && list.iter().all(|one| one["age"].is_u64()), "{}", list.len());
+    let of = |path: &str| list.iter().find(|one| one["path"] == path).context("not listed");
+    let (seventh, first) = (of("many-7")?["id"].clone(), of("a")?);
+    ensure!(first["id"] == id.as_str() && first["offset"] == 4, "{first}");
+    let seventh = seventh.as_str().context("an id")?;
+    ensure!(same["message"].as_str().is_some_and(|why| why.contains(seventh)), "{same}");
+    ensure!(listed(&bob)?.is_empty(), "another's");
+    // By whatever she comes, they are hers; by a token for reading, say, none of others.
+    fs::create_dir(demo.file("sub"))?;
+    let token = accounts.say("token add ann --folder /sub")?.trim().to_owned();
+    let token = door.with_token(&token);
+    ensure!(token.post(&at("x"), b"")?.expect(503)?.error() == "busy", "counted by user");
+    ensure!(listed(&token)?.is_empty() && token.delete(&at(seventh))?.status == 404);
+    ann.delete(&at(seventh))?.expect(204)?;
+    let by_token = begin(&token, "x")?;
+    let list = listed(&ann)?;
+    let other = list.iter().find(|one| one["id"] == by_token.as_str()).context("not listed")?;
+    ensure!(other.get("path").is_none(), "a path in another folder: {other}");
+    ensure!(
+        add(&ann, &by_token, 0, b"x")?.status == 404,
+        "she ends it, and does not go on with it"
+    );
+    ann.delete(&at(&by_token))?.expect(204)?;
+    fs::remove_dir(demo.file("sub"))?;
+    begin(&ann, "many-7")?;
     begin(&bob, "his")?;
     finish(&ann, &id, "")?.expect(201)?;
     begin(&ann, "one-more")?;

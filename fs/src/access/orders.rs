@@ -69,6 +69,9 @@ pub enum OrderError {
     /// It cannot be kept.
     #[error("{0}")]
     Senseless(&'static str),
+    /// Disks do not take it.
+    #[error("it counts from now on, and is not durable yet: {0}")]
+    NotDurable(MetaError),
     /// Metadata refused.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -78,8 +81,12 @@ impl Order {
     /// Has it done.
     ///
     /// # Errors
-    /// See [`OrderError`]; then nothing has changed, but where it could not be synced.
+    /// See [`OrderError`]; then nothing has changed, but where it is not durable.
     pub async fn obey(self, meta: &dyn MetaStore) -> Result<Answer, OrderError> {
+        let added = match &self {
+            Self::Add(account) => Some((account.kind(), account.name().to_owned())),
+            _ => None,
+        };
         let answer = match self {
             Self::List(kind) => return list(meta, kind).await.map(Answer::Accounts),
             Self::Add(account) => add(meta, account).await?,
@@ -95,8 +102,12 @@ impl Order {
                 Err(why) => return Err(why.into()),
             },
         };
-        meta.sync().await?;
-        Ok(answer)
+        let Err(why) = meta.sync().await else { return Ok(answer) };
+        match added {
+            // Whoever made it tells nobody its secret.
+            Some((kind, name)) if meta.remove_account(kind, &name).await.is_ok() => Err(why.into()),
+            _ => Err(OrderError::NotDurable(why)),
+        }
     }
 }
 

@@ -132,6 +132,26 @@ async fn who_fails_again_and_again_has_to_wait_and_who_is_known_has_not() {
 }
 
 #[tokio::test]
+async fn few_wait_for_their_password_to_be_looked_at() {
+    let (_, access) = with_ann().await;
+    let _all = access.waiting.try_acquire_many(66).unwrap();
+    let refused = access.who(&shown("ann", PASSWORD), HERE).await;
+    assert!(matches!(refused, Err(Refused::Slow { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn by_a_clock_that_is_wrong_no_pass_lets_anybody_in() {
+    let (meta, access) = with_ann().await;
+    let now = u64::try_from(meta::wall_clock().secs).unwrap();
+    for (made, right) in [(now + 3600, true), (now + 3 * 24 * 3600, false)] {
+        let (pass, text) = New { now: made, ..new("/photos", Some(made + 9)) }.token();
+        add(&meta, pass).await.unwrap();
+        let let_in = access.who(&Credentials::Token(text), HERE).await;
+        assert_eq!(let_in.is_ok(), right, "{let_in:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_account_sees_what_is_its_own_and_is_shown() {
     let (meta, _) = with_ann().await;
     let photos = meta.lookup(ROOT, b"photos").await.unwrap().ino;

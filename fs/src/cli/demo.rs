@@ -23,7 +23,7 @@ use proxy::repair::HealSettings;
 use tokio::sync::Notify;
 
 use super::daemons::{Daemons, free_ports};
-use super::doors::DoorArgs;
+use super::doors::{DoorArgs, TlsWords};
 use super::setup::block_on;
 use super::{background, directories};
 use crate::data::DataSettings;
@@ -252,6 +252,7 @@ impl fmt::Display for Again<'_> {
         if let Some(s3) = &self.0.doors.s3 {
             write!(f, " --s3 {s3}")?;
         }
+        write!(f, "{}", TlsWords(&self.0.doors))?;
         let words = [
             (self.0.daemons, " --daemons"),
             (self.0.background, " --background"),

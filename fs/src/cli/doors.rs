@@ -1,5 +1,6 @@
 //! Doors beside the kernel's: where they are wanted, and who opens them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -41,6 +42,9 @@ pub(super) struct DoorArgs {
     pub(super) no_login: bool,
 }
 
+/// What was said of TLS, as it is said again, with a space before each word.
+pub(super) struct TlsWords<'a>(pub(super) &'a DoorArgs);
+
 impl DoorArgs {
     /// What is wanted here, or else there.
     pub(super) fn or(self, other: WantedDoors) -> WantedDoors {
@@ -54,6 +58,19 @@ impl DoorArgs {
         let entry = Entry { no_login: self.no_login || other.entry.no_login, tls };
         let (http, kv, s3) = (self.http.or(other.http), self.kv.or(other.kv), self.s3.or(other.s3));
         WantedDoors { http, kv, s3, entry }
+    }
+}
+
+impl fmt::Display for TlsWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DoorArgs { tls, tls_cert, tls_key, insecure_no_tls, .. } = self.0;
+        for (name, file) in [("cert", tls_cert), ("key", tls_key)] {
+            if let Some(file) = file {
+                write!(f, " --tls-{name} {}", file.display())?;
+            }
+        }
+        let words = [(*tls, " --tls"), (*insecure_no_tls, " --insecure-no-tls")];
+        words.into_iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
     }
 }
 
@@ -73,4 +90,21 @@ pub(super) fn take(wanted: &WantedDoors) -> Result<Option<DoorPlan>> {
     let plan = wanted.take(*opener)?;
     proto::metrics_server::count()?;
     Ok(Some(plan))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_of_tls_is_said_again() {
+        let again = |args: DoorArgs| TlsWords(&args).to_string();
+        assert_eq!(again(DoorArgs::default()), "");
+        assert_eq!(again(DoorArgs { tls: true, ..DoorArgs::default() }), " --tls");
+        let insecure = DoorArgs { insecure_no_tls: true, ..DoorArgs::default() };
+        assert_eq!(again(insecure), " --insecure-no-tls");
+        let [tls_cert, tls_key] = ["c.pem", "k.pem"].map(|name| Some(name.into()));
+        let files = DoorArgs { tls_cert, tls_key, ..DoorArgs::default() };
+        assert_eq!(again(files), " --tls-cert c.pem --tls-key k.pem");
+    }
 }

@@ -232,8 +232,18 @@ impl Upload {
         Ok(self.held.filesystem().getattr(self.ino()).await?.nlink > 0)
     }
 
-    /// The same, at this path, wherever it was meant to be; and where it gets no name it stays as it was. One that has got its
-    /// name already keeps it, and is made durable. Whoever waits for it has to wait to the end.
+    /// Makes durable what has got its name. Answers its attributes.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub async fn settle(&self) -> TreeResult<Attr> {
+        self.view.writes()?;
+        self.view.settle(Vec::new()).await?;
+        Ok(self.held.filesystem().getattr(self.ino()).await?)
+    }
+
+    /// The same as [`Upload::finish`], at this path, wherever it was meant to be; and where it gets no name it stays as it was.
+    /// Not for one that has got its name already. Whoever waits for it has to wait to the end.
     ///
     /// # Errors
     /// As [`Upload::finish`].
@@ -241,10 +251,6 @@ impl Upload {
         let Self { view, held, .. } = self;
         // What only reads by now may have begun when it did not.
         view.writes()?;
-        if self.has_name().await? {
-            view.settle(Vec::new()).await?;
-            return Ok(held.filesystem().getattr(held.ino()).await?);
-        }
         let (dir, before) = view.may_put(path).await?;
         let (_, name) = path.split().ok_or(BadPath::Root)?;
         if before.is_none() && matches!(replaces, Replaces::Only(_)) {

@@ -1,44 +1,76 @@
 //! A folder, or some of what is in it, as a zip file that is made while it is sent.
 //!
 //! What is in memory is bounded: a few chunks of content, and the directory at the end of the file, all of which share
-//! [`DIRECTORIES`]. An archive of which something cannot be read breaks off, and has no end: nobody takes it for whole.
-//! Links are not followed into folders; one to a file that may be seen is that file, others are left out, as are pipes, sockets and
+//! [`DIRECTORIES`]. An archive of which something cannot be read breaks off, and has no end: nobody takes it for whole. What lies so
+//! deep that it has no path is left out, and named in a file at its end. Links are not followed into folders; one to a file that may be seen is that file, others are left out, as are pipes, sockets and
 //! devices.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use fs::tree::{Sending, TreeError, TreePath, View};
+use fs::tree::path::PATH_MAX;
+use fs::tree::{BadPath, Sending, TreeError, TreePath, View};
 use futures::StreamExt;
 use http::{HeaderValue, Method, header};
 use meta::{Attr, DirEntry, Kind};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::time::Instant;
 
-use super::asked::Asked;
+use super::asked::{Account, Asked};
 use super::content::attachment;
-use super::zip::{Zip, safe};
+use super::shares::{Share, Shares};
+use super::zip::{Zip, escaped, safe};
 use crate::address;
 use crate::metrics;
 use crate::place::refused;
 use crate::refusal::{Code, Refusal};
+use crate::through::{BrokenOff, told};
 use crate::trees::walk::{Step, Walk};
 
-/// Memory of the directories of all archives that are being sent, and of one, in KiB.
+/// Archives at once, and those of one account.
+const AT_ONCE: usize = 16;
+const EACH: usize = 4;
+/// Memory of the directories of all archives that are being sent, and of those of one account, in KiB.
 const DIRECTORIES: usize = 64 << 10;
 const DIRECTORY: usize = 32 << 10;
 /// By so many KiB a directory grows.
-const GROWS: usize = 64;
+const GROWS: u32 = 64;
 
-/// Memory for directories of archives. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Archives(Arc<Semaphore>);
+/// Whoever takes an archive takes so many bytes a second at least, of the time that he is waited for; but for so much of it.
+const LEAST: u64 = 16 << 10;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The file that names what was left out, and the folders that it names.
+const LEFT_OUT: &str = "LEFT OUT";
+const NAMED: usize = 100;
+
+/// Turns for archives, and memory for their directories.
+pub(super) struct Archives {
+    turns: Shares,
+    memory: Shares,
+}
 
 impl Default for Archives {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(DIRECTORIES)))
+        let memory = Shares::new(DIRECTORIES, DIRECTORY);
+        Self { turns: Shares::new(AT_ONCE, EACH), memory }
+    }
+}
+
+/// How he takes an archive who is sent it.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    taken: u64,
+}
+
+impl Pace {
+    /// How long he is waited for still.
+    fn left(&self) -> Duration {
+        (PATIENCE + Duration::from_secs(self.taken / LEAST)).saturating_sub(self.waited)
     }
 }
 
@@ -50,16 +82,18 @@ enum Broken {
     #[error("{0}: what was stored is damaged")]
     Damaged(String),
     #[error(
-        "more files than there is memory for at present: at most {DIRECTORY} KiB of names, and {DIRECTORIES} of all archives"
+        "more files than there is memory for at present: at most {DIRECTORY} KiB of names for an account, and {DIRECTORIES} of all archives"
     )]
     Memory,
+    #[error("whoever takes it takes less than {LEAST} bytes a second")]
+    Slow,
     #[error("nobody takes it any more")]
     Gone,
 }
 
 /// GET /archive/PATH.
 pub(super) async fn send(
-    archives: &Archives,
+    archives: &Arc<Archives>,
     memory: Sending,
     asked: &Asked,
     method: &Method,
@@ -78,7 +112,9 @@ pub(super) async fn send(
         };
         let path = folder.join(name).map_err(|e| Refusal::new(Code::BadRequest, e.to_string()))?;
         let attr = view.stat_itself(&path).await.map_err(|e| refused(&e))?;
-        all.push((path, attr));
+        if !all.iter().any(|(other, _)| *other == path) {
+            all.push((path, attr));
+        }
     }
     let last = |path: &TreePath| path.names().last().map(|name| name.to_vec());
     let name = match &all[..] {
@@ -93,21 +129,33 @@ pub(super) async fn send(
     if all.is_empty() {
         all.push((folder.clone(), attr));
     }
-    let first = archives.0.clone().try_acquire_many_owned(GROWS as u32).map_err(|_| {
-        let why = "so many archives are being sent that there is no memory for another one";
-        Refusal::new(Code::Busy, why)
-    })?;
+    let busy = || {
+        Refusal::new(
+            Code::Busy,
+            "as many archives are being sent as may be at once: wait for one of them",
+        )
+    };
+    let account = asked.account();
+    let turn = archives.turns.turn(&account).await.ok_or_else(busy)?;
+    let room = vec![archives.memory.take(&account, GROWS).ok_or_else(busy)?];
     let body = match *method {
         Method::HEAD => Body::empty(),
-        _ => {
-            let (sender, receiver) = channel(1);
-            let zip = Zip::default();
-            let (memory_of_all, room) = (archives.0.clone(), vec![first]);
-            let view = view.clone();
-            let archive = Archive { view, memory, memory_of_all, room, zip, above, sender };
-            tokio::spawn(archive.write(all));
-            Body::from_stream(sent(receiver))
-        }
+        _ => told("an archive by the API", |teller| {
+            let archive = Archive {
+                view: view.clone(),
+                memory,
+                archives: archives.clone(),
+                account,
+                room,
+                zip: Zip::default(),
+                above,
+                pace: Pace::default(),
+                left_out: Vec::new(),
+                teller,
+                _turn: turn,
+            };
+            archive.write(all)
+        }),
     };
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -116,57 +164,83 @@ pub(super) async fn send(
     Ok(response)
 }
 
-fn sent(
-    receiver: Receiver<Result<Bytes, Broken>>,
-) -> impl futures::Stream<Item = Result<Bytes, Broken>> {
-    futures::stream::unfold(receiver, |mut receiver| async move {
-        let next = receiver.recv().await?;
-        if let Ok(bytes) = &next {
-            metrics::sent(bytes.len());
-        }
-        Some((next, receiver))
-    })
-}
-
 /// An archive that is being made.
 struct Archive {
     view: View,
     /// For content.
     memory: Sending,
-    /// For directories.
-    memory_of_all: Arc<Semaphore>,
-    /// Its share of that.
-    room: Vec<OwnedSemaphorePermit>,
+    /// Where its directory has its memory of.
+    archives: Arc<Archives>,
+    account: Account,
+    /// That.
+    room: Vec<Share>,
     zip: Zip,
     /// How many names of a path are not in the archive.
     above: usize,
-    sender: Sender<Result<Bytes, Broken>>,
+    pace: Pace,
+    /// Folders of which something was left out that is too deep, the first [`NAMED`].
+    left_out: Vec<TreePath>,
+    teller: Sender<Bytes>,
+    _turn: Share,
 }
 
 impl Archive {
-    async fn write(mut self, all: Vec<(TreePath, Attr)>) {
-        let done = self.write_all(all).await;
-        let sender = self.sender.clone();
-        let last = match done {
-            Ok(()) => Ok(Bytes::from(self.zip.finish())),
-            Err(Broken::Gone) => return,
+    async fn write(mut self, all: Vec<(TreePath, Attr)>) -> Result<(), BrokenOff> {
+        let written = async {
+            self.write_all(all).await?;
+            let end = std::mem::take(&mut self.zip).finish();
+            self.send(end.into()).await
+        };
+        match written.await {
+            Ok(()) | Err(Broken::Gone) => Ok(()),
             Err(why) => {
                 tracing::error!("a door breaks off an archive: {why}");
-                Err(why)
+                Err(BrokenOff(why.to_string()))
             }
-        };
-        // Whoever has gone needs no end.
-        let _gone = sender.send(last).await;
+        }
     }
 
     async fn write_all(&mut self, all: Vec<(TreePath, Attr)>) -> Result<(), Broken> {
+        let some = all.first().map(|(_, attr)| *attr);
         for (path, attr) in all {
             match attr.kind {
                 Kind::Directory => self.folder(&path, &attr).await?,
                 kind => self.file(&path, kind).await?,
             }
         }
-        Ok(())
+        match some.filter(|_| !self.left_out.is_empty()) {
+            Some(attr) => self.name_what_was_left_out(attr).await,
+            None => Ok(()),
+        }
+    }
+
+    /// At the top, where nothing else has such a name.
+    async fn name_what_was_left_out(&mut self, some: Attr) -> Result<(), Broken> {
+        let mut text = format!(
+            "What has a path of more than {PATH_MAX} bytes is not in this archive. It is in:\n"
+        );
+        for folder in &self.left_out {
+            text += &safe(folder.names().iter().map(|name| &name[..]));
+            text.push('\n');
+        }
+        if self.left_out.len() == NAMED {
+            text += "and perhaps in others\n";
+        }
+        let attr = Attr { kind: Kind::File, mode: 0o644, size: text.len() as u64, ..some };
+        let name = format!("{LEFT_OUT}{}.txt", escaped(b' '));
+        let (header, open) = self.zip.begin(name, &attr);
+        self.send(header.into()).await?;
+        let crc = crc32fast::hash(text.as_bytes());
+        self.send(text.into()).await?;
+        let descriptor = self.zip.end(&open, crc, attr.size);
+        self.send(descriptor.into()).await
+    }
+
+    /// Something in this folder is too deep to have a path.
+    fn leave_out(&mut self, folder: &TreePath) {
+        if self.left_out.len() < NAMED && !self.left_out.contains(folder) {
+            self.left_out.push(folder.clone());
+        }
     }
 
     async fn folder(&mut self, path: &TreePath, attr: &Attr) -> Result<(), Broken> {
@@ -175,6 +249,7 @@ impl Archive {
         while let Some(step) = walk.next().await {
             match step {
                 Step::Leave(..) => {}
+                Step::Failed(at, TreeError::Path(BadPath::Long)) => self.leave_out(&at),
                 Step::Failed(at, e) => return Err(Broken::Tree(address::write(&at), e)),
                 Step::Enter(at) => {
                     let name = safe(at.names().iter().skip(self.above).map(|name| &name[..]));
@@ -194,8 +269,10 @@ impl Archive {
 
     async fn files(&mut self, folder: &TreePath, entries: &[DirEntry]) -> Result<(), Broken> {
         for entry in entries {
-            let path = folder.join(&entry.name);
-            let path = path.map_err(|e| Broken::Tree(address::write(folder), e.into()))?;
+            let Ok(path) = folder.join(&entry.name) else {
+                self.leave_out(folder);
+                continue;
+            };
             if entry.damaged {
                 return Err(Broken::Damaged(address::write(&path)));
             }
@@ -236,13 +313,33 @@ impl Archive {
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), Broken> {
-        while self.zip.memory() > self.room.len() * (GROWS << 10) {
-            if (self.room.len() + 1) * GROWS > DIRECTORY {
-                return Err(Broken::Memory);
-            }
-            let more = self.memory_of_all.clone().try_acquire_many_owned(GROWS as u32);
-            self.room.push(more.map_err(|_| Broken::Memory)?);
+        while self.zip.memory() > self.room.len() * ((GROWS as usize) << 10) {
+            let more = self.archives.memory.take(&self.account, GROWS);
+            self.room.push(more.ok_or(Broken::Memory)?);
         }
-        self.sender.send(Ok(bytes)).await.map_err(|_| Broken::Gone)
+        let (since, len) = (Instant::now(), bytes.len());
+        let sent = self.teller.send_timeout(bytes, self.pace.left()).await;
+        sent.map_err(|why| match why {
+            SendTimeoutError::Timeout(_) => Broken::Slow,
+            SendTimeoutError::Closed(_) => Broken::Gone,
+        })?;
+        metrics::sent(len);
+        self.pace.waited += since.elapsed();
+        self.pace.taken += len as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_takes_less_than_so_much_a_second_is_not_waited_for() {
+        let left = |waited, taken| Pace { waited: Duration::from_secs(waited), taken }.left();
+        assert_eq!(left(0, 0), PATIENCE);
+        assert_eq!(left(120, 0), Duration::ZERO);
+        assert_eq!(left(100_000, 100_000 * LEAST), PATIENCE, "as slow as may be, for a day");
+        assert_eq!(left(100_000, 99_000 * LEAST), Duration::ZERO);
     }
 }

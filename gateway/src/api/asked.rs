@@ -1,15 +1,28 @@
 //! A request: who sends it, and where it is about. Answers in JSON.
 
 use axum::response::{IntoResponse, Response};
+use fs::access::Visitor;
 use fs::tree::{TreePath, View};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use meta::AccountKind;
 use serde::Serialize;
 
 use super::query::Query;
 use crate::address;
 use crate::refusal::{Code, Refusal};
 use crate::who::{Entered, entered};
+
+/// Whom what there is little of is counted for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Account {
+    /// Whoever comes to an open door, and shows nothing.
+    Nobody,
+    /// A user, by whatever he comes.
+    User(String),
+    /// A share link: whoever has it is not the user who gave it away.
+    Link(String),
+}
 
 /// A request, whose address makes sense.
 pub(super) struct Asked {
@@ -36,6 +49,17 @@ impl Asked {
             query: Query::of(&parts.uri),
             headers: parts.headers.clone(),
         })
+    }
+
+    /// For whom this counts.
+    pub(super) fn account(&self) -> Account {
+        match &self.entered.visitor {
+            None => Account::Nobody,
+            Some(Visitor { by: AccountKind::Link, pass, .. }) => {
+                Account::Link(pass.clone().unwrap_or_default())
+            }
+            Some(visitor) => Account::User(visitor.user.clone()),
+        }
     }
 }
 

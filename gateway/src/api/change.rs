@@ -82,7 +82,7 @@ async fn ends(asked: &Asked, body: &[u8], follows: bool) -> Result<Ends, Refusal
     let source = asked.view.stat_itself(&from).await.map_err(|e| refused(&e))?;
     let target = named(&asked.view, &to).await?;
     let ends = Ends { from, source, to, target };
-    apart(&asked.view, &ends).await?;
+    apart(&asked.view, &ends, follows).await?;
     let Some(there) = &ends.target else { return Ok(ends) };
     if !replace {
         let why = "something is there already, and is not to be replaced (replace: false)";

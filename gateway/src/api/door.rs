@@ -3,20 +3,27 @@
 use std::sync::Arc;
 
 use proto::metrics_server::Metrics;
+use tokio::sync::Mutex;
 
 use super::archive::Archives;
-use super::search::Searches;
+use super::shares::Shares;
 use super::tickets::Tickets;
 use super::uploads::Uploads;
 use crate::who::Who;
+
+/// What looks through much, at once, and that of one account.
+pub(super) const LOOKS: (usize, usize) = (8, 2);
 
 /// The door.
 pub(super) struct Door {
     pub(super) who: Arc<Who>,
     pub(super) uploads: Arc<Uploads>,
-    pub(super) archives: Archives,
-    pub(super) searches: Searches,
+    pub(super) archives: Arc<Archives>,
+    /// Turns for what looks through much: searches, and where files lie.
+    pub(super) looks: Shares,
     pub(super) tickets: Tickets,
+    /// One at a time makes a share link.
+    pub(super) linking: Mutex<()>,
     /// What this process counts.
     pub(super) counted: Metrics,
     /// Which doors it has open.

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::asked::{Asked, json};
 use super::entry::Entry;
+use super::links;
 use crate::place::refused;
 use crate::refusal::{Code, Refusal};
 
@@ -48,6 +49,7 @@ pub(super) fn me(asked: &Asked) -> Result<Response, Refusal> {
         "uid": asked.view.viewer().uid,
         "folder": visitor.map_or("/", |visitor| &visitor.folder),
         "write": asked.view.may_write(),
+        "share": links::may_make(asked),
         "admin": is_administrator(asked),
         "version": proto::VERSION,
     });

@@ -1,7 +1,7 @@
 //! What is kept between requests for somebody, under an id that nobody guesses: so many in all, so many for each, and none
 //! after a long silence.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,13 @@ pub(super) const SILENCE: Duration = Duration::from_secs(24 * 3600);
 const CLOSED: Duration = Duration::from_secs(600);
 
 /// Things by their ids.
-pub(super) struct Kept<Owner, T>(Mutex<HashMap<Uuid, One<Owner, T>>>);
+pub(super) struct Kept<Owner, T>(Mutex<All<Owner, T>>);
+
+struct All<Owner, T> {
+    by_id: HashMap<Uuid, One<Owner, T>>,
+    /// Those that are done with, the oldest first.
+    closed: VecDeque<Uuid>,
+}
 
 struct One<Owner, T> {
     owner: Owner,
@@ -41,7 +47,7 @@ pub(super) enum Full {
 
 impl<Owner, T> Default for Kept<Owner, T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(All { by_id: HashMap::new(), closed: VecDeque::new() }))
     }
 }
 
@@ -51,7 +57,7 @@ impl<Owner: PartialEq, T> Kept<Owner, T> {
     /// # Errors
     /// When there is not.
     pub(super) fn has_room(&self, owner: &Owner) -> Result<(), Full> {
-        has_room(&self.0.lock(), owner)
+        self.0.lock().has_room(owner)
     }
 
     /// Keeps another one. Answers its id.
@@ -60,39 +66,47 @@ impl<Owner: PartialEq, T> Kept<Owner, T> {
     /// When there is no room.
     pub(super) fn keep(&self, owner: Owner, thing: T, now: Instant) -> Result<Uuid, Full> {
         let mut all = self.0.lock();
-        has_room(&all, &owner)?;
+        all.has_room(&owner)?;
         let id = Uuid::new_v4();
-        all.insert(id, One { owner, thing: Arc::new(thing), asked: now, closed: false });
+        all.by_id.insert(id, One { owner, thing: Arc::new(thing), asked: now, closed: false });
         Ok(id)
     }
 
     /// It is done with: kept for [`CLOSED`] still, unless there are too many of them.
     pub(super) fn close(&self, id: Uuid, now: Instant) {
-        let mut all = self.0.lock();
-        let closed = all.iter().filter(|(_, one)| one.closed);
-        let oldest = closed.clone().min_by_key(|(_, one)| one.asked).map(|(id, _)| *id);
-        let dropped = match closed.count() >= ALL {
-            true => oldest.and_then(|oldest| all.remove(&oldest)),
-            false => None,
-        };
-        if let Some(one) = all.get_mut(&id) {
-            (one.closed, one.asked) = (true, now);
-        }
-        drop(all);
+        let mut guard = self.0.lock();
+        let all = &mut *guard;
+        let Some(one) = all.by_id.get_mut(&id).filter(|one| !one.closed) else { return };
+        (one.closed, one.asked) = (true, now);
+        all.closed.push_back(id);
+        let oldest = if all.closed.len() > ALL { all.closed.pop_front() } else { None };
+        let dropped = oldest.and_then(|oldest| all.by_id.remove(&oldest));
+        drop(guard);
         drop(dropped);
+    }
+
+    /// Those of an owner that are not done with, with how long nobody has asked about each; the one of the longest silence first.
+    pub(super) fn all_of(&self, owner: &Owner, now: Instant) -> Vec<(Uuid, Arc<T>, Duration)> {
+        let all = self.0.lock();
+        let own = all.by_id.iter().filter(|(_, one)| !one.closed && one.owner == *owner);
+        let own =
+            own.map(|(id, one)| (*id, one.thing.clone(), now.saturating_duration_since(one.asked)));
+        let mut own: Vec<_> = own.collect();
+        own.sort_by_key(|(id, _, silent)| (std::cmp::Reverse(*silent), *id));
+        own
     }
 
     /// The one with this id, if it is this owner's.
     pub(super) fn of(&self, id: Uuid, owner: &Owner, now: Instant) -> Option<Arc<T>> {
         let mut all = self.0.lock();
-        let one = all.get_mut(&id).filter(|one| one.owner == *owner)?;
+        let one = all.by_id.get_mut(&id).filter(|one| one.owner == *owner)?;
         one.asked = now;
         Some(one.thing.clone())
     }
 
     /// Keeps it no longer.
     pub(super) fn end(&self, id: Uuid) {
-        let ended = self.0.lock().remove(&id);
+        let ended = self.0.lock().by_id.remove(&id);
         // What goes with it is done when nobody waits for this lock.
         drop(ended);
     }
@@ -103,7 +117,11 @@ impl<Owner: PartialEq, T> Kept<Owner, T> {
             now.saturating_duration_since(one.asked) >= if one.closed { CLOSED } else { SILENCE }
                 && Arc::strong_count(&one.thing) == 1
         };
-        let ended: Vec<_> = self.0.lock().extract_if(|_, one| is_over(one)).collect();
+        let mut guard = self.0.lock();
+        let All { by_id, closed } = &mut *guard;
+        let ended: Vec<_> = by_id.extract_if(|_, one| is_over(one)).collect();
+        closed.retain(|id| by_id.contains_key(id));
+        drop(guard);
         let given_up = ended.iter().filter(|(_, one)| !one.closed).count();
         if given_up > 0 {
             tracing::info!("{given_up} uploads that nobody went on with are given up");
@@ -111,17 +129,16 @@ impl<Owner: PartialEq, T> Kept<Owner, T> {
     }
 }
 
-fn has_room<Owner: PartialEq, T>(
-    all: &HashMap<Uuid, One<Owner, T>>,
-    owner: &Owner,
-) -> Result<(), Full> {
-    let open = all.values().filter(|one| !one.closed);
-    if open.clone().count() >= ALL {
-        return Err(Full::All(ALL));
-    }
-    match open.filter(|one| one.owner == *owner).count() {
-        own if own >= EACH => Err(Full::Own(EACH)),
-        _ => Ok(()),
+impl<Owner: PartialEq, T> All<Owner, T> {
+    fn has_room(&self, owner: &Owner) -> Result<(), Full> {
+        let open = self.by_id.values().filter(|one| !one.closed);
+        if open.clone().count() >= ALL {
+            return Err(Full::All(ALL));
+        }
+        match open.filter(|one| one.owner == *owner).count() {
+            own if own >= EACH => Err(Full::Own(EACH)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -136,6 +153,9 @@ mod tests {
         assert_eq!(kept.of(mine, &1, now).as_deref(), Some(&7));
         assert_eq!(kept.of(mine, &2, now), None, "another's");
         assert_eq!(kept.of(Uuid::nil(), &1, now), None);
+        let later = now + SILENCE / 2;
+        assert_eq!(kept.all_of(&1, later), [(mine, Arc::new(7), SILENCE / 2)]);
+        assert!(kept.all_of(&2, later).is_empty());
         for n in 1..EACH {
             kept.keep(1, 0, now).unwrap_or_else(|why| panic!("{n}: {why:?}"));
         }

@@ -1,4 +1,5 @@
-//! Share links of whoever asks: what he lets others read who have no account ([`fs::access`]).
+//! Share links of whoever asks: what he lets others read who have no account ([`fs::access`]). Who only reads may share, too: it is
+//! nothing that he could not send himself.
 
 use axum::response::{IntoResponse, Response};
 use fs::access::Visitor;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::asked::{Asked, json, said};
+use super::door::Door;
 use crate::address;
 use crate::place::refused;
 use crate::refusal::{Code, Refusal};
@@ -44,6 +46,7 @@ fn visitor(asked: &Asked) -> Result<&Visitor, Refusal> {
 fn wrong(error: &OrderError) -> Refusal {
     let code = match error {
         OrderError::Meta(_) => Code::Broken,
+        OrderError::NotDurable(_) => Code::TooFewDisks,
         OrderError::NoFolder(_) | OrderError::NoPass(..) | OrderError::NoUser(_) => {
             Code::NoSuchFile
         }
@@ -66,12 +69,22 @@ fn folder_of(visitor: &Visitor, path: &TreePath) -> Result<String, Refusal> {
     Ok(if folder.is_empty() { "/".to_owned() } else { folder })
 }
 
+/// Does whoever asks make links?
+pub(super) fn may_make(asked: &Asked) -> bool {
+    let by_password = |visitor: &Visitor| visitor.by == AccountKind::User;
+    asked.entered.visitor.as_ref().is_some_and(by_password) && !asked.view.is_read_only()
+}
+
 /// POST /links.
-pub(super) async fn make(who: &Who, asked: &Asked, body: &[u8]) -> Result<Response, Refusal> {
-    let visitor = visitor(asked)?;
+pub(super) async fn make(door: &Door, asked: &Asked, body: &[u8]) -> Result<Response, Refusal> {
+    let (who, visitor) = (&door.who, visitor(asked)?);
     if visitor.by != AccountKind::User {
         // Else what was made by a token would outlive it.
         let why = "links are made by whoever logs in with a name and a password";
+        return Err(Refusal::new(Code::Denied, why));
+    }
+    if asked.view.is_read_only() {
+        let why = "the volume is only read here (ro), and a link would be written: make it where it is written to";
         return Err(Refusal::new(Code::Denied, why));
     }
     let Wanted { path, expires } = said(body)?;
@@ -85,15 +98,17 @@ pub(super) async fn make(who: &Who, asked: &Asked, body: &[u8]) -> Result<Respon
         let why = "a folder is shared by its own path, not by one over a link";
         return Err(Refusal::new(Code::Conflict, why));
     }
-    if own(who, asked).await?.len() >= EACH {
-        let why = format!("{EACH} links are yours, and no more can be: withdraw some");
-        return Err(Refusal::new(Code::Conflict, why));
-    }
     let now = u64::try_from(meta::wall_clock().secs).unwrap_or(0);
     let until = now.saturating_add(expires.unwrap_or(EXPIRES));
     if until <= now || until - now > EXPIRES_MAX {
         let why = "expires is how many seconds a link lasts, ten years at most";
         return Err(Refusal::new(Code::BadRequest, why));
+    }
+    // They are counted and added by one at a time.
+    let _alone = door.linking.lock().await;
+    if own(who, asked).await?.len() >= EACH {
+        let why = format!("{EACH} links are yours, and no more can be: withdraw some");
+        return Err(Refusal::new(Code::Conflict, why));
     }
     let user = visitor.user.clone();
     let link = New { user, folder, write: false, now, expires: Some(until) }.link();

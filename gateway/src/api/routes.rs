@@ -23,6 +23,7 @@ pub(super) enum Operation {
     Move,
     Copy,
     BeginUpload,
+    Uploads,
     Upload,
     AddToUpload,
     FinishUpload,
@@ -43,7 +44,7 @@ pub(super) enum Operation {
 type Route = (&'static str, &'static str, Operation);
 
 /// All of them. What is asked for by GET is by HEAD, too.
-pub(super) const ROUTES: [Route; 23] = [
+pub(super) const ROUTES: [Route; 24] = [
     ("GET", "/me", Operation::Me),
     ("GET", "/entries/{path}", Operation::Entries),
     ("GET", "/entry/{path}", Operation::Entry),
@@ -56,6 +57,7 @@ pub(super) const ROUTES: [Route; 23] = [
     // Before that of any path: no path has such a name for a folder, as `is_id` says.
     ("POST", "/uploads/{id}/finish", Operation::FinishUpload),
     ("POST", "/uploads/{path}", Operation::BeginUpload),
+    ("GET", "/uploads", Operation::Uploads),
     ("GET", "/uploads/{id}", Operation::Upload),
     ("PATCH", "/uploads/{id}", Operation::AddToUpload),
     ("DELETE", "/uploads/{id}", Operation::EndUpload),

@@ -1,48 +1,43 @@
 //! Looks for names in all that is below a folder, and tells of each that it finds at once, as lines of JSON.
 //!
-//! How far it looks is bounded, and how many look at once; what may not be seen is not looked into. The last line says how far it
-//! came; one that says what went wrong is the last, too.
+//! How far it looks is bounded, and for how long; what may not be seen is not looked into. The last line says how far it
+//! came, and what was too deep; one that says what went wrong is the last, too. Without either it has broken off.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use fs::tree::{TreeError, TreePath, Trouble, View};
+use fs::tree::{BadPath, TreeError, TreePath, Trouble, View};
 use http::{HeaderValue, Method, header};
 use meta::{DirEntry, Kind};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{Sender, channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::mpsc::Sender;
 
 use super::asked::Asked;
 use super::entry::Entry;
+use super::shares::{Share, Shares};
 use crate::address;
 use crate::place::refused;
 use crate::refusal::{Code, Refusal};
+use crate::through::{BrokenOff, told};
 use crate::trees::walk::{Step, Walk};
 
-/// Searches at once.
-const AT_ONCE: usize = 8;
 /// Names that are found, unless something else is said, and at most.
 const FOUND: usize = 1000;
 const FOUND_MAX: usize = 10_000;
 /// Names that are looked at.
 const LOOKED_AT: u64 = 1_000_000;
 
-/// Turns for searches. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Searches(Arc<Semaphore>);
-
-impl Default for Searches {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(AT_ONCE)))
-    }
-}
+/// How long one goes on, and waits for somebody to take its end.
+const LASTS: Duration = Duration::from_secs(300);
+const END: Duration = Duration::from_secs(10);
+/// Folders that are named because what is in them is too deep to have a path.
+const NAMED: usize = 10;
 
 /// GET /search/PATH.
 pub(super) async fn search(
-    searches: &Searches,
+    looks: &Shares,
     asked: &Asked,
     method: &Method,
 ) -> Result<Response, Refusal> {
@@ -61,20 +56,22 @@ pub(super) async fn search(
     if attr.kind != Kind::Directory {
         return Err(Refusal::new(Code::Conflict, "this is a file, and nothing is in it"));
     }
-    let turn = searches.0.clone().try_acquire_owned().map_err(|_| {
-        Refusal::new(Code::Busy, format!("{AT_ONCE} searches are under way, and no more can be"))
+    let turn = looks.turn(&asked.account()).await.ok_or_else(|| {
+        Refusal::new(
+            Code::Busy,
+            "as many searches are under way as may be at once: wait for one of them",
+        )
     })?;
-    let (sender, receiver) = channel(1);
-    let search =
-        Search { view: asked.view.clone(), name, left: limit, looked_at: 0, sender, _turn: turn };
-    if method != Method::HEAD {
-        tokio::spawn(search.tell(asked.path.clone(), attr.ino));
-    }
-    let lines = futures::stream::unfold(receiver, |mut receiver| async move {
-        let lines: Bytes = receiver.recv().await?;
-        Some((Ok::<_, std::convert::Infallible>(lines), receiver))
-    });
-    let mut response = Body::from_stream(lines).into_response();
+    let lines = match *method {
+        Method::HEAD => Body::empty(),
+        _ => told("a search by the API", |teller| {
+            let (view, deep) = (asked.view.clone(), Vec::new());
+            let search =
+                Search { view, name, left: limit, looked_at: 0, deep, teller, _turn: turn };
+            search.tell(asked.path.clone(), attr.ino)
+        }),
+    };
+    let mut response = lines.into_response();
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
@@ -88,8 +85,10 @@ struct Search {
     /// How many more there may be.
     left: usize,
     looked_at: u64,
-    sender: Sender<Bytes>,
-    _turn: OwnedSemaphorePermit,
+    /// Folders of which something was left out that is too deep, the first [`NAMED`].
+    deep: Vec<TreePath>,
+    teller: Sender<Bytes>,
+    _turn: Share,
 }
 
 /// Why a search ends before its end.
@@ -106,17 +105,22 @@ fn line(said: &Value) -> String {
 }
 
 impl Search {
-    async fn tell(mut self, folder: TreePath, ino: meta::Ino) {
-        let ended = self.look(folder, ino).await;
-        let last = match ended {
-            Err(Ended::Gone) => return,
+    async fn tell(mut self, folder: TreePath, ino: meta::Ino) -> Result<(), BrokenOff> {
+        let looking = tokio::time::timeout(LASTS, self.look(folder, ino)).await;
+        let last = match looking.unwrap_or(Err(Ended::Enough)) {
+            Err(Ended::Gone) => return Ok(()),
             Err(Ended::Failed(e)) => refused(&e).json(),
             ended => {
-                json!({ "done": true, "looked_at": self.looked_at, "more": ended.is_err() })
+                let (looked_at, more) = (self.looked_at, ended.is_err());
+                let mut said = json!({ "done": true, "looked_at": looked_at, "more": more });
+                if !self.deep.is_empty() {
+                    said["too_deep"] = self.deep.iter().map(address::write).collect();
+                }
+                said
             }
         };
-        // Whoever has gone needs no end.
-        let _gone = self.sender.send(line(&last).into()).await;
+        let end = self.teller.send_timeout(line(&last).into(), END).await;
+        end.map_err(|_| BrokenOff("nobody takes the end of a search".to_owned()))
     }
 
     async fn look(&mut self, folder: TreePath, ino: meta::Ino) -> Result<(), Ended> {
@@ -131,13 +135,17 @@ impl Search {
                 Step::Others(folder, entries) => self.others(&folder, &entries, &mut lines).await,
                 // What may not be seen, or has gone, is not there.
                 Step::Failed(_, e) if is_hidden(&e) => Ok(()),
+                Step::Failed(at, TreeError::Path(BadPath::Long)) => {
+                    self.is_too_deep(&at);
+                    Ok(())
+                }
                 Step::Failed(_, e) => Err(Ended::Failed(e)),
             };
-            if self.sender.is_closed() {
+            if self.teller.is_closed() {
                 return Err(Ended::Gone);
             }
             if !lines.is_empty() {
-                self.sender.send(lines.into()).await.map_err(|_| Ended::Gone)?;
+                self.teller.send(lines.into()).await.map_err(|_| Ended::Gone)?;
             }
             met?;
             // A long search lets others go in between.
@@ -167,7 +175,10 @@ impl Search {
             if !self.is_wanted(&found.name)? {
                 continue;
             }
-            let at = folder.join(&found.name).map_err(|e| Ended::Failed(e.into()))?;
+            let Ok(at) = folder.join(&found.name) else {
+                self.is_too_deep(folder);
+                continue;
+            };
             let entry = match found.damaged {
                 true => Ok(Entry::damaged(&found.name)),
                 false => Entry::of(&self.view, &at, &found.attr).await,
@@ -178,6 +189,13 @@ impl Search {
             }
         }
         Ok(())
+    }
+
+    /// Something in this folder has a longer path than there may be.
+    fn is_too_deep(&mut self, folder: &TreePath) {
+        if self.deep.len() < NAMED && !self.deep.contains(folder) {
+            self.deep.push(folder.clone());
+        }
     }
 
     fn is_wanted(&mut self, name: &[u8]) -> Result<bool, Ended> {

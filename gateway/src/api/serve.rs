@@ -13,14 +13,14 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use proto::metrics_server::Metrics;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
-use super::archive::Archives;
 use super::asked::{Asked, json, said};
-use super::door::Door;
+use super::door::{Door, LOOKS};
 use super::entry::milliseconds;
 use super::query::Query;
 use super::routes::{Operation, find};
-use super::search::Searches;
+use super::shares::Shares;
 use super::tickets::Tickets;
 use super::{archive, change, content, entries, links, search, status};
 use crate::refusal::{Code, Refusal};
@@ -61,9 +61,10 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
     let door = Arc::new(Door {
         who,
         uploads: Arc::default(),
-        archives: Archives::default(),
-        searches: Searches::default(),
+        archives: Arc::default(),
+        looks: Shares::new(LOOKS.0, LOOKS.1),
         tickets: Tickets::new()?,
+        linking: Mutex::default(),
         counted,
         doors,
         since: milliseconds(meta::wall_clock()),
@@ -75,11 +76,20 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
         .route("/api/v1/", any(answer))
         .route("/api/v1/{*rest}", any(answer))
         .layer(from_fn_with_state(door.clone(), let_in))
+        .layer(from_fn(not_from_elsewhere))
         .layer(from_fn(without_a_box))
         .layer(from_fn(async |request: Request, next: Next| {
             metrics::counted("api", request, next).await
         }));
     Ok(routes.with_state(door))
+}
+
+/// What has no site of its own, as a video that was opened by its address, fetches itself.
+async fn not_from_elsewhere(request: Request, next: Next) -> Response {
+    match find(request.method(), request.uri().path()) {
+        Ok((Operation::Content, _)) => next.run(request).await,
+        _ => guard::not_from_elsewhere(request, next).await,
+    }
 }
 
 /// Lets in whoever has a ticket for what he reads, and others who log in.
@@ -161,16 +171,17 @@ async fn answered(
         Op::Entries => entries::list(&asked).await,
         Op::Entry => entries::entry(&asked).await,
         Op::Content => content::get(&door.who, &asked).await,
+        Op::Uploads => door.uploads.list(&asked),
         Op::Upload => door.uploads.state(&asked, path),
         Op::EndUpload => door.uploads.give_up(&asked, path),
         Op::Archive => {
             let memory = door.who.sending();
             archive::send(&door.archives, memory, &asked, &parts.method).await
         }
-        Op::Search => search::search(&door.searches, &asked, &parts.method).await,
+        Op::Search => search::search(&door.looks, &asked, &parts.method).await,
         Op::Ticket => ticket(door, &asked, &body).await,
         Op::Status => status::status(door, &asked).await,
-        Op::Places => status::places(&asked).await,
+        Op::Places => status::places(door, &asked).await,
         Op::Links => links::list(&door.who, &asked).await,
         Op::Description => Ok(([(header::CONTENT_TYPE, JSON)], DESCRIPTION).into_response()),
         _ => {
@@ -217,7 +228,7 @@ async fn changed(
         Operation::Copy => change::copy(asked, body).await,
         Operation::BeginUpload => door.uploads.begin(asked).await,
         Operation::FinishUpload => door.uploads.finish(asked, id).await,
-        Operation::MakeLink => links::make(&door.who, asked, body).await,
+        Operation::MakeLink => links::make(door, asked, body).await,
         Operation::RevokeLink => links::revoke(&door.who, asked, id).await,
         _ => Err(Refusal::new(Code::Broken, "a request that nothing answers")),
     }

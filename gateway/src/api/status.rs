@@ -46,7 +46,10 @@ pub(super) async fn status(door: &Door, asked: &Asked) -> Result<Response, Refus
 }
 
 /// GET /places/PATH.
-pub(super) async fn places(asked: &Asked) -> Result<Response, Refusal> {
+pub(super) async fn places(door: &Door, asked: &Asked) -> Result<Response, Refusal> {
+    let busy = "as much is looked for as may be at once: wait for some of it";
+    let turn = door.looks.turn(&asked.account()).await;
+    let _turn = turn.ok_or_else(|| Refusal::new(Code::Busy, busy))?;
     let places = asked.view.places(&asked.path).await.map_err(|e| refused(&e))?;
     let Places { scheme, spare, losses_reads, losses_writes, inline, complete, disks } = places;
     // What machines there are is nothing for those who have no account.

@@ -9,12 +9,12 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use fs::tree::{TreePath, Upload, Viewer};
 use http::{HeaderMap, StatusCode};
-use meta::{FILE_MAX, Kind, Replaces};
+use meta::{AccountKind, Attr, FILE_MAX, Kind, Replaces};
 use serde_json::json;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
-use super::asked::{Asked, json};
+use super::asked::{Account, Asked, json};
 use super::entry::{Entry, time};
 use super::kept::{Full, Kept};
 use crate::place::{no_folder, refused, replaced, takes_after};
@@ -28,22 +28,11 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// What ids begin with: see `routes`.
 const MARK: char = '!';
 
-/// Whose an upload is: nobody else goes on with it, nor he, when he may another thing by now.
-#[derive(PartialEq)]
-struct Owner {
-    user: Option<String>,
-    viewer: Viewer,
-}
-
-impl Owner {
-    fn of(asked: &Asked) -> Self {
-        let user = asked.entered.visitor.as_ref().map(|visitor| visitor.user.clone());
-        Self { user, viewer: asked.view.viewer().clone() }
-    }
-}
-
 /// One that has begun.
 struct Begun {
+    /// Who began it: nobody else goes on with it, nor the same account when it may another thing by now.
+    viewer: Viewer,
+    since: Instant,
     path: TreePath,
     /// How long it is to be, where that was said.
     size: Option<u64>,
@@ -67,20 +56,25 @@ enum State {
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Uploads(Kept<Owner, Begun>);
+pub(super) struct Uploads(Kept<Account, Begun>);
 
-impl From<Full> for Refusal {
-    fn from(full: Full) -> Self {
-        let why = match full {
-            Full::Own(own) => {
-                format!("{own} of your uploads are not finished: finish or delete some")
-            }
-            Full::All(all) => {
-                format!("{all} uploads are not finished, and there is room for no more")
-            }
-        };
-        Self::new(Code::Busy, why)
+impl Begun {
+    fn is_of(&self, asked: &Asked) -> bool {
+        self.viewer == *asked.view.viewer()
     }
+
+    fn is_at(&self, path: &TreePath, asked: &Asked) -> bool {
+        self.is_of(asked) && self.path == *path
+    }
+}
+
+/// Is it the user himself, who may end what was begun by his passes?
+fn is_the_user(asked: &Asked) -> bool {
+    asked.entered.visitor.as_ref().is_some_and(|visitor| visitor.by == AccountKind::User)
+}
+
+fn written(id: Uuid) -> String {
+    format!("{MARK}{}", id.simple())
 }
 
 fn conflict(why: impl Into<String>) -> Refusal {
@@ -96,10 +90,12 @@ impl Uploads {
         }
     }
 
-    fn of(&self, asked: &Asked, id: &str) -> Result<(Uuid, Arc<Begun>), Refusal> {
+    /// One of the account that asks; `any`: also by whom it may be ended alone.
+    fn of(&self, asked: &Asked, id: &str, any: bool) -> Result<(Uuid, Arc<Begun>), Refusal> {
         let parsed = id.strip_prefix(MARK).and_then(|id| Uuid::try_parse(id).ok());
         let found =
-            parsed.and_then(|id| Some((id, self.0.of(id, &Owner::of(asked), Instant::now())?)));
+            parsed.and_then(|id| Some((id, self.0.of(id, &asked.account(), Instant::now())?)));
+        let found = found.filter(|(_, begun)| begun.is_of(asked) || any && is_the_user(asked));
         found.ok_or_else(|| {
             let why = "there is no such upload of yours: it was finished or deleted, nobody went on with it for 24 h, or the volume was mounted anew";
             Refusal::new(Code::NoSuchUpload, why)
@@ -118,7 +114,7 @@ impl Uploads {
                 format!("a file has {FILE_MAX} bytes at most"),
             ));
         }
-        self.0.has_room(&Owner::of(asked))?;
+        self.0.has_room(&asked.account()).map_err(|full| self.refused(full, asked))?;
         let (folder, _) = path.split().ok_or_else(|| conflict("a folder has this name"))?;
         view.make_directories(&folder).await.map_err(|e| no_folder(&e))?;
         allowed(asked, path, replace).await?;
@@ -126,14 +122,65 @@ impl Uploads {
         let upload = Arc::new(Mutex::new(State::Open(upload)));
         let (path, offset) = (path.clone(), AtomicU64::new(0));
         let last = parking_lot::Mutex::new(path.clone());
-        let begun = Begun { path, size, modified, replace, offset, upload, last };
-        let id = self.0.keep(Owner::of(asked), begun, Instant::now())?;
-        json(StatusCode::CREATED, &json!({ "id": format!("{MARK}{}", id.simple()), "offset": 0 }))
+        let (viewer, since) = (view.viewer().clone(), Instant::now());
+        let begun = Begun { viewer, since, path, size, modified, replace, offset, upload, last };
+        let kept = self.0.keep(asked.account(), begun, since);
+        let id = kept.map_err(|full| self.refused(full, asked))?;
+        json(StatusCode::CREATED, &json!({ "id": written(id), "offset": 0 }))
+    }
+
+    /// There is no room; where it is his own that take it, with one that he may end: of this very path, if there is one.
+    fn refused(&self, full: Full, asked: &Asked) -> Refusal {
+        let why = match full {
+            Full::All(all) => {
+                format!("{all} uploads are not finished, and there is room for no more")
+            }
+            Full::Own(most) => {
+                let own = self.own(asked, Instant::now());
+                let same = own.iter().find(|(_, begun, _)| begun.is_at(&asked.path, asked));
+                let named =
+                    same.or(own.first()).map(|(id, ..)| format!(", {} first", written(*id)));
+                let named = named.unwrap_or_default();
+                format!(
+                    "{most} of your uploads are not finished: finish or delete some{named} (GET /api/v1/uploads lists them)"
+                )
+            }
+        };
+        Refusal::new(Code::Busy, why)
+    }
+
+    /// Those that whoever asks may end.
+    fn own(&self, asked: &Asked, now: Instant) -> Vec<(Uuid, Arc<Begun>, Duration)> {
+        let all = self.0.all_of(&asked.account(), now).into_iter();
+        all.filter(|(_, begun, _)| begun.is_of(asked) || is_the_user(asked)).collect()
+    }
+
+    /// GET /uploads: those that whoever asks has begun, and not finished, the one that was silent for longest first.
+    pub(super) fn list(&self, asked: &Asked) -> Result<Response, Refusal> {
+        let now = Instant::now();
+        let one = |(id, begun, silent): &(Uuid, Arc<Begun>, Duration)| {
+            let mut said = json!({
+                "id": written(*id),
+                "offset": begun.offset.load(Ordering::Relaxed),
+                "age": now.saturating_duration_since(begun.since).as_secs(),
+                "silent": silent.as_secs(),
+            });
+            // By another of his passes he sees another folder.
+            if begun.is_of(asked) {
+                said["path"] = address::write(&begun.path).into();
+            }
+            if let Some(size) = begun.size {
+                said["size"] = size.into();
+            }
+            said
+        };
+        let own: Vec<_> = self.own(asked, now).iter().map(one).collect();
+        json(StatusCode::OK, &json!({ "uploads": own }))
     }
 
     /// GET /uploads/ID: how far it is.
     pub(super) fn state(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
-        let (_, begun) = self.of(asked, id)?;
+        let (_, begun) = self.of(asked, id, false)?;
         let offset = begun.offset.load(Ordering::Relaxed);
         let mut said = json!({ "offset": offset, "path": address::write(&begun.path) });
         if let Some(size) = begun.size {
@@ -153,7 +200,7 @@ impl Uploads {
         id: &str,
         body: &mut Body,
     ) -> Result<Response, Refusal> {
-        let (_, begun) = self.of(asked, id)?;
+        let (_, begun) = self.of(asked, id, false)?;
         let from: Option<u64> = asked.query.read("offset", "a number of bytes")?;
         let from = from.ok_or_else(|| {
             let why = "offset says where the bytes belong, and it is not there";
@@ -180,14 +227,14 @@ impl Uploads {
         *body = left;
         let offset = added?;
         // Silence begins when the last of it has come.
-        let _known = self.of(asked, id);
+        let _known = self.of(asked, id, false);
         json(StatusCode::OK, &json!({ "offset": offset }))
     }
 
     /// POST /uploads/ID/finish: it gets its name, or that of `?path=`. Where it cannot, it stays as it was. Who asks again is
     /// answered the same.
     pub(super) async fn finish(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
-        let (id, begun) = self.of(asked, id)?;
+        let (id, begun) = self.of(asked, id, false)?;
         let replace = match asked.query.one("replace")? {
             None => begun.replace,
             Some(_) => asked.query.flag("replace")?,
@@ -206,24 +253,16 @@ impl Uploads {
             let why = format!("{there} of {size} bytes have come: send the others first");
             return Err(Refusal { offset: Some(there), ..conflict(why) });
         }
-        let (path, replaces) = match upload.has_name().await.map_err(|e| refused(&e))? {
+        let (path, attr) = match upload.has_name().await.map_err(|e| refused(&e))? {
             // What makes that durable has failed.
-            true => (begun.last.lock().clone(), Replaces::Anything),
+            true => {
+                let settled = upload.settle().await.map_err(|e| refused(&e))?;
+                (begun.last.lock().clone(), settled)
+            }
             false => {
-                let replaces = prepared(asked, upload, (&path, replace)).await?;
-                if let Some(at) = begun.modified {
-                    upload.modified_at(time(at)).await.map_err(|e| refused(&e))?;
-                }
-                (path, replaces)
+                let attr = placed(asked, &begun, upload, (&path, replace)).await?;
+                (path, attr)
             }
-        };
-        begun.last.lock().clone_from(&path);
-        let attr = match upload.finish_at(&path, replaces).await {
-            Err(e) if replaces == Replaces::Nothing && e.is_there_already() => {
-                let there = asked.view.stat_itself(&path).await.map_err(|e| refused(&e))?;
-                return Err(taken(there.kind));
-            }
-            done => done.map_err(|e| conditions::refused(&e, replaces))?,
         };
         let entry = Entry::of(&asked.view, &path, &attr).await.map_err(|e| refused(&e))?;
         let answer = json!({ "entry": entry });
@@ -234,7 +273,7 @@ impl Uploads {
 
     /// DELETE /uploads/ID: nothing comes of it.
     pub(super) fn give_up(&self, asked: &Asked, id: &str) -> Result<Response, Refusal> {
-        let (id, begun) = self.of(asked, id)?;
+        let (id, begun) = self.of(asked, id, true)?;
         // Not while it gets its name: then something comes of it.
         let state = alone(&begun)?;
         open(&state)?;
@@ -287,13 +326,34 @@ async fn allowed(
     asked: &Asked,
     path: &TreePath,
     replace: bool,
-) -> Result<(Replaces, Option<meta::Attr>), Refusal> {
+) -> Result<(Replaces, Option<Attr>), Refusal> {
     let none = HeaderMap::new();
     let (before, replaces) = replaced(&asked.view, path, &none, Code::Conflict).await?;
     match &before {
         Some(before) if !replace => Err(taken(before.kind)),
         None if !replace => Ok((Replaces::Nothing, before)),
         _ => Ok((replaces, before)),
+    }
+}
+
+/// Puts an upload in its place.
+async fn placed(
+    asked: &Asked,
+    begun: &Begun,
+    upload: &Upload,
+    (path, replace): (&TreePath, bool),
+) -> Result<Attr, Refusal> {
+    let replaces = prepared(asked, upload, (path, replace)).await?;
+    if let Some(at) = begun.modified {
+        upload.modified_at(time(at)).await.map_err(|e| refused(&e))?;
+    }
+    begun.last.lock().clone_from(path);
+    match upload.finish_at(path, replaces).await {
+        Err(e) if replaces == Replaces::Nothing && e.is_there_already() => {
+            let there = asked.view.stat_itself(path).await.map_err(|e| refused(&e))?;
+            Err(taken(there.kind))
+        }
+        done => done.map_err(|e| conditions::refused(&e, replaces)),
     }
 }
 

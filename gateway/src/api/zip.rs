@@ -212,22 +212,31 @@ impl Zip {
     }
 }
 
+/// A byte that a name has not as it is.
+pub(super) fn escaped(byte: u8) -> String {
+    format!("%{byte:02X}")
+}
+
+/// Does a text begin as what is [`escaped`]?
+fn looks_escaped(text: &str) -> bool {
+    let digits = text.strip_prefix('%').and_then(|rest| rest.as_bytes().get(..2));
+    digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+}
+
 /// A path in a zip file: nothing in it leads up or elsewhere, on whatever system it is unpacked. What is no text, or means
-/// something else there, is percent-encoded.
+/// something else there, is percent-encoded; so is what would be taken for that, so that no two paths become one.
 pub(super) fn safe<'a>(names: impl Iterator<Item = &'a [u8]>) -> String {
     let one = |name: &[u8]| {
         let mut safe = String::new();
         for chunk in name.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                match c {
-                    '\\' | ':' => safe.push_str(&format!("%{:02X}", u32::from(c))),
-                    c if c.is_control() => safe.push_str(&format!("%{:02X}", u32::from(c))),
-                    c => safe.push(c),
+            for (at, c) in chunk.valid().char_indices() {
+                let is_taken = c == '%' && looks_escaped(&chunk.valid()[at..]);
+                match is_taken || matches!(c, '\\' | ':') || c.is_control() {
+                    true => safe.extend(c.encode_utf8(&mut [0; 4]).bytes().map(escaped)),
+                    false => safe.push(c),
                 }
             }
-            for byte in chunk.invalid() {
-                safe.push_str(&format!("%{byte:02X}"));
-            }
+            safe.extend(chunk.invalid().iter().copied().map(escaped));
         }
         safe
     };
@@ -240,6 +249,7 @@ mod tests {
     use std::process::Command;
 
     use meta::Ino;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -283,6 +293,24 @@ mod tests {
         assert_eq!(of(&[b"a b", "\u{fc}".as_bytes()]), "a b/\u{fc}");
         assert_eq!(of(&[b"..\\..\\x", b"C:"]), "..%5C..%5Cx/C%3A");
         assert_eq!(of(&[b"\xff\n"]), "%FF%0A");
+        assert_eq!(
+            of(&[b"100%", b"50%c", b"%%5c", "%\u{fc}\u{85}".as_bytes()]),
+            "100%/50%c/%%255c/%\u{fc}%C2%85"
+        );
+    }
+
+    proptest! {
+        /// Names that differ are told apart, so that none is unpacked over another.
+        #[test]
+        fn no_two_names_become_one(one in name(), other in name()) {
+            let of = |name: &[u8]| safe(std::iter::once(name));
+            prop_assert_eq!(one == other, of(&one) == of(&other), "{:?} {:?}", of(&one), of(&other));
+        }
+    }
+
+    /// Of few letters, so that they meet.
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(proptest::sample::select(&b"%5Cc\\F\xff"[..]), 1..7)
     }
 
     /// What others say of a file that has holes in place of content: `None`, said loudly, where they are not installed.

@@ -6,14 +6,13 @@ use std::time::Instant;
 use fs::tree::{TreePath, View};
 use http::HeaderMap;
 use http::request::Parts;
-use meta::{Attr, Replaces};
 
 use super::address::{Address, named, read};
 use super::door::Door;
 use super::headers::{List, What, lists};
 use super::locks::{Locks, Reach};
 use crate::conditions;
-use crate::place::{self, refused};
+use crate::place::refused;
 use crate::refusal::{Code, Refusal};
 use crate::who::seen_in;
 
@@ -77,9 +76,12 @@ impl Asked {
                 (None, _) => false,
                 (Some(path), What::Token(token)) => self.locks.holds(path, token, Instant::now()),
                 (Some(path), What::Tag(tag)) => {
-                    let there = self.there(path).await?;
                     let tag = tag.trim_start_matches("W/");
-                    there.is_some_and(|attr| conditions::tag(&attr) == tag)
+                    match self.view.stat(path).await {
+                        Ok(attr) => conditions::tag(&attr) == tag,
+                        Err(e) if e.is_not_found() => false,
+                        Err(e) => return Err(refused(&e)),
+                    }
                 }
             };
             if holds == condition.not {
@@ -87,26 +89,6 @@ impl Asked {
             }
         }
         Ok(true)
-    }
-
-    /// What a path leads to, over links, if anything.
-    ///
-    /// # Errors
-    /// When that cannot be found out.
-    pub(super) async fn there(&self, path: &TreePath) -> Result<Option<Attr>, Refusal> {
-        match self.view.stat(path).await {
-            Ok(attr) => Ok(Some(attr)),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(refused(&e)),
-        }
-    }
-
-    /// What has a name, a link itself, if anything has.
-    ///
-    /// # Errors
-    /// When that cannot be found out, or there is no folder for it.
-    pub(super) async fn named(&self, path: &TreePath) -> Result<Option<Attr>, Refusal> {
-        place::named(&self.view, path).await
     }
 
     /// May this be changed, by the locks?
@@ -122,13 +104,5 @@ impl Asked {
                 format!("{at} is locked, and no token of that lock came along"),
             )
         })
-    }
-
-    /// What may be replaced or taken away by `If-Match` and `If-None-Match`.
-    ///
-    /// # Errors
-    /// When that is not what is there.
-    pub(super) fn replaces(&self, before: Option<&Attr>) -> Result<Replaces, Refusal> {
-        conditions::replaces(&self.headers, before)
     }
 }

@@ -11,7 +11,7 @@ use meta::{Attr, FILE_MAX, Kind, Replaces};
 use super::asked::Asked;
 use super::headers::is_part;
 use super::locks::Reach;
-use crate::place::{no_folder, refused, replaced, takes_after};
+use crate::place::{named, no_folder, refused, replaced, takes_after};
 use crate::refusal::{Code, Refusal};
 use crate::{conditions, transfer};
 
@@ -76,7 +76,7 @@ pub(super) async fn make_folder(asked: &Asked, body: &[u8]) -> Result<Response, 
     }
     let path = &asked.at.path;
     let exists = || Refusal::new(Code::WrongMethod, "something has this name already");
-    if asked.named(path).await?.is_some() {
+    if named(&asked.view, path).await?.is_some() {
         return Err(exists());
     }
     asked.unlocked(path, NAMED)?;

@@ -12,7 +12,8 @@ use super::headers::{Depth, depth, timeout, token};
 use super::locks::{Lock, MOST, NoLock, Reach, Wanted};
 use super::properties::active;
 use super::xml::{Element, document, read};
-use crate::place::{no_folder, refused};
+use crate::conditions;
+use crate::place::{named, no_folder, refused};
 use crate::refusal::{Code, Refusal};
 
 /// Bytes of what a client says of its user.
@@ -38,8 +39,8 @@ pub(super) async fn lock(asked: &Asked, body: &[u8]) -> Result<Response, Refusal
         }
     };
     let (shared, owner) = wanted(body)?;
-    let before = asked.named(path).await?;
-    asked.replaces(before.as_ref())?;
+    let before = named(&asked.view, path).await?;
+    conditions::replaces(&asked.headers, before.as_ref())?;
     if before.is_none() {
         // A name in a folder, which may be locked itself.
         asked.unlocked(path, Reach { below: false, folder: true })?;

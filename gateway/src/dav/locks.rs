@@ -143,23 +143,31 @@ impl Locks {
     ) -> Result<(), TreePath> {
         let locks = self.valid(now);
         let folder = path.split().filter(|_| reach.folder).map(|(folder, _)| folder);
-        let meets = |lock: &&Lock| {
-            lock.covers(path)
-                || reach.below && is_in(&lock.path, path)
-                || folder.as_ref().is_some_and(|folder| lock.covers(folder))
-        };
-        // Of several at one place, which are shared, one token is enough.
-        let told = locks.iter().filter(|lock| tokens.contains(&lock.token));
-        let told: Vec<&TreePath> = told.map(|lock| &lock.path).collect();
-        match locks.iter().filter(meets).find(|lock| !told.contains(&&lock.path)) {
-            Some(lock) => Err(lock.path.clone()),
-            None => Ok(()),
+        // Of several that cover one place, which are shared, one token is enough.
+        let told: Vec<&Lock> = locks.iter().filter(|lock| tokens.contains(&lock.token)).collect();
+        let is_told = |at: &TreePath| told.iter().any(|lock| lock.covers(at));
+        let below = locks.iter().filter(|lock| reach.below && is_in(&lock.path, path));
+        let free = |at: &TreePath| is_told(at) || !locks.iter().any(|lock| lock.covers(at));
+        match [Some(path), folder.as_ref()].into_iter().flatten().find(|at| !free(at)) {
+            Some(at) => {
+                Err(locks.iter().find(|lock| lock.covers(at)).map_or(at, |l| &l.path).clone())
+            }
+            None => below
+                .map(|lock| &lock.path)
+                .find(|at| !is_told(at))
+                .map_or(Ok(()), |at| Err(at.clone())),
         }
     }
 
-    /// What was there is gone, and so are its locks.
-    pub(super) fn forget(&self, path: &TreePath) {
-        self.0.lock().retain(|lock| !is_in(&lock.path, path));
+    /// The tokens of what is at a path and in it now.
+    pub(super) fn tokens_in(&self, path: &TreePath) -> Vec<String> {
+        let locks = self.0.lock();
+        locks.iter().filter(|lock| is_in(&lock.path, path)).map(|lock| lock.token.clone()).collect()
+    }
+
+    /// Those of these locks are gone whose places are, as `is_gone` says: others have been taken since.
+    pub(super) fn forget(&self, tokens: &[String], is_gone: impl Fn(&TreePath) -> bool) {
+        self.0.lock().retain(|lock| !(tokens.contains(&lock.token) && is_gone(&lock.path)));
     }
 }
 
@@ -228,6 +236,14 @@ mod tests {
         locks.lock(wanted("a", false, true), now).unwrap();
         assert!(locks.allow(&path("a"), HERE, &[one], now).is_ok(), "one of two shared ones");
         assert_eq!(locks.allow(&path("a"), HERE, &[], now), Err(path("a")));
+        let locks = Locks::default();
+        let above = locks.lock(wanted("a", true, true), now).unwrap().token;
+        let below = locks.lock(wanted("a/b", true, true), now).unwrap().token;
+        let of = |at: &str, token: &String| {
+            locks.allow(&path(at), BELOW, std::slice::from_ref(token), now)
+        };
+        assert!(of("a/b/x", &above).is_ok() && of("a/b/x", &below).is_ok(), "both cover it");
+        assert!(of("a", &above).is_ok() && of("a", &below).is_err(), "one of all that is in it");
     }
 
     #[test]
@@ -250,7 +266,13 @@ mod tests {
         assert!(!locks.unlock(&path("b"), &token, now) && !locks.unlock(&path("a"), "urn:x", now));
         assert!(locks.unlock(&path("a/b"), &token, now) && !locks.holds(&path("a"), &token, now));
         locks.lock(wanted("a/b", true, false), now).unwrap();
-        locks.forget(&path("a"));
+        let gone = locks.tokens_in(&path("a"));
+        locks.lock(wanted("a/c", false, false), now).unwrap();
+        locks.forget(&gone, |at| *at != path("a/b"));
+        assert_eq!(locks.of(&path("a/b"), now).len(), 1, "it is still there");
+        locks.forget(&gone, |_| true);
+        assert_eq!(locks.lock(wanted("a", true, false), now), Err(NoLock::Locked(path("a/c"))));
+        locks.forget(&locks.tokens_in(&path("a")), |_| true);
         assert!(locks.lock(wanted("a", true, false), now).is_ok(), "gone with what it was about");
     }
 

@@ -9,6 +9,7 @@ use super::find::answer;
 use super::locks::Reach;
 use super::properties::{ATTRIBUTE, MOST, Outcomes, Resource, dead, is_protected, kept};
 use super::xml::{Element, document, read};
+use crate::conditions;
 use crate::place::refused;
 use crate::refusal::{Code, Refusal};
 
@@ -40,7 +41,7 @@ pub(super) async fn patch(asked: &Asked, body: &[u8]) -> Result<Response, Refusa
     let changes = changes(body)?;
     let path = &asked.at.path;
     let attr = asked.view.stat(path).await.map_err(|e| refused(&e))?;
-    asked.replaces(Some(&attr))?;
+    conditions::replaces(&asked.headers, Some(&attr))?;
     asked.unlocked(path, Reach::default())?;
     let (why, outcomes) = if changes.iter().any(|change| is_protected(&change.property().name)) {
         let why = "a property that the tree knows cannot be set; so none of them was";

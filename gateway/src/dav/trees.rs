@@ -3,7 +3,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use meta::Kind;
+use meta::{Attr, Kind};
 
 use super::address::{named, write};
 use super::asked::Asked;
@@ -12,7 +12,8 @@ use super::headers::{Depth, depth, destination, overwrite};
 use super::locks::Reach;
 use super::properties::failed;
 use super::xml::document;
-use crate::place::refused;
+use crate::conditions;
+use crate::place::{self, refused};
 use crate::refusal::{Code, Refusal};
 use crate::trees::{self, Ends, Failures, apart};
 
@@ -51,21 +52,23 @@ pub(super) async fn delete(asked: &Asked) -> Result<Response, Refusal> {
         let why = "a folder is deleted with all that is in it (Depth: infinity)";
         return Err(Refusal::new(Code::BadRequest, why));
     }
-    let which = asked.replaces(Some(&there))?;
+    let which = conditions::replaces(&asked.headers, Some(&there))?;
     asked.unlocked(path, WHOLE)?;
+    let locked = asked.locks.tokens_in(path);
     let failures = trees::delete(&asked.view, path, (&there, which)).await?;
-    asked.locks.forget(path);
+    asked.locks.forget(&locked, |at| !failures.keep(at));
     Ok(answered(failures, StatusCode::NO_CONTENT))
 }
 
-async fn ends(asked: &Asked) -> Result<Ends, Refusal> {
+/// `follows`: of a link it is what it leads to that comes.
+async fn ends(asked: &Asked, follows: bool) -> Result<Ends, Refusal> {
     let from = asked.at.path.clone();
     let source = asked.view.stat_itself(&from).await.map_err(|e| refused(&e))?;
     let to = named(&asked.headers, destination(&asked.headers)?)?.path;
-    asked.replaces(Some(&source))?;
-    let target = asked.named(&to).await?;
+    conditions::replaces(&asked.headers, Some(&source))?;
+    let target = place::named(&asked.view, &to).await?;
     let ends = Ends { from, source, to, target };
-    apart(&asked.view, &ends).await?;
+    apart(&asked.view, &ends, follows).await?;
     if target.is_some() && !overwrite(&asked.headers)? {
         let why = "something is there already, and is not to be replaced (Overwrite: F)";
         return Err(Refusal::new(Code::Precondition, why));
@@ -83,10 +86,13 @@ fn status(ends: &Ends) -> StatusCode {
 
 /// MOVE.
 pub(super) async fn move_to(asked: &Asked) -> Result<Response, Refusal> {
-    let ends = ends(asked).await?;
+    let ends = ends(asked, false).await?;
     asked.unlocked(&asked.at.path, WHOLE)?;
+    let locks = &asked.locks;
+    let (moved, replaced) = (locks.tokens_in(&ends.from), locks.tokens_in(&ends.to));
     let failures = trees::move_to(&asked.view, &ends).await?;
-    asked.locks.forget(&asked.at.path);
+    locks.forget(&moved, |_| true);
+    locks.forget(&replaced, |at| *at != ends.to);
     Ok(answered(failures, status(&ends)))
 }
 
@@ -100,7 +106,14 @@ pub(super) async fn copy(asked: &Asked) -> Result<Response, Refusal> {
             return Err(Refusal::new(Code::BadRequest, why));
         }
     };
-    let ends = ends(asked).await?;
+    let ends = ends(asked, true).await?;
+    let replaced = asked.locks.tokens_in(&ends.to);
     let failures = trees::copy(&asked.view, &ends, all).await?;
+    let there = asked.view.stat_itself(&ends.to).await;
+    let stays = |there: Attr| ends.target.is_some_and(|target| target.ino == there.ino);
+    if !there.is_ok_and(stays) {
+        // What had the name had its own locks in it.
+        asked.locks.forget(&replaced, |at| *at != ends.to);
+    }
     Ok(answered(failures, status(&ends)))
 }

@@ -6,13 +6,11 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use meta::Attr;
+use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
 use super::text::{Encoding, Keys};
@@ -20,7 +18,7 @@ use super::{Database, KEYS, KEYS_MAX, VALUE_MAX};
 use crate::names::decoded;
 use crate::refusal::{Code, Refusal};
 use crate::who::{Who, logged_in, seen};
-use crate::{conditions, metrics, transfer};
+use crate::{guard, metrics, transfer};
 
 /// All that begins with `/kv/`.
 pub(crate) fn routes(who: Arc<Who>) -> Router {
@@ -28,6 +26,7 @@ pub(crate) fn routes(who: Arc<Who>) -> Router {
         .route("/kv/{db}/{*key}", get(read).put(put).post(put).delete(remove))
         .route("/kv/{db}", get(list))
         .layer(from_fn_with_state(who.clone(), logged_in))
+        .layer(from_fn(guard::not_from_elsewhere))
         .layer(from_fn(async |request: Request, next: Next| {
             metrics::counted("kv", request, next).await
         }))
@@ -57,25 +56,11 @@ async fn read(State(who): State<Arc<Who>>, request: Request) -> Result<Response,
 async fn put(request: Request) -> Result<Response, Refusal> {
     let (database, key) = place(&request)?;
     let (head, mut body) = request.into_parts();
-    let stored = store(&database, &key, &head.headers, &mut body).await;
+    let stored = database.shelf.store(&key, (&head.headers, &mut body), VALUE_MAX).await;
     let attr = transfer::settled(stored, &head.headers, body).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     transfer::describe(&mut response, &attr);
     Ok(response)
-}
-
-async fn store(
-    database: &Database,
-    key: &[u8],
-    headers: &HeaderMap,
-    body: &mut Body,
-) -> Result<Attr, Refusal> {
-    database.allows(key, headers).await?;
-    let mut upload = database.begin(key).await?;
-    transfer::receive(headers, body, &mut upload, VALUE_MAX).await?;
-    // It may have changed since.
-    let replaces = database.allows(key, headers).await?;
-    upload.finish(replaces).await.map_err(|e| conditions::refused(&e, replaces))
 }
 
 async fn remove(request: Request) -> Result<StatusCode, Refusal> {

@@ -29,7 +29,7 @@ use fs::access::Credentials;
 use fs::tree::View;
 use http::HeaderMap;
 use meta::Secret;
-use proto::guests::Guest;
+use proto::guests::{Guest, UnderWay};
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 use serde_json::{Map, Value};
@@ -182,9 +182,12 @@ impl Lines {
                 Some(Ok(some)) if !some.is_empty() => {}
                 _ => return,
             }
-            let _under_way = guest.begin();
+            // A stranger is at work when his line is there: until then he makes room for others.
+            let mut under_way = caller.shown.as_ref().map(|_| guest.begin());
             let mut shares = Vec::new();
-            let (answer, goes_on) = match self.line(&mut reader, &mut line, &caller).await {
+            let read = self.line(&mut reader, &mut line, (&caller, guest), &mut under_way).await;
+            let _under_way = under_way.unwrap_or_else(|| guest.begin());
+            let (answer, goes_on) = match read {
                 Ok(Line::End) | Err(_) => return,
                 Ok(Line::Bad(refusal)) => (refusal.json(), false),
                 Ok(Line::Whole(_)) if line.trim_ascii_start().first() != Some(&b'{') => {
@@ -222,7 +225,8 @@ impl Lines {
         &self,
         reader: &mut (impl AsyncBufRead + Unpin),
         line: &mut Vec<u8>,
-        caller: &Caller,
+        (caller, guest): (&Caller, &Arc<Guest>),
+        under_way: &mut Option<UnderWay>,
     ) -> io::Result<Line<'_>> {
         let slow = || Line::Bad(Refusal::new(Code::TooSlow, "the line did not come to its end"));
         let mut short = (&mut *reader).take(SHORT);
@@ -241,6 +245,7 @@ impl Lines {
         if let Err(refusal) = self.who.let_in(caller.shown.as_ref(), caller.peer, LOG_IN).await {
             return Ok(Line::Bad(refusal));
         }
+        under_way.get_or_insert_with(|| guest.begin());
         let Ok(long) = tokio::time::timeout(LATER, self.long.acquire()).await else {
             return Ok(Line::Bad(Refusal::new(
                 Code::TooSlow,
