@@ -8,7 +8,8 @@
 //! * `upload` writes a file under no name; when it is whole and stored, it gets its name in one step. One that breaks off
 //!   leaves nothing, whatever breaks it off;
 //! * `places` says on which disks a file lies;
-//! * `change` makes and takes away names; `attributes` are the extended ones.
+//! * `change` makes and takes away names; `attributes` are the extended ones;
+//! * `trash` is where what was deleted can be had back from.
 //!
 //! A change is durable when it is answered, and whoever looks through the mount sees it from then on. It is carried
 //! through when who asked for it goes away meanwhile: the future that waits for it may be dropped at any time.
@@ -31,6 +32,7 @@ mod places;
 mod read;
 #[cfg(test)]
 mod tests;
+mod trash;
 mod trouble;
 mod upload;
 mod walk;
@@ -39,6 +41,7 @@ pub use list::Listing;
 pub use path::{BadPath, TreePath};
 pub use places::{OnDisk, Places};
 pub use read::{OpenFile, Sending};
+pub use trash::{InTrash, TrashPlace};
 pub use trouble::Trouble;
 pub use upload::Upload;
 
