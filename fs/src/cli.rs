@@ -29,6 +29,7 @@ mod request;
 mod serve;
 mod setup;
 mod status;
+mod trash;
 mod umount;
 mod user;
 mod volume;
@@ -43,7 +44,7 @@ use crate::doors::Opener;
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
     /// [default: $RUST_LOG, or info for mount, serve and demo --background, error for format, status, fsck, volume, user, key,
-    /// token and link, warn for the others]
+    /// token, link and trash, warn for the others]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]
@@ -67,6 +68,7 @@ enum Command {
     Key(pass::KeyArgs),
     Token(pass::TokenArgs),
     Link(pass::LinkArgs),
+    Trash(trash::Args),
     InstallHelper(helper::InstallArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -115,6 +117,7 @@ pub fn main(doors: Opener) -> ExitCode {
         Command::Key(args) => with_logs(log, "error", || pass::run_key(args)),
         Command::Token(args) => with_logs(log, "error", || pass::run_token(args)),
         Command::Link(args) => with_logs(log, "error", || pass::run_link(args)),
+        Command::Trash(args) => with_logs(log, "error", || trash::run(args)),
         Command::InstallHelper(args) => helper::install(&args),
         Command::Completions(args) => manual::completions(&args, &Cli::command()),
         Command::Man(args) => manual::write_pages(&args, &Cli::command()),

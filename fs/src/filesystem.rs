@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meta::{
-    Attr, Caller, DirEntry, Ino, Kind, MetaError, MetaStore, NewNode, RenameMode, SetAttr, Time,
-    Unlinked, Volume,
+    Attr, Caller, DirEntry, Fate, Ino, Kind, MetaError, MetaStore, NewNode, RenameMode, SetAttr,
+    Takes, Time, Unlinked, Volume,
 };
 use parking_lot::Mutex;
 use proto::guard::keep_going;
@@ -39,6 +39,7 @@ pub mod privileges;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod trash;
 
 /// Inodes that statfs(2) says may still be created: only room for their data limits them.
 const FREE_INODES: u64 = 1 << 32;
@@ -136,6 +137,8 @@ pub struct Filesystem {
     lookup_counts: LookupCounts,
     dead: Mutex<Vec<Ino>>,
     dead_wake: Notify,
+    /// Somebody wants something in the trash gone, or it is kept for another time.
+    trash_wake: Notify,
     stopped: AtomicBool,
     /// Those who come by doors change nothing; who comes by the mount the kernel refuses.
     read_only: AtomicBool,
@@ -171,6 +174,7 @@ impl Filesystem {
             lookup_counts: LookupCounts::new(),
             dead: Mutex::default(),
             dead_wake: Notify::new(),
+            trash_wake: Notify::new(),
             stopped: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             atimes: Atimes::new(),
@@ -181,11 +185,15 @@ impl Filesystem {
             lost_files: LostFiles::default(),
         });
         let (reaping, telling) = (filesystem.clone(), filesystem.clone());
+        let emptying = filesystem.clone();
         tokio::spawn(async move {
             keep_going("reaping unlinked files", || reaping.clone().reap_forever()).await;
         });
         tokio::spawn(async move {
             keep_going("telling access times", || telling.clone().tell_forever()).await;
+        });
+        tokio::spawn(async move {
+            keep_going("emptying the trash", || emptying.clone().empty_forever()).await;
         });
         filesystem
     }
@@ -194,6 +202,7 @@ impl Filesystem {
     pub async fn stop(&self) -> FsResult<()> {
         self.stopped.store(true, Ordering::SeqCst);
         self.dead_wake.notify_one();
+        self.trash_wake.notify_one();
         self.atimes.end();
         let stored = self.data.stop().await;
         self.tell_reads().await;
@@ -233,6 +242,7 @@ impl Filesystem {
     /// Is it mounted for reading only from now on?
     pub fn reads_only(&self, only: bool) {
         self.read_only.store(only, Ordering::SeqCst);
+        self.trash_wake.notify_one();
     }
 
     /// Is nothing changed by those who come by doors?
@@ -427,22 +437,39 @@ impl Filesystem {
         Ok(attr)
     }
 
-    /// unlink(2).
-    pub async fn unlink(&self, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.unlinked(self.meta.unlink(parent, name).await?);
+    /// unlink(2), by this user.
+    pub async fn unlink(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
+        let gone = match self.fate(by, name) {
+            Fate::Gone => self.meta.unlink(parent, name).await?,
+            Fate::Trash { by } => self.meta.discard(parent, name, Takes::NoDirectory, by).await?,
+        };
+        self.unlinked(gone);
         Ok(())
     }
 
-    /// rmdir(2).
-    pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.unlinked(self.meta.rmdir(parent, name).await?);
+    /// rmdir(2), by this user.
+    pub async fn rmdir(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
+        let gone = match self.fate(by, name) {
+            Fate::Gone => self.meta.rmdir(parent, name).await?,
+            Fate::Trash { by } => {
+                // Of `.` and `..` it is said what is wrong, as ever.
+                let takes = Takes::EmptyDirectory;
+                match name {
+                    b"." | b".." => self.meta.rmdir(parent, name).await?,
+                    _ => self.meta.discard(parent, name, takes, by).await?,
+                }
+            }
+        };
+        self.unlinked(gone);
+        self.died(gone);
         Ok(())
     }
 
     /// rename(2). Programs replace a file by writing another and renaming it over: after a crash
-    /// there must be the old or the new content, so the new one is stored first.
+    /// there must be the old or the new content, so the new one is stored first. `by`: the user who does it.
     pub async fn rename(
         &self,
+        by: u32,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
@@ -454,8 +481,12 @@ impl Filesystem {
         {
             self.data.flush_file(source.ino).await?;
         }
-        if let Some(gone) = self.meta.rename(from, to, mode).await? {
+        let fate = self.fate(by, to.1);
+        if let Some(gone) = self.meta.rename(from, to, mode, fate).await? {
             self.unlinked(gone);
+            if !gone.orphan && self.meta.getattr(gone.ino).await?.kind == Kind::Directory {
+                self.died(gone);
+            }
         }
         Ok(())
     }

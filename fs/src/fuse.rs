@@ -33,8 +33,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
@@ -279,10 +279,13 @@ impl fuser::Filesystem for Door {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs.clone(), owned(name));
-        let work = async move { fs.lookup(Ino(parent.0), &name).await };
+        let work = async move {
+            let found = fs.lookup(Ino(parent.0), &name).await?;
+            Ok(found.map(|attr| (attr, Generation(fs.generation(attr.ino)))))
+        };
         self.answer(Op::Lookup, work, move |found| match found {
             Ok(None) => reply.entry(&TTL, &no_entry(), GENERATION),
-            Ok(Some(attr)) => reply_entry(reply, Ok(attr)),
+            Ok(Some((attr, generation))) => reply.entry(&TTL, &file_attr(&attr), generation),
             Err(e) => reply.error(e),
         });
     }
@@ -428,15 +431,15 @@ impl fuser::Filesystem for Door {
         self.answer(Op::Link, work, move |result| reply_entry(reply, result));
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), owned(name));
-        let work = async move { fs.unlink(Ino(parent.0), &name).await };
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name, by) = (self.fs.clone(), owned(name), req.uid());
+        let work = async move { fs.unlink(by, Ino(parent.0), &name).await };
         self.answer(Op::Unlink, work, move |result| reply_empty(reply, result));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), owned(name));
-        let work = async move { fs.rmdir(Ino(parent.0), &name).await };
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name, by) = (self.fs.clone(), owned(name), req.uid());
+        let work = async move { fs.rmdir(by, Ino(parent.0), &name).await };
         self.answer(Op::Rmdir, work, move |result| reply_empty(reply, result));
     }
 
@@ -451,10 +454,10 @@ impl fuser::Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         let (fs, from, to) = (self.fs.clone(), owned(name), owned(newname));
-        let mode = rename_mode(flags, caller(req));
+        let (mode, by) = (rename_mode(flags, caller(req)), req.uid());
         let work = async move {
             let mode = mode?;
-            fs.rename((Ino(parent.0), &from), (Ino(newparent.0), &to), mode).await
+            fs.rename(by, (Ino(parent.0), &from), (Ino(newparent.0), &to), mode).await
         };
         self.answer(Op::Rename, work, move |result| reply_empty(reply, result));
     }
@@ -619,7 +622,8 @@ impl fuser::Filesystem for Door {
                 let ttl = if entry.damaged { Duration::ZERO } else { TTL };
                 let name = OsStr::from_bytes(&entry.name);
                 let at = INodeNo(entry.attr.ino.0);
-                let full = reply.add(at, entry.cookie, name, &ttl, &file_attr(&attr), GENERATION);
+                let generation = Generation(fs.generation(entry.attr.ino));
+                let full = reply.add(at, entry.cookie, name, &ttl, &file_attr(&attr), generation);
                 if full && !dots {
                     fs.forget(entry.attr.ino, 1);
                 }

@@ -14,6 +14,7 @@
 //! * [`data`]: the data plane. Writes gathered in memory (`dirty_ranges`, `open_inode`, `write_budget`), packed into
 //!   blobs (`pack`, `buffer`), stored (`queue`, `flush`), read back (`plan`, `read`, `cache`), changed by range
 //!   (`content`); dead blobs deleted, half-dead ones emptied (`clean`, `sweep`).
+//! * `trash`: what was deleted and where it was, as commands and doors show it, and how it is put back.
 //! * [`access`]: who comes by a door that the kernel does not watch: passwords, access keys, tokens and share links.
 //! * `fsck`: metadata against blobs against parts: what is lost, restorable or away (`blobs`), and of which files (`lost`).
 //! * At the bottom: [`error`] and `errno` (the one match), [`options`], `metrics`.
@@ -35,4 +36,5 @@ pub mod mount;
 pub mod options;
 #[cfg(test)]
 mod testing;
+mod trash;
 pub mod tree;

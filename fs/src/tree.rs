@@ -9,7 +9,8 @@
 //!   leaves nothing, whatever breaks it off;
 //! * `places` says on which disks a file lies;
 //! * `notes` are left for whoever serves the volume next;
-//! * `change` makes and takes away names; `attributes` are the extended ones.
+//! * `change` makes and takes away names; `attributes` are the extended ones;
+//! * `trash` is where what was deleted can be had back from.
 //!
 //! A change is durable when it is answered, and whoever looks through the mount sees it from then on. It is carried
 //! through when who asked for it goes away meanwhile: the future that waits for it may be dropped at any time.
@@ -34,6 +35,7 @@ mod places;
 mod read;
 #[cfg(test)]
 mod tests;
+mod trash;
 mod trouble;
 mod upload;
 mod walk;
@@ -43,6 +45,7 @@ pub use list::Listing;
 pub use path::{BadPath, TreePath};
 pub use places::{OnDisk, Places};
 pub use read::{OpenFile, Sending};
+pub use trash::{InTrash, TrashPlace};
 pub use trouble::Trouble;
 pub use upload::Upload;
 

@@ -6,6 +6,7 @@ import * as api from "./api.js";
 import { askConflict, askName, confirm, note } from "./dialogs.js";
 import { isFile, isFolder } from "./listing.js";
 import { decode, encode, isWithin, join, last, numbered, parent } from "./paths.js";
+import { putBack } from "./trash.js";
 import { chooseFolder } from "./tree.js";
 import { counted, what } from "./words.js";
 
@@ -157,13 +158,34 @@ async function beside(entry, to, does) {
   throw new Error(`There are ${MOST_NUMBERS} of that name already.`);
 }
 
+/// Puts entries into the trash.
 export async function remove(view, entries) {
+  const kept = [];
+  const done = await each(view, entries, "Deleting", async (entry) => {
+    const id = await api.discard(entry.path);
+    // What has other names is there by them.
+    if (id !== null) kept.push({ ...entry, id });
+    view.take(entry.path);
+  });
+  if (done === 0) return;
+  const what = done === 1 && entries.length === 1 ? `“${entries[0].name}” is` : `${counted(done, "item")} are`;
+  note(`${what} in the trash.`, kept.length > 0 ? { action: "Undo", onaction: () => undo(view, kept) } : {});
+}
+
+/// Puts back what was just deleted, what went last first.
+async function undo(view, kept) {
+  const done = await each(view, [...kept].reverse(), "Restoring", async (entry) => (await putBack(entry)) !== null);
+  if (done > 0) note(`${counted(done, "item")} restored.`);
+  view.reload();
+}
+
+export async function removeForGood(view, entries) {
   const folders = entries.filter((entry) => entry.kind === "folder").length;
   const one = entries.length === 1 ? `“${entries[0].name}”` : what(entries);
   const sure = await confirm({
-    title: entries.length === 1 ? `Delete ${one}?` : `Delete ${counted(entries.length, "item")}?`,
+    title: entries.length === 1 ? `Delete ${one} for good?` : `Delete ${counted(entries.length, "item")} for good?`,
     text: `${one}${folders ? ` with all in ${folders === 1 ? "it" : "them"}` : ""} will be deleted for good. There is no way back.`,
-    action: "Delete",
+    action: "Delete for good",
     dangerous: true,
   });
   if (!sure) return;
@@ -171,7 +193,7 @@ export async function remove(view, entries) {
     await api.remove(entry.path);
     view.take(entry.path);
   });
-  if (done > 0) note(`${counted(done, "item")} deleted.`);
+  if (done > 0) note(`${counted(done, "item")} deleted for good.`);
 }
 
 /// Downloads one file as it is, anything else as a zip.

@@ -184,7 +184,22 @@ export async function makeFolder(path) {
 /// Each of these may be done in part: then it says what it could not do. Of a move that is what it replaced: it may be there still, in part.
 export const move = (from, to, replace = false) => jsonOf("POST", "/move", { json: { from, to, replace } }).then(whole);
 export const copy = (from, to, replace = false) => jsonOf("POST", "/copy", { json: { from, to, replace } }).then(whole);
-export const remove = (path) => jsonOf("DELETE", `/entries/${path}`).then(whole);
+/// For good.
+export const remove = (path) => jsonOf("DELETE", `/entries/${path}`, { query: { forever: true } }).then(whole);
+/// Into the trash. Answers its id there; `null`: it has other names yet, and is not there.
+export const discard = (path) =>
+  jsonOf("DELETE", `/entries/${path}`, { query: { trash: true } }).then((answer) => answer.trash);
+
+/// What is in the trash, a part of it: `{days, entries, next}`.
+export async function trash(after) {
+  const answer = await get("/trash", { after, limit: 500 });
+  return { ...answer, entries: answer.entries.map((entry) => ({ ...entry, path: canonicalPath(entry.path) })) };
+}
+/// Out of the trash: where it was, or to another place. Answers where it is now.
+export const restore = (id, to, replace = false) =>
+  jsonOf("POST", "/trash/restore", { json: { id, to, replace } }).then(({ path }) => ({ path: canonicalPath(path) }));
+export const deleteTrashed = (id) => jsonOf("DELETE", `/trash/${id}`);
+export const emptyTrash = () => jsonOf("DELETE", "/trash");
 
 function whole(answer) {
   const failures = answer.failures ?? [];

@@ -162,7 +162,8 @@ export function note(text, { wrong = false, action, onaction } = {}) {
   );
   area.append(element);
   while (area.children.length > 4) area.firstChild.remove();
-  if (!wrong) setTimeout(end, NOTE_MS);
+  // What can be done about it has to be read, and reached.
+  if (!wrong) setTimeout(end, action ? 2 * NOTE_MS : NOTE_MS);
 }
 
 /// Opens a menu at a place of the window. Items: `{label, picture, does, dangerous}`, or `null` for a line.

@@ -229,6 +229,14 @@ export class Files {
         dangerous: true,
         does: () => actions.remove(this, entries),
       },
+      write && {
+        label: "Delete for good",
+        picture: "delete",
+        key: "Shift+Del",
+        dangerous: true,
+        menuOnly: true,
+        does: () => actions.removeForGood(this, entries),
+      },
     ];
     return all.filter(Boolean);
   }

@@ -94,6 +94,11 @@ export class Keyboard {
     if (entries.length > 0 && this.view.me.write) actions.remove(this.view, entries);
   }
 
+  removeForGood() {
+    const entries = this.view.selection.entries;
+    if (entries.length > 0 && this.view.me.write) actions.removeForGood(this.view, entries);
+  }
+
   /// Goes to the next entry that begins with what is typed.
   typeAhead(letter) {
     const now = performance.now();

@@ -3,7 +3,8 @@
 import { dialog } from "./dialogs.js";
 import { h } from "./dom.js";
 
-/// `key` as the browser calls it, with `Ctrl+` before it where that has to be held (or Command); `does` names a method of keyboard.js.
+/// `key` as the browser calls it, with `Ctrl+` before it where that has to be held (or Command), and `Shift+` where that makes another key of
+/// it; `does` names a method of keyboard.js.
 export const KEYS = [
   { key: "ArrowUp", shown: "↑", does: "up", words: "One up; with Shift select on the way" },
   { key: "ArrowDown", shown: "↓", does: "down", words: "One down; with Shift select on the way" },
@@ -17,7 +18,8 @@ export const KEYS = [
   { key: "Enter", does: "openActive", words: "Open" },
   { key: "Backspace", does: "upwards", words: "To the folder above" },
   { key: "F2", does: "rename", words: "Rename" },
-  { key: "Delete", does: "remove", words: "Delete" },
+  { key: "Delete", does: "remove", words: "Put into the trash" },
+  { key: "Shift+Delete", does: "removeForGood", words: "Delete for good" },
   { key: "Ctrl+i", shown: "Ctrl+I", does: "toggleDetails", words: "Details" },
   { key: "/", does: "search", words: "Search by name" },
   { key: "?", does: "help", words: "These keys" },
@@ -29,8 +31,9 @@ const OF_THE_LIST = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home
 /// What a key does, in the list or beside it; `undefined`: nothing.
 export function keyOf(event, { beside = false } = {}) {
   if (event.altKey || event.isComposing) return undefined;
-  const name =
-    (event.ctrlKey || event.metaKey ? "Ctrl+" : "") + (event.key.length === 1 ? event.key.toLowerCase() : event.key);
+  const held =
+    (event.ctrlKey || event.metaKey ? "Ctrl+" : "") + (event.shiftKey && event.key === "Delete" ? "Shift+" : "");
+  const name = held + (event.key.length === 1 ? event.key.toLowerCase() : event.key);
   const found = KEYS.find((one) => one.key === name);
   return beside && OF_THE_LIST.has(found?.key) ? undefined : found;
 }

@@ -1,5 +1,5 @@
 // The page: lets somebody in, and shows what the address says. Behind the `#` is `/`, the path of a folder, and `?find=` (a search there) or
-// `?open=` (a file that is looked into); or `status`, the dashboard. So history, reload and links work as everywhere.
+// `?open=` (a file that is looked into); or `status`, the dashboard; or `trash`. So history, reload and links work as everywhere.
 
 import * as api from "./api.js";
 import { Dashboard } from "./dashboard.js";
@@ -10,11 +10,13 @@ import { help, keyOf } from "./keys.js";
 import { loginForm } from "./login.js";
 import { canonicalPath } from "./paths.js";
 import { apply, themeButton } from "./theme.js";
+import { Trash } from "./trash.js";
 import { Uploads } from "./uploads.js";
 import { UploadsView } from "./uploads-view.js";
 
 const AGAIN_MS = 2000;
 const STATUS = "#status";
+const TRASH = "#trash";
 
 const page = document.getElementById("page");
 // What is being sent goes on while somebody logs in again.
@@ -47,13 +49,16 @@ class Shell {
     });
     this.lost = h("div", { class: "banner", role: "alert", hidden: true });
     this.place = h("div", { class: "place" });
-    this.tabs =
-      me.admin && !api.link
-        ? [
-            ["Files", "files", "#/"],
-            ["Status", "status", STATUS],
-          ].map(([name, picture, href]) => h("a", { href, class: "tab" }, icon(picture), h("span", {}, name)))
-        : [];
+    const views = [
+      ["Files", "files", "#/"],
+      ["Trash", "delete", TRASH],
+      ["Status", "status", me.admin ? STATUS : null],
+    ];
+    this.tabs = api.link
+      ? []
+      : views
+          .filter(([, , href]) => href !== null)
+          .map(([name, picture, href]) => h("a", { href, class: "tab" }, icon(picture), h("span", {}, name)));
     fill(
       page,
       h("a", { class: "skip", href: "#main", onclick: (event) => this.skip(event) }, "To the content"),
@@ -112,13 +117,19 @@ class Shell {
 
   /// Shows what the address says.
   follow = () => {
-    const isStatus = location.hash === STATUS && this.tabs.length > 0;
-    for (const [at, tab] of this.tabs.entries()) {
-      if ((at === 1) === isStatus) tab.setAttribute("aria-current", "page");
+    const shown = this.tabs.find((tab) => tab.getAttribute("href") === location.hash) ?? this.tabs[0];
+    for (const tab of this.tabs) {
+      if (tab === shown) tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
     }
     this.dashboard?.close();
-    if (isStatus) {
+    const view = shown?.getAttribute("href");
+    if (view === TRASH) {
+      this.trash ??= new Trash({ me: this.me, go: (to) => this.go(to) });
+      fill(this.place, this.trash.element);
+      return this.trash.open();
+    }
+    if (view === STATUS) {
       this.dashboard ??= new Dashboard();
       fill(this.place, this.dashboard.element);
       document.title = "Status – Ashlar";
@@ -126,8 +137,12 @@ class Shell {
     }
     const to = route();
     this.find.value = to.find;
-    if (!this.files.element.isConnected) fill(this.place, this.files.element);
-    return this.files.show(to);
+    const isBack = !this.files.element.isConnected;
+    if (isBack) fill(this.place, this.files.element);
+    const showing = this.files.show(to);
+    // What came out of the trash meanwhile is to be seen.
+    if (isBack && this.files.state === "read") this.files.reload();
+    return showing;
   };
 
   go(to, replace = false) {

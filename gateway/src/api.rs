@@ -3,7 +3,7 @@
 //! * `serve`: which request is answered by what; `asked`: what all of them have in common; `routes`, which is pure, says which there
 //!   are. `query`, pure, too: what stands behind the `?`.
 //! * `entries`: what is in a folder, and what is known of each (`entry`). `content`: files out and in. `change`: folders made, and
-//!   whatever deleted, moved and copied. `uploads`: files that come in parts, `kept` until they are whole.
+//!   whatever deleted, moved and copied. `trash`: what was deleted and can be had back. `uploads`: files that come in parts, `kept` until they are whole.
 //! * `archive`: folders as `zip` files. `search`: names. `links`: what is shared. `tickets`: by what a browser fetches what it sends no header for.
 //!   `status`: how it all is, with `figures`. `shares`: what nobody may have all of.
 
@@ -26,6 +26,7 @@ mod serve;
 mod shares;
 mod status;
 mod tickets;
+mod trash;
 mod uploads;
 mod zip;
 

@@ -72,6 +72,24 @@ pub(crate) async fn delete(
     Ok(Failures::default())
 }
 
+/// Puts what is there into the trash, with all that is in it, if it is what `which` allows. Answers its number there.
+///
+/// # Errors
+/// When it is the root, or may not be deleted.
+pub(crate) async fn discard(
+    view: &View,
+    path: &TreePath,
+    which: Replaces,
+) -> Result<Option<Ino>, Refusal> {
+    if path.names().is_empty() {
+        return Err(Refusal::new(Code::Denied, "the root of the tree cannot be deleted"));
+    }
+    view.discard(path, which).await.map_err(|e| match which {
+        Replaces::Only(_) => conditions::refused(&e, which),
+        _ => refused(&e),
+    })
+}
+
 /// What is copied or moved, and where to.
 pub(crate) struct Ends {
     /// From where.
@@ -146,6 +164,28 @@ pub(crate) async fn move_to(view: &View, ends: &Ends) -> Result<Failures, Refusa
     Ok(Failures::default())
 }
 
+/// The same where whatever is deleted goes to the trash: what was replaced goes there whole, by the name that it had.
+async fn replace_kept(
+    view: &View,
+    from: &TreePath,
+    to: &TreePath,
+    target: &Attr,
+) -> Result<Failures, Refusal> {
+    let kept = view.discard(to, Replaces::Only(target.ino)).await.map_err(|e| late(&e))?;
+    if let Err(e) = view.rename(from, to, RenameMode::NoReplace).await {
+        if let Some(kept) = kept
+            && let Err(e) = view.restore(kept, Some(to), false).await
+        {
+            tracing::error!(
+                "what was at {} is in the trash, and cannot be put back: {e}",
+                write(to)
+            );
+        }
+        return Err(late(&e));
+    }
+    Ok(Failures::default())
+}
+
 /// Puts what is at `from` in the place of `target`, which is at `to` and is deleted then; or leaves both as they are.
 /// Whatever breaks it off, neither is lost: what was replaced has a name of its own until it is deleted.
 async fn replace(
@@ -154,6 +194,9 @@ async fn replace(
     to: &TreePath,
     target: &Attr,
 ) -> Result<Failures, Refusal> {
+    if view.trash_days() > 0 {
+        return replace_kept(view, from, to, target).await;
+    }
     let by = view.stat_itself(from).await.map_err(|e| refused(&e))?;
     let aside = Beside::of(view, to, What::replaced(to, target, &by)).await?;
     let replaced = put_aside(view, from, (to, target), &aside.path).await;

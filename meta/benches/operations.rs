@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use meta::testing::MemoryStores;
 use meta::{
-    Caller, Directories, Extent, FileUpdate, Ino, MetaSettings, MetaStore, MountedBy, NewNode,
-    Place, ROOT, RenameMode, Session, VolumeInfo, VolumeLock,
+    Caller, Directories, Extent, Fate, FileUpdate, Ino, MetaSettings, MetaStore, MountedBy,
+    NewNode, Place, ROOT, RenameMode, Session, VolumeInfo, VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -121,7 +121,7 @@ fn names(c: &mut Criterion) {
             |name| {
                 let to = format!("{name}-new");
                 let (from, to) = ((ROOT, name.as_bytes()), (ROOT, to.as_bytes()));
-                now(meta.rename(from, to, RenameMode::Replace)).unwrap()
+                now(meta.rename(from, to, RenameMode::Replace, Fate::Gone)).unwrap()
             },
             BatchSize::SmallInput,
         );

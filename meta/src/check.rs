@@ -2,7 +2,7 @@
 //!
 //! It reads every key once, gathers what refers to what ([`walk`]), and compares ([`judge`]): names with inodes, link
 //! counts, directories' counts and parents, extents with sizes and blobs, blobs' references with
-//! extents, live bytes, orphans, passes with their users, counters. It changes nothing; of what is wrong it says how it is put right, where
+//! extents, live bytes, orphans, what is in the trash, passes with their users, counters. It changes nothing; of what is wrong it says how it is put right, where
 //! that is known ([`Mend`]), and [`repair`] does it. It needs memory in proportion to the inodes and blobs, and sees
 //! one moment: operations that change something wait for its end.
 //!
@@ -38,7 +38,7 @@ impl Volume {
     pub async fn check(&self) -> Result<Report, MetaError> {
         self.read_patiently(|txn| {
             let mut walk = Walk::default();
-            let steps: [(&str, Step); 12] = [
+            let steps: [(&str, Step); 13] = [
                 ("inodes", Walk::inodes),
                 ("directory entries", Walk::entries),
                 ("extents", Walk::extents),
@@ -51,6 +51,7 @@ impl Volume {
                 ("symbolic links", Walk::symlinks),
                 ("sessions", Walk::sessions),
                 ("accounts", Walk::accounts),
+                ("deletions", Walk::trash),
             ];
             for (what, step) in steps {
                 let walked = caught("walking the metadata", || step(&mut walk, txn));

@@ -182,7 +182,7 @@ fn a_volume() -> Vec<u8> {
     let cluster = ClusterId::from_slice(&[7; 16]).expect("16 bytes");
     let rules = proxy::VolumeRules::default();
     let info = VolumeInfo { name: "home".to_owned(), id: VOLUME, cluster, scheme, rules };
-    VolumeRecord { info, seed: 5 }.encode()
+    VolumeRecord { info, seed: 5, trash_days: 30 }.encode()
 }
 
 fn read_volume(bytes: &[u8]) {

@@ -22,6 +22,8 @@
 //! | `O` | [`orphan`]     | session, inode         | empty: unlinked, perhaps still open    |
 //! | `R` | [`reference`]  | blob, inode, end       | empty: this run lies in this blob      |
 //! | `A` | [`account`]    | kind, name             | who may come in by a door              |
+//! | `T` | [`trash`]      | directory, inode       | what was in it and is in the trash     |
+//! | `W` | [`trash`]      | time, inode            | the same in order: its directory       |
 
 pub(crate) mod account;
 pub(crate) mod blob;
@@ -37,6 +39,7 @@ pub(crate) mod orphan;
 pub(crate) mod reference;
 pub(crate) mod session;
 pub(crate) mod symlink;
+pub(crate) mod trash;
 pub(crate) mod volume;
 pub(crate) mod xattr;
 

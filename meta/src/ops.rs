@@ -8,12 +8,14 @@ pub(crate) mod acl;
 pub(crate) mod attr;
 pub(crate) mod blobs;
 pub(crate) mod content;
+pub(crate) mod last_name;
 pub(crate) mod list;
 pub(crate) mod nameless;
 pub(crate) mod names;
 pub(crate) mod orphans;
 pub(crate) mod rename;
 pub(crate) mod sessions;
+pub(crate) mod trash;
 pub(crate) mod xattr;
 
 /// Most extents that one transaction of a long operation touches: other changes wait that long.

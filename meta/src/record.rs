@@ -4,4 +4,5 @@ pub(crate) mod account;
 pub(crate) mod dentry;
 pub(crate) mod inode;
 pub(crate) mod members;
+pub(crate) mod trash;
 pub(crate) mod xattr;

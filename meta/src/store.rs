@@ -195,12 +195,61 @@ impl Replaces {
     }
 }
 
+/// What becomes of what loses its last name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is deleted, once nothing has it open any more.
+    Gone,
+    /// It goes to the trash.
+    Trash {
+        /// The user who deletes it.
+        by: u32,
+    },
+}
+
+/// What may be put into the trash by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Anything but a directory, as unlink(2) does.
+    NoDirectory,
+    /// A directory that nothing is in, as rmdir(2) does.
+    EmptyDirectory,
+    /// This inode, a directory with all that is in it.
+    Only(Ino),
+}
+
+/// Something in the trash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trashed {
+    /// It, as stat(2) tells whoever still has it open: without a link.
+    pub attr: Attr,
+    /// The directory that it was in.
+    pub dir: Ino,
+    /// The name that it had there.
+    pub name: Vec<u8>,
+    /// When it was deleted; the epoch: somebody wants it gone for good.
+    pub when: Time,
+    /// The user who deleted it.
+    pub by: u32,
+}
+
+/// Where a directory is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Above {
+    /// The directory that it is in, or was.
+    pub dir: Ino,
+    /// Its name there.
+    pub name: Vec<u8>,
+    /// It is in the trash.
+    pub in_trash: bool,
+}
+
 /// A name went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlinked {
     /// What it named.
     pub ino: Ino,
-    /// That was its last name: the inode is an orphan of this session now, to be reaped
+    /// That was its last name, and it is not in the trash: the inode is an orphan of this session now, to be reaped
     /// ([`MetaStore::reap`]) when nothing has it open any more.
     pub orphan: bool,
 }
@@ -354,6 +403,14 @@ pub trait MetaStore: Send + Sync + 'static {
     /// Changes how many disks can still be lost once a blob is stored. Durable when this returns: blobs are stored by
     /// it afterwards, and whoever finds them gone must know what they may have been stored by.
     async fn set_min_spare(&self, min_spare: u8) -> Result<(), MetaError>;
+    /// Days that what is deleted stays in the trash; 0: it goes at once, unless somebody puts it there.
+    fn trash_days(&self) -> u16 {
+        0
+    }
+    /// Changes that. Durable when this returns.
+    async fn set_trash_days(&self, _days: u16) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
     /// This mount's session: prefix of the blob ids it makes.
     fn session(&self) -> SessionId;
     /// Counters; cheap.
@@ -396,26 +453,28 @@ pub trait MetaStore: Send + Sync + 'static {
         mode: u32,
     ) -> Result<Attr, MetaError>;
     /// Gives a file of [`Self::create_nameless`] its name, in one step with taking it from what had it before; answers
-    /// what that was.
+    /// what that was. `fate`: what becomes of that.
     async fn place(
         &self,
         ino: Ino,
         parent: Ino,
         name: &[u8],
         replaces: Replaces,
+        fate: Fate,
     ) -> Result<Option<Unlinked>, MetaError>;
     /// Another name for an inode that is no directory.
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
     /// Takes a name of a non-directory away.
     async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
-    /// Takes an empty directory away.
+    /// Takes an empty directory away. Where something in the trash was in it, it goes there, too.
     async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<Unlinked, MetaError>;
-    /// Moves a name; answers what the target named before, if it was replaced.
+    /// Moves a name; answers what the target named before, if it was replaced. `fate`: what becomes of that.
     async fn rename(
         &self,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
+        fate: Fate,
     ) -> Result<Option<Unlinked>, MetaError>;
     /// The target of a symbolic link.
     async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError>;
@@ -552,6 +611,75 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// Returns when everything that was visible at the call is durable.
     async fn sync(&self) -> Result<(), MetaError>;
+
+    // The trash. A store without one has nothing in it.
+
+    /// Takes a name away, and with the last one what it named into the trash, whole.
+    async fn discard(
+        &self,
+        _parent: Ino,
+        _name: &[u8],
+        _takes: Takes,
+        _by: u32,
+    ) -> Result<Unlinked, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    /// Something in the trash, by its inode.
+    async fn trashed(&self, _ino: Ino) -> Result<Trashed, MetaError> {
+        Err(MetaError::NotFound)
+    }
+    /// What was deleted last, before that one, the newest first, at most `limit`. Damaged ones are left out.
+    async fn newest_trash(
+        &self,
+        _before: Option<(Time, Ino)>,
+        _limit: usize,
+    ) -> Result<Vec<Trashed>, MetaError> {
+        Ok(Vec::new())
+    }
+    /// What is wanted gone for good, and then what was deleted before `until`, behind `after`, the oldest first, at most
+    /// `limit`. Damaged ones are left out.
+    async fn oldest_trash(
+        &self,
+        _until: Time,
+        _after: Option<(Time, Ino)>,
+        _limit: usize,
+    ) -> Result<Vec<Trashed>, MetaError> {
+        Ok(Vec::new())
+    }
+    /// What is in the trash and was in this directory, behind `after`, in the order of inodes, at most `limit`; what is
+    /// wanted gone is among it. Damaged ones are left out.
+    async fn trash_of(
+        &self,
+        _dir: Ino,
+        _after: Option<Ino>,
+        _limit: usize,
+    ) -> Result<Vec<Trashed>, MetaError> {
+        Ok(Vec::new())
+    }
+    /// What a directory is called, and where it is, or was.
+    async fn above(&self, _dir: Ino) -> Result<Above, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    /// Puts something in the trash back under this name. What has the name goes to the trash in its place, whatever it is, by
+    /// this user, or is [`MetaError::Exists`]. [`MetaError::NotFound`]: it is not in the trash, or the directory is not in the tree.
+    async fn restore(
+        &self,
+        _ino: Ino,
+        _to: (Ino, &[u8]),
+        _replaces: bool,
+        _by: u32,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    /// Somebody wants these gone for good, with all that is in them: nobody sees them in the trash any more. Those that are not
+    /// there are passed over.
+    async fn give_up_trash(&self, _inos: &[Ino]) -> Result<(), MetaError> {
+        Err(MetaError::NotSupported)
+    }
+    /// Deletes something in the trash. [`MetaError::NotEmpty`]: a directory that something is in, or something in the trash was.
+    async fn delete_trash(&self, _ino: Ino) -> Result<Unlinked, MetaError> {
+        Err(MetaError::NotSupported)
+    }
 
     // Who may come in by a door. A store without such accounts lets nobody in.
 

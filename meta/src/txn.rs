@@ -172,6 +172,11 @@ impl<'a> Txn<'a> {
         self.scan_in(range, Direction::Forward, visit)
     }
 
+    /// The same, falling.
+    pub(crate) fn scan_back(&self, range: Range<Key>, visit: &mut Visit<'_>) -> Scanned {
+        self.scan_in(range, Direction::Backward, visit)
+    }
+
     fn scan_in(&self, range: Range<Key>, direction: Direction, visit: &mut Visit<'_>) -> Scanned {
         if self.writes.is_empty() {
             return self.view.scan(range, direction, visit);

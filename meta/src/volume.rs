@@ -346,11 +346,11 @@ pub(crate) fn initialise(
         ctime: now,
         btime: now,
     };
-    let root = Inode { attr, xattrs: 0, parent: ROOT, orphan_of: None };
+    let root = Inode { attr, xattrs: 0, parent: ROOT, orphan_of: None, in_trash: false };
     let numbers = Numbers { next_ino: ROOT.0 + 1, next_session: 1 };
     // The standard library seeds its hash maps from the kernel's randomness.
     let seed = RandomState::new().build_hasher().finish();
-    let record = VolumeRecord { info: info.clone(), seed };
+    let record = VolumeRecord { info: info.clone(), seed, trash_days: 0 };
     kv.transact(&mut |_| {
         let put = |value: &[u8]| Some(Value::from(value));
         let writes = Batch::from([

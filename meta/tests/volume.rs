@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use meta::testing::MemoryStores;
 use meta::{
-    Caller, Directories, Extent, FileUpdate, Ino, LockError, MetaError, MetaSettings, MetaStore,
-    MountedBy, NewNode, Place, ROOT, RenameMode, Session, VolumeError, VolumeInfo, VolumeLock,
+    Caller, Directories, Extent, Fate, FileUpdate, Ino, LockError, MetaError, MetaSettings,
+    MetaStore, MountedBy, NewNode, Place, ROOT, RenameMode, Session, VolumeError, VolumeInfo,
+    VolumeLock,
 };
 use proto::id::{BlobId, ClusterId, GroupId, SessionId, VolumeId};
 use proto::scheme::Scheme;
@@ -426,7 +427,7 @@ async fn work(meta: &Session, thread: u64) {
         let (one, two) = (name(i * 7 + thread), name(i * 3));
         // Any of these may lose a race: what counts is what is left.
         let _ = meta.create(CALLER, ROOT, &one, 0o644, NewNode::File).await;
-        let _ = meta.rename((ROOT, &one), (ROOT, &two), RenameMode::Replace).await;
+        let _ = meta.rename((ROOT, &one), (ROOT, &two), RenameMode::Replace, Fate::Gone).await;
         if let Ok(attr) = meta.lookup(ROOT, &two).await {
             let sequence = thread * 1_000_000 + i;
             let scheme = Scheme::erasure(4, 2).unwrap();

@@ -91,6 +91,11 @@ fn answer(browser: &Browser, name: &str) -> Result<()> {
     browser.click(&browser.button("dialog", name)?)
 }
 
+/// Presses what deletes for good what is selected, behind other keys.
+fn delete_for_good(browser: &Browser, keys: &str) -> Result<()> {
+    browser.press(&format!("{keys}{}{}{}", key::SHIFT, key::DELETE, key::NONE))
+}
+
 fn choose(browser: &Browser, name: &str, action: &str) -> Result<()> {
     browser.click(&browser.row(name)?)?;
     browser.click(&browser.button(".chosen", action)?)
@@ -240,16 +245,16 @@ fn files_are_made_moved_copied_and_deleted() -> Result<()> {
     browser.row("#new? (2)")?;
     ensure!(fs::read_dir(site.demo.file("#new? (2)"))?.count() == 4);
 
-    // Deleted, with a word about how many.
+    // Deleted for good, with a word about how many; or into the trash, without.
     fs::set_permissions(site.demo.file("Holidays"), fs::Permissions::from_mode(0o750))?;
     browser.click(&browser.row("Holidays")?)?;
-    browser.press(&format!("{}{}{}{}", key::SHIFT, key::DOWN, key::NONE, key::DELETE))?;
+    delete_for_good(&browser, &format!("{}{}{}", key::SHIFT, key::DOWN, key::NONE))?;
     browser.reads("dialog", "2 folders")?;
     browser.is_accessible("delete")?;
     answer(&browser, "Cancel")?;
     ensure!(there("Holidays"));
-    browser.press(key::DELETE)?;
-    answer(&browser, "Delete")?;
+    delete_for_good(&browser, "")?;
+    answer(&browser, "Delete for good")?;
     browser.no_row("Holidays")?;
     browser.no_row("Документы")?;
     ensure!(!there("Holidays") && !there("Документы"));
@@ -574,7 +579,7 @@ fn who_logs_in_sees_his_folder_and_shares_it() -> Result<()> {
     )?;
     log_in(PASSWORD)?;
     browser.row("2025")?;
-    browser.gone(".tab")?;
+    browser.gone(".tab[href='#status']")?;
     ensure!(names(&browser)? == ["2025"], "{:?}", names(&browser)?);
     // What the browser fetches by itself has a ticket.
     browser.double_click(&browser.row("2025")?)?;
@@ -593,6 +598,68 @@ fn who_logs_in_sees_his_folder_and_shares_it() -> Result<()> {
     browser
         .type_into(&browser.find("#login-token")?, &format!("{}{}", token.trim(), key::ENTER))?;
     browser.row("2025")?;
+    browser.is_clean()
+}
+
+#[test]
+fn what_is_deleted_comes_back_from_the_trash() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let browser = site.browser(Screen::Desktop)?;
+    let there = |name: &str| site.demo.file(name).exists();
+    fs::write(site.demo.file("Holidays/beach.txt"), "sand")?;
+    // Without a question, as there is a way back.
+    choose(&browser, "Holidays", "Delete")?;
+    browser.no_row("Holidays")?;
+    browser.reads("#toasts", "in the trash")?;
+    ensure!(!there("Holidays"));
+    browser.click(&browser.button("#toasts", "Undo")?)?;
+    browser.row("Holidays")?;
+    ensure!(fs::read(site.demo.file("Holidays/beach.txt"))? == b"sand");
+
+    choose(&browser, "Holidays", "Delete")?;
+    browser.no_row("Holidays")?;
+    browser.click(&browser.row("notes.txt")?)?;
+    browser.press(key::DELETE)?;
+    browser.no_row("notes.txt")?;
+    // Somebody has given its name to another.
+    fs::write(site.demo.file("notes.txt"), "new notes")?;
+    browser.click(&browser.find(".tab[href='#trash']")?)?;
+    browser.reads(".trash", "Holidays")?;
+    browser.reads(".trash .bar", "2 items · kept for 30 days")?;
+    browser.is_accessible("trash")?;
+    browser.shoot("trash")?;
+    browser.click(&browser.find("input[aria-label='Select notes.txt']")?)?;
+    browser.click(&browser.button(".trash .tools", "Restore")?)?;
+    browser.reads("dialog", "There is already notes.txt")?;
+    browser.is_accessible("restore")?;
+    answer(&browser, "Keep both")?;
+    browser.reads(".trash .bar", "1 item ·")?;
+    ensure!(fs::read_to_string(site.demo.file("notes.txt"))? == "new notes");
+    ensure!(fs::read_to_string(site.demo.file("notes (2).txt"))?.starts_with("Hello"));
+    browser.click(&browser.find("input[aria-label='Select Holidays']")?)?;
+    browser.click(&browser.button(".trash .tools", "Restore")?)?;
+    browser.reads(".trash", "The trash is empty")?;
+    ensure!(fs::read(site.demo.file("Holidays/beach.txt"))? == b"sand");
+    browser.click(&browser.find(".tab[href='#/']")?)?;
+    browser.row("notes (2).txt")?;
+
+    // For good, one and all.
+    for name in ["report 9.md", "report 10.md", "notes.txt"] {
+        choose(&browser, name, "Delete")?;
+        browser.no_row(name)?;
+    }
+    browser.click(&browser.find(".tab[href='#trash']")?)?;
+    browser.click(&browser.find("input[aria-label='Select report 9.md']")?)?;
+    browser.click(&browser.button(".trash .tools", "Delete for good")?)?;
+    answer(&browser, "Delete for good")?;
+    browser.reads(".trash .bar", "2 items")?;
+    browser.click(&browser.button(".trash .tools", "Empty the trash")?)?;
+    answer(&browser, "Empty the trash")?;
+    browser.reads(".trash", "The trash is empty")?;
+    ensure!(Accounts(&site.demo).list("trash")?.is_empty());
     browser.is_clean()
 }
 

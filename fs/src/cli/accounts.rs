@@ -1,4 +1,4 @@
-//! How `ashlar user`, `key`, `token` and `link` get their orders done: by the process that serves the volume on this
+//! How `ashlar user`, `key`, `token`, `link` and `trash` get their orders done: by the process that serves the volume on this
 //! machine, or, of one that is not mounted, by themselves, with its lock.
 
 use std::path::PathBuf;
@@ -15,16 +15,34 @@ use crate::mount;
 use crate::mount::control::ControlClient;
 use crate::mount::embedded::Store;
 use crate::mount::mountpoint;
+use crate::trash::back::Done;
+use crate::trash::orders as trash;
 
 /// How long a mount may take to answer: what it is told is durable then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The same, where there may be much to do.
+const WORK: Duration = Duration::from_secs(600);
+
 /// How soon it is looked again whether another command has ended.
 const AGAIN: Duration = Duration::from_millis(50);
 /// In the place of a mountpoint: a command has the volume.
-const COMMAND: &str = "(accounts)";
+const COMMAND: &str = "(orders)";
 
-/// The volume whose accounts they are.
+/// Of what an order is.
+#[derive(Clone)]
+enum About {
+    Accounts(Order),
+    Trash(trash::Order),
+}
+
+/// What was done.
+enum Told {
+    Accounts(Answer),
+    Trash(trash::Answer),
+}
+
+/// The volume whose accounts they are, or its trash.
 #[derive(clap::Args)]
 pub(super) struct Of {
     /// Name of the volume
@@ -36,6 +54,21 @@ pub(super) struct Of {
 impl Of {
     /// Has it done, wherever the volume is.
     pub(super) fn have(&self, order: Order) -> Result<Answer> {
+        match self.have_any(About::Accounts(order))? {
+            Told::Accounts(answer) => Ok(answer),
+            Told::Trash(answer) => Err(anyhow!("the mount answers something else: {answer:?}")),
+        }
+    }
+
+    /// The same of the trash.
+    pub(super) fn have_of_trash(&self, order: trash::Order) -> Result<trash::Answer> {
+        match self.have_any(About::Trash(order))? {
+            Told::Trash(answer) => Ok(answer),
+            Told::Accounts(answer) => Err(anyhow!("the mount answers something else: {answer:?}")),
+        }
+    }
+
+    fn have_any(&self, order: About) -> Result<Told> {
         let cluster = self.cluster.read()?;
         let own = directories::of(&cluster)?;
         let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from(COMMAND) };
@@ -76,14 +109,24 @@ fn is_command(holder: &MountedBy) -> bool {
     !holder.is_served_only() && holder.mountpoint.as_os_str().as_encoded_bytes().starts_with(b"(")
 }
 
-fn by_its_mount(holder: &MountedBy, volume: &str, order: &Order) -> Result<Answer> {
+fn by_its_mount(holder: &MountedBy, volume: &str, order: &About) -> Result<Told> {
     let entry = mountpoint::held_by(holder, volume)?;
     let caller = ControlClient::call_patiently(&entry, PATIENCE);
     let mut caller = caller.with_context(|| format!("process {} does not answer", holder.pid))?;
-    let order = serde_json::to_string(order).context("an order is plain data")?;
-    let answer = caller.accounts(&order, PATIENCE);
-    let answer = answer.map_err(|why| anyhow!("volume {volume}: {why}"))?;
-    serde_json::from_str(&answer).context("what the mount answers")
+    let failed = |why| anyhow!("volume {volume}: {why}");
+    let (plain, answers) = ("an order is plain data", "what the mount answers");
+    Ok(match order {
+        About::Accounts(order) => {
+            let order = serde_json::to_string(order).context(plain)?;
+            let answer = caller.accounts(&order, PATIENCE).map_err(failed)?;
+            Told::Accounts(serde_json::from_str(&answer).context(answers)?)
+        }
+        About::Trash(order) => {
+            let order = serde_json::to_string(order).context(plain)?;
+            let answer = caller.trash(&order, WORK).map_err(failed)?;
+            Told::Trash(serde_json::from_str(&answer).context(answers)?)
+        }
+    })
 }
 
 /// Takes the volume over for a moment.
@@ -91,20 +134,31 @@ async fn by_its_disks(
     cluster: &Cluster,
     lock: VolumeLock,
     volume: &str,
-    order: Order,
-) -> Result<Answer> {
+    order: About,
+) -> Result<Told> {
     let store = Store::open(cluster).await?;
     let done = async {
         let opening = mount::open_volume(cluster, lock, &store, MetaSettings::default());
         let (session, _) = opening.await?;
-        let done = order.obey(&session).await.with_context(|| format!("volume {volume}"));
+        let done = obey(order, &session).await.with_context(|| format!("volume {volume}"));
         session.close_session().await?;
         session.opened_on().close().await;
         done
     };
-    let done: Result<Answer> = done.await;
+    let done: Result<Told> = done.await;
     store.close().await;
     done
+}
+
+async fn obey(order: About, meta: &dyn MetaStore) -> Result<Told> {
+    Ok(match order {
+        About::Accounts(order) => Told::Accounts(order.obey(meta).await?),
+        About::Trash(order) => {
+            let by = nix::unistd::geteuid().as_raw();
+            // Nobody caches anything of it.
+            Told::Trash(order.obey(meta, by, &|attr| attr, &mut Done::default()).await?)
+        }
+    })
 }
 
 /// Seconds since the epoch.

@@ -44,11 +44,11 @@ enum Command {
     /// reason. Disks that a mount on this machine has opened itself can be asked when it has ended.
     #[command(after_help = "Example:\n  ashlar volume list --cluster cluster.toml")]
     List(ListArgs),
-    /// Change how a volume stores
+    /// Change how a volume stores, and how long it keeps what is deleted
     ///
     /// What is mounted on this machine goes by it at once. A volume that is mounted on another machine is changed there.
     #[command(
-        after_help = "Example:\n  ashlar volume set photos --min-spare 0 --cluster cluster.toml"
+        after_help = "Examples:\n  ashlar volume set photos --min-spare 0 --cluster cluster.toml\n  ashlar volume set photos --trash-days 30 --cluster cluster.toml"
     )]
     Set(SetArgs),
     /// Delete a volume with all that is in it
@@ -78,8 +78,12 @@ struct SetArgs {
     #[command(flatten)]
     cluster: ClusterFile,
     /// Store only while so many more disks may be lost, however many are away: with 0, as a degraded RAID does
+    #[arg(long, value_name = "N", required_unless_present = "trash_days")]
+    min_spare: Option<u8>,
+    /// Keep what is deleted in the trash for so many days, whoever deletes it; with 0 it goes at once, but for what is put
+    /// into the trash by the page
     #[arg(long, value_name = "N")]
-    min_spare: u8,
+    trash_days: Option<u16>,
 }
 
 #[derive(clap::Args)]
@@ -199,43 +203,61 @@ fn table(listed: &[Listed]) -> String {
 }
 
 fn set(args: &SetArgs) -> Result<ExitCode> {
-    let SetArgs { volume, min_spare, .. } = args;
+    let volume = &args.volume;
     let cluster = args.cluster.read()?;
     let own = directories::of(&cluster)?;
     match meta::lock_holder(&own, volume)? {
-        Some(holder) => set_mounted(&holder, volume, *min_spare)?,
-        None => block_on(set_unmounted(&cluster, &own, volume, *min_spare))?,
+        Some(holder) => set_mounted(&holder, args)?,
+        None => block_on(set_unmounted(&cluster, &own, args))?,
     }
-    say(format!("volume {volume} stores while {min_spare} more disks may be lost"))?;
+    if let Some(disks) = args.min_spare {
+        say(format!("volume {volume} stores while {disks} more disks may be lost"))?;
+    }
+    if let Some(days) = args.trash_days {
+        say(match days {
+            0 => format!("volume {volume} keeps nothing of what is deleted"),
+            1 => format!("volume {volume} keeps what is deleted in the trash for a day"),
+            _ => format!("volume {volume} keeps what is deleted in the trash for {days} days"),
+        })?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Tells the process that serves it.
-fn set_mounted(holder: &MountedBy, volume: &str, min_spare: u8) -> Result<()> {
+fn set_mounted(holder: &MountedBy, args: &SetArgs) -> Result<()> {
+    let volume = &args.volume;
     let entry = mountpoint::held_by(holder, volume)?;
     let caller = ControlClient::call_patiently(&entry, PATIENCE);
     let mut caller = caller.with_context(|| format!("process {} does not answer", holder.pid))?;
-    let set = caller.set_min_spare(min_spare, PATIENCE);
-    set.map_err(|why| anyhow!("volume {volume}, {holder}: {why}"))
+    let failed = |why| anyhow!("volume {volume}, {holder}: {why}");
+    if let Some(disks) = args.min_spare {
+        caller.set_min_spare(disks, PATIENCE).map_err(failed)?;
+    }
+    if let Some(days) = args.trash_days {
+        caller.set_trash_days(days, PATIENCE).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Takes it over for a moment.
-async fn set_unmounted(
-    cluster: &Cluster,
-    own: &Directories,
-    volume: &str,
-    min_spare: u8,
-) -> Result<()> {
+async fn set_unmounted(cluster: &Cluster, own: &Directories, args: &SetArgs) -> Result<()> {
     let by = MountedBy { pid: std::process::id(), mountpoint: PathBuf::from("(setting)") };
-    let lock = VolumeLock::take(own, volume, &by)?;
+    let lock = VolumeLock::take(own, &args.volume, &by)?;
     let store = Store::open(cluster).await?;
     let setting = async {
         let opening = mount::open_volume(cluster, lock, &store, MetaSettings::default());
         let (session, _) = opening.await?;
-        let set: Result<()> = match VolumeRules::spare(session.volume().scheme, min_spare) {
-            Ok(min_spare) => session.set_min_spare(min_spare).await.map_err(Into::into),
-            Err(why) => Err(why.into()),
+        let set = async {
+            if let Some(disks) = args.min_spare {
+                let disks = VolumeRules::spare(session.volume().scheme, disks)?;
+                session.set_min_spare(disks).await?;
+            }
+            if let Some(days) = args.trash_days {
+                session.set_trash_days(days).await?;
+            }
+            anyhow::Ok(())
         };
+        let set = set.await;
         session.close_session().await?;
         session.opened_on().close().await;
         set

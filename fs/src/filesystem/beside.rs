@@ -62,18 +62,18 @@ impl Filesystem {
     }
 
     /// Gives such a file its name, once all that was written to it is stored. What had the name before, and whether
-    /// that was its last one, is answered; it goes as what is unlinked.
+    /// that was its last one, is answered; it goes as what is unlinked `by` this user.
     pub async fn place(
         &self,
         held: &Held,
         parent: Ino,
         name: &[u8],
-        replaces: Replaces,
+        (replaces, by): (Replaces, u32),
     ) -> FsResult<Option<Ino>> {
         self.data.flush_file(held.ino).await?;
         // From the moment it has a name, somebody may take that away.
         self.lookup_counts.placed(held.ino);
-        let placed = self.meta.place(held.ino, parent, name, replaces).await;
+        let placed = self.meta.place(held.ino, parent, name, replaces, self.fate(by, name)).await;
         if placed.is_err() && self.lookup_counts.orphaned(held.ino) {
             self.reap_later(held.ino);
         }

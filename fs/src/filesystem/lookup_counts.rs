@@ -21,6 +21,10 @@ const SHARDS: usize = 64;
 struct Life {
     lookups: u64,
     orphan: bool,
+    /// The kernel has taken this directory away, and lets nobody use what it knows of it.
+    dead: bool,
+    /// How often such a one has come back meanwhile: by another number the kernel takes it for another.
+    generation: u64,
 }
 
 /// Counts of what the kernel knows.
@@ -52,7 +56,7 @@ impl LookupCounts {
 
     /// Somebody has made an inode that has no name yet, and holds it.
     pub(crate) fn nameless(&self, ino: Ino) {
-        self.shard(ino).lock().insert(ino, Life { lookups: 1, orphan: true });
+        self.shard(ino).lock().insert(ino, Life { lookups: 1, orphan: true, ..Life::default() });
     }
 
     /// It has got its name. Called by who holds it.
@@ -60,6 +64,25 @@ impl LookupCounts {
         if let Some(life) = self.shard(ino).lock().get_mut(&ino) {
             life.orphan = false;
         }
+    }
+
+    /// The kernel took this directory away, which is in the trash.
+    pub(crate) fn died(&self, ino: Ino) {
+        if let Some(life) = self.shard(ino).lock().get_mut(&ino) {
+            life.dead = true;
+        }
+    }
+
+    /// It has come back.
+    pub(crate) fn revived(&self, ino: Ino) {
+        if let Some(life) = self.shard(ino).lock().get_mut(&ino) {
+            life.generation += u64::from(std::mem::take(&mut life.dead));
+        }
+    }
+
+    /// By which number the kernel is to know it.
+    pub(crate) fn generation(&self, ino: Ino) -> u64 {
+        self.shard(ino).lock().get(&ino).map_or(0, |life| life.generation)
     }
 
     /// Can anybody know of this inode who asks by its number?
@@ -123,6 +146,24 @@ mod tests {
         lives.placed(INO);
         assert!(!lives.forgotten(INO, 1), "it has a name");
         assert!(lives.orphaned(INO), "and loses it");
+    }
+
+    #[test]
+    fn a_directory_that_the_kernel_took_away_comes_back_as_another() {
+        let lives = LookupCounts::new();
+        lives.died(INO);
+        lives.revived(INO);
+        assert_eq!(lives.generation(INO), 0, "the kernel does not know it");
+        lives.named(INO);
+        lives.revived(INO);
+        assert_eq!(lives.generation(INO), 0, "it was not dead");
+        for comes_back in 1..3 {
+            lives.died(INO);
+            lives.revived(INO);
+            assert_eq!(lives.generation(INO), comes_back);
+        }
+        assert!(!lives.forgotten(INO, 1));
+        assert_eq!(lives.generation(INO), 0);
     }
 
     #[test]

@@ -101,12 +101,12 @@ async fn a_rename_over_a_file_stores_the_new_content_first() {
     let (old, new) = (file(&fs, b"old", 0o644).await, file(&fs, b"new", 0o644).await);
     write(&fs, old, b"old content").await;
     write(&fs, new, b"new content").await;
-    fs.rename((ROOT, b"new"), (ROOT, b"old"), RenameMode::Replace).await.unwrap();
+    fs.rename(0, (ROOT, b"new"), (ROOT, b"old"), RenameMode::Replace).await.unwrap();
     let attr = meta.lookup(ROOT, b"old").await.unwrap();
     assert_eq!((attr.ino, attr.size), (new, 11), "a crash from here on finds the new content");
     let other = file(&fs, b"other", 0o644).await;
     write(&fs, other, b"fresh").await;
-    fs.rename((ROOT, b"other"), (ROOT, b"name"), RenameMode::Replace).await.unwrap();
+    fs.rename(0, (ROOT, b"other"), (ROOT, b"name"), RenameMode::Replace).await.unwrap();
     assert_eq!(meta.getattr(other).await.unwrap().size, 0, "a mere rename does not wait");
 }
 
@@ -116,7 +116,7 @@ async fn an_unlinked_file_lives_until_the_kernel_forgets_it() {
     let ino = file(&fs, b"f", 0o644).await;
     fs.lookup(ROOT, b"f").await.unwrap();
     write(&fs, ino, b"still here").await;
-    fs.unlink(ROOT, b"f").await.unwrap();
+    fs.unlink(0, ROOT, b"f").await.unwrap();
     assert_eq!(&fs.read(ino, 0, 100).await.unwrap()[..], b"still here");
     assert_eq!(fs.getattr(ino).await.unwrap().nlink, 0);
     fs.forget(ino, 1);

@@ -16,6 +16,8 @@
 //! | `min-spare N`: store only while so many more disks may be lost | `done`, or `failed WHY` |
 //! | `scrub`: have all disks read and verify everything | `begun N`, of so many disks, or `failed WHY` |
 //! | `fsck WORDS`: check the volume ([`crate::fsck`]) | `at N M`, of so many blobs, again and again; then `found JSON`, or `failed WHY` |
+//! | `trash ORDER`: what is in the trash, or comes out of it ([`crate::trash::orders`]), as JSON | `answer JSON`, or `failed WHY` |
+//! | `trash-days N`: what is deleted stays in the trash for so many days | `done`, or `failed WHY` |
 //! | `accounts ORDER`: who may come by a door ([`crate::access::orders`]), as JSON | `answer JSON`, or `failed WHY` |
 //! | `mounted`: does the kernel still have it, in any mount namespace? | `elsewhere`, or `done` |
 //! | `quit`: at the end, give up what cannot be stored | `done` |
@@ -54,6 +56,7 @@ use crate::fuse::synced::Synced;
 use crate::mount::follow::Way;
 use crate::mount::mountpoint::{self, MountEntry};
 use crate::mount::outage::Outage;
+use crate::trash;
 
 /// How long `store` goes on trying: disks that come back soon do not make an umount fail.
 const TRY_TO_STORE: Duration = Duration::from_secs(8);
@@ -248,6 +251,8 @@ impl Answering {
             "scrub" => return self.scrub().await,
             other => match other.split_once(' ') {
                 Some(("accounts", order)) => return self.accounts(order).await,
+                Some(("trash", order)) => return self.trash(order).await,
+                Some(("trash-days", days)) => return self.trash_days(days).await,
                 Some(("remounted", words)) => self.remounted(words).await,
                 Some(("cluster", file)) => return self.read_again(Some(file.into())).await,
                 Some(("min-spare", disks)) => match disks.parse() {
@@ -285,6 +290,33 @@ impl Answering {
                 Err(why) => format!("failed {}", one_line(&why.to_string())),
             },
             Err(why) => format!("failed {}", one_line(&why.to_string())),
+        }
+    }
+
+    async fn trash_days(&self, days: &str) -> String {
+        let Ok(days) = days.parse() else { return format!("failed {days} is no number of days") };
+        match self.fs.set_trash_days(days).await {
+            Ok(()) => "done".to_owned(),
+            Err(why) => format!("failed {}", one_line(&why.to_string())),
+        }
+    }
+
+    async fn trash(&self, order: &str) -> String {
+        let Ok(order) = serde_json::from_str::<trash::orders::Order>(order) else {
+            return "failed this is no order about the trash that is known here".to_owned();
+        };
+        if self.fs.is_read_only() && !order.only_looks() {
+            return "failed it is mounted for reading only".to_owned();
+        }
+        let by = nix::unistd::geteuid().as_raw();
+        let told = |attr| self.fs.overlay(attr);
+        let mut done = trash::back::Done::default();
+        let answer = order.obey(&*self.fs.meta, by, &told, &mut done).await;
+        self.fs.came_back(done.outdated, &done.inos).await;
+        let json = answer.map_err(|why| why.to_string());
+        match json.and_then(|answer| serde_json::to_string(&answer).map_err(|e| e.to_string())) {
+            Ok(json) => format!("answer {json}"),
+            Err(why) => format!("failed {}", one_line(&why)),
         }
     }
 
@@ -494,6 +526,14 @@ impl ControlClient {
         self.have(&format!("min-spare {disks}"), patience)
     }
 
+    /// Has it keep what is deleted in the trash for so many days.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn set_trash_days(&mut self, days: u16, patience: Duration) -> Result<(), String> {
+        self.have(&format!("trash-days {days}"), patience)
+    }
+
     /// Has it do what it answers with `done`, or why not.
     fn have(&mut self, request: &str, patience: Duration) -> Result<(), String> {
         let asked = self.say(request);
@@ -509,7 +549,19 @@ impl ControlClient {
     /// # Errors
     /// Why it does not.
     pub(crate) fn accounts(&mut self, order: &str, patience: Duration) -> Result<String, String> {
-        let asked = self.say(&format!("accounts {order}"));
+        self.order("accounts", order, patience)
+    }
+
+    /// Has it do something about the volume's trash. What it answers, as JSON.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn trash(&mut self, order: &str, patience: Duration) -> Result<String, String> {
+        self.order("trash", order, patience)
+    }
+
+    fn order(&mut self, what: &str, order: &str, patience: Duration) -> Result<String, String> {
+        let asked = self.say(&format!("{what} {order}"));
         let words = asked.and_then(|()| self.hear(Instant::now() + patience));
         let words = words.map_err(|_| format!("process {} does not answer", self.pid))?;
         match words.strip_prefix("answer ") {

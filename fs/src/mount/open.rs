@@ -146,7 +146,7 @@ impl OpenVolume {
         Ok(Self { plan, filesystem, volume, healer, store, follower, warnings, doors: None })
     }
 
-    /// Opens its doors, if it is to have any: to this directory, and maybe for reading only.
+    /// Opens its doors, if it is to have any: to this directory, and maybe for reading only, as it is from now on.
     ///
     /// # Errors
     /// Why they cannot be opened.
@@ -154,6 +154,7 @@ impl OpenVolume {
         &mut self,
         (root, read_only): (Ino, bool),
     ) -> Result<(), MountError> {
+        self.filesystem.reads_only(read_only);
         if let Some(plan) = &self.plan.doors {
             let keep = self.plan.directories.all().find(|dir| meta::make_directory(dir).is_ok());
             let keep = keep.unwrap_or(&self.plan.directories.cache);

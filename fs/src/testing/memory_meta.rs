@@ -222,6 +222,7 @@ impl MetaStore for MemoryMeta {
         _: Ino,
         _: &[u8],
         _: Replaces,
+        _: Fate,
     ) -> Result<Option<Unlinked>, MetaError> {
         Err(MetaError::NotSupported)
     }
@@ -239,6 +240,7 @@ impl MetaStore for MemoryMeta {
         _: (Ino, &[u8]),
         _: (Ino, &[u8]),
         _: RenameMode,
+        _: Fate,
     ) -> Result<Option<Unlinked>, MetaError> {
         Err(MetaError::NotSupported)
     }

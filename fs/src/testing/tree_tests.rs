@@ -231,9 +231,9 @@ impl Task {
     async fn remove(&mut self, a: u16, b: u16, directory: bool) {
         let (dir, name) = (self.dir(a), name(b));
         let removed = if directory {
-            self.fs.rmdir(dir, &name).await
+            self.fs.rmdir(0, dir, &name).await
         } else {
-            self.fs.unlink(dir, &name).await
+            self.fs.unlink(0, dir, &name).await
         };
         let Some(ino) = self.is.entry(dir, &name) else {
             return fails_with(removed, Errno::ENOENT);
@@ -289,7 +289,7 @@ impl Task {
             RenameMode::Whiteout { replace: e.is_multiple_of(2), owner: CALLER },
         ];
         let mode = modes[usize::from(e / 2) % modes.len()];
-        let renamed = self.fs.rename(from, to, mode).await;
+        let renamed = self.fs.rename(0, from, to, mode).await;
         if let Some(errno) = self.refused(from, to, mode) {
             // It may have been refused for want of the store before that.
             let error = renamed.expect_err("it must be refused").errno();

@@ -129,8 +129,8 @@ impl View {
             which.allow(Some(found.ino))?;
             view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
             match found.kind {
-                Kind::Directory => view.filesystem.rmdir(dir.ino, &name).await?,
-                _ => view.filesystem.unlink(dir.ino, &name).await?,
+                Kind::Directory => view.filesystem.rmdir(view.viewer().uid, dir.ino, &name).await?,
+                _ => view.filesystem.unlink(view.viewer().uid, dir.ino, &name).await?,
             }
             let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
             outdated.push(Outdated::Attributes(found.ino));
@@ -153,7 +153,7 @@ impl View {
             let swap = matches!(mode, RenameMode::Exchange);
             view.may_rename((&from_dir, &source), (&to_dir, target.as_ref()), swap).await?;
             let ends = ((from_dir.ino, &from_name[..]), (to_dir.ino, &to_name[..]));
-            view.filesystem.rename(ends.0, ends.1, mode).await?;
+            view.filesystem.rename(view.viewer().uid, ends.0, ends.1, mode).await?;
             let mut outdated: Vec<Outdated> = renamed(from_dir.ino, &from_name).into();
             outdated.extend(renamed(to_dir.ino, &to_name));
             outdated.push(Outdated::Attributes(source.ino));

@@ -256,7 +256,8 @@ impl Upload {
         if before.is_none() && matches!(replaces, Replaces::Only(_)) {
             return Err(MetaError::NotFound.into());
         }
-        let gone = held.filesystem().place(held, dir.ino, name, replaces).await?;
+        let gone =
+            held.filesystem().place(held, dir.ino, name, (replaces, view.viewer().uid)).await?;
         let mut outdated: Vec<Outdated> = renamed(dir.ino, name).into();
         outdated.extend(gone.map(Outdated::Attributes));
         view.settle(outdated).await?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::asked::{Asked, json, said};
 use super::entry::Entry;
 use crate::place::{named, no_folder, refused};
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::trees::{self, Ends, Failures, apart};
 use crate::{address, conditions};
 
@@ -62,7 +62,27 @@ pub(super) async fn make_folder(asked: &Asked) -> Result<Response, Refusal> {
 pub(super) async fn delete(asked: &Asked) -> Result<Response, Refusal> {
     let there = asked.view.stat_itself(&asked.path).await.map_err(|e| refused(&e))?;
     let which = conditions::replaces(&asked.headers, Some(&there))?;
-    answered(&trees::delete(&asked.view, &asked.path, (&there, which)).await?)
+    let (keeps, forever) = (asked.query.flag("trash")?, asked.query.flag("forever")?);
+    match (keeps, forever) {
+        (true, true) => {
+            let why = "it is kept in the trash, or deleted for good: give trash or forever";
+            Err(Refusal::new(Code::BadRequest, why))
+        }
+        (true, false) => {
+            let kept = trees::discard(&asked.view, &asked.path, which).await?;
+            let kept = kept.map(|ino| ino.0.to_string());
+            json(StatusCode::OK, &serde_json::json!({ "trash": kept }))
+        }
+        // Where whatever is deleted goes to the trash, it is taken out of it.
+        (false, true) if asked.view.trash_days() > 0 => {
+            let kept = trees::discard(&asked.view, &asked.path, which).await?;
+            if let Some(ino) = kept {
+                asked.view.delete_in_trash(ino).await.map_err(|e| refused(&e))?;
+            }
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        (false, _) => answered(&trees::delete(&asked.view, &asked.path, (&there, which)).await?),
+    }
 }
 
 /// From where to where.

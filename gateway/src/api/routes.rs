@@ -36,15 +36,19 @@ pub(super) enum Operation {
     Links,
     MakeLink,
     RevokeLink,
+    Trash,
+    Restore,
+    DeleteTrashed,
+    EmptyTrash,
     Description,
 }
 
 /// A method, an address below the prefix, and what it asks for. `{path}` is the path of something in the tree, and may be
-/// empty; `{id}` is of an upload, `{link}` of a link.
+/// empty; `{id}` is of an upload, `{link}` of a link, `{trashed}` of something in the trash.
 type Route = (&'static str, &'static str, Operation);
 
 /// All of them. What is asked for by GET is by HEAD, too.
-pub(super) const ROUTES: [Route; 24] = [
+pub(super) const ROUTES: [Route; 28] = [
     ("GET", "/me", Operation::Me),
     ("GET", "/entries/{path}", Operation::Entries),
     ("GET", "/entry/{path}", Operation::Entry),
@@ -69,6 +73,10 @@ pub(super) const ROUTES: [Route; 24] = [
     ("GET", "/links", Operation::Links),
     ("POST", "/links", Operation::MakeLink),
     ("DELETE", "/links/{link}", Operation::RevokeLink),
+    ("GET", "/trash", Operation::Trash),
+    ("DELETE", "/trash", Operation::EmptyTrash),
+    ("POST", "/trash/restore", Operation::Restore),
+    ("DELETE", "/trash/{trashed}", Operation::DeleteTrashed),
     ("GET", "/openapi.json", Operation::Description),
 ];
 
@@ -110,7 +118,8 @@ fn fits<'a>(template: &str, address: &'a str) -> Option<&'a str> {
         let rest = address.strip_prefix(before)?;
         return if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') };
     }
-    if let Some((before, _)) = template.split_once("{link}") {
+    let named = ["{link}", "{trashed}"].iter().find_map(|named| template.split_once(named));
+    if let Some((before, _)) = named {
         let id = address.strip_prefix(before)?;
         return (!id.is_empty() && !id.contains('/')).then_some(id);
     }

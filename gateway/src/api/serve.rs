@@ -22,7 +22,7 @@ use super::query::Query;
 use super::routes::{Operation, find};
 use super::shares::Shares;
 use super::tickets::Tickets;
-use super::{archive, change, content, entries, links, search, status};
+use super::{archive, change, content, entries, links, search, status, trash};
 use crate::refusal::{Code, Refusal};
 use crate::server::{Server, peer};
 use crate::through::in_turn;
@@ -183,6 +183,7 @@ async fn answered(
         Op::Status => status::status(door, &asked).await,
         Op::Places => status::places(door, &asked).await,
         Op::Links => links::list(&door.who, &asked).await,
+        Op::Trash => trash::list(&asked).await,
         Op::Description => Ok(([(header::CONTENT_TYPE, JSON)], DESCRIPTION).into_response()),
         _ => {
             let (door, id) = (door.clone(), path.to_owned());
@@ -197,7 +198,12 @@ fn is_about_an_id(operation: Operation) -> bool {
     use Operation as Op;
     matches!(
         operation,
-        Op::Upload | Op::AddToUpload | Op::FinishUpload | Op::EndUpload | Op::RevokeLink
+        Op::Upload
+            | Op::AddToUpload
+            | Op::FinishUpload
+            | Op::EndUpload
+            | Op::RevokeLink
+            | Op::DeleteTrashed
     )
 }
 
@@ -230,6 +236,9 @@ async fn changed(
         Operation::FinishUpload => door.uploads.finish(asked, id).await,
         Operation::MakeLink => links::make(door, asked, body).await,
         Operation::RevokeLink => links::revoke(&door.who, asked, id).await,
+        Operation::Restore => trash::restore(asked, body).await,
+        Operation::DeleteTrashed => trash::delete(asked, id).await,
+        Operation::EmptyTrash => trash::empty(asked).await,
         _ => Err(Refusal::new(Code::Broken, "a request that nothing answers")),
     }
 }

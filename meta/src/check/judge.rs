@@ -51,7 +51,8 @@ impl Walk {
                 };
                 let how = "made anew from what belongs to it: whose it was, its mode and its times are lost";
                 let inode = made_anew(txn, ino, &seen);
-                let adopted = inode.orphan_of.is_none() && seen.names == 0 && ino != ROOT;
+                let lost = inode.orphan_of.is_none() && !inode.in_trash;
+                let adopted = lost && seen.names == 0 && ino != ROOT;
                 let mend = match adopted {
                     true => Mend::Adopt(inode),
                     false => put(key::inode::key(ino), &inode.encode()),
@@ -69,6 +70,11 @@ impl Walk {
                 let text = format!("inode {} is an orphan, and not there", ino.0);
                 let mend = Mend::Write(key::orphan::key(session, ino), None);
                 self.report.mendable(sure, text, "its mark is removed", mend);
+            }
+            if let Some(dir) = seen.trashed {
+                let text = format!("inode {} is in the trash, and not there", ino.0);
+                let mend = Mend::Write(key::trash::key(dir, ino), None);
+                self.report.mendable(sure, text, "it is taken out", mend);
             }
             for (parent, name, _) in self.naming_nothing.extract_if(.., |(.., of)| *of == ino) {
                 let (shown, dir) = (String::from_utf8_lossy(&name), parent.0);
@@ -298,7 +304,8 @@ fn made_anew(txn: &Txn<'_>, ino: Ino, seen: &Seen) -> Inode {
     };
     let mode = seen.access.as_ref().map_or(mode, |list| list.applied_to(mode));
     let is_dir = kind == Kind::Directory;
-    let orphan_of = seen.orphan_of.filter(|_| seen.names == 0 && ino != ROOT);
+    let trashed = seen.trashed.filter(|_| seen.names == 0 && ino != ROOT);
+    let orphan_of = seen.orphan_of.filter(|_| seen.names == 0 && ino != ROOT && trashed.is_none());
     let nlink = match (orphan_of, is_dir) {
         (Some(_), _) => 0,
         (None, true) => 2 + seen.subdirs,
@@ -320,8 +327,13 @@ fn made_anew(txn: &Txn<'_>, ino: Ino, seen: &Seen) -> Inode {
         ctime: now,
         btime: now,
     };
-    let parent = if is_dir { seen.named_in.unwrap_or(ROOT) } else { Ino(0) };
-    Inode { attr, xattrs: seen.xattrs as u32, parent, orphan_of }
+    let parent = match (trashed, is_dir) {
+        (Some(dir), _) => dir,
+        (None, true) => seen.named_in.unwrap_or(ROOT),
+        (None, false) => Ino(0),
+    };
+    let in_trash = trashed.is_some();
+    Inode { attr, xattrs: seen.xattrs as u32, parent, orphan_of, in_trash }
 }
 
 fn judge_inode(inode: &Inode, seen: &Seen, sure: bool, report: &mut Report) {
@@ -329,10 +341,13 @@ fn judge_inode(inode: &Inode, seen: &Seen, sure: bool, report: &mut Report) {
     let named = ino == ROOT || seen.names > 0;
     let mut right = *inode;
     let mut problems = Vec::new();
+    let trashed = seen.trashed.filter(|_| !named);
     // A mark alone makes no orphan of what says that it has a name.
-    let orphan_of =
-        inode.orphan_of.or(seen.orphan_of.filter(|_| inode.attr.nlink == 0)).filter(|_| !named);
-    let lost = !named && orphan_of.is_none();
+    let orphan_of = inode
+        .orphan_of
+        .or(seen.orphan_of.filter(|_| inode.attr.nlink == 0))
+        .filter(|_| !named && trashed.is_none());
+    let lost = !named && orphan_of.is_none() && trashed.is_none();
     right.attr.nlink = match (orphan_of, inode.is_dir()) {
         (Some(_), _) => 0,
         (None, true) => 2 + seen.subdirs as u32,
@@ -349,6 +364,7 @@ fn judge_inode(inode: &Inode, seen: &Seen, sure: bool, report: &mut Report) {
         ));
     }
     judge_mark(inode, seen, orphan_of, sure, report, &mut problems);
+    judge_trash(inode, (seen.trashed, trashed), (sure, report), (&mut right, &mut problems));
     let mut number = |what: &str, recorded: u64, found: u64| {
         if recorded != found {
             let ino = ino.0;
@@ -369,13 +385,7 @@ fn judge_inode(inode: &Inode, seen: &Seen, sure: bool, report: &mut Report) {
         right.attr.size = target;
     }
     if inode.is_dir() && named {
-        right.parent = if ino == ROOT { ROOT } else { seen.named_in.unwrap_or(ROOT) };
-        if seen.names > 1 {
-            report.problem(format!("directory {} has several places", ino.0));
-            right.parent = inode.parent;
-        } else if right.parent != inode.parent {
-            problems.push(format!("directory {} has another place", ino.0));
-        }
+        judge_place(inode, seen, report, (&mut right, &mut problems));
     }
     judge_kind(inode, seen, sure, report);
     if problems.is_empty() {
@@ -394,6 +404,48 @@ fn judge_inode(inode: &Inode, seen: &Seen, sure: bool, report: &mut Report) {
             true => Mend::Adopt(right),
             false => put(key::inode::key(ino), &right.encode()),
         });
+    }
+}
+
+/// Whether a directory is where its only name is.
+fn judge_place(
+    inode: &Inode,
+    seen: &Seen,
+    report: &mut Report,
+    (right, problems): (&mut Inode, &mut Vec<String>),
+) {
+    let ino = inode.attr.ino;
+    right.parent = if ino == ROOT { ROOT } else { seen.named_in.unwrap_or(ROOT) };
+    if seen.names > 1 {
+        report.problem(format!("directory {} has several places", ino.0));
+        right.parent = inode.parent;
+    } else if right.parent != inode.parent {
+        problems.push(format!("directory {} has another place", ino.0));
+    }
+}
+
+/// Whether it is in the trash as its record says.
+fn judge_trash(
+    inode: &Inode,
+    (recorded, trashed): (Option<Ino>, Option<Ino>),
+    (sure, report): (bool, &mut Report),
+    (right, problems): (&mut Inode, &mut Vec<String>),
+) {
+    let ino = inode.attr.ino;
+    if let Some(dir) = recorded.filter(|_| trashed.is_none()) {
+        let text = format!("inode {} is in the trash, and has a name", ino.0);
+        let mend = Mend::Write(key::trash::key(dir, ino), None);
+        report.mendable(sure, text, "it is taken out", mend);
+    }
+    right.in_trash = trashed.is_some();
+    match trashed {
+        Some(dir) => right.parent = dir,
+        None if !inode.is_dir() => right.parent = Ino(0),
+        None => {}
+    }
+    let said = |inode: &Inode| inode.in_trash.then_some(inode.parent);
+    if said(inode) != said(right) {
+        problems.push(format!("inode {} is not marked as in the trash, or is", ino.0));
     }
 }
 

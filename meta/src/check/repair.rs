@@ -145,7 +145,7 @@ fn make_lost_found(txn: &mut Txn<'_>, name: &str) -> Result<Ino, MetaError> {
         ctime: now,
         btime: now,
     };
-    txn.put_inode(&Inode { attr, xattrs: 0, parent: ROOT, orphan_of: None });
+    txn.put_inode(&Inode { attr, xattrs: 0, parent: ROOT, orphan_of: None, in_trash: false });
     txn.add_entry(ROOT, name.as_bytes(), ino)?;
     root.attr.size += 1;
     root.attr.nlink += 1;

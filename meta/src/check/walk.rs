@@ -11,12 +11,14 @@ use crate::account::Account;
 use crate::engine::Value;
 use crate::key::{self, Key};
 use crate::ops::accounts::SIGNING_LEN;
+use crate::ops::last_name::nanoseconds;
 use crate::record::dentry;
 use crate::record::inode::Inode;
+use crate::record::trash::Deletion;
 use crate::record::xattr;
 use crate::rules::acl::{self, Acl};
 use crate::rules::extent;
-use crate::store::{BlobRecord, Extent, FILE_MAX, Ino, MetaError};
+use crate::store::{BlobRecord, Extent, FILE_MAX, Ino, MetaError, ROOT};
 use crate::txn::Txn;
 
 /// What refers to an inode, as found.
@@ -35,6 +37,8 @@ pub(super) struct Seen {
     /// Bytes of the target of a symbolic link.
     pub(super) target: Option<u64>,
     pub(super) orphan_of: Option<SessionId>,
+    /// It is in the trash, and was in this directory.
+    pub(super) trashed: Option<Ino>,
 }
 
 /// Of which records some cannot be read, so that nothing may be made of their absence.
@@ -335,6 +339,68 @@ impl Walk {
             Some(session) => self.last_session = self.last_session.max(session),
             None => self.remove_damaged("session", key),
         })
+    }
+
+    /// What is in the trash, and the same by time.
+    pub(super) fn trash(&mut self, txn: &Txn<'_>) -> Result<(), MetaError> {
+        let mut times = BTreeMap::new();
+        each(txn, key::trash::all_by_time(), |key, value| {
+            let found = key::trash::parse_by_time(key).zip(key::trash::decode_dir(value));
+            match found {
+                Some(((when, ino), dir)) => drop(times.insert((when, ino), dir)),
+                None => self.remove_damaged("time of a deletion", key),
+            }
+        })?;
+        each(txn, key::trash::all(), |key, value| {
+            let Some((dir, ino)) = key::trash::parse(key) else {
+                return self.remove_damaged("something in the trash", key);
+            };
+            let Some(deletion) = Deletion::decode(value) else {
+                return self.undated(txn, key, (dir, ino));
+            };
+            if !self.inodes.get(&dir).is_some_and(Inode::is_dir) {
+                return self.homeless(key, value, (dir, ino));
+            }
+            self.seen.entry(ino).or_default().trashed = Some(dir);
+            if times.remove(&(deletion.when, ino)) != Some(dir) {
+                let text = format!("inode {} in the trash is not found by its time", ino.0);
+                let value = Value::from(&key::trash::encode_dir(dir)[..]);
+                let mend = Mend::Write(key::trash::key_by_time(deletion.when, ino), Some(value));
+                self.report.mendable(true, text, "noted", mend);
+            }
+        })?;
+        for (when, ino) in times.into_keys() {
+            let text = format!("inode {} was deleted at a time, and is not in the trash", ino.0);
+            let mend = Mend::Write(key::trash::key_by_time(when, ino), None);
+            self.report.mendable(!self.blind.others, text, "the time is removed", mend);
+        }
+        Ok(())
+    }
+
+    /// What is known of a deletion makes no sense, but what and where it was.
+    fn undated(&mut self, txn: &Txn<'_>, key: &Key, (dir, ino): (Ino, Ino)) {
+        self.report.about(ino);
+        let text = format!("what is known of inode {} in the trash is damaged", ino.0);
+        let name = format!("#{}", ino.0).into_bytes();
+        let made = Deletion { when: nanoseconds(txn.now()), by: 0, name }.encode();
+        let how = "its name and when it was deleted are lost";
+        self.seen.entry(ino).or_default().trashed = Some(dir);
+        self.report.mendable(true, text, how, Mend::Write(*key, Some(Value::from(made))));
+    }
+
+    /// The directory that something in the trash was in is not there.
+    fn homeless(&mut self, key: &Key, value: &[u8], (dir, ino): (Ino, Ino)) {
+        self.report.about(ino);
+        let text =
+            format!("inode {} in the trash was in inode {}, which is no directory", ino.0, dir.0);
+        let sure = !self.blind.inodes && !self.damaged.contains(&dir);
+        self.seen.entry(ino).or_default().trashed = Some(ROOT);
+        if sure {
+            let there = Mend::Write(key::trash::key(ROOT, ino), Some(Value::from(value)));
+            self.report.mend(there);
+        }
+        let how = "it is restored to the root directory";
+        self.report.mendable(sure, text, how, Mend::Write(*key, None));
     }
 
     /// Who may come in by a door. What makes no sense lets nobody in, nor does a pass without its user.

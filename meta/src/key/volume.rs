@@ -1,9 +1,9 @@
-//! `V`: what the volume is. Written when it is formatted, and when its disks to spare change.
+//! `V`: what the volume is. Written when it is formatted, and when its disks to spare change, or its trash.
 //!
 //! ```text
 //! offset  size  field                                      (little-endian)
 //! 0       8     magic      "ashlarmd"
-//! 8       4     version    10
+//! 8       4     version    11
 //! 12      4     volume     its number within the cluster
 //! 16      16    cluster
 //! 32      1     codec      of its scheme
@@ -15,14 +15,16 @@
 //! 38      1     least_spare  the least that this has ever been
 //! 39      1     zero
 //! 40      8     seed       of the hashes of names: secret, so that nobody can choose collisions
-//! 48      -     name
+//! 48      2     trash_days  that what is deleted stays in the trash; 0: it goes at once
+//! 50      6     zero
+//! 56      -     name
 //! ```
 
 use proto::cluster::Level;
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
 use proxy::{Layout, VolumeRules};
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Key;
@@ -30,7 +32,7 @@ use crate::store::VolumeInfo;
 
 const TAG: u8 = b'V';
 const MAGIC: [u8; 8] = *b"ashlarmd";
-const VERSION: u32 = 10;
+const VERSION: u32 = 11;
 
 /// Key of the record.
 pub(crate) fn key() -> Key {
@@ -44,6 +46,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) info: VolumeInfo,
     /// Seed of the hashes of names.
     pub(crate) seed: u64,
+    /// Days that what is deleted stays in the trash; 0: it goes at once.
+    pub(crate) trash_days: u16,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -62,9 +66,11 @@ struct Table {
     least_spare: u8,
     zero: u8,
     seed: U64,
+    trash_days: U16,
+    zeros: [u8; 6],
 }
 
-const _: () = assert!(size_of::<Table>() == 48);
+const _: () = assert!(size_of::<Table>() == 56);
 
 /// Why a record cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +103,8 @@ impl VolumeRecord {
             least_spare: rules.least_spare,
             zero: 0,
             seed: U64::new(self.seed),
+            trash_days: U16::new(self.trash_days),
+            zeros: [0; 6],
         };
         [table.as_bytes(), self.info.name.as_bytes()].concat()
     }
@@ -126,7 +134,8 @@ impl VolumeRecord {
                 },
             })
         };
-        Ok(Self { info: info().ok_or(BadVolume::Foreign)?, seed: table.seed.get() })
+        let (seed, trash_days) = (table.seed.get(), table.trash_days.get());
+        Ok(Self { info: info().ok_or(BadVolume::Foreign)?, seed, trash_days })
     }
 }
 
@@ -139,7 +148,8 @@ mod tests {
         let cluster = ClusterId::from_slice(&[7; 16]).unwrap();
         let layout = Layout { unit: Level::Host, whole: 4 };
         let rules = VolumeRules::new(layout, 2).with_min_spare(1).with_min_spare(2);
-        VolumeRecord { info: VolumeInfo { name, id: VolumeId(id), cluster, scheme, rules }, seed }
+        let info = VolumeInfo { name, id: VolumeId(id), cluster, scheme, rules };
+        VolumeRecord { info, seed, trash_days: seed as u16 }
     }
 
     proptest::proptest! {
@@ -154,11 +164,11 @@ mod tests {
     fn what_is_not_ours_is_refused_with_a_reason() {
         let good = record("home".to_owned(), 1, 2).encode();
         let mut newer = good.clone();
-        newer[8] = 11;
-        assert_eq!(VolumeRecord::decode(&newer), Err(BadVolume::Version(11)));
+        newer[8] = 12;
+        assert_eq!(VolumeRecord::decode(&newer), Err(BadVolume::Version(12)));
         let (mut scheme, mut unit) = (good.clone(), good.clone());
         (scheme[33], unit[35]) = (99, 3);
-        for bad in [&good[..47], b"", &scheme, &unit] {
+        for bad in [&good[..55], b"", &scheme, &unit] {
             assert_eq!(VolumeRecord::decode(bad), Err(BadVolume::Foreign));
         }
     }

@@ -77,7 +77,7 @@ fn stand_in(ino: Ino) -> Attr {
     }
 }
 
-fn page(
+pub(super) fn page(
     txn: &Txn<'_>,
     dir: Ino,
     after: u64,

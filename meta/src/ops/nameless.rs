@@ -4,10 +4,11 @@
 //! Until it has its name, such a file is an orphan of the session that made it, as one that was unlinked while it is
 //! open: whatever becomes of the session, it is deleted like those.
 
-use super::names::{add_inode, drop_name, living_directory, named};
+use super::last_name::{drop_name, lose_name};
+use super::names::{add_inode, living_directory, named};
 use crate::key;
 use crate::rules::name::Name;
-use crate::store::{Attr, Caller, Ino, MetaError, NewNode, Replaces, Unlinked};
+use crate::store::{Attr, Caller, Fate, Ino, MetaError, NewNode, Replaces, Unlinked};
 use crate::txn::{Txn, damaged};
 
 /// Creates an empty file, of this number, as a new entry of `parent` would be, but without a name.
@@ -24,13 +25,14 @@ pub(crate) fn create(
     Ok(inode.stat())
 }
 
-/// Gives such a file its name; answers what the name named before.
+/// Gives such a file its name; answers what the name named before, and loses it.
 pub(crate) fn place(
     txn: &mut Txn<'_>,
     ino: Ino,
     parent: Ino,
     name: &[u8],
     replaces: Replaces,
+    fate: Fate,
 ) -> Result<Option<Unlinked>, MetaError> {
     let name = Name::entry(name, MetaError::IsDirectory)?;
     txn.look_ahead([key::inode::key(ino), key::inode::key(parent), txn.entry_key(parent, name)])?;
@@ -48,7 +50,7 @@ pub(crate) fn place(
                 return Err(MetaError::IsDirectory);
             }
             txn.replace_entry(parent, name, ino)?;
-            Some(drop_name(txn, &mut before))
+            Some(lose_name(txn, &mut before, (parent, name), fate)?)
         }
         None => {
             txn.add_entry(parent, name, ino)?;

@@ -1,11 +1,14 @@
 //! Names: lookup, create, link, unlink, rmdir.
 
 use super::acl;
+use super::last_name::lose_name;
 use crate::key;
 use crate::record::inode::Inode;
 use crate::rules::name::Name;
 use crate::rules::perm;
-use crate::store::{Attr, Caller, Ino, Kind, LINK_MAX, MetaError, NewNode, SYMLINK_MAX, Unlinked};
+use crate::store::{
+    Attr, Caller, Fate, Ino, Kind, LINK_MAX, MetaError, NewNode, SYMLINK_MAX, Unlinked,
+};
 use crate::txn::{Txn, damaged};
 
 /// What a name of a directory is.
@@ -31,7 +34,7 @@ pub(crate) fn named(txn: &Txn<'_>, ino: Ino) -> Result<Inode, MetaError> {
 /// A directory that still has a name, so that names may be added to it.
 pub(crate) fn living_directory(txn: &Txn<'_>, ino: Ino) -> Result<Inode, MetaError> {
     let dir = txn.directory(ino)?;
-    if dir.attr.nlink == 0 { Err(MetaError::NotFound) } else { Ok(dir) }
+    if dir.has_name() { Ok(dir) } else { Err(MetaError::NotFound) }
 }
 
 /// Creates an inode, of this number, with a name.
@@ -124,7 +127,7 @@ fn new_inode(
         btime: now,
     };
     let parent = if is_dir { dir.attr.ino } else { Ino(0) };
-    Ok(Inode { attr, xattrs: 0, parent, orphan_of: None })
+    Ok(Inode { attr, xattrs: 0, parent, orphan_of: None, in_trash: false })
 }
 
 /// Another name for an inode that is no directory.
@@ -141,7 +144,7 @@ pub(crate) fn link(
         return Err(MetaError::NotPermitted);
     }
     let mut dir = living_directory(txn, parent)?;
-    if inode.attr.nlink == 0 {
+    if !inode.has_name() {
         return Err(MetaError::NotFound);
     }
     if txn.entry(parent, name)?.is_some() {
@@ -170,7 +173,7 @@ pub(crate) fn unlink(txn: &mut Txn<'_>, parent: Ino, name: &[u8]) -> Result<Unli
     if inode.is_dir() {
         return Err(MetaError::IsDirectory);
     }
-    take_away(txn, dir, name, inode)
+    take_away(txn, dir, name, inode, Fate::Gone)
 }
 
 /// Takes an empty directory away.
@@ -190,14 +193,16 @@ pub(crate) fn rmdir(txn: &mut Txn<'_>, parent: Ino, name: &[u8]) -> Result<Unlin
     if inode.attr.size > 0 {
         return Err(MetaError::NotEmpty);
     }
-    take_away(txn, dir, name, inode)
+    take_away(txn, dir, name, inode, Fate::Gone)
 }
 
-fn take_away(
+/// Takes a name away from what it named.
+pub(super) fn take_away(
     txn: &mut Txn<'_>,
     mut dir: Inode,
     name: &[u8],
     mut inode: Inode,
+    fate: Fate,
 ) -> Result<Unlinked, MetaError> {
     txn.remove_entry(dir.attr.ino, name)?;
     dir.attr.size = dir.attr.size.checked_sub(1).ok_or_else(|| damaged("a directory's count"))?;
@@ -206,22 +211,7 @@ fn take_away(
     }
     dir.touch_content(txn.now());
     txn.put_inode(&dir);
-    Ok(drop_name(txn, &mut inode))
-}
-
-/// An inode loses a name; with the last one (a directory has but one) it becomes an orphan.
-pub(crate) fn drop_name(txn: &mut Txn<'_>, inode: &mut Inode) -> Unlinked {
-    let attr = &mut inode.attr;
-    attr.nlink = if attr.kind == Kind::Directory { 0 } else { attr.nlink.saturating_sub(1) };
-    attr.ctime = txn.now();
-    let orphan = attr.nlink == 0;
-    let ino = attr.ino;
-    if orphan {
-        inode.orphan_of = Some(txn.session());
-        txn.put(key::orphan::key(txn.session(), ino), &[]);
-    }
-    txn.put_inode(inode);
-    Unlinked { ino, orphan }
+    lose_name(txn, &mut inode, (dir.attr.ino, name), fate)
 }
 
 /// The target of a symbolic link.

@@ -1,20 +1,22 @@
 //! rename(2): moves a name, replaces a target or swaps both; may leave a whiteout.
 
-use super::names::{add_inode, drop_name, living_directory, named};
+use super::last_name::lose_name;
+use super::names::{add_inode, living_directory, named};
 use crate::key;
 use crate::record::inode::Inode;
 use crate::rules::name::Name;
-use crate::store::{Caller, Ino, Kind, MetaError, NewNode, ROOT, RenameMode, Unlinked};
+use crate::store::{Caller, Fate, Ino, Kind, MetaError, NewNode, ROOT, RenameMode, Unlinked};
 use crate::txn::{Txn, damaged};
 
 /// Moves a name; answers what the target named before, if it was replaced. `whiteout` is the number of the one
-/// that it leaves.
+/// that it leaves, `fate` what becomes of what was replaced.
 pub(crate) fn rename(
     txn: &mut Txn<'_>,
     from: (Ino, &[u8]),
     to: (Ino, &[u8]),
     mode: RenameMode,
     whiteout: Ino,
+    fate: Fate,
 ) -> Result<Option<Unlinked>, MetaError> {
     let dots = MetaError::Invalid("a directory cannot be moved under this name");
     let from_name = Name::entry(from.1, dots.clone())?;
@@ -51,7 +53,7 @@ pub(crate) fn rename(
             return Ok(None);
         }
     }
-    let ends = Ends { from: (from.0, from_name), to: (to.0, to_name) };
+    let ends = Ends { from: (from.0, from_name), to: (to.0, to_name), fate };
     match (mode, target) {
         (RenameMode::Exchange, Some(target)) => exchange(txn, &ends, source, target).map(|()| None),
         (RenameMode::Whiteout { owner, .. }, target) => {
@@ -61,10 +63,12 @@ pub(crate) fn rename(
     }
 }
 
-/// Both names.
+/// Both names, and what one loses.
 struct Ends<'a> {
     from: (Ino, &'a [u8]),
     to: (Ino, &'a [u8]),
+    /// What becomes of what was replaced.
+    fate: Fate,
 }
 
 /// Refuses to put a directory somewhere below itself.
@@ -124,7 +128,7 @@ fn replace(
             if target.is_dir() {
                 change_to.subdirs -= 1;
             }
-            Some(drop_name(txn, &mut target))
+            Some(lose_name(txn, &mut target, to, ends.fate)?)
         }
         None => {
             txn.add_entry(to.0, to.1, source.attr.ino)?;

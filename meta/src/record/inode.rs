@@ -20,8 +20,8 @@
 //! 68      8     seconds of btime
 //! 76      8     size       directories: number of entries
 //! 84      8     stored     bytes of its extents
-//! 92      8     parent     of a directory; the root is its own
-//! 100     8     session    in which it became an orphan; 0: it has a name
+//! 92      8     parent     of a directory; the root is its own. Of what is in the trash, the directory it was in
+//! 100     8     session    in which it became an orphan; 0: it has a name; 2^64 - 1: it is in the trash
 //! ```
 
 use proto::id::SessionId;
@@ -32,6 +32,8 @@ use crate::store::{Attr, Ino, Kind, Time};
 
 /// Bytes of a record.
 pub(crate) const LEN: usize = 108;
+/// In the place of a session: it is in the trash.
+const IN_TRASH: u64 = u64::MAX;
 /// What stat(2) says of a directory's size.
 const DIRECTORY_SIZE: u64 = 4096;
 
@@ -42,19 +44,27 @@ pub(crate) struct Inode {
     pub(crate) attr: Attr,
     /// Extended attributes it has.
     pub(crate) xattrs: u32,
-    /// Where a directory is; the root is its own parent. 0 for others.
+    /// Where a directory is; the root is its own parent. Where what is in the trash was. 0 for others.
     pub(crate) parent: Ino,
     /// The session in which it lost its last name.
     pub(crate) orphan_of: Option<SessionId>,
+    /// It is in the trash: its record there counts as its last name, and nobody else sees it as one.
+    pub(crate) in_trash: bool,
 }
 
 impl Inode {
-    /// What stat(2) tells.
+    /// What stat(2) tells. What is in the trash has been deleted, as far as anybody can tell who still has it open.
     pub(crate) fn stat(&self) -> Attr {
+        let nlink = if self.in_trash { 0 } else { self.attr.nlink };
         match self.attr.kind {
-            Kind::Directory => Attr { size: DIRECTORY_SIZE, ..self.attr },
-            _ => self.attr,
+            Kind::Directory => Attr { size: DIRECTORY_SIZE, nlink, ..self.attr },
+            _ => Attr { nlink, ..self.attr },
         }
+    }
+
+    /// Has it a name, so that it can get another, or a directory entries?
+    pub(crate) fn has_name(&self) -> bool {
+        self.attr.nlink > 0 && !self.in_trash
     }
 
     /// Is it a directory?
@@ -142,8 +152,15 @@ impl Inode {
             size: a.size.into(),
             stored: a.stored.into(),
             parent: self.parent.0.into(),
-            session: self.orphan_of.map_or(0, |s| s.0).into(),
+            session: self.session().into(),
         })
+    }
+
+    fn session(&self) -> u64 {
+        match self.in_trash {
+            true => IN_TRASH,
+            false => self.orphan_of.map_or(0, |session| session.0),
+        }
     }
 
     /// The inode with this number; `None` if the value makes no sense.
@@ -173,7 +190,8 @@ impl Inode {
             attr,
             xattrs: t.xattrs.get(),
             parent: Ino(t.parent.get()),
-            orphan_of: (session != 0).then_some(SessionId(session)),
+            orphan_of: (![0, IN_TRASH].contains(&session)).then_some(SessionId(session)),
+            in_trash: session == IN_TRASH,
         })
     }
 }
@@ -186,7 +204,8 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_read_back(
-            ino: u64, kind in 0u8..7, n: [u32; 6], times: [(i64, u32); 4], wide: [u64; 3], session: u64,
+            ino: u64, kind in 0u8..7, n: [u32; 6], times: [(i64, u32); 4], wide: [u64; 3],
+            session in 0..u64::MAX, in_trash: bool,
         ) {
             let time = |i: usize| Time { secs: times[i].0, nanos: times[i].1 % 1_000_000_000 };
             let attr = Attr {
@@ -196,7 +215,7 @@ mod tests {
             };
             let inode = Inode {
                 attr, xattrs: n[5], parent: Ino(wide[2]),
-                orphan_of: (session != 0).then_some(SessionId(session)),
+                orphan_of: (session != 0 && !in_trash).then_some(SessionId(session)), in_trash,
             };
             prop_assert_eq!(Inode::decode(Ino(ino), &inode.encode()), Some(inode));
         }

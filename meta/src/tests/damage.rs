@@ -128,7 +128,13 @@ fn what_lost_its_name_is_found_again() {
     assert_eq!(wait(meta.lookup(home.ino, &named(file))).unwrap().ino, file);
     assert_eq!(wait(meta.lookup(home.ino, &named(dir))).unwrap().ino, dir);
     assert_eq!(wait(meta.lookup(dir, b"inner")).unwrap().ino, inner);
-    wait(meta.rename((home.ino, &named(dir)), (ROOT, b"d"), crate::RenameMode::Replace)).unwrap();
+    wait(meta.rename(
+        (home.ino, &named(dir)),
+        (ROOT, b"d"),
+        crate::RenameMode::Replace,
+        crate::Fate::Gone,
+    ))
+    .unwrap();
     super::assert_clean(&meta);
 }
 

@@ -90,7 +90,13 @@ fn work(meta: &Session, dir: Ino, number: u64) {
     }
     wait(meta.allocate(other, 0..9000, true)).unwrap();
     wait(meta.truncate(file, 100)).unwrap();
-    wait(meta.rename((dir, b"other"), (dir, b"file"), crate::RenameMode::Replace)).unwrap();
+    wait(meta.rename(
+        (dir, b"other"),
+        (dir, b"file"),
+        crate::RenameMode::Replace,
+        crate::Fate::Gone,
+    ))
+    .unwrap();
     wait(meta.reap(&[file])).unwrap();
     wait(meta.unlink(dir, b"file")).unwrap();
     wait(meta.reap(&[other])).unwrap();

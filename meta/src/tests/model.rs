@@ -18,8 +18,8 @@ use crate::key::volume::VolumeRecord;
 use crate::rules::extent;
 use crate::rules::name::{self, Hasher};
 use crate::store::{
-    Extent, FileUpdate, Ino, Kind, MetaError, MetaStore, NewNode, Place, ROOT, Relocation,
-    RenameMode, Replaces, Unlinked,
+    Extent, Fate, FileUpdate, Ino, Kind, MetaError, MetaStore, NewNode, Place, ROOT, Relocation,
+    RenameMode, Replaces, Takes, Time, Unlinked,
 };
 use crate::testing::MemoryStore;
 use crate::volume::session::Session;
@@ -41,6 +41,16 @@ struct Node {
     size: u64,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     orphan_of: Option<u64>,
+    trashed: Option<Trashed>,
+}
+
+/// Where something in the trash was, who deleted it, and whether somebody wants it gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trashed {
+    dir: Ino,
+    name: Vec<u8>,
+    by: u32,
+    given_up: bool,
 }
 
 impl Node {
@@ -54,7 +64,12 @@ impl Node {
             size: 0,
             xattrs: BTreeMap::new(),
             orphan_of: None,
+            trashed: None,
         }
+    }
+
+    fn has_name(&self) -> bool {
+        self.names > 0 && self.trashed.is_none()
     }
 
     fn is_dir(&self) -> bool {
@@ -77,7 +92,7 @@ impl Model {
 
     fn living(&self, ino: Ino) -> Result<&Node, MetaError> {
         let node = self.dir(ino)?;
-        if node.names == 0 { Err(MetaError::NotFound) } else { Ok(node) }
+        if node.has_name() { Ok(node) } else { Err(MetaError::NotFound) }
     }
 
     fn file(&mut self, ino: Ino) -> Result<&mut Node, MetaError> {
@@ -117,6 +132,7 @@ impl Model {
         dir: Ino,
         name: &[u8],
         replaces: Replaces,
+        fate: Fate,
     ) -> Result<Option<Unlinked>, MetaError> {
         let node = self.nodes.get(&ino).ok_or(MetaError::NotFound)?;
         self.living(dir)?;
@@ -139,7 +155,7 @@ impl Model {
         self.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), ino);
         let node = self.nodes.get_mut(&ino).unwrap();
         (node.names, node.orphan_of) = (1, None);
-        Ok(before.map(|before| self.drop_name(before)))
+        Ok(before.map(|before| self.drop_name(before, (dir, name), fate)))
     }
 
     fn link(&mut self, ino: Ino, dir: Ino, name: &[u8]) -> Result<(), MetaError> {
@@ -148,7 +164,7 @@ impl Model {
             return Err(MetaError::NotPermitted);
         }
         let parent = self.living(dir)?;
-        if node.names == 0 {
+        if !node.has_name() {
             return Err(MetaError::NotFound);
         }
         if parent.entries.contains_key(name) {
@@ -159,9 +175,22 @@ impl Model {
         Ok(())
     }
 
-    fn drop_name(&mut self, ino: Ino) -> Unlinked {
-        let session = self.session;
+    /// Is something in the trash that was in there?
+    fn held(&self, dir: Ino) -> bool {
+        self.nodes.values().any(|node| node.trashed.as_ref().is_some_and(|was| was.dir == dir))
+    }
+
+    fn drop_name(&mut self, ino: Ino, (dir, name): (Ino, &[u8]), fate: Fate) -> Unlinked {
+        let (session, keeps) = (self.session, self.nodes[&ino].is_dir() && self.held(ino));
         let node = self.nodes.get_mut(&ino).unwrap();
+        let by = match fate {
+            Fate::Trash { by } => Some(by),
+            Fate::Gone => keeps.then_some(ADMIN.uid),
+        };
+        if let Some(by) = by.filter(|_| node.names == 1) {
+            node.trashed = Some(Trashed { dir, name: name.to_vec(), by, given_up: false });
+            return Unlinked { ino, orphan: false };
+        }
         node.names -= 1;
         if node.names == 0 {
             node.orphan_of = Some(session);
@@ -179,7 +208,72 @@ impl Model {
             _ => {}
         }
         self.nodes.get_mut(&dir).unwrap().entries.remove(name);
-        Ok(self.drop_name(ino))
+        Ok(self.drop_name(ino, (dir, name), Fate::Gone))
+    }
+
+    fn discard(
+        &mut self,
+        dir: Ino,
+        name: &[u8],
+        takes: Takes,
+        by: u32,
+    ) -> Result<Unlinked, MetaError> {
+        let ino = self.entry(dir, name)?;
+        let node = &self.nodes[&ino];
+        match (takes, node.is_dir()) {
+            (Takes::NoDirectory, true) => return Err(MetaError::IsDirectory),
+            (Takes::EmptyDirectory, false) => return Err(MetaError::NotDirectory),
+            (Takes::EmptyDirectory, true) if !node.entries.is_empty() => {
+                return Err(MetaError::NotEmpty);
+            }
+            (Takes::Only(only), _) if only != ino => return Err(MetaError::Exists),
+            _ => {}
+        }
+        self.nodes.get_mut(&dir).unwrap().entries.remove(name);
+        Ok(self.drop_name(ino, (dir, name), Fate::Trash { by }))
+    }
+
+    fn trashed(&self, ino: Ino) -> Result<&Trashed, MetaError> {
+        self.nodes.get(&ino).and_then(|node| node.trashed.as_ref()).ok_or(MetaError::NotFound)
+    }
+
+    fn restore(
+        &mut self,
+        ino: Ino,
+        (dir, name): (Ino, &[u8]),
+        replaces: bool,
+        by: u32,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        if self.trashed(ino)?.given_up {
+            return Err(MetaError::NotFound);
+        }
+        self.living(dir)?;
+        let mut at = dir;
+        while at != ROOT {
+            if !self.nodes[&at].has_name() {
+                return Err(MetaError::NotFound);
+            }
+            at = self.nodes[&at].parent;
+        }
+        let before = self.entry(dir, name).ok();
+        if before.is_some() && !replaces {
+            return Err(MetaError::Exists);
+        }
+        let gone = before.map(|before| self.drop_name(before, (dir, name), Fate::Trash { by }));
+        self.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), ino);
+        let node = self.nodes.get_mut(&ino).unwrap();
+        (node.parent, node.trashed) = (dir, None);
+        Ok(gone)
+    }
+
+    fn delete(&mut self, ino: Ino) -> Result<Unlinked, MetaError> {
+        let was = self.trashed(ino)?.clone();
+        let node = &self.nodes[&ino];
+        if node.is_dir() && (!node.entries.is_empty() || self.held(ino)) {
+            return Err(MetaError::NotEmpty);
+        }
+        self.nodes.get_mut(&ino).unwrap().trashed = None;
+        Ok(self.drop_name(ino, (was.dir, &was.name), Fate::Gone))
     }
 
     /// Is `ino` at `below` or above it?
@@ -200,6 +294,7 @@ impl Model {
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
+        fate: Fate,
     ) -> Result<Option<Unlinked>, MetaError> {
         const LOOP: MetaError = MetaError::Invalid("a directory cannot be moved into itself");
         self.dir(from.0)?;
@@ -244,7 +339,7 @@ impl Model {
                 put(self, from, target);
                 Ok(None)
             }
-            Some(target) => Ok(Some(self.drop_name(target))),
+            Some(target) => Ok(Some(self.drop_name(target, to, fate))),
             None => Ok(None),
         }
     }
@@ -319,6 +414,10 @@ struct World {
 
 /// Raw numbers that an operation is made of, so that cases shrink well.
 type Raw = [u16; 6];
+
+fn fate(n: u16) -> Fate {
+    if n.is_multiple_of(2) { Fate::Gone } else { Fate::Trash { by: u32::from(n % 3) } }
+}
 
 fn name(n: u16) -> Vec<u8> {
     format!("n{}", n % 5).into_bytes()
@@ -406,15 +505,20 @@ impl World {
         if self.model.entry(dir, name).is_err() {
             let attr = wait(self.meta().lookup(dir, name)).unwrap();
             assert_eq!((attr.kind, attr.rdev, attr.mode), (Kind::CharDevice, 0, 0));
-            self.model.create(dir, name, attr.kind, attr.ino).unwrap();
+            // Also in a directory that is in the trash, out of which somebody moves something.
+            self.model.nodes.get_mut(&dir).unwrap().entries.insert(name.to_vec(), attr.ino);
+            self.model.nodes.insert(attr.ino, Node::new(attr.kind, dir));
         }
     }
 
     fn step(&mut self, [op, a, b, c, d, e]: Raw) {
-        match op % 22 {
+        match op % 26 {
             0..3 => self.create(a, b, c),
             20 => self.create_nameless(a),
             21 => self.place([a, b, c, d, e]),
+            22 | 23 => self.discard(a, b, c, d),
+            24 => self.restore([a, b, c, d, e]),
+            25 => self.delete(a, b),
             3 => {
                 let (ino, dir, name) = (self.any(a), self.dir(b), name(c));
                 let found = wait(self.meta().link(ino, dir, &name)).map(drop);
@@ -441,8 +545,10 @@ impl World {
                     RenameMode::Whiteout { replace: false, owner: ADMIN },
                 ];
                 let mode = modes[usize::from(e) % modes.len()];
-                let found = wait(self.meta().rename(from, to, mode));
-                assert_eq!(found, self.model.rename(from, to, mode), "{from:?} {to:?} {mode:?}");
+                let fate = fate(e / 5);
+                let found = wait(self.meta().rename(from, to, mode, fate));
+                let expected = self.model.rename(from, to, mode, fate);
+                assert_eq!(found, expected, "{from:?} {to:?} {mode:?} {fate:?}");
                 if found.is_ok() && matches!(mode, RenameMode::Whiteout { .. }) {
                     self.whiteout(from);
                 }
@@ -500,8 +606,57 @@ impl World {
             2 => Replaces::Only(self.any(e)),
             _ => Replaces::Anything,
         };
-        let found = wait(self.meta().place(ino, dir, &name, replaces));
-        assert_eq!(found, self.model.place(ino, dir, &name, replaces), "{ino:?} {dir:?} {name:?}");
+        let fate = fate(e);
+        let found = wait(self.meta().place(ino, dir, &name, replaces, fate));
+        let expected = self.model.place(ino, dir, &name, replaces, fate);
+        assert_eq!(found, expected, "{ino:?} {dir:?} {name:?}");
+    }
+
+    fn discard(&mut self, a: u16, b: u16, c: u16, d: u16) {
+        let (dir, name, by) = (self.dir(a), name(b), u32::from(d % 3));
+        let takes = match c % 5 {
+            0 => Takes::NoDirectory,
+            1 => Takes::EmptyDirectory,
+            2 => Takes::Only(self.any(d)),
+            _ => Takes::Only(self.model.entry(dir, &name).unwrap_or(ROOT)),
+        };
+        let found = wait(self.meta().discard(dir, &name, takes, by));
+        let expected = self.model.discard(dir, &name, takes, by);
+        assert_eq!(found, expected, "{dir:?} {name:?} {takes:?}");
+    }
+
+    /// Mostly something in the trash.
+    fn in_trash(&self, n: u16) -> Ino {
+        let trashed = |(ino, node): (&Ino, &Node)| node.trashed.as_ref().map(|_| *ino);
+        let all: Vec<_> = self.model.nodes.iter().filter_map(trashed).collect();
+        match all.get(usize::from(n / 16) % all.len().max(1)) {
+            Some(ino) if !n.is_multiple_of(16) => *ino,
+            _ => self.any(n / 16),
+        }
+    }
+
+    fn restore(&mut self, [a, b, c, d, e]: [u16; 5]) {
+        let ino = self.in_trash(a);
+        let was = self.model.trashed(ino).cloned();
+        let to = match (was, b % 2) {
+            (Ok(was), 0) => (was.dir, was.name),
+            _ => (self.dir(c), name(d)),
+        };
+        let (to, replaces, by) = ((to.0, &to.1[..]), e.is_multiple_of(2), u32::from(e % 3));
+        let found = wait(self.meta().restore(ino, to, replaces, by));
+        assert_eq!(found, self.model.restore(ino, to, replaces, by), "{ino:?} {to:?} {replaces}");
+    }
+
+    fn delete(&mut self, a: u16, b: u16) {
+        let ino = self.in_trash(a);
+        if b.is_multiple_of(2) {
+            let found = wait(self.meta().delete_trash(ino));
+            return assert_eq!(found, self.model.delete(ino), "{ino:?}");
+        }
+        assert_eq!(wait(self.meta().give_up_trash(&[ino])), Ok(()));
+        if let Some(was) = self.model.nodes.get_mut(&ino).and_then(|node| node.trashed.as_mut()) {
+            was.given_up = true;
+        }
     }
 
     fn commit(&mut self, [a, b, c, d, e]: [u16; 5]) {
@@ -708,11 +863,50 @@ impl World {
                 _ => assert_eq!((attr.rdev, attr.mode), (0, 0)),
             }
         }
+        self.compare_trash();
         let records = wait(meta.blobs(None, usize::MAX)).unwrap();
         let found: Vec<_> = records.iter().map(|r| (r.id.sequence(), r.live)).collect();
         let expected = self.model.blobs.iter().map(|s| (*s, self.model.live(*s)));
         assert_eq!(found, expected.collect::<Vec<_>>());
         self.compare_references(records.iter().map(|record| record.id));
+    }
+
+    /// What is in the trash is found by its time, from either end and in pages, and by where it was.
+    fn compare_trash(&self) {
+        let meta = self.meta();
+        let trashed = self.model.nodes.iter().filter_map(|(ino, node)| {
+            let Trashed { dir, name, by, given_up } = node.trashed.clone()?;
+            Some((*ino, (dir, name, by, given_up)))
+        });
+        let all: BTreeMap<_, _> = trashed.collect();
+        let mut left = all.clone();
+        let (mut before, mut after) = (None, None);
+        loop {
+            let page = wait(meta.newest_trash(before, 2)).unwrap();
+            let Some(last) = page.last() else { break };
+            before = Some((last.when, last.attr.ino));
+            for one in page {
+                assert_eq!(wait(meta.trashed(one.attr.ino)), Ok(one.clone()));
+                let expected = left.remove(&one.attr.ino);
+                assert_eq!(expected, Some((one.dir, one.name, one.by, false)), "listed twice?");
+            }
+        }
+        assert!(left.values().all(|(.., given_up)| *given_up), "{left:?}");
+        let mut found = BTreeSet::new();
+        loop {
+            let page =
+                wait(meta.oldest_trash(Time { secs: i64::MAX, nanos: 0 }, after, 3)).unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some((last.when, last.attr.ino));
+            assert!(page.iter().all(|one| found.insert(one.attr.ino)), "listed twice");
+        }
+        assert_eq!(found, all.keys().copied().collect());
+        for dir in self.model.nodes.keys() {
+            let found = wait(meta.trash_of(*dir, None, usize::MAX)).unwrap();
+            let found: Vec<_> = found.iter().map(|one| one.attr.ino).collect();
+            let was_there = all.iter().filter(|(_, (was, ..))| was == dir);
+            assert_eq!(found, was_there.map(|(ino, _)| *ino).collect::<Vec<_>>());
+        }
     }
 
     /// Blobs lead to the extents that lie in them, and to no others.
@@ -745,7 +939,7 @@ impl World {
 
     fn compare_directory(&self, ino: Ino, node: &Node) {
         let subdirs = node.entries.values().filter(|e| self.model.nodes[e].is_dir()).count() as u32;
-        let nlink = if node.names == 0 { 0 } else { 2 + subdirs };
+        let nlink = if node.has_name() { 2 + subdirs } else { 0 };
         assert_eq!(wait(self.meta().getattr(ino)).unwrap().nlink, nlink);
         let (mut cookie, mut found) = (0, BTreeMap::new());
         loop {
@@ -768,7 +962,8 @@ impl World {
 
     fn compare_file(&self, ino: Ino, node: &Node) {
         let attr = wait(self.meta().getattr(ino)).unwrap();
-        assert_eq!((attr.size, attr.nlink), (node.size, node.names));
+        let names = if node.has_name() { node.names } else { 0 };
+        assert_eq!((attr.size, attr.nlink), (node.size, names));
         let map = wait(self.meta().extents(ino, 0..u64::MAX, usize::MAX)).unwrap();
         let cell = |at: u64| {
             map.iter()

@@ -17,8 +17,8 @@ use crate::key::counters::Counters;
 use crate::missing::Missing;
 use crate::rules::name;
 use crate::store::{
-    Extent, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation, RenameMode,
-    Time,
+    Extent, Fate, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation,
+    RenameMode, Time,
 };
 use crate::volume::session::Session;
 
@@ -164,7 +164,7 @@ fn what_is_named_is_fetched_in_one_round() {
     site.rounds("create", 1, new);
     site.rounds("link", 1, meta.link(files[0], there, b"link"));
     site.rounds("unlink: the name, then what it names", 2, meta.unlink(here, b"new"));
-    let rename = meta.rename((here, b"file1"), (there, b"target"), RenameMode::Replace);
+    let rename = meta.rename((here, b"file1"), (there, b"target"), RenameMode::Replace, Fate::Gone);
     site.rounds("rename over a name: the names, then what they name", 2, rename);
     let reads: Vec<_> = files.iter().map(|ino| (*ino, Time::default())).collect();
     site.rounds("access times", 1, meta.accessed(&reads));

@@ -5,8 +5,8 @@ use proto::id::BlobId;
 use super::{ADMIN, assert_clean, blob, crash, volume, wait, weak_hash};
 use crate::rules::name;
 use crate::store::{
-    Attr, Caller, Extent, FILE_MAX, FileUpdate, Ino, Kind, LINK_MAX, MetaError, MetaStore, NewNode,
-    Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_COUNT_MAX, XATTR_VALUE_MAX,
+    Attr, Caller, Extent, FILE_MAX, Fate, FileUpdate, Ino, Kind, LINK_MAX, MetaError, MetaStore,
+    NewNode, Place, ROOT, RenameMode, SYMLINK_MAX, SetAttr, Time, XATTR_COUNT_MAX, XATTR_VALUE_MAX,
 };
 use crate::volume::session::Session;
 
@@ -60,7 +60,7 @@ fn names_that_cannot_be() {
     assert!(matches!(wait(meta.rmdir(ROOT, b".")), Err(MetaError::Invalid(_))));
     assert_eq!(wait(meta.rmdir(ROOT, b"..")), Err(MetaError::NotEmpty));
     let to = (ROOT, &b"b"[..]);
-    let dots = wait(meta.rename((ROOT, b"."), to, RenameMode::Replace));
+    let dots = wait(meta.rename((ROOT, b"."), to, RenameMode::Replace, Fate::Gone));
     assert!(matches!(dots, Err(MetaError::Invalid(_))));
     assert_clean(&meta);
 }
@@ -110,7 +110,7 @@ fn times_follow_what_changed() {
     let (y, n) = (true, false);
     let set = |set: SetAttr| assert!(wait(meta.setattr(file, set)).is_ok());
     let rename = |from: &[u8], to: &[u8]| {
-        wait(meta.rename((dir, from), (dir, to), RenameMode::Replace)).unwrap();
+        wait(meta.rename((dir, from), (dir, to), RenameMode::Replace, Fate::Gone)).unwrap();
     };
     moved("lookup", &|| assert!(wait(meta.lookup(dir, b"f")).is_ok()), [n, n, n, n]);
     moved("link", &|| assert!(wait(meta.link(file, dir, b"g")).is_ok()), [y, y, n, y]);

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use proto::guard::caught;
@@ -64,6 +65,7 @@ pub struct Volume {
     changing: tokio::sync::Mutex<()>,
     /// Of the hashes of names.
     seed: u64,
+    trash_days: AtomicU16,
     seams: Seams,
     alive: Mutex<BTreeSet<SessionId>>,
     /// `None`: it has no journal, is only looked at, or was closed.
@@ -107,10 +109,11 @@ impl Volume {
         lead: Option<Lead>,
         lies_in: Vec<BlobId>,
     ) -> Self {
-        let VolumeRecord { info, seed } = record;
+        let VolumeRecord { info, seed, trash_days } = record;
         let (alive, lead) = (Mutex::default(), Mutex::new(lead));
         let (info, changing) = (RwLock::new(info), tokio::sync::Mutex::default());
-        Self { kv, info, changing, seed, seams, alive, lead, lies_in }
+        let trash_days = AtomicU16::new(trash_days);
+        Self { kv, info, changing, seed, trash_days, seams, alive, lead, lies_in }
     }
 
     /// The blobs that its metadata are in: entries of the journal, the manifest and the chunks of the snapshot. Of a volume
@@ -132,15 +135,35 @@ impl Volume {
         let _alone = self.changing.lock().await;
         let mut info = self.info();
         info.rules = info.rules.with_min_spare(min_spare);
-        let value = VolumeRecord { info: info.clone(), seed: self.seed }.encode();
+        self.put_record(info.clone(), self.trash_days()).await?;
+        *self.info.write() = info;
+        Ok(())
+    }
+
+    /// Days that what is deleted stays in the trash; 0: it goes at once.
+    pub fn trash_days(&self) -> u16 {
+        self.trash_days.load(Ordering::Relaxed)
+    }
+
+    /// Changes that. Durable when this returns.
+    ///
+    /// # Errors
+    /// When the engine fails: then it may be changed at the next mount, and is not here.
+    pub async fn set_trash_days(&self, days: u16) -> Result<(), MetaError> {
+        let _alone = self.changing.lock().await;
+        self.put_record(self.info(), days).await?;
+        self.trash_days.store(days, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn put_record(&self, info: VolumeInfo, trash_days: u16) -> Result<(), MetaError> {
+        let value = VolumeRecord { info, seed: self.seed, trash_days }.encode();
         self.write(SessionId(0), |txn| {
             txn.put(key::volume::key(), &value);
             Ok(())
         })
         .await?;
-        self.kv.sync().await?;
-        *self.info.write() = info;
-        Ok(())
+        self.kv.sync().await
     }
 
     /// Once an entry of this leader is in the store, no older leader's can count any more.

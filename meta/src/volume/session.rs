@@ -22,12 +22,12 @@ use crate::engine::{Value, View};
 use crate::key;
 use crate::ops::{
     Step, accounts, acl, attr, blobs, content, list, nameless, names, orphans, rename, sessions,
-    xattr,
+    trash, xattr,
 };
 use crate::store::{
-    Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, FileUpdate, Ino, JournalStatus,
-    MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces, SetAttr, Time, Unlinked,
-    Usage, VolumeInfo,
+    Above, Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, Fate, FileUpdate, Ino,
+    JournalStatus, MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces, SetAttr, Takes,
+    Time, Trashed, Unlinked, Usage, VolumeInfo,
 };
 use crate::txn::Txn;
 use crate::volume::opened::Volume;
@@ -164,6 +164,14 @@ impl MetaStore for Session {
         self.volume.set_min_spare(min_spare).await
     }
 
+    fn trash_days(&self) -> u16 {
+        self.volume.trash_days()
+    }
+
+    async fn set_trash_days(&self, days: u16) -> Result<(), MetaError> {
+        self.volume.set_trash_days(days).await
+    }
+
     fn session(&self) -> SessionId {
         self.id
     }
@@ -216,8 +224,9 @@ impl MetaStore for Session {
         parent: Ino,
         name: &[u8],
         replaces: Replaces,
+        fate: Fate,
     ) -> Result<Option<Unlinked>, MetaError> {
-        self.grow(|txn| nameless::place(txn, ino, parent, name, replaces)).await
+        self.grow(|txn| nameless::place(txn, ino, parent, name, replaces, fate)).await
     }
 
     async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
@@ -237,12 +246,13 @@ impl MetaStore for Session {
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
+        fate: Fate,
     ) -> Result<Option<Unlinked>, MetaError> {
         let whiteout = match mode {
             RenameMode::Whiteout { .. } => self.new_ino().await?,
             _ => Ino(0),
         };
-        self.write(|txn| rename::rename(txn, from, to, mode, whiteout)).await
+        self.write(|txn| rename::rename(txn, from, to, mode, whiteout, fate)).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, MetaError> {
@@ -482,6 +492,76 @@ impl MetaStore for Session {
 
     async fn sync(&self) -> Result<(), MetaError> {
         self.volume.kv.sync().await
+    }
+
+    async fn discard(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        takes: Takes,
+        by: u32,
+    ) -> Result<Unlinked, MetaError> {
+        // Also where there is no room: whoever has little deletes, and empties the trash next.
+        self.write(|txn| trash::discard(txn, parent, name, takes, by)).await
+    }
+
+    async fn trashed(&self, ino: Ino) -> Result<Trashed, MetaError> {
+        self.read(|txn| trash::one(txn, ino)).await
+    }
+
+    async fn newest_trash(
+        &self,
+        before: Option<(Time, Ino)>,
+        limit: usize,
+    ) -> Result<Vec<Trashed>, MetaError> {
+        self.read(|txn| trash::newest(txn, before, limit)).await
+    }
+
+    async fn oldest_trash(
+        &self,
+        until: Time,
+        after: Option<(Time, Ino)>,
+        limit: usize,
+    ) -> Result<Vec<Trashed>, MetaError> {
+        self.read(|txn| trash::oldest(txn, until, after, limit)).await
+    }
+
+    async fn trash_of(
+        &self,
+        dir: Ino,
+        after: Option<Ino>,
+        limit: usize,
+    ) -> Result<Vec<Trashed>, MetaError> {
+        self.read(|txn| trash::of(txn, dir, after, limit)).await
+    }
+
+    async fn above(&self, dir: Ino) -> Result<Above, MetaError> {
+        let mut cookie = 0;
+        loop {
+            match self.read(|txn| trash::above(txn, dir, cookie)).await? {
+                Ok(above) => return Ok(above),
+                Err(next) => cookie = next,
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn restore(
+        &self,
+        ino: Ino,
+        to: (Ino, &[u8]),
+        replaces: bool,
+        by: u32,
+    ) -> Result<Option<Unlinked>, MetaError> {
+        self.grow(|txn| trash::restore(txn, ino, to, replaces, by)).await
+    }
+
+    async fn give_up_trash(&self, inos: &[Ino]) -> Result<(), MetaError> {
+        self.write(|txn| trash::give_up(txn, inos)).await
+    }
+
+    async fn delete_trash(&self, ino: Ino) -> Result<Unlinked, MetaError> {
+        self.write(|txn| trash::delete(txn, ino)).await
     }
 
     async fn account(&self, kind: AccountKind, name: &str) -> Result<Option<Account>, MetaError> {

@@ -1,0 +1,318 @@
+//! The trash of the volume, as far as it concerns what is deleted here and how it ends.
+//!
+//! Where the volume says so ([`MetaStore::trash_days`]), whatever anybody deletes goes there, and is deleted for good when it has
+//! been there for so many days; else only what is put there on purpose does, and stays [`DAYS`]. What was deleted too long ago, or
+//! somebody wants gone, goes in the background, in small steps, and after a restart too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meta::{Fate, Ino, Kind, MetaError, Takes, Time, Trashed, Unlinked};
+
+use super::outdated::Outdated;
+use super::{Filesystem, now};
+use crate::error::FsResult;
+
+/// Days that something is kept in the trash where the volume does not say how many.
+pub const DAYS: u16 = 30;
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+/// How often it is looked for what has been there too long.
+const EVERY: Duration = Duration::from_secs(600);
+/// So much is deleted before others get their turn.
+const AT_ONCE: usize = 64;
+/// What begins so is nobody's but ours for a moment, and never goes to the trash.
+const TEMPORARY: &[u8] = b".ashlar-";
+
+impl Filesystem {
+    /// What becomes of what this user deletes under this name.
+    pub(crate) fn fate(&self, by: u32, name: &[u8]) -> Fate {
+        match self.meta.trash_days() {
+            0 => Fate::Gone,
+            _ if name.starts_with(TEMPORARY) => Fate::Gone,
+            _ => Fate::Trash { by },
+        }
+    }
+
+    /// Days that what is deleted stays in the trash. 0: only what is put there on purpose does.
+    pub fn trash_days(&self) -> u16 {
+        self.meta.trash_days()
+    }
+
+    /// Days that what is in the trash is kept.
+    pub fn kept_days(&self) -> u16 {
+        match self.meta.trash_days() {
+            0 => DAYS,
+            days => days,
+        }
+    }
+
+    /// Changes how long what is deleted stays in the trash.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub async fn set_trash_days(&self, days: u16) -> FsResult<()> {
+        self.meta.set_trash_days(days).await?;
+        self.trash_wake.notify_one();
+        Ok(())
+    }
+
+    /// Puts this inode into the trash, a directory with all that is in it, by taking its name away.
+    pub(crate) async fn discard(
+        &self,
+        by: u32,
+        parent: Ino,
+        name: &[u8],
+        which: Ino,
+    ) -> FsResult<()> {
+        self.unlinked(self.meta.discard(parent, name, Takes::Only(which), by).await?);
+        Ok(())
+    }
+
+    /// What has come back from the trash, or was given up there: whoever caches has forgotten it when this returns.
+    pub(crate) async fn came_back(&self, outdated: Vec<Outdated>, inos: &[Ino]) {
+        self.revived(inos);
+        self.trash_wake.notify_one();
+        self.outdate(outdated).await;
+    }
+
+    /// Those have come back from the trash.
+    pub(crate) fn revived(&self, inos: &[Ino]) {
+        inos.iter().for_each(|ino| self.lookup_counts.revived(*ino));
+    }
+
+    /// The kernel has taken a directory away that is in the trash.
+    pub(super) fn died(&self, gone: Unlinked) {
+        if !gone.orphan {
+            self.lookup_counts.died(gone.ino);
+        }
+    }
+
+    /// By which number the kernel is to know an inode that it is told of.
+    pub(crate) fn generation(&self, ino: Ino) -> u64 {
+        self.lookup_counts.generation(ino)
+    }
+
+    /// Somebody wants these gone, with all that is in them.
+    pub(crate) async fn give_up_trash(&self, inos: &[Ino]) -> FsResult<()> {
+        self.meta.give_up_trash(inos).await?;
+        self.trash_wake.notify_one();
+        Ok(())
+    }
+
+    pub(super) async fn empty_forever(self: Arc<Self>) {
+        loop {
+            // Woken or not: it is looked again. The first to wake it is whoever says that something may be changed.
+            let _ = tokio::time::timeout(EVERY, self.trash_wake.notified()).await;
+            if self.is_stopped() {
+                return;
+            }
+            // What may not be changed is not emptied either.
+            if !self.is_read_only() {
+                self.empty_trash(now()).await;
+            }
+        }
+    }
+
+    /// Deletes what somebody wants gone, and what has been in the trash too long at this time. What cannot be deleted stays for
+    /// the next time.
+    pub(crate) async fn empty_trash(&self, at: Time) {
+        let until = Time { secs: at.secs - i64::from(self.kept_days()) * DAY, ..at };
+        let mut after = None;
+        while !self.is_stopped() {
+            let page = match self.meta.oldest_trash(until, after, AT_ONCE).await {
+                Ok(page) if page.is_empty() => return,
+                Ok(page) => page,
+                Err(why) => return tracing::error!("the trash is not emptied for now: {why}"),
+            };
+            for one in page {
+                after = Some((one.when, one.attr.ino));
+                if let Err(why) = self.burn(&one).await {
+                    let name = String::from_utf8_lossy(&one.name);
+                    tracing::error!("{name:?} stays in the trash for now: {why}");
+                }
+            }
+        }
+    }
+
+    /// Deletes one thing in the trash, with all that is in it, and all in the trash that was.
+    async fn burn(&self, one: &Trashed) -> FsResult<()> {
+        let top = Burning { ino: one.attr.ino, named: None };
+        if one.attr.kind != Kind::Directory {
+            return self.burnt(&top).await;
+        }
+        let mut path = vec![top];
+        while let Some(at) = path.last() {
+            if self.is_stopped() {
+                return Ok(());
+            }
+            let inside = self.some_in(at.ino).await?;
+            if inside.is_empty() {
+                self.burnt(at).await?;
+                path.pop();
+                continue;
+            }
+            let (folders, others): (Vec<_>, Vec<_>) =
+                inside.into_iter().partition(|(_, kind)| *kind == Kind::Directory);
+            for (other, _) in &others {
+                self.burnt(other).await?;
+            }
+            path.extend(folders.into_iter().next().map(|(folder, _)| folder));
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Some of what is in a directory, or in the trash and was.
+    async fn some_in(&self, dir: Ino) -> FsResult<Vec<(Burning, Kind)>> {
+        let was = self.meta.trash_of(dir, None, AT_ONCE).await?;
+        let was = was.iter().map(|one| (Burning { ino: one.attr.ino, named: None }, one.attr.kind));
+        let mut all: Vec<_> = was.collect();
+        let entries = self.meta.readdir(dir, 0, AT_ONCE).await?;
+        let entries = entries.into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b".."));
+        all.extend(entries.map(|entry| {
+            let named = Some((dir, entry.name));
+            (Burning { ino: entry.attr.ino, named }, entry.attr.kind)
+        }));
+        Ok(all)
+    }
+
+    /// Deletes one thing that nothing is in.
+    async fn burnt(&self, one: &Burning) -> FsResult<()> {
+        let gone = match &one.named {
+            None => self.meta.delete_trash(one.ino).await,
+            Some((dir, name)) => match self.meta.unlink(*dir, name).await {
+                Err(MetaError::IsDirectory) => self.meta.rmdir(*dir, name).await,
+                unlinked => unlinked,
+            },
+        };
+        match gone {
+            Ok(gone) => self.unlinked(gone),
+            // Somebody was faster.
+            Err(MetaError::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Something that is being deleted.
+struct Burning {
+    ino: Ino,
+    /// Its directory and its name there; `None`: it is in the trash itself.
+    named: Option<(Ino, Vec<u8>)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use meta::{Caller, MetaStore, NewNode, ROOT, Replaces, VolumeInfo};
+    use proto::id::{ClusterId, VolumeId};
+    use proto::scheme::Scheme;
+
+    use super::*;
+    use crate::data::{Data, DataSettings};
+    use crate::testing::MemoryBlobs;
+
+    const CALLER: Caller = Caller { uid: 7, gid: 7, umask: 0 };
+
+    fn started() -> (Arc<Filesystem>, Arc<meta::Session>) {
+        let info = VolumeInfo {
+            name: "v".to_owned(),
+            id: VolumeId(1),
+            cluster: ClusterId::random(),
+            scheme: Scheme::erasure(4, 2).unwrap(),
+            rules: proxy::VolumeRules::default(),
+        };
+        let meta = meta::in_memory(&info, (0, 0, 0o755));
+        let blobs = Arc::new(MemoryBlobs::new());
+        let data = Data::start(meta.clone(), blobs.clone(), DataSettings::default());
+        (Filesystem::start(meta.clone(), data, blobs), meta)
+    }
+
+    async fn make(fs: &Filesystem, parent: Ino, name: &str, node: NewNode) -> Ino {
+        let made = fs.create(CALLER, parent, name.as_bytes(), 0o755, node).await.unwrap().ino;
+        fs.forget(made, 1);
+        made
+    }
+
+    async fn trash(meta: &meta::Session) -> BTreeSet<Ino> {
+        let all = meta.newest_trash(None, 1000).await.unwrap();
+        all.into_iter().map(|one| one.attr.ino).collect()
+    }
+
+    async fn reaped(fs: &Filesystem, meta: &meta::Session, inodes: u64) {
+        while meta.usage().await.unwrap().inodes > inodes || !fs.dead.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_goes_with_all_in_it_and_what_is_not_stays() {
+        let (fs, meta) = started();
+        let dir = make(&fs, ROOT, "dir", NewNode::Directory).await;
+        let sub = make(&fs, dir, "sub", NewNode::Directory).await;
+        for number in 0..200 {
+            make(&fs, sub, &format!("f{number}"), NewNode::File).await;
+        }
+        let was = make(&fs, sub, "was there", NewNode::File).await;
+        fs.discard(7, sub, b"was there", was).await.unwrap();
+        fs.discard(7, ROOT, b"dir", dir).await.unwrap();
+        assert_eq!(trash(&meta).await, [was, dir].into());
+        let days = |days: i64| Time { secs: now().secs + days * DAY, ..now() };
+        for (keeps, until) in [(0, 29), (3, 2)] {
+            fs.set_trash_days(keeps).await.unwrap();
+            fs.empty_trash(days(until)).await;
+            assert_eq!(trash(&meta).await, [was, dir].into(), "{keeps} {until}");
+        }
+        fs.empty_trash(days(4)).await;
+        assert_eq!(trash(&meta).await, [].into());
+        reaped(&fs, &meta, 1).await;
+        assert!(meta.opened_on().check().await.unwrap().is_clean());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_wants_gone_goes_by_itself_and_after_a_restart() {
+        let (fs, meta) = started();
+        fs.set_trash_days(5).await.unwrap();
+        make(&fs, ROOT, "one", NewNode::File).await;
+        let other = make(&fs, ROOT, "other", NewNode::File).await;
+        for name in ["one", "other"] {
+            fs.unlink(7, ROOT, name.as_bytes()).await.unwrap();
+        }
+        assert_eq!(trash(&meta).await.len(), 2);
+        // As a crash would leave it: given up, and nobody was woken.
+        meta.give_up_trash(&[other]).await.unwrap();
+        assert_eq!(trash(&meta).await.len(), 1);
+        assert_eq!(meta.usage().await.unwrap().inodes, 3);
+        fs.reads_only(true);
+        tokio::task::yield_now().await;
+        assert_eq!(meta.usage().await.unwrap().inodes, 3, "not while it is for reading only");
+        fs.reads_only(false);
+        reaped(&fs, &meta, 2).await;
+        assert_eq!(trash(&meta).await.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_replaced_goes_there_whoever_replaces_it() {
+        let (fs, meta) = started();
+        fs.set_trash_days(5).await.unwrap();
+        let old = make(&fs, ROOT, "name", NewNode::File).await;
+        make(&fs, ROOT, "new", NewNode::File).await;
+        fs.rename(8, (ROOT, b"new"), (ROOT, b"name"), meta::RenameMode::Replace).await.unwrap();
+        let new = meta.lookup(ROOT, b"name").await.unwrap().ino;
+        let held = fs.create_nameless(CALLER, ROOT, 0o644).await.unwrap();
+        fs.place(&held, ROOT, b"name", (Replaces::Only(new), 9)).await.unwrap();
+        let all = meta.newest_trash(None, 10).await.unwrap();
+        let by: Vec<_> = all.iter().map(|one| (one.attr.ino, one.by, &one.name[..])).collect();
+        assert_eq!(
+            by.iter().copied().collect::<BTreeSet<_>>(),
+            [(old, 8, &b"name"[..]), (new, 9, b"name")].into()
+        );
+        // What has a name for a moment only is nobody's to have back.
+        make(&fs, ROOT, ".ashlar-x", NewNode::File).await;
+        fs.unlink(7, ROOT, b".ashlar-x").await.unwrap();
+        assert_eq!(trash(&meta).await.len(), 2);
+    }
+}

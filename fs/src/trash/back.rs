@@ -1,0 +1,187 @@
+//! Putting something back from the trash: where it was, or at another place.
+
+use std::collections::BTreeMap;
+
+use meta::{Attr, Ino, Kind, MetaError, MetaStore, Trashed};
+
+use super::look::{Entry, Look, Wish};
+use crate::filesystem::outdated::Outdated;
+
+/// What is looked at in one transaction.
+const PAGE: usize = 1000;
+
+/// A directory, and a name in it.
+type Named = (Ino, Box<[u8]>);
+
+/// Where something is put back, and what has to be put back before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Folders in the trash that come first: each with its place.
+    folders: Vec<(Ino, Named)>,
+    /// Where it comes to.
+    pub(crate) to: Named,
+}
+
+/// What was put back.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// What the kernel has to forget.
+    pub(crate) outdated: Vec<Outdated>,
+    /// All that has come back.
+    pub(crate) inos: Vec<Ino>,
+}
+
+impl Done {
+    fn note(&mut self, ino: Ino, (dir, name): &Named) {
+        let name = Outdated::Name(*dir, name.clone());
+        self.outdated.extend([name, Outdated::Content(*dir), Outdated::Attributes(ino)]);
+        self.inos.push(ino);
+    }
+}
+
+impl Plan {
+    /// To this place.
+    pub(crate) fn to(dir: Ino, name: &[u8]) -> Self {
+        Self { folders: Vec::new(), to: (dir, name.into()) }
+    }
+
+    /// To where it was. Of a folder on the way that is in the trash, another one may have the name by now: then it comes into
+    /// that one.
+    ///
+    /// # Errors
+    /// [`MetaError::Exists`] when something else has the name of such a folder; when metadata cannot be had.
+    pub(crate) async fn home(
+        meta: &dyn MetaStore,
+        root: Ino,
+        entry: &Entry,
+    ) -> Result<Self, MetaError> {
+        let (mut folders, mut at, mut stays) = (Vec::new(), root, true);
+        for (step, name) in entry.way.dirs.iter().zip(&entry.way.names) {
+            if stays && !step.in_trash {
+                at = step.ino;
+                continue;
+            }
+            stays = false;
+            match meta.lookup(at, name).await {
+                Ok(there) if there.kind == Kind::Directory => at = there.ino,
+                Err(MetaError::NotFound) if step.in_trash => {
+                    folders.push((step.ino, (at, name.clone())));
+                    at = step.ino;
+                }
+                Ok(_) | Err(MetaError::NotFound) => return Err(MetaError::Exists),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(Self { folders, to: (at, entry.trashed.name.clone().into()) })
+    }
+
+    /// The directories that something is put into.
+    pub(crate) fn into(&self) -> impl Iterator<Item = Ino> {
+        self.folders.iter().map(|(_, (dir, _))| *dir).chain([self.to.0])
+    }
+
+    /// Puts it back, with all that comes with it, and notes in `done` what has come back, all of it or not. `replaces`: what is
+    /// there goes to the trash in its place, else it is [`MetaError::Exists`]. `by`: the user who does it; `whose`: of whom
+    /// something comes with it, `None`: of anybody.
+    ///
+    /// # Errors
+    /// When it is not there any more, or the place is gone, or metadata cannot be changed. Folders that came first stay.
+    pub(crate) async fn carry_out(
+        &self,
+        meta: &dyn MetaStore,
+        trashed: &Trashed,
+        replaces: bool,
+        (by, whose): (u32, Option<u32>),
+        done: &mut Done,
+    ) -> Result<(), MetaError> {
+        for (ino, to) in &self.folders {
+            meta.restore(*ino, (to.0, &to.1), false, by).await?;
+            done.note(*ino, to);
+        }
+        let ino = trashed.attr.ino;
+        let gone = meta.restore(ino, (self.to.0, &self.to.1), replaces, by).await?;
+        done.note(ino, &self.to);
+        done.outdated.extend(gone.map(|gone| Outdated::Attributes(gone.ino)));
+        if trashed.attr.kind == Kind::Directory {
+            contents(meta, ino, (by, whose), done).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts back what had been deleted from a folder that has come back empty, and from folders that come back so.
+async fn contents(
+    meta: &dyn MetaStore,
+    folder: Ino,
+    (by, whose): (u32, Option<u32>),
+    done: &mut Done,
+) -> Result<(), MetaError> {
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        // `.` and `..` are listed, too.
+        if meta.readdir(folder, 0, 3).await?.len() > 2 {
+            continue;
+        }
+        for (name, one) in newest(meta, folder, whose).await? {
+            let to = (folder, name);
+            match meta.restore(one.ino, (to.0, &to.1), false, by).await {
+                // Somebody was faster.
+                Err(MetaError::Exists | MetaError::NotFound) => continue,
+                restored => drop(restored?),
+            }
+            done.note(one.ino, &to);
+            if one.kind == Kind::Directory {
+                folders.push(one.ino);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was deleted from a folder: of each name what was deleted last.
+async fn newest(
+    meta: &dyn MetaStore,
+    folder: Ino,
+    whose: Option<u32>,
+) -> Result<BTreeMap<Box<[u8]>, Attr>, MetaError> {
+    let mut all: Vec<Trashed> = Vec::new();
+    loop {
+        let after = all.last().map(|one| one.attr.ino);
+        let page = meta.trash_of(folder, after, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        all.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    let given_up = meta::Time::default();
+    all.retain(|one| {
+        one.when != given_up && whose.is_none_or(|uid| one.by == uid || one.attr.uid == uid)
+    });
+    all.sort_by_key(|one| (one.when, one.attr.ino));
+    Ok(all.into_iter().map(|one| (one.name.into(), one.attr)).collect())
+}
+
+/// All that is at a path in the trash, or below: what was deleted last first, and each with the folders that it was in.
+///
+/// # Errors
+/// When metadata cannot be had.
+pub(crate) async fn at_or_below(
+    meta: &dyn MetaStore,
+    root: Ino,
+    wish: &Wish,
+) -> Result<Vec<Entry>, MetaError> {
+    let (mut look, mut after) = (Look::new(meta, root), None);
+    let mut all = Vec::new();
+    loop {
+        let (page, next) = look.list(wish, after, PAGE).await?;
+        if let Some(exact) = page.iter().find(|entry| entry.path() == wish.under) {
+            return Ok(vec![exact.clone()]);
+        }
+        all.extend(page);
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(all),
+        }
+    }
+}

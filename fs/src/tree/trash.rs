@@ -1,0 +1,242 @@
+//! The trash as a viewer sees it: what was within the subtree and he has deleted, or is his; root sees all of it.
+//!
+//! What is deleted by a door on purpose goes there in one step, a folder with all that is in it, whatever the volume does with
+//! what others delete. To put something back one needs what a rename to that place needs.
+
+use meta::may::WRITE;
+use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
+
+use super::walk::Last;
+use super::{TreePath, TreeResult, View, renamed};
+use crate::error::FsError;
+use crate::filesystem::outdated::Outdated;
+use crate::trash::back::{Done, Plan};
+use crate::trash::look::{Entry, Look, Wish};
+
+pub use crate::trash::look::Place as TrashPlace;
+
+/// What is looked at in one step.
+const PAGE: usize = 256;
+
+/// Something in the trash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InTrash {
+    /// It, with its number; it has no links.
+    pub attr: Attr,
+    /// Where it was.
+    pub path: TreePath,
+    /// When it was deleted.
+    pub when: Time,
+    /// The user who did.
+    pub by: u32,
+}
+
+impl View {
+    /// Days that whatever is deleted stays in the trash. 0: only what is put there on purpose does.
+    pub fn trash_days(&self) -> u16 {
+        self.filesystem.trash_days()
+    }
+
+    /// Days that what is in the trash is kept.
+    pub fn kept_days(&self) -> u16 {
+        self.filesystem.kept_days()
+    }
+
+    /// Puts something into the trash, a folder with all that is in it, if it is what `which` allows. Answers its number there;
+    /// `None`: it has other names yet, and is not there.
+    ///
+    /// # Errors
+    /// As [`View::remove`], but that a folder need not be empty; then whoever deletes it has to be allowed to write to it.
+    pub async fn discard(&self, path: &TreePath, which: Replaces) -> TreeResult<Option<Ino>> {
+        self.writes()?;
+        let (view, path) = (self.clone(), path.clone());
+        Self::through(async move {
+            let (dir, name, found) = view.walk(&path, Last::Itself).await?.entry()?;
+            let found = found.ok_or(MetaError::NotFound)?;
+            which.allow(Some(found.ino))?;
+            view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
+            if found.kind == Kind::Directory {
+                view.may(&found, |who, dir| who.access(dir, WRITE)).await?;
+            }
+            let by = view.viewer().uid;
+            view.filesystem.discard(by, dir.ino, &name, found.ino).await?;
+            let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
+            outdated.push(Outdated::Attributes(found.ino));
+            view.settle(outdated).await?;
+            Ok((found.kind == Kind::Directory || found.nlink == 1).then_some(found.ino))
+        })
+        .await
+    }
+
+    fn whose(&self) -> Option<u32> {
+        Some(self.viewer().uid).filter(|uid| *uid != 0)
+    }
+
+    fn wish(&self) -> Wish {
+        Wish { whose: self.whose(), ..Wish::default() }
+    }
+
+    fn look(&self) -> Look<'_> {
+        Look::new(&*self.filesystem.meta, self.viewer().root)
+    }
+
+    /// What is in the trash, what was deleted last first, at most `limit`, without what comes back with a folder; and where to go
+    /// on. A list may be short, or empty, and not the last.
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn trash(
+        &self,
+        after: Option<TrashPlace>,
+        limit: usize,
+    ) -> TreeResult<(Vec<InTrash>, Option<TrashPlace>)> {
+        let (page, next) = self.look().list(&self.wish(), after, limit).await?;
+        let found = page.iter().map(|entry| {
+            let path = TreePath::of_names(entry.path().iter())?;
+            let attr = self.filesystem.overlay(entry.trashed.attr);
+            Ok(InTrash { attr, path, when: entry.trashed.when, by: entry.trashed.by })
+        });
+        Ok((found.collect::<TreeResult<_>>()?, next))
+    }
+
+    async fn entry_in_trash(&self, ino: Ino) -> TreeResult<Entry> {
+        let found = self.look().one(ino, self.whose()).await?;
+        found.ok_or_else(|| MetaError::NotFound.into())
+    }
+
+    /// Where something in the trash was.
+    ///
+    /// # Errors
+    /// [`MetaError::NotFound`] when it is not there, for this viewer.
+    pub async fn was_at(&self, ino: Ino) -> TreeResult<TreePath> {
+        let entry = self.entry_in_trash(ino).await?;
+        Ok(TreePath::of_names(entry.path().iter())?)
+    }
+
+    /// Puts something back: where it was, with the folders that it was in, or to this place; if something is there, and
+    /// `replace` says so, that goes to the trash. An empty folder comes back with what had been deleted from it.
+    ///
+    /// # Errors
+    /// When it is not there, for this viewer, or may not be put there; [`MetaError::Exists`] when something is there, or in the
+    /// place of a folder that it was in.
+    pub async fn restore(&self, ino: Ino, to: Option<&TreePath>, replace: bool) -> TreeResult<()> {
+        self.writes()?;
+        let (view, to) = (self.clone(), to.cloned());
+        Self::through(async move {
+            let entry = view.entry_in_trash(ino).await?;
+            let (meta, root) = (&view.filesystem.meta, view.viewer().root);
+            let plan = match to {
+                None => Plan::home(&**meta, root, &entry).await?,
+                Some(to) => {
+                    let (dir, name, _) = view.walk(&to, Last::Itself).await?.entry()?;
+                    Plan::to(dir.ino, &name)
+                }
+            };
+            view.may_put_back(&plan, &entry.trashed.attr).await?;
+            let by = (view.viewer().uid, view.whose());
+            let mut done = Done::default();
+            let restored = plan.carry_out(&**meta, &entry.trashed, replace, by, &mut done).await;
+            // Folders may have come before it, or something with it, though it has not, or not all.
+            let Done { outdated, inos } = done;
+            view.filesystem.revived(&inos);
+            view.settle(outdated).await?;
+            Ok(restored?)
+        })
+        .await
+    }
+
+    async fn may_put_back(&self, plan: &Plan, attr: &Attr) -> TreeResult<()> {
+        for dir in plan.into() {
+            let dir = self.filesystem.getattr(dir).await?;
+            self.may(&dir, |who, dir| who.create(dir, attr.kind)).await?;
+        }
+        if attr.kind == Kind::Directory {
+            self.may(attr, |who, dir| who.access(dir, WRITE)).await?;
+        }
+        let (dir, name) = &plan.to;
+        if let Some(there) = self.filesystem.glance(*dir, name).await? {
+            let dir = self.filesystem.getattr(*dir).await?;
+            self.may(&dir, |who, dir| who.remove(dir, &there)).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes something in the trash for good.
+    ///
+    /// # Errors
+    /// When it is not there, for this viewer, or something in it may not be deleted.
+    pub async fn delete_in_trash(&self, ino: Ino) -> TreeResult<()> {
+        self.writes()?;
+        let view = self.clone();
+        Self::through(async move {
+            let entry = view.entry_in_trash(ino).await?;
+            view.may_delete_all(&entry.trashed.attr).await?;
+            view.filesystem.give_up_trash(&[ino]).await?;
+            view.settle(Vec::new()).await
+        })
+        .await
+    }
+
+    /// Deletes all that this viewer sees in the trash for good, if it was deleted before this time. Answers how many, and how
+    /// many of them may not be.
+    ///
+    /// # Errors
+    /// When metadata cannot be had, or changed.
+    pub async fn empty_trash(&self, before: Time) -> TreeResult<(u64, u64)> {
+        self.writes()?;
+        let view = self.clone();
+        Self::through(async move {
+            // What was deleted then, or later, is newer.
+            let (mut after, mut gone, mut denied) = (Some((before, Ino(0))), 0, 0);
+            let wish = Wish { all: true, ..view.wish() };
+            loop {
+                let (page, next) = view.look().list(&wish, after, PAGE).await?;
+                let mut inos = Vec::with_capacity(page.len());
+                for Entry { trashed, .. } in page {
+                    match view.may_delete_all(&trashed.attr).await {
+                        Ok(()) => inos.push(trashed.attr.ino),
+                        Err(_) => denied += 1,
+                    }
+                }
+                view.filesystem.give_up_trash(&inos).await?;
+                gone += inos.len() as u64;
+                match next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+            view.settle(Vec::new()).await?;
+            Ok((gone, denied))
+        })
+        .await
+    }
+
+    /// May all in a folder be deleted? Who may put a folder into the trash need not be allowed that.
+    async fn may_delete_all(&self, attr: &Attr) -> TreeResult<()> {
+        if self.viewer().uid == 0 || attr.kind != Kind::Directory {
+            return Ok(());
+        }
+        let mut folders = vec![*attr];
+        while let Some(folder) = folders.pop() {
+            let mut cookie = 0;
+            loop {
+                let page = self.filesystem.readdir(folder.ino, cookie, PAGE).await?;
+                let is_last = page.len() < PAGE;
+                cookie = page.last().map_or(cookie, |last| last.cookie);
+                let inside = page.into_iter().filter(|e| !matches!(&e.name[..], b"." | b".."));
+                for entry in inside {
+                    if entry.damaged {
+                        return Err(FsError::NotPermitted.into());
+                    }
+                    self.may(&folder, |who, dir| who.remove(dir, &entry.attr)).await?;
+                    folders.extend(Some(entry.attr).filter(|attr| attr.kind == Kind::Directory));
+                }
+                if is_last {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+}
