@@ -206,12 +206,11 @@ mod tests {
     use super::super::signature::tests::chain;
     use super::*;
 
+    /// Bytes, and trailers.
+    type Came = (Vec<u8>, Vec<(String, String)>);
+
     /// Reads a body that comes in pieces of this size.
-    fn read(
-        chain: Option<Chain>,
-        body: &[u8],
-        piece: usize,
-    ) -> S3Result<(Vec<u8>, Vec<(String, String)>)> {
+    fn read(chain: Option<Chain>, body: &[u8], piece: usize) -> S3Result<Came> {
         let (mut chunks, mut content) = (Chunks::new(chain), Vec::new());
         for piece in body.chunks(piece) {
             let mut came = Bytes::copy_from_slice(piece);

@@ -248,7 +248,7 @@ pub(super) async fn complete(asked: &Asked, body: &[u8]) -> S3Result<Response> {
     let _alone = Alone::ends(asked, asked.query.get("uploadId").unwrap_or_default())?;
     let (key, id, record) = match open(asked).await {
         Err(e) if e.wrong == Wrong::NoSuchUpload => {
-            return completed(asked).await.map_or(Err(e), Ok);
+            return completed(asked).await.ok_or(e);
         }
         opened => opened?,
     };
