@@ -646,7 +646,10 @@ fn too_few_disks_are_told_and_all_is_well_when_they_are_back() -> Result<()> {
     ensure!(put.error() == "too_few_disks" && put.headers.contains_key("retry-after"), "{put:?}");
     let (ok, _, why) = shell_kv(&door, &["put", "small", "other"], b"")?;
     ensure!(!ok && why.contains("too_few_disks: "), "{why}");
-    door.get("/readyz")?.expect(503)?;
+    // What it has found is remembered for a second.
+    wait_until("the door to say that it is not ready", PATIENCE, || {
+        door.get("/readyz").is_ok_and(|ready| ready.status == 503)
+    })?;
     door.get("/healthz")?.expect(200)?;
     for number in 0..6 {
         site.demo.restart_daemon(number)?;
