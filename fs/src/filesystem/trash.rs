@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meta::{Fate, Ino, Kind, MetaError, Takes, Time, Trashed, Unlinked};
+use tokio::time::Instant;
 
 use super::outdated::Outdated;
 use super::{Filesystem, now};
@@ -22,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(600);
 /// So much is deleted before others get their turn.
 const AT_ONCE: usize = 64;
 /// What begins so is nobody's but ours for a moment, and never goes to the trash.
-const TEMPORARY: &[u8] = b".ashlar-";
+pub(crate) const TEMPORARY: &[u8] = b".ashlar-";
 
 impl Filesystem {
     /// What becomes of what this user deletes under this name.
@@ -32,6 +33,18 @@ impl Filesystem {
             _ if name.starts_with(TEMPORARY) => Fate::Gone,
             _ => Fate::Trash { by },
         }
+    }
+
+    /// Takes this name away, and what has it is gone, whatever becomes of what else is deleted.
+    pub(crate) async fn erase(&self, parent: Ino, name: &[u8], kind: Kind) -> FsResult<()> {
+        if kind != Kind::Directory {
+            self.unlinked(self.meta.unlink(parent, name).await?);
+            return Ok(());
+        }
+        let gone = self.meta.rmdir(parent, name).await?;
+        self.unlinked(gone);
+        self.died(gone);
+        Ok(())
     }
 
     /// Days that what is deleted stays in the trash. 0: only what is put there on purpose does.
@@ -101,6 +114,8 @@ impl Filesystem {
     }
 
     pub(super) async fn empty_forever(self: Arc<Self>) {
+        let began = Instant::now();
+        let mut last = (began, now());
         loop {
             // Woken or not: it is looked again. The first to wake it is whoever says that something may be changed.
             let _ = tokio::time::timeout(EVERY, self.trash_wake.notified()).await;
@@ -108,8 +123,15 @@ impl Filesystem {
                 return;
             }
             // What may not be changed is not emptied either.
-            if !self.is_read_only() {
-                self.empty_trash(now()).await;
+            let (then, this) = (last, (Instant::now(), now()));
+            last = this;
+            if self.is_read_only() {
+                continue;
+            }
+            // A clock that was just set, or that nobody has had the time to set, says nothing of what is old.
+            match began.elapsed() >= EVERY && goes_evenly(then, this) {
+                true => self.empty_trash(this.1).await,
+                false => self.delete_until(Time::default()).await,
             }
         }
     }
@@ -118,6 +140,11 @@ impl Filesystem {
     /// the next time.
     pub(crate) async fn empty_trash(&self, at: Time) {
         let until = Time { secs: at.secs - i64::from(self.kept_days()) * DAY, ..at };
+        self.delete_until(until).await;
+    }
+
+    /// Deletes what somebody wants gone, and what was deleted before this.
+    async fn delete_until(&self, until: Time) {
         let mut after = None;
         while !self.is_stopped() {
             let page = match self.meta.oldest_trash(until, after, AT_ONCE).await {
@@ -141,10 +168,17 @@ impl Filesystem {
         if one.attr.kind != Kind::Directory {
             return self.burnt(&top).await;
         }
+        if !self.take(&top).await? {
+            return Ok(());
+        }
         let mut path = vec![top];
         while let Some(at) = path.last() {
             if self.is_stopped() {
                 return Ok(());
+            }
+            if !self.is_there(at).await? {
+                path.pop();
+                continue;
             }
             let inside = self.some_in(at.ino).await?;
             if inside.is_empty() {
@@ -157,10 +191,38 @@ impl Filesystem {
             for (other, _) in &others {
                 self.burnt(other).await?;
             }
-            path.extend(folders.into_iter().next().map(|(folder, _)| folder));
+            if let Some((folder, _)) = folders.into_iter().next()
+                && self.take(&folder).await?
+            {
+                path.push(folder);
+            }
             tokio::task::yield_now().await;
         }
         Ok(())
+    }
+
+    /// From now on nobody has this directory back. `false`: somebody has already.
+    async fn take(&self, dir: &Burning) -> FsResult<bool> {
+        if dir.named.is_some() {
+            return self.is_there(dir).await;
+        }
+        self.meta.give_up_trash(&[dir.ino]).await?;
+        match self.meta.getattr(dir.ino).await {
+            // What has come back has a name.
+            Ok(attr) => Ok(attr.nlink == 0),
+            Err(MetaError::NotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Is it where it was found? Whoever sits in it may have moved it out of what is deleted.
+    async fn is_there(&self, dir: &Burning) -> FsResult<bool> {
+        let Some((above, name)) = &dir.named else { return Ok(true) };
+        match self.meta.lookup(*above, name).await {
+            Ok(attr) => Ok(attr.ino == dir.ino),
+            Err(MetaError::NotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Some of what is in a directory, or in the trash and was.
@@ -194,6 +256,13 @@ impl Filesystem {
         }
         Ok(())
     }
+}
+
+/// Has the clock gone on between two looks as time did?
+fn goes_evenly(before: (Instant, Time), after: (Instant, Time)) -> bool {
+    let passed = (after.0 - before.0).as_secs();
+    let shown = u64::try_from(after.1.secs - before.1.secs).unwrap_or(u64::MAX);
+    shown.abs_diff(passed) < EVERY.as_secs()
 }
 
 /// Something that is being deleted.
@@ -270,6 +339,33 @@ mod tests {
         assert_eq!(trash(&meta).await, [].into());
         reaped(&fs, &meta, 1).await;
         assert!(meta.opened_on().check().await.unwrap().is_clean());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_come_back_meanwhile_is_not_deleted() {
+        let (fs, meta) = started();
+        let dir = make(&fs, ROOT, "dir", NewNode::Directory).await;
+        let sub = make(&fs, dir, "sub", NewNode::Directory).await;
+        let file = make(&fs, sub, "file", NewNode::File).await;
+        fs.discard(7, ROOT, b"dir", dir).await.unwrap();
+        // It was found to be old, and somebody has it back before its turn comes.
+        let found = meta.trashed(dir).await.unwrap();
+        meta.restore(dir, (ROOT, b"back"), false, 7).await.unwrap();
+        fs.burn(&found).await.unwrap();
+        assert_eq!(meta.lookup(ROOT, b"back").await.unwrap().ino, dir);
+        assert_eq!(meta.lookup(sub, b"file").await.unwrap().ino, file);
+        assert!(meta.opened_on().check().await.unwrap().is_clean());
+    }
+
+    #[test]
+    fn a_clock_that_jumps_says_nothing_of_what_is_old() {
+        let (begin, at) = (Instant::now(), |secs| Time { secs, nanos: 0 });
+        let later = begin + EVERY;
+        for (shown, evenly) in
+            [(1_600, true), (1_200, true), (1_000, false), (90_000, false), (0, false)]
+        {
+            assert_eq!(goes_evenly((begin, at(1_000)), (later, at(shown))), evenly, "{shown}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

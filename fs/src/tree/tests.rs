@@ -325,3 +325,21 @@ async fn attributes_come_and_go() {
     let none = all.remove_attribute(&at, b"user.a").await.unwrap_err();
     assert_eq!(none.trouble(), Trouble::NotFound);
 }
+
+#[tokio::test]
+async fn what_is_deleted_where_uploads_are_kept_is_nobodys_to_have_back() {
+    let (fs, meta) = mounted();
+    fs.set_trash_days(5).await.unwrap();
+    let all = view(&fs, 0, ROOT);
+    for folder in [".ashlar-uploads", ".ashlar-uploads/one"] {
+        all.make_directory(&path(folder)).await.unwrap();
+    }
+    put(&all, ".ashlar-uploads/one/00001", b"part").await.unwrap();
+    let kept = put(&all, "kept", b"mine").await.unwrap();
+    for gone in [".ashlar-uploads/one/00001", ".ashlar-uploads/one", ".ashlar-uploads", "kept"] {
+        all.remove(&path(gone), Replaces::Anything).await.unwrap();
+    }
+    let trash: Vec<Ino> =
+        meta.newest_trash(None, 10).await.unwrap().iter().map(|one| one.attr.ino).collect();
+    assert_eq!(trash, [kept]);
+}
