@@ -265,6 +265,8 @@ pub(super) async fn place(
     mut with: With,
 ) -> S3Result<(Attr, With)> {
     let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchBucket);
+    // What may last does not while others wait for the folders.
+    upload.stored().await.map_err(failed)?;
     take_after(asked, key, &upload, with.copy_of.as_ref()).await?;
     upload.modified_at(now()).await.map_err(failed)?;
     let attr = upload.attr().await.map_err(failed)?;
