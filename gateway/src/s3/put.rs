@@ -121,7 +121,8 @@ async fn put_folder(
     body: &mut Incoming,
 ) -> S3Result<Response> {
     let (bytes, received) = body.whole(FOLDER_CONTENT, Wrong::EntityTooLarge).await?;
-    let mark = FolderMark { put: true, content: STANDARD.encode(bytes), described, tags };
+    let content = STANDARD.encode(bytes);
+    let mark = FolderMark { put: true, content, described, tags, ..FolderMark::default() };
     let asked = asked.clone();
     carried("a folder put by S3", async move {
         keep_folder(&asked, &key, &mark).await?;
@@ -204,8 +205,8 @@ async fn folders(asked: &Asked, path: &TreePath) -> S3Result<()> {
             Err(e) => return Err(failed(e)),
         }
         match asked.view.make_directory(&at).await {
-            Ok(_) => {
-                let mark = FolderMark::default().kept();
+            Ok(made) => {
+                let mark = FolderMark::made(&made).kept();
                 asked.view.set_attribute(&at, FOLDER, &mark).await.map_err(failed)?;
             }
             // Somebody else was faster.
@@ -220,14 +221,19 @@ async fn folders(asked: &Asked, path: &TreePath) -> S3Result<()> {
 async fn before(asked: &Asked, key: &Key) -> S3Result<Option<(Seen, Attr)>> {
     let found = async {
         let attr = asked.view.stat_itself(&key.path).await?;
-        // Who says nothing of what may be there need not be one who may read it.
-        let kept = match attr.kind {
-            Kind::File if conditions::are_there(&asked.headers) => {
-                asked.view.attribute(&key.path, STATE).await?
-            }
+        let has_conditions = conditions::are_there(&asked.headers);
+        let target = match attr.kind {
+            // Who says what may be there has seen what a link leads to.
+            Kind::Symlink if has_conditions => asked.view.stat(&key.path).await.ok(),
             _ => None,
         };
-        Ok::<_, fs::tree::TreeError>((Seen::of(&attr, kept.as_deref()), attr))
+        let target = target.filter(|target| target.kind == Kind::File).unwrap_or(attr);
+        // Who says nothing of what may be there need not be one who may read it.
+        let kept = match target.kind {
+            Kind::File if has_conditions => asked.view.attribute(&key.path, STATE).await?,
+            _ => None,
+        };
+        Ok::<_, fs::tree::TreeError>((Seen::of(&target, kept.as_deref()), attr))
     };
     match found.await {
         Ok((_, attr)) if attr.kind == Kind::Directory => {
@@ -418,7 +424,8 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
     let (changed, tag) = match content {
         Content::Bytes(bytes) if key.folder => {
             let content = STANDARD.encode(bytes);
-            keep_folder(asked, &key, &FolderMark { put: true, content, described, tags }).await?;
+            let mark = FolderMark { put: true, content, described, tags, ..FolderMark::default() };
+            keep_folder(asked, &key, &mark).await?;
             (attr.mtime, Some(seen.tag))
         }
         _ if key.folder => {
