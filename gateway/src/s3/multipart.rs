@@ -258,7 +258,7 @@ pub(super) async fn complete(asked: &Asked, body: &[u8]) -> S3Result<Response> {
     }
     let state = whole(asked, &id, &record, &all)?;
     let (described, tags) = (record.described, record.tags);
-    let with = With { state: Some(state), described, tags, copy_of: None };
+    let with = With { state: Some(state), described, tags, ..With::default() };
     let (_, with) = put::place(asked, &key, upload, with).await?;
     if let Err(e) = parts::end(&asked.door, &id).await {
         tracing::warn!(
