@@ -227,6 +227,11 @@ export const sendPiece = (id, offset, body, signal) =>
   jsonOf("PATCH", `/uploads/${id}`, { query: { offset }, body, signal });
 export const standOf = (id, signal) => get(`/uploads/${id}`, {}, signal);
 export const finishUpload = (id, query) => jsonOf("POST", `/uploads/${id}/finish`, { query });
+/// Those of whoever asks that are not finished: `{id, path, offset, size, silent}`; `path` and `size` only where they are known, `silent` in seconds.
+export const uploads = () =>
+  get("/uploads").then((answer) =>
+    answer.uploads.map((one) => ({ ...one, path: one.path === undefined ? undefined : canonicalPath(one.path) })),
+  );
 export const endUpload = (id) => jsonOf("DELETE", `/uploads/${id}`);
 
 /// The first bytes of a file.

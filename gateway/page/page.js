@@ -191,6 +191,7 @@ let shell = null;
 function enter(me) {
   shell?.close();
   uploads.enter(me.user);
+  if (me.write && !api.link) uploads.look();
   shell = new Shell(me);
 }
 

@@ -1,6 +1,8 @@
-// The panel that shows what is being sent.
+// The panel that shows what is being sent, and what was begun before and is not finished.
 
+import { confirm, note } from "./dialogs.js";
 import { button, fill, h, icon } from "./dom.js";
+import { decode, last, parent } from "./paths.js";
 import { bytes, counted, span } from "./words.js";
 
 /// Slower than this is not told: nothing has been measured yet.
@@ -38,6 +40,17 @@ const WORDS = {
   failed: (job) => job.why,
 };
 
+/// What one that was begun elsewhere is called. One by another key of the same user may lie in a folder that is not seen here.
+function nameOf({ path }) {
+  return path === undefined ? "a file of another key of yours" : decode(last(path));
+}
+
+function standOf({ path, offset, size, silent }) {
+  const came = size === undefined ? `${bytes(offset)} came` : `${bytes(offset)} of ${bytes(size)} came`;
+  const where = path === undefined || parent(path) === "" ? "" : `, for ${decode(parent(path))}`;
+  return `${came}${where}, the last ${span(silent)} ago`;
+}
+
 /// So many jobs, by the ranks of their states.
 function first(jobs, count) {
   const ranks = Object.keys(RANKS).map(() => []);
@@ -54,6 +67,7 @@ export class UploadsView {
     this.bar = h("progress", { "aria-label": "All uploads", max: "1", value: 0 });
     this.list = h("ul", { tabindex: "0", "aria-label": "Files that are uploaded" });
     this.buttons = h("div", { class: "buttons" });
+    this.begun = h("div", { class: "begun" });
     this.element = h(
       "section",
       { class: "uploads", "aria-label": "Uploads", hidden: true },
@@ -61,14 +75,19 @@ export class UploadsView {
       this.bar,
       this.list,
       this.more,
+      this.begun,
     );
     uploads.addEventListener("change", () => this.soon());
     uploads.addEventListener("end", () => this.end());
   }
 
+  get isEmpty() {
+    return this.uploads.jobs.length === 0 && this.uploads.begun.length === 0;
+  }
+
   /// Draws soon: what changes a thousand times a second is not drawn as often.
   soon() {
-    this.element.hidden = this.uploads.jobs.length === 0;
+    this.element.hidden = this.isEmpty;
     this.timer ??= setTimeout(() => {
       this.timer = null;
       this.draw();
@@ -79,10 +98,16 @@ export class UploadsView {
   end() {
     this.soon();
     clearTimeout(this.leaving);
-    if (this.uploads.total.failed === 0) this.leaving = setTimeout(() => this.uploads.isBusy || this.close(), KEPT_MS);
+    if (this.uploads.total.failed === 0) this.leaving = setTimeout(() => this.uploads.isBusy || this.clear(), KEPT_MS);
   }
 
+  /// What was begun elsewhere is shown again on the next visit.
   close() {
+    this.uploads.begun = [];
+    this.clear();
+  }
+
+  clear() {
     this.uploads.jobs = [];
     this.draw();
   }
@@ -90,7 +115,7 @@ export class UploadsView {
   draw() {
     const { uploads } = this;
     const total = uploads.total;
-    this.element.hidden = uploads.jobs.length === 0;
+    this.element.hidden = this.isEmpty;
     fill(this.title, this.words(total));
     this.bar.value = total.size ? total.sent / total.size : Number(total.done > 0);
     this.bar.hidden = !uploads.isBusy;
@@ -106,9 +131,61 @@ export class UploadsView {
     )
       fill(this.list, elements);
     fill(this.more, uploads.jobs.length > ROWS ? `and ${counted(uploads.jobs.length - ROWS, "more file")}` : "");
+    this.list.hidden = jobs.length === 0;
+    this.drawBegun();
+  }
+
+  /// Drawn anew only where it is another list, so that no click is lost.
+  drawBegun() {
+    const { begun } = this.uploads;
+    if (this.drawn === begun) return;
+    this.drawn = begun;
+    if (begun.length === 0) {
+      fill(this.begun);
+      return;
+    }
+    fill(
+      this.begun,
+      h(
+        "p",
+        { class: "more" },
+        "Begun before, and not finished. Choose such a file again, and it goes on where it was.",
+      ),
+      h(
+        "ul",
+        { tabindex: "0", "aria-label": "Uploads that are not finished" },
+        begun.slice(0, ROWS).map((one) => this.begunRow(one)),
+      ),
+    );
+  }
+
+  begunRow(one) {
+    const name = nameOf(one);
+    const title = h("span", { class: "title", title: name }, name);
+    const end = button(`End ${name}`, { picture: "close", textless: true, onclick: () => this.endBegun(one) });
+    return h(
+      "li",
+      {},
+      h("span", { class: "picture" }, icon("pause")),
+      h("div", { class: "words" }, title, h("span", { class: "small" }, standOf(one))),
+      h("span", { class: "buttons" }, end),
+    );
+  }
+
+  async endBegun(one) {
+    const sure = await confirm({
+      title: `End the upload of “${nameOf(one)}”?`,
+      text: "What has come of it is deleted. The file that it was sent from stays as it is.",
+      action: "End it",
+      dangerous: true,
+    });
+    if (!sure) return;
+    const why = await this.uploads.endBegun(one);
+    if (why) note(`“${nameOf(one)}”: ${why.message}`, { wrong: true });
   }
 
   words({ size, sent, files, done, failed, skipped, paused, broken, busy, rate }) {
+    if (this.uploads.jobs.length === 0) return `${counted(this.uploads.begun.length, "upload")} not finished`;
     const not = [failed && `${failed} not`, skipped && `${skipped} skipped`].filter(Boolean).join(", ");
     if (!this.uploads.isBusy) return `${counted(done, "file")} uploaded${not && `, ${not}`}`;
     if (broken) return busy === broken ? "The server cannot take it yet" : "Waiting for the server";

@@ -38,6 +38,8 @@ export class Uploads extends EventTarget {
     this.open = new Set();
     this.waiting = new Set();
     this.going = new Set();
+    /// What was begun by an earlier visit, or elsewhere, and is not finished: api.js, uploads.
+    this.begun = [];
     this.asked = Promise.resolve();
     /// Whose they are; and, while somebody has to log in, what `held.over` waits for.
     this.owner = null;
@@ -114,6 +116,7 @@ export class Uploads extends EventTarget {
 
   /// Somebody was let in, by this name or (`null`) without one. What another began is not sent as his.
   enter(user) {
+    if (this.owner !== user) this.begun = [];
     if (this.jobs.length > 0 && this.owner !== user) this.drop();
     this.owner = user;
     this.held?.end();
@@ -127,6 +130,32 @@ export class Uploads extends EventTarget {
       job.stop?.abort();
     }
     this.jobs = [];
+    this.begun = [];
+    this.tell("change");
+  }
+
+  /// Asks the server what was begun, and is not finished, beside what this page is sending.
+  async look() {
+    const all = await api.uploads().catch(() => []);
+    const own = new Set(this.jobs.map((job) => job.id));
+    this.begun = all.filter(({ id }) => !own.has(id));
+    this.tell("change");
+  }
+
+  /// Ends one of these. Answers why not, if it could not be.
+  async endBegun({ id }) {
+    const why = await this.abandon(id);
+    const rest = Object.entries(keptUploads()).filter(([, known]) => known.id !== id);
+    keepUploads(Object.fromEntries(rest));
+    if (!(why instanceof Error) || why.status === 404) return null;
+    await this.look();
+    return why;
+  }
+
+  /// It goes on here, or is ended: it is none of those that were begun elsewhere.
+  unlist(id) {
+    if (!this.begun.some((one) => one.id === id)) return;
+    this.begun = this.begun.filter((one) => one.id !== id);
     this.tell("change");
   }
 
@@ -153,13 +182,17 @@ export class Uploads extends EventTarget {
     if (job.id) this.abandon(job.id);
   }
 
-  /// Has the server forget what it has of an upload; what is still on its way there may hold that up for a while.
+  /// Has the server forget what it has of an upload; what is still on its way there may hold that up for a while. Answers a refusal, if it
+  /// does not.
   async abandon(id) {
+    this.unlist(id);
+    let why;
     for (let wait = WAIT_MS.first; wait < WAIT_MS.most; wait *= 2) {
-      const why = await api.endUpload(id).catch((refusal) => refusal);
-      if (!why.passes) return;
+      why = await api.endUpload(id).catch((refusal) => refusal);
+      if (!why.passes) break;
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
+    return why;
   }
 
   /// Makes a folder, once, and those that it lies in before.
@@ -292,6 +325,7 @@ export class Uploads extends EventTarget {
     } else if (id) {
       try {
         const { offset, size } = await api.standOf(id, how.signal);
+        this.unlist(id);
         if (size === undefined || size === job.size)
           return void Object.assign(job, { id, sent: offset, begun: job.begun ?? job.path });
       } catch (why) {

@@ -132,7 +132,9 @@ fn is_this_machine(host: &str) -> bool {
         None => host,
     };
     let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
+    let name = name.to_ascii_lowercase();
+    name == "localhost"
+        || name.ends_with(".localhost")
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -156,15 +158,22 @@ mod tests {
 
     #[test]
     fn names_of_this_machine() {
-        for host in
-            ["localhost", "LOCALHOST:7480", "127.0.0.1:1", "127.1.2.3", "[::1]:7480", "[::1]"]
-        {
+        for host in [
+            "localhost",
+            "LOCALHOST:7480",
+            "photos.localhost:1",
+            "127.0.0.1:1",
+            "127.1.2.3",
+            "[::1]:7480",
+            "[::1]",
+        ] {
             assert!(is_this_machine(host), "{host}");
         }
         for host in [
             "",
             "example.org",
             "localhost.example.org:7480",
+            "mylocalhost",
             "10.0.0.1",
             "127.0.0.1.nip.io",
             "[::2]:1",

@@ -90,7 +90,8 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
     let objects = s3.map(|listener| {
         let door = Arc::new(s3::Door::new(who.clone(), names, tasks.clone()));
         tasks.spawn(door.clone().tidy(stop.clone()));
-        server.serve_http((listener, https.clone()), guard::guarded(s3::routes(door)))
+        let routes = s3::in_documents(guard::guarded(s3::routes(door)));
+        server.serve_http((listener, https.clone()), routes)
     });
     let routes = axum::Router::new()
         .merge(refs::routes(who.clone()))

@@ -6,7 +6,8 @@
 //! * `login`: who has signed. `body`: what is received, looked at before it is believed (`chunks`, `checksums`).
 //! * `buckets`, `answers`: of buckets, and what there is none of. `list`: keys in the order of their bytes (`walk`, over
 //!   `names`, since folders have an order of their own). `object`: files out; `put`: in, and copied; `delete`; `multipart`:
-//!   in by parts (`parts` are kept where nobody sees them; `uploads` lists them); `tagging` (`tags`). Answers are `document`s.
+//!   in by parts (`parts` are kept where nobody sees them; `uploads` lists them); `tagging` (`tags`). Answers are `document`s, and so
+//!   is what is `refused` before.
 //! * Pure, and tried apart: `signature`, `chunks`, `checksums`, `keys`, `conditions`, `attributes`, `query`, `xml`, `elements`.
 //!
 //! The protocol is spoken here and not by a crate, as docs/decisions/0068 says.
@@ -35,6 +36,7 @@ mod object;
 mod parts;
 mod put;
 mod query;
+mod refused;
 mod serve;
 mod signature;
 mod tagging;
@@ -45,4 +47,5 @@ mod walk;
 mod xml;
 
 pub(crate) use door::Door;
+pub(crate) use refused::in_documents;
 pub(crate) use serve::routes;

@@ -13,7 +13,7 @@ use tests::accounts::Accounts;
 use tests::browser::{Browser, Screen, key};
 use tests::cluster::{Demo, Mode, Setup, can_mount};
 use tests::cut::Link;
-use tests::door::{PASSWORD, free_address};
+use tests::door::{Door, PASSWORD, free_address};
 use tests::process::{PATIENCE, run, wait_until};
 use tests::seed::content;
 
@@ -384,6 +384,37 @@ fn a_cut_line_comes_back(site: &Site, browser: &Browser) -> Result<()> {
     browser.click(&browser.button(".uploads", "Cancel cancelled.bin")?)?;
     browser.find(".uploads li[data-state=cancelled]")?;
     browser.slow_down(-1)
+}
+
+#[test]
+fn an_upload_that_is_not_finished_is_shown_and_can_be_ended() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let browser = site.browser(Screen::Desktop)?;
+    browser.row("notes.txt")?;
+    browser.slow_down(2 << 20)?;
+    browser.choose("pick-files", &[site.source("left.bin", &content(8, LARGE))?])?;
+    let sent = "return document.querySelector('.uploads li progress')?.value > 0.1";
+    browser.until("some of it to be sent", sent, json!([]))?;
+    browser.history("refresh")?;
+    browser.row("notes.txt")?;
+    browser.slow_down(-1)?;
+    browser.reads(".uploads h2", "1 upload not finished")?;
+    browser.reads(".uploads .begun", "left.bin")?;
+    browser.reads(".uploads .begun", "of 24 MiB came")?;
+    browser.is_accessible("unfinished")?;
+    browser.click(&browser.button(".uploads", "End left.bin")?)?;
+    answer(&browser, "End it")?;
+    browser.gone(".uploads")?;
+    let door = Door::at(&site.way.address());
+    wait_until("the server to know of none", PATIENCE, || {
+        let listed = door.get("/api/v1/uploads").and_then(|listed| listed.expect(200)?.json());
+        listed.is_ok_and(|listed| listed["uploads"] == json!([]))
+    })?;
+    ensure!(!site.demo.file("left.bin").exists(), "what was ended is there");
+    browser.is_clean()
 }
 
 #[test]

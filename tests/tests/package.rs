@@ -1,4 +1,4 @@
-//! Promise: the Debian package installs, its daemon and its mount start by the command lines of their
+//! Promise: the Debian package installs, its daemon, its mount and its doors start by the command lines of their
 //! units and say when they are ready, an upgrade keeps settings and what runs, and removing it takes
 //! away the programs and nothing of anybody's data.
 

@@ -31,7 +31,8 @@ in_root dpkg --verify ashlar
 step units
 # Whether a unit is well-formed; what it names is there.
 if test -x "$root/usr/bin/systemd-analyze" >/dev/null; then
-	in_root systemd-analyze verify --man=no /usr/lib/systemd/system/storaged.service '/usr/lib/systemd/system/ashlar@.service'
+	in_root systemd-analyze verify --man=no /usr/lib/systemd/system/storaged.service '/usr/lib/systemd/system/ashlar@.service' \
+		'/usr/lib/systemd/system/ashlar-serve@.service'
 else
 	echo 'NOT TESTED: there is no systemd-analyze here to read the units' >&2
 fi
@@ -53,7 +54,9 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
 	done
 } >"$root/etc/ashlar/cluster.toml"
 
-# Runs the command line of a unit as systemd would, and waits until it says that it is ready.
+# Runs the command line of a unit as systemd would, and waits until it says that it is ready. `said`: what its settings say
+# otherwise.
+said=()
 unit() { # NAME.service [INSTANCE]
 	local line
 	line=$(sed -n 's/^ExecStart=//p' "$root/usr/lib/systemd/system/$1")
@@ -77,7 +80,7 @@ PYTHON
 	local settings
 	settings=$(sed -n 's/^Environment=//p' "$root/usr/lib/systemd/system/$1")
 	# Not by the function: the process is to be the daemon itself.
-	"${inside[@]}" ${settings//%i/${2:-}} NOTIFY_SOCKET=/notify bash -c "exec $line" >"$dir/$1.log" 2>&1 &
+	"${inside[@]}" ${settings//%i/${2:-}} "${said[@]}" NOTIFY_SOCKET=/notify bash -c "exec $line" >"$dir/$1.log" 2>&1 &
 	started=$!
 	wait $listener || { cat "$dir/$1.log"; exit 1; }
 	echo "$1 is ready"
@@ -111,11 +114,25 @@ daemon=$started
 in_root mount -t fuse.ashlar photos /mnt/photos
 diff -r "$root/usr/share/doc/ashlar" "$root/mnt/photos/ashlar"
 in_root umount /mnt/photos
+
+step 'doors by their unit'
+free() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+http=$(free) s3=$(free)
+said=("DOORS=--http 127.0.0.1:$http --s3 127.0.0.1:$s3")
+unit ashlar-serve@.service photos
+said=()
+python3 - "$http" "$s3" <<'PYTHON'
+import sys, urllib.request
+for port, path, word in zip(sys.argv[1:], ["api/v1/entries/", ""], [b'"name":"ashlar"', b"<Name>ashlar</Name>"]):
+    seen = urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60).read()
+    assert word in seen, (path, seen)
+PYTHON
+ends "$started" TERM
 ends "$daemon" TERM
 
 step remove
 in_root dpkg -r ashlar
-for gone in usr/bin/ashlar usr/bin/storaged sbin/mount.fuse.ashlar usr/lib/systemd/system/storaged.service; do
+for gone in usr/bin/ashlar usr/bin/storaged sbin/mount.fuse.ashlar usr/lib/systemd/system/storaged.service usr/lib/systemd/system/ashlar-serve@.service; do
 	! test -e "$root/$gone" || { echo "/$gone is still there"; exit 1; }
 done
 test -e "$root/etc/ashlar/storaged.toml" -a -e "$root/srv/d0/superblock"

@@ -78,13 +78,17 @@ impl Site {
     }
 
     fn complete(&self, path: &str, id: &str, parts: &[(u32, String)]) -> Result<Answer> {
-        let of = |(number, tag): &(u32, String)| {
-            format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>")
-        };
-        let list: String = parts.iter().map(of).collect();
-        let body = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
-        self.ask("POST", &format!("{path}?uploadId={id}"), &[], &body)
+        complete(&self.door, path, id, parts)
     }
+}
+
+fn complete(door: &Door, path: &str, id: &str, parts: &[(u32, String)]) -> Result<Answer> {
+    let of = |(number, tag): &(u32, String)| {
+        format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>")
+    };
+    let list: String = parts.iter().map(of).collect();
+    let body = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+    door.post(&format!("{path}?uploadId={id}"), body.as_bytes())
 }
 
 /// The body of an answer.
@@ -479,6 +483,112 @@ fn what_a_tree_cannot_hold_gets_a_sentence() -> Result<()> {
     ensure!(between(&done, "<Deleted><Key>", "<") == ["a", "f/b", "g/h", "none"], "{done}");
     ensure!(between(&done, "<Error><Key>x//y</Key><Code>", "<") == ["InvalidKey"], "{done}");
     ensure!(fs::read_dir(site.demo.file("photos"))?.count() == 0, "folders went, too");
+    Ok(())
+}
+
+#[test]
+fn what_is_not_meant_so_is_not_done() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    site.door.put("/photos/a", b"abc")?.expect(200)?;
+    for (method, path) in [
+        ("DELETE", "/photos/a?acl"),
+        ("DELETE", "/photos/a?new-of-aws"),
+        ("PUT", "/photos/a?new-of-aws"),
+        ("PUT", "/other-bucket?abac"),
+        ("DELETE", "/photos?uploads"),
+    ] {
+        let refused = site.ask(method, path, &[], "")?.expect(501).context(path)?;
+        ensure!(code(&refused) == "NotImplemented", "{method} {path}: {refused:?}");
+    }
+    site.ask("GET", "/other-bucket", &[], "")?.expect(404)?;
+    let owner = |name| [("x-amz-expected-bucket-owner", name)];
+    ensure!(
+        code(&site.ask("DELETE", "/photos/a", &owner("eve"), "")?.expect(403)?) == "AccessDenied"
+    );
+    ensure!(site.ask("GET", "/photos/a", &owner("ashlar"), "")?.expect(200)?.body == b"abc");
+    ensure!(code(&site.door.get("/photos?prefix=a&prefix=b")?.expect(400)?) == "InvalidArgument");
+    let beyond = site.ask("GET", "/photos/a", &[("Range", "bytes=3-")], "")?.expect(416)?;
+    ensure!(beyond.headers["content-range"] == "bytes */3", "{:?}", beyond.headers);
+    // What the guard before the door refuses is a document, too.
+    let other = [("Origin", "http://evil.example")];
+    ensure!(code(&site.ask("PUT", "/photos/a", &other, "x")?.expect(403)?) == "AccessDenied");
+
+    // What a link leads to is what was seen, and the link is replaced.
+    std::os::unix::fs::symlink("a", site.demo.file("photos/link"))?;
+    let tag = site.door.get("/photos/link")?.expect(200)?.headers["etag"].clone();
+    ensure!(tag == site.door.get("/photos/a")?.expect(200)?.headers["etag"]);
+    let other = [("If-Match", "\"0\"")];
+    site.ask("PUT", "/photos/link", &other, "x")?.expect(412)?;
+    site.ask("PUT", "/photos/link", &[("If-Match", &tag)], "by S3")?.expect(200)?;
+    ensure!(fs::read(site.demo.file("photos/link"))? == b"by S3");
+    ensure!(fs::read(site.demo.file("photos/a"))? == b"abc");
+
+    // A folder with tags is an object: it stays when what lies in it goes.
+    fs::create_dir(site.demo.file("photos/f"))?;
+    let tags = "<Tagging><TagSet><Tag><Key>k</Key><Value>v</Value></Tag></TagSet></Tagging>";
+    site.ask("PUT", "/photos/f/?tagging", &[], tags)?.expect(200)?;
+    site.door.put("/photos/f/x", b"x")?.expect(200)?;
+    site.door.delete("/photos/f/x")?.expect(204)?;
+    ensure!(site.demo.file("photos/f").is_dir());
+    Ok(())
+}
+
+#[test]
+fn keys_that_are_no_text_are_markers_as_well() -> Result<()> {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let names: [&[u8]; 4] = [b"a\xfe", b"a\xff", b"b\x01", b"c"];
+    for name in names {
+        fs::write(site.demo.file("photos").join(OsStr::from_bytes(name)), "x")?;
+    }
+    let (mut found, mut marker) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/photos?encoding-type=url&delimiter=/&max-keys=1&marker={marker}");
+        let said = text(&site.door.get(&path)?.expect(200)?);
+        found.extend(between(&said, "<Key>", "</Key>"));
+        match between(&said, "<NextMarker>", "</").pop() {
+            Some(next) => marker = next,
+            None => break,
+        }
+    }
+    ensure!(found == ["a%FE", "a%FF", "b%01", "c"], "{found:?}");
+    let said = text(&site.door.get("/photos?encoding-type=url&prefix=a%FF")?.expect(200)?);
+    ensure!(between(&said, "<Key>", "</Key>") == ["a%FF"], "{said}");
+    Ok(())
+}
+
+#[test]
+fn who_completes_an_upload_again_meanwhile_is_told_the_same() -> Result<()> {
+    const PARTS: u32 = 8;
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let id = site.begin("/photos/large")?;
+    let bytes = content(4, PART);
+    let send = |number| anyhow::Ok((number, site.part("/photos/large", &id, number, &bytes)?));
+    let parts = (1..=PARTS).map(send).collect::<Result<Vec<_>>>()?;
+    let ask = |_| {
+        let (door, id, parts) = (site.door.clone(), id.clone(), parts.clone());
+        std::thread::spawn(move || complete(&door, "/photos/large", &id, &parts))
+    };
+    let asked: Vec<_> = (0..4).map(ask).collect();
+    let answers = asked.into_iter().map(|one| one.join().expect("no panic"));
+    let answers = answers.collect::<Result<Vec<_>>>()?;
+    let mut tags = BTreeSet::new();
+    for answer in answers {
+        let said = text(&answer.expect(200)?);
+        tags.extend(between(&said, "<ETag>", "<"));
+    }
+    ensure!(tags.len() == 1, "{tags:?}");
+    ensure!(fs::metadata(site.demo.file("photos/large"))?.len() == u64::from(PARTS) * PART as u64);
     Ok(())
 }
 

@@ -61,6 +61,11 @@ impl Filesystem {
         Ok(Held { filesystem: self.clone(), ino })
     }
 
+    /// Returns when all that was written to such a file is stored.
+    pub async fn store(&self, held: &Held) -> FsResult<()> {
+        Ok(self.data.flush_file(held.ino).await?)
+    }
+
     /// Gives such a file its name, once all that was written to it is stored. What had the name before, and whether
     /// that was its last one, is answered; it goes as what is unlinked `by` this user.
     pub async fn place(

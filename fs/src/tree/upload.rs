@@ -8,6 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
+use super::folder::Folder;
 use super::may::ACCESS_LIST;
 use super::read::OpenFile;
 use super::walk::Last;
@@ -248,7 +249,7 @@ impl Upload {
     /// # Errors
     /// As [`Upload::finish`].
     pub async fn finish_at(&self, path: &TreePath, replaces: Replaces) -> TreeResult<Attr> {
-        let Self { view, held, .. } = self;
+        let view = &self.view;
         // What only reads by now may have begun when it did not.
         view.writes()?;
         let (dir, before) = view.may_put(path).await?;
@@ -256,11 +257,50 @@ impl Upload {
         if before.is_none() && matches!(replaces, Replaces::Only(_)) {
             return Err(MetaError::NotFound.into());
         }
-        let gone =
-            held.filesystem().place(held, dir.ino, name, (replaces, view.viewer().uid)).await?;
-        let mut outdated: Vec<Outdated> = renamed(dir.ino, name).into();
+        self.named(dir.ino, name, replaces).await
+    }
+
+    /// The same, under a name of this very directory, whatever its path leads to by now.
+    ///
+    /// # Errors
+    /// As [`Upload::finish_at`].
+    pub async fn finish_in(
+        self,
+        folder: &Folder,
+        name: &[u8],
+        replaces: Replaces,
+    ) -> TreeResult<Attr> {
+        self.view.writes()?;
+        let dir = *folder.attr();
+        let before = folder.look(name).await?;
+        self.view
+            .may(&dir, |who, dir| match &before {
+                Some(before) => who.remove(dir, before),
+                None => who.create(dir, Kind::File),
+            })
+            .await?;
+        if before.is_some_and(|before| before.kind == Kind::Directory) {
+            return Err(FsError::IsDirectory.into());
+        }
+        let name = name.to_vec();
+        View::through(async move { self.named(dir.ino, &name, replaces).await }).await
+    }
+
+    /// Gives it this name, and returns when that is durable.
+    async fn named(&self, dir: Ino, name: &[u8], replaces: Replaces) -> TreeResult<Attr> {
+        let Self { view, held, .. } = self;
+        let gone = held.filesystem().place(held, dir, name, (replaces, view.viewer().uid)).await?;
+        let mut outdated: Vec<Outdated> = renamed(dir, name).into();
         outdated.extend(gone.map(Outdated::Attributes));
         view.settle(outdated).await?;
         Ok(held.filesystem().getattr(held.ino()).await?)
+    }
+
+    /// Returns when all that was written so far is stored: what is left to do for its name is short then.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub async fn stored(&self) -> TreeResult<()> {
+        Ok(self.held.filesystem().store(&self.held).await?)
     }
 }

@@ -45,6 +45,7 @@ impl Asked {
         from: (Peer, Result<(), Refusal>),
     ) -> S3Result<Self> {
         let query = Query::parse(head.uri.query().unwrap_or_default())?;
+        query.once()?;
         let let_in = let_in(door, head, &query, from).await?;
         let LetIn { view, user, payload, chain, presigned } = let_in;
         let mut headers = head.headers.clone();
@@ -139,7 +140,7 @@ pub(super) fn no_bucket(error: &TreeError) -> S3Error {
 fn add_signed(headers: &mut HeaderMap, query: &Query) {
     for (name, value) in query.all() {
         let name = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes());
-        let value = HeaderValue::from_bytes(value.as_bytes());
+        let value = HeaderValue::from_bytes(value);
         if let (Ok(name), Ok(value)) = (name, value)
             && name.as_str().starts_with("x-amz-")
             && !headers.contains_key(&name)
@@ -150,15 +151,17 @@ fn add_signed(headers: &mut HeaderMap, query: &Query) {
 }
 
 /// The bucket that a request names by its host: what stands before a name of this machine, or before one that begins
-/// with `s3.`.
+/// with `s3.`, as names of this machine may, too.
 fn bucket_of_host(headers: &HeaderMap, hosts: &[String]) -> Option<Vec<u8>> {
     let host = headers.get(header::HOST)?.to_str().ok()?;
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name).to_ascii_lowercase();
-    let before = |known: &String| name.strip_suffix(known.as_str())?.strip_suffix('.');
+    let before =
+        |known: &String| name.strip_suffix(&*known.to_ascii_lowercase())?.strip_suffix('.');
     let is_address = name.parse::<std::net::IpAddr>().is_ok();
     let bucket = hosts.iter().find_map(before).or_else(|| name.split_once(".s3.").map(|two| two.0));
+    let bucket = bucket.map(|bucket| bucket.strip_suffix(".s3").unwrap_or(bucket));
     bucket
-        .filter(|bucket| !bucket.is_empty() && !is_address)
+        .filter(|bucket| !bucket.is_empty() && *bucket != "s3" && !is_address)
         .map(|bucket| bucket.as_bytes().to_vec())
 }
 
@@ -168,7 +171,7 @@ mod tests {
 
     #[test]
     fn buckets_before_hosts() {
-        let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned(), "box".to_owned()];
+        let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned(), "Box".to_owned()];
         let bucket = |host: &str| {
             let headers = [(header::HOST, host.parse().unwrap())].into_iter().collect();
             bucket_of_host(&headers, &hosts).map(|name| String::from_utf8(name).unwrap())
@@ -176,10 +179,13 @@ mod tests {
         assert_eq!(bucket("photos.localhost:7482"), Some("photos".into()));
         assert_eq!(bucket("a.b.box"), Some("a.b".into()));
         assert_eq!(bucket("photos.s3.example.org"), Some("photos".into()));
+        assert_eq!(bucket("Photos.s3.box:7482"), Some("photos".into()));
         for none in [
             "localhost:7482",
             "127.0.0.1",
             "s3.example.org:1",
+            "s3.box:7482",
+            "s3.localhost",
             "example.org",
             "[::1]:7",
             ".box",

@@ -34,6 +34,8 @@ const KEPT: [&str; 6] = [
     "content-type",
     "expires",
 ];
+/// Runs of parts of one size that are kept: an attribute has no room for many more.
+const RUNS: usize = 2000;
 /// What users' metadata begin with.
 pub(super) const META: &str = "x-amz-meta-";
 
@@ -47,7 +49,7 @@ pub(super) struct State {
     nanos: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) checksum: Option<Checksum>,
-    /// Sizes of its parts: so large, so many.
+    /// Sizes of its parts: so large, so many. None, where they are too many to be kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) parts: Vec<(u64, u32)>,
     /// The upload by parts that it came by.
@@ -94,16 +96,25 @@ impl State {
 
     /// How many parts there were.
     pub(super) fn part_count(&self) -> u32 {
-        self.parts.iter().fold(0, |all: u32, (_, count)| all.saturating_add(*count))
+        match self.parts.is_empty() {
+            // The tag of parts ends with their number.
+            true => {
+                self.tag.rsplit_once('-').and_then(|(_, count)| count.parse().ok()).unwrap_or(0)
+            }
+            false => self.parts.iter().fold(0, |all: u32, (_, count)| all.saturating_add(*count)),
+        }
     }
 
-    /// Remembers sizes of parts.
+    /// Remembers sizes of parts, if they are not too many.
     pub(super) fn of_parts(&mut self, sizes: impl Iterator<Item = u64>) {
         for size in sizes {
             match self.parts.last_mut() {
                 Some((last, count)) if *last == size => *count += 1,
                 _ => self.parts.push((size, 1)),
             }
+        }
+        if self.parts.len() > RUNS {
+            self.parts.clear();
         }
     }
 }
@@ -230,6 +241,20 @@ mod tests {
             assert_eq!((state.part(3), state.part(most)), (third, None));
             assert!(state.part_count() >= 3);
         }
+    }
+
+    #[test]
+    fn parts_of_ten_thousand_sizes_fit_into_an_attribute() {
+        let size = |number: u64| (5u64 << 30) - number;
+        let mut state = State::new("900150983cd24fb0d6963f7d28e17f72-10000".into());
+        state.of_parts((0..10_000).map(size));
+        assert!(state.kept(&a_file()).len() < 1000);
+        assert_eq!((state.part_count(), state.part(1)), (10_000, None));
+        let mut state = State::new("900150983cd24fb0d6963f7d28e17f72-2000".into());
+        state.of_parts((0..2000).map(size));
+        assert_eq!((state.part_count(), state.parts.len()), (2000, 2000));
+        assert!(state.kept(&a_file()).len() < 48 << 10);
+        assert_eq!(State::new("900150983cd24fb0d6963f7d28e17f72".into()).part_count(), 0);
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(super) struct Received {
 }
 
 impl Incoming {
-    /// As the head of its request says.
+    /// As the head of its request says, without its bytes so far.
     ///
     /// # Errors
     /// When that makes no sense.
@@ -55,7 +55,6 @@ impl Incoming {
         headers: &HeaderMap,
         payload: &Payload,
         chain: Option<Chain>,
-        body: Body,
     ) -> S3Result<Self> {
         let number = |name: &str| {
             let value = headers.get(name)?;
@@ -92,7 +91,7 @@ impl Incoming {
             _ => None,
         };
         Ok(Self {
-            body,
+            body: Body::empty(),
             chunks,
             came: Bytes::new(),
             received: 0,
@@ -103,6 +102,11 @@ impl Incoming {
             said: said.map(|(_, value)| value),
             in_trailer,
         })
+    }
+
+    /// With these.
+    pub(super) fn of_body(self, body: Body) -> Self {
+        Self { body, ..self }
     }
 
     /// Its next bytes. `None`: it has ended.

@@ -26,7 +26,7 @@ const BUCKETS: u32 = 10_000;
 pub(super) async fn all(asked: &Asked) -> S3Result<Response> {
     let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchBucket);
     let most = asked.query.number("max-buckets", BUCKETS)?.unwrap_or(BUCKETS) as usize;
-    let prefix = asked.query.get("prefix").unwrap_or_default().as_bytes();
+    let prefix = asked.query.bytes("prefix").unwrap_or_default();
     let token = asked.query.get("continuation-token").unwrap_or_default();
     let after = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
     let mut first: BinaryHeap<(Vec<u8>, Time)> = BinaryHeap::new();

@@ -16,6 +16,10 @@ use super::signature::Chain;
 
 /// Longest line before a chunk, and of a trailer.
 const LINE: usize = 1024;
+/// Signed chunks of fewer bytes, of which each costs as much as a larger one, and how many may come: AWS takes the last
+/// alone.
+const SMALL: u64 = 8 << 10;
+const SMALL_MAX: usize = 1024;
 /// Trailers at most.
 const TRAILERS: usize = 16;
 
@@ -41,6 +45,8 @@ pub(super) struct Chunks {
     line: Vec<u8>,
     hash: Sha256,
     signature: Vec<u8>,
+    /// Small ones so far.
+    small: usize,
     trailers: Vec<(String, String)>,
     /// What of them is signed.
     signed: Vec<u8>,
@@ -65,6 +71,7 @@ impl Chunks {
             line: Vec::new(),
             hash: Sha256::new(),
             signature: Vec::new(),
+            small: 0,
             trailers: Vec::new(),
             signed: Vec::new(),
             end: None,
@@ -152,6 +159,10 @@ impl Chunks {
             let signature = rest.strip_prefix("chunk-signature=");
             let signature = signature.ok_or_else(|| bad("a chunk without a signature"))?;
             self.signature = signature.as_bytes().to_vec();
+            self.small += usize::from(len.is_some_and(|len| len < SMALL));
+            if self.small > SMALL_MAX {
+                return Err(bad("too many chunks of less than 8 KiB"));
+            }
         }
         len.ok_or_else(|| bad("a length that is none"))
     }
@@ -243,6 +254,14 @@ mod tests {
         );
         let cut = &example()[..66_000];
         assert_eq!(read(Some(chain()), cut, 999).unwrap_err().wrong, Wrong::IncompleteBody);
+    }
+
+    #[test]
+    fn signed_chunks_are_not_all_small() {
+        let mut chunks = Chunks::new(Some(chain()));
+        let small = b"1fff;chunk-signature=0";
+        assert!((0..SMALL_MAX).all(|_| chunks.head(small).is_ok()));
+        assert!(chunks.head(b"2000;chunk-signature=0").is_ok() && chunks.head(small).is_err());
     }
 
     #[test]

@@ -15,8 +15,11 @@ pub(super) enum Read {
     NotModified,
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+/// What headers of this name say together: a list may come in several.
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let all = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
+    let all: Vec<&str> = all.collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// Is the tag in a list, or any meant?
@@ -36,15 +39,15 @@ fn failed(what: &str) -> S3Error {
 /// When a condition does not hold.
 pub(super) fn read(headers: &HeaderMap, prefix: &str, seen: &Seen, attr: &Attr) -> S3Result<Read> {
     let get = |name: &str| text(headers, &format!("{prefix}{name}"));
-    let since = |name: &str| get(name).and_then(times::of_http);
+    let since = |name: &str| get(name).and_then(|text| times::of_http(&text));
     let changed = u64::try_from(attr.mtime.secs).unwrap_or(0);
     match (get("if-match"), since("if-unmodified-since")) {
-        (Some(list), _) if !names(list, &seen.tag) => return Err(failed("If-Match")),
+        (Some(list), _) if !names(&list, &seen.tag) => return Err(failed("If-Match")),
         (None, Some(time)) if changed > time => return Err(failed("If-Unmodified-Since")),
         _ => {}
     }
     match (get("if-none-match"), since("if-modified-since")) {
-        (Some(list), _) if names(list, &seen.tag) => Ok(Read::NotModified),
+        (Some(list), _) if names(&list, &seen.tag) => Ok(Read::NotModified),
         (None, Some(time)) if changed <= time => Ok(Read::NotModified),
         _ => Ok(Read::Goes),
     }
@@ -62,7 +65,7 @@ pub(super) fn is_outdated(headers: &HeaderMap, seen: &Seen) -> bool {
 pub(super) fn replaces(headers: &HeaderMap, before: Option<(&Seen, &Attr)>) -> S3Result<Replaces> {
     let (wanted, unwanted) = (text(headers, "if-match"), text(headers, "if-none-match"));
     match (wanted, unwanted, before) {
-        (Some(list), _, Some((seen, attr))) if names(list, &seen.tag) => {
+        (Some(list), _, Some((seen, attr))) if names(&list, &seen.tag) => {
             Ok(Replaces::Only(attr.ino))
         }
         (Some(_), _, Some(_)) => Err(failed("If-Match")),
@@ -70,7 +73,7 @@ pub(super) fn replaces(headers: &HeaderMap, before: Option<(&Seen, &Attr)>) -> S
             let why = "nothing is there that If-Match could be about";
             Err(S3Error::new(Wrong::NoSuchKey, why))
         }
-        (None, Some(list), Some((seen, _))) if names(list, &seen.tag) => {
+        (None, Some(list), Some((seen, _))) if names(&list, &seen.tag) => {
             Err(failed("If-None-Match"))
         }
         (None, Some(_), Some((_, attr))) => Ok(Replaces::Only(attr.ino)),
@@ -103,7 +106,7 @@ pub(super) fn deletes(headers: &HeaderMap, seen: &Seen, attr: &Attr) -> S3Result
         let said = text(headers, name);
         let holds = match (said, is) {
             (None, _) => true,
-            (Some(list), None) => names(list, &seen.tag),
+            (Some(list), None) => names(&list, &seen.tag),
             (Some(said), Some(is)) => said.trim() == is,
         };
         if !holds {
@@ -152,6 +155,11 @@ mod tests {
         assert_eq!(read(&[]), goes);
         assert_eq!(read(&[("if-match", "\"x\", \"abc\"")]), goes);
         assert_eq!(read(&[("if-match", "\"x\"")]), fails);
+        let mut several = HeaderMap::new();
+        for tag in ["\"x\"", "\"abc\""] {
+            several.append("if-match", tag.parse().unwrap());
+        }
+        assert_eq!(super::read(&several, "", &seen, &attr).map_err(|e| e.wrong), goes);
         assert_eq!(read(&[("if-none-match", "abc")]), known);
         assert_eq!(read(&[("if-none-match", "\"x\"")]), goes);
         assert_eq!(read(&[("if-modified-since", then)]), known);

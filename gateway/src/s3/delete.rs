@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use fs::tree::{TreePath, Trouble};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use meta::{Kind, Replaces};
+use meta::{Attr, Kind, Replaces};
 
 use super::asked::Asked;
 use super::attributes::FOLDER;
@@ -45,7 +45,7 @@ async fn remove(asked: &Asked, key: &Key, conditions: &HeaderMap) -> S3Result<()
         Err(e) => return Err(failed(e)),
     };
     match (found.kind, key.folder) {
-        (Kind::Directory, true) => return remove_folder(asked, key, conditions).await,
+        (Kind::Directory, true) => return remove_folder(asked, (key, &found), conditions).await,
         // There is a folder, and no such object.
         (Kind::Directory, false) | (_, true) => return Ok(()),
         _ => {}
@@ -69,7 +69,11 @@ async fn remove(asked: &Asked, key: &Key, conditions: &HeaderMap) -> S3Result<()
 }
 
 /// The folder goes if it is empty. Else it is there for what lies in it, and no object any more.
-async fn remove_folder(asked: &Asked, key: &Key, conditions: &HeaderMap) -> S3Result<()> {
+async fn remove_folder(
+    asked: &Asked,
+    (key, folder): (&Key, &Attr),
+    conditions: &HeaderMap,
+) -> S3Result<()> {
     let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchKey);
     let _alone = asked.door.folders.write().await;
     if conditions::of_deletes(conditions) {
@@ -79,7 +83,7 @@ async fn remove_folder(asked: &Asked, key: &Key, conditions: &HeaderMap) -> S3Re
     let kept = asked.view.attribute(&key.path, FOLDER).await.map_err(failed)?;
     match asked.view.remove(&key.path, Replaces::Anything).await {
         Err(e) if e.trouble() == Trouble::WrongKind && kept.is_some() => {
-            let mark = FolderMark::default().kept();
+            let mark = FolderMark::made(folder).kept();
             asked.view.set_attribute(&key.path, FOLDER, &mark).await.map_err(failed)
         }
         // A folder that the mount has made stays, and is none.
@@ -119,11 +123,12 @@ pub(super) async fn tidy_above(asked: &Asked, path: &TreePath) {
 
 /// Is it a folder, itself and no link to one, that was made for objects alone, and has none?
 async fn is_for_objects(asked: &Asked, path: &TreePath) -> fs::tree::TreeResult<bool> {
-    if asked.view.stat_itself(path).await?.kind != Kind::Directory {
+    let itself = asked.view.stat_itself(path).await?;
+    if itself.kind != Kind::Directory {
         return Ok(false);
     }
     let mark = FolderMark::read(asked.view.attribute(path, FOLDER).await?.as_deref());
-    let for_objects = mark.is_some_and(|mark| !mark.put);
+    let for_objects = mark.is_some_and(|mark| mark.is_for_objects(&itself));
     Ok(for_objects && asked.view.list(path).await?.next().await?.is_empty())
 }
 
@@ -211,7 +216,7 @@ pub(super) async fn many(asked: &Asked, body: &[u8]) -> S3Result<Response> {
                     xml.maybe("VersionId", named.version.as_ref()).close("Deleted");
                 }
             }
-            Err(S3Error { wrong, message }) => {
+            Err(S3Error { wrong, message, .. }) => {
                 xml.open("Error")
                     .text("Key", &named.key)
                     .maybe("VersionId", named.version.as_ref());

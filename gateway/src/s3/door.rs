@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fs::tree::View;
 use parking_lot::Mutex;
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::names::NameCache;
@@ -28,6 +28,8 @@ pub(crate) struct Door {
     pub(super) folders: RwLock<()>,
     /// Uploads by parts that are being ended.
     pub(super) ending: Mutex<HashSet<String>>,
+    /// One of these has ended, or could not be.
+    pub(super) ended: Notify,
     /// Those that are open, and whose: by ids, with uids. `None`: they are to be counted.
     pub(super) open: tokio::sync::Mutex<Option<HashMap<String, u32>>>,
     pub(super) documents: Semaphore,
@@ -47,6 +49,7 @@ impl Door {
             names: NameCache::default(),
             folders: RwLock::default(),
             ending: Mutex::default(),
+            ended: Notify::new(),
             open: tokio::sync::Mutex::default(),
             documents: Semaphore::new(DOCUMENTS),
             lists: Semaphore::new(LISTS),

@@ -98,6 +98,8 @@ codes! {
 pub(super) struct S3Error {
     pub(super) wrong: Wrong,
     pub(super) message: String,
+    /// Bytes of the object, where others were asked for.
+    pub(super) size: Option<u64>,
 }
 
 /// What a request is answered.
@@ -106,7 +108,7 @@ pub(super) type S3Result<T> = Result<T, S3Error>;
 impl S3Error {
     /// With these words.
     pub(super) fn new(wrong: Wrong, message: impl Into<String>) -> Self {
-        Self { wrong, message: message.into() }
+        Self { wrong, message: message.into(), size: None }
     }
 
     /// There is no such feature.
@@ -130,6 +132,10 @@ impl S3Error {
         let mut response = (self.wrong.status(), xml.end("Error")).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+        let size = self.size.map(|size| HeaderValue::try_from(format!("bytes */{size}")));
+        if let Some(Ok(size)) = size {
+            headers.insert(header::CONTENT_RANGE, size);
+        }
         if self.wrong.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(AGAIN));
         }

@@ -39,41 +39,58 @@ struct Page {
     next: Option<Vec<u8>>,
 }
 
+/// Are keys to be percent-encoded in the answer?
+///
+/// # Errors
+/// When they are to be written in another way.
+pub(super) fn are_encoded(asked: &Asked) -> S3Result<bool> {
+    match asked.query.get("encoding-type") {
+        None | Some("") => Ok(false),
+        Some("url") => Ok(true),
+        Some(other) => {
+            let why = format!("encoding-type={other}: url is the only one");
+            Err(S3Error::new(Wrong::InvalidArgument, why))
+        }
+    }
+}
+
+/// A key as it stands in an answer. One that is no UTF-8 is whole only where it is encoded.
+pub(super) fn written(key: &[u8], encoded: bool) -> String {
+    match encoded {
+        true => percent_encode(key, ENCODED).to_string(),
+        false => String::from_utf8_lossy(key).into_owned(),
+    }
+}
+
+/// What stands for a key that has the delimiter behind the prefix.
+pub(super) fn common<'k>(key: &'k [u8], prefix: &[u8], delimiter: &[u8]) -> Option<&'k [u8]> {
+    let rest = key.get(prefix.len()..).filter(|_| !delimiter.is_empty())?;
+    let at = rest.windows(delimiter.len()).position(|part| part == delimiter)?;
+    Some(&key[..prefix.len() + at + delimiter.len()])
+}
+
 impl Wanted {
     fn of(asked: &Asked, mut marker: Vec<u8>) -> S3Result<Self> {
         // What comes behind it is the same.
         marker.truncate(LONGEST + 1);
-        let text = |name: &str| asked.query.get(name).unwrap_or_default().as_bytes().to_vec();
-        let encoded = match asked.query.get("encoding-type") {
-            None | Some("") => false,
-            Some("url") => true,
-            Some(other) => {
-                let why = format!("encoding-type={other}: url is the only one");
-                return Err(S3Error::new(Wrong::InvalidArgument, why));
-            }
-        };
+        let bytes = |name: &str| asked.query.bytes(name).unwrap_or_default().to_vec();
         let most = asked.query.number("max-keys", i32::MAX.unsigned_abs())?.unwrap_or(KEYS);
         Ok(Self {
-            prefix: text("prefix"),
-            delimiter: text("delimiter"),
+            prefix: bytes("prefix"),
+            delimiter: bytes("delimiter"),
             marker,
             most: most.min(KEYS) as usize,
-            encoded,
+            encoded: are_encoded(asked)?,
         })
     }
 
     fn written(&self, key: &[u8]) -> String {
-        match self.encoded {
-            true => percent_encode(key, ENCODED).to_string(),
-            false => String::from_utf8_lossy(key).into_owned(),
-        }
+        written(key, self.encoded)
     }
 
     /// What stands for a key that has the delimiter behind the prefix.
     fn common<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
-        let rest = key.get(self.prefix.len()..).filter(|_| !self.delimiter.is_empty())?;
-        let at = rest.windows(self.delimiter.len()).position(|part| part == &self.delimiter[..])?;
-        Some(&key[..self.prefix.len() + at + self.delimiter.len()])
+        common(key, &self.prefix, &self.delimiter)
     }
 
     async fn page(&self, asked: &Asked) -> S3Result<Page> {
@@ -150,7 +167,7 @@ fn write(xml: &mut Xml, wanted: &Wanted, listed: &Listed, owner: Option<&str>) {
 /// # Errors
 /// When there is no such bucket, or what is asked for makes no sense.
 pub(super) async fn first_version(asked: &Asked) -> S3Result<Response> {
-    let marker = asked.query.get("marker").unwrap_or_default().as_bytes().to_vec();
+    let marker = asked.query.bytes("marker").unwrap_or_default().to_vec();
     let wanted = Wanted::of(asked, marker)?;
     let page = wanted.page(asked).await?;
     let mut xml = Xml::new("ListBucketResult");
@@ -173,10 +190,10 @@ pub(super) async fn first_version(asked: &Asked) -> S3Result<Response> {
 /// # Errors
 /// The same.
 pub(super) async fn second_version(asked: &Asked) -> S3Result<Response> {
-    let after = asked.query.get("start-after").unwrap_or_default();
+    let after = asked.query.bytes("start-after").unwrap_or_default();
     let token = asked.query.get("continuation-token");
     let marker = match token.filter(|token| !token.is_empty()) {
-        None => after.as_bytes().to_vec(),
+        None => after.to_vec(),
         Some(token) => URL_SAFE_NO_PAD.decode(token).map_err(|_| {
             S3Error::new(Wrong::InvalidArgument, "continuation-token is none that was given here")
         })?,
@@ -188,7 +205,7 @@ pub(super) async fn second_version(asked: &Asked) -> S3Result<Response> {
     xml.text("KeyCount", page.objects.len() + page.folders.len());
     xml.maybe("ContinuationToken", token);
     if asked.query.has("start-after") {
-        xml.text("StartAfter", wanted.written(after.as_bytes()));
+        xml.text("StartAfter", wanted.written(after));
     }
     xml.maybe("NextContinuationToken", page.next.as_ref().map(|key| URL_SAFE_NO_PAD.encode(key)));
     let owner = asked.query.get("fetch-owner").filter(|word| *word == "true");
@@ -206,7 +223,7 @@ pub(super) async fn second_version(asked: &Asked) -> S3Result<Response> {
 /// # Errors
 /// The same.
 pub(super) async fn versions(asked: &Asked) -> S3Result<Response> {
-    let marker = asked.query.get("key-marker").unwrap_or_default().as_bytes().to_vec();
+    let marker = asked.query.bytes("key-marker").unwrap_or_default().to_vec();
     let wanted = Wanted::of(asked, marker)?;
     let page = wanted.page(asked).await?;
     let mut xml = Xml::new("ListVersionsResult");

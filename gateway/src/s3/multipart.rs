@@ -17,7 +17,7 @@ use super::elements::{self, Seen};
 use super::error::{S3Error, S3Result, Wrong};
 use super::keys::Key;
 use super::object::{self, Content, tell_checksum, write_checksum};
-use super::parts::{self, NUMBER_MAX, Part, Record};
+use super::parts::{self, Ending, NUMBER_MAX, Part, Record};
 use super::put::{self, With};
 use super::signature::{hex, of_hex};
 use super::tags::Tags;
@@ -101,15 +101,16 @@ pub(super) async fn open(asked: &Asked) -> S3Result<(Key, String, Record)> {
     }
 }
 
-/// The number of a part that comes, to an upload that may have one.
-async fn place(asked: &Asked) -> S3Result<(Upload, Record)> {
+/// Begins a part that comes, of an upload that may have one: which, and of what number.
+async fn place(asked: &Asked) -> S3Result<(Upload, String, u32)> {
     let number = asked.query.number("partNumber", NUMBER_MAX)?.filter(|number| *number > 0);
     let number = number.ok_or_else(|| bad("partNumber is from 1 to 10000"))?;
-    let (_, id, record) = open(asked).await?;
+    let (_, id, _) = open(asked).await?;
     if !asked.view.viewer().write {
         return Err(S3Error::new(Wrong::AccessDenied, "only reading is allowed"));
     }
-    Ok((parts::begin(&asked.door, &id, number).await?, record))
+    let begun = parts::begin(&asked.door, &id, number).await?;
+    Ok((begun, id, number))
 }
 
 /// UploadPart.
@@ -117,10 +118,10 @@ async fn place(asked: &Asked) -> S3Result<(Upload, Record)> {
 /// # Errors
 /// When there is no such upload, or the body is not whole.
 pub(super) async fn put(asked: &Asked, body: &mut Incoming) -> S3Result<Response> {
-    let (mut upload, _) = place(asked).await?;
+    let (mut upload, id, number) = place(asked).await?;
     let received = body.store(&mut upload).await?;
     let mut state = put::state(&received);
-    parts::keep(upload, &mut state).await?;
+    parts::keep(&asked.door, (&id, number), upload, &mut state).await?;
     let mut response = StatusCode::OK.into_response();
     insert(&mut response, "etag", &format!("\"{}\"", state.tag));
     tell_checksum(&mut response, Some(&state));
@@ -136,7 +137,7 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
     let from = put::source(asked)?;
     let source = put::open_source(asked, &from).await?;
     let range = source_range(asked.header("x-amz-copy-source-range"), source.attr.size)?;
-    let (mut upload, _) = place(asked).await?;
+    let (mut upload, id, number) = place(asked).await?;
     let as_opened = match source.content {
         Content::File(file) => put::copy_file(&mut upload, &file, range.clone()).await,
         Content::Bytes(bytes) => {
@@ -155,7 +156,7 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
         false => hex(&Md5::digest(format!("{} {range:?}", source.seen.tag))),
     };
     let mut state = State::new(tag);
-    let attr = parts::keep(upload, &mut state).await?;
+    let attr = parts::keep(&asked.door, (&id, number), upload, &mut state).await?;
     let mut xml = Xml::new("CopyPartResult");
     xml.text("LastModified", times::iso(attr.mtime)).text("ETag", format!("\"{}\"", state.tag));
     Ok(document(xml.end("CopyPartResult")))
@@ -218,34 +219,14 @@ pub(super) fn read(body: &[u8]) -> S3Result<Vec<Named>> {
     }
 }
 
-/// That nobody else ends the same upload.
-struct Alone<'a>(&'a Asked, String);
-
-impl<'a> Alone<'a> {
-    fn ends(asked: &'a Asked, id: &str) -> S3Result<Self> {
-        match asked.door.ending.lock().insert(id.to_owned()) {
-            true => Ok(Self(asked, id.to_owned())),
-            false => {
-                let why = "another request completes or aborts this upload right now";
-                Err(S3Error::new(Wrong::OperationAborted, why))
-            }
-        }
-    }
-}
-
-impl Drop for Alone<'_> {
-    fn drop(&mut self) {
-        self.0.door.ending.lock().remove(&self.1);
-    }
-}
-
 /// CompleteMultipartUpload.
 ///
 /// # Errors
 /// When a part is not there, or too small, or a condition does not hold; the upload is as it was then.
 pub(super) async fn complete(asked: &Asked, body: &[u8]) -> S3Result<Response> {
     let named = read(body)?;
-    let _alone = Alone::ends(asked, asked.query.get("uploadId").unwrap_or_default())?;
+    let id = asked.query.get("uploadId").unwrap_or_default();
+    let _alone = Ending::wait(&asked.door, id).await?;
     let (key, id, record) = match open(asked).await {
         Err(e) if e.wrong == Wrong::NoSuchUpload => {
             return completed(asked).await.ok_or(e);
@@ -277,7 +258,7 @@ pub(super) async fn complete(asked: &Asked, body: &[u8]) -> S3Result<Response> {
     }
     let state = whole(asked, &id, &record, &all)?;
     let (described, tags) = (record.described, record.tags);
-    let with = With { state: Some(state), described, tags, copy_of: None };
+    let with = With { state: Some(state), described, tags, ..With::default() };
     let (_, with) = put::place(asked, &key, upload, with).await?;
     if let Err(e) = parts::end(&asked.door, &id).await {
         tracing::warn!(
@@ -358,11 +339,12 @@ fn told(asked: &Asked, key: &Key, state: &State) -> Response {
 /// # Errors
 /// When there is no such upload.
 pub(super) async fn abort(asked: &Asked) -> S3Result<Response> {
-    let (_, id, _) = open(asked).await?;
-    let _alone = Alone::ends(asked, &id)?;
     if !asked.view.viewer().write {
         return Err(S3Error::new(Wrong::AccessDenied, "only reading is allowed"));
     }
+    let id = asked.query.get("uploadId").unwrap_or_default();
+    let _alone = Ending::wait(&asked.door, id).await?;
+    let (_, id, _) = open(asked).await?;
     parts::end(&asked.door, &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -198,7 +198,8 @@ impl NameCache {
         if let Some(names) = known() {
             return Ok(names);
         }
-        let is_sure = attr.mtime.max(attr.ctime).secs + UNSURE_SECS < meta::wall_clock().secs;
+        // Every change has its time of the machine's clock there; the other time, of content, anybody may set.
+        let is_sure = attr.ctime.secs.saturating_add(UNSURE_SECS) < meta::wall_clock().secs;
         let names = Arc::new(read((view, path, attr), prefix, from.clone()).await?);
         self.keep(if is_sure { shared } else { own }, names.clone());
         Ok(names)

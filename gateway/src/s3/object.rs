@@ -41,6 +41,9 @@ const SET_BY_QUERY: [(&str, HeaderName); 6] = [
 pub(super) struct FolderMark {
     /// It is an object itself.
     pub(super) put: bool,
+    /// The inode that was made for objects: a copy by the mount has the same mark, and was not.
+    #[serde(default)]
+    pub(super) made: u64,
     /// Its content, in base64.
     #[serde(default)]
     pub(super) content: String,
@@ -51,6 +54,16 @@ pub(super) struct FolderMark {
 }
 
 impl FolderMark {
+    /// Of a folder that was made for objects in it.
+    pub(super) fn made(folder: &Attr) -> Self {
+        Self { made: folder.ino.0, ..Self::default() }
+    }
+
+    /// Is this folder there for objects in it alone?
+    pub(super) fn is_for_objects(&self, folder: &Attr) -> bool {
+        !self.put && self.made == folder.ino.0
+    }
+
     /// As it is kept.
     pub(super) fn read(kept: Option<&[u8]>) -> Option<Self> {
         kept.and_then(|kept| serde_json::from_slice(kept).ok())
@@ -150,6 +163,8 @@ pub(super) async fn get(asked: &Asked) -> S3Result<Response> {
     if read == Read::NotModified {
         let mut response = StatusCode::NOT_MODIFIED.into_response();
         describe(&mut response, &object);
+        // Of content that is not sent.
+        response.headers_mut().remove(header::CONTENT_TYPE);
         return Ok(response);
     }
     let (range, is_part) = range(asked, &object)?;
@@ -216,17 +231,26 @@ pub(super) fn tell_checksum(response: &mut Response, state: Option<&State>) {
 fn range(asked: &Asked, object: &Object) -> S3Result<(Range<u64>, bool)> {
     let size = object.attr.size;
     if let Some(number) = asked.query.number("partNumber", super::parts::NUMBER_MAX)? {
-        let state = object.seen.state.as_ref().filter(|state| !state.parts.is_empty());
+        let state = object.seen.state.as_ref().filter(|state| state.part_count() > 0);
+        if let Some(state) = state.filter(|state| state.parts.is_empty()) {
+            let why = format!(
+                "the object came by {} parts of more sizes than are kept: read it by ranges",
+                state.part_count()
+            );
+            return Err(S3Error::new(Wrong::NotImplemented, why));
+        }
         let part = match state {
             Some(state) => state.part(number),
             None => (number == 1).then_some((0, size)),
         };
         let none = || S3Error::new(Wrong::InvalidPartNumber, "there is no such part");
-        return part.map(|(start, end)| (start..end, true)).ok_or_else(none);
+        // An empty one has no range that could be named.
+        return part.map(|(start, end)| (start..end, size > 0)).ok_or_else(none);
     }
     match ranged(&asked.headers, size, conditions::is_outdated(&asked.headers, &object.seen)) {
         Some(range) if range.is_empty() => {
-            Err(S3Error::new(Wrong::InvalidRange, format!("the object has {size} bytes")))
+            let why = format!("the object has {size} bytes");
+            Err(S3Error { size: Some(size), ..S3Error::new(Wrong::InvalidRange, why) })
         }
         Some(range) => Ok((range, true)),
         None => Ok((0..size, false)),
@@ -268,7 +292,16 @@ pub(super) async fn attributes(asked: &Asked) -> S3Result<Response> {
         xml.open("Checksum").text(&checksum.algorithm.element(), &checksum.value);
         xml.text("ChecksumType", checksum.kind.word()).close("Checksum");
     }
-    if let (Some(state), true) = (state.filter(|s| !s.parts.is_empty()), wants("ObjectParts")) {
+    let (kept, unkept): (Option<&State>, Option<&State>) =
+        match state.filter(|state| wants("ObjectParts") && state.part_count() > 0) {
+            Some(state) if state.parts.is_empty() => (None, Some(state)),
+            state => (state, None),
+        };
+    if let Some(state) = unkept {
+        let count = state.part_count();
+        xml.open("ObjectParts").text("PartsCount", count).close("ObjectParts");
+    }
+    if let Some(state) = kept {
         let most: Option<u32> = asked.header("x-amz-max-parts").and_then(|text| text.parse().ok());
         let after: Option<u32> =
             asked.header("x-amz-part-number-marker").and_then(|text| text.parse().ok());

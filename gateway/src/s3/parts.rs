@@ -38,6 +38,8 @@ const LASTS: i64 = 24 * 3600;
 const LOOKS: Duration = Duration::from_secs(3600);
 /// That a part begins is kept no more often than so, in seconds.
 const TOUCHES: i64 = 3600;
+/// How long another request is waited for that ends the same upload: less than clients wait.
+const ENDS: Duration = Duration::from_secs(25);
 /// Parts that are taken away at once.
 const AT_ONCE: usize = 32;
 /// Those that are open at once: of an account; of all.
@@ -264,17 +266,22 @@ pub(super) async fn begin(door: &Door, id: &str, number: u32) -> S3Result<Upload
     door.own.upload(&path).await.map_err(failed)
 }
 
-/// A part is whole.
+/// A part is whole: it gets its name in the folder of its upload, whatever else is called so by now.
 ///
 /// # Errors
 /// When it cannot be stored, or the upload has ended.
-pub(super) async fn keep(upload: Upload, state: &mut State) -> S3Result<Attr> {
-    let kept = async {
-        let attr = upload.attr().await?;
-        upload.set_attribute(STATE, &state.kept(&attr)).await?;
-        upload.finish(Replaces::Anything).await
-    };
-    kept.await.map_err(failed)
+pub(super) async fn keep(
+    door: &Door,
+    (id, number): (&str, u32),
+    upload: Upload,
+    state: &mut State,
+) -> S3Result<Attr> {
+    upload.stored().await.map_err(failed)?;
+    let attr = upload.attr().await.map_err(failed)?;
+    upload.set_attribute(STATE, &state.kept(&attr)).await.map_err(failed)?;
+    let (_, folder) = folder(&door.own, id).await?;
+    let kept = upload.finish_in(&folder, name_of(number).as_bytes(), Replaces::Anything).await;
+    kept.map_err(failed)
 }
 
 /// Opens a part. `None`: it is not there.
@@ -376,17 +383,40 @@ fn lies(last: Time, now: i64) -> bool {
 }
 
 /// That nobody else ends the same upload, as long as this is there.
-struct Ending<'a>(&'a Door, &'a str);
+pub(super) struct Ending<'a>(&'a Door, &'a str);
 
 impl<'a> Ending<'a> {
     fn begin(door: &'a Door, id: &'a str) -> Option<Self> {
         door.ending.lock().insert(id.to_owned()).then(|| Self(door, id))
+    }
+
+    /// As soon as whoever ends it now has done that, or has failed: a client who has not heard for long asks again
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When that lasts.
+    pub(super) async fn wait(door: &'a Door, id: &'a str) -> S3Result<Self> {
+        let begun = async {
+            loop {
+                // Before the look, so that no end goes by unseen.
+                let ended = door.ended.notified();
+                match Self::begin(door, id) {
+                    Some(alone) => return alone,
+                    None => ended.await,
+                }
+            }
+        };
+        tokio::time::timeout(ENDS, begun).await.map_err(|_| {
+            let why = "another request completes or aborts this upload right now: ask again";
+            S3Error::new(Wrong::SlowDown, why)
+        })
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.ending.lock().remove(self.1);
+        self.0.ended.notify_waiters();
     }
 }
 

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fs::tree::{OpenFile, TreePath, TreeResult, Trouble, Upload};
 use http::StatusCode;
-use meta::{Attr, Kind, Replaces, Time};
+use meta::{Attr, Ino, Kind, Replaces, Time};
 use nix::time::ClockId;
 
 use super::asked::{Asked, no_bucket};
@@ -44,6 +44,8 @@ pub(super) struct With {
     pub(super) tags: Tags,
     /// What it is a copy of: it may be read by the same, where nothing is replaced.
     pub(super) copy_of: Option<Attr>,
+    /// It is to replace nothing but this.
+    pub(super) instead_of: Option<Ino>,
 }
 
 /// Refuses what would have to be done with an object, and is not.
@@ -121,7 +123,8 @@ async fn put_folder(
     body: &mut Incoming,
 ) -> S3Result<Response> {
     let (bytes, received) = body.whole(FOLDER_CONTENT, Wrong::EntityTooLarge).await?;
-    let mark = FolderMark { put: true, content: STANDARD.encode(bytes), described, tags };
+    let content = STANDARD.encode(bytes);
+    let mark = FolderMark { put: true, content, described, tags, ..FolderMark::default() };
     let asked = asked.clone();
     carried("a folder put by S3", async move {
         keep_folder(&asked, &key, &mark).await?;
@@ -204,8 +207,8 @@ async fn folders(asked: &Asked, path: &TreePath) -> S3Result<()> {
             Err(e) => return Err(failed(e)),
         }
         match asked.view.make_directory(&at).await {
-            Ok(_) => {
-                let mark = FolderMark::default().kept();
+            Ok(made) => {
+                let mark = FolderMark::made(&made).kept();
                 asked.view.set_attribute(&at, FOLDER, &mark).await.map_err(failed)?;
             }
             // Somebody else was faster.
@@ -220,14 +223,19 @@ async fn folders(asked: &Asked, path: &TreePath) -> S3Result<()> {
 async fn before(asked: &Asked, key: &Key) -> S3Result<Option<(Seen, Attr)>> {
     let found = async {
         let attr = asked.view.stat_itself(&key.path).await?;
-        // Who says nothing of what may be there need not be one who may read it.
-        let kept = match attr.kind {
-            Kind::File if conditions::are_there(&asked.headers) => {
-                asked.view.attribute(&key.path, STATE).await?
-            }
+        let has_conditions = conditions::are_there(&asked.headers);
+        let target = match attr.kind {
+            // Who says what may be there has seen what a link leads to.
+            Kind::Symlink if has_conditions => asked.view.stat(&key.path).await.ok(),
             _ => None,
         };
-        Ok::<_, fs::tree::TreeError>((Seen::of(&attr, kept.as_deref()), attr))
+        let target = target.filter(|target| target.kind == Kind::File).unwrap_or(attr);
+        // Who says nothing of what may be there need not be one who may read it.
+        let kept = match target.kind {
+            Kind::File if has_conditions => asked.view.attribute(&key.path, STATE).await?,
+            _ => None,
+        };
+        Ok::<_, fs::tree::TreeError>((Seen::of(&target, kept.as_deref()), attr))
     };
     match found.await {
         Ok((_, attr)) if attr.kind == Kind::Directory => {
@@ -265,6 +273,8 @@ pub(super) async fn place(
     mut with: With,
 ) -> S3Result<(Attr, With)> {
     let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchBucket);
+    // What may last does not while others wait for the folders.
+    upload.stored().await.map_err(failed)?;
     take_after(asked, key, &upload, with.copy_of.as_ref()).await?;
     upload.modified_at(now()).await.map_err(failed)?;
     let attr = upload.attr().await.map_err(failed)?;
@@ -277,7 +287,7 @@ pub(super) async fn place(
         };
         kept.map_err(failed)?;
     }
-    let placed = in_place(asked, key, &upload).await;
+    let placed = in_place(asked, key, &upload, with.instead_of).await;
     if placed.is_err() {
         tidy_above(asked, &key.path).await;
     }
@@ -308,9 +318,17 @@ async fn take_after(
     }
 }
 
-async fn in_place(asked: &Asked, key: &Key, upload: &Upload) -> S3Result<Attr> {
+async fn in_place(
+    asked: &Asked,
+    key: &Key,
+    upload: &Upload,
+    instead_of: Option<Ino>,
+) -> S3Result<Attr> {
     let _shared = asked.door.folders.read().await;
-    let replaces = allowed(asked, key).await?;
+    let replaces = match (allowed(asked, key).await?, instead_of) {
+        (Replaces::Anything, Some(ino)) => Replaces::Only(ino),
+        (replaces, _) => replaces,
+    };
     if let Some((above, _)) = key.path.split() {
         folders(asked, &above).await?;
     }
@@ -393,6 +411,29 @@ pub(super) async fn copy_file(
     Ok(upload.written() == range.end - range.start && !file.has_changed().await?)
 }
 
+/// What a copy may replace alone: the object itself that it is of, if it is to be that, and no other that has come meanwhile.
+///
+/// # Errors
+/// When somebody has written to it meanwhile: that would be lost.
+async fn onto_itself(
+    asked: &Asked,
+    (key, from): (&Key, &Key),
+    opened: &Attr,
+    as_opened: bool,
+) -> S3Result<Option<Ino>> {
+    let itself = match key.path == from.path {
+        true => asked.view.stat_itself(&key.path).await.ok(),
+        false => None,
+    };
+    // A link is replaced, and what it leads to is not.
+    let is_it = itself.is_some_and(|itself| itself.kind == Kind::File);
+    if is_it && !as_opened {
+        let why = "the object was changed meanwhile: copy it again";
+        return Err(S3Error::new(Wrong::OperationAborted, why));
+    }
+    Ok(is_it.then_some(opened.ino))
+}
+
 /// CopyObject.
 ///
 /// # Errors
@@ -416,7 +457,8 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
     let (changed, tag) = match content {
         Content::Bytes(bytes) if key.folder => {
             let content = STANDARD.encode(bytes);
-            keep_folder(asked, &key, &FolderMark { put: true, content, described, tags }).await?;
+            let mark = FolderMark { put: true, content, described, tags, ..FolderMark::default() };
+            keep_folder(asked, &key, &mark).await?;
             (attr.mtime, Some(seen.tag))
         }
         _ if key.folder => {
@@ -431,7 +473,9 @@ pub(super) async fn copy(asked: &Asked) -> S3Result<Response> {
             };
             let as_opened = as_opened.map_err(|e| S3Error::of(&e, Wrong::NoSuchBucket))?;
             let copy_of = (attr.kind == Kind::File).then_some(attr);
-            let with = With { state: state.filter(|_| as_opened), described, tags, copy_of };
+            let instead_of = onto_itself(asked, (&key, &from), &attr, as_opened).await?;
+            let state = state.filter(|_| as_opened);
+            let with = With { state, described, tags, copy_of, instead_of };
             let (attr, with) = place(asked, &key, upload, with).await?;
             let tag = with.state.map_or_else(|| Seen::of(&attr, None).tag, |state| state.tag);
             (attr.mtime, Some(tag))

@@ -1,45 +1,71 @@
 //! What stands behind the `?` of an address. Pure.
 
+use std::collections::HashSet;
+
 use percent_encoding::percent_decode_str;
 
 use super::error::{S3Error, S3Result, Wrong};
 
+/// What is a key, or begins as one does: any bytes.
+const KEYS: [&str; 5] = ["delimiter", "key-marker", "marker", "prefix", "start-after"];
+
 /// Names and values, decoded, in their order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, Vec<u8>)>);
 
 impl Query {
     /// Of this text.
     ///
     /// # Errors
-    /// When it is not in UTF-8.
+    /// When something else than a key is not in UTF-8.
     pub(super) fn parse(text: &str) -> S3Result<Self> {
-        let decoded = |text: &str| {
-            let text = percent_decode_str(text).decode_utf8();
-            let text = text.map_err(|_| S3Error::new(Wrong::InvalidURI, "it is not in UTF-8"))?;
-            Ok::<_, S3Error>(text.into_owned())
-        };
+        let not_text = || S3Error::new(Wrong::InvalidURI, "it is not in UTF-8");
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             // What is signed has no plus for a space; a plus that is one is not signed by anybody.
-            Ok((decoded(name)?, decoded(value)?))
+            let name = percent_decode_str(name).decode_utf8().map_err(|_| not_text())?.into_owned();
+            let value: Vec<u8> = percent_decode_str(value).collect();
+            match KEYS.contains(&name.as_str()) || std::str::from_utf8(&value).is_ok() {
+                true => Ok((name, value)),
+                false => Err(not_text()),
+            }
         });
         pairs.collect::<S3Result<_>>().map(Self)
     }
 
-    /// The first value of this name.
+    /// Each name is there once.
+    ///
+    /// # Errors
+    /// When one is not: others might take another of its values for the one that counts.
+    pub(super) fn once(&self) -> S3Result<()> {
+        let mut names = HashSet::new();
+        for (name, _) in &self.0 {
+            if !names.insert(name.as_str()) {
+                let why = format!("{name} is there twice: one of them says what is meant");
+                return Err(S3Error::new(Wrong::InvalidArgument, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of the first value of this name, if it is there.
+    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &value[..])
+    }
+
+    /// The first value of this name, which is no key.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.bytes(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// Is it there?
     pub(super) fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
+        self.bytes(name).is_some()
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_str(), &value[..]))
     }
 
     /// A number, if it is there.
@@ -69,6 +95,10 @@ mod tests {
         assert_eq!(query.number("max-keys", 1000), Ok(Some(7)));
         assert_eq!(query.number("x", 1000), Ok(None));
         assert!(query.number("max-keys", 6).is_err() && query.number("prefix", 6).is_err());
-        assert!(Query::parse("a=%ff").is_err());
+        assert!(Query::parse("a=%ff").is_err() && Query::parse("%ff=a").is_err());
+        let query = Query::parse("marker=a%ff&x=&marker=b").unwrap();
+        assert_eq!((query.bytes("marker"), query.bytes("y")), (Some(&b"a\xff"[..]), None));
+        assert!(query.has("marker") && query.once().is_err());
+        assert!(Query::parse("a=b&b=a").unwrap().once().is_ok());
     }
 }

@@ -100,7 +100,8 @@ async fn answered(
     body: Body,
     from: (Peer, Result<(), Refusal>),
 ) -> S3Result<Response> {
-    let mut asked = match Asked::of(door, head, from).await {
+    let asked = Asked::of(door, head, from).await;
+    let mut asked = match asked.and_then(|asked| meant(&asked).map(|()| asked)) {
         Ok(asked) => asked,
         Err(why) => {
             heard_out(&head.headers, body).await;
@@ -116,10 +117,45 @@ async fn answered(
     }
     let is_document = is_document(&asked);
     let chain = asked.chain.take();
-    let incoming = Incoming::of(&said_of_body(&asked), &asked.payload, chain, body)?;
+    let incoming = match Incoming::of(&said_of_body(&asked), &asked.payload, chain) {
+        Ok(incoming) => incoming.of_body(body),
+        Err(why) => {
+            heard_out(&head.headers, body).await;
+            return Err(why);
+        }
+    };
     match is_document {
         true => with_document(asked, head, incoming).await,
         false => with_content(asked, head, incoming).await,
+    }
+}
+
+/// Refuses what would be done otherwise than it is meant: where something is changed, a word that nobody knows here might say
+/// that another thing is; and a bucket that is to be somebody else's is not.
+fn meant(asked: &Asked) -> S3Result<()> {
+    for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
+        if asked.header(name).is_some_and(|owner| owner != asked.user) {
+            let why =
+                format!("{name} names somebody else than {}, whose buckets these are", asked.user);
+            return Err(S3Error::new(Wrong::AccessDenied, why));
+        }
+    }
+    let of_object = !asked.key.is_empty();
+    let known: &[&str] = match (asked.method.as_str(), of_object) {
+        ("PUT", true) => &["acl", "partNumber", "tagging", "uploadId", "versionId"],
+        ("PUT", false) => &["acl", "tagging"],
+        ("DELETE", true) => &["tagging", "uploadId", "versionId"],
+        ("DELETE", false) => &["tagging"],
+        _ => return Ok(()),
+    };
+    let others: &[&str] = if of_object { &OF_OBJECTS } else { &OF_BUCKETS };
+    let is_known = |name: &str| {
+        let of_all = name == "x-id" || name.to_ascii_lowercase().starts_with("x-amz-");
+        of_all || known.contains(&name) || others.contains(&name)
+    };
+    match asked.query.all().map(|(name, _)| name).find(|name| !is_known(name)) {
+        None => Ok(()),
+        Some(name) => Err(S3Error::not_there(&format!("{} of ?{name}", asked.method))),
     }
 }
 

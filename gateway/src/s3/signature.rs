@@ -243,10 +243,10 @@ impl Signed {
         line(head.method.as_bytes());
         let path: Vec<u8> = percent_decode(head.path.as_bytes()).collect();
         line(percent_encode(&path, ENCODED_PATH).to_string().as_bytes());
-        let encoded = |text: &str| percent_encode(text.as_bytes(), ENCODED).to_string();
+        let encoded = |text: &[u8]| percent_encode(text, ENCODED).to_string();
         let signed = head.query.all().filter(|(name, _)| *name != "X-Amz-Signature");
         let mut pairs: Vec<(String, String)> =
-            signed.map(|(name, value)| (encoded(name), encoded(value))).collect();
+            signed.map(|(name, value)| (encoded(name.as_bytes()), encoded(value))).collect();
         pairs.sort();
         let pairs: Vec<String> =
             pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();

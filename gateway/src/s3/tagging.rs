@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::asked::Asked;
 use super::attributes::{FOLDER, TAGS};
 use super::error::{S3Error, S3Result, Wrong};
+use super::keys::Key;
 use super::object::{FolderMark, open};
 use super::tags::{BUCKET, OBJECT, Tags};
 
@@ -18,6 +19,22 @@ async fn set(asked: &Asked, path: &TreePath, tags: &Tags) -> S3Result<()> {
         None => asked.view.remove_attribute(path, TAGS).await,
     };
     done.map_err(|e| S3Error::of(&e, Wrong::NoSuchKey))
+}
+
+/// The same, of a folder. One that is given tags is an object from then on, as if it had been put: so it does not go with
+/// what lies in it.
+async fn set_of_folder(asked: &Asked, key: &Key, tags: Tags) -> S3Result<()> {
+    let failed = |e: fs::tree::TreeError| S3Error::of(&e, Wrong::NoSuchKey);
+    // Nobody else puts it meanwhile, or takes it away.
+    let _alone = asked.door.folders.write().await;
+    drop(open(asked, key).await?);
+    let kept = asked.view.attribute(&key.path, FOLDER).await.map_err(failed)?;
+    let mark = FolderMark::read(kept.as_deref()).unwrap_or_default();
+    if mark.tags == tags {
+        return Ok(());
+    }
+    let kept = FolderMark { put: true, tags, ..mark }.kept();
+    asked.view.set_attribute(&key.path, FOLDER, &kept).await.map_err(failed)
 }
 
 /// `?tagging` of an object.
@@ -34,11 +51,7 @@ pub(super) async fn of_object(asked: &Asked, body: &[u8]) -> S3Result<Response> 
         _ => return Ok(object.tags.document()),
     };
     if key.folder {
-        let read = |e| S3Error::of(&e, Wrong::NoSuchKey);
-        let kept = asked.view.attribute(&key.path, FOLDER).await.map_err(read)?;
-        let mark = FolderMark::read(kept.as_deref()).unwrap_or_default();
-        let kept = FolderMark { tags, ..mark }.kept();
-        asked.view.set_attribute(&key.path, FOLDER, &kept).await.map_err(read)?;
+        set_of_folder(asked, &key, tags).await?;
     } else {
         set(asked, &key.path, &tags).await?;
     }

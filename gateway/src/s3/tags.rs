@@ -64,6 +64,7 @@ impl Tags {
         // A form's, in which a plus is a space.
         let text = asked.header("x-amz-tagging").unwrap_or_default().replace('+', "%20");
         for (key, value) in Query::parse(&text)?.all() {
+            let value = std::str::from_utf8(value).map_err(|_| wrong("it is not in UTF-8"))?;
             tags.add(key.to_owned(), value.to_owned())?;
         }
         tags.at_most(OBJECT)

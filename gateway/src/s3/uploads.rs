@@ -10,8 +10,8 @@ use super::document::document;
 use super::error::S3Result;
 use super::multipart::open;
 use super::parts::{self, Part};
-use super::times;
 use super::xml::Xml;
+use super::{list, times};
 
 /// Parts, and uploads, of one answer.
 const LISTED: u32 = 1000;
@@ -58,9 +58,11 @@ pub(super) async fn parts_of_one(asked: &Asked) -> S3Result<Response> {
 /// When there is no such bucket.
 pub(super) async fn all(asked: &Asked) -> S3Result<Response> {
     let (_, bucket) = asked.there().await?;
-    let get = |name: &str| asked.query.get(name).unwrap_or_default().to_owned();
-    let (prefix, delimiter) = (get("prefix"), get("delimiter"));
-    let after = (get("key-marker"), get("upload-id-marker"));
+    let bytes = |name: &str| asked.query.bytes(name).unwrap_or_default().to_vec();
+    let (prefix, delimiter) = (bytes("prefix"), bytes("delimiter"));
+    let id_after = asked.query.get("upload-id-marker").unwrap_or_default().to_owned();
+    let (after, encoded) = ((bytes("key-marker"), id_after), list::are_encoded(asked)?);
+    let written = |key: &[u8]| list::written(key, encoded);
     let most =
         asked.query.number("max-uploads", i32::MAX.unsigned_abs())?.unwrap_or(LISTED).min(LISTED);
     let uid = asked.view.viewer().uid;
@@ -81,37 +83,38 @@ pub(super) async fn all(asked: &Asked) -> S3Result<Response> {
     })
     .await?;
     let mut xml = Xml::new("ListMultipartUploadsResult");
-    xml.text("Bucket", String::from_utf8_lossy(&asked.bucket)).text("KeyMarker", &after.0);
-    xml.text("UploadIdMarker", &after.1).text("Prefix", &prefix).text("MaxUploads", most);
+    xml.text("Bucket", String::from_utf8_lossy(&asked.bucket)).text("KeyMarker", written(&after.0));
+    xml.text("UploadIdMarker", &after.1).text("Prefix", written(&prefix)).text("MaxUploads", most);
     xml.text("IsTruncated", more);
-    if let Some(((key, id), _)) = first.last_key_value().filter(|_| more) {
-        xml.text("NextKeyMarker", key).text("NextUploadIdMarker", id);
+    if encoded {
+        xml.text("EncodingType", "url");
     }
-    let mut folders = Vec::<String>::new();
+    if let Some(((key, id), _)) = first.last_key_value().filter(|_| more) {
+        xml.text("NextKeyMarker", written(key)).text("NextUploadIdMarker", id);
+    }
+    let mut folders = Vec::<&[u8]>::new();
     for ((key, id), record) in &first {
-        let at = key[prefix.len()..].find(&delimiter).filter(|_| !delimiter.is_empty());
-        if let Some(at) = at {
-            folders.push(key[..prefix.len() + at + delimiter.len()].to_owned());
+        if let Some(folder) = list::common(key, &prefix, &delimiter) {
+            folders.push(folder);
             continue;
         }
         let began = Time { secs: record.began, nanos: 0 };
-        xml.open("Upload").text("Key", key).text("UploadId", id);
+        xml.open("Upload").text("Key", written(key)).text("UploadId", id);
         xml.owner("Initiator", &record.user).owner("Owner", &record.user);
         xml.text("StorageClass", "STANDARD").text("Initiated", times::iso(began)).close("Upload");
     }
     folders.dedup();
     for key in folders {
-        xml.open("CommonPrefixes").text("Prefix", key).close("CommonPrefixes");
+        xml.open("CommonPrefixes").text("Prefix", written(key)).close("CommonPrefixes");
     }
     Ok(document(xml.end("ListMultipartUploadsResult")))
 }
 
-/// A key as it is shown.
-fn key_of(digits: &str) -> String {
-    let bytes: Vec<u8> = (0..digits.len() / 2)
+/// A key of its digits.
+fn key_of(digits: &str) -> Vec<u8> {
+    (0..digits.len() / 2)
         .filter_map(|at| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok())
-        .collect();
-    String::from_utf8_lossy(&bytes).into_owned()
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,7 +123,7 @@ mod tests {
     use crate::s3::signature::hex;
 
     #[test]
-    fn keys_that_are_kept_are_shown() {
-        assert_eq!(key_of(&hex("a/\u{fc}".as_bytes())), "a/\u{fc}");
+    fn keys_that_are_kept_are_had_again() {
+        assert_eq!(key_of(&hex(b"a/\xff\0")), b"a/\xff\0");
     }
 }
