@@ -75,6 +75,13 @@ impl Led {
         ids
     }
 
+    /// Waits until a blob of such a number is wanted.
+    async fn until_written(&self, sequence: u64) {
+        while !self.books.0.lock().iter().any(|id| id.sequence() == sequence) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until the report is as it should be.
     async fn until(&self, what: &str, done: impl Fn(&Report) -> bool) -> Report {
         let healer = self.healer.clone().expect("it is repaired");
@@ -302,11 +309,11 @@ async fn repair_ends_when_somebody_else_has_the_volume() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_scrub_finds_is_mended_though_nobody_reads_it() {
-    let mut led = Led::over(8).await;
+    let mut led = Led::over(6).await;
     let ids = led.put(9).await;
     let healer = led.heal();
     led.until_healthy().await;
-    // One that can be mended at once, and one whose disk takes nothing now.
+    // One that can be mended at once, and one whose disk takes nothing now, nor has another a place for it.
     let (id, stuck) = (ids[0], ids[1]);
     let home = led.lying(id)[1][0];
     let full = led.lying(stuck).into_iter().map(|slots| slots[0]).find(|slot| *slot != home);
@@ -314,7 +321,7 @@ async fn what_a_scrub_finds_is_mended_though_nobody_reads_it() {
     led.slots[home].rot(id);
     led.slots[full].rot(stuck);
     led.slots[full].set(Mood::Full);
-    assert_eq!(healer.scrub().await, Ok(8));
+    assert_eq!(healer.scrub().await, Ok(6));
     let report = led.until("found", |report| report.damaged_blobs == 1).await;
     assert_eq!(report.health, Health::Degraded, "{report}");
     assert!(report.line.contains("1 blob has damaged parts"), "{report}");
@@ -623,6 +630,43 @@ async fn what_is_put_or_deleted_while_a_disk_is_filled_costs_no_second_census() 
     let report = led.until("filled", filled).await;
     assert_eq!(report.censuses, 1, "{report}");
     assert!(led.slots[WIPED].has_all_of(VOLUME));
+}
+
+/// However many blobs come and go, of which a disk that is full takes no part, another one is filled again.
+#[tokio::test(start_paused = true)]
+async fn a_disk_is_filled_though_another_is_full_and_users_write_all_the_time() {
+    const FULL: usize = 1;
+    const WIPED: usize = 3;
+    let mut led = Led::over(8).await;
+    let ids = led.put(30).await;
+    led.slots.iter().for_each(|slot| slot.set(Mood::Slow(Duration::from_millis(40))));
+    led.slots[FULL].set(Mood::Full);
+    let (proxy, books) = (led.proxy.clone(), led.books.clone());
+    let writing = tokio::spawn(async move {
+        for sequence in 1000.. {
+            let id = blob(sequence, 4096, "ec(4,2)");
+            proxy.put(id, noise(4096, sequence)).await.unwrap();
+            books.0.lock().push(id);
+            if let Some(old) = sequence.checked_sub(60).filter(|old| *old >= 1000) {
+                let old = blob(old, 4096, "ec(4,2)");
+                books.0.lock().retain(|id| *id != old);
+                // What is under repair is asked for again, by whoever sweeps.
+                proxy.delete(&[old]).await;
+            }
+        }
+    });
+    led.until_written(1100).await;
+    led.slots[WIPED].wipe();
+    led.heal();
+    let filled = led.until("filled", |r| r.censuses > 0 && r.disks_rebuilding == 0);
+    let report = tokio::time::timeout(Duration::from_secs(120), filled).await;
+    writing.abort();
+    let report = report.expect("it is filled in time");
+    assert!(report.disks_rebuilding == 0 && !writing.await.unwrap_err().is_panic(), "{report}");
+    led.assert_safe(&ids, "one is full");
+    led.slots[FULL].set(Mood::Good);
+    led.until_healthy().await;
+    led.assert_at_home(&ids).await;
 }
 
 /// Whoever checks a volume reads no faster than repair may, and gives way to users as it does.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::id::BlobId;
+use proto::limits::MAX_SLOTS;
 use proto::part_store::Condition;
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::repair::conditions::Conditions;
 use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
 use crate::repair::pace::{Charge, Pace};
-use crate::repair::presence::Presence;
+use crate::repair::presence::{Presence, Seen};
 use crate::repair::queue::{Item, MOST, Queue};
 use crate::repair::report::Change;
 use crate::repair::tally::Tally;
@@ -23,6 +24,10 @@ use crate::repair::tally::Tally;
 const ASK: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
 /// First and longest wait before a census that is taken because something failed.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// After a volume was used its blobs are counted again in this time, or so many times as long as that took last.
+const FRESH: (Duration, u32) = (Duration::from_secs(10), 100);
+/// What a census has found is mended before another begins, but not for longer than this.
+const STALE: Duration = Duration::from_secs(600);
 /// A blob that is being put or deleted is looked at again after this time.
 const PUT_OFF: Duration = Duration::from_millis(100);
 /// Of the time no more than one in so many goes to censuses that follow each other.
@@ -49,6 +54,8 @@ pub(crate) struct Course {
     pub(crate) ask_at: Option<Instant>,
     retry: Duration,
     failed: bool,
+    /// Slots stand otherwise than when the last census began, apart from their room.
+    moved: bool,
     /// A slot did not say what it has of a blob that was mended, without being missed.
     unsure: bool,
     /// Slots that were rebuilding when the last census ended.
@@ -76,6 +83,7 @@ impl Course {
             ask_at: Some(now),
             retry: RETRY.0,
             failed: false,
+            moved: false,
             unsure: false,
             to_declare: SlotSet::EMPTY,
             mended_blobs: 0,
@@ -104,10 +112,45 @@ impl Course {
         // Lists do not tell whether parts are sound.
         self.conditions.tell_again();
         let failed = std::mem::take(&mut self.failed);
-        self.unsure = false;
+        (self.unsure, self.moved) = (false, false);
         self.retry = if failed { (2 * self.retry).min(RETRY.1) } else { RETRY.0 };
         self.due = now + every;
         (self.tally.begin(), self.presence.attendance())
+    }
+
+    /// The slots were looked at: when they stand otherwise all is counted anew. Where there is only more or less room
+    /// that has time, as mends go by what there is when they begin.
+    pub(crate) fn look(&mut self, seen: Seen, now: Instant) {
+        let (before, moved) = (self.presence.attendance(), self.presence.is_outdated(seen));
+        if self.presence.look(seen, now) {
+            let takes = before.takes;
+            let but_for_room = Attendance { takes, ..self.presence.attendance() };
+            self.moved |= moved || but_for_room != before;
+            self.due = now;
+        }
+    }
+
+    /// A census that was taken some time ago says little of a volume that was used since. `used`: was it, since then?
+    pub(crate) fn refresh(&mut self, used: impl FnOnce(Instant) -> bool, now: Instant) {
+        let took = self.tally.took();
+        if let Some(counted) = self.tally.counted_at()
+            && !self.tally.is_counting()
+            && now >= counted + FRESH.0.max(FRESH.1 * took)
+            // What was put or deleted while it was counted may be counted as anything.
+            && used(counted - took)
+        {
+            self.due = self.due.min(now);
+        }
+    }
+
+    /// Is a census to be taken? Not while what the last one has found is being mended, unless slots stand otherwise
+    /// since, or that takes too long: it would be found anew, with what is just being put and deleted then, and while
+    /// users are busy nothing would ever come to its end.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        let ends_first = !self.is_through()
+            && !self.moved
+            && self.tally.counted_at().is_some_and(|counted| now < counted + STALE);
+        self.due <= now && !ends_first
     }
 
     pub(crate) fn found(&mut self, census: u64, blob: BlobId, finding: Finding) {
@@ -157,7 +200,7 @@ impl Course {
         let rebuilding = self.conditions.rebuilding();
         if !self.tally.is_counting() && !rebuilding.minus(self.presence.rebuilding()).is_empty() {
             self.presence.rebuilds(rebuilding);
-            self.due = now;
+            (self.due, self.moved) = (now, true);
         }
     }
 
@@ -202,10 +245,10 @@ impl Course {
                 self.found_again(&blob);
                 if mended.unheard {
                     self.unsure = true;
-                    self.left_undone(item, now);
+                    self.left_undone(item, SlotSet::first(MAX_SLOTS), now);
                 }
             }
-            End::Deleted => {
+            End::Deleted { .. } => {
                 self.found_again(&blob);
                 let before = (!item.short).then_some(item.counted.unwrap_or(item.spare));
                 self.tally.change(item, Change { before, after: None, best });
@@ -220,17 +263,17 @@ impl Course {
                     tracing::warn!("blob {blob} cannot be mended: {why}");
                     self.stuck.insert(blob, why.clone());
                 }
-                self.left_undone(item, now);
+                self.left_undone(item, mended.undone, now);
             }
         }
     }
 
-    /// A blob could not be mended as it should be: another census finds it. One that was only noticed is no reason to
-    /// take slots for less than whole that have all that the last census has found, nor to wait longer each time: as long
-    /// as blobs are put some always are.
-    fn left_undone(&mut self, item: Item, now: Instant) {
+    /// A blob could not be mended as it should be, and these slots may lack something: another census finds it. One that
+    /// was only noticed is no reason to take slots for less than whole that have all that the last census has found, nor
+    /// to wait longer each time: as long as blobs are put some always are.
+    fn left_undone(&mut self, item: Item, slots: SlotSet, now: Instant) {
         if item.census.is_some() {
-            self.tally.leave_undone();
+            self.tally.leave_undone(slots);
             self.try_again(now);
         } else {
             self.due = self.due.min(now + self.retry);
@@ -247,8 +290,9 @@ impl Course {
         best: usize,
         now: Instant,
     ) {
+        let all = SlotSet::first(MAX_SLOTS);
         if wanted != Some(false) && item.census.is_some() {
-            self.tally.leave_undone();
+            self.tally.leave_undone(all);
         }
         match wanted {
             Some(false) => {
@@ -272,7 +316,7 @@ impl Course {
                 }
             }
             // Whoever did not say may do so the next time.
-            _ => self.left_undone(item, now),
+            _ => self.left_undone(item, all, now),
         }
     }
 
@@ -305,13 +349,14 @@ impl Course {
         through && !overflowed
     }
 
-    /// The slots that were being rebuilt and have all they should now; told once. `Err`: they have not.
+    /// Those of the slots that were being rebuilt that have all they should now; told once. `Err`: none has.
     pub(crate) fn declares(&mut self, now: Instant) -> Result<SlotSet, SlotSet> {
         if !self.is_done(now) {
             return Ok(SlotSet::EMPTY);
         }
         let slots = std::mem::take(&mut self.to_declare);
-        if self.tally.is_thorough() { Ok(slots) } else { Err(slots) }
+        let whole = self.tally.whole(slots);
+        if whole.is_empty() && !slots.is_empty() { Err(slots) } else { Ok(whole) }
     }
 }
 
@@ -397,6 +442,46 @@ mod tests {
     }
 
     #[test]
+    fn what_a_slot_would_not_take_holds_back_that_slot_and_no_other() {
+        let now = Instant::now();
+        let mut course = course(now);
+        for (undone, whole) in [(0, Ok(SlotSet::only(1))), (1, Err(SlotSet::only(1)))] {
+            census(&mut course, &[1], now);
+            let (blob, item) = course.queue.pop().unwrap();
+            let undone = SlotSet::only(undone);
+            let mended = Mended { undone, ..End::Failed("it is full".to_owned()).into() };
+            course.mended(blob, item, &mended, 1, now);
+            assert_eq!((course.declares(now), course.due <= now + 2 * RETRY.0), (whole, true));
+        }
+    }
+
+    #[test]
+    fn what_a_census_has_found_is_mended_before_another_is_taken_of_a_volume_in_use() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut course = course(now);
+        course.look(Seen::default(), now);
+        census(&mut course, &[1, 2], now);
+        course.refresh(|_| false, now + 11 * second);
+        assert!(course.due > now + STALE, "nobody has used it");
+        course.refresh(|_| true, now + 11 * second);
+        // Nor is one taken before for what was noticed and failed, or a slot that is full for a moment.
+        let failed = End::Failed("it is full".to_owned()).into();
+        course.mended(blob(3), Item::noticed(false), &failed, 1, now);
+        course.look(Seen { full: SlotSet::only(2), ..Seen::default() }, now + 11 * second);
+        for _ in 0..2 {
+            assert!(!course.is_due(now + 12 * second), "one is left");
+            mend(&mut course, now + 12 * second);
+        }
+        assert!(course.is_due(now + 12 * second));
+        // But for a slot that is gone, and when it would take for ever.
+        census(&mut course, &[1], now);
+        course.refresh(|_| true, now + 12 * second);
+        assert!(!course.is_due(now + 12 * second) && course.is_due(now + STALE));
+        course.look(Seen { down: SlotSet::only(2), ..Seen::default() }, now + 12 * second);
+        assert!(course.is_due(now + 12 * second));
+    }
+
+    #[test]
     fn a_blob_that_is_busy_costs_no_other_its_turn() {
         let now = Instant::now();
         let mut course = course(now);
@@ -462,7 +547,7 @@ mod tests {
         let (blob, item) = course.queue.pop().unwrap();
         // Its put has ended meanwhile: there is nothing to mend.
         let (before, after) = (Some(2), Some(2));
-        let whole = Mended { before, after, bytes: 0, unheard: false, end: End::Done };
+        let whole = Mended { before, after, ..End::Done.into() };
         course.mended(blob, item, &whole, 2, now);
         let expected = Counts { by_spare: vec![0, 0, 1], at_risk: 0, unavailable: 0, lost: 0 };
         assert_eq!(course.tally.counts, expected);

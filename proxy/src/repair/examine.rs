@@ -152,7 +152,7 @@ impl Proxy {
         match mended.end {
             End::Done if mended.unheard => Err("a disk did not say what it has of it".to_owned()),
             End::Done => Ok(()),
-            End::Deleted => Err("it was deleted".to_owned()),
+            End::Deleted { .. } => Err("it was deleted".to_owned()),
             End::Busy => Err("it is being put or deleted".to_owned()),
             End::Short { .. } => Err("too few of its parts are there".to_owned()),
             End::Fenced(epoch) => Err(format!("its volume has another owner, at epoch {epoch}")),

@@ -20,7 +20,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::machines::notices::{Inbox, Why};
-use crate::placement::quorum::SlotSet;
 use crate::proxy::Proxy;
 use crate::proxy::live::LiveProxy;
 use crate::repair::census::{Ledger, Missing, Outcome};
@@ -33,8 +32,6 @@ use crate::repair::report::{Drain, Health, Report, ScrubReport, Stuck};
 
 /// How often it is looked how slots stand.
 const LOOK: Duration = Duration::from_millis(250);
-/// After a volume was used its blobs are counted again in this time, or so many times as long as that took last.
-const FRESH: (Duration, u32) = (Duration::from_secs(10), 100);
 /// Lost blobs, and those that cannot be mended, that are told of by name.
 const TOLD: usize = 16;
 
@@ -261,17 +258,9 @@ impl Inner {
         let seen = self.proxy.seen();
         let mut course = self.course.lock();
         let now = Instant::now();
-        if course.presence.look(seen, now) {
-            course.due = now;
-        }
+        course.look(seen, now);
         course.is_done(now);
-        if let Some(counted) = course.tally.counted_at()
-            && now >= counted + FRESH.0.max(FRESH.1 * course.tally.took())
-            // What was put or deleted while it was counted may be counted as anything.
-            && self.proxy.traffic.any_since(counted - course.tally.took())
-        {
-            course.due = course.due.min(now);
-        }
+        course.refresh(|then| self.proxy.traffic.any_since(then), now);
     }
 
     fn read_inbox(&self) {
@@ -290,7 +279,7 @@ impl Inner {
         let now = Instant::now();
         let busy = self.proxy.traffic.is_busy(now);
         let mut course = self.course.lock();
-        if !course.tally.is_counting() && course.due <= now && course.not_before <= now {
+        if !course.tally.is_counting() && course.is_due(now) && course.not_before <= now {
             let (census, attendance) = course.begin_census(now, self.settings.every);
             tasks.spawn(self.clone().count(census, attendance, now));
         }
@@ -339,6 +328,7 @@ impl Inner {
     }
 
     async fn mend(self: Arc<Self>, blob: BlobId, item: Item, attendance: Attendance) -> Done {
+        let began = Instant::now();
         let mending = async {
             let mended = self.proxy.mend(blob, attendance, item.verify).await;
             let wanted = match mended.end {
@@ -351,6 +341,8 @@ impl Inner {
             Ok(mended) => mended,
             Err(why) => (End::Failed(why.to_string()).into(), None),
         };
+        let (took, Mended { end, bytes, .. }) = (began.elapsed(), &mended);
+        tracing::debug!(%blob, census = item.census, bytes, ?took, ?end, "a blob was to be mended");
         Done::Mended { blob, item, mended, wanted }
     }
 
@@ -407,7 +399,8 @@ impl Inner {
         let mut course = self.course.lock();
         match told {
             Ok(()) => {
-                course.presence.rebuilds(SlotSet::EMPTY);
+                let left = course.presence.rebuilding().minus(slots);
+                course.presence.rebuilds(left);
                 tracing::info!(?slots, "volume {} is whole on disks that were filled", self.volume);
             }
             Err(why) => {
@@ -478,7 +471,7 @@ impl Inner {
         let away = seen.down.minus(empty);
         // What has just become of a slot is counted next.
         let changed = course.presence.is_outdated(seen);
-        let due = course.due <= now || course.is_unsure() || changed;
+        let due = course.is_due(now) || course.is_unsure() || changed;
         let stuck = |(blob, why): (&BlobId, &String)| Stuck {
             what: format!("blob {blob}"),
             why: why.clone(),

@@ -9,6 +9,7 @@ use futures::future::join_all;
 use proto::awake;
 use proto::checksum::Checked;
 use proto::id::{BlobId, Epoch, PartIndex, PartKey, PartSet, VolumeId};
+use proto::limits::MAX_SLOTS;
 use proto::part_store::PartError;
 
 use crate::blob_store::{BlobError, BlobStore};
@@ -30,6 +31,9 @@ pub(crate) struct Mended {
     pub(crate) bytes: u64,
     /// A slot that was up has not said what it has of the blob, or whether that is sound.
     pub(crate) unheard: bool,
+    /// Slots that do not have of it what they should, if not all was done: those of which something has failed, or all
+    /// while the blob lacks a part, or has less to spare than it could.
+    pub(crate) undone: SlotSet,
     pub(crate) end: End,
 }
 
@@ -38,8 +42,8 @@ pub(crate) struct Mended {
 pub(crate) enum End {
     /// All that could be done is.
     Done,
-    /// It is deleted.
-    Deleted,
+    /// It is deleted. `lies`: parts of it may lie somewhere all the same.
+    Deleted { lies: bool },
     /// It is being put or deleted.
     Busy,
     /// Fewer than k parts were found. `gap`: not every slot of the group was heard.
@@ -52,7 +56,8 @@ pub(crate) enum End {
 
 impl From<End> for Mended {
     fn from(end: End) -> Self {
-        Self { before: None, after: None, bytes: 0, unheard: false, end }
+        let undone = SlotSet::first(MAX_SLOTS);
+        Self { before: None, after: None, bytes: 0, unheard: false, undone, end }
     }
 }
 
@@ -83,8 +88,8 @@ impl Proxy {
         let Some(claim) = self.claims.mend(id) else { return End::Busy.into() };
         let mended = self.mend_claimed(id, attendance, verify).await;
         drop(claim);
-        if mended.end == End::Deleted {
-            // A slot that was away then may have parts of it still; they are asked for again if it fails now.
+        if mended.end == (End::Deleted { lies: true }) {
+            // A slot that was away then has parts of it still; they are asked for again if it fails now.
             self.delete(&[id]).await;
         }
         mended
@@ -93,7 +98,8 @@ impl Proxy {
     async fn mend_claimed(&self, id: BlobId, attendance: Attendance, verify: bool) -> Mended {
         let mut found = self.find_parts(id, attendance).await;
         if found.deleted {
-            return End::Deleted.into();
+            // Where nothing is left there is nothing to be written for it either, under load least of all.
+            return End::Deleted { lies: !found.lying.is_empty() }.into();
         }
         let mut unheard = found.attendance.up != attendance.up;
         if verify {
@@ -108,7 +114,7 @@ impl Proxy {
             return End::Short { gap }.into();
         };
         let (before, after) = (Some(before), plan.spare);
-        let done = Mended { before, after, bytes: 0, unheard, end: End::Done };
+        let done = Mended { before, after, unheard, ..End::Done.into() };
         if plan.is_empty() && found.rotten.is_empty() {
             return done;
         }
@@ -214,18 +220,21 @@ impl Proxy {
             let late = || PartError::Unreachable("no answer in time".to_owned());
             ((*part, *slot), of_own_promise(put.unwrap_or_else(|_| Err(late())), issuer))
         });
-        let mut proven: Vec<Lying> = Vec::new();
+        let (mut proven, mut failed) = (Vec::<Lying>::new(), SlotSet::EMPTY);
         for (home, put) in join_all(putting).await {
             match put {
                 Ok(()) => proven.push(home),
-                Err(why) => mended.end = self.worse(mended.end, home.1, &why),
+                Err(why) => {
+                    failed.insert(home.1);
+                    mended.end = self.worse(mended.end, home.1, &why);
+                }
             }
         }
         mended.bytes = proven.len() as u64 * u64::from(id.part_len());
         let case = self.case(&id, attendance);
         let mut after: Vec<Lying> = lying.into_iter().chain(proven.iter().copied()).collect();
         mended.after = case.spare(after.iter().copied());
-        if mended.end == End::Deleted {
+        if let End::Deleted { .. } = mended.end {
             return mended;
         }
         let is_proven =
@@ -247,12 +256,17 @@ impl Proxy {
             let (part, slot) = *copy;
             let dropped = self.slots[slot].drop_part(PartKey { blob: id, part }, issuer);
             if let Err(why) = dropped.await {
+                failed.insert(slot);
                 mended.end = self.worse(mended.end, slot, &why);
             }
             // An answer may be lost of what was done: the copy is relied on no more either way.
             after = left;
         }
         mended.after = case.spare(after.iter().copied());
+        let found: PartSet = after.iter().map(|(part, _)| *part).collect();
+        if found.len() == id.scheme().parts() && mended.after >= Some(case.best()) {
+            mended.undone = failed;
+        }
         mended
     }
 
@@ -261,7 +275,7 @@ impl Proxy {
         match (so_far, why) {
             (End::Fenced(epoch), _) => End::Fenced(epoch),
             (_, PartError::Fenced { epoch }) => End::Fenced(*epoch),
-            (End::Deleted, _) | (_, PartError::Deleted) => End::Deleted,
+            (End::Deleted { .. }, _) | (_, PartError::Deleted) => End::Deleted { lies: true },
             (End::Failed(first), _) => End::Failed(first),
             _ => End::Failed(format!("slot {slot} ({}): {why}", self.slots[slot].place)),
         }

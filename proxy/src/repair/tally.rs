@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::placement::quorum::SlotSet;
 use crate::repair::census::{Missing, Outcome};
 use crate::repair::queue::Item;
 use crate::repair::report::{Change, Counts};
@@ -28,8 +29,10 @@ pub(crate) struct Tally {
     done: u64,
     /// What has become of blobs that the one under way has found.
     changes: BTreeMap<Change, u64>,
-    /// It had no gap, every part has a place, and nothing that it found has been left undone so far.
+    /// It had no gap, and every part has a place.
     thorough: bool,
+    /// Slots that something it found has been left undone for so far.
+    undone: SlotSet,
     /// Parts that it found no place for, and that stay on slots that are to be left.
     placeless: u64,
     staying: u64,
@@ -42,7 +45,7 @@ impl Tally {
     pub(crate) fn begin(&mut self) -> u64 {
         self.number += 1;
         self.counting = true;
-        self.thorough = true;
+        (self.thorough, self.undone) = (true, SlotSet::EMPTY);
         self.done = 0;
         self.changes.clear();
         self.number
@@ -108,14 +111,15 @@ impl Tally {
         self.bytes.saturating_sub(self.done)
     }
 
-    /// Was all of the group heard, has every part a place, and was all that was found to be done done?
-    pub(crate) fn is_thorough(&self) -> bool {
-        self.thorough
+    /// Those of the slots that have all they should, once nothing of what was found waits: all of the group was heard,
+    /// every part has a place, and nothing was left undone for them.
+    pub(crate) fn whole(&self, slots: SlotSet) -> SlotSet {
+        if self.thorough { slots.minus(self.undone) } else { SlotSet::EMPTY }
     }
 
-    /// Something of it was left undone.
-    pub(crate) fn leave_undone(&mut self) {
-        self.thorough = false;
+    /// Something of it was left undone that these slots may lack.
+    pub(crate) fn leave_undone(&mut self, slots: SlotSet) {
+        self.undone = self.undone.union(slots);
     }
 
     /// A blob that was to be mended has been.
@@ -139,6 +143,11 @@ impl Tally {
 mod tests {
     use super::*;
 
+    fn is_thorough(tally: &Tally) -> bool {
+        let slots = SlotSet::first(3);
+        tally.whole(slots) == slots
+    }
+
     #[test]
     fn what_is_mended_while_it_is_counted_is_counted_as_mended() {
         let mut tally = Tally::default();
@@ -156,7 +165,7 @@ mod tests {
         tally.mended(item);
         tally.change(item, change);
         assert_eq!((tally.counts.by_spare.as_slice(), tally.left()), (&[0, 0, 2][..], 0));
-        assert!(tally.is_thorough() && !tally.is_counting());
+        assert!(is_thorough(&tally) && !tally.is_counting());
         // What an older one has found says nothing of the next.
         tally.begin();
         tally.change(item, change);
@@ -170,16 +179,16 @@ mod tests {
         let whole = || Outcome { whole: true, ..Outcome::default() };
         tally.begin();
         tally.end(whole(), now, now);
-        assert!(tally.is_thorough());
+        assert!(is_thorough(&tally));
         tally.begin();
         tally.break_off();
-        assert!(!tally.is_thorough() && !tally.is_counting());
+        assert!(!is_thorough(&tally) && !tally.is_counting());
         tally.begin();
         let missing = BTreeMap::from([(3, Missing { parts: 1, bytes: 8192 })]);
         tally.end(Outcome { missing, ..whole() }, now, now);
-        assert!(!tally.is_thorough());
+        assert!(!is_thorough(&tally));
         tally.begin();
         tally.end(whole(), now, now);
-        assert!(tally.is_thorough() && tally.missing().next().is_none());
+        assert!(is_thorough(&tally) && tally.missing().next().is_none());
     }
 }

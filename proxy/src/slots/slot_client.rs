@@ -31,6 +31,8 @@ use crate::slots::health::{Change, Health, Kind};
 
 /// How often a slot that is up is asked how full it is.
 const POLL: Duration = Duration::from_secs(1);
+/// Who has said that its disk is full has no room for so long, whatever it says of its room: that is made meanwhile.
+const FULL: Duration = Duration::from_secs(5);
 /// However often there is reason to ask, a slot is left in peace for so long.
 const REST: Duration = Duration::from_millis(20);
 /// First and longest pause between two attempts to reach a slot that does not answer.
@@ -153,6 +155,8 @@ pub(crate) struct SlotClient {
     heard: watch::Sender<Heard>,
     /// Bytes of parts stored that the last fill may not know of.
     stored_since: AtomicU64,
+    /// When it has refused a part last because its disk was full.
+    full_at: Mutex<Option<Instant>>,
     /// It is time for the watcher to ask.
     kick: Notify,
 }
@@ -185,6 +189,7 @@ impl SlotClient {
             changes: AtomicU64::new(0),
             heard: watch::Sender::new(Heard::default()),
             stored_since: AtomicU64::new(0),
+            full_at: Mutex::default(),
             kick: Notify::new(),
         }
     }
@@ -241,9 +246,12 @@ impl SlotClient {
         Some(fill)
     }
 
-    /// Bytes of parts that it may still take, less those on their way to it; all there can be, if it was never
-    /// asked.
+    /// Bytes of parts that it may still take, less those on their way to it; none, if it was full a moment ago; all
+    /// there can be, if it was never asked.
     pub(crate) fn known_room(&self) -> u64 {
+        if self.full_at.lock().is_some_and(|at| self.clock.now() < at + FULL) {
+            return 0;
+        }
         let Some(fill) = self.heard.borrow().fill else { return u64::MAX };
         let sending = self.in_flight as usize - self.to_slot.available_permits();
         let taken = self.stored_since.load(Ordering::Relaxed) + sending as u64;
@@ -284,7 +292,10 @@ impl SlotClient {
         let result = self.call(ask, bytes, Kind::Write, self.store.put(key, data, issuer)).await;
         match &result {
             Ok(()) => drop(self.stored_since.fetch_add(record, Ordering::Relaxed)),
-            Err(PartError::Full) => self.refresh_fill(),
+            Err(PartError::Full) => {
+                *self.full_at.lock() = Some(self.clock.now());
+                self.refresh_fill();
+            }
             Err(_) => {}
         }
         result
