@@ -353,6 +353,15 @@ fn device(path: &Path) -> Result<String> {
     Ok(format!("{}:{}", nix::sys::stat::major(stat.st_dev), nix::sys::stat::minor(stat.st_dev)))
 }
 
+/// Unmounts a place behind the back of its process, which is stopped then. Who looks at the mounts of this machine just
+/// then has it in hand for a moment, or until the process goes on.
+fn unmount_unheard(pid: Pid, place: &Path) -> Result<()> {
+    wait_until("a moment when nobody looks at a mount", PATIENCE, || {
+        let unmounted = kill(pid, Signal::SIGSTOP).is_ok() && nix::mount::umount(place).is_ok();
+        unmounted || kill(pid, Signal::SIGCONT).is_err()
+    })
+}
+
 #[test]
 fn the_end_of_a_mount_leaves_the_next_one_of_that_number_and_name_alone() -> Result<()> {
     if !can_mount() || !nix::unistd::geteuid().is_root() {
@@ -365,9 +374,8 @@ fn the_end_of_a_mount_leaves_the_next_one_of_that_number_and_name_alone() -> Res
     for _ in 0..SAME_NUMBER_TRIES {
         let (pid, number) = (ending.mount_pid(), device(&ending.path())?);
         // It does not hear of its end before the other volume is mounted.
-        kill(pid, Signal::SIGSTOP)?;
-        let unmounted = nix::mount::umount(&ending.path()).map_err(anyhow::Error::from);
-        let mounted = unmounted.and_then(|()| next.mount());
+        unmount_unheard(pid, &ending.path())?;
+        let mounted = next.mount();
         kill(pid, Signal::SIGCONT)?;
         mounted?;
         wait_until("the end of a mount that nobody uses", PATIENCE, || is_gone(pid))?;
