@@ -371,6 +371,10 @@ impl Proxy {
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
         self.metrics.retries.increment(put.reasons().len() as u64);
         match put.outcome().expect("a driven machine has settled") {
+            // What slots that know a newer map refused lies on those that do not, and these may not be in it.
+            PutOutcome::Stored { degraded: true } if self.newer_generation().is_some() => {
+                Err(self.unavailable(id, down, put.reasons()))
+            }
             PutOutcome::Stored { degraded } => {
                 self.metrics.degraded_puts.increment((*degraded).into());
                 let unused = self.slots_that(|slot| slot.takes_no_writes() || slot.drains);

@@ -119,3 +119,49 @@ async fn a_volume_stores_as_it_wants_to_whatever_becomes_of_the_group() {
     let put = live.put(blob(2, 200_000, "ec(2,1)"), noise(200_000, 2)).await;
     assert!(matches!(put, Err(BlobError::Unavailable { .. })), "{put:?}");
 }
+
+/// Of slots that know of the newer map one after the other, those that are not in it are the last to take what they are
+/// asked to.
+#[tokio::test(start_paused = true)]
+async fn what_the_newer_map_leaves_too_few_of_is_not_called_stored() {
+    let (first, slots) = proxy_over(8);
+    let live = LiveProxy::new(first);
+    let id = blob(1, 200_000, "ec(4,2)");
+    refuse(&slots[..4]);
+    let feeding = {
+        let (live, slots) = (live.clone(), slots.clone());
+        tokio::spawn(async move {
+            live.outdated().await;
+            slots[..4].iter().for_each(|slot| slot.set(Mood::Good));
+            live.replace(another_over(&slots[..6])).await;
+        })
+    };
+    let put = live.put(id, noise(id.len(), 1)).await;
+    feeding.await.unwrap();
+    assert_eq!(put.map(|stored| stored.degraded), Ok(false));
+    let parts = slots[..6].iter().flat_map(|slot| slot.parts_of(id).iter().collect::<Vec<_>>());
+    let parts: std::collections::BTreeSet<usize> = parts.map(|part| part.get()).collect();
+    assert_eq!(parts.len(), 6, "all are where the newer map looks for them");
+    assert_eq!(live.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
+}
+
+/// What an outdated map's slots say of a blob that was put by the newer one.
+#[tokio::test(start_paused = true)]
+async fn what_an_outdated_map_does_not_find_is_looked_for_by_the_newer_one() {
+    let (first, old) = proxy_over(8);
+    let live = LiveProxy::new(first);
+    let id = blob(1, 200_000, "ec(4,2)");
+    let new: Vec<_> = (0..8).map(|_| MemorySlot::new()).collect();
+    another_over(&new).put(id, noise(id.len(), 1)).await.unwrap();
+    // One refuses it; the others cannot have had the blob, whatever that one has.
+    refuse(&old[..1]);
+    let feeding = {
+        let live = live.clone();
+        tokio::spawn(async move {
+            live.outdated().await;
+            live.replace(another_over(&new)).await;
+        })
+    };
+    assert_eq!(live.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
+    feeding.await.unwrap();
+}
