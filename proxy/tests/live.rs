@@ -8,12 +8,12 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::id::{Epoch, Generation, OwnerId, VolumeId};
+use proto::id::{Epoch, Generation, GroupId, OwnerId, VolumeId};
 use proto::part_store::{Issuer, PartStore};
-use proxy::{BlobError, BlobStore, LiveProxy, VolumeRules};
+use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, VolumeRules};
 use tokio::time::Instant;
 
-use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
+use support::{MemorySlot, Mood, another_over, blob, config, noise, proxy_over};
 
 /// Slots that refuse who goes by the old generation, as one generation's proxy meets them.
 fn refuse(slots: &[Arc<MemorySlot>]) {
@@ -164,4 +164,26 @@ async fn what_an_outdated_map_does_not_find_is_looked_for_by_the_newer_one() {
     };
     assert_eq!(live.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
     feeding.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_disks_that_have_left_had_is_not_absent_while_another_is_silent() {
+    let (first, slots) = proxy_over(8);
+    let id = blob(1, 200_000, "ec(4,2)");
+    first.put(id, noise(id.len(), 1)).await.unwrap();
+    let (mut holders, mut others) = (Vec::new(), Vec::new());
+    for (number, slot) in slots.iter().enumerate() {
+        let holds = !slot.parts_of(id).is_empty();
+        if holds { holders.push(number) } else { others.push(number) }
+    }
+    let stay = holders[2..].iter().chain(&others);
+    let configs = stay.map(|number| config(*number, slots[*number].clone())).collect();
+    let proxy = Proxy::new(GroupId(0), configs, ProxySettings::default());
+    assert_eq!(proxy.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
+    slots[holders[2]].set(Mood::Dead);
+    let read = proxy.get(id, 0..id.len()).await;
+    assert!(matches!(read, Err(BlobError::Unavailable { .. })), "{read:?}");
+    slots[holders[2]].set(Mood::Good);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(proxy.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
 }
