@@ -393,6 +393,28 @@ impl Proxy {
         }
     }
 
+    /// Gets, and once more where repair has moved parts meanwhile: one that went from a slot to another may have been
+    /// missed on both. Of what is being put nothing is proven to be absent.
+    async fn get_at_rest(
+        &self,
+        id: BlobId,
+        range: Range<u32>,
+    ) -> (Result<Bytes, BlobError>, Option<Why>) {
+        let mended = self.claims.mended();
+        let (mut result, mut noticed) = self.get_range(id, range.clone()).await;
+        let is_short =
+            matches!(result, Err(BlobError::NotFound(_) | BlobError::Unavailable { .. }));
+        if is_short && self.claims.has_moved(id, mended) {
+            let _ = tokio::time::timeout(SLOT_TIMEOUT, self.claims.until_mended(id)).await;
+            (result, noticed) = self.get_range(id, range).await;
+        }
+        if matches!(result, Err(BlobError::NotFound(_))) && self.claims.is_put_or_mended(id) {
+            let why = "it is being put, or mended".to_owned();
+            result = Err(BlobError::Unavailable { id, why });
+        }
+        (result, noticed)
+    }
+
     /// Gets, and once more with the slots that are down when it cannot be done without them.
     /// And what it has noticed on the way.
     pub(crate) async fn get_range(
@@ -653,7 +675,7 @@ impl BlobStore for Proxy {
         self.check_group(id)?;
         let start = Instant::now();
         let _user = self.traffic.begin();
-        let (result, noticed) = self.get_range(id, range).await;
+        let (result, noticed) = self.get_at_rest(id, range).await;
         if let (Ok(_) | Err(BlobError::Unavailable { .. }), Some(why)) = (&result, noticed) {
             self.notices.tell(id, why);
         }

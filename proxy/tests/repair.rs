@@ -703,3 +703,38 @@ async fn a_check_reads_at_its_rate_and_gives_way_to_users() {
     };
     assert!((56..=80).contains(&beside), "{beside} s");
 }
+
+/// A slot that says early what it has, of which parts come later, and one that says it late, which they have left by
+/// then, do not make up for a blob that is gone.
+#[tokio::test(start_paused = true)]
+async fn what_is_moved_while_it_is_read_is_neither_lost_nor_out_of_reach() {
+    let mut led = Led::over(6).await;
+    let id = blob(1, 200_000, "ec(4,2)");
+    led.proxy.put(id, noise(id.len(), 1)).await.unwrap();
+    led.books.0.lock().push(id);
+    let homes: Vec<usize> = led.lying(id).iter().map(|slots| slots[0]).collect();
+    MemorySlot::turn(&led.slots, id);
+    led.slots.iter().for_each(|slot| slot.keep_waiting(id, true));
+    led.heal();
+    // By then repair waits for the first parts to be taken.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // What the others have now and what these will have are the same three parts.
+    let late: Vec<_> = homes.iter().step_by(2).map(|slot| led.slots[*slot].clone()).collect();
+    late.iter().for_each(|slot| slot.keep_quiet(id, true));
+    let proxy = led.proxy.clone();
+    let reading = tokio::spawn(async move { proxy.get(id, 0..id.len()).await });
+    // And by then three of six have told the reader that they have what is about to go.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    led.slots.iter().for_each(|slot| slot.keep_waiting(id, false));
+    let is_home =
+        |lying: Vec<Vec<usize>>| lying.iter().zip(&homes).all(|(at, home)| at == &[*home]);
+    for _ in 0..1000 {
+        if is_home(led.lying(id)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(is_home(led.lying(id)), "{:?}", led.lying(id));
+    late.iter().for_each(|slot| slot.keep_quiet(id, false));
+    assert_eq!(reading.await.unwrap(), Ok(noise(id.len(), 1)));
+}
