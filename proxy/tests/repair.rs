@@ -738,3 +738,62 @@ async fn what_is_moved_while_it_is_read_is_neither_lost_nor_out_of_reach() {
     late.iter().for_each(|slot| slot.keep_quiet(id, false));
     assert_eq!(reading.await.unwrap(), Ok(noise(id.len(), 1)));
 }
+
+/// Somebody stores a blob, and names it, just as repair asks which are wanted.
+struct LateBooks {
+    books: Books,
+    proxy: Arc<Proxy>,
+    late: Mutex<Option<BlobId>>,
+    /// When it asks for all, or for that one.
+    in_lists: bool,
+}
+
+impl LateBooks {
+    async fn store(&self, now: bool) {
+        let late = if now { self.late.lock().take() } else { None };
+        if let Some(id) = late {
+            self.proxy.put(id, noise(id.len(), id.sequence())).await.unwrap();
+            self.books.0.lock().push(id);
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for LateBooks {
+    async fn wanted(&self, after: Option<BlobId>, limit: usize) -> Option<Wanted> {
+        self.store(self.in_lists).await;
+        self.books.wanted(after, limit).await
+    }
+
+    async fn wants(&self, blob: BlobId) -> Option<bool> {
+        self.store(!self.in_lists).await;
+        self.books.wants(blob).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_put_and_named_while_it_is_looked_for_is_not_lost() {
+    for (in_lists, away) in [(false, None), (true, None), (true, Some(3))] {
+        let mut led = Led::over(8).await;
+        let id = blob(1, 200_000, "ec(4,2)");
+        if !in_lists {
+            // A put of it has failed before, and left a part.
+            led.proxy.put(id, noise(id.len(), 1)).await.unwrap();
+            let holders = led.slots.iter().filter(|slot| !slot.parts_of(id).is_empty());
+            holders.skip(1).for_each(|slot| slot.lose(id));
+        }
+        away.into_iter().for_each(|slot: usize| led.slots[slot].set(Mood::Dead));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (books, proxy, late) = (Books::default(), led.proxy.clone(), Mutex::new(Some(id)));
+        let books = Arc::new(LateBooks { books, proxy, late, in_lists });
+        let settings = HealSettings { grace: GRACE, ..HealSettings::default() };
+        let live = LiveProxy::new(led.proxy.clone());
+        led.healer = Some(Healer::start(live, VOLUME, books.clone(), settings));
+        let at_rest = |r: &Report| r.censuses > 0 && r.queue == 0;
+        let report = led.until("the first census to be through", at_rest).await;
+        assert!(books.late.lock().is_none(), "it was put");
+        let counts = (report.counts.lost, report.counts.unavailable);
+        assert_eq!((counts, report.censuses), ((0, 0), 1), "{in_lists} {away:?}: {report:?}");
+        led.assert_readable(&[id]).await;
+    }
+}
