@@ -371,6 +371,10 @@ impl Proxy {
         self.metrics.hedges.increment(put.slow_slots().len() as u64);
         self.metrics.retries.increment(put.reasons().len() as u64);
         match put.outcome().expect("a driven machine has settled") {
+            // What slots that know a newer map refused lies on those that do not, and these may not be in it.
+            PutOutcome::Stored { degraded: true } if self.newer_generation().is_some() => {
+                Err(self.unavailable(id, down, put.reasons()))
+            }
             PutOutcome::Stored { degraded } => {
                 self.metrics.degraded_puts.increment((*degraded).into());
                 let unused = self.slots_that(|slot| slot.takes_no_writes() || slot.drains);
@@ -387,6 +391,28 @@ impl Proxy {
                 Err(BlobError::Fenced { volume: id.volume(), epoch: *epoch })
             }
         }
+    }
+
+    /// Gets, and once more where repair has moved parts meanwhile: one that went from a slot to another may have been
+    /// missed on both. Of what is being put nothing is proven to be absent.
+    async fn get_at_rest(
+        &self,
+        id: BlobId,
+        range: Range<u32>,
+    ) -> (Result<Bytes, BlobError>, Option<Why>) {
+        let mended = self.claims.mended();
+        let (mut result, mut noticed) = self.get_range(id, range.clone()).await;
+        let is_short =
+            matches!(result, Err(BlobError::NotFound(_) | BlobError::Unavailable { .. }));
+        if is_short && self.claims.has_moved(id, mended) {
+            let _ = tokio::time::timeout(SLOT_TIMEOUT, self.claims.until_mended(id)).await;
+            (result, noticed) = self.get_range(id, range).await;
+        }
+        if matches!(result, Err(BlobError::NotFound(_))) && self.claims.is_put_or_mended(id) {
+            let why = "it is being put, or mended".to_owned();
+            result = Err(BlobError::Unavailable { id, why });
+        }
+        (result, noticed)
     }
 
     /// Gets, and once more with the slots that are down when it cannot be done without them.
@@ -649,7 +675,7 @@ impl BlobStore for Proxy {
         self.check_group(id)?;
         let start = Instant::now();
         let _user = self.traffic.begin();
-        let (result, noticed) = self.get_range(id, range).await;
+        let (result, noticed) = self.get_at_rest(id, range).await;
         if let (Ok(_) | Err(BlobError::Unavailable { .. }), Some(why)) = (&result, noticed) {
             self.notices.tell(id, why);
         }

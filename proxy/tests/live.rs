@@ -8,12 +8,12 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::id::{Epoch, Generation, OwnerId, VolumeId};
+use proto::id::{Epoch, Generation, GroupId, OwnerId, VolumeId};
 use proto::part_store::{Issuer, PartStore};
-use proxy::{BlobError, BlobStore, LiveProxy, VolumeRules};
+use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, VolumeRules};
 use tokio::time::Instant;
 
-use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
+use support::{MemorySlot, Mood, another_over, blob, config, noise, proxy_over};
 
 /// Slots that refuse who goes by the old generation, as one generation's proxy meets them.
 fn refuse(slots: &[Arc<MemorySlot>]) {
@@ -118,4 +118,72 @@ async fn a_volume_stores_as_it_wants_to_whatever_becomes_of_the_group() {
     live.abide_by(VolumeId(1), VolumeRules::default());
     let put = live.put(blob(2, 200_000, "ec(2,1)"), noise(200_000, 2)).await;
     assert!(matches!(put, Err(BlobError::Unavailable { .. })), "{put:?}");
+}
+
+/// Of slots that know of the newer map one after the other, those that are not in it are the last to take what they are
+/// asked to.
+#[tokio::test(start_paused = true)]
+async fn what_the_newer_map_leaves_too_few_of_is_not_called_stored() {
+    let (first, slots) = proxy_over(8);
+    let live = LiveProxy::new(first);
+    let id = blob(1, 200_000, "ec(4,2)");
+    refuse(&slots[..4]);
+    let feeding = {
+        let (live, slots) = (live.clone(), slots.clone());
+        tokio::spawn(async move {
+            live.outdated().await;
+            slots[..4].iter().for_each(|slot| slot.set(Mood::Good));
+            live.replace(another_over(&slots[..6])).await;
+        })
+    };
+    let put = live.put(id, noise(id.len(), 1)).await;
+    feeding.await.unwrap();
+    assert_eq!(put.map(|stored| stored.degraded), Ok(false));
+    let parts = slots[..6].iter().flat_map(|slot| slot.parts_of(id).iter().collect::<Vec<_>>());
+    let parts: std::collections::BTreeSet<usize> = parts.map(|part| part.get()).collect();
+    assert_eq!(parts.len(), 6, "all are where the newer map looks for them");
+    assert_eq!(live.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
+}
+
+/// What an outdated map's slots say of a blob that was put by the newer one.
+#[tokio::test(start_paused = true)]
+async fn what_an_outdated_map_does_not_find_is_looked_for_by_the_newer_one() {
+    let (first, old) = proxy_over(8);
+    let live = LiveProxy::new(first);
+    let id = blob(1, 200_000, "ec(4,2)");
+    let new: Vec<_> = (0..8).map(|_| MemorySlot::new()).collect();
+    another_over(&new).put(id, noise(id.len(), 1)).await.unwrap();
+    // One refuses it; the others cannot have had the blob, whatever that one has.
+    refuse(&old[..1]);
+    let feeding = {
+        let live = live.clone();
+        tokio::spawn(async move {
+            live.outdated().await;
+            live.replace(another_over(&new)).await;
+        })
+    };
+    assert_eq!(live.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
+    feeding.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_disks_that_have_left_had_is_not_absent_while_another_is_silent() {
+    let (first, slots) = proxy_over(8);
+    let id = blob(1, 200_000, "ec(4,2)");
+    first.put(id, noise(id.len(), 1)).await.unwrap();
+    let (mut holders, mut others) = (Vec::new(), Vec::new());
+    for (number, slot) in slots.iter().enumerate() {
+        let holds = !slot.parts_of(id).is_empty();
+        if holds { holders.push(number) } else { others.push(number) }
+    }
+    let stay = holders[2..].iter().chain(&others);
+    let configs = stay.map(|number| config(*number, slots[*number].clone())).collect();
+    let proxy = Proxy::new(GroupId(0), configs, ProxySettings::default());
+    assert_eq!(proxy.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
+    slots[holders[2]].set(Mood::Dead);
+    let read = proxy.get(id, 0..id.len()).await;
+    assert!(matches!(read, Err(BlobError::Unavailable { .. })), "{read:?}");
+    slots[holders[2]].set(Mood::Good);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(proxy.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
 }

@@ -703,3 +703,97 @@ async fn a_check_reads_at_its_rate_and_gives_way_to_users() {
     };
     assert!((56..=80).contains(&beside), "{beside} s");
 }
+
+/// A slot that says early what it has, of which parts come later, and one that says it late, which they have left by
+/// then, do not make up for a blob that is gone.
+#[tokio::test(start_paused = true)]
+async fn what_is_moved_while_it_is_read_is_neither_lost_nor_out_of_reach() {
+    let mut led = Led::over(6).await;
+    let id = blob(1, 200_000, "ec(4,2)");
+    led.proxy.put(id, noise(id.len(), 1)).await.unwrap();
+    led.books.0.lock().push(id);
+    let homes: Vec<usize> = led.lying(id).iter().map(|slots| slots[0]).collect();
+    MemorySlot::turn(&led.slots, id);
+    led.slots.iter().for_each(|slot| slot.keep_waiting(id, true));
+    led.heal();
+    // By then repair waits for the first parts to be taken.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // What the others have now and what these will have are the same three parts.
+    let late: Vec<_> = homes.iter().step_by(2).map(|slot| led.slots[*slot].clone()).collect();
+    late.iter().for_each(|slot| slot.keep_quiet(id, true));
+    let proxy = led.proxy.clone();
+    let reading = tokio::spawn(async move { proxy.get(id, 0..id.len()).await });
+    // And by then three of six have told the reader that they have what is about to go.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    led.slots.iter().for_each(|slot| slot.keep_waiting(id, false));
+    let is_home =
+        |lying: Vec<Vec<usize>>| lying.iter().zip(&homes).all(|(at, home)| at == &[*home]);
+    for _ in 0..1000 {
+        if is_home(led.lying(id)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(is_home(led.lying(id)), "{:?}", led.lying(id));
+    late.iter().for_each(|slot| slot.keep_quiet(id, false));
+    assert_eq!(reading.await.unwrap(), Ok(noise(id.len(), 1)));
+}
+
+/// Somebody stores a blob, and names it, just as repair asks which are wanted.
+struct LateBooks {
+    books: Books,
+    proxy: Arc<Proxy>,
+    late: Mutex<Option<BlobId>>,
+    /// When it asks for all, or for that one.
+    in_lists: bool,
+}
+
+impl LateBooks {
+    async fn store(&self, now: bool) {
+        let late = if now { self.late.lock().take() } else { None };
+        if let Some(id) = late {
+            self.proxy.put(id, noise(id.len(), id.sequence())).await.unwrap();
+            self.books.0.lock().push(id);
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for LateBooks {
+    async fn wanted(&self, after: Option<BlobId>, limit: usize) -> Option<Wanted> {
+        self.store(self.in_lists).await;
+        self.books.wanted(after, limit).await
+    }
+
+    async fn wants(&self, blob: BlobId) -> Option<bool> {
+        self.store(!self.in_lists).await;
+        self.books.wants(blob).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_put_and_named_while_it_is_looked_for_is_not_lost() {
+    for (in_lists, away) in [(false, None), (true, None), (true, Some(3))] {
+        let mut led = Led::over(8).await;
+        let id = blob(1, 200_000, "ec(4,2)");
+        if !in_lists {
+            // A put of it has failed before, and left a part.
+            led.proxy.put(id, noise(id.len(), 1)).await.unwrap();
+            let holders = led.slots.iter().filter(|slot| !slot.parts_of(id).is_empty());
+            holders.skip(1).for_each(|slot| slot.lose(id));
+        }
+        away.into_iter().for_each(|slot: usize| led.slots[slot].set(Mood::Dead));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (books, proxy, late) = (Books::default(), led.proxy.clone(), Mutex::new(Some(id)));
+        let books = Arc::new(LateBooks { books, proxy, late, in_lists });
+        let settings = HealSettings { grace: GRACE, ..HealSettings::default() };
+        let live = LiveProxy::new(led.proxy.clone());
+        led.healer = Some(Healer::start(live, VOLUME, books.clone(), settings));
+        let at_rest = |r: &Report| r.censuses > 0 && r.queue == 0;
+        let report = led.until("the first census to be through", at_rest).await;
+        assert!(books.late.lock().is_none(), "it was put");
+        let counts = (report.counts.lost, report.counts.unavailable);
+        assert_eq!((counts, report.censuses), ((0, 0), 1), "{in_lists} {away:?}: {report:?}");
+        led.assert_readable(&[id]).await;
+    }
+}

@@ -230,10 +230,10 @@ impl Adversary {
     /// What is there to be known when something fails.
     fn failed(&self, disk: usize, harm: Harm) -> String {
         let (states, heal) = (self.demo.states(), self.demo.heal());
-        let (mount, daemon) = (self.demo.said(), self.demo.said_by_daemon(disk));
+        let (all, daemon) = (self.demo.said_by_all(), self.demo.said_by_daemon(disk));
         let files = shell(&self.demo.disk(disk), "ls -lR", PATIENCE);
         format!(
-            "disk {disk}, {harm:?}: {states:?}\n{heal:?}\n{mount}\nits daemon:\n{daemon}\nits files: {files:?}"
+            "disk {disk}, {harm:?}: {states:?}\n{heal:?}\n{all}\nits daemon:\n{daemon}\nits files: {files:?}"
         )
     }
 
@@ -391,7 +391,7 @@ impl Adversary {
         let mut scrub = Command::new(ashlar());
         run(scrub.args(["heal", "scrub", "--wait"]).arg(self.demo.path()), HEALED)
             .and_then(|_| self.demo.until_healthy(HEALED))
-            .with_context(|| format!("{:?}\n{}", self.demo.heal(), self.demo.said()))
+            .with_context(|| format!("{:?}\n{}", self.demo.heal(), self.demo.said_by_all()))
     }
 }
 

@@ -75,6 +75,15 @@ pub enum Stop {
     AshlarUmount,
 }
 
+/// How many lines of each daemon are told when something fails, and how long is looked for how it is.
+const LAST_WORDS: usize = 15;
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What was found out, or why it was not.
+fn told(found: Result<String>) -> String {
+    found.map_or_else(|why| format!("{why:#}"), |said| said.trim_end().to_owned())
+}
+
 /// One storage daemon of a demo.
 struct Daemon {
     pid: Pid,
@@ -430,10 +439,42 @@ impl Demo {
         self.mount.as_ref().map_or_else(|| "nothing: it is not mounted".to_owned(), Process::said)
     }
 
-    /// The last lines of what a daemon has logged since the test has started it.
+    /// The last lines of what a daemon has logged.
     pub fn said_by_daemon(&self, number: usize) -> String {
-        let ours = self.daemons.get(number).and_then(|daemon| daemon.ours.as_ref());
-        ours.map_or_else(|| "nothing: the demo has started it".to_owned(), Process::said)
+        match self.daemons.get(number).and_then(|daemon| daemon.ours.as_ref()) {
+            Some(ours) => ours.said(),
+            None => {
+                let log = self.directory().join("daemons").join(format!("{number}.log"));
+                let text = fs::read(log).unwrap_or_default();
+                process::last_lines(&String::from_utf8_lossy(&text), 40)
+            }
+        }
+    }
+
+    /// What there is to be known when something fails: how each daemon and its disk are, and the last of what everybody
+    /// has logged.
+    pub fn said_by_all(&self) -> String {
+        let daemons = (0..self.daemons.len()).map(|number| {
+            let (status, room) = (told(self.status_of(number)), told(self.room_of(number)));
+            let said = process::last_lines(&self.said_by_daemon(number), LAST_WORDS);
+            format!("daemon {number}: {status}\n{room}\n{said}\n")
+        });
+        format!("{}the mount:\n{}", daemons.collect::<String>(), self.said())
+    }
+
+    /// What a daemon says of its disk.
+    fn status_of(&self, number: usize) -> Result<String> {
+        let mut status = Command::new(binaries::storaged());
+        status.args(["status", "--json", "--address", self.address(number)?]);
+        Ok(process::answer(&mut status, LOOK)?.1)
+    }
+
+    /// What a disk's block files take, of which the garbage is all that the daemon does not call used, and what its
+    /// filesystem has.
+    fn room_of(&self, number: usize) -> Result<String> {
+        let line = "echo bytes of files, bytes of the filesystem, free: \
+            $(du -sB1 blocks | cut -f1) $(df -B1 --output=size,avail . | tail -n 1)";
+        process::shell(&self.disk(number), line, LOOK)
     }
 
     /// Bytes that a user can still write, as `df` shows them.

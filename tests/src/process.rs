@@ -184,10 +184,14 @@ impl Process {
     /// The last lines of what it has said.
     pub fn said(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
+        last_lines(&String::from_utf8_lossy(&text), 40)
     }
+}
+
+/// So many lines at the end of a text.
+pub fn last_lines(text: &str, most: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(most)..].join("\n")
 }
 
 impl Drop for Process {

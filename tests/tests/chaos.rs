@@ -85,7 +85,8 @@ fn whatever_happens_to_two_disks_and_to_the_mount_nothing_is_lost() -> Result<()
             (work, error)
         });
         for _ in 0..=seed.below(6) {
-            load.progress(30 + seed.below(400))?;
+            let progress = load.progress(30 + seed.below(400));
+            progress.with_context(|| adversary.demo.said_by_all())?;
             adversary.act()?;
             adversary.demo.goes_on();
         }
@@ -103,8 +104,8 @@ fn whatever_happens_to_two_disks_and_to_the_mount_nothing_is_lost() -> Result<()
             kept.iter_mut().for_each(|(_, _, synced_only)| *synced_only = true);
             ensure!(seen.wrong.is_empty(), "wrong bytes: {:?}", seen.wrong);
         } else {
-            seen.went_well().with_context(|| adversary.demo.said())?;
-            ensure!(error.is_none(), "overwriting: {error:?}");
+            seen.went_well().with_context(|| adversary.demo.said_by_all())?;
+            ensure!(error.is_none(), "overwriting: {error:?}\n{}", adversary.demo.said_by_all());
             how.happen(&mut adversary)?;
         }
         kept.push((directory, load, how.is_noticed()));
@@ -112,9 +113,9 @@ fn whatever_happens_to_two_disks_and_to_the_mount_nothing_is_lost() -> Result<()
         for (directory, load, synced_only) in &kept {
             let verified = load.ledger().verify(directory, *synced_only);
             verified
-                .with_context(|| format!("{}:\n{}", directory.display(), adversary.demo.said()))?;
+                .with_context(|| format!("{directory:?}:\n{}", adversary.demo.said_by_all()))?;
         }
-        blocks.verify(&mount)?;
+        blocks.verify(&mount).with_context(|| adversary.demo.said_by_all())?;
         // Its removal is part of what comes next.
         if kept.len() > 2 {
             let (directory, ..) = kept.remove(0);

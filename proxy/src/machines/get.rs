@@ -12,7 +12,8 @@
 //!
 //! Invariants:
 //! * Data only from k parts, or from the very part asked for.
-//! * [`GetOutcome::NotFound`] only when [`absence_proven`], or a slot knows the blob to be deleted. A slot that is
+//! * [`GetOutcome::NotFound`] only when [`absence_proven`], or a slot knows the blob to be deleted; and not where parts
+//!   are there that silent slots may have enough of the others for, unless it was put apart. A slot that is
 //!   being rebuilt gives what it has, and proves no absence: it might have had more.
 //! * At most m slots are given up on as slow.
 
@@ -262,7 +263,18 @@ impl<'a> Get<'a> {
             Spread::AsPossible { .. } => self.prompt().next().is_some(),
         };
         let hidden = || self.group.hidden(self.scheme, self.spread, unheard);
-        self.step == Step::Search && !waits && absence_proven(self.scheme, self.seen, hidden())
+        self.step == Step::Search
+            && !waits
+            && absence_proven(self.scheme, self.seen, hidden())
+            && !self.may_be_whole(hidden())
+    }
+
+    /// May what is silent have enough of a blob of which parts are here? It is not as it was put where disks have left
+    /// the group since: so it is not absent, though one that was never acknowledged may lie so, too.
+    fn may_be_whole(&self, hidden: usize) -> bool {
+        let seen = self.seen.len();
+        let as_possible = matches!(self.spread, Spread::AsPossible { .. });
+        as_possible && seen > 0 && seen + hidden >= self.scheme.data_parts()
     }
 
     /// Has the present step come to nothing? (Asks more within the step where there is more.)

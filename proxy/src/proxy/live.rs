@@ -3,7 +3,9 @@
 //! A [`Proxy`] has its slots for good. When the group changes, another one takes its place: what is asked from then
 //! on is asked of that, and what is under way ends with the slots that it began with. Those may have learnt of the
 //! newer generation meanwhile, and refuse it; then it is asked once more, of the new ones. So it is where slots know
-//! of a generation before whoever feeds this does: that one is told ([`LiveProxy::outdated`]), and waited for.
+//! of a generation before whoever feeds this does: that one is told ([`LiveProxy::outdated`]), and waited for. Nothing
+//! is called absent by one that others know to be outdated, nor is anything stored by it that is degraded: what doubles
+//! up then does so on slots that may not be in the newer one.
 //!
 //! Every wait is bounded by [`PATIENCE`], and there is none while it is known that no newer map is to be had.
 
@@ -115,8 +117,14 @@ impl LiveProxy {
     {
         let proxy = self.current();
         let result = ask(proxy.clone()).await;
+        // What one generation's slots do not have, another's may.
         let failed = |e: &BlobError| {
-            matches!(e, BlobError::Unavailable { .. } | BlobError::TooFewSlots { .. })
+            matches!(
+                e,
+                BlobError::Unavailable { .. }
+                    | BlobError::TooFewSlots { .. }
+                    | BlobError::NotFound(_)
+            )
         };
         match result.as_ref().is_err_and(failed) && self.superseded(&proxy).await {
             true => ask(self.current()).await,

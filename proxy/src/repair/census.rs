@@ -57,7 +57,8 @@ fn spread_of(blob: &BlobId, group: &Group, rules: Option<VolumeRules>) -> Spread
 pub(crate) enum Finding {
     /// It is to be mended; it has so much to spare, and so many bytes of parts are to be put.
     Mend { spare: usize, bytes: u64 },
-    /// Fewer than k parts of it are there, though every slot was heard: it may have been deleted meanwhile, or put.
+    /// Fewer than k parts of it are there, and silent slots cannot have the others: it may have been deleted meanwhile,
+    /// or put.
     /// `counts`: it is counted as one that cannot be read.
     Short { counts: bool },
 }
@@ -124,8 +125,7 @@ impl Judge<'_> {
         let Some(spare) = plan.spare else {
             // Of what nobody wants it is the remains of a put that failed, or of a delete that was missed.
             self.outcome.counts.unavailable += u64::from(counts);
-            let heard_all = self.attendance.up == SlotSet::first(self.group.len());
-            return heard_all.then_some(Finding::Short { counts });
+            return (!self.may_be_silent(blob, lying)).then_some(Finding::Short { counts });
         };
         if counts {
             let best = self.best(blob);
@@ -143,6 +143,15 @@ impl Judge<'_> {
         self.outcome.bytes += bytes;
         self.outcome.mends += 1;
         Some(Finding::Mend { spare, bytes })
+    }
+
+    /// May slots that say nothing have what a blob lacks that lies so? Else it is looked at: what was put since slots
+    /// gave their lists is not in these.
+    fn may_be_silent(&self, blob: &BlobId, lying: &[Lying]) -> bool {
+        let silent = self.group.all().minus(self.attendance.up);
+        let found: PartSet = lying.iter().map(|(part, _)| *part).collect();
+        let hidden = self.group.hidden(blob.scheme(), Spread::ANY, silent);
+        found.len() + hidden >= blob.scheme().data_parts()
     }
 
     /// Counts those of the parts without a place that lie nowhere. One that belongs on no slot, as there are fewer

@@ -113,6 +113,8 @@ impl Proxy {
         let Some(spare) = plan.spare else {
             let there = id.scheme().parts() - missing.len();
             let enough = there + self.may_hide(id, found.attendance.up) >= id.scheme().data_parts();
+            // Nor is anything lost by what slots of an outdated group say.
+            let enough = enough || self.newer_generation().is_some();
             return (if enough { Fate::Away } else { Fate::Lost }, None);
         };
         let awaits = plan.awaited == missing.len();

@@ -331,11 +331,13 @@ impl Inner {
         let began = Instant::now();
         let mending = async {
             let mended = self.proxy.mend(blob, attendance, item.verify).await;
-            let wanted = match mended.end {
-                End::Short { .. } => self.ledger.wants(blob).await,
-                _ => None,
-            };
-            (mended, wanted)
+            let End::Short { .. } = mended.end else { return (mended, None) };
+            let wanted = self.ledger.wants(blob).await;
+            if wanted != Some(true) {
+                return (mended, wanted);
+            }
+            // It may have been put since it was looked for, but for what was wanted before: now it is there, or lost.
+            (self.proxy.mend(blob, attendance, item.verify).await, wanted)
         };
         let (mended, wanted) = match caught_in("mending a blob", mending).await {
             Ok(mended) => mended,

@@ -46,7 +46,7 @@ pub(crate) enum End {
     Deleted { lies: bool },
     /// It is being put or deleted.
     Busy,
-    /// Fewer than k parts were found. `gap`: not every slot of the group was heard.
+    /// Fewer than k parts were found. `gap`: not every slot of the group was heard, or there is a newer group.
     Short { gap: bool },
     /// The volume has another owner, of this epoch.
     Fenced(Epoch),
@@ -110,8 +110,7 @@ impl Proxy {
         }
         let plan = self.case(&id, found.attendance).plan(&found.lying);
         let (Some(before), Some(_)) = (plan.spare, plan.spare_after) else {
-            let gap = found.attendance.up != SlotSet::first(self.slots.len());
-            return End::Short { gap }.into();
+            return End::Short { gap: self.has_gap(found.attendance) }.into();
         };
         let (before, after) = (Some(before), plan.spare);
         let done = Mended { before, after, unheard, ..End::Done.into() };
@@ -124,9 +123,17 @@ impl Proxy {
                 Box::pin(self.mend_claimed(id, attendance, true)).await
             }
             Ok(made) => self.carry_out(id, &plan, made.parts, found, done).await,
-            Err(BlobError::NotFound(_)) => End::Short { gap: false }.into(),
+            Err(BlobError::NotFound(_)) => {
+                End::Short { gap: self.has_gap(found.attendance) }.into()
+            }
             Err(why) => Mended { end: End::Failed(why.to_string()), ..done },
         }
+    }
+
+    /// May slots have more of a blob than those have said that stood so? All of the group were not heard, or there is
+    /// another one by now.
+    fn has_gap(&self, attendance: Attendance) -> bool {
+        attendance.up != SlotSet::first(self.slots.len()) || self.newer_generation().is_some()
     }
 
     pub(crate) async fn find_parts(&self, id: BlobId, mut attendance: Attendance) -> Found {

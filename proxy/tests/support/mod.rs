@@ -68,6 +68,8 @@ struct State {
     rebuilt: BTreeSet<VolumeId>,
     /// Blobs whose parts are taken later.
     kept_waiting: BTreeSet<BlobId>,
+    /// Blobs of which it says later what it holds.
+    kept_quiet: BTreeSet<BlobId>,
 }
 
 impl State {
@@ -182,10 +184,17 @@ impl MemorySlot {
         self.goes_on.notify_waiters();
     }
 
-    async fn until_it_goes_on(&self, blob: BlobId) {
+    /// It does not say from now on what it holds of a blob, or does again.
+    pub(crate) fn keep_quiet(&self, blob: BlobId, quiet: bool) {
+        let kept = &mut self.state.lock().kept_quiet;
+        let _ = if quiet { kept.insert(blob) } else { kept.remove(&blob) };
+        self.goes_on.notify_waiters();
+    }
+
+    async fn until_it_goes_on(&self, waits: impl Fn(&State) -> bool) {
         loop {
             let goes_on = self.goes_on.notified();
-            if !self.state.lock().kept_waiting.contains(&blob) {
+            if !waits(&self.state.lock()) {
                 return;
             }
             goes_on.await;
@@ -229,7 +238,7 @@ impl PartStore for MemorySlot {
         }
         data.verify().expect("the proxy sends good checksums");
         assert_eq!(data.data().len(), key.blob.part_len() as usize);
-        self.until_it_goes_on(key.blob).await;
+        self.until_it_goes_on(|state| state.kept_waiting.contains(&key.blob)).await;
         let mut state = self.state.lock();
         state.check(key.blob, issuer)?;
         if state.deleted.contains(&key.blob) {
@@ -266,6 +275,7 @@ impl PartStore for MemorySlot {
 
     async fn held(&self, blob: BlobId) -> Result<Held, PartError> {
         let mood = self.enter().await?;
+        self.until_it_goes_on(|state| state.kept_quiet.contains(&blob)).await;
         let (deleted, rebuilding) = {
             let state = self.state.lock();
             (state.deleted.contains(&blob), state.is_rebuilding(blob.volume()))

@@ -165,19 +165,28 @@ impl Space {
         self.allocated() + self.block_file > self.ceiling()
     }
 
-    /// The sealed file that compaction gains most from, if its live records fit into `room` bytes.
-    pub(crate) fn best_victim(&self, room: u64) -> Option<u32> {
+    /// Do the live records of a file fit into `room` bytes?
+    pub(crate) fn fits(&self, file: u32, room: u64) -> bool {
+        self.files.get(&file).is_none_or(|file| file.needed() <= room)
+    }
+
+    /// Of the sealed files whose live records fit into `room` bytes, but for some, the one that compaction gains most
+    /// from.
+    pub(crate) fn best_victim(&self, room: u64, but: &BTreeSet<u32>) -> Option<u32> {
         let sealed = self.files.iter().filter(|(_, file)| file.stage == Stage::Sealed);
         sealed
-            .filter(|(_, file)| file.dead() > 0 && file.needed() <= room)
+            .filter(|(number, file)| {
+                file.dead() > 0 && file.needed() <= room && !but.contains(*number)
+            })
             .max_by_key(|(_, file)| file.dead())
             .map(|(number, _)| *number)
     }
 
-    /// A sealed file that is mostly dead.
-    pub(crate) fn mostly_dead(&self) -> Option<u32> {
+    /// A sealed file that is mostly dead, and whose live records fit into `room` bytes.
+    pub(crate) fn mostly_dead(&self, room: u64) -> Option<u32> {
         let sealed = self.files.iter().filter(|(_, file)| file.stage == Stage::Sealed);
         sealed
+            .filter(|(_, file)| file.needed() <= room)
             .filter(|(_, file)| {
                 file.needed() == 0 || (file.dead() >= WORTHWHILE && file.dead() >= file.needed())
             })
@@ -239,11 +248,18 @@ mod tests {
         space.files.insert(1, sealed(16, 16));
         space.files.insert(2, sealed(16, 9));
         space.files.insert(3, sealed(16, 12));
-        assert_eq!(space.mostly_dead(), None);
-        assert_eq!(space.best_victim(16 * MIB), Some(2));
-        assert_eq!(space.best_victim(8 * MIB), None);
+        let (all, but) = (BTreeSet::new(), BTreeSet::from([2]));
+        assert_eq!(space.mostly_dead(16 * MIB), None);
+        assert_eq!(space.best_victim(16 * MIB, &all), Some(2));
+        assert_eq!(space.best_victim(16 * MIB, &but), Some(3));
+        assert_eq!(space.best_victim(8 * MIB, &all), None);
         space.files.insert(4, FileState { punched: 14 * MIB, ..sealed(16, 1) });
-        assert_eq!(space.best_victim(8 * MIB), Some(4));
-        assert_eq!(space.mostly_dead(), Some(4));
+        assert_eq!(space.best_victim(8 * MIB, &all), Some(4));
+        assert_eq!(space.mostly_dead(8 * MIB), Some(4));
+        // What gains more and does not fit is no reason to leave what does.
+        space.files.insert(5, sealed(16, 7));
+        assert_eq!(space.mostly_dead(8 * MIB), Some(5));
+        assert_eq!(space.mostly_dead(6 * MIB), Some(4));
+        assert_eq!((space.fits(5, 7 * MIB), space.fits(5, 6 * MIB)), (true, false));
     }
 }

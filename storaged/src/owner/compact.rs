@@ -6,12 +6,15 @@
 //! know of their groups, which volumes are rebuilt there, and to whom they have promised volumes. The owner does it, a step at a time between batches, so nothing can be
 //! deleted while it is moved. The file goes only after a checkpoint that no longer refers to it.
 //!
+//! A file is emptied only into room that has all it needs: half of it moved would take the room, and give none. One that
+//! does not fit any more, as others have written meanwhile, is left for one that does.
+//!
 //! Damage does not stop it. Of a part that cannot be read whole the rest is moved under the checks it
 //! has, so that it stays known as corrupt and can be put again. What the index has in the file and no
 //! record was found for is written from the index: deletes, slots and promises as they are, parts as lost. A part of
 //! which there is a dead record, and neither a live one nor a delete, was taken away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,12 +41,15 @@ const STEP_RECORDS: usize = 256;
 const PACE: Duration = Duration::from_millis(10);
 /// Pause after a step that failed.
 const BACK_OFF: Duration = Duration::from_secs(5);
+/// So many files at most are tried that turn out not to fit, before it is said that there is nothing to gain.
+const TRIES: usize = 8;
 
 impl Owner {
     /// One step, if a file is worth it.
     pub(crate) fn compact_in_background(&mut self) {
+        self.leave_what_does_not_fit();
         if self.compaction.is_none() {
-            let Some(file) = self.ledger.space.mostly_dead() else { return };
+            let Some(file) = self.ledger.space.mostly_dead(self.room_to_move()) else { return };
             self.begin_compaction(file);
         }
         let mut pause = PACE;
@@ -73,18 +79,49 @@ impl Owner {
             self.checkpoint_now()?;
             return Ok(self.doomed.len() < before);
         }
-        if self.compaction.is_none() {
-            let spare =
-                if self.ledger.space.may_open(false) { self.ledger.space.file_blocks() } else { 0 };
-            let room = u64::from(self.free_blocks() + spare) * DISK_BLOCK as u64;
-            let Some(file) = self.ledger.space.best_victim(room) else { return Ok(false) };
-            self.begin_compaction(file);
+        let mut too_large = BTreeSet::new();
+        while too_large.len() < TRIES {
+            self.leave_what_does_not_fit();
+            if self.compaction.is_none() {
+                let victim = self.ledger.space.best_victim(self.room_to_move(), &too_large);
+                let Some(file) = victim else { return Ok(false) };
+                self.begin_compaction(file);
+            }
+            let victim = self.compaction.as_ref().map(|work| work.file);
+            match self.compact_to_the_end() {
+                // Records that count as nothing take room, too.
+                Err(PartError::Full) => too_large.extend(victim),
+                Err(e) => return Err(e),
+                Ok(()) => {
+                    self.checkpoint_now()?;
+                    return Ok(true);
+                }
+            }
         }
+        Ok(false)
+    }
+
+    fn compact_to_the_end(&mut self) -> Result<(), PartError> {
         while self.compaction.is_some() {
             self.compaction_step()?;
         }
-        self.checkpoint_now()?;
-        Ok(true)
+        Ok(())
+    }
+
+    /// Bytes of records that can be moved before a file has gone.
+    fn room_to_move(&self) -> u64 {
+        let space = &self.ledger.space;
+        let spare = if space.may_open(false) { space.file_blocks() } else { 0 };
+        u64::from(self.free_blocks() + spare) * DISK_BLOCK as u64
+    }
+
+    /// What was begun while there was more room would take what is left, and gain nothing.
+    fn leave_what_does_not_fit(&mut self) {
+        let room = self.room_to_move();
+        let fits = |work: &Compaction| self.ledger.space.fits(work.file, room);
+        if self.compaction.as_ref().is_some_and(|work| !fits(work)) {
+            self.compaction = None;
+        }
     }
 
     fn compaction_step(&mut self) -> Result<(), PartError> {
@@ -345,4 +382,57 @@ fn batches(slot: SlotId, what: What, blobs: &[BlobId]) -> Vec<Planned> {
         .chunks(MAX_BLOBS_PER_REQUEST)
         .map(|blobs| again(slot, what, encode_blobs(blobs), blobs.to_vec(), None))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DiskOptions;
+    use crate::disk::open;
+    use crate::fault_tests::{self, content, fresh, get, key, put};
+    use crate::format::superblock::Superblock;
+    use crate::index::fill::FileState;
+    use crate::io::system::disk_dir;
+    use crate::log::block_file::Access;
+    use crate::shared::hands::own_threads;
+
+    /// Others have taken the room of a file that was to be emptied; there is room for what another one needs.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_that_does_not_fit_any_more_gives_way_to_one_that_does() {
+        let dir = fresh();
+        let small = |n| key(n, 60_000);
+        let gone = |n: &u64| (0..20).contains(n) || (260..380).contains(n);
+        {
+            let (_disk, store) = fault_tests::open(&dir);
+            // Two files and the third of one. Little of the first is dead, and not quite half of the second.
+            for n in 0..606 {
+                put(&store, small(n)).await.unwrap();
+            }
+            let blobs: Vec<BlobId> = (0..606).filter(gone).map(|n| small(n).blob).collect();
+            store.delete(&blobs, None).await.unwrap();
+        }
+        let path = dir.path().join("d");
+        let superblock = Superblock::read(&path).unwrap();
+        let options = DiskOptions::default();
+        let (home, hands) = (disk_dir(&path), own_threads());
+        let owner = open::recover(&home, &superblock, &options, hands, Access::Write);
+        let mut owner = owner.unwrap();
+        // So much is taken by others that nothing can be opened.
+        let others = FileState { tail: 36 * 256, stage: Stage::Kept, ..FileState::open() };
+        owner.ledger.space.files.insert(99, others);
+        let room = owner.room_to_move();
+        let fit = [1, 2].map(|file| owner.ledger.space.fits(file, room));
+        assert_eq!(fit, [false, true], "{room} bytes: {:?}", owner.ledger.space.files);
+        owner.begin_compaction(1);
+        assert_eq!(owner.ensure_room(4000, false), Ok(()));
+        let exists = |file: u32| path.join(format!("blocks/{file:08}")).exists();
+        assert_eq!([1, 2].map(exists), [true, false]);
+        owner.ledger.space.files.remove(&99);
+        owner.ledger.index.close();
+        drop(owner);
+        let (_disk, store) = fault_tests::open(&dir);
+        for n in (0..606).filter(|n| !gone(n)) {
+            assert_eq!(get(&store, small(n)).await.unwrap(), content(small(n)), "{n}");
+        }
+    }
 }
