@@ -86,6 +86,9 @@ pub enum TreeError {
     /// A pipe, socket or device.
     #[error("not a regular file")]
     Special,
+    /// It would have to come back from the trash before.
+    #[error("the folder that it was in is in the trash of somebody else: give another place")]
+    FolderOfOthers,
 }
 
 impl From<MetaError> for TreeError {

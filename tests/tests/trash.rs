@@ -426,6 +426,21 @@ fn nobody_sees_what_others_have_deleted() -> Result<()> {
     fs::set_permissions(site.demo.file("shared"), fs::Permissions::from_mode(0o777))?;
     post(&of("ann"), "trash/restore", &anns)?.expect(200)?;
     ensure!(fs::metadata(site.demo.file("shared/a"))?.uid() == 1001);
+    // What he has deleted he sees, though she removes the folder that it was in; that is hers to have back.
+    of("ann").post(&at("folders/shared/in/hers"), b"")?.expect(201)?;
+    fs::set_permissions(site.demo.file("shared/in/hers"), fs::Permissions::from_mode(0o777))?;
+    of("bob").put(&at("content/shared/in/hers/his"), b"his")?.expect(201)?;
+    of("bob").delete(&at("entries/shared/in/hers/his"))?.expect(204)?;
+    of("ann").delete(&at("entries/shared/in/hers"))?.expect(204)?;
+    ensure!(seen("bob")? == ["shared/in/hers/his", "shared/b"], "{:?}", seen("bob")?);
+    ensure!(seen("ann")?.contains(&"shared/in/hers".to_owned()), "{:?}", seen("ann")?);
+    let his = site.listed("--under /shared/in/hers/his --all")?[0]["id"].to_string();
+    let refused = post(&of("bob"), "trash/restore", &json!({ "id": his }))?.expect(403)?.json()?;
+    ensure!(refused["message"].to_string().contains("somebody else"), "{refused}");
+    let elsewhere = json!({ "id": his, "to": "shared/his" });
+    post(&of("bob"), "trash/restore", &elsewhere)?.expect(200)?;
+    ensure!(fs::read(site.demo.file("shared/his"))? == b"his" && seen("bob")? == ["shared/b"]);
+    of("ann").delete(&at("trash"))?.expect(200)?;
     // Of what is in a folder only who may delete it deletes it for good.
     of("ann").post(&at("folders/shared/anns"), b"")?.expect(201)?;
     fs::set_permissions(site.demo.file("shared/anns"), fs::Permissions::from_mode(0o777))?;

@@ -343,3 +343,42 @@ async fn what_is_deleted_where_uploads_are_kept_is_nobodys_to_have_back() {
         meta.newest_trash(None, 10).await.unwrap().iter().map(|one| one.attr.ino).collect();
     assert_eq!(trash, [kept]);
 }
+
+async fn in_trash(view: &View) -> Vec<TreePath> {
+    let (found, next) = view.trash(None, 100).await.unwrap();
+    assert_eq!(next, None);
+    found.into_iter().map(|one| one.path).collect()
+}
+
+#[tokio::test]
+async fn what_one_has_deleted_is_shown_though_another_has_deleted_the_folder() {
+    let (fs, meta) = mounted();
+    let (admin, ann, bob) = (view(&fs, 0, ROOT), view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    let shared = node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    let folder = node(&fs, shared, "folder", 0o777, NewNode::Directory).await;
+    let file = put(&bob, "shared/folder/bobs", b"b").await.unwrap();
+    bob.discard(&path("shared/folder/bobs"), Replaces::Anything).await.unwrap();
+    ann.discard(&path("shared/folder"), Replaces::Anything).await.unwrap();
+    assert_eq!(in_trash(&bob).await, [path("shared/folder/bobs")]);
+    // Whoever is shown the folder has it back with all that was in it, and sees one thing.
+    for sees in [&ann, &admin] {
+        assert_eq!(in_trash(sees).await, [path("shared/folder")]);
+    }
+    // His file does not undo what she has deleted; it comes to another place.
+    let refused = bob.restore(file, None, false).await.unwrap_err();
+    assert!(matches!(refused, TreeError::FolderOfOthers), "{refused}");
+    assert_eq!(refused.trouble(), Trouble::Denied);
+    bob.restore(file, Some(&path("shared/back")), false).await.unwrap();
+    assert_eq!(get(&bob, "shared/back").await.unwrap(), b"b");
+    assert_eq!(in_trash(&ann).await, [path("shared/folder")]);
+    // Where a folder has that name again, it is as good.
+    bob.discard(&path("shared/back"), Replaces::Anything).await.unwrap();
+    ann.restore(folder, None, false).await.unwrap();
+    let other = put(&bob, "shared/folder/other", b"o").await.unwrap();
+    bob.discard(&path("shared/folder/other"), Replaces::Anything).await.unwrap();
+    ann.discard(&path("shared/folder"), Replaces::Anything).await.unwrap();
+    bob.make_directory(&path("shared/folder")).await.unwrap();
+    bob.restore(other, None, false).await.unwrap();
+    assert_eq!(get(&bob, "shared/folder/other").await.unwrap(), b"o");
+    assert!(meta.opened_on().check().await.unwrap().is_clean());
+}

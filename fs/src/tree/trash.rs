@@ -7,7 +7,7 @@ use meta::may::WRITE;
 use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
 use super::walk::Last;
-use super::{TreePath, TreeResult, View, renamed};
+use super::{TreeError, TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
 use crate::filesystem::outdated::Outdated;
 use crate::trash::back::{Done, Plan};
@@ -72,12 +72,8 @@ impl View {
         Some(self.viewer().uid).filter(|uid| *uid != 0)
     }
 
-    fn wish(&self) -> Wish {
-        Wish { whose: self.whose(), ..Wish::default() }
-    }
-
     fn look(&self) -> Look<'_> {
-        Look::new(&*self.filesystem.meta, self.viewer().root)
+        Look::new(&*self.filesystem.meta, self.viewer().root, self.whose())
     }
 
     /// What is in the trash, what was deleted last first, at most `limit`, without what comes back with a folder; and where to go
@@ -90,7 +86,7 @@ impl View {
         after: Option<TrashPlace>,
         limit: usize,
     ) -> TreeResult<(Vec<InTrash>, Option<TrashPlace>)> {
-        let (page, next) = self.look().list(&self.wish(), after, limit).await?;
+        let (page, next) = self.look().list(&Wish::default(), after, limit).await?;
         let found = page.iter().map(|entry| {
             let path = TreePath::of_names(entry.path().iter())?;
             let attr = self.filesystem.overlay(entry.trashed.attr);
@@ -100,7 +96,7 @@ impl View {
     }
 
     async fn entry_in_trash(&self, ino: Ino) -> TreeResult<Entry> {
-        let found = self.look().one(ino, self.whose()).await?;
+        let found = self.look().one(ino).await?;
         found.ok_or_else(|| MetaError::NotFound.into())
     }
 
@@ -146,6 +142,9 @@ impl View {
     }
 
     async fn may_put_back(&self, plan: &Plan, attr: &Attr) -> TreeResult<()> {
+        if plan.of_others {
+            return Err(TreeError::FolderOfOthers);
+        }
         for dir in plan.into() {
             let dir = self.filesystem.getattr(dir).await?;
             self.may(&dir, |who, dir| who.create(dir, attr.kind)).await?;
@@ -188,7 +187,7 @@ impl View {
         Self::through(async move {
             // What was deleted then, or later, is newer.
             let (mut after, mut gone, mut denied) = (Some((before, Ino(0))), 0, 0);
-            let wish = Wish { all: true, ..view.wish() };
+            let wish = Wish { all: true, ..Wish::default() };
             loop {
                 let (page, next) = view.look().list(&wish, after, PAGE).await?;
                 let mut inos = Vec::with_capacity(page.len());
