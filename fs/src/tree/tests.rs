@@ -382,3 +382,27 @@ async fn what_one_has_deleted_is_shown_though_another_has_deleted_the_folder() {
     assert_eq!(get(&bob, "shared/folder/other").await.unwrap(), b"o");
     assert!(meta.opened_on().check().await.unwrap().is_clean());
 }
+
+#[tokio::test]
+async fn what_lay_too_deep_to_have_a_path_does_not_end_the_list() {
+    let (fs, meta) = mounted();
+    let all = view(&fs, 0, ROOT);
+    fs.set_trash_days(5).await.unwrap();
+    put(&all, "before", b"b").await.unwrap();
+    all.remove(&path("before"), Replaces::Anything).await.unwrap();
+    let mut at = ROOT;
+    for _ in 0..20 {
+        at = node(&fs, at, &"d".repeat(250), 0o755, NewNode::Directory).await;
+    }
+    let deep = node(&fs, at, "deep", 0o644, NewNode::File).await;
+    fs.unlink(0, at, b"deep").await.unwrap();
+    put(&all, "after", b"a").await.unwrap();
+    all.remove(&path("after"), Replaces::Anything).await.unwrap();
+    assert_eq!(in_trash(&all).await, [path("after"), path("before")]);
+    assert!(matches!(all.was_at(deep).await, Err(TreeError::Path(_))));
+    all.restore(deep, Some(&path("shallow")), false).await.unwrap();
+    assert_eq!(meta.lookup(ROOT, b"shallow").await.unwrap().ino, deep);
+    // It goes with all others, and nobody has to see it for that.
+    fs.unlink(0, ROOT, b"shallow").await.unwrap();
+    assert_eq!(all.empty_trash(Time { secs: i64::MAX, nanos: 0 }).await.unwrap(), (3, 0));
+}

@@ -76,8 +76,8 @@ impl View {
         Look::new(&*self.filesystem.meta, self.viewer().root, self.whose())
     }
 
-    /// What is in the trash, what was deleted last first, at most `limit`, without what comes back with a folder; and where to go
-    /// on. A list may be short, or empty, and not the last.
+    /// What is in the trash, what was deleted last first, at most `limit`, without what comes back with a folder, nor what lay
+    /// too deep to have a path; and where to go on. A list may be short, or empty, and not the last.
     ///
     /// # Errors
     /// When metadata cannot be had.
@@ -87,12 +87,12 @@ impl View {
         limit: usize,
     ) -> TreeResult<(Vec<InTrash>, Option<TrashPlace>)> {
         let (page, next) = self.look().list(&Wish::default(), after, limit).await?;
-        let found = page.iter().map(|entry| {
-            let path = TreePath::of_names(entry.path().iter())?;
+        let found = page.iter().filter_map(|entry| {
+            let path = TreePath::of_names(entry.path().iter()).ok()?;
             let attr = self.filesystem.overlay(entry.trashed.attr);
-            Ok(InTrash { attr, path, when: entry.trashed.when, by: entry.trashed.by })
+            Some(InTrash { attr, path, when: entry.trashed.when, by: entry.trashed.by })
         });
-        Ok((found.collect::<TreeResult<_>>()?, next))
+        Ok((found.collect(), next))
     }
 
     async fn entry_in_trash(&self, ino: Ino) -> TreeResult<Entry> {
@@ -103,7 +103,7 @@ impl View {
     /// Where something in the trash was.
     ///
     /// # Errors
-    /// [`MetaError::NotFound`] when it is not there, for this viewer.
+    /// [`MetaError::NotFound`] when it is not there, for this viewer; [`TreeError::Path`] when it lay too deep to have a path.
     pub async fn was_at(&self, ino: Ino) -> TreeResult<TreePath> {
         let entry = self.entry_in_trash(ino).await?;
         Ok(TreePath::of_names(entry.path().iter())?)
