@@ -406,3 +406,30 @@ async fn what_lay_too_deep_to_have_a_path_does_not_end_the_list() {
     fs.unlink(0, ROOT, b"shallow").await.unwrap();
     assert_eq!(all.empty_trash(Time { secs: i64::MAX, nanos: 0 }).await.unwrap(), (3, 0));
 }
+
+#[tokio::test]
+async fn nobody_deletes_for_good_what_others_have_deleted_from_a_folder() {
+    let (fs, meta) = mounted();
+    fs.set_trash_days(5).await.unwrap();
+    let (ann, bob) = (view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    let shared = node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    let drop_box = node(&fs, shared, "box", 0o777, NewNode::Directory).await;
+    let inner = node(&fs, drop_box, "inner", 0o777, NewNode::Directory).await;
+    let file = put(&bob, "shared/box/inner/bobs", b"b").await.unwrap();
+    let remove = async |view: &View, at: &str| view.remove(&path(at), Replaces::Anything).await;
+    remove(&bob, "shared/box/inner/bobs").await.unwrap();
+    remove(&ann, "shared/box/inner").await.unwrap();
+    remove(&ann, "shared/box").await.unwrap();
+    // Nothing is in them but what is in his trash.
+    for folder in [drop_box, inner] {
+        let denied = ann.delete_in_trash(folder).await.unwrap_err();
+        assert_eq!(denied.trouble(), Trouble::Denied);
+    }
+    let ever = Time { secs: i64::MAX, nanos: 0 };
+    assert_eq!(ann.empty_trash(ever).await.unwrap(), (0, 2));
+    bob.restore(file, Some(&path("shared/back")), false).await.unwrap();
+    assert_eq!(get(&bob, "shared/back").await.unwrap(), b"b");
+    // What is hers alone goes.
+    assert_eq!(ann.empty_trash(ever).await.unwrap(), (2, 0));
+    assert!(meta.newest_trash(None, 10).await.unwrap().is_empty());
+}

@@ -11,7 +11,7 @@ use super::{TreeError, TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
 use crate::filesystem::outdated::Outdated;
 use crate::trash::back::{Done, Plan};
-use crate::trash::look::{Entry, Look, Wish};
+use crate::trash::look::{Entry, Look, Wish, is_whose};
 
 pub use crate::trash::look::Place as TrashPlace;
 
@@ -163,7 +163,8 @@ impl View {
     /// Deletes something in the trash for good.
     ///
     /// # Errors
-    /// When it is not there, for this viewer, or something in it may not be deleted.
+    /// When it is not there, for this viewer, or something in it may not be deleted, or others have something in the trash that
+    /// was in it.
     pub async fn delete_in_trash(&self, ino: Ino) -> TreeResult<()> {
         self.writes()?;
         let view = self.clone();
@@ -210,13 +211,15 @@ impl View {
         .await
     }
 
-    /// May all in a folder be deleted? Who may put a folder into the trash need not be allowed that.
+    /// May all in a folder be deleted, and what had been deleted from it? Who may put a folder into the trash need not be
+    /// allowed that.
     async fn may_delete_all(&self, attr: &Attr) -> TreeResult<()> {
         if self.viewer().uid == 0 || attr.kind != Kind::Directory {
             return Ok(());
         }
         let mut folders = vec![*attr];
         while let Some(folder) = folders.pop() {
+            folders.extend(self.own_trash_of(folder.ino).await?);
             let mut cookie = 0;
             loop {
                 let page = self.filesystem.readdir(folder.ino, cookie, PAGE).await?;
@@ -237,5 +240,23 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// Folders in the trash that were in this one. Refuses when anything is there that is not for this viewer.
+    async fn own_trash_of(&self, folder: Ino) -> TreeResult<Vec<Attr>> {
+        let (mut folders, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.filesystem.meta.trash_of(folder, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(folders) };
+            after = Some(last.attr.ino);
+            // What is wanted gone goes in any case.
+            for one in page.iter().filter(|one| one.when != Time::default()) {
+                if !is_whose(one, self.whose()) {
+                    return Err(FsError::NotPermitted.into());
+                }
+                folders.extend(Some(one.attr).filter(|attr| attr.kind == Kind::Directory));
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
