@@ -466,7 +466,8 @@ impl Filesystem {
     }
 
     /// rename(2). Programs replace a file by writing another and renaming it over: after a crash
-    /// there must be the old or the new content, so the new one is stored first. `by`: the user who does it.
+    /// there must be the old or the new content, so the new one is stored first. `by`: the user who does it. What is replaced
+    /// whole goes to the trash in any case.
     pub async fn rename(
         &self,
         by: u32,
@@ -481,10 +482,13 @@ impl Filesystem {
         {
             self.data.flush_file(source.ino).await?;
         }
-        let fate = self.fate(by, to.1);
+        let whole = matches!(mode, RenameMode::ReplaceWhole(_));
+        let fate = if whole { Fate::Trash { by } } else { self.fate(by, to.1) };
         if let Some(gone) = self.meta.rename(from, to, mode, fate).await? {
             self.unlinked(gone);
-            if !gone.orphan && self.meta.getattr(gone.ino).await?.kind == Kind::Directory {
+            // Of what is replaced whole the kernel is told behind it, and has not done that itself.
+            if !whole && !gone.orphan && self.meta.getattr(gone.ino).await?.kind == Kind::Directory
+            {
                 self.died(gone);
             }
         }

@@ -1,7 +1,7 @@
 //! Folders with all that is in them: deleted, copied, moved.
 //!
-//! A move is one step; where it replaces a folder, or a folder something, that is put aside before, under a name of its
-//! own, and deleted once what comes has its place. A copy gets such a place when it is whole, and what was there stays when it cannot
+//! A move is one step; where it replaces a folder, or a folder something, and whatever is deleted goes to the trash, that goes there
+//! in the same step; else it is put aside before, under a name of its own, and deleted once what comes has its place. A copy gets such a place when it is whole, and what was there stays when it cannot
 //! become so. Copies of files move no data. What of a folder cannot be deleted or copied is named in the answer, and the rest is
 //! done.
 
@@ -164,28 +164,6 @@ pub(crate) async fn move_to(view: &View, ends: &Ends) -> Result<Failures, Refusa
     Ok(Failures::default())
 }
 
-/// The same where whatever is deleted goes to the trash: what was replaced goes there whole, by the name that it had.
-async fn replace_kept(
-    view: &View,
-    from: &TreePath,
-    to: &TreePath,
-    target: &Attr,
-) -> Result<Failures, Refusal> {
-    let kept = view.discard(to, Replaces::Only(target.ino)).await.map_err(|e| late(&e))?;
-    if let Err(e) = view.rename(from, to, RenameMode::NoReplace).await {
-        if let Some(kept) = kept
-            && let Err(e) = view.restore(kept, Some(to), false).await
-        {
-            tracing::error!(
-                "what was at {} is in the trash, and cannot be put back: {e}",
-                write(to)
-            );
-        }
-        return Err(late(&e));
-    }
-    Ok(Failures::default())
-}
-
 /// Puts what is at `from` in the place of `target`, which is at `to` and is deleted then; or leaves both as they are.
 /// Whatever breaks it off, neither is lost: what was replaced has a name of its own until it is deleted.
 async fn replace(
@@ -195,7 +173,10 @@ async fn replace(
     target: &Attr,
 ) -> Result<Failures, Refusal> {
     if view.trash_days() > 0 {
-        return replace_kept(view, from, to, target).await;
+        // It goes to the trash whole, by the name that it had, in the step in which something else gets that.
+        let mode = RenameMode::ReplaceWhole(target.ino);
+        view.rename(from, to, mode).await.map_err(|e| late(&e))?;
+        return Ok(Failures::default());
     }
     let by = view.stat_itself(from).await.map_err(|e| refused(&e))?;
     let aside = Beside::of(view, to, What::replaced(to, target, &by)).await?;

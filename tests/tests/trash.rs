@@ -381,6 +381,45 @@ fn what_the_page_deletes_is_in_the_trash_and_comes_back() -> Result<()> {
 }
 
 #[test]
+fn what_a_move_replaces_is_in_the_trash_whole_and_a_refused_one_loses_nothing() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::keeping()?;
+    for name in ["shared", "shared/in"] {
+        fs::create_dir(site.demo.file(name))?;
+        fs::set_permissions(site.demo.file(name), fs::Permissions::from_mode(0o777))?;
+    }
+    for (name, uid) in [("ann", 1001), ("bob", 1002)] {
+        let user = format!("user add {name} --uid {uid} --gid {uid} --folder /");
+        Accounts(&site.demo).with_password(&user, PASSWORD)?;
+    }
+    let of = |site: &Site, name: &str| site.door.of(name, PASSWORD);
+    let (ann, bob) = (of(&site, "ann"), of(&site, "bob"));
+    ann.post(&at("folders/shared/old"), b"")?.expect(201)?;
+    ann.put(&at("content/shared/old/deleted"), b"deleted")?.expect(201)?;
+    ann.delete(&at("entries/shared/old/deleted"))?.expect(204)?;
+    bob.post(&at("folders/shared/in/bobs"), b"")?.expect(201)?;
+    let over = |from: &str| json!({ "from": from, "to": "shared/old", "replace": true });
+    post(&ann, "move", &over("shared/in/bobs"))?.expect(403)?;
+    ensure!(fs::read_dir(site.demo.file("shared/old"))?.count() == 0, "what was deleted is back");
+    ensure!(site.paths("--all")? == ["/shared/old/deleted"], "{:?}", site.paths("--all")?);
+    // The mount sees what has come in its place.
+    ann.put(&at("content/shared/old/x"), b"old")?.expect(201)?;
+    ensure!(fs::read(site.demo.file("shared/old/x"))? == b"old");
+    ann.post(&at("folders/shared/new"), b"")?.expect(201)?;
+    ann.put(&at("content/shared/new/x"), b"new")?.expect(201)?;
+    post(&ann, "move", &over("shared/new"))?.expect(204)?;
+    ensure!(fs::read(site.demo.file("shared/old/x"))? == b"new");
+    ensure!(!site.demo.file("shared/new").exists());
+    ensure!(site.paths("")? == ["/shared/old"], "{:?}", site.paths("")?);
+    site.say("trash restore /shared/old --to /shared/back")?;
+    ensure!(fs::read(site.demo.file("shared/back/x"))? == b"old");
+    site.demo.stop(Stop::Umount)?;
+    site.demo.fsck()
+}
+
+#[test]
 fn nobody_sees_what_others_have_deleted() -> Result<()> {
     if !can_mount() {
         return Ok(());

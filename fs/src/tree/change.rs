@@ -1,5 +1,6 @@
 //! Names: directories made, and whatever taken away, moved or copied.
 
+use meta::may::WRITE;
 use meta::{Attr, Kind, MetaError, NewNode, RenameMode, Replaces};
 
 use super::upload::copy_attributes;
@@ -144,10 +145,10 @@ impl View {
         .await
     }
 
-    /// rename(2).
+    /// rename(2). A folder that is replaced whole has to be one that whoever does it may write to, as by [`View::discard`].
     ///
     /// # Errors
-    /// When there is nothing to move, something is in the way, or it may not be moved.
+    /// When there is nothing to move, something is in the way, or it may not be moved; then all is where it was.
     pub async fn rename(&self, from: &TreePath, to: &TreePath, mode: RenameMode) -> TreeResult<()> {
         self.writes()?;
         let (view, from, to) = (self.clone(), from.clone(), to.clone());
@@ -157,6 +158,11 @@ impl View {
             let (to_dir, to_name, target) = view.walk(&to, Last::Itself).await?.entry()?;
             let swap = matches!(mode, RenameMode::Exchange);
             view.may_rename((&from_dir, &source), (&to_dir, target.as_ref()), swap).await?;
+            if matches!(mode, RenameMode::ReplaceWhole(_))
+                && let Some(folder) = target.filter(|target| target.kind == Kind::Directory)
+            {
+                view.may(&folder, |who, dir| who.access(dir, WRITE)).await?;
+            }
             let ends = ((from_dir.ino, &from_name[..]), (to_dir.ino, &to_name[..]));
             view.filesystem.rename(view.viewer().uid, ends.0, ends.1, mode).await?;
             let mut outdated: Vec<Outdated> = renamed(from_dir.ino, &from_name).into();

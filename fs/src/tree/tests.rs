@@ -433,3 +433,44 @@ async fn nobody_deletes_for_good_what_others_have_deleted_from_a_folder() {
     assert_eq!(ann.empty_trash(ever).await.unwrap(), (2, 0));
     assert!(meta.newest_trash(None, 10).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn what_is_replaced_whole_is_in_the_trash_in_one_step_or_nothing_has_happened() {
+    let (fs, meta) = mounted();
+    fs.set_trash_days(5).await.unwrap();
+    let (ann, bob) = (view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    let shared = node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    node(&fs, shared, "in", 0o777, NewNode::Directory).await;
+    ann.make_directory(&path("shared/old")).await.unwrap();
+    let old = ann.stat(&path("shared/old")).await.unwrap().ino;
+    put(&ann, "shared/old/deleted", b"d").await.unwrap();
+    ann.remove(&path("shared/old/deleted"), Replaces::Anything).await.unwrap();
+    bob.make_directory(&path("shared/in/bobs")).await.unwrap();
+    let bobs = bob.stat(&path("shared/in/bobs")).await.unwrap().ino;
+    let before = meta.newest_trash(None, 10).await.unwrap();
+    // His folder is not hers to move; nothing has gone, and nothing that was deleted has come back.
+    let whole = |ino: Ino| RenameMode::ReplaceWhole(ino);
+    let replace = async |view: &View, from: &str, to: &str, ino: Ino| {
+        view.rename(&path(from), &path(to), whole(ino)).await
+    };
+    let refused = replace(&ann, "shared/in/bobs", "shared/old", old).await;
+    assert_eq!(refused.map_err(|e| e.trouble()), Err(Trouble::Denied));
+    // Nor is her folder his to put into the trash, nor another than was looked at.
+    let refused = replace(&bob, "shared/in/bobs", "shared/old", old).await;
+    assert_eq!(refused.map_err(|e| e.trouble()), Err(Trouble::Denied));
+    ann.make_directory(&path("shared/in/anns")).await.unwrap();
+    let late = replace(&ann, "shared/old", "shared/in/anns", old).await;
+    assert!(late.unwrap_err().is_there_already());
+    assert_eq!(meta.newest_trash(None, 10).await.unwrap(), before);
+    assert_eq!(ann.stat(&path("shared/old")).await.unwrap().ino, old);
+
+    put(&ann, "shared/old/kept", b"k").await.unwrap();
+    put(&ann, "shared/new", b"n").await.unwrap();
+    replace(&ann, "shared/new", "shared/old", old).await.unwrap();
+    assert_eq!(get(&ann, "shared/old").await.unwrap(), b"n");
+    assert_eq!(in_trash(&ann).await, [path("shared/old")]);
+    ann.restore(old, Some(&path("shared/back")), false).await.unwrap();
+    assert_eq!(get(&ann, "shared/back/kept").await.unwrap(), b"k");
+    assert_eq!(bob.stat(&path("shared/in/bobs")).await.unwrap().ino, bobs);
+    assert!(meta.opened_on().check().await.unwrap().is_clean());
+}
