@@ -23,28 +23,18 @@ const EVERY: Duration = Duration::from_secs(600);
 /// So much is deleted before others get their turn.
 const AT_ONCE: usize = 64;
 /// What begins so is nobody's but ours for a moment, and never goes to the trash.
-pub(crate) const TEMPORARY: &[u8] = b".ashlar-";
+const TEMPORARY: &[u8] = b".ashlar-";
 
 impl Filesystem {
-    /// What becomes of what this user deletes under this name.
-    pub(crate) fn fate(&self, by: u32, name: &[u8]) -> Fate {
+    /// What becomes of what this user deletes at this path, or under this name. Parts of uploads, and halves of copies, are nobody's
+    /// to have back.
+    pub(crate) fn fate<'a>(&self, by: u32, names: impl IntoIterator<Item = &'a [u8]>) -> Fate {
+        let ours = names.into_iter().any(|name| name.starts_with(TEMPORARY));
         match self.meta.trash_days() {
             0 => Fate::Gone,
-            _ if name.starts_with(TEMPORARY) => Fate::Gone,
+            _ if ours => Fate::Gone,
             _ => Fate::Trash { by },
         }
-    }
-
-    /// Takes this name away, and what has it is gone, whatever becomes of what else is deleted.
-    pub(crate) async fn erase(&self, parent: Ino, name: &[u8], kind: Kind) -> FsResult<()> {
-        if kind != Kind::Directory {
-            self.unlinked(self.meta.unlink(parent, name).await?);
-            return Ok(());
-        }
-        let gone = self.meta.rmdir(parent, name).await?;
-        self.unlinked(gone);
-        self.died(gone);
-        Ok(())
     }
 
     /// Days that what is deleted stays in the trash. 0: only what is put there on purpose does.

@@ -8,7 +8,6 @@ use super::walk::Last;
 use super::{TreePath, TreeResult, View, renamed};
 use crate::filesystem::outdated::Outdated;
 use crate::filesystem::privileges::Requester;
-use crate::filesystem::trash::TEMPORARY;
 
 /// Permissions that a new directory or link is asked for with.
 const MODE: u32 = 0o777;
@@ -130,14 +129,9 @@ impl View {
             let found = found.ok_or(MetaError::NotFound)?;
             which.allow(Some(found.ino))?;
             view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
-            let (filesystem, uid) = (&view.filesystem, view.viewer().uid);
-            // Parts of uploads, and halves of copies, are nobody's to have back.
-            let ours = path.names().iter().any(|name| name.starts_with(TEMPORARY));
-            match found.kind {
-                kind if ours => filesystem.erase(dir.ino, &name, kind).await?,
-                Kind::Directory => filesystem.rmdir(uid, dir.ino, &name).await?,
-                _ => filesystem.unlink(uid, dir.ino, &name).await?,
-            }
+            let filesystem = &view.filesystem;
+            let fate = filesystem.fate(view.viewer().uid, path.names().iter().map(|name| &**name));
+            filesystem.remove((dir.ino, &name[..]), found.kind, fate).await?;
             let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
             outdated.push(Outdated::Attributes(found.ino));
             view.settle(outdated).await
