@@ -64,8 +64,7 @@ impl Filesystem {
     pub(crate) async fn discard(
         &self,
         by: u32,
-        parent: Ino,
-        name: &[u8],
+        (parent, name): (Ino, &[u8]),
         which: Ino,
     ) -> FsResult<()> {
         self.unlinked(self.meta.discard(parent, name, Takes::Only(which), by).await?);
@@ -316,8 +315,8 @@ mod tests {
             make(&fs, sub, &format!("f{number}"), NewNode::File).await;
         }
         let was = make(&fs, sub, "was there", NewNode::File).await;
-        fs.discard(7, sub, b"was there", was).await.unwrap();
-        fs.discard(7, ROOT, b"dir", dir).await.unwrap();
+        fs.discard(7, (sub, b"was there"), was).await.unwrap();
+        fs.discard(7, (ROOT, b"dir"), dir).await.unwrap();
         assert_eq!(trash(&meta).await, [was, dir].into());
         let days = |days: i64| Time { secs: now().secs + days * DAY, ..now() };
         for (keeps, until) in [(0, 29), (3, 2)] {
@@ -337,7 +336,7 @@ mod tests {
         let dir = make(&fs, ROOT, "dir", NewNode::Directory).await;
         let sub = make(&fs, dir, "sub", NewNode::Directory).await;
         let file = make(&fs, sub, "file", NewNode::File).await;
-        fs.discard(7, ROOT, b"dir", dir).await.unwrap();
+        fs.discard(7, (ROOT, b"dir"), dir).await.unwrap();
         // It was found to be old, and somebody has it back before its turn comes.
         let found = meta.trashed(dir).await.unwrap();
         meta.restore(dir, (ROOT, b"back"), false, 7).await.unwrap();

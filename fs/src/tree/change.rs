@@ -1,7 +1,7 @@
 //! Names: directories made, and whatever taken away, moved or copied.
 
 use meta::may::WRITE;
-use meta::{Attr, Kind, MetaError, NewNode, RenameMode, Replaces};
+use meta::{Attr, Ino, Kind, MetaError, NewNode, RenameMode, Replaces};
 
 use super::upload::copy_attributes;
 use super::walk::Last;
@@ -16,6 +16,21 @@ const PRIVATE: u32 = 0o700;
 
 /// No thread of this machine asks.
 const NOBODY: Requester = Requester { uid: 0, gid: 0, thread: 0 };
+
+/// What has a name of a directory.
+pub(super) struct Named {
+    dir: Ino,
+    name: Box<[u8]>,
+    /// It.
+    pub(super) found: Attr,
+}
+
+impl Named {
+    /// The directory, and the name.
+    pub(super) fn entry(&self) -> (Ino, &[u8]) {
+        (self.dir, &self.name[..])
+    }
+}
 
 impl View {
     /// mkdir(2).
@@ -125,18 +140,29 @@ impl View {
         self.writes()?;
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
-            let (dir, name, found) = view.walk(&path, Last::Itself).await?.entry()?;
-            let found = found.ok_or(MetaError::NotFound)?;
-            which.allow(Some(found.ino))?;
-            view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
+            let named = view.removable(&path, which).await?;
             let filesystem = &view.filesystem;
             let fate = filesystem.fate(view.viewer().uid, path.names().iter().map(|name| &**name));
-            filesystem.remove((dir.ino, &name[..]), found.kind, fate).await?;
-            let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
-            outdated.push(Outdated::Attributes(found.ino));
-            view.settle(outdated).await
+            filesystem.remove(named.entry(), named.found.kind, fate).await?;
+            view.removed(&named).await
         })
         .await
+    }
+
+    /// What a path names, which this viewer may take away, if it is what `which` allows.
+    pub(super) async fn removable(&self, path: &TreePath, which: Replaces) -> TreeResult<Named> {
+        let (dir, name, found) = self.walk(path, Last::Itself).await?.entry()?;
+        let found = found.ok_or(MetaError::NotFound)?;
+        which.allow(Some(found.ino))?;
+        self.may(&dir, |who, dir| who.remove(dir, &found)).await?;
+        Ok(Named { dir: dir.ino, name, found })
+    }
+
+    /// It is away.
+    pub(super) async fn removed(&self, named: &Named) -> TreeResult<()> {
+        let mut outdated: Vec<Outdated> = renamed(named.dir, &named.name).into();
+        outdated.push(Outdated::Attributes(named.found.ino));
+        self.settle(outdated).await
     }
 
     /// rename(2). A folder that is replaced whole has to be one that whoever does it may write to, as by [`View::discard`].

@@ -7,9 +7,8 @@ use meta::may::WRITE;
 use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
 use super::walk::Last;
-use super::{TreeError, TreePath, TreeResult, View, renamed};
+use super::{TreeError, TreePath, TreeResult, View};
 use crate::error::FsError;
-use crate::filesystem::outdated::Outdated;
 use crate::trash::back::{Done, Plan};
 use crate::trash::look::{Entry, Look, Wish, is_whose};
 
@@ -51,18 +50,14 @@ impl View {
         self.writes()?;
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
-            let (dir, name, found) = view.walk(&path, Last::Itself).await?.entry()?;
-            let found = found.ok_or(MetaError::NotFound)?;
-            which.allow(Some(found.ino))?;
-            view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
+            let named = view.removable(&path, which).await?;
+            let found = named.found;
             if found.kind == Kind::Directory {
                 view.may(&found, |who, dir| who.access(dir, WRITE)).await?;
             }
             let by = view.viewer().uid;
-            view.filesystem.discard(by, dir.ino, &name, found.ino).await?;
-            let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
-            outdated.push(Outdated::Attributes(found.ino));
-            view.settle(outdated).await?;
+            view.filesystem.discard(by, named.entry(), found.ino).await?;
+            view.removed(&named).await?;
             Ok((found.kind == Kind::Directory || found.nlink == 1).then_some(found.ino))
         })
         .await
