@@ -480,16 +480,32 @@ fn nobody_sees_what_others_have_deleted() -> Result<()> {
     post(&of("bob"), "trash/restore", &elsewhere)?.expect(200)?;
     ensure!(fs::read(site.demo.file("shared/his"))? == b"his" && seen("bob")? == ["shared/b"]);
     of("ann").delete(&at("trash"))?.expect(200)?;
-    // Of what is in a folder only who may delete it deletes it for good.
+    // A folder goes there as a whole for who may delete all that is in it; else what he may does, and the rest is named.
     of("ann").post(&at("folders/shared/anns"), b"")?.expect(201)?;
     fs::set_permissions(site.demo.file("shared/anns"), fs::Permissions::from_mode(0o777))?;
     of("bob").post(&at("folders/shared/anns/bobs"), b"")?.expect(201)?;
     of("bob").put(&at("content/shared/anns/bobs/x"), b"x")?.expect(201)?;
+    for (name, how) in [("one", "?trash"), ("other", "?forever")] {
+        of("ann").put(&at(&format!("content/shared/anns/{name}")), b"anns")?.expect(201)?;
+        let answer = of("ann").delete(&at(&format!("entries/shared/anns{how}")))?;
+        let answer = answer.expect(200)?.json()?;
+        let failures = answer["failures"].as_array().context("failures")?;
+        ensure!(failures.len() == 1 && answer["trash"].is_null(), "{answer}");
+        ensure!(failures[0]["path"] == "shared/anns/bobs/x", "{answer}");
+        ensure!(!site.demo.file(format!("shared/anns/{name}")).exists());
+    }
+    ensure!(fs::read(site.demo.file("shared/anns/bobs/x"))? == b"x");
+    ensure!(seen("ann")? == ["shared/anns/one"], "{:?}", seen("ann")?);
+    // Nor is it deleted for good there by another than who sees all that was deleted from it.
+    for name in ["shared/anns/bobs/x", "shared/anns/bobs"] {
+        of("bob").delete(&at(&format!("entries/{name}")))?.expect(204)?;
+    }
     let kept = of("ann").delete(&at("entries/shared/anns?trash"))?.expect(200)?.json()?;
     let id = kept["trash"].as_str().context("an id")?;
     of("ann").delete(&at(&format!("trash/{id}")))?.expect(403)?;
     ensure!(of("ann").delete(&at("trash"))?.expect(200)?.json()?["denied"] == 1);
-    ensure!(seen("ann")? == ["shared/anns"] && seen("bob")? == ["shared/b"]);
+    ensure!(seen("ann")? == ["shared/anns"], "{:?}", seen("ann")?);
+    ensure!(seen("bob")? == ["shared/anns/bobs", "shared/b"], "{:?}", seen("bob")?);
     of("root").delete(&at("trash"))?.expect(200)?;
     ensure!(seen("root")?.is_empty() && seen("bob")?.is_empty());
     Ok(())

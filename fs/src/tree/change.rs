@@ -1,6 +1,5 @@
 //! Names: directories made, and whatever taken away, moved or copied.
 
-use meta::may::WRITE;
 use meta::{Attr, Ino, Kind, MetaError, NewNode, RenameMode, Replaces};
 
 use super::upload::copy_attributes;
@@ -165,7 +164,7 @@ impl View {
         self.settle(outdated).await
     }
 
-    /// rename(2). A folder that is replaced whole has to be one that whoever does it may write to, as by [`View::discard`].
+    /// rename(2). What is replaced whole has to be what whoever does it may put into the trash ([`View::discard`]).
     ///
     /// # Errors
     /// When there is nothing to move, something is in the way, or it may not be moved; then all is where it was.
@@ -178,10 +177,8 @@ impl View {
             let (to_dir, to_name, target) = view.walk(&to, Last::Itself).await?.entry()?;
             let swap = matches!(mode, RenameMode::Exchange);
             view.may_rename((&from_dir, &source), (&to_dir, target.as_ref()), swap).await?;
-            if matches!(mode, RenameMode::ReplaceWhole(_))
-                && let Some(folder) = target.filter(|target| target.kind == Kind::Directory)
-            {
-                view.may(&folder, |who, dir| who.access(dir, WRITE)).await?;
+            if let (RenameMode::ReplaceWhole(_), Some(target)) = (mode, &target) {
+                view.may_go_whole(target).await?;
             }
             let ends = ((from_dir.ino, &from_name[..]), (to_dir.ino, &to_name[..]));
             view.filesystem.rename(view.viewer().uid, ends.0, ends.1, mode).await?;

@@ -474,3 +474,44 @@ async fn what_is_replaced_whole_is_in_the_trash_in_one_step_or_nothing_has_happe
     assert_eq!(bob.stat(&path("shared/in/bobs")).await.unwrap().ino, bobs);
     assert!(meta.opened_on().check().await.unwrap().is_clean());
 }
+
+#[tokio::test]
+async fn a_folder_takes_nothing_into_the_trash_that_may_not_be_deleted() {
+    let (fs, meta) = mounted();
+    let (admin, ann, bob) = (view(&fs, 0, ROOT), view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    let folder = put_folders(&ann, &bob).await;
+    let anything = Replaces::Anything;
+    let whole = RenameMode::ReplaceWhole(folder);
+    ann.make_directory(&path("shared/new")).await.unwrap();
+    for refused in [
+        ann.discard(&path("shared/folder"), anything).await.map(drop),
+        ann.delete_for_good(&path("shared/folder"), anything).await,
+        ann.rename(&path("shared/new"), &path("shared/folder"), whole).await,
+    ] {
+        assert!(matches!(refused, Err(TreeError::NotWhole)), "{refused:?}");
+    }
+    let file = put(&ann, "shared/back", b"f").await.unwrap();
+    ann.discard(&path("shared/back"), anything).await.unwrap();
+    let refused = ann.restore(file, Some(&path("shared/folder")), true).await;
+    assert!(matches!(refused, Err(TreeError::NotWhole)), "{refused:?}");
+    assert_eq!(get(&bob, "shared/folder/bobs/x").await.unwrap(), b"x");
+    bob.remove(&path("shared/folder/bobs/x"), anything).await.unwrap();
+    assert_eq!(ann.discard(&path("shared/folder"), anything).await.unwrap(), Some(folder));
+    let there = in_trash(&ann).await;
+    assert!(there.len() == 2 && there.contains(&path("shared/folder")), "{there:?}");
+    // Who may do anything may do this.
+    let folder = put_folders(&ann, &bob).await;
+    assert_eq!(admin.discard(&path("shared/folder"), anything).await.unwrap(), Some(folder));
+    assert!(meta.opened_on().check().await.unwrap().is_clean());
+}
+
+/// A folder of hers with one of his in it, in which she may delete nothing.
+async fn put_folders(ann: &View, bob: &View) -> Ino {
+    let folder = ann.make_directory(&path("shared/folder")).await.unwrap().ino;
+    let change = Change { mode: Some(0o777), ..Change::default() };
+    ann.filesystem.setattr(ann.requester(), folder, change).await.unwrap();
+    bob.make_directory(&path("shared/folder/bobs")).await.unwrap();
+    put(bob, "shared/folder/bobs/x", b"x").await.unwrap();
+    folder
+}

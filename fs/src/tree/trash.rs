@@ -6,8 +6,9 @@
 use meta::may::WRITE;
 use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
+use super::change::Named;
 use super::walk::Last;
-use super::{TreeError, TreePath, TreeResult, View};
+use super::{TreeError, TreePath, TreeResult, Trouble, View};
 use crate::error::FsError;
 use crate::trash::back::{Done, Plan};
 use crate::trash::look::{Entry, Look, Wish, is_whose};
@@ -30,6 +31,15 @@ pub struct InTrash {
     pub by: u32,
 }
 
+/// What is in a folder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    /// All that can be seen there.
+    Tree,
+    /// And what had been deleted from it.
+    AndTrash,
+}
+
 impl View {
     /// Days that whatever is deleted stays in the trash. 0: only what is put there on purpose does.
     pub fn trash_days(&self) -> u16 {
@@ -45,22 +55,60 @@ impl View {
     /// `None`: it has other names yet, and is not there.
     ///
     /// # Errors
-    /// As [`View::remove`], but that a folder need not be empty; then whoever deletes it has to be allowed to write to it.
+    /// As [`View::remove`], but that a folder need not be empty; then whoever deletes it has to be allowed to write to it, and
+    /// it is [`TreeError::NotWhole`] when something in it may not be deleted.
     pub async fn discard(&self, path: &TreePath, which: Replaces) -> TreeResult<Option<Ino>> {
         self.writes()?;
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
             let named = view.removable(&path, which).await?;
-            let found = named.found;
-            if found.kind == Kind::Directory {
-                view.may(&found, |who, dir| who.access(dir, WRITE)).await?;
-            }
-            let by = view.viewer().uid;
-            view.filesystem.discard(by, named.entry(), found.ino).await?;
+            view.may_go_whole(&named.found).await?;
+            let kept = view.put_into_trash(&named).await?;
             view.removed(&named).await?;
-            Ok((found.kind == Kind::Directory || found.nlink == 1).then_some(found.ino))
+            Ok(kept)
         })
         .await
+    }
+
+    /// Deletes something for good, a folder with all that is in it, if it is what `which` allows, also where whatever is
+    /// deleted goes to the trash.
+    ///
+    /// # Errors
+    /// As [`View::discard`]; also when others have something in the trash that was in it.
+    pub async fn delete_for_good(&self, path: &TreePath, which: Replaces) -> TreeResult<()> {
+        self.writes()?;
+        let (view, path) = (self.clone(), path.clone());
+        Self::through(async move {
+            let named = view.removable(&path, which).await?;
+            view.may_go_with(&named.found, Inside::AndTrash).await?;
+            if let Some(kept) = view.put_into_trash(&named).await? {
+                view.filesystem.give_up_trash(&[kept]).await?;
+            }
+            view.removed(&named).await
+        })
+        .await
+    }
+
+    async fn put_into_trash(&self, named: &Named) -> TreeResult<Option<Ino>> {
+        let found = &named.found;
+        self.filesystem.discard(self.viewer().uid, named.entry(), found.ino).await?;
+        Ok((found.kind == Kind::Directory || found.nlink == 1).then_some(found.ino))
+    }
+
+    /// May this go to the trash with all that is in it? When its days are over all of that goes, and nobody is asked.
+    pub(super) async fn may_go_whole(&self, there: &Attr) -> TreeResult<()> {
+        self.may_go_with(there, Inside::Tree).await
+    }
+
+    async fn may_go_with(&self, there: &Attr, inside: Inside) -> TreeResult<()> {
+        if there.kind != Kind::Directory {
+            return Ok(());
+        }
+        self.may(there, |who, dir| who.access(dir, WRITE)).await?;
+        match self.may_delete_all(there, inside).await {
+            Err(e) if e.trouble() == Trouble::Denied => Err(TreeError::NotWhole),
+            may => may,
+        }
     }
 
     fn whose(&self) -> Option<u32> {
@@ -151,6 +199,7 @@ impl View {
         if let Some(there) = self.filesystem.glance(*dir, name).await? {
             let dir = self.filesystem.getattr(*dir).await?;
             self.may(&dir, |who, dir| who.remove(dir, &there)).await?;
+            self.may_go_whole(&there).await?;
         }
         Ok(())
     }
@@ -165,7 +214,7 @@ impl View {
         let view = self.clone();
         Self::through(async move {
             let entry = view.entry_in_trash(ino).await?;
-            view.may_delete_all(&entry.trashed.attr).await?;
+            view.may_delete_all(&entry.trashed.attr, Inside::AndTrash).await?;
             view.filesystem.give_up_trash(&[ino]).await?;
             view.settle(Vec::new()).await
         })
@@ -188,7 +237,7 @@ impl View {
                 let (page, next) = view.look().list(&wish, after, PAGE).await?;
                 let mut inos = Vec::with_capacity(page.len());
                 for Entry { trashed, .. } in page {
-                    match view.may_delete_all(&trashed.attr).await {
+                    match view.may_delete_all(&trashed.attr, Inside::AndTrash).await {
                         Ok(()) => inos.push(trashed.attr.ino),
                         Err(_) => denied += 1,
                     }
@@ -206,15 +255,16 @@ impl View {
         .await
     }
 
-    /// May all in a folder be deleted, and what had been deleted from it? Who may put a folder into the trash need not be
-    /// allowed that.
-    async fn may_delete_all(&self, attr: &Attr) -> TreeResult<()> {
+    /// May all in a folder be deleted?
+    async fn may_delete_all(&self, attr: &Attr, inside: Inside) -> TreeResult<()> {
         if self.viewer().uid == 0 || attr.kind != Kind::Directory {
             return Ok(());
         }
         let mut folders = vec![*attr];
         while let Some(folder) = folders.pop() {
-            folders.extend(self.own_trash_of(folder.ino).await?);
+            if inside == Inside::AndTrash {
+                folders.extend(self.own_trash_of(folder.ino).await?);
+            }
             let mut cookie = 0;
             loop {
                 let page = self.filesystem.readdir(folder.ino, cookie, PAGE).await?;
