@@ -157,7 +157,7 @@ impl Filesystem {
         if one.attr.kind != Kind::Directory {
             return self.burnt(&top).await;
         }
-        if !self.take(&top).await? {
+        if !self.take(top.ino).await? {
             return Ok(());
         }
         let mut path = vec![top];
@@ -180,8 +180,9 @@ impl Filesystem {
             for (other, _) in &others {
                 self.burnt(other).await?;
             }
+            // One that has a name is looked for by it when its turn comes.
             if let Some((folder, _)) = folders.into_iter().next()
-                && self.take(&folder).await?
+                && (folder.named.is_some() || self.take(folder.ino).await?)
             {
                 path.push(folder);
             }
@@ -190,13 +191,10 @@ impl Filesystem {
         Ok(())
     }
 
-    /// From now on nobody has this directory back. `false`: somebody has already.
-    async fn take(&self, dir: &Burning) -> FsResult<bool> {
-        if dir.named.is_some() {
-            return self.is_there(dir).await;
-        }
-        self.meta.give_up_trash(&[dir.ino]).await?;
-        match self.meta.getattr(dir.ino).await {
+    /// From now on nobody has this directory back, which is in the trash itself. `false`: somebody has already.
+    async fn take(&self, dir: Ino) -> FsResult<bool> {
+        self.meta.give_up_trash(&[dir]).await?;
+        match self.meta.getattr(dir).await {
             // What has come back has a name.
             Ok(attr) => Ok(attr.nlink == 0),
             Err(MetaError::NotFound) => Ok(false),
