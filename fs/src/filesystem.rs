@@ -439,34 +439,44 @@ impl Filesystem {
 
     /// unlink(2), by this user.
     pub async fn unlink(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
-        let gone = match self.fate(by, name) {
-            Fate::Gone => self.meta.unlink(parent, name).await?,
-            Fate::Trash { by } => self.meta.discard(parent, name, Takes::NoDirectory, by).await?,
-        };
-        self.unlinked(gone);
-        Ok(())
+        self.remove((parent, name), Kind::File, self.fate(by, [name])).await
     }
 
     /// rmdir(2), by this user.
     pub async fn rmdir(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
-        let gone = match self.fate(by, name) {
-            Fate::Gone => self.meta.rmdir(parent, name).await?,
-            Fate::Trash { by } => {
-                // Of `.` and `..` it is said what is wrong, as ever.
-                let takes = Takes::EmptyDirectory;
-                match name {
-                    b"." | b".." => self.meta.rmdir(parent, name).await?,
-                    _ => self.meta.discard(parent, name, takes, by).await?,
-                }
+        self.remove((parent, name), Kind::Directory, self.fate(by, [name])).await
+    }
+
+    /// rmdir(2) of a directory, unlink(2) of anything else.
+    pub(crate) async fn remove(
+        &self,
+        (parent, name): (Ino, &[u8]),
+        kind: Kind,
+        fate: Fate,
+    ) -> FsResult<()> {
+        let directory = kind == Kind::Directory;
+        // Of `.` and `..` it is said what is wrong, as ever.
+        let dots = matches!(name, b"." | b"..");
+        let gone = match (fate, directory) {
+            (Fate::Trash { by }, true) if !dots => {
+                self.meta.discard(parent, name, Takes::EmptyDirectory, by).await?
             }
+            (Fate::Trash { by }, false) => {
+                self.meta.discard(parent, name, Takes::NoDirectory, by).await?
+            }
+            (_, true) => self.meta.rmdir(parent, name).await?,
+            (Fate::Gone, false) => self.meta.unlink(parent, name).await?,
         };
         self.unlinked(gone);
-        self.died(gone);
+        if directory {
+            self.died(gone);
+        }
         Ok(())
     }
 
     /// rename(2). Programs replace a file by writing another and renaming it over: after a crash
-    /// there must be the old or the new content, so the new one is stored first. `by`: the user who does it.
+    /// there must be the old or the new content, so the new one is stored first. `by`: the user who does it. What is replaced
+    /// whole goes to the trash in any case.
     pub async fn rename(
         &self,
         by: u32,
@@ -481,10 +491,13 @@ impl Filesystem {
         {
             self.data.flush_file(source.ino).await?;
         }
-        let fate = self.fate(by, to.1);
+        let whole = matches!(mode, RenameMode::ReplaceWhole(_));
+        let fate = if whole { Fate::Trash { by } } else { self.fate(by, [to.1]) };
         if let Some(gone) = self.meta.rename(from, to, mode, fate).await? {
             self.unlinked(gone);
-            if !gone.orphan && self.meta.getattr(gone.ino).await?.kind == Kind::Directory {
+            // Of what is replaced whole the kernel is told behind it, and has not done that itself.
+            if !whole && !gone.orphan && self.meta.getattr(gone.ino).await?.kind == Kind::Directory
+            {
                 self.died(gone);
             }
         }

@@ -86,6 +86,12 @@ pub enum TreeError {
     /// A pipe, socket or device.
     #[error("not a regular file")]
     Special,
+    /// A folder does not go as a whole: this viewer may not delete all that is in it.
+    #[error("something is in it that may not be deleted")]
+    NotWhole,
+    /// It would have to come back from the trash before.
+    #[error("the folder that it was in is in the trash of somebody else: give another place")]
+    FolderOfOthers,
 }
 
 impl From<MetaError> for TreeError {

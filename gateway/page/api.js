@@ -186,9 +186,13 @@ export const move = (from, to, replace = false) => jsonOf("POST", "/move", { jso
 export const copy = (from, to, replace = false) => jsonOf("POST", "/copy", { json: { from, to, replace } }).then(whole);
 /// For good.
 export const remove = (path) => jsonOf("DELETE", `/entries/${path}`, { query: { forever: true } }).then(whole);
-/// Into the trash. Answers its id there; `null`: it has other names yet, and is not there.
+/// Into the trash. Answers its id there; `null`: it has other names yet, and is not there. Of a folder that may not go as a whole what
+/// may is there, and it fails.
 export const discard = (path) =>
-  jsonOf("DELETE", `/entries/${path}`, { query: { trash: true } }).then((answer) => answer.trash);
+  jsonOf("DELETE", `/entries/${path}`, { query: { trash: true } }).then((answer) => {
+    whole(answer);
+    return answer.trash;
+  });
 
 /// What is in the trash, a part of it: `{days, entries, next}`.
 export async function trash(after) {

@@ -1,7 +1,7 @@
 //! Folders with all that is in them: deleted, copied, moved.
 //!
-//! A move is one step; where it replaces a folder, or a folder something, that is put aside before, under a name of its
-//! own, and deleted once what comes has its place. A copy gets such a place when it is whole, and what was there stays when it cannot
+//! A move is one step; where it replaces a folder, or a folder something, and whatever is deleted goes to the trash, that goes there
+//! in the same step; else it is put aside before, under a name of its own, and deleted once what comes has its place. A copy gets such a place when it is whole, and what was there stays when it cannot
 //! become so. Copies of files move no data. What of a folder cannot be deleted or copied is named in the answer, and the rest is
 //! done.
 
@@ -58,36 +58,82 @@ pub(crate) async fn delete(
     path: &TreePath,
     (there, which): (&Attr, Replaces),
 ) -> Result<Failures, Refusal> {
-    if path.names().is_empty() {
-        return Err(Refusal::new(Code::Denied, "the root of the tree cannot be deleted"));
-    }
+    not_root(path)?;
     if there.kind == Kind::Directory {
-        return Ok(remove_tree(view, path, there.ino).await);
+        return Ok(remove_tree(view, path, there.ino, Goes::AsAll).await);
     }
-    let removed = view.remove(path, which).await;
-    removed.map_err(|e| match which {
-        Replaces::Only(_) => conditions::refused(&e, which),
-        _ => refused(&e),
-    })?;
+    view.remove(path, which).await.map_err(|e| not_removed(&e, which))?;
     Ok(Failures::default())
 }
 
-/// Puts what is there into the trash, with all that is in it, if it is what `which` allows. Answers its number there.
+/// Puts what is there into the trash, with all that is in it, if it is what `which` allows: as a whole, or, where not all in it
+/// may be deleted, one after the other what may. Answers its number there, if it is there.
 ///
 /// # Errors
 /// When it is the root, or may not be deleted.
 pub(crate) async fn discard(
     view: &View,
     path: &TreePath,
-    which: Replaces,
-) -> Result<Option<Ino>, Refusal> {
-    if path.names().is_empty() {
-        return Err(Refusal::new(Code::Denied, "the root of the tree cannot be deleted"));
+    (there, which): (&Attr, Replaces),
+) -> Result<(Option<Ino>, Failures), Refusal> {
+    not_root(path)?;
+    match view.discard(path, which).await {
+        Err(TreeError::NotWhole) => {
+            let failures = remove_tree(view, path, there.ino, Goes::ToTrash).await;
+            Ok((failures.all.is_empty().then_some(there.ino), failures))
+        }
+        kept => Ok((kept.map_err(|e| not_removed(&e, which))?, Failures::default())),
     }
-    view.discard(path, which).await.map_err(|e| match which {
-        Replaces::Only(_) => conditions::refused(&e, which),
-        _ => refused(&e),
-    })
+}
+
+/// Deletes what is there for good, in the same way, where whatever is deleted goes to the trash.
+///
+/// # Errors
+/// When it is the root, or may not be deleted.
+pub(crate) async fn delete_for_good(
+    view: &View,
+    path: &TreePath,
+    (there, which): (&Attr, Replaces),
+) -> Result<Failures, Refusal> {
+    not_root(path)?;
+    match view.delete_for_good(path, which).await {
+        Err(TreeError::NotWhole) => Ok(remove_tree(view, path, there.ino, Goes::ForGood).await),
+        gone => gone.map(|()| Failures::default()).map_err(|e| not_removed(&e, which)),
+    }
+}
+
+fn not_root(path: &TreePath) -> Result<(), Refusal> {
+    match path.names().is_empty() {
+        true => Err(Refusal::new(Code::Denied, "the root of the tree cannot be deleted")),
+        false => Ok(()),
+    }
+}
+
+fn not_removed(error: &TreeError, which: Replaces) -> Refusal {
+    match which {
+        Replaces::Only(_) => conditions::refused(error, which),
+        _ => refused(error),
+    }
+}
+
+/// Where what is deleted goes to.
+#[derive(Clone, Copy)]
+enum Goes {
+    /// As the volume says.
+    AsAll,
+    ToTrash,
+    ForGood,
+}
+
+impl Goes {
+    /// One thing, with nothing in it.
+    async fn take(self, view: &View, path: &TreePath, which: Replaces) -> TreeResult<()> {
+        match self {
+            Self::AsAll => view.remove(path, which).await,
+            Self::ToTrash => view.discard(path, which).await.map(drop),
+            Self::ForGood => view.delete_for_good(path, which).await,
+        }
+    }
 }
 
 /// What is copied or moved, and where to.
@@ -164,28 +210,6 @@ pub(crate) async fn move_to(view: &View, ends: &Ends) -> Result<Failures, Refusa
     Ok(Failures::default())
 }
 
-/// The same where whatever is deleted goes to the trash: what was replaced goes there whole, by the name that it had.
-async fn replace_kept(
-    view: &View,
-    from: &TreePath,
-    to: &TreePath,
-    target: &Attr,
-) -> Result<Failures, Refusal> {
-    let kept = view.discard(to, Replaces::Only(target.ino)).await.map_err(|e| late(&e))?;
-    if let Err(e) = view.rename(from, to, RenameMode::NoReplace).await {
-        if let Some(kept) = kept
-            && let Err(e) = view.restore(kept, Some(to), false).await
-        {
-            tracing::error!(
-                "what was at {} is in the trash, and cannot be put back: {e}",
-                write(to)
-            );
-        }
-        return Err(late(&e));
-    }
-    Ok(Failures::default())
-}
-
 /// Puts what is at `from` in the place of `target`, which is at `to` and is deleted then; or leaves both as they are.
 /// Whatever breaks it off, neither is lost: what was replaced has a name of its own until it is deleted.
 async fn replace(
@@ -195,7 +219,10 @@ async fn replace(
     target: &Attr,
 ) -> Result<Failures, Refusal> {
     if view.trash_days() > 0 {
-        return replace_kept(view, from, to, target).await;
+        // It goes to the trash whole, by the name that it had, in the step in which something else gets that.
+        let mode = RenameMode::ReplaceWhole(target.ino);
+        view.rename(from, to, mode).await.map_err(|e| late(&e))?;
+        return Ok(Failures::default());
     }
     let by = view.stat_itself(from).await.map_err(|e| refused(&e))?;
     let aside = Beside::of(view, to, What::replaced(to, target, &by)).await?;
@@ -275,7 +302,9 @@ async fn remove(view: &View, path: &TreePath, which: Ino) -> Failures {
     let mut failures = Failures::default();
     match view.stat_itself(path).await {
         Ok(attr) if attr.ino != which => {}
-        Ok(attr) if attr.kind == Kind::Directory => return remove_tree(view, path, which).await,
+        Ok(attr) if attr.kind == Kind::Directory => {
+            return remove_tree(view, path, which, Goes::AsAll).await;
+        }
         Ok(_) => {
             if let Err(e) = view.remove(path, Replaces::Only(which)).await {
                 failures.add(path, e);
@@ -288,7 +317,7 @@ async fn remove(view: &View, path: &TreePath, which: Ino) -> Failures {
 }
 
 /// Deletes a folder and all in it: what has come to be elsewhere since it was listed, over a link say, is left alone.
-async fn remove_tree(view: &View, path: &TreePath, which: Ino) -> Failures {
+async fn remove_tree(view: &View, path: &TreePath, which: Ino, goes: Goes) -> Failures {
     let mut failures = Failures::default();
     let mut walk = Walk::from(view, path, which);
     // Folders that keep something.
@@ -307,7 +336,7 @@ async fn remove_tree(view: &View, path: &TreePath, which: Ino) -> Failures {
                         let at =
                             folder.join(&entry.name).map_err(|e| (folder.clone(), e.into()))?;
                         let which = Replaces::Only(entry.attr.ino);
-                        let removed = view.remove(&at, which).await;
+                        let removed = goes.take(view, &at, which).await;
                         removed.or_else(|e| if e.is_not_found() { Ok(()) } else { Err((at, e)) })
                     }
                 }));
@@ -324,7 +353,7 @@ async fn remove_tree(view: &View, path: &TreePath, which: Ino) -> Failures {
                 let keeps = kept.iter().any(|kept| is_in(kept, &at));
                 kept.retain(|kept| !is_in(kept, &at));
                 let which = Replaces::Only(which);
-                match if keeps { Ok(()) } else { view.remove(&at, which).await } {
+                match if keeps { Ok(()) } else { goes.take(view, &at, which).await } {
                     Err(e) if !e.is_not_found() => failures.add(&at, e),
                     _ if !keeps => continue,
                     _ => {}

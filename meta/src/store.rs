@@ -148,6 +148,9 @@ pub struct SetAttr {
 pub enum RenameMode {
     /// Replaces it.
     Replace,
+    /// Replaces it, if it is this one, whatever it is: it goes to the trash, a directory with all that is in it. What does not
+    /// go there ([`Fate::Gone`]) is replaced as by [`RenameMode::Replace`].
+    ReplaceWhole(Ino),
     /// Refuses with [`MetaError::Exists`].
     NoReplace,
     /// Swaps both.
@@ -165,7 +168,7 @@ pub enum RenameMode {
 impl RenameMode {
     /// May an existing target go?
     pub fn replaces(self) -> bool {
-        matches!(self, Self::Replace | Self::Whiteout { replace: true, .. })
+        matches!(self, Self::Replace | Self::ReplaceWhole(_) | Self::Whiteout { replace: true, .. })
     }
 }
 

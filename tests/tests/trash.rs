@@ -381,6 +381,45 @@ fn what_the_page_deletes_is_in_the_trash_and_comes_back() -> Result<()> {
 }
 
 #[test]
+fn what_a_move_replaces_is_in_the_trash_whole_and_a_refused_one_loses_nothing() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::keeping()?;
+    for name in ["shared", "shared/in"] {
+        fs::create_dir(site.demo.file(name))?;
+        fs::set_permissions(site.demo.file(name), fs::Permissions::from_mode(0o777))?;
+    }
+    for (name, uid) in [("ann", 1001), ("bob", 1002)] {
+        let user = format!("user add {name} --uid {uid} --gid {uid} --folder /");
+        Accounts(&site.demo).with_password(&user, PASSWORD)?;
+    }
+    let of = |site: &Site, name: &str| site.door.of(name, PASSWORD);
+    let (ann, bob) = (of(&site, "ann"), of(&site, "bob"));
+    ann.post(&at("folders/shared/old"), b"")?.expect(201)?;
+    ann.put(&at("content/shared/old/deleted"), b"deleted")?.expect(201)?;
+    ann.delete(&at("entries/shared/old/deleted"))?.expect(204)?;
+    bob.post(&at("folders/shared/in/bobs"), b"")?.expect(201)?;
+    let over = |from: &str| json!({ "from": from, "to": "shared/old", "replace": true });
+    post(&ann, "move", &over("shared/in/bobs"))?.expect(403)?;
+    ensure!(fs::read_dir(site.demo.file("shared/old"))?.count() == 0, "what was deleted is back");
+    ensure!(site.paths("--all")? == ["/shared/old/deleted"], "{:?}", site.paths("--all")?);
+    // The mount sees what has come in its place.
+    ann.put(&at("content/shared/old/x"), b"old")?.expect(201)?;
+    ensure!(fs::read(site.demo.file("shared/old/x"))? == b"old");
+    ann.post(&at("folders/shared/new"), b"")?.expect(201)?;
+    ann.put(&at("content/shared/new/x"), b"new")?.expect(201)?;
+    post(&ann, "move", &over("shared/new"))?.expect(204)?;
+    ensure!(fs::read(site.demo.file("shared/old/x"))? == b"new");
+    ensure!(!site.demo.file("shared/new").exists());
+    ensure!(site.paths("")? == ["/shared/old"], "{:?}", site.paths("")?);
+    site.say("trash restore /shared/old --to /shared/back")?;
+    ensure!(fs::read(site.demo.file("shared/back/x"))? == b"old");
+    site.demo.stop(Stop::Umount)?;
+    site.demo.fsck()
+}
+
+#[test]
 fn nobody_sees_what_others_have_deleted() -> Result<()> {
     if !can_mount() {
         return Ok(());
@@ -426,16 +465,47 @@ fn nobody_sees_what_others_have_deleted() -> Result<()> {
     fs::set_permissions(site.demo.file("shared"), fs::Permissions::from_mode(0o777))?;
     post(&of("ann"), "trash/restore", &anns)?.expect(200)?;
     ensure!(fs::metadata(site.demo.file("shared/a"))?.uid() == 1001);
-    // Of what is in a folder only who may delete it deletes it for good.
+    // What he has deleted he sees, though she removes the folder that it was in; that is hers to have back.
+    of("ann").post(&at("folders/shared/in/hers"), b"")?.expect(201)?;
+    fs::set_permissions(site.demo.file("shared/in/hers"), fs::Permissions::from_mode(0o777))?;
+    of("bob").put(&at("content/shared/in/hers/his"), b"his")?.expect(201)?;
+    of("bob").delete(&at("entries/shared/in/hers/his"))?.expect(204)?;
+    of("ann").delete(&at("entries/shared/in/hers"))?.expect(204)?;
+    ensure!(seen("bob")? == ["shared/in/hers/his", "shared/b"], "{:?}", seen("bob")?);
+    ensure!(seen("ann")?.contains(&"shared/in/hers".to_owned()), "{:?}", seen("ann")?);
+    let his = site.listed("--under /shared/in/hers/his --all")?[0]["id"].to_string();
+    let refused = post(&of("bob"), "trash/restore", &json!({ "id": his }))?.expect(403)?.json()?;
+    ensure!(refused["message"].to_string().contains("somebody else"), "{refused}");
+    let elsewhere = json!({ "id": his, "to": "shared/his" });
+    post(&of("bob"), "trash/restore", &elsewhere)?.expect(200)?;
+    ensure!(fs::read(site.demo.file("shared/his"))? == b"his" && seen("bob")? == ["shared/b"]);
+    of("ann").delete(&at("trash"))?.expect(200)?;
+    // A folder goes there as a whole for who may delete all that is in it; else what he may does, and the rest is named.
     of("ann").post(&at("folders/shared/anns"), b"")?.expect(201)?;
     fs::set_permissions(site.demo.file("shared/anns"), fs::Permissions::from_mode(0o777))?;
     of("bob").post(&at("folders/shared/anns/bobs"), b"")?.expect(201)?;
     of("bob").put(&at("content/shared/anns/bobs/x"), b"x")?.expect(201)?;
+    for (name, how) in [("one", "?trash"), ("other", "?forever")] {
+        of("ann").put(&at(&format!("content/shared/anns/{name}")), b"anns")?.expect(201)?;
+        let answer = of("ann").delete(&at(&format!("entries/shared/anns{how}")))?;
+        let answer = answer.expect(200)?.json()?;
+        let failures = answer["failures"].as_array().context("failures")?;
+        ensure!(failures.len() == 1 && answer["trash"].is_null(), "{answer}");
+        ensure!(failures[0]["path"] == "shared/anns/bobs/x", "{answer}");
+        ensure!(!site.demo.file(format!("shared/anns/{name}")).exists());
+    }
+    ensure!(fs::read(site.demo.file("shared/anns/bobs/x"))? == b"x");
+    ensure!(seen("ann")? == ["shared/anns/one"], "{:?}", seen("ann")?);
+    // Nor is it deleted for good there by another than who sees all that was deleted from it.
+    for name in ["shared/anns/bobs/x", "shared/anns/bobs"] {
+        of("bob").delete(&at(&format!("entries/{name}")))?.expect(204)?;
+    }
     let kept = of("ann").delete(&at("entries/shared/anns?trash"))?.expect(200)?.json()?;
     let id = kept["trash"].as_str().context("an id")?;
     of("ann").delete(&at(&format!("trash/{id}")))?.expect(403)?;
     ensure!(of("ann").delete(&at("trash"))?.expect(200)?.json()?["denied"] == 1);
-    ensure!(seen("ann")? == ["shared/anns"] && seen("bob")? == ["shared/b"]);
+    ensure!(seen("ann")? == ["shared/anns"], "{:?}", seen("ann")?);
+    ensure!(seen("bob")? == ["shared/anns/bobs", "shared/b"], "{:?}", seen("bob")?);
     of("root").delete(&at("trash"))?.expect(200)?;
     ensure!(seen("root")?.is_empty() && seen("bob")?.is_empty());
     Ok(())

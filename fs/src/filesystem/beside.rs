@@ -78,7 +78,7 @@ impl Filesystem {
         self.data.flush_file(held.ino).await?;
         // From the moment it has a name, somebody may take that away.
         self.lookup_counts.placed(held.ino);
-        let placed = self.meta.place(held.ino, parent, name, replaces, self.fate(by, name)).await;
+        let placed = self.meta.place(held.ino, parent, name, replaces, self.fate(by, [name])).await;
         if placed.is_err() && self.lookup_counts.orphaned(held.ino) {
             self.reap_later(held.ino);
         }

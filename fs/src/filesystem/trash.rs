@@ -23,28 +23,18 @@ const EVERY: Duration = Duration::from_secs(600);
 /// So much is deleted before others get their turn.
 const AT_ONCE: usize = 64;
 /// What begins so is nobody's but ours for a moment, and never goes to the trash.
-pub(crate) const TEMPORARY: &[u8] = b".ashlar-";
+const TEMPORARY: &[u8] = b".ashlar-";
 
 impl Filesystem {
-    /// What becomes of what this user deletes under this name.
-    pub(crate) fn fate(&self, by: u32, name: &[u8]) -> Fate {
+    /// What becomes of what this user deletes at this path, or under this name. Parts of uploads, and halves of copies, are nobody's
+    /// to have back.
+    pub(crate) fn fate<'a>(&self, by: u32, names: impl IntoIterator<Item = &'a [u8]>) -> Fate {
+        let ours = names.into_iter().any(|name| name.starts_with(TEMPORARY));
         match self.meta.trash_days() {
             0 => Fate::Gone,
-            _ if name.starts_with(TEMPORARY) => Fate::Gone,
+            _ if ours => Fate::Gone,
             _ => Fate::Trash { by },
         }
-    }
-
-    /// Takes this name away, and what has it is gone, whatever becomes of what else is deleted.
-    pub(crate) async fn erase(&self, parent: Ino, name: &[u8], kind: Kind) -> FsResult<()> {
-        if kind != Kind::Directory {
-            self.unlinked(self.meta.unlink(parent, name).await?);
-            return Ok(());
-        }
-        let gone = self.meta.rmdir(parent, name).await?;
-        self.unlinked(gone);
-        self.died(gone);
-        Ok(())
     }
 
     /// Days that what is deleted stays in the trash. 0: only what is put there on purpose does.
@@ -74,8 +64,7 @@ impl Filesystem {
     pub(crate) async fn discard(
         &self,
         by: u32,
-        parent: Ino,
-        name: &[u8],
+        (parent, name): (Ino, &[u8]),
         which: Ino,
     ) -> FsResult<()> {
         self.unlinked(self.meta.discard(parent, name, Takes::Only(which), by).await?);
@@ -168,7 +157,7 @@ impl Filesystem {
         if one.attr.kind != Kind::Directory {
             return self.burnt(&top).await;
         }
-        if !self.take(&top).await? {
+        if !self.take(top.ino).await? {
             return Ok(());
         }
         let mut path = vec![top];
@@ -191,8 +180,9 @@ impl Filesystem {
             for (other, _) in &others {
                 self.burnt(other).await?;
             }
+            // One that has a name is looked for by it when its turn comes.
             if let Some((folder, _)) = folders.into_iter().next()
-                && self.take(&folder).await?
+                && (folder.named.is_some() || self.take(folder.ino).await?)
             {
                 path.push(folder);
             }
@@ -201,13 +191,10 @@ impl Filesystem {
         Ok(())
     }
 
-    /// From now on nobody has this directory back. `false`: somebody has already.
-    async fn take(&self, dir: &Burning) -> FsResult<bool> {
-        if dir.named.is_some() {
-            return self.is_there(dir).await;
-        }
-        self.meta.give_up_trash(&[dir.ino]).await?;
-        match self.meta.getattr(dir.ino).await {
+    /// From now on nobody has this directory back, which is in the trash itself. `false`: somebody has already.
+    async fn take(&self, dir: Ino) -> FsResult<bool> {
+        self.meta.give_up_trash(&[dir]).await?;
+        match self.meta.getattr(dir).await {
             // What has come back has a name.
             Ok(attr) => Ok(attr.nlink == 0),
             Err(MetaError::NotFound) => Ok(false),
@@ -326,8 +313,8 @@ mod tests {
             make(&fs, sub, &format!("f{number}"), NewNode::File).await;
         }
         let was = make(&fs, sub, "was there", NewNode::File).await;
-        fs.discard(7, sub, b"was there", was).await.unwrap();
-        fs.discard(7, ROOT, b"dir", dir).await.unwrap();
+        fs.discard(7, (sub, b"was there"), was).await.unwrap();
+        fs.discard(7, (ROOT, b"dir"), dir).await.unwrap();
         assert_eq!(trash(&meta).await, [was, dir].into());
         let days = |days: i64| Time { secs: now().secs + days * DAY, ..now() };
         for (keeps, until) in [(0, 29), (3, 2)] {
@@ -347,7 +334,7 @@ mod tests {
         let dir = make(&fs, ROOT, "dir", NewNode::Directory).await;
         let sub = make(&fs, dir, "sub", NewNode::Directory).await;
         let file = make(&fs, sub, "file", NewNode::File).await;
-        fs.discard(7, ROOT, b"dir", dir).await.unwrap();
+        fs.discard(7, (ROOT, b"dir"), dir).await.unwrap();
         // It was found to be old, and somebody has it back before its turn comes.
         let found = meta.trashed(dir).await.unwrap();
         meta.restore(dir, (ROOT, b"back"), false, 7).await.unwrap();

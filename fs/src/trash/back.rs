@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meta::{Attr, Ino, Kind, MetaError, MetaStore, Trashed};
 
-use super::look::{Entry, Look, Wish};
+use super::look::{Entry, Look, Wish, is_whose};
 use crate::filesystem::outdated::Outdated;
 
 /// What is looked at in one transaction.
@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     folders: Vec<(Ino, Named)>,
     /// Where it comes to.
     pub(crate) to: Named,
+    /// One of the folders is in the trash of others.
+    pub(crate) of_others: bool,
 }
 
 /// What was put back.
@@ -42,7 +44,7 @@ impl Done {
 impl Plan {
     /// To this place.
     pub(crate) fn to(dir: Ino, name: &[u8]) -> Self {
-        Self { folders: Vec::new(), to: (dir, name.into()) }
+        Self { folders: Vec::new(), to: (dir, name.into()), of_others: false }
     }
 
     /// To where it was. Of a folder on the way that is in the trash, another one may have the name by now: then it comes into
@@ -56,23 +58,25 @@ impl Plan {
         entry: &Entry,
     ) -> Result<Self, MetaError> {
         let (mut folders, mut at, mut stays) = (Vec::new(), root, true);
-        for (step, name) in entry.way.dirs.iter().zip(&entry.way.names) {
+        let mut of_others = false;
+        for step in entry.way.steps() {
             if stays && !step.in_trash {
                 at = step.ino;
                 continue;
             }
             stays = false;
-            match meta.lookup(at, name).await {
+            match meta.lookup(at, &step.name).await {
                 Ok(there) if there.kind == Kind::Directory => at = there.ino,
                 Err(MetaError::NotFound) if step.in_trash => {
-                    folders.push((step.ino, (at, name.clone())));
+                    of_others |= step.of_others;
+                    folders.push((step.ino, (at, step.name.clone())));
                     at = step.ino;
                 }
                 Ok(_) | Err(MetaError::NotFound) => return Err(MetaError::Exists),
                 Err(why) => return Err(why),
             }
         }
-        Ok(Self { folders, to: (at, entry.trashed.name.clone().into()) })
+        Ok(Self { folders, to: (at, entry.trashed.name.clone().into()), of_others })
     }
 
     /// The directories that something is put into.
@@ -155,14 +159,12 @@ async fn newest(
         }
     }
     let given_up = meta::Time::default();
-    all.retain(|one| {
-        one.when != given_up && whose.is_none_or(|uid| one.by == uid || one.attr.uid == uid)
-    });
+    all.retain(|one| one.when != given_up && is_whose(one, whose));
     all.sort_by_key(|one| (one.when, one.attr.ino));
     Ok(all.into_iter().map(|one| (one.name.into(), one.attr)).collect())
 }
 
-/// All that is at a path in the trash, or below: what was deleted last first, and each with the folders that it was in.
+/// All that anybody has at a path in the trash, or below: what was deleted last first, and each with the folders that it was in.
 ///
 /// # Errors
 /// When metadata cannot be had.
@@ -171,7 +173,7 @@ pub(crate) async fn at_or_below(
     root: Ino,
     wish: &Wish,
 ) -> Result<Vec<Entry>, MetaError> {
-    let (mut look, mut after) = (Look::new(meta, root), None);
+    let (mut look, mut after) = (Look::new(meta, root, None), None);
     let mut all = Vec::new();
     loop {
         let (page, next) = look.list(wish, after, PAGE).await?;

@@ -15,54 +15,75 @@ const DEPTH_MOST: usize = 4096;
 /// Where to go on: behind what was deleted then, and is this.
 pub type Place = (Time, Ino);
 
-/// A way down from the subtree's root to a directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Way {
-    /// The names.
-    pub(crate) names: Vec<Box<[u8]>>,
-    /// The directories, the last one first below the root.
-    pub(crate) dirs: Vec<Step>,
-}
+/// A way down from the subtree's root to a directory. Ways share what they have in common: a clone costs nothing, however deep.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Way(Option<Arc<Step>>);
 
 /// A directory on a way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Step {
+    above: Way,
     /// It.
     pub(crate) ino: Ino,
+    /// Its name in the one above.
+    pub(crate) name: Box<[u8]>,
     /// It is in the trash.
     pub(crate) in_trash: bool,
+    /// It is there, and not for whoever looks: others have deleted it, and it is theirs.
+    pub(crate) of_others: bool,
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        // One after the other: there may be more of them than a stack has room for.
+        let mut next = self.above.0.take();
+        while let Some(step) = next {
+            next = Arc::into_inner(step).and_then(|mut step| step.above.0.take());
+        }
+    }
 }
 
 impl Way {
-    /// Does it lead through something that is in the trash itself?
-    pub(crate) fn is_in_trash(&self) -> bool {
-        self.dirs.iter().any(|step| step.in_trash)
+    /// From its end up.
+    fn up(&self) -> impl Iterator<Item = &Step> {
+        std::iter::successors(self.0.as_deref(), |step| step.above.0.as_deref())
+    }
+
+    /// Its directories, the first one below the root first.
+    pub(crate) fn steps(&self) -> Vec<&Step> {
+        let mut steps: Vec<&Step> = self.up().collect();
+        steps.reverse();
+        steps
+    }
+
+    /// Does what is at its end come back with something else that whoever looks is shown?
+    fn comes_back_with_another(&self) -> bool {
+        self.up().any(|step| step.in_trash && !step.of_others)
     }
 }
 
 /// Something in the trash, and where it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// It.
     pub(crate) trashed: Trashed,
     /// The way to the directory that it was in.
-    pub(crate) way: Arc<Way>,
+    pub(crate) way: Way,
 }
 
 impl Entry {
     /// Its path from the subtree's root.
     pub(crate) fn path(&self) -> Vec<Box<[u8]>> {
         let own = self.trashed.name.clone().into_boxed_slice();
-        self.way.names.iter().cloned().chain([own]).collect()
+        let above = self.way.steps().into_iter().map(|step| step.name.clone());
+        above.chain([own]).collect()
     }
 }
 
 /// What shall be shown.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wish {
-    /// What this user has deleted, or is his; `None`: all of it.
-    pub(crate) whose: Option<u32>,
-    /// Also what was deleted from folders that are in the trash themselves: it comes back with them.
+    /// Also what was deleted from folders that are shown themselves: it comes back with them.
     pub(crate) all: bool,
     /// What is at this path or below.
     pub(crate) under: Vec<Box<[u8]>>,
@@ -72,26 +93,28 @@ pub(crate) struct Wish {
 pub(crate) struct Look<'a> {
     meta: &'a dyn MetaStore,
     root: Ino,
+    /// What this user has deleted, or is his; `None`: all of it.
+    whose: Option<u32>,
     /// `None`: it is not in the subtree.
-    known: HashMap<Ino, Option<Arc<Way>>>,
+    known: HashMap<Ino, Option<Way>>,
 }
 
 impl<'a> Look<'a> {
-    /// From this root.
-    pub(crate) fn new(meta: &'a dyn MetaStore, root: Ino) -> Self {
-        Self { meta, root, known: HashMap::new() }
+    /// From this root, for this user; `None`: all of it is shown.
+    pub(crate) fn new(meta: &'a dyn MetaStore, root: Ino, whose: Option<u32>) -> Self {
+        Self { meta, root, whose, known: HashMap::new() }
     }
 
     /// The way to a directory; `None`: it is not in the subtree.
     ///
     /// # Errors
     /// When metadata cannot be had.
-    pub(crate) async fn way_to(&mut self, dir: Ino) -> Result<Option<Arc<Way>>, MetaError> {
+    pub(crate) async fn way_to(&mut self, dir: Ino) -> Result<Option<Way>, MetaError> {
         let mut up: Vec<(Ino, Above)> = Vec::new();
         let mut at = dir;
         let mut way = loop {
             if at == self.root {
-                break Some(Arc::default());
+                break Some(Way::default());
             }
             if at == ROOT || up.len() > DEPTH_MOST {
                 break None;
@@ -109,31 +132,38 @@ impl<'a> Look<'a> {
             at = next;
         };
         for (ino, Above { name, in_trash, .. }) in up.into_iter().rev() {
-            way = way.map(|way| {
-                let mut way = Way::clone(&way);
-                way.names.push(name.into());
-                way.dirs.push(Step { ino, in_trash });
-                Arc::new(way)
-            });
+            way = match way {
+                None => None,
+                Some(above) => {
+                    let of_others = in_trash && self.is_of_others(ino).await?;
+                    let name = name.into();
+                    Some(Way(Some(Arc::new(Step { above, ino, name, in_trash, of_others }))))
+                }
+            };
             self.known.insert(ino, way.clone());
         }
         Ok(way)
     }
 
-    /// Something in the trash; `None`: it is not there, or not for who wishes so.
+    /// Is this one in the trash of others? What somebody wants gone hides what was in it from all.
+    async fn is_of_others(&self, ino: Ino) -> Result<bool, MetaError> {
+        match self.meta.trashed(ino).await {
+            Ok(trashed) => Ok(!is_whose(&trashed, self.whose)),
+            Err(MetaError::NotFound | MetaError::Damaged(_)) => Ok(false),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Something in the trash; `None`: it is not there, or not for whoever looks.
     ///
     /// # Errors
     /// When metadata cannot be had.
-    pub(crate) async fn one(
-        &mut self,
-        ino: Ino,
-        whose: Option<u32>,
-    ) -> Result<Option<Entry>, MetaError> {
+    pub(crate) async fn one(&mut self, ino: Ino) -> Result<Option<Entry>, MetaError> {
         let trashed = match self.meta.trashed(ino).await {
             Err(MetaError::NotFound) => return Ok(None),
             found => found?,
         };
-        if !is_whose(&trashed, whose) {
+        if !is_whose(&trashed, self.whose) {
             return Ok(None);
         }
         let way = self.way_to(trashed.dir).await?;
@@ -161,13 +191,13 @@ impl<'a> Look<'a> {
                 }
                 looked += 1;
                 after = Some((trashed.when, trashed.attr.ino));
-                if !is_whose(&trashed, wish.whose) {
+                if !is_whose(&trashed, self.whose) {
                     continue;
                 }
                 let Some(way) = self.way_to(trashed.dir).await? else { continue };
                 let entry = Entry { trashed, way };
-                let shown = wish.all || !entry.way.is_in_trash();
-                if shown && entry.path().starts_with(&wish.under) {
+                let shown = wish.all || !entry.way.comes_back_with_another();
+                if shown && (wish.under.is_empty() || entry.path().starts_with(&wish.under)) {
                     found.push(entry);
                 }
             }
@@ -180,6 +210,6 @@ impl<'a> Look<'a> {
 }
 
 /// Has this user deleted it, or is it his?
-fn is_whose(trashed: &Trashed, whose: Option<u32>) -> bool {
+pub(crate) fn is_whose(trashed: &Trashed, whose: Option<u32>) -> bool {
     whose.is_none_or(|uid| trashed.by == uid || trashed.attr.uid == uid)
 }

@@ -143,9 +143,9 @@ impl Order {
     ) -> Result<Answer, OrderError> {
         let answer = match self {
             Self::List { under, all, after, limit } => {
-                let wish = Wish { whose: None, all, under: boxed(&under) };
+                let wish = Wish { all, under: boxed(&under) };
                 let after = after.map(|(secs, nanos, ino)| (Time { secs, nanos }, Ino(ino)));
-                let (page, next) = Look::new(meta, ROOT).list(&wish, after, limit).await?;
+                let (page, next) = Look::new(meta, ROOT, None).list(&wish, after, limit).await?;
                 let listed = page.iter().map(|entry| listed(entry, seen)).collect();
                 let next = next.map(|(at, ino)| (at.secs, at.nanos, ino.0));
                 return Ok(Answer::List(listed, next));
@@ -187,9 +187,9 @@ async fn restore(
     done: &mut Done,
 ) -> Result<Answer, OrderError> {
     let (found, named) = match which {
-        Which::Id(id) => (Look::new(meta, ROOT).one(Ino(id), None).await?, id.to_string()),
+        Which::Id(id) => (Look::new(meta, ROOT, None).one(Ino(id)).await?, id.to_string()),
         Which::Path(path) => {
-            let wish = Wish { whose: None, all: true, under: boxed(&path) };
+            let wish = Wish { all: true, under: boxed(&path) };
             let mut all = at_or_below(meta, ROOT, &wish).await?;
             let exact = all.len() == 1 && all[0].path() == wish.under;
             if !all.is_empty() && !exact {

@@ -1,13 +1,12 @@
 //! Names: directories made, and whatever taken away, moved or copied.
 
-use meta::{Attr, Kind, MetaError, NewNode, RenameMode, Replaces};
+use meta::{Attr, Ino, Kind, MetaError, NewNode, RenameMode, Replaces};
 
 use super::upload::copy_attributes;
 use super::walk::Last;
 use super::{TreePath, TreeResult, View, renamed};
 use crate::filesystem::outdated::Outdated;
 use crate::filesystem::privileges::Requester;
-use crate::filesystem::trash::TEMPORARY;
 
 /// Permissions that a new directory or link is asked for with.
 const MODE: u32 = 0o777;
@@ -16,6 +15,21 @@ const PRIVATE: u32 = 0o700;
 
 /// No thread of this machine asks.
 const NOBODY: Requester = Requester { uid: 0, gid: 0, thread: 0 };
+
+/// What has a name of a directory.
+pub(super) struct Named {
+    dir: Ino,
+    name: Box<[u8]>,
+    /// It.
+    pub(super) found: Attr,
+}
+
+impl Named {
+    /// The directory, and the name.
+    pub(super) fn entry(&self) -> (Ino, &[u8]) {
+        (self.dir, &self.name[..])
+    }
+}
 
 impl View {
     /// mkdir(2).
@@ -125,29 +139,35 @@ impl View {
         self.writes()?;
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
-            let (dir, name, found) = view.walk(&path, Last::Itself).await?.entry()?;
-            let found = found.ok_or(MetaError::NotFound)?;
-            which.allow(Some(found.ino))?;
-            view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
-            let (filesystem, uid) = (&view.filesystem, view.viewer().uid);
-            // Parts of uploads, and halves of copies, are nobody's to have back.
-            let ours = path.names().iter().any(|name| name.starts_with(TEMPORARY));
-            match found.kind {
-                kind if ours => filesystem.erase(dir.ino, &name, kind).await?,
-                Kind::Directory => filesystem.rmdir(uid, dir.ino, &name).await?,
-                _ => filesystem.unlink(uid, dir.ino, &name).await?,
-            }
-            let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
-            outdated.push(Outdated::Attributes(found.ino));
-            view.settle(outdated).await
+            let named = view.removable(&path, which).await?;
+            let filesystem = &view.filesystem;
+            let fate = filesystem.fate(view.viewer().uid, path.names().iter().map(|name| &**name));
+            filesystem.remove(named.entry(), named.found.kind, fate).await?;
+            view.removed(&named).await
         })
         .await
     }
 
-    /// rename(2).
+    /// What a path names, which this viewer may take away, if it is what `which` allows.
+    pub(super) async fn removable(&self, path: &TreePath, which: Replaces) -> TreeResult<Named> {
+        let (dir, name, found) = self.walk(path, Last::Itself).await?.entry()?;
+        let found = found.ok_or(MetaError::NotFound)?;
+        which.allow(Some(found.ino))?;
+        self.may(&dir, |who, dir| who.remove(dir, &found)).await?;
+        Ok(Named { dir: dir.ino, name, found })
+    }
+
+    /// It is away.
+    pub(super) async fn removed(&self, named: &Named) -> TreeResult<()> {
+        let mut outdated: Vec<Outdated> = renamed(named.dir, &named.name).into();
+        outdated.push(Outdated::Attributes(named.found.ino));
+        self.settle(outdated).await
+    }
+
+    /// rename(2). What is replaced whole has to be what whoever does it may put into the trash ([`View::discard`]).
     ///
     /// # Errors
-    /// When there is nothing to move, something is in the way, or it may not be moved.
+    /// When there is nothing to move, something is in the way, or it may not be moved; then all is where it was.
     pub async fn rename(&self, from: &TreePath, to: &TreePath, mode: RenameMode) -> TreeResult<()> {
         self.writes()?;
         let (view, from, to) = (self.clone(), from.clone(), to.clone());
@@ -157,6 +177,9 @@ impl View {
             let (to_dir, to_name, target) = view.walk(&to, Last::Itself).await?.entry()?;
             let swap = matches!(mode, RenameMode::Exchange);
             view.may_rename((&from_dir, &source), (&to_dir, target.as_ref()), swap).await?;
+            if let (RenameMode::ReplaceWhole(_), Some(target)) = (mode, &target) {
+                view.may_go_whole(target).await?;
+            }
             let ends = ((from_dir.ino, &from_name[..]), (to_dir.ino, &to_name[..]));
             view.filesystem.rename(view.viewer().uid, ends.0, ends.1, mode).await?;
             let mut outdated: Vec<Outdated> = renamed(from_dir.ino, &from_name).into();

@@ -343,3 +343,175 @@ async fn what_is_deleted_where_uploads_are_kept_is_nobodys_to_have_back() {
         meta.newest_trash(None, 10).await.unwrap().iter().map(|one| one.attr.ino).collect();
     assert_eq!(trash, [kept]);
 }
+
+async fn in_trash(view: &View) -> Vec<TreePath> {
+    let (found, next) = view.trash(None, 100).await.unwrap();
+    assert_eq!(next, None);
+    found.into_iter().map(|one| one.path).collect()
+}
+
+#[tokio::test]
+async fn what_one_has_deleted_is_shown_though_another_has_deleted_the_folder() {
+    let (fs, meta) = mounted();
+    let (admin, ann, bob) = (view(&fs, 0, ROOT), view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    let shared = node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    let folder = node(&fs, shared, "folder", 0o777, NewNode::Directory).await;
+    let file = put(&bob, "shared/folder/bobs", b"b").await.unwrap();
+    bob.discard(&path("shared/folder/bobs"), Replaces::Anything).await.unwrap();
+    ann.discard(&path("shared/folder"), Replaces::Anything).await.unwrap();
+    assert_eq!(in_trash(&bob).await, [path("shared/folder/bobs")]);
+    // Whoever is shown the folder has it back with all that was in it, and sees one thing.
+    for sees in [&ann, &admin] {
+        assert_eq!(in_trash(sees).await, [path("shared/folder")]);
+    }
+    // His file does not undo what she has deleted; it comes to another place.
+    let refused = bob.restore(file, None, false).await.unwrap_err();
+    assert!(matches!(refused, TreeError::FolderOfOthers), "{refused}");
+    assert_eq!(refused.trouble(), Trouble::Denied);
+    bob.restore(file, Some(&path("shared/back")), false).await.unwrap();
+    assert_eq!(get(&bob, "shared/back").await.unwrap(), b"b");
+    assert_eq!(in_trash(&ann).await, [path("shared/folder")]);
+    // Where a folder has that name again, it is as good.
+    bob.discard(&path("shared/back"), Replaces::Anything).await.unwrap();
+    ann.restore(folder, None, false).await.unwrap();
+    let other = put(&bob, "shared/folder/other", b"o").await.unwrap();
+    bob.discard(&path("shared/folder/other"), Replaces::Anything).await.unwrap();
+    ann.discard(&path("shared/folder"), Replaces::Anything).await.unwrap();
+    bob.make_directory(&path("shared/folder")).await.unwrap();
+    bob.restore(other, None, false).await.unwrap();
+    assert_eq!(get(&bob, "shared/folder/other").await.unwrap(), b"o");
+    assert!(meta.opened_on().check().await.unwrap().is_clean());
+}
+
+#[tokio::test]
+async fn what_lay_too_deep_to_have_a_path_does_not_end_the_list() {
+    let (fs, meta) = mounted();
+    let all = view(&fs, 0, ROOT);
+    fs.set_trash_days(5).await.unwrap();
+    put(&all, "before", b"b").await.unwrap();
+    all.remove(&path("before"), Replaces::Anything).await.unwrap();
+    let mut at = ROOT;
+    for _ in 0..20 {
+        at = node(&fs, at, &"d".repeat(250), 0o755, NewNode::Directory).await;
+    }
+    let deep = node(&fs, at, "deep", 0o644, NewNode::File).await;
+    fs.unlink(0, at, b"deep").await.unwrap();
+    put(&all, "after", b"a").await.unwrap();
+    all.remove(&path("after"), Replaces::Anything).await.unwrap();
+    assert_eq!(in_trash(&all).await, [path("after"), path("before")]);
+    assert!(matches!(all.was_at(deep).await, Err(TreeError::Path(_))));
+    all.restore(deep, Some(&path("shallow")), false).await.unwrap();
+    assert_eq!(meta.lookup(ROOT, b"shallow").await.unwrap().ino, deep);
+    // It goes with all others, and nobody has to see it for that.
+    fs.unlink(0, ROOT, b"shallow").await.unwrap();
+    assert_eq!(all.empty_trash(Time { secs: i64::MAX, nanos: 0 }).await.unwrap(), (3, 0));
+}
+
+#[tokio::test]
+async fn nobody_deletes_for_good_what_others_have_deleted_from_a_folder() {
+    let (fs, meta) = mounted();
+    fs.set_trash_days(5).await.unwrap();
+    let (ann, bob) = (view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    let shared = node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    let drop_box = node(&fs, shared, "box", 0o777, NewNode::Directory).await;
+    let inner = node(&fs, drop_box, "inner", 0o777, NewNode::Directory).await;
+    let file = put(&bob, "shared/box/inner/bobs", b"b").await.unwrap();
+    let remove = async |view: &View, at: &str| view.remove(&path(at), Replaces::Anything).await;
+    remove(&bob, "shared/box/inner/bobs").await.unwrap();
+    remove(&ann, "shared/box/inner").await.unwrap();
+    remove(&ann, "shared/box").await.unwrap();
+    // Nothing is in them but what is in his trash.
+    for folder in [drop_box, inner] {
+        let denied = ann.delete_in_trash(folder).await.unwrap_err();
+        assert_eq!(denied.trouble(), Trouble::Denied);
+    }
+    let ever = Time { secs: i64::MAX, nanos: 0 };
+    assert_eq!(ann.empty_trash(ever).await.unwrap(), (0, 2));
+    bob.restore(file, Some(&path("shared/back")), false).await.unwrap();
+    assert_eq!(get(&bob, "shared/back").await.unwrap(), b"b");
+    // What is hers alone goes.
+    assert_eq!(ann.empty_trash(ever).await.unwrap(), (2, 0));
+    assert!(meta.newest_trash(None, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_replaced_whole_is_in_the_trash_in_one_step_or_nothing_has_happened() {
+    let (fs, meta) = mounted();
+    fs.set_trash_days(5).await.unwrap();
+    let (ann, bob) = (view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    let shared = node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    node(&fs, shared, "in", 0o777, NewNode::Directory).await;
+    ann.make_directory(&path("shared/old")).await.unwrap();
+    let old = ann.stat(&path("shared/old")).await.unwrap().ino;
+    put(&ann, "shared/old/deleted", b"d").await.unwrap();
+    ann.remove(&path("shared/old/deleted"), Replaces::Anything).await.unwrap();
+    bob.make_directory(&path("shared/in/bobs")).await.unwrap();
+    let bobs = bob.stat(&path("shared/in/bobs")).await.unwrap().ino;
+    let before = meta.newest_trash(None, 10).await.unwrap();
+    // His folder is not hers to move; nothing has gone, and nothing that was deleted has come back.
+    let whole = |ino: Ino| RenameMode::ReplaceWhole(ino);
+    let replace = async |view: &View, from: &str, to: &str, ino: Ino| {
+        view.rename(&path(from), &path(to), whole(ino)).await
+    };
+    let refused = replace(&ann, "shared/in/bobs", "shared/old", old).await;
+    assert_eq!(refused.map_err(|e| e.trouble()), Err(Trouble::Denied));
+    // Nor is her folder his to put into the trash, nor another than was looked at.
+    let refused = replace(&bob, "shared/in/bobs", "shared/old", old).await;
+    assert_eq!(refused.map_err(|e| e.trouble()), Err(Trouble::Denied));
+    ann.make_directory(&path("shared/in/anns")).await.unwrap();
+    let late = replace(&ann, "shared/old", "shared/in/anns", old).await;
+    assert!(late.unwrap_err().is_there_already());
+    assert_eq!(meta.newest_trash(None, 10).await.unwrap(), before);
+    assert_eq!(ann.stat(&path("shared/old")).await.unwrap().ino, old);
+
+    put(&ann, "shared/old/kept", b"k").await.unwrap();
+    put(&ann, "shared/new", b"n").await.unwrap();
+    replace(&ann, "shared/new", "shared/old", old).await.unwrap();
+    assert_eq!(get(&ann, "shared/old").await.unwrap(), b"n");
+    assert_eq!(in_trash(&ann).await, [path("shared/old")]);
+    ann.restore(old, Some(&path("shared/back")), false).await.unwrap();
+    assert_eq!(get(&ann, "shared/back/kept").await.unwrap(), b"k");
+    assert_eq!(bob.stat(&path("shared/in/bobs")).await.unwrap().ino, bobs);
+    assert!(meta.opened_on().check().await.unwrap().is_clean());
+}
+
+#[tokio::test]
+async fn a_folder_takes_nothing_into_the_trash_that_may_not_be_deleted() {
+    let (fs, meta) = mounted();
+    let (admin, ann, bob) = (view(&fs, 0, ROOT), view(&fs, 10, ROOT), view(&fs, 11, ROOT));
+    node(&fs, ROOT, "shared", 0o777, NewNode::Directory).await;
+    let folder = put_folders(&ann, &bob).await;
+    let anything = Replaces::Anything;
+    let whole = RenameMode::ReplaceWhole(folder);
+    ann.make_directory(&path("shared/new")).await.unwrap();
+    for refused in [
+        ann.discard(&path("shared/folder"), anything).await.map(drop),
+        ann.delete_for_good(&path("shared/folder"), anything).await,
+        ann.rename(&path("shared/new"), &path("shared/folder"), whole).await,
+    ] {
+        assert!(matches!(refused, Err(TreeError::NotWhole)), "{refused:?}");
+    }
+    let file = put(&ann, "shared/back", b"f").await.unwrap();
+    ann.discard(&path("shared/back"), anything).await.unwrap();
+    let refused = ann.restore(file, Some(&path("shared/folder")), true).await;
+    assert!(matches!(refused, Err(TreeError::NotWhole)), "{refused:?}");
+    assert_eq!(get(&bob, "shared/folder/bobs/x").await.unwrap(), b"x");
+    bob.remove(&path("shared/folder/bobs/x"), anything).await.unwrap();
+    assert_eq!(ann.discard(&path("shared/folder"), anything).await.unwrap(), Some(folder));
+    let there = in_trash(&ann).await;
+    assert!(there.len() == 2 && there.contains(&path("shared/folder")), "{there:?}");
+    // Who may do anything may do this.
+    let folder = put_folders(&ann, &bob).await;
+    assert_eq!(admin.discard(&path("shared/folder"), anything).await.unwrap(), Some(folder));
+    assert!(meta.opened_on().check().await.unwrap().is_clean());
+}
+
+/// A folder of hers with one of his in it, in which she may delete nothing.
+async fn put_folders(ann: &View, bob: &View) -> Ino {
+    let folder = ann.make_directory(&path("shared/folder")).await.unwrap().ino;
+    let change = Change { mode: Some(0o777), ..Change::default() };
+    ann.filesystem.setattr(ann.requester(), folder, change).await.unwrap();
+    bob.make_directory(&path("shared/folder/bobs")).await.unwrap();
+    put(bob, "shared/folder/bobs/x", b"x").await.unwrap();
+    folder
+}

@@ -6,12 +6,12 @@
 use meta::may::WRITE;
 use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
+use super::change::Named;
 use super::walk::Last;
-use super::{TreePath, TreeResult, View, renamed};
+use super::{TreeError, TreePath, TreeResult, Trouble, View};
 use crate::error::FsError;
-use crate::filesystem::outdated::Outdated;
 use crate::trash::back::{Done, Plan};
-use crate::trash::look::{Entry, Look, Wish};
+use crate::trash::look::{Entry, Look, Wish, is_whose};
 
 pub use crate::trash::look::Place as TrashPlace;
 
@@ -31,6 +31,15 @@ pub struct InTrash {
     pub by: u32,
 }
 
+/// What is in a folder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    /// All that can be seen there.
+    Tree,
+    /// And what had been deleted from it.
+    AndTrash,
+}
+
 impl View {
     /// Days that whatever is deleted stays in the trash. 0: only what is put there on purpose does.
     pub fn trash_days(&self) -> u16 {
@@ -46,42 +55,72 @@ impl View {
     /// `None`: it has other names yet, and is not there.
     ///
     /// # Errors
-    /// As [`View::remove`], but that a folder need not be empty; then whoever deletes it has to be allowed to write to it.
+    /// As [`View::remove`], but that a folder need not be empty; then whoever deletes it has to be allowed to write to it, and
+    /// it is [`TreeError::NotWhole`] when something in it may not be deleted.
     pub async fn discard(&self, path: &TreePath, which: Replaces) -> TreeResult<Option<Ino>> {
         self.writes()?;
         let (view, path) = (self.clone(), path.clone());
         Self::through(async move {
-            let (dir, name, found) = view.walk(&path, Last::Itself).await?.entry()?;
-            let found = found.ok_or(MetaError::NotFound)?;
-            which.allow(Some(found.ino))?;
-            view.may(&dir, |who, dir| who.remove(dir, &found)).await?;
-            if found.kind == Kind::Directory {
-                view.may(&found, |who, dir| who.access(dir, WRITE)).await?;
-            }
-            let by = view.viewer().uid;
-            view.filesystem.discard(by, dir.ino, &name, found.ino).await?;
-            let mut outdated: Vec<Outdated> = renamed(dir.ino, &name).into();
-            outdated.push(Outdated::Attributes(found.ino));
-            view.settle(outdated).await?;
-            Ok((found.kind == Kind::Directory || found.nlink == 1).then_some(found.ino))
+            let named = view.removable(&path, which).await?;
+            view.may_go_whole(&named.found).await?;
+            let kept = view.put_into_trash(&named).await?;
+            view.removed(&named).await?;
+            Ok(kept)
         })
         .await
+    }
+
+    /// Deletes something for good, a folder with all that is in it, if it is what `which` allows, also where whatever is
+    /// deleted goes to the trash.
+    ///
+    /// # Errors
+    /// As [`View::discard`]; also when others have something in the trash that was in it.
+    pub async fn delete_for_good(&self, path: &TreePath, which: Replaces) -> TreeResult<()> {
+        self.writes()?;
+        let (view, path) = (self.clone(), path.clone());
+        Self::through(async move {
+            let named = view.removable(&path, which).await?;
+            view.may_go_with(&named.found, Inside::AndTrash).await?;
+            if let Some(kept) = view.put_into_trash(&named).await? {
+                view.filesystem.give_up_trash(&[kept]).await?;
+            }
+            view.removed(&named).await
+        })
+        .await
+    }
+
+    async fn put_into_trash(&self, named: &Named) -> TreeResult<Option<Ino>> {
+        let found = &named.found;
+        self.filesystem.discard(self.viewer().uid, named.entry(), found.ino).await?;
+        Ok((found.kind == Kind::Directory || found.nlink == 1).then_some(found.ino))
+    }
+
+    /// May this go to the trash with all that is in it? When its days are over all of that goes, and nobody is asked.
+    pub(super) async fn may_go_whole(&self, there: &Attr) -> TreeResult<()> {
+        self.may_go_with(there, Inside::Tree).await
+    }
+
+    async fn may_go_with(&self, there: &Attr, inside: Inside) -> TreeResult<()> {
+        if there.kind != Kind::Directory {
+            return Ok(());
+        }
+        self.may(there, |who, dir| who.access(dir, WRITE)).await?;
+        match self.may_delete_all(there, inside).await {
+            Err(e) if e.trouble() == Trouble::Denied => Err(TreeError::NotWhole),
+            may => may,
+        }
     }
 
     fn whose(&self) -> Option<u32> {
         Some(self.viewer().uid).filter(|uid| *uid != 0)
     }
 
-    fn wish(&self) -> Wish {
-        Wish { whose: self.whose(), ..Wish::default() }
-    }
-
     fn look(&self) -> Look<'_> {
-        Look::new(&*self.filesystem.meta, self.viewer().root)
+        Look::new(&*self.filesystem.meta, self.viewer().root, self.whose())
     }
 
-    /// What is in the trash, what was deleted last first, at most `limit`, without what comes back with a folder; and where to go
-    /// on. A list may be short, or empty, and not the last.
+    /// What is in the trash, what was deleted last first, at most `limit`, without what comes back with a folder, nor what lay
+    /// too deep to have a path; and where to go on. A list may be short, or empty, and not the last.
     ///
     /// # Errors
     /// When metadata cannot be had.
@@ -90,24 +129,24 @@ impl View {
         after: Option<TrashPlace>,
         limit: usize,
     ) -> TreeResult<(Vec<InTrash>, Option<TrashPlace>)> {
-        let (page, next) = self.look().list(&self.wish(), after, limit).await?;
-        let found = page.iter().map(|entry| {
-            let path = TreePath::of_names(entry.path().iter())?;
+        let (page, next) = self.look().list(&Wish::default(), after, limit).await?;
+        let found = page.iter().filter_map(|entry| {
+            let path = TreePath::of_names(entry.path().iter()).ok()?;
             let attr = self.filesystem.overlay(entry.trashed.attr);
-            Ok(InTrash { attr, path, when: entry.trashed.when, by: entry.trashed.by })
+            Some(InTrash { attr, path, when: entry.trashed.when, by: entry.trashed.by })
         });
-        Ok((found.collect::<TreeResult<_>>()?, next))
+        Ok((found.collect(), next))
     }
 
     async fn entry_in_trash(&self, ino: Ino) -> TreeResult<Entry> {
-        let found = self.look().one(ino, self.whose()).await?;
+        let found = self.look().one(ino).await?;
         found.ok_or_else(|| MetaError::NotFound.into())
     }
 
     /// Where something in the trash was.
     ///
     /// # Errors
-    /// [`MetaError::NotFound`] when it is not there, for this viewer.
+    /// [`MetaError::NotFound`] when it is not there, for this viewer; [`TreeError::Path`] when it lay too deep to have a path.
     pub async fn was_at(&self, ino: Ino) -> TreeResult<TreePath> {
         let entry = self.entry_in_trash(ino).await?;
         Ok(TreePath::of_names(entry.path().iter())?)
@@ -146,6 +185,9 @@ impl View {
     }
 
     async fn may_put_back(&self, plan: &Plan, attr: &Attr) -> TreeResult<()> {
+        if plan.of_others {
+            return Err(TreeError::FolderOfOthers);
+        }
         for dir in plan.into() {
             let dir = self.filesystem.getattr(dir).await?;
             self.may(&dir, |who, dir| who.create(dir, attr.kind)).await?;
@@ -157,6 +199,7 @@ impl View {
         if let Some(there) = self.filesystem.glance(*dir, name).await? {
             let dir = self.filesystem.getattr(*dir).await?;
             self.may(&dir, |who, dir| who.remove(dir, &there)).await?;
+            self.may_go_whole(&there).await?;
         }
         Ok(())
     }
@@ -164,13 +207,14 @@ impl View {
     /// Deletes something in the trash for good.
     ///
     /// # Errors
-    /// When it is not there, for this viewer, or something in it may not be deleted.
+    /// When it is not there, for this viewer, or something in it may not be deleted, or others have something in the trash that
+    /// was in it.
     pub async fn delete_in_trash(&self, ino: Ino) -> TreeResult<()> {
         self.writes()?;
         let view = self.clone();
         Self::through(async move {
             let entry = view.entry_in_trash(ino).await?;
-            view.may_delete_all(&entry.trashed.attr).await?;
+            view.may_delete_all(&entry.trashed.attr, Inside::AndTrash).await?;
             view.filesystem.give_up_trash(&[ino]).await?;
             view.settle(Vec::new()).await
         })
@@ -188,12 +232,12 @@ impl View {
         Self::through(async move {
             // What was deleted then, or later, is newer.
             let (mut after, mut gone, mut denied) = (Some((before, Ino(0))), 0, 0);
-            let wish = Wish { all: true, ..view.wish() };
+            let wish = Wish { all: true, ..Wish::default() };
             loop {
                 let (page, next) = view.look().list(&wish, after, PAGE).await?;
                 let mut inos = Vec::with_capacity(page.len());
                 for Entry { trashed, .. } in page {
-                    match view.may_delete_all(&trashed.attr).await {
+                    match view.may_delete_all(&trashed.attr, Inside::AndTrash).await {
                         Ok(()) => inos.push(trashed.attr.ino),
                         Err(_) => denied += 1,
                     }
@@ -211,13 +255,16 @@ impl View {
         .await
     }
 
-    /// May all in a folder be deleted? Who may put a folder into the trash need not be allowed that.
-    async fn may_delete_all(&self, attr: &Attr) -> TreeResult<()> {
+    /// May all in a folder be deleted?
+    async fn may_delete_all(&self, attr: &Attr, inside: Inside) -> TreeResult<()> {
         if self.viewer().uid == 0 || attr.kind != Kind::Directory {
             return Ok(());
         }
         let mut folders = vec![*attr];
         while let Some(folder) = folders.pop() {
+            if inside == Inside::AndTrash {
+                folders.extend(self.own_trash_of(folder.ino).await?);
+            }
             let mut cookie = 0;
             loop {
                 let page = self.filesystem.readdir(folder.ino, cookie, PAGE).await?;
@@ -238,5 +285,23 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// Folders in the trash that were in this one. Refuses when anything is there that is not for this viewer.
+    async fn own_trash_of(&self, folder: Ino) -> TreeResult<Vec<Attr>> {
+        let (mut folders, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.filesystem.meta.trash_of(folder, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(folders) };
+            after = Some(last.attr.ino);
+            // What is wanted gone goes in any case.
+            for one in page.iter().filter(|one| one.when != Time::default()) {
+                if !is_whose(one, self.whose()) {
+                    return Err(FsError::NotPermitted.into());
+                }
+                folders.extend(Some(one.attr).filter(|attr| attr.kind == Kind::Directory));
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }

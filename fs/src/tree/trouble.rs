@@ -35,7 +35,9 @@ impl TreeError {
         match self {
             Self::Fs(e) => of_filesystem(e),
             Self::Path(_) | Self::TooManyLinks | Self::Special => Trouble::BadRequest,
-            Self::LeadsOut | Self::ReadOnly => Trouble::Denied,
+            Self::LeadsOut | Self::ReadOnly | Self::NotWhole | Self::FolderOfOthers => {
+                Trouble::Denied
+            }
         }
     }
 

@@ -27,17 +27,30 @@ struct Failure {
     message: String,
 }
 
+impl Failed {
+    fn of(failures: &Failures) -> Self {
+        let failure = |(path, error): &(_, _)| {
+            let Refusal { code, message, .. } = refused(error);
+            Failure { path: address::write(path), error: code.word(), message }
+        };
+        Self { failures: failures.all.iter().map(failure).collect(), more: failures.more }
+    }
+}
+
+/// What was put into the trash.
+#[derive(Serialize)]
+struct Kept {
+    trash: Option<String>,
+    #[serde(flatten)]
+    failed: Option<Failed>,
+}
+
 /// Nothing to say, unless something failed.
 fn answered(failures: &Failures) -> Result<Response, Refusal> {
-    if failures.all.is_empty() {
-        return Ok(StatusCode::NO_CONTENT.into_response());
+    match failures.all.is_empty() {
+        true => Ok(StatusCode::NO_CONTENT.into_response()),
+        false => json(StatusCode::OK, &Failed::of(failures)),
     }
-    let failure = |(path, error): &(_, _)| {
-        let Refusal { code, message, .. } = refused(error);
-        Failure { path: address::write(path), error: code.word(), message }
-    };
-    let all = failures.all.iter().map(failure).collect();
-    json(StatusCode::OK, &Failed { failures: all, more: failures.more })
 }
 
 /// POST /folders/PATH.
@@ -69,17 +82,15 @@ pub(super) async fn delete(asked: &Asked) -> Result<Response, Refusal> {
             Err(Refusal::new(Code::BadRequest, why))
         }
         (true, false) => {
-            let kept = trees::discard(&asked.view, &asked.path, which).await?;
-            let kept = kept.map(|ino| ino.0.to_string());
-            json(StatusCode::OK, &serde_json::json!({ "trash": kept }))
+            let (kept, failures) =
+                trees::discard(&asked.view, &asked.path, (&there, which)).await?;
+            let failed = (!failures.all.is_empty()).then(|| Failed::of(&failures));
+            json(StatusCode::OK, &Kept { trash: kept.map(|ino| ino.0.to_string()), failed })
         }
-        // Where whatever is deleted goes to the trash, it is taken out of it.
+        // Else whatever is deleted goes for good anyway.
         (false, true) if asked.view.trash_days() > 0 => {
-            let kept = trees::discard(&asked.view, &asked.path, which).await?;
-            if let Some(ino) = kept {
-                asked.view.delete_in_trash(ino).await.map_err(|e| refused(&e))?;
-            }
-            Ok(StatusCode::NO_CONTENT.into_response())
+            let gone = trees::delete_for_good(&asked.view, &asked.path, (&there, which));
+            answered(&gone.await?)
         }
         (false, _) => answered(&trees::delete(&asked.view, &asked.path, (&there, which)).await?),
     }

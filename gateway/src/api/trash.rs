@@ -127,8 +127,11 @@ pub(super) async fn restore(asked: &Asked, body: &[u8]) -> Result<Response, Refu
     let Wanted { id: text, to, replace } = said(body)?;
     let (ino, to) = (id(&text)?, to.map(|to| address::read(&to)).transpose()?);
     let view = &asked.view;
-    let was_at = view.was_at(ino).await.map_err(|e| not_there(&e))?;
-    let path = to.clone().unwrap_or(was_at);
+    let path = match (view.was_at(ino).await, &to) {
+        // What lay too deep to have a path comes to another place.
+        (Ok(_) | Err(TreeError::Path(_)), Some(to)) => to.clone(),
+        (was_at, _) => was_at.map_err(|e| not_there(&e))?,
+    };
     match view.restore(ino, to.as_ref(), replace).await {
         Ok(()) => json(StatusCode::OK, &json!({ "path": address::write(&path) })),
         Err(e) if e.is_there_already() => {

@@ -34,6 +34,9 @@ pub(crate) fn rename(
         (RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }, Some(_)) => {
             return Err(MetaError::Exists);
         }
+        (RenameMode::ReplaceWhole(only), Some(target)) if target.attr.ino != only => {
+            return Err(MetaError::Exists);
+        }
         (RenameMode::Exchange, None) => return Err(MetaError::NotFound),
         _ => {}
     }
@@ -53,7 +56,8 @@ pub(crate) fn rename(
             return Ok(None);
         }
     }
-    let ends = Ends { from: (from.0, from_name), to: (to.0, to_name), fate };
+    let whole = matches!((mode, fate), (RenameMode::ReplaceWhole(_), Fate::Trash { .. }));
+    let ends = Ends { from: (from.0, from_name), to: (to.0, to_name), fate, whole };
     match (mode, target) {
         (RenameMode::Exchange, Some(target)) => exchange(txn, &ends, source, target).map(|()| None),
         (RenameMode::Whiteout { owner, .. }, target) => {
@@ -69,6 +73,8 @@ struct Ends<'a> {
     to: (Ino, &'a [u8]),
     /// What becomes of what was replaced.
     fate: Fate,
+    /// It may be anything, with all that is in it.
+    whole: bool,
 }
 
 /// Refuses to put a directory somewhere below itself.
@@ -104,7 +110,7 @@ fn replace(
     target: Option<Inode>,
     whiteout: Option<(Caller, Ino)>,
 ) -> Result<Option<Unlinked>, MetaError> {
-    if let Some(target) = &target {
+    if let Some(target) = target.as_ref().filter(|_| !ends.whole) {
         match (source.is_dir(), target.is_dir()) {
             (true, false) => return Err(MetaError::NotDirectory),
             (false, true) => return Err(MetaError::IsDirectory),

@@ -305,6 +305,9 @@ impl Model {
             (RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }, Some(_)) => {
                 return Err(MetaError::Exists);
             }
+            (RenameMode::ReplaceWhole(only), Some(target)) if target != only => {
+                return Err(MetaError::Exists);
+            }
             (RenameMode::Exchange, None) => return Err(MetaError::NotFound),
             _ => {}
         }
@@ -312,6 +315,7 @@ impl Model {
             return Err(LOOP);
         }
         let exchange = mode == RenameMode::Exchange;
+        let whole = matches!((mode, fate), (RenameMode::ReplaceWhole(_), Fate::Trash { .. }));
         if let Some(target) = target {
             if self.nodes[&target].is_dir() && self.is_above(target, from.0) {
                 return Err(if exchange { LOOP } else { MetaError::NotEmpty });
@@ -321,7 +325,7 @@ impl Model {
             }
             let (s, t) = (&self.nodes[&source], &self.nodes[&target]);
             match (s.is_dir(), t.is_dir()) {
-                _ if exchange => {}
+                _ if exchange || whole => {}
                 (true, false) => return Err(MetaError::NotDirectory),
                 (false, true) => return Err(MetaError::IsDirectory),
                 (true, true) if !t.entries.is_empty() => return Err(MetaError::NotEmpty),
@@ -537,15 +541,19 @@ impl World {
             6..9 => {
                 let (from, to) = ((self.dir(a), name(b)), (self.dir(c), name(d)));
                 let (from, to) = ((from.0, &from.1[..]), (to.0, &to.1[..]));
+                // What is there, or as good as surely something else.
+                let there = self.model.entry(to.0, to.1).unwrap_or(from.0);
                 let modes = [
                     RenameMode::Replace,
+                    RenameMode::ReplaceWhole(there),
+                    RenameMode::ReplaceWhole(from.0),
                     RenameMode::NoReplace,
                     RenameMode::Exchange,
                     RenameMode::Whiteout { replace: true, owner: ADMIN },
                     RenameMode::Whiteout { replace: false, owner: ADMIN },
                 ];
                 let mode = modes[usize::from(e) % modes.len()];
-                let fate = fate(e / 5);
+                let fate = fate(e / 7);
                 let found = wait(self.meta().rename(from, to, mode, fate));
                 let expected = self.model.rename(from, to, mode, fate);
                 assert_eq!(found, expected, "{from:?} {to:?} {mode:?} {fate:?}");
