@@ -34,4 +34,5 @@ pub mod side;
 pub mod site;
 pub mod small;
 pub mod somebody;
+pub mod stored;
 pub mod tree;
