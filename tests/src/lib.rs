@@ -26,6 +26,7 @@ pub mod machine;
 pub mod mapped;
 pub mod modules;
 pub mod moments;
+pub mod page;
 pub mod pair;
 pub mod process;
 pub mod records;

@@ -780,7 +780,7 @@ fn a_bucket_may_be_named_by_the_host() -> Result<()> {
     let host = [("Host", &*host)];
     site.ask("PUT", "/deep/a%20b", &host, "by host")?.expect(200)?;
     ensure!(fs::read(site.demo.file("photos/deep/a b"))? == b"by host");
-    for (headers, path) in [(&host[..], "/deep/a%20b"), (&[], "/photos/deep/a%20b")] {
+    for (headers, path) in [(&host[..], "/deep/a%20b"), (&[][..], "/photos/deep/a%20b")] {
         ensure!(site.ask("GET", path, headers, "")?.expect(200)?.body == b"by host", "{path}");
     }
     let listed = text(&site.ask("GET", "/?list-type=2", &host, "")?.expect(200)?);
