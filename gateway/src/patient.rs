@@ -76,3 +76,52 @@ impl AsyncWrite for Patient {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// A connection, and its other end.
+    fn connected() -> (Patient, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        far.set_nonblocking(true).unwrap();
+        (Patient::new(TcpStream::from_std(far).unwrap()), near)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_breaks_whose_other_end_takes_nothing() {
+        let (mut patient, _takes_nothing) = connected();
+        let began = tokio::time::Instant::now();
+        let broken = loop {
+            if let Err(why) = patient.write(&[7; 64 << 10]).await {
+                break why;
+            }
+        };
+        assert_eq!(broken.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= STALLED, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_something_has_all_the_time_again() {
+        let (mut patient, _other_end) = connected();
+        for _ in 0..5 {
+            let waits =
+                poll_fn(|cx| Poll::Ready(patient.sent::<usize>(cx, Poll::Pending).is_pending()));
+            assert!(waits.await, "it breaks, though something was taken in time");
+            tokio::time::advance(STALLED - Duration::from_secs(1)).await;
+            let waits =
+                poll_fn(|cx| Poll::Ready(patient.sent::<usize>(cx, Poll::Pending).is_pending()));
+            assert!(waits.await, "it breaks too soon");
+            let sent = poll_fn(|cx| patient.sent(cx, Poll::Ready(Ok(1))));
+            assert_eq!(sent.await.unwrap(), 1);
+        }
+        let broken = poll_fn(|cx| patient.sent::<usize>(cx, Poll::Pending)).await;
+        assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}

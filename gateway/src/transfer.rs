@@ -237,6 +237,42 @@ mod tests {
     use super::*;
     use crate::samples::a_file;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_waited_for_and_one_of_which_nothing_comes_is_not() {
+        const PAUSE: Duration = STALLED.saturating_sub(Duration::from_secs(1));
+        const PIECES: u32 = 10;
+        let (sender, receiver) = futures::channel::mpsc::unbounded::<std::io::Result<Bytes>>();
+        let mut body = Body::from_stream(receiver);
+        let began = tokio::time::Instant::now();
+        let trickles = async {
+            for _ in 0..PIECES {
+                tokio::time::sleep(PAUSE).await;
+                sender.unbounded_send(Ok(Bytes::from_static(b"x"))).unwrap();
+            }
+        };
+        let reads = async {
+            for _ in 0..PIECES {
+                assert_eq!(next(&mut body).await, Ok(Some(Bytes::from_static(b"x"))));
+            }
+        };
+        tokio::join!(trickles, reads);
+        let refused = next(&mut body).await.unwrap_err();
+        assert_eq!((refused.code, refused.code.status().as_u16()), (Code::TooSlow, 408));
+        let (took, expected) = (began.elapsed(), PAUSE * PIECES + STALLED);
+        assert!((expected..expected + Duration::from_secs(1)).contains(&took), "{took:?}");
+        drop(sender);
+        assert_eq!(next(&mut body).await, Ok(None), "it ends");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_refused() {
+        let broken = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let pieces = [Ok(Bytes::from_static(b"x")), Err(broken)];
+        let mut body = Body::from_stream(futures::stream::iter(pieces));
+        assert_eq!(next(&mut body).await, Ok(Some(Bytes::from_static(b"x"))));
+        assert_eq!(next(&mut body).await.unwrap_err().code, Code::BadRequest);
+    }
+
     #[test]
     fn one_range_is_a_part_and_what_is_none_means_the_whole() {
         let attr = Attr { size: 10, ..a_file() };

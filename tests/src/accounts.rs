@@ -51,4 +51,13 @@ impl Accounts<'_> {
         ensure!(said.lines().count() == 1, "{words}: not one sentence: {said}");
         Ok(said)
     }
+
+    /// Makes an access key of S3 with these words behind `key add`: its id, and its secret.
+    pub fn access_key(&self, words: &str) -> Result<(String, String)> {
+        let said = self.say(&format!("key add {words}"))?;
+        let is_id = |word: &&str| word.starts_with("AKIA");
+        let id = said.split_whitespace().find(is_id).context("an access key")?;
+        let secret = said.split_whitespace().find(|word| word.len() == 40 && !is_id(word));
+        Ok((id.to_owned(), secret.context("a secret")?.to_owned()))
+    }
 }

@@ -259,6 +259,21 @@ impl Browser {
         self.mouse(&[to(element), press(2), release(2)])
     }
 
+    /// Turns a mouse's wheel over something, so many times, by so many pixels each; upwards where they are negative.
+    pub fn wheel(&self, over: &Element, pixels: i64, times: usize) -> Result<()> {
+        let step = json!({
+            "type": "scroll",
+            "duration": 20,
+            "x": 0,
+            "y": 0,
+            "deltaX": 0,
+            "deltaY": pixels,
+            "origin": {ELEMENT: over.0},
+        });
+        let wheel = json!({"type": "wheel", "id": "wheel", "actions": vec![step; times]});
+        self.ask("POST", "/actions", &json!({"actions": [wheel]})).map(drop)
+    }
+
     /// Drags one thing onto another.
     pub fn drag(&self, from: &Element, onto: &Element) -> Result<()> {
         let near =

@@ -2,74 +2,24 @@
 //! what is uploaded and downloaded is the same byte for byte, also after the line was cut; and nobody is kept out by what he sees with.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::accounts::Accounts;
 use tests::browser::{Browser, Screen, key};
-use tests::cluster::{Demo, Mode, Setup, can_mount};
-use tests::cut::Link;
-use tests::door::{Door, PASSWORD, free_address};
+use tests::cluster::{Mode, can_mount};
+use tests::door::{Door, PASSWORD};
+use tests::page::{Site, answer, choose};
 use tests::process::{PATIENCE, run, wait_until};
 use tests::seed::content;
 
 /// A file that is sent in pieces, and takes a while.
 const LARGE: usize = 24 << 20;
 const MANY: usize = 100_000;
-
-/// A mounted volume, and its page by a way that can be cut.
-struct Site {
-    demo: Demo,
-    way: Link,
-}
-
-impl Site {
-    fn start(mode: Mode) -> Result<Self> {
-        let http = free_address()?;
-        let words = ["--http", &http].map(str::to_owned).to_vec();
-        let (mount_arguments, demo_arguments) = (words.clone(), words);
-        let demo = Demo::start(Setup { mount_arguments, demo_arguments, ..Setup::new(mode) })?;
-        let way = Link::to(&http)?;
-        fs::create_dir(demo.file("Holidays"))?;
-        fs::create_dir(demo.file("Документы"))?;
-        fs::write(demo.file("notes.txt"), "Hello from the mount.\n".repeat(200))?;
-        fs::write(demo.file("report 9.md"), "# Nine")?;
-        fs::write(demo.file("report 10.md"), "# Ten, and longer")?;
-        fs::write(demo.file("<b>bold & \"quoted\".txt"), "no markup")?;
-        fs::write(demo.file("Документы/план.txt"), "план")?;
-        Ok(Self { demo, way })
-    }
-
-    fn address(&self, rest: &str) -> String {
-        format!("http://{}/{rest}", self.way.address())
-    }
-
-    /// A browser that looks at the page.
-    fn browser(&self, screen: Screen) -> Result<Browser> {
-        let browser = Browser::start(screen)?;
-        browser.go(&self.address(""))?;
-        Ok(browser)
-    }
-
-    /// A file to be uploaded, outside of the mount.
-    fn source(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
-        let path = self.demo.outside("sources").join(name);
-        fs::create_dir_all(path.parent().context("a folder")?)?;
-        fs::write(&path, bytes)?;
-        Ok(path)
-    }
-
-    fn arrives(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.demo.file(name);
-        wait_until(name, PATIENCE, || path.exists())?;
-        ensure!(fs::read(&path)? == bytes, "{name} is not what was sent");
-        Ok(())
-    }
-}
 
 /// The names that the list shows, from its top.
 fn names(browser: &Browser) -> Result<Vec<String>> {
@@ -86,19 +36,9 @@ fn selected(browser: &Browser, name: &str) -> Result<()> {
     browser.until(&format!("{name} to be selected"), script, json!([name])).map(drop)
 }
 
-/// Answers a dialog by one of its buttons.
-fn answer(browser: &Browser, name: &str) -> Result<()> {
-    browser.click(&browser.button("dialog", name)?)
-}
-
 /// Presses what deletes for good what is selected, behind other keys.
 fn delete_for_good(browser: &Browser, keys: &str) -> Result<()> {
     browser.press(&format!("{keys}{}{}{}", key::SHIFT, key::DELETE, key::NONE))
-}
-
-fn choose(browser: &Browser, name: &str, action: &str) -> Result<()> {
-    browser.click(&browser.row(name)?)?;
-    browser.click(&browser.button(".chosen", action)?)
 }
 
 #[test]
@@ -107,6 +47,10 @@ fn one_goes_about_in_the_tree() -> Result<()> {
         return Ok(());
     }
     let site = Site::start(Mode::Embedded)?;
+    for (name, since) in [("report 9.md", 1_000_000), ("notes.txt", 4_000_000_000)] {
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(since);
+        File::options().write(true).open(site.demo.file(name))?.set_modified(modified)?;
+    }
     let browser = site.browser(Screen::Desktop)?;
     browser.row("notes.txt")?;
     let first = [
@@ -127,6 +71,18 @@ fn one_goes_about_in_the_tree() -> Result<()> {
     ensure!(names(&browser)?[2] == "notes.txt", "{:?}", names(&browser)?);
     browser.click(&browser.find(".cell.size .sort")?)?;
     ensure!(names(&browser)?[5] == "notes.txt", "{:?}", names(&browser)?);
+    // By time, either way round; folders stay above.
+    browser.click(&browser.find(".cell.modified .sort")?)?;
+    let first = names(&browser)?;
+    browser.click(&browser.find(".cell.modified .sort")?)?;
+    let second = names(&browser)?;
+    let ends = [&first, &second].map(|names| (names[2].clone(), names[5].clone()));
+    let (old, new) = ("report 9.md".to_owned(), "notes.txt".to_owned());
+    ensure!(
+        ends == [(new.clone(), old.clone()), (old.clone(), new.clone())]
+            || ends == [(old.clone(), new.clone()), (new, old)],
+        "{first:?}, {second:?}"
+    );
     browser.click(&browser.find(".cell.name .sort")?)?;
     browser.type_into(&browser.find(".filter")?, "REPORT")?;
     browser.reads(".status-line", "2 items of 6")?;
@@ -153,7 +109,23 @@ fn one_goes_about_in_the_tree() -> Result<()> {
     browser.click(&browser.find(".crumbs a")?)?;
     browser.row("notes.txt")?;
 
+    a_folder_says_how_safe_it_is(&browser)?;
     by_keys_alone(&browser)
+}
+
+/// In the panel beside the list: of one that is selected, and of the one that is shown.
+fn a_folder_says_how_safe_it_is(browser: &Browser) -> Result<()> {
+    browser.click(&browser.row("Holidays")?)?;
+    browser.click(&browser.button(".chosen", "Details")?)?;
+    for words in ["Holidays", "Folder", "Who may", "ec(4,2)", "2 more disks", "Reading survives"] {
+        browser.reads(".details", words)?;
+    }
+    browser.is_accessible("folder")?;
+    browser.click(&browser.button(".chosen", "Select nothing")?)?;
+    browser.reads(".details", "The top folder")?;
+    browser.reads(".details", "2 more disks")?;
+    browser.click(&browser.button(".details", "Close details")?)?;
+    browser.gone(".details")
 }
 
 fn by_keys_alone(browser: &Browser) -> Result<()> {
@@ -305,6 +277,12 @@ fn files_go_up_and_down_whole_and_uploads_outlive_a_cut() -> Result<()> {
     wait_until("it to be replaced", PATIENCE, || {
         fs::read(site.demo.file("small.bin")).is_ok_and(|bytes| bytes == b"replaced")
     })?;
+    // Onto a folder in the list, which takes it.
+    let onto = ".space .row[title='Holidays']";
+    browser.row("Holidays")?;
+    browser.drop_files(onto, &[site.source("onto.txt", b"onto a folder")?])?;
+    site.arrives("Holidays/onto.txt", b"onto a folder")?;
+    ensure!(!site.demo.file("onto.txt").exists(), "it is beside the folder");
     an_answer_for_all_ends_with_them(&site, &browser)?;
     let left = site.demo.file("cancelled.bin");
     ensure!(!left.exists(), "what was cancelled is there");
@@ -539,7 +517,16 @@ fn one_looks_into_files_and_where_they_lie() -> Result<()> {
     the_dashboard(&mut site, &browser)
 }
 
-/// While a disk goes away.
+/// What the dashboard says under this name.
+fn figure(browser: &Browser, name: &str) -> Result<String> {
+    let script = "const figure = [...document.querySelectorAll('.dashboard .figures div')].find(one \
+         => one.querySelector('dt').innerText === arguments[0]); \
+         return figure?.querySelector('dd').innerText ?? null";
+    let said = browser.until(&format!("a figure {name}"), script, json!([name]))?;
+    Ok(said.as_str().context("a text")?.to_owned())
+}
+
+/// While two disks go away.
 fn the_dashboard(site: &mut Site, browser: &Browser) -> Result<()> {
     browser.go(&site.address("#status"))?;
     browser.reads(".health .word", "Healthy")?;
@@ -547,16 +534,76 @@ fn the_dashboard(site: &mut Site, browser: &Browser) -> Result<()> {
     browser.is_accessible("status")?;
     browser.prefers("dark")?;
     browser.is_accessible("status-dark")?;
-    site.demo.kill_daemon(3)?;
-    browser.reads(".health .word", "Degraded")?;
-    browser.reads(".dashboard", "7 of 8 up")?;
+    ensure!(figure(browser, "Spare losses")? == "2", "{}", figure(browser, "Spare losses")?);
+    ensure!(figure(browser, "Disks away")? == "0 of 8", "{}", figure(browser, "Disks away")?);
+    browser.reads(".dashboard", "Nothing to mend.")?;
+    // Each disk with what is on it, on its machine.
     browser.until(
-        "a plot",
-        "return document.querySelector('.plot .line.one').getAttribute('d')?.length > 20",
+        "eight disks with something on each",
+        "const all = [...document.querySelectorAll('.dashboard .host .disk-cards > li')]; \
+         return all.length === 8 && all.every(one => one.dataset.state === 'up' && \
+         one.querySelector('meter').value > 0 && / of .*B/.test(one.innerText))",
         json!([]),
     )?;
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    browser.reads(".dashboard [aria-label=Sessions]", host.trim())?;
+    it_is_plotted(site, browser)?;
+
+    for (disk, up) in [(3, "7 of 8 up"), (5, "6 of 8 up")] {
+        site.demo.kill_daemon(disk)?;
+        browser.reads(".health .word", "Degraded")?;
+        browser.reads(".dashboard", up)?;
+    }
+    let away = "return document.querySelectorAll('.disk-cards [data-state=down]').length === 2";
+    browser.until("two disks to be away", away, json!([]))?;
+    browser.reads(".dashboard", "2 of 8")?;
+    let less = "return [...document.querySelectorAll('.health .figures div')].some(one => \
+         one.querySelector('dt').innerText === 'Spare losses' && \
+         ['0', '1'].includes(one.querySelector('dd').innerText))";
+    browser.until("fewer spare losses", less, json!([]))?;
     browser.is_accessible("degraded")?;
+    // While they come back, what is said of mending has a rate and an end, or there is none.
+    for disk in [3, 5] {
+        site.demo.restart_daemon(disk)?;
+    }
+    browser.reads(".dashboard", "8 of 8 up")?;
+    let told = "const figures = new Map([...document.querySelectorAll('.dashboard .figures \
+         div')].map(one => [one.querySelector('dt').innerText, one.querySelector('dd').innerText])); \
+         const busy = document.querySelector('progress[aria-label=Healing]'); \
+         return figures.has('Time left') && (busy ? figures.get('Rate').endsWith('/s') : \
+         figures.get('Rate') === '–')";
+    browser.until("healing to be told of", told, json!([]))?;
+    site.demo.until_healthy(2 * PATIENCE)?;
+    browser.reads(".health .word", "Healthy")?;
+    browser.reads(".dashboard", "Nothing to mend.")?;
+    browser.reads(".dashboard", "Last errors")?;
     browser.is_clean()
+}
+
+/// What goes in and out by a door is a line that is not flat, and has a latency.
+fn it_is_plotted(site: &Site, browser: &Browser) -> Result<()> {
+    let door = Door::at(&site.way.address());
+    let bytes = content(12, 8 << 20);
+    door.put("/api/v1/content/plotted.bin", &bytes)?.expect(201)?;
+    ensure!(door.get("/api/v1/content/plotted.bin")?.expect(200)?.body == bytes);
+    let moves = "const line = document.querySelectorAll('.plot')[0].querySelector(`.line.${arguments[0]}`); \
+         const places = (line.getAttribute('d') ?? '').split(/[ML]/).slice(1); \
+         return new Set(places.map(place => place.split(' ')[1])).size > 1";
+    for line in ["one", "two"] {
+        browser.until(
+            &format!("line {line} of what goes through to move"),
+            moves,
+            json!([line]),
+        )?;
+    }
+    let latency = "const plot = document.querySelectorAll('.plot')[1]; \
+         const words = plot.querySelector(`.legend .${arguments[0]} strong`).innerText; \
+         return plot.querySelector(`.line.${arguments[0]}`).getAttribute('d')?.length > 20 && \
+         /[0-9] (µs|ms|s)$/.test(words)";
+    for line in ["one", "two"] {
+        browser.until(&format!("line {line} of latency"), latency, json!([line]))?;
+    }
+    Ok(())
 }
 
 /// Makes a picture, a sound of one second, and a paper.
@@ -779,5 +826,45 @@ fn a_phone_and_a_hundred_thousand_files() -> Result<()> {
     browser.type_into(&browser.find(".filter")?, "77777")?;
     browser.reads(".status-line", "1 item of 100,000")?;
     browser.row("file 77777")?;
+    browser.is_clean()?;
+    drop(browser);
+    wheels_show_no_blank_frame(&site)
+}
+
+/// By a mouse's wheel, far down and back: at each frame rows cover all that is seen, and there are never many of them.
+fn wheels_show_no_blank_frame(site: &Site) -> Result<()> {
+    let browser = site.browser(Screen::Desktop)?;
+    browser.go(&site.address("#/many"))?;
+    browser.reads(".status-line", "100,000 items")?;
+    browser.row("file 0")?;
+    browser.script(FRAMES, json!([]))?;
+    let scroller = browser.find(".scroller")?;
+    for (way, there) in [(1, "> 100000"), (-1, "=== 0")] {
+        browser.wheel(&scroller, way * 2500, 60)?;
+        let script = format!("return document.querySelector('.scroller').scrollTop {there}");
+        browser.until("the list to be there", &script, json!([]))?;
+    }
+    let seen = browser.script("document.seen.over = true; return document.seen", json!([]))?;
+    println!("by the wheel: {seen}");
+    ensure!(seen["frames"].as_u64() > Some(10) && seen["blank"] == 0, "{seen}");
+    ensure!(seen["most"].as_u64() < Some(100), "{seen}");
     browser.is_clean()
 }
+
+/// Looks at every frame. What is scrolled is drawn before that.
+const FRAMES: &str = "const scroller = document.querySelector('.scroller'); \
+    const seen = document.seen = {frames: 0, blank: 0, most: 0, over: false}; \
+    const look = () => { \
+      if (seen.over) return; \
+      const view = scroller.getBoundingClientRect(); \
+      const rows = [...scroller.querySelectorAll('.row')].map(row => row.getBoundingClientRect()); \
+      const top = Math.min(...rows.map(row => row.top)); \
+      const bottom = Math.max(...rows.map(row => row.bottom)); \
+      const high = rows.reduce((sum, row) => sum + row.height, 0); \
+      const isBlank = top > view.top + 1 || bottom < view.bottom - 1 || high < bottom - top - 1; \
+      seen.frames += 1; \
+      seen.blank += isBlank ? 1 : 0; \
+      seen.most = Math.max(seen.most, rows.length); \
+      requestAnimationFrame(look); \
+    }; \
+    requestAnimationFrame(look)";

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::door::{ANN, Answer, Door, PASSWORD, answer, free_address};
-use tests::process::{PATIENCE, bounded, output, run};
+use tests::process::{PATIENCE, bounded, output, run, shell};
 use tests::seed::{content, first_difference};
 
 /// A mounted volume, with its door.
@@ -594,4 +594,79 @@ fn killed_in_the_middle_of_a_put() -> Result<()> {
     site.demo.stop(Stop::Umount)?;
     site.demo.switch(Mode::Embedded)?;
     site.demo.fsck()
+}
+
+/// Is there such a program? Else it is said what is not tested.
+fn has(program: &str) -> bool {
+    let is_there = output(Command::new("which").arg(program), PATIENCE)
+        .is_ok_and(|said| said.status.success());
+    if !is_there {
+        eprintln!("NOT TESTED: {program} is not installed");
+    }
+    is_there
+}
+
+#[test]
+fn clients_of_others_work() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let files = site.demo.outside("files");
+    fs::create_dir_all(files.join("deep"))?;
+    let large = content(1, 9_000_000);
+    fs::write(files.join("large"), &large)?;
+    fs::write(files.join("deep/small \u{fc} & +"), "small")?;
+    let address = format!("{}/dav", site.door.address);
+    if has("rclone") {
+        let rclone = |words: &[&str]| {
+            let mut command = Command::new("rclone");
+            command.args(words).env("RCLONE_CONFIG_HERE_TYPE", "webdav");
+            command.env("RCLONE_CONFIG_HERE_URL", format!("http://{address}/"));
+            run(&mut command, 2 * PATIENCE)
+        };
+        let source = files.display().to_string();
+        rclone(&["copy", &source, "here:by-rclone"])?;
+        ensure!(fs::read(site.demo.file("by-rclone/large"))? == large, "by rclone");
+        rclone(&["check", "--download", &source, "here:by-rclone"])?;
+        rclone(&["moveto", "here:by-rclone/large", "here:by-rclone/moved"])?;
+        ensure!(rclone(&["lsf", "-R", "here:by-rclone"])?.lines().count() == 3);
+        rclone(&["purge", "here:by-rclone"])?;
+        ensure!(!site.demo.file("by-rclone").exists());
+    }
+    if has("cadaver") {
+        let said = "mkcol by-cadaver\ncd by-cadaver\nput large\nmove large moved\nget moved back\n\
+            lock moved\nunlock moved\npropset moved of May\nls\nquit\n";
+        fs::write(site.demo.outside("said"), said)?;
+        let line = format!("cadaver http://{address}/ < {:?}", site.demo.outside("said"));
+        let heard = shell(&files, &line, PATIENCE)?;
+        ensure!(fs::read(files.join("back"))? == large, "by cadaver, and back: {heard}");
+        ensure!(fs::read(site.demo.file("by-cadaver/moved"))? == large, "{heard}");
+        ensure!(heard.matches("succeeded").count() >= 6, "{heard}");
+    }
+    if has("gio") && has("dbus-run-session") && has_backend() {
+        let line = format!(
+            "gio mount dav://{address}/ && gio mkdir dav://{address}/by-gio && \
+             gio copy large dav://{address}/by-gio/large && gio cat dav://{address}/by-gio/large > back-by-gio && \
+             gio move dav://{address}/by-gio/large dav://{address}/by-gio/moved && gio list dav://{address}/by-gio"
+        );
+        fs::write(site.demo.outside("by-gio"), line)?;
+        let line = format!("dbus-run-session -- bash -e {:?}", site.demo.outside("by-gio"));
+        let listed = shell(&files, &line, PATIENCE)?;
+        ensure!(listed.trim() == "moved", "{listed}");
+        ensure!(fs::read(files.join("back-by-gio"))? == large, "by gio, and back");
+        ensure!(fs::read(site.demo.file("by-gio/moved"))? == large, "by gio");
+    }
+    Ok(())
+}
+
+/// Has a desktop's client its part for WebDAV?
+fn has_backend() -> bool {
+    let is_there = ["/usr/libexec/gvfsd-dav", "/usr/lib/gvfs/gvfsd-dav"]
+        .into_iter()
+        .any(|backend| Path::new(backend).exists());
+    if !is_there {
+        eprintln!("NOT TESTED: gvfs-backends is not installed");
+    }
+    is_there
 }

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::door::{Answer, Door, free_address};
 use tests::process::{PATIENCE, bounded, wait_until};
-use tests::seed::{Seed, content, first_difference};
+use tests::seed::Seed;
+use tests::stored::Stored;
 
 /// Who use the doors at once.
 const WORKERS: u64 = 6;
@@ -57,41 +58,6 @@ fn between(text: &[u8], begin: &str, end: &str) -> Option<String> {
     Some(rest.split_once(end)?.0.to_owned())
 }
 
-/// A file, of which all is known by its name.
-#[derive(Clone, Copy, Debug)]
-struct Stored {
-    stamp: u64,
-    len: usize,
-}
-
-impl Stored {
-    fn any(seed: &mut Seed) -> Result<Self> {
-        let len = usize::try_from(2 + seed.below(LONGEST))?;
-        Ok(Self { stamp: seed.next_u64(), len })
-    }
-
-    fn of_name(name: &str) -> Result<Self> {
-        let (stamp, len) =
-            name.split_once('-').with_context(|| format!("{name} is none of ours"))?;
-        Ok(Self { stamp: stamp.parse()?, len: len.parse()? })
-    }
-
-    fn name(self) -> String {
-        format!("{}-{}", self.stamp, self.len)
-    }
-
-    fn is_whole(self, bytes: &[u8]) -> Result<()> {
-        let wrong = first_difference(self.stamp, 0, bytes);
-        ensure!(
-            bytes.len() == self.len && wrong.is_none(),
-            "{} has {} bytes, other ones at {wrong:?}",
-            self.name(),
-            bytes.len()
-        );
-        Ok(())
-    }
-}
-
 /// Both doors, and what was acknowledged by them.
 #[derive(Clone)]
 struct Doors {
@@ -103,7 +69,7 @@ struct Doors {
 impl Doors {
     /// Sends a file, in one of four ways.
     fn put(&self, way: u64, one: Stored) -> Result<()> {
-        let (bytes, name) = (content(one.stamp, one.len), one.name());
+        let (bytes, name) = (one.bytes(), one.name());
         let path = format!("/api/v1/content/away/{name}");
         match way {
             0 => drop(accepted(self.http.put(&path, &bytes)?, 201)?),
@@ -192,7 +158,7 @@ impl Doors {
         match (does, self.any_stored(seed)) {
             (4 | 5, Some(one)) => self.get(by_s3, one),
             (6 | 7, Some(one)) => self.list(by_s3, one),
-            (way, _) => self.put(way % 4, Stored::any(seed)?),
+            (way, _) => self.put(way % 4, Stored::any(seed, LONGEST)?),
         }
     }
 
@@ -311,7 +277,7 @@ fn two_go_away(demo: &mut Demo, doors: &Doors, seed: &mut Seed) -> Result<()> {
 /// Something of what is stored cannot be read, and whoever asks for it is told.
 fn three_go_away(demo: &mut Demo, doors: &Doors, seed: &mut Seed) -> Result<()> {
     for number in 0..BEFORE {
-        doors.put(number % 4, Stored::any(seed)?)?;
+        doors.put(number % 4, Stored::any(seed, LONGEST)?)?;
     }
     // What is in no memory has to be read.
     demo.remount()?;

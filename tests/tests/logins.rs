@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::accounts::Accounts;
 use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, can_mount};
@@ -169,6 +169,32 @@ fn who_fails_again_and_again_has_to_wait() -> Result<()> {
     wait_until("another to be slowed", PATIENCE, kept_out)?;
     ann.get("/refs/a")?.expect(404)?;
     Ok(())
+}
+
+#[test]
+fn who_fails_again_and_again_by_lines_has_to_wait_whatever_connection_he_comes_by() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::with_ann_and_bob(&[])?;
+    let auth = |user: &str, password: &str| -> Result<Value> {
+        let said = json!({"operation": "auth", "user": user, "password": password, "id": 7});
+        let answer = Lines::connect(&site.kv)?.ask(&said)?;
+        ensure!(answer["id"] == 7, "{answer}");
+        Ok(answer)
+    };
+    for _ in 0..5 {
+        let answer = auth("ann", "wrong password")?;
+        ensure!(answer["error"] == "not_logged_in", "{answer}");
+    }
+    wait_until("another try to be refused unseen", PATIENCE, || {
+        auth("ann", "wrong password").is_ok_and(|answer| answer["error"] == "too_many_tries")
+    })?;
+    // Others come from here, too; and in the end she is let in.
+    ensure!(auth("bob", OTHER)?["ok"] == true);
+    wait_until("the right password to be tried again", PATIENCE, || {
+        auth("ann", PASSWORD).is_ok_and(|answer| answer["ok"] == true)
+    })
 }
 
 #[test]

@@ -10,9 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
-use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted, umount, until_unused};
 use tests::door::{Answer, Door, free_address};
-use tests::process::{PATIENCE, output, run, wait_until};
+use tests::process::{PATIENCE, Process, output, run, shell, wait_until};
 use tests::seed::{Seed, content};
 
 const PASSWORD: &str = "correct horse battery";
@@ -140,7 +140,7 @@ fn the_mount_sees_what_comes_by_s3_and_the_other_way_round() -> Result<()> {
     ensure!(head.headers["etag"] == tag && head.headers["x-amz-tagging-count"] == "1");
     site.ask("GET", "/photos/a/b", &[("If-None-Match", &tag)], "")?.expect(304)?;
 
-    // A copy has all that, and moves no data.
+    // A copy has all that; that it moves no data is tried in clones.rs.
     let copied = [("x-amz-copy-source", "/photos/a/b")];
     site.ask("PUT", "/photos/copy", &copied, "")?.expect(200)?;
     let copy = site.ask("GET", "/photos/copy", &[], "")?.expect(200)?;
@@ -609,22 +609,14 @@ fn client(site: &Site, key: &(String, String), program: &str, words: &[&str]) ->
     run(&mut command, 4 * PATIENCE)
 }
 
-/// Is there such a program?
-fn has(program: &str) -> bool {
-    let is_there = output(Command::new(program).arg("--version"), PATIENCE)
-        .is_ok_and(|said| said.status.success());
+/// Does this succeed? Else it is said what is not tested.
+fn answers(what: &str, program: &str, words: &[&str]) -> bool {
+    let is_there =
+        output(Command::new(program).args(words), PATIENCE).is_ok_and(|said| said.status.success());
     if !is_there {
-        eprintln!("NOT TESTED: {program} is not installed");
+        eprintln!("NOT TESTED: {what} is not installed");
     }
     is_there
-}
-
-/// The access key that a command has made: its id, and its secret.
-fn made(said: &str) -> Result<(String, String)> {
-    let words: Vec<&str> = said.split_whitespace().collect();
-    let at = words.iter().position(|word| word.starts_with("AKIA")).context("an access key")?;
-    let secret = words.iter().find(|word| word.len() == 40 && !word.starts_with("AKIA"));
-    Ok((words[at].to_owned(), (*secret.context("a secret")?).to_owned()))
 }
 
 #[test]
@@ -638,7 +630,7 @@ fn who_signs_is_let_in_as_his_account_says() -> Result<()> {
     std::os::unix::fs::chown(site.demo.file("of-ann/mine"), Some(12_345), Some(12_345))?;
     fs::write(site.demo.file("of-ann/mine/a"), "a")?;
     accounts.with_password("user add ann --uid 12345 --gid 12345 --folder /of-ann", PASSWORD)?;
-    let key = made(&accounts.say("key add ann")?)?;
+    let key = accounts.access_key("ann")?;
     let unsigned = site.door.get("/photos")?.expect(403)?;
     ensure!(code(&unsigned) == "AccessDenied", "{unsigned:?}");
     let curl = |(id, secret): (&str, &str), words: &[&str], path: &str| -> Result<String> {
@@ -660,7 +652,7 @@ fn who_signs_is_let_in_as_his_account_says() -> Result<()> {
     ensure!(refused((own.0, "wrong"), "/mine/a")? == "SignatureDoesNotMatch");
     ensure!(refused(("AKIANOBODY", own.1), "/mine/a")? == "InvalidAccessKeyId");
     ensure!(refused(own, "/photos/a")? == "NoSuchBucket");
-    let reads = made(&accounts.say("key add ann --read-only")?)?;
+    let reads = accounts.access_key("ann --read-only")?;
     let denied = curl((&reads.0, &reads.1), &["-X", "PUT", "-d", "c"], "/mine/c")?;
     ensure!(denied.contains("<Code>AccessDenied</Code>"), "{denied}");
     accounts.say(&format!("key revoke {}", key.0))?;
@@ -676,7 +668,7 @@ fn clients_of_others_work() -> Result<()> {
     let mut site = Site::start(Mode::Embedded)?;
     let accounts = Accounts(&site.demo);
     accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
-    let key = made(&accounts.say("key add root")?)?;
+    let key = accounts.access_key("root")?;
     let outside = site.demo.outside("files");
     fs::create_dir(&outside)?;
     let large = content(1, 20 << 20);
@@ -684,7 +676,7 @@ fn clients_of_others_work() -> Result<()> {
     fs::write(outside.join("small \u{fc} & +"), "small")?;
     let outside = outside.to_string_lossy().into_owned();
     fs::write(site.demo.outside("aws"), "[default]\ns3 =\n  signature_version = s3v4\n")?;
-    if has("rclone") {
+    if answers("rclone", "rclone", &["--version"]) {
         let run = |words: &[&str]| client(&site, &key, "rclone", words);
         run(&["mkdir", "here:rclone"])?;
         run(&[
@@ -703,7 +695,7 @@ fn clients_of_others_work() -> Result<()> {
         run(&["purge", "here:rclone"])?;
         ensure!(!site.demo.file("rclone").exists());
     }
-    if has("aws") {
+    if answers("aws", "aws", &["--version"]) {
         let endpoint = format!("http://{}", site.door.address);
         let run = |words: &[&str]| {
             let all = [&["--endpoint-url", &endpoint][..], words].concat();
@@ -724,4 +716,195 @@ fn clients_of_others_work() -> Result<()> {
     }
     site.demo.stop(Stop::Umount)?;
     site.demo.fsck()
+}
+
+/// An address that is signed for ten minutes, as S3's description of signatures has it.
+const PRESIGN: &str = r#"
+import datetime, hashlib, hmac, sys, urllib.parse
+method, host, path, key, secret = sys.argv[1:]
+now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+scope = f"{now[:8]}/us-east-1/s3/aws4_request"
+words = {"X-Amz-Algorithm": "AWS4-HMAC-SHA256", "X-Amz-Credential": f"{key}/{scope}", "X-Amz-Date": now,
+         "X-Amz-Expires": "600", "X-Amz-SignedHeaders": "host"}
+query = urllib.parse.urlencode(sorted(words.items()), quote_via=urllib.parse.quote, safe="")
+asked = "\n".join([method, path, query, f"host:{host}\n", "host", "UNSIGNED-PAYLOAD"])
+text = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(asked.encode()).hexdigest()])
+sign = lambda key, text: hmac.new(key, text.encode(), hashlib.sha256)
+signing = ("AWS4" + secret).encode()
+for part in scope.split("/"):
+    signing = sign(signing, part).digest()
+print(f"{path}?{query}&X-Amz-Signature={sign(signing, text).hexdigest()}", end="")
+"#;
+
+#[test]
+fn an_address_that_is_signed_for_a_put_puts_that_alone() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let accounts = Accounts(&site.demo);
+    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
+    let (id, secret) = accounts.access_key("root")?;
+    let signed = |method: &str, host: &str, path: &str| {
+        let mut python = Command::new("python3");
+        run(python.args(["-c", PRESIGN, method, host, path, &id, &secret]), PATIENCE)
+    };
+    let bytes = content(9, 300_000);
+    let path = signed("PUT", &site.door.address, "/photos/signed")?;
+    site.door.put("/photos/signed", &bytes)?.expect(403).context("without a signature")?;
+    site.door.put(&path, &bytes)?.expect(200)?;
+    ensure!(fs::read(site.demo.file("photos/signed"))? == bytes);
+    site.door.get(&path)?.expect(403).context("a get by what was signed for a put")?;
+    let other = path.replace("/photos/signed", "/photos/other");
+    let refused = site.door.put(&other, &bytes)?.expect(403)?;
+    ensure!(code(&refused) == "SignatureDoesNotMatch", "{refused:?}");
+    ensure!(!site.demo.file("photos/other").exists());
+    let path = signed("GET", &site.door.address, "/photos/signed")?;
+    ensure!(site.door.get(&path)?.expect(200)?.body == bytes);
+
+    // The same of a bucket that its host names.
+    let host = format!("photos.{}", site.door.address.replace("127.0.0.1", "localhost"));
+    let path = signed("PUT", &host, "/by-host")?;
+    site.door.ask("PUT", &path, &[("Host", &host)], b"by host")?.expect(200)?;
+    ensure!(fs::read(site.demo.file("photos/by-host"))? == b"by host");
+    Ok(())
+}
+
+#[test]
+fn a_bucket_may_be_named_by_the_host() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::start(Mode::Embedded)?;
+    let host = format!("photos.{}", site.door.address.replace("127.0.0.1", "localhost"));
+    let host = [("Host", &*host)];
+    site.ask("PUT", "/deep/a%20b", &host, "by host")?.expect(200)?;
+    ensure!(fs::read(site.demo.file("photos/deep/a b"))? == b"by host");
+    for (headers, path) in [(&host[..], "/deep/a%20b"), (&[][..], "/photos/deep/a%20b")] {
+        ensure!(site.ask("GET", path, headers, "")?.expect(200)?.body == b"by host", "{path}");
+    }
+    let listed = text(&site.ask("GET", "/?list-type=2", &host, "")?.expect(200)?);
+    ensure!(between(&listed, "<Key>", "</Key>") == ["deep/a b"], "{listed}");
+    // A key there may be called as the bucket is.
+    site.ask("PUT", "/photos", &host, "a key")?.expect(200)?;
+    ensure!(fs::read(site.demo.file("photos/photos"))? == b"a key");
+    site.ask("DELETE", "/deep/a%20b", &host, "")?.expect(204)?;
+    ensure!(!site.demo.file("photos/deep").exists());
+    let other = site.door.address.replace("127.0.0.1", "none.localhost");
+    let none = site.ask("GET", "/a", &[("Host", &other)], "")?.expect(404)?;
+    ensure!(code(&none) == "NoSuchBucket", "{none:?}");
+    Ok(())
+}
+
+/// Puts, as one and by parts, with what is known of it, lists by pages, reads parts of it, and deletes.
+const BOTO3: &str = r#"
+import sys
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError
+endpoint, large, back = sys.argv[1:]
+s3 = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}))
+s3.create_bucket(Bucket="by-boto3")
+s3.put_object(Bucket="by-boto3", Key="small", Body=b"small", Metadata={"of": "May"}, ContentType="text/plain")
+head = s3.head_object(Bucket="by-boto3", Key="small")
+assert head["Metadata"] == {"of": "May"} and head["ContentType"] == "text/plain", head
+parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
+s3.upload_file(large, "by-boto3", "large", Config=parts)
+s3.download_file("by-boto3", "large", back, Config=parts)
+body = s3.get_object(Bucket="by-boto3", Key="large", Range="bytes=1000-1009")["Body"].read()
+assert body == open(large, "rb").read()[1000:1010], body
+for n in range(25):
+    s3.put_object(Bucket="by-boto3", Key=f"many/{n:02}", Body=b"")
+pages = s3.get_paginator("list_objects_v2").paginate(Bucket="by-boto3", Prefix="many/", PaginationConfig={"PageSize": 10})
+keys = [one["Key"] for page in pages for one in page["Contents"]]
+assert keys == [f"many/{n:02}" for n in range(25)], keys
+try:
+    s3.get_object(Bucket="by-boto3", Key="none")
+    raise AssertionError("none is there")
+except ClientError as why:
+    assert why.response["Error"]["Code"] == "NoSuchKey", why
+gone = s3.delete_objects(Bucket="by-boto3", Delete={"Objects": [{"Key": key} for key in keys]})
+assert len(gone["Deleted"]) == 25, gone
+"#;
+
+#[test]
+fn backups_mounts_and_scripts_of_others_work() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::start(Mode::Embedded)?;
+    let accounts = Accounts(&site.demo);
+    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
+    let key = accounts.access_key("root")?;
+    let files = site.demo.outside("files");
+    fs::create_dir_all(files.join("deep"))?;
+    fs::write(files.join("large"), content(1, 20 << 20))?;
+    fs::write(files.join("deep/small \u{fc} & +"), "small")?;
+    fs::write(site.demo.outside("aws"), "[default]\ns3 =\n  signature_version = s3v4\n")?;
+    if answers("restic", "restic", &["version"]) {
+        by_restic(&site, &key, &files).context("restic")?;
+    }
+    if answers("s3fs", "s3fs", &["--version"]) {
+        by_s3fs(&site, &key, &files).context("s3fs")?;
+    }
+    if answers("boto3", "python3", &["-c", "import boto3"]) {
+        let (endpoint, back) = (format!("http://{}", site.door.address), site.demo.outside("back"));
+        let large = files.join("large").display().to_string();
+        let words = ["-c", BOTO3, &endpoint, &large, &back.display().to_string()];
+        client(&site, &key, "python3", &words)?;
+        ensure!(fs::read(back)? == content(1, 20 << 20), "by boto3, and back");
+        ensure!(fs::read(site.demo.file("by-boto3/large"))? == content(1, 20 << 20), "by boto3");
+    }
+    site.demo.stop(Stop::Umount)?;
+    site.demo.fsck()
+}
+
+/// Backs files up, has what is stored verified, and gets them back.
+fn by_restic(site: &Site, key: &(String, String), files: &Path) -> Result<()> {
+    let password = site.demo.outside("restic-password");
+    fs::write(&password, "of a test")?;
+    let repository = format!("s3:http://{}/by-restic", site.door.address);
+    let (password, files) = (password.display().to_string(), files.display().to_string());
+    let restic = |words: &[&str]| {
+        let all = ["-r", &repository, "--password-file", &password, "--no-cache"];
+        client(site, key, "restic", &[&all[..], words].concat())
+    };
+    restic(&["init"])?;
+    restic(&["backup", &files])?;
+    restic(&["check", "--read-data"])?;
+    let back = site.demo.outside("restored").display().to_string();
+    restic(&["restore", "latest", "--target", &back])?;
+    run(Command::new("diff").args(["-r", &files, &format!("{back}{files}")]), PATIENCE)?;
+    restic(&["forget", "--keep-last", "1", "--prune"])?;
+    Ok(())
+}
+
+/// Mounts a bucket, and works in it as in any folder.
+fn by_s3fs(site: &Site, key: &(String, String), files: &Path) -> Result<()> {
+    let (point, secret) = (site.demo.outside("s3fs"), site.demo.outside("s3fs-password"));
+    fs::create_dir(&point)?;
+    fs::write(&secret, format!("{}:{}", key.0, key.1))?;
+    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    fs::create_dir(site.demo.file("by-s3fs"))?;
+    let options = format!(
+        "url=http://{},use_path_request_style,passwd_file={}",
+        site.door.address,
+        secret.display()
+    );
+    let mut command = Command::new("s3fs");
+    command.arg("by-s3fs").arg(&point).args(["-f", "-o", &options]);
+    let mut s3fs = Process::start(&mut command, &site.demo.outside("s3fs.log"))?;
+    wait_until("s3fs to mount", PATIENCE, || !s3fs.runs() || is_mounted(&point))?;
+    ensure!(s3fs.runs(), "s3fs has ended: {}", s3fs.said());
+    let script = format!(
+        "cp -r {files:?}/. . && diff -r {files:?} . && mv large moved && rm -r deep && ls",
+        files = files.display().to_string()
+    );
+    let worked = shell(&point, &script, 2 * PATIENCE);
+    until_unused(|| umount(&point))?;
+    s3fs.wait(PATIENCE)?;
+    ensure!(worked.with_context(|| s3fs.said())?.trim() == "moved");
+    ensure!(fs::read(site.demo.file("by-s3fs/moved"))? == fs::read(files.join("large"))?);
+    Ok(())
 }

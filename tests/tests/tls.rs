@@ -2,7 +2,7 @@
 //! certificate that was made here keeps its fingerprint, and whoever trusts that comes to this door and to no other.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +11,7 @@ use tests::binaries::ashlar;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::door::{Door, PASSWORD, free_address};
 use tests::process::{PATIENCE, output, run, shell, wait_until};
+use tests::seed::content;
 
 /// A mounted volume whose doors are at these addresses of this machine, or of all of its networks.
 struct Site {
@@ -176,6 +177,87 @@ fn beyond_this_machine_everybody_logs_in_users_or_none() -> Result<()> {
     Ok(())
 }
 
+/// A certificate for 127.0.0.1, signed by itself, and its key, as somebody makes them.
+fn certificate(home: &Path) -> Result<[String; 2]> {
+    let [cert, key] = ["own.crt", "own.key"].map(|name| home.join(name).display().to_string());
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    openssl.args(["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]);
+    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-out", &cert, "-keyout", &key]);
+    run(&mut openssl, PATIENCE)?;
+    Ok([cert, key])
+}
+
+#[test]
+fn clients_of_s3_trust_the_certificate_that_somebody_has_brought() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let home = tempfile::Builder::new().prefix("ashlar-tls-").tempdir()?;
+    let [cert, key] = certificate(home.path())?;
+    let s3 = free_address()?;
+    let demo_arguments =
+        ["--s3", &s3, "--tls-cert", &cert, "--tls-key", &key].map(str::to_owned).to_vec();
+    let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
+    let accounts = Accounts(&demo);
+    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
+    let (id, secret) = accounts.access_key("root")?;
+    fs::create_dir(demo.file("bucket"))?;
+    let clear = Door::at(&s3).get("/bucket");
+    ensure!(!clear.is_ok_and(|got| got.status < 400), "in the clear");
+    // The certificate that openssl has made is the one that is shown.
+    let port = s3.rsplit_once(':').context("a port")?.1;
+    ensure!(python(&["trusted", port, &cert, "127.0.0.1"])? == "trusted");
+    let curl = |words: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sSf", "--cacert", &cert, "--aws-sigv4", "aws:amz:us-east-1:s3"]);
+        curl.args(["--user", &format!("{id}:{secret}")]);
+        run(curl.args(words), PATIENCE)
+    };
+    let large = content(1, 20 << 20);
+    let source = demo.outside("large");
+    fs::write(&source, &large)?;
+    let source = source.display().to_string();
+    let unsigned = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
+    let by_curl = format!("https://{s3}/bucket/by-curl");
+    curl(&["-H", unsigned, "-T", &source, &by_curl])?;
+    ensure!(fs::read(demo.file("bucket/by-curl"))? == large, "by curl");
+    if output(Command::new("aws").arg("--version"), PATIENCE).is_err() {
+        eprintln!("NOT TESTED: aws over TLS, as it is not installed");
+        return Ok(());
+    }
+    fs::write(demo.outside("aws"), "[default]\n")?;
+    let endpoint = format!("https://{s3}");
+    let aws = |words: &[&str]| {
+        let mut aws = Command::new("aws");
+        aws.args(["--endpoint-url", &endpoint, "--ca-bundle", &cert]).args(words);
+        aws.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_DEFAULT_REGION", "us-east-1");
+        aws.env("AWS_CONFIG_FILE", demo.outside("aws")).env_remove("AWS_CA_BUNDLE");
+        aws.env("AWS_ACCESS_KEY_ID", &id).env("AWS_SECRET_ACCESS_KEY", &secret);
+        output(&mut aws, 4 * PATIENCE)
+    };
+    // By parts; and as one, with a checksum behind the body, as it is sent by TLS alone.
+    let back = demo.outside("back").display().to_string();
+    let one = ["s3api", "put-object", "--bucket", "bucket", "--key", "one", "--body", &source];
+    for words in [
+        &["s3", "cp", &source, "s3://bucket/parts"][..],
+        &[&one[..], &["--checksum-algorithm", "CRC32"]].concat(),
+        &["s3", "cp", "s3://bucket/one", &back],
+    ] {
+        let done = aws(words)?;
+        let why = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{words:?}: {why}");
+    }
+    for name in ["parts", "one"] {
+        ensure!(fs::read(demo.file(format!("bucket/{name}")))? == large, "{name}");
+    }
+    ensure!(fs::read(&back)? == large, "and back again");
+    // Who does not know the certificate sends nothing.
+    let distrust = run(Command::new("curl").args(["-sS", &by_curl]), PATIENCE);
+    ensure!(distrust.is_err_and(|why| format!("{why:#}").contains("certificate")), "trusted");
+    demo.stop(Stop::Umount)
+}
+
 #[test]
 fn no_door_is_in_the_clear_or_open_to_all_beyond_this_machine_unless_it_is_said() -> Result<()> {
     if !can_mount() {
@@ -185,7 +267,7 @@ fn no_door_is_in_the_clear_or_open_to_all_beyond_this_machine_unless_it_is_said(
         let mut command = Command::new(ashlar());
         failure(command.args(["mount", "photos", "/mnt"]).args(words))
     };
-    for door in ["--http", "--kv"] {
+    for door in ["--http", "--kv", "--s3"] {
         let why = refused(&[door, "0.0.0.0:0"])?;
         ensure!(
             ["--tls", "--tls-cert", "--insecure-no-tls"].iter().all(|w| why.contains(w)),

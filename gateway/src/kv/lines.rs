@@ -228,18 +228,12 @@ impl Lines {
         (caller, guest): (&Caller, &Arc<Guest>),
         under_way: &mut Option<UnderWay>,
     ) -> io::Result<Line<'_>> {
-        let slow = || Line::Bad(Refusal::new(Code::TooSlow, "the line did not come to its end"));
-        let mut short = (&mut *reader).take(SHORT);
-        match tokio::time::timeout(SOON, short.read_until(b'\n', line)).await {
-            Err(_) => return Ok(slow()),
-            Ok(read) => drop(read?),
-        }
-        if line.pop_if(|last| *last == b'\n').is_some() {
-            return Ok(Line::Whole(None));
-        }
-        if (line.len() as u64) < SHORT {
+        match read_on((&mut *reader).take(SHORT), line, SOON).await? {
+            Err(slow) => return Ok(Line::Bad(slow)),
+            Ok(true) => return Ok(Line::Whole(None)),
             // It ends without the end of a line.
-            return Ok(Line::End);
+            Ok(false) if (line.len() as u64) < SHORT => return Ok(Line::End),
+            Ok(false) => {}
         }
         // Memory is for those who may come in.
         if let Err(refusal) = self.who.let_in(caller.shown.as_ref(), caller.peer, LOG_IN).await {
@@ -253,13 +247,10 @@ impl Lines {
             )));
         };
         let long = long.expect("it is never closed");
-        let mut rest = reader.take(LONGEST - SHORT);
-        match tokio::time::timeout(LATER, rest.read_until(b'\n', line)).await {
-            Err(_) => return Ok(slow()),
-            Ok(read) => drop(read?),
-        }
-        if line.pop_if(|last| *last == b'\n').is_some() {
-            return Ok(Line::Whole(Some(long)));
+        match read_on(reader.take(LONGEST - SHORT), line, LATER).await? {
+            Err(slow) => return Ok(Line::Bad(slow)),
+            Ok(true) => return Ok(Line::Whole(Some(long))),
+            Ok(false) => {}
         }
         let why = format!("a line of more than {LONGEST} bytes, or without an end");
         Ok(Line::Bad(Refusal::new(Code::TooLarge, why)))
@@ -380,5 +371,66 @@ impl Lines {
         let value = file.read(0..len).await.map_err(|e| Refusal::of(&e, Code::NoSuchKey))?;
         metrics::sent(value.len());
         Ok(value)
+    }
+}
+
+/// Reads on in a line, as much as `reader` has. Answers whether its end was reached, which is taken off; or the refusal, if that does
+/// not come in time, however much of it does.
+///
+/// # Errors
+/// When the connection breaks.
+async fn read_on(
+    mut reader: impl AsyncBufRead + Unpin,
+    line: &mut Vec<u8>,
+    within: Duration,
+) -> io::Result<Result<bool, Refusal>> {
+    let read = tokio::time::timeout(within, reader.read_until(b'\n', line)).await;
+    let Ok(read) = read else {
+        return Ok(Err(Refusal::new(Code::TooSlow, "the line did not come to its end")));
+    };
+    read?;
+    Ok(Ok(line.pop_if(|last| *last == b'\n').is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_does_not_come_to_its_end_in_time_is_refused() {
+        let (mut writer, reader) = tokio::io::duplex(100);
+        let mut reader = BufReader::new(reader);
+        writer.write_all(b"{}\n").await.unwrap();
+        let mut line = Vec::new();
+        let whole = read_on((&mut reader).take(SHORT), &mut line, SOON).await.unwrap();
+        assert!(whole == Ok(true) && line == b"{}", "{line:?}");
+
+        // However often a little more of it comes.
+        line.clear();
+        let began = tokio::time::Instant::now();
+        let trickles = async {
+            for _ in 0..90 {
+                writer.write_all(b"x").await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let read = read_on((&mut reader).take(SHORT), &mut line, SOON);
+        let slow = tokio::select! {
+            read = read => read.unwrap().unwrap_err(),
+            () = trickles => panic!("it was waited for, all the while"),
+        };
+        assert_eq!((slow.code, slow.json()["error"].as_str()), (Code::TooSlow, Some("too_slow")));
+        let took = began.elapsed();
+        assert!((SOON..SOON + Duration::from_secs(1)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_line_is_cut_where_there_may_be_no_more_of_it_and_where_the_connection_ends() {
+        let mut line = Vec::new();
+        for (sent, most, expected) in [("abc\n", 3, "abc"), ("abc", 10, "abc"), ("", 10, "")] {
+            line.clear();
+            let read = read_on(sent.as_bytes().take(most), &mut line, SOON).await.unwrap();
+            assert!(read == Ok(false) && line == expected.as_bytes(), "{sent:?}: {line:?}");
+        }
     }
 }
