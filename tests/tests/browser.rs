@@ -535,8 +535,31 @@ fn one_looks_into_files_and_where_they_lie() -> Result<()> {
         json!([]),
     )?;
     browser.is_accessible("details")?;
+    if nix::unistd::geteuid().is_root() {
+        who_may_is_seen(&site, &browser)?;
+    }
 
     the_dashboard(&mut site, &browser)
+}
+
+/// With an access list, whose mask is not what the group may.
+fn who_may_is_seen(site: &Site, browser: &Browser) -> Result<()> {
+    let list = ["-m", "u:1234:rwx,g::r,g:77:x,m::rx"];
+    run(Command::new("setfacl").args(list).arg(site.demo.file("data.bin")), PATIENCE)?;
+    browser.click(&browser.row("notes.txt")?)?;
+    browser.reads(".details", "notes.txt")?;
+    browser.click(&browser.row("data.bin")?)?;
+    let of = |name: &str, may: &str| {
+        let script = "return [...document.querySelectorAll('.details dl div')].some(one => \
+             one.querySelector('dt').textContent === arguments[0] && \
+             one.querySelector('dd').textContent.startsWith(arguments[1]))";
+        browser.until(&format!("{name} may {may}"), script, json!([name, may])).map(drop)
+    };
+    of("User 1234", "read, enter or run (and not write")?;
+    of("Group 0", "read")?;
+    of("Group 77", "enter or run")?;
+    of("Users and groups at most", "read, enter or run")?;
+    browser.is_accessible("details-list")
 }
 
 /// While a disk goes away.

@@ -234,6 +234,44 @@ fn administrators_are_told_how_it_is_as_it_is_described() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn who_may_is_told_with_the_lists_that_setfacl_gives() -> Result<()> {
+    if !can_mount() || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    let described = get(&door, "openapi.json")?;
+    fs::create_dir(demo.file("d"))?;
+    fs::write(demo.file("d/plain"), b"1")?;
+    let plain = get(&door, "entry/d/plain")?;
+    ensure!(plain.get("access_list").is_none() && plain.get("default_list").is_none(), "{plain}");
+    let setfacl = |words: &[&str], name: &str| {
+        run(Command::new("setfacl").args(words).arg(demo.file(name)), PATIENCE)
+    };
+    fs::write(demo.file("d/f"), b"2")?;
+    setfacl(&["-m", "u::rw,u:1234:rw,g::r,g:77:rwx,m::rw,o::-"], "d/f")?;
+    setfacl(&["-d", "-m", "u::rwx,u:1234:rx,g::-,m::rx,o::-"], "d")?;
+    let told = get(&door, "entry/d/f")?;
+    answers(&described, "/entry/{path}", "get", "200", &told)?;
+    let expected = json!([
+        {"who": "owner", "may": 6},
+        {"who": "user", "id": 1234, "may": 6},
+        {"who": "group", "may": 4},
+        {"who": "group", "id": 77, "may": 7},
+        {"who": "mask", "may": 6},
+        {"who": "others", "may": 0},
+    ]);
+    ensure!(told["access_list"] == expected && told.get("default_list").is_none(), "{told}");
+    let folder = get(&door, "entry/d")?;
+    answers(&described, "/entry/{path}", "get", "200", &folder)?;
+    ensure!(folder.get("access_list").is_none(), "{folder}");
+    ensure!(folder["default_list"][1] == json!({"who": "user", "id": 1234, "may": 5}), "{folder}");
+    // What the mount takes away is told no more.
+    setfacl(&["-b"], "d/f")?;
+    ensure!(get(&door, "entry/d/f")?.get("access_list").is_none());
+    Ok(())
+}
+
 /// An answer is as it is described.
 fn answers(described: &Value, path: &str, method: &str, status: &str, said: &Value) -> Result<()> {
     let content = &described["paths"][path][method]["responses"][status]["content"];

@@ -60,7 +60,8 @@ pub(super) fn me(asked: &Asked) -> Result<Response, Refusal> {
 pub(super) async fn entry(asked: &Asked) -> Result<Response, Refusal> {
     let found = async {
         let attr = asked.view.stat_itself(&asked.path).await?;
-        Entry::of(&asked.view, &asked.path, &attr).await
+        let entry = Entry::of(&asked.view, &asked.path, &attr).await?;
+        TreeResult::Ok(entry.with(&asked.view.access_lists(&attr).await?))
     };
     json(StatusCode::OK, &found.await.map_err(|e| refused(&e))?)
 }
