@@ -51,7 +51,9 @@ fn wrong(error: &OrderError) -> Refusal {
             Code::NoSuchFile
         }
         OrderError::Outside { .. } => Code::Denied,
-        OrderError::Exists(..) | OrderError::Senseless(_) => Code::BadRequest,
+        OrderError::Exists(..) => Code::Conflict,
+        OrderError::Senseless(_) => Code::BadRequest,
+        OrderError::Busy => Code::Busy,
     };
     Refusal::new(code, error.to_string())
 }
