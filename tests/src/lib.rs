@@ -16,6 +16,7 @@ pub mod checks;
 pub mod cluster;
 pub mod cold;
 pub mod cut;
+pub mod described;
 pub mod direct;
 pub mod door;
 pub mod handles;

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::accounts::Accounts;
+use tests::binaries::ashlar;
 use tests::browser::{Browser, Screen, key};
 use tests::cluster::{Demo, Mode, Setup, can_mount};
 use tests::cut::Link;
@@ -567,6 +568,11 @@ fn the_dashboard(site: &mut Site, browser: &Browser) -> Result<()> {
     browser.go(&site.address("#status"))?;
     browser.reads(".health .word", "Healthy")?;
     browser.reads(".dashboard", "8 of 8 up")?;
+    // All volumes, once the disks have answered.
+    browser.reads(".dashboard", &format!("mounted at {}", site.demo.path().display()))?;
+    format_another(&site.demo, "letters")?;
+    browser.reads(".dashboard", "letters")?;
+    browser.reads(".dashboard", "not mounted on this machine")?;
     browser.is_accessible("status")?;
     browser.prefers("dark")?;
     browser.is_accessible("status-dark")?;
@@ -580,6 +586,12 @@ fn the_dashboard(site: &mut Site, browser: &Browser) -> Result<()> {
     )?;
     browser.is_accessible("degraded")?;
     browser.is_clean()
+}
+
+fn format_another(demo: &Demo, name: &str) -> Result<()> {
+    let mut format = Command::new(ashlar());
+    format.args(["format", name]).env("ASHLAR_CLUSTER", demo.cluster_file());
+    run(&mut format, PATIENCE).map(drop)
 }
 
 /// Makes a picture, a sound of one second, and a paper.

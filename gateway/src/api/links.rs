@@ -43,7 +43,8 @@ fn visitor(asked: &Asked) -> Result<&Visitor, Refusal> {
     }
 }
 
-fn wrong(error: &OrderError) -> Refusal {
+/// Why an order about accounts was not carried out.
+pub(super) fn wrong(error: &OrderError) -> Refusal {
     let code = match error {
         OrderError::Meta(_) => Code::Broken,
         OrderError::NotDurable(_) => Code::TooFewDisks,
@@ -125,7 +126,7 @@ pub(super) async fn make(door: &Door, asked: &Asked, body: &[u8]) -> Result<Resp
 }
 
 /// Where the page is that asks, if it is one: `https://photos.example`. Else addresses begin with their path.
-fn origin(headers: &HeaderMap) -> &str {
+pub(super) fn origin(headers: &HeaderMap) -> &str {
     headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default()
 }
 
