@@ -13,6 +13,7 @@
 
 mod folder;
 pub(crate) mod known;
+pub mod listed;
 pub mod orders;
 pub mod pass;
 pub(crate) mod password;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+pub use self::folder::as_kept;
 use self::folder::{common, is_within, way_to};
 use self::known::Known;
 use self::slow_down::SlowDown;
@@ -257,6 +259,21 @@ impl Access {
     /// See [`orders::OrderError`].
     pub async fn obey(&self, order: orders::Order) -> Result<orders::Answer, orders::OrderError> {
         order.obey(&*self.meta).await
+    }
+
+    /// The hash of a password that somebody is given.
+    ///
+    /// # Errors
+    /// When it is none that may be, or too many are hashed already.
+    pub async fn hash(&self, password: Secret) -> Result<Secret, orders::OrderError> {
+        password::check(&password).map_err(orders::OrderError::Senseless)?;
+        let busy = || orders::OrderError::Busy;
+        let _waits = self.waiting.try_acquire().map_err(|_| busy())?;
+        let turn = tokio::time::timeout(HASHED_WITHIN, self.hashing.acquire()).await;
+        let turn = turn.map_err(|_| busy())?;
+        let _turn = turn.expect("it is never closed");
+        let hashed = tokio::task::spawn_blocking(move || password::hash(&password)).await;
+        hashed.map_err(|_| busy())
     }
 
     async fn by_password(

@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::Ino;
+use meta::{Directories, Ino};
 use proto::listen::Listen;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,8 @@ pub struct Opening {
     pub names: Vec<String>,
     /// Where a certificate that is made here is kept.
     pub keep: PathBuf,
+    /// Where this machine keeps what is its own of the volume's cluster.
+    pub own: Directories,
 }
 
 /// How doors are entered.
@@ -246,7 +248,7 @@ impl DoorPlan {
         names.into_iter().collect()
     }
 
-    /// Opens them. `keep`: where this machine keeps a certificate that is made for them.
+    /// Opens them. `own`: where this machine keeps what is its own of the cluster; a certificate that is made for them, too.
     ///
     /// # Errors
     /// When the system has no descriptor for one, or a certificate makes no sense.
@@ -254,7 +256,7 @@ impl DoorPlan {
         &self,
         filesystem: Arc<Filesystem>,
         (root, read_only): (Ino, bool),
-        keep: &Path,
+        own: &Directories,
     ) -> Result<OpenDoors, DoorError> {
         let another = |listener: &Option<Arc<TcpListener>>| {
             listener.as_ref().map(|listener| listener.try_clone()).transpose()
@@ -264,8 +266,10 @@ impl DoorPlan {
         let kv = another(&self.kv).map_err(failed)?;
         let s3 = another(&self.s3).map_err(failed)?;
         filesystem.reads_only(read_only);
-        let (entry, names, keep) = (self.wanted.entry.clone(), self.names(), keep.to_owned());
-        (self.opener)(Opening { filesystem, root, http, kv, s3, entry, names, keep }).await
+        let (entry, names, own) = (self.wanted.entry.clone(), self.names(), own.clone());
+        let keep = own.all().find(|dir| meta::make_directory(dir).is_ok());
+        let keep = keep.unwrap_or(&own.cache).to_owned();
+        (self.opener)(Opening { filesystem, root, http, kv, s3, entry, names, keep, own }).await
     }
 }
 

@@ -25,7 +25,8 @@ use proxy::BlobStore;
 
 pub(crate) use self::findings::Findings;
 use self::patient::Moment;
-pub(crate) use self::patient::{Patient, Told, Wish};
+pub use self::patient::Wish;
+pub(crate) use self::patient::{Patient, Told};
 
 /// Checks a volume, and repairs it if that is wanted and it is led.
 ///

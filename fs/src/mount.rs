@@ -25,6 +25,7 @@ use crate::options::{MountOptions, is_root};
 
 pub(crate) mod attach;
 pub mod bind_mount;
+pub mod catalog;
 pub(crate) mod control;
 pub mod embedded;
 mod error;
@@ -34,6 +35,7 @@ mod open;
 pub mod outage;
 pub mod roll_call;
 mod server;
+pub mod tasks;
 pub(crate) mod utab;
 mod wanted;
 

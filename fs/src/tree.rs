@@ -42,6 +42,7 @@ mod walk;
 
 pub use folder::Folder;
 pub use list::Listing;
+pub use may::AccessLists;
 pub use path::{BadPath, TreePath};
 pub use places::{OnDisk, Places};
 pub use read::{OpenFile, Sending};

@@ -140,10 +140,10 @@ export async function taken(why, path) {
   return there && there.kind;
 }
 
-/// One entry.
-export async function entry(path) {
+/// One entry, with its access lists.
+export async function entry(path, signal) {
   const at = path.lastIndexOf("/");
-  return placed(await get(`/entry/${path}`), path.slice(0, Math.max(at, 0)));
+  return placed(await get(`/entry/${path}`, {}, signal), path.slice(0, Math.max(at, 0)));
 }
 
 /// Looks for names in a tree: yields entries as they are found, and at last `{done, more, looked_at}`.

@@ -90,10 +90,13 @@ export class Dashboard {
     fill(
       this.volumes,
       ...table("Volumes", status.volumes ?? [], [
-        ["Name", (one) => one.name],
+        ["Name", (one) => one.name ?? `number ${one.number}`],
         ["Scheme", (one) => one.scheme ?? ""],
-        ["", (one) => (one.mounted ? "in use" : "")],
+        ["State", stateOf],
       ]),
+      status.volumes_missed
+        ? h("p", { class: "warning" }, icon("warning"), `There may be more: ${status.volumes_missed}`)
+        : null,
     );
     fill(
       this.sessions,
@@ -212,6 +215,14 @@ export class Dashboard {
     this.latency.add(at, [latency.read_p99 ?? null, latency.write_p99 ?? null]);
     this.before = { at, totals };
   }
+}
+
+/// How a volume is, as `ashlar volume list` says.
+function stateOf({ state, reason, mounted }) {
+  if (reason) return `${state}: ${reason}`;
+  if (state !== "whole") return state;
+  if (!mounted) return "not mounted on this machine";
+  return mounted.mountpoint ? `mounted at ${mounted.mountpoint}` : "served by doors alone";
 }
 
 function diskCard(disk) {

@@ -35,17 +35,19 @@ export class Details {
       return fill(this.body, h("p", { class: "quiet" }, "Select something to see what it is and where it lies."));
     if (entries.length > 1) return fill(this.body, ...this.several(entries));
     const [entry] = entries;
+    const may = h("div", {}, h("p", { class: "quiet" }, "Looking who may"));
     const places = h("div", {}, h("p", { class: "quiet" }, "Looking where it lies"));
     fill(
       this.body,
       this.head(entry),
       this.facts(entry),
       h("h3", {}, "Who may"),
-      permissions(entry),
+      may,
       h("h3", {}, "How safe"),
       places,
     );
     this.abort = new AbortController();
+    this.may(entry, may, this.abort.signal);
     this.places(entry, places, this.abort.signal);
     return undefined;
   }
@@ -70,6 +72,15 @@ export class Details {
     ]);
   }
 
+  /// A list of a folder does not tell the access lists of what is in it: this one is asked for.
+  async may(entry, into, signal) {
+    try {
+      fill(into, permissions(await api.entry(entry.path, signal)));
+    } catch (why) {
+      if (why.name !== "AbortError") fill(into, h("p", { class: "wrong" }, why.message));
+    }
+  }
+
   async places(entry, into, signal) {
     try {
       const found = await api.places(entry.path, signal);
@@ -89,15 +100,39 @@ function list(pairs) {
 }
 
 /// `rwxr-x---`, in words.
-function permissions({ mode, owner, group }) {
-  const words = (bits) =>
-    [bits & 4 && "read", bits & 2 && "write", bits & 1 && "enter or run"].filter(Boolean).join(", ") || "nothing";
-  return list([
-    [`Owner (user ${owner})`, words((mode >> 6) & 7)],
-    [`Group ${group}`, words((mode >> 3) & 7)],
-    ["Everybody else", words(mode & 7)],
-    ["Mode", (mode & 0o7777).toString(8).padStart(4, "0")],
-  ]);
+function words(bits) {
+  return [bits & 4 && "read", bits & 2 && "write", bits & 1 && "enter or run"].filter(Boolean).join(", ") || "nothing";
+}
+
+/// Who may what: as the access list says, or else the mode.
+function permissions({ mode, owner, group, access_list: list_of, default_list: begin }) {
+  const classes = [
+    { who: "owner", may: (mode >> 6) & 7 },
+    { who: "group", may: (mode >> 3) & 7 },
+    { who: "others", may: mode & 7 },
+  ];
+  const octal = ["Mode", (mode & 0o7777).toString(8).padStart(4, "0")];
+  return [
+    list([...granted(list_of ?? classes, { owner, group }), octal]),
+    begin ? h("h3", {}, "What is new in it begins with") : null,
+    begin ? list(granted(begin, {})) : null,
+  ];
+}
+
+/// The lines of an access list. Its mask takes from all but the owner and everybody else what it has not; where it has nothing, those
+/// whom the list names are as everybody else, as the kernel has it.
+function granted(all, { owner, group }) {
+  const mask = all.find(({ who }) => who === "mask")?.may ?? 7;
+  const numbered = (word, id) => (id === undefined ? word : `${word} ${id}`);
+  return all.map(({ who, id, may }) => {
+    if (who === "owner") return [owner === undefined ? "Owner" : `Owner (user ${owner})`, words(may)];
+    if (who === "others") return ["Everybody else", words(may)];
+    if (who === "mask") return ["Users and groups at most", words(may)];
+    const name = who === "user" ? numbered("User", id) : numbered("Group", id ?? group);
+    if (mask === 0 && id !== undefined) return [name, "as everybody else, or as the group"];
+    const taken = may & ~mask;
+    return [name, taken ? `${words(may & mask)} (and not ${words(taken)}, which the list takes from all)` : words(may)];
+  });
 }
 
 /// How many disks may be lost: now, and when all are there.

@@ -6,10 +6,14 @@
 //!   whatever deleted, moved and copied. `trash`: what was deleted and can be had back. `uploads`: files that come in parts, `kept` until they are whole.
 //! * `archive`: folders as `zip` files. `search`: names. `links`: what is shared. `tickets`: by what a browser fetches what it sends no header for.
 //!   `status`: how it all is, with `figures`. `shares`: what nobody may have all of.
+//! * `admin`: what administrators do: `accounts`, options, the `volumes` of the cluster, a `check`.
 
+mod accounts;
+mod admin;
 mod archive;
 mod asked;
 mod change;
+mod check;
 mod content;
 #[cfg(any(test, feature = "decoders"))]
 pub(crate) mod decoders;
@@ -28,6 +32,7 @@ mod status;
 mod tickets;
 mod trash;
 mod uploads;
+mod volumes;
 mod zip;
 
 pub(crate) use serve::{About, routes};

@@ -60,7 +60,7 @@ pub fn open(
 
 async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
     let certificate = certificate(&opening)?;
-    let Opening { filesystem, root, http, kv, s3, entry, names, .. } = opening;
+    let Opening { filesystem, root, http, kv, s3, entry, names, own, .. } = opening;
     metrics::describe();
     let counted = proto::metrics_server::count().map_err(|e| DoorError::Open(e.to_string()))?;
     let who = Arc::new(Who::new(filesystem.clone(), root, entry.no_login));
@@ -84,7 +84,8 @@ async fn open_all(opening: Opening) -> Result<OpenDoors, DoorError> {
     let doors =
         [http.as_ref().map(|_| "http"), kv.as_ref().map(|_| "kv"), s3.as_ref().map(|_| "s3")];
     let doors = doors.into_iter().flatten().collect();
-    let about = api::About { who: who.clone(), counted: counted.clone(), doors, server: &server };
+    let (of_api, counts) = (who.clone(), counted.clone());
+    let about = api::About { who: of_api, counted: counts, doors, own, server: &server };
     let api = api::routes(about).map_err(|e| DoorError::Open(e.to_string()))?;
     let (https, kvs) = (speaking(&["http/1.1"])?, speaking(&[])?);
     let objects = s3.map(|listener| {

@@ -135,6 +135,19 @@ impl Who {
         status.map_err(|e| Refusal::of(&e.into(), Code::NotConnected))
     }
 
+    /// What is served.
+    pub(crate) fn filesystem(&self) -> &Arc<Filesystem> {
+        &self.filesystem
+    }
+
+    /// The hash of a password that somebody is given.
+    ///
+    /// # Errors
+    /// See [`OrderError`].
+    pub(crate) async fn hash(&self, password: String) -> Result<Secret, OrderError> {
+        self.access.hash(Secret(password.into_bytes())).await
+    }
+
     /// Has an order about accounts carried out.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ pub use clock::wall_clock;
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
 pub use record::members::{Difference, Member, Members};
-pub use rules::acl::Acl;
+pub use rules::acl::{Acl, Grantee};
 pub use rules::may;
 pub use store::*;
 pub use volume::catalog::{Catalog, FoundVolume, VolumeState, destroy, holder, list, scheme_of};

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::accounts::Accounts;
+use tests::binaries::ashlar;
 use tests::browser::{Browser, Screen, key};
-use tests::cluster::{Mode, can_mount};
+use tests::cluster::{Demo, Mode, can_mount};
 use tests::door::{Door, PASSWORD};
 use tests::page::{Site, answer, choose};
 use tests::process::{PATIENCE, run, wait_until};
@@ -513,6 +514,9 @@ fn one_looks_into_files_and_where_they_lie() -> Result<()> {
         json!([]),
     )?;
     browser.is_accessible("details")?;
+    if nix::unistd::geteuid().is_root() {
+        who_may_is_seen(&site, &browser)?;
+    }
 
     the_dashboard(&mut site, &browser)
 }
@@ -526,11 +530,36 @@ fn figure(browser: &Browser, name: &str) -> Result<String> {
     Ok(said.as_str().context("a text")?.to_owned())
 }
 
+/// With an access list, whose mask is not what the group may.
+fn who_may_is_seen(site: &Site, browser: &Browser) -> Result<()> {
+    let list = ["-m", "u:1234:rwx,g::r,g:77:x,m::rx"];
+    run(Command::new("setfacl").args(list).arg(site.demo.file("data.bin")), PATIENCE)?;
+    browser.click(&browser.row("notes.txt")?)?;
+    browser.reads(".details", "notes.txt")?;
+    browser.click(&browser.row("data.bin")?)?;
+    let of = |name: &str, may: &str| {
+        let script = "return [...document.querySelectorAll('.details dl div')].some(one => \
+             one.querySelector('dt').textContent === arguments[0] && \
+             one.querySelector('dd').textContent.startsWith(arguments[1]))";
+        browser.until(&format!("{name} may {may}"), script, json!([name, may])).map(drop)
+    };
+    of("User 1234", "read, enter or run (and not write")?;
+    of("Group 0", "read")?;
+    of("Group 77", "enter or run")?;
+    of("Users and groups at most", "read, enter or run")?;
+    browser.is_accessible("details-list")
+}
+
 /// While two disks go away.
 fn the_dashboard(site: &mut Site, browser: &Browser) -> Result<()> {
     browser.go(&site.address("#status"))?;
     browser.reads(".health .word", "Healthy")?;
     browser.reads(".dashboard", "8 of 8 up")?;
+    // All volumes, once the disks have answered.
+    browser.reads(".dashboard", &format!("mounted at {}", site.demo.path().display()))?;
+    format_another(&site.demo, "letters")?;
+    browser.reads(".dashboard", "letters")?;
+    browser.reads(".dashboard", "not mounted on this machine")?;
     browser.is_accessible("status")?;
     browser.prefers("dark")?;
     browser.is_accessible("status-dark")?;
@@ -604,6 +633,12 @@ fn it_is_plotted(site: &Site, browser: &Browser) -> Result<()> {
         browser.until(&format!("line {line} of latency"), latency, json!([line]))?;
     }
     Ok(())
+}
+
+fn format_another(demo: &Demo, name: &str) -> Result<()> {
+    let mut format = Command::new(ashlar());
+    format.args(["format", name]).env("ASHLAR_CLUSTER", demo.cluster_file());
+    run(&mut format, PATIENCE).map(drop)
 }
 
 /// Makes a picture, a sound of one second, and a paper.

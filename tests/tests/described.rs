@@ -79,7 +79,8 @@ fn every_operation_answers_as_it_is_described() -> Result<()> {
     let status = site.get("/status", "status")?;
     ensure!(status["sessions"][0]["doors"] == json!(["http"]), "{status}");
     site.get("/openapi.json", "openapi.json")?;
-    site.described.is_reached()
+    // Those of administrators are tried in admin.rs.
+    site.described.is_reached(|path| !path.starts_with("/admin/"))
 }
 
 fn entries_and_content(site: &Site) -> Result<()> {

@@ -805,3 +805,32 @@ fn those_who_are_slow_cost_little_memory_and_keep_nobody_out() -> Result<()> {
     ensure!(left == ["large", "quick"].map(str::to_owned).into(), "left over: {left:?}");
     Ok(())
 }
+
+/// Where its banner says, also where another one has the usual ports.
+#[test]
+fn a_demo_opens_all_doors_of_which_nothing_is_said() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let demos =
+        [Demo::start(Setup::new(Mode::Embedded))?, Demo::start(Setup::new(Mode::Embedded))?];
+    let mut places = BTreeSet::new();
+    for demo in &demos {
+        let said = demo.said();
+        let at = |door: &str| {
+            let mut lines = said.lines().filter_map(|line| line.trim_start().strip_prefix(door));
+            let address = lines.find_map(|line| line.split_whitespace().next());
+            let address = address.with_context(|| format!("no {door} in {said}"))?;
+            let address = address.trim_start_matches("http://").trim_end_matches([',', '/']);
+            anyhow::Ok(address.to_owned())
+        };
+        let (http, kv, s3) = (at("http ")?, at("kv ")?, at("s3 ")?);
+        Door::at(&http).get("/healthz")?.expect(200)?;
+        Door::at(&s3).get("/photos")?.expect(403)?;
+        let kept = Lines::connect(&kv)?.ask(&json!({"operation": "keys", "database": 0}))?;
+        ensure!(kept["error"] == "no_such_database", "{kept}");
+        places.extend([http, kv, s3]);
+    }
+    ensure!(places.len() == 6, "two demos have the same address: {places:?}");
+    Ok(())
+}

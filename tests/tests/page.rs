@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::accounts::Accounts;
 use tests::binaries::{ashlar, workspace};
 use tests::cluster::{DEMO_VOLUME, can_mount};
+use tests::described::Description;
 use tests::door::{ANN, Door, PASSWORD, start};
 use tests::process::{PATIENCE, run};
 use tests::seed::content;
@@ -195,7 +196,10 @@ fn administrators_are_told_how_it_is() -> Result<()> {
     door.get("/api/v1/content/a")?.expect(200)?;
     let status = get(&door, "status")?;
     ensure!(status["disks"].as_array().is_some_and(|disks| disks.len() == 8), "{status}");
-    ensure!(status["mount"]["scheme"] == "ec(4,2)" && status["volumes"][0]["mounted"] == true);
+    ensure!(status["mount"]["scheme"] == "ec(4,2)" && status["mount"]["volume"] == DEMO_VOLUME);
+    let own = &status["volumes"][0];
+    ensure!(own["name"] == DEMO_VOLUME && own["scheme"] == "ec(4,2)", "{status}");
+    ensure!(own["state"] == "whole" && own["mounted"]["pid"] == status["mount"]["pid"], "{status}");
     let throughput = &status["throughput"];
     ensure!(throughput["written_bytes"].as_u64() >= Some(3_000_000), "{throughput}");
     ensure!(throughput["read_bytes"].as_u64() >= Some(3_000_000), "{throughput}");
@@ -213,5 +217,43 @@ fn administrators_are_told_how_it_is() -> Result<()> {
     Accounts(&demo).with_password("user add ann --uid 1000 --gid 1000", PASSWORD)?;
     let refused = door.of("ann", PASSWORD).get("/api/v1/status")?.expect(403)?;
     ensure!(refused.error() == "denied", "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn who_may_is_told_with_the_lists_that_setfacl_gives() -> Result<()> {
+    if !can_mount() || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let (demo, door) = start()?;
+    let described = Description::of(&door)?;
+    fs::create_dir(demo.file("d"))?;
+    fs::write(demo.file("d/plain"), b"1")?;
+    let plain = get(&door, "entry/d/plain")?;
+    ensure!(plain.get("access_list").is_none() && plain.get("default_list").is_none(), "{plain}");
+    let setfacl = |words: &[&str], name: &str| {
+        run(Command::new("setfacl").args(words).arg(demo.file(name)), PATIENCE)
+    };
+    fs::write(demo.file("d/f"), b"2")?;
+    setfacl(&["-m", "u::rw,u:1234:rw,g::r,g:77:rwx,m::rw,o::-"], "d/f")?;
+    setfacl(&["-d", "-m", "u::rwx,u:1234:rx,g::-,m::rx,o::-"], "d")?;
+    let told = get(&door, "entry/d/f")?;
+    described.says(("GET", "/entry/{path}"), 200, &told)?;
+    let expected = json!([
+        {"who": "owner", "may": 6},
+        {"who": "user", "id": 1234, "may": 6},
+        {"who": "group", "may": 4},
+        {"who": "group", "id": 77, "may": 7},
+        {"who": "mask", "may": 6},
+        {"who": "others", "may": 0},
+    ]);
+    ensure!(told["access_list"] == expected && told.get("default_list").is_none(), "{told}");
+    let folder = get(&door, "entry/d")?;
+    described.says(("GET", "/entry/{path}"), 200, &folder)?;
+    ensure!(folder.get("access_list").is_none(), "{folder}");
+    ensure!(folder["default_list"][1] == json!({"who": "user", "id": 1234, "may": 5}), "{folder}");
+    // What the mount takes away is told no more.
+    setfacl(&["-b"], "d/f")?;
+    ensure!(get(&door, "entry/d/f")?.get("access_list").is_none());
     Ok(())
 }

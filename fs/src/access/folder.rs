@@ -2,6 +2,14 @@
 
 use meta::{Ino, Kind, MetaError, MetaStore, ROOT};
 
+/// A folder as it is kept: without a slash at its end.
+pub fn as_kept(text: &str) -> String {
+    match text.trim_end_matches('/') {
+        "" => "/".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
 /// Is a folder the other one, or somewhere below it?
 pub(crate) fn is_within(folder: &str, above: &str) -> bool {
     match folder.strip_prefix(above.trim_end_matches('/')) {

@@ -69,6 +69,9 @@ pub enum OrderError {
     /// It cannot be kept.
     #[error("{0}")]
     Senseless(&'static str),
+    /// Others have passwords hashed.
+    #[error("as many passwords are hashed as may be at once: try again")]
+    Busy,
     /// Disks do not take it.
     #[error("it counts from now on, and is not durable yet: {0}")]
     NotDurable(MetaError),

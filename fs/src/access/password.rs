@@ -11,10 +11,22 @@ use super::pass::random;
 /// Longest that is hashed: who comes may send what he likes.
 pub(crate) const PASSWORD_MAX: usize = 1024;
 /// Shortest that is taken, in bytes.
-pub(crate) const PASSWORD_MIN: usize = 8;
+const PASSWORD_MIN: usize = 8;
 
 /// Of no password: what is hashed against for users that are not there, or have none.
 static NOBODY: LazyLock<String> = LazyLock::new(|| text_of(&random::<32>()));
+
+/// May somebody be given this password?
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check(password: &Secret) -> Result<(), &'static str> {
+    match password.0.len() {
+        ..PASSWORD_MIN => Err("a password has at least 8 bytes"),
+        len if len > PASSWORD_MAX => Err("a password has at most 1024 bytes"),
+        _ => Ok(()),
+    }
+}
 
 /// The hash of a password.
 pub(crate) fn hash(password: &Secret) -> Secret {
@@ -42,6 +54,15 @@ mod tests {
 
     fn secret(text: &str) -> Secret {
         Secret(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_password_is_neither_short_nor_endless() {
+        let of = |len: usize| check(&secret(&"a".repeat(len)));
+        assert!(of(PASSWORD_MIN).is_ok() && of(PASSWORD_MAX).is_ok());
+        for (len, bound) in [(PASSWORD_MIN - 1, PASSWORD_MIN), (PASSWORD_MAX + 1, PASSWORD_MAX)] {
+            assert!(of(len).is_err_and(|why| why.contains(&bound.to_string())), "{len}");
+        }
     }
 
     #[test]

@@ -166,14 +166,6 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A folder as it is kept: without a slash at its end.
-pub(super) fn folder(text: &str) -> String {
-    match text.trim_end_matches('/') {
-        "" => "/".to_owned(),
-        text => text.to_owned(),
-    }
-}
-
 /// Rows under their heads, in columns.
 pub(super) fn table<const N: usize>(heads: [&str; N], rows: Vec<[String; N]>) -> String {
     let all: Vec<[String; N]> = [heads.map(str::to_owned)].into_iter().chain(rows).collect();

@@ -11,6 +11,7 @@
 //! ```
 
 use std::fmt;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,6 +40,10 @@ use make::{Made, VOLUME, Wanted};
 
 /// Where HTTP is, unless somebody else is there.
 const HTTP_PORT: u16 = 7480;
+/// Where key-value, as lines of JSON, is.
+const KV_PORT: u16 = 7481;
+/// Where S3 is.
+const S3_PORT: u16 = 7482;
 /// The file of the disks as daemons serve them.
 const DAEMONS: &str = "daemons.toml";
 
@@ -67,7 +72,8 @@ pub(super) struct Args {
     daemons: bool,
     #[command(flatten)]
     doors: DoorArgs,
-    /// No HTTP: else it is at 127.0.0.1:7480, or at another port where that one is taken
+    /// No HTTP: else it is at 127.0.0.1:7480, or at another port where that one is taken; where no door is given,
+    /// key-value as lines of JSON is at 127.0.0.1:7481 and S3 at 127.0.0.1:7482 likewise
     #[arg(long, conflicts_with = "http")]
     no_http: bool,
 }
@@ -183,18 +189,34 @@ async fn serve(
     Ok(ended?)
 }
 
-/// Doors, on this machine alone. Where the usual port is taken (by another demo, say), any other will do.
+/// Doors, on this machine alone. Where a usual port is taken (by another demo, say), any other will do.
 fn doors(args: &Args) -> Result<Option<DoorPlan>> {
     let wanted = args.doors.clone().or(WantedDoors::default());
     if args.no_http || wanted.http.is_some() {
         return super::doors::take(&wanted);
     }
-    let at = |port| format!("127.0.0.1:{port}").parse().expect("an address");
-    let usual = WantedDoors { http: Some(at(HTTP_PORT)), ..wanted.clone() };
-    super::doors::take(&usual).or_else(|_| {
-        let any = WantedDoors { http: Some(at(0)), ..wanted };
-        super::doors::take(&any)
-    })
+    let at = |port: &dyn Fn(u16) -> u16| usual(wanted.clone(), port);
+    super::doors::take(&at(&|usual| usual))
+        .or_else(|_| super::doors::take(&at(&or_another)))
+        // Somebody else was faster.
+        .or_else(|_| super::doors::take(&at(&|_| 0)))
+}
+
+/// With HTTP; and with all doors, where none is given. `port`: where one is that is usually at this port.
+fn usual(wanted: WantedDoors, port: &dyn Fn(u16) -> u16) -> WantedDoors {
+    let at = |usual| Some(format!("127.0.0.1:{}", port(usual)).parse().expect("an address"));
+    match wanted.any() {
+        true => WantedDoors { http: at(HTTP_PORT), ..wanted },
+        false => {
+            let (http, kv, s3) = (at(HTTP_PORT), at(KV_PORT), at(S3_PORT));
+            WantedDoors { http, kv, s3, ..wanted }
+        }
+    }
+}
+
+/// This port, or any (0) where somebody else has it.
+fn or_another(port: u16) -> u16 {
+    TcpListener::bind(("127.0.0.1", port)).map_or(0, |_| port)
 }
 
 /// What there is to know of a demo that is mounted.
@@ -288,4 +310,26 @@ fn served_cluster(dir: &Path, local: &Cluster) -> Result<Cluster> {
     }
     make::write_cluster(&file, &served)?;
     Ok(served)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_doors_are_open_where_none_is_given_at_ports_that_nobody_has() {
+        let told = |wanted: WantedDoors, port: &dyn Fn(u16) -> u16| {
+            let WantedDoors { http, kv, s3, .. } = usual(wanted, port);
+            [http, kv, s3].map(|address| address.map(|address| address.to_string()))
+        };
+        let some = |ports: [u16; 3]| ports.map(|port| Some(format!("127.0.0.1:{port}")));
+        let same = |port: u16| port;
+        assert_eq!(told(WantedDoors::default(), &same), some([7480, 7481, 7482]));
+        let kv = Some("127.0.0.1:9".parse().unwrap());
+        let [http, kv, s3] = told(WantedDoors { kv, ..WantedDoors::default() }, &same);
+        assert_eq!((http.as_deref(), s3), (Some("127.0.0.1:7480"), None));
+        assert_eq!(kv.as_deref(), Some("127.0.0.1:9"));
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(or_another(taken.local_addr().unwrap().port()), 0);
+    }
 }

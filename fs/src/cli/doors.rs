@@ -15,7 +15,7 @@ static OPENER: OnceLock<Opener> = OnceLock::new();
 /// What a command that serves a volume takes.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct DoorArgs {
-    /// Serve WebDAV, refs, key-value, metrics and health by HTTP at this address of this machine (127.0.0.1:7480, say)
+    /// Serve the file page, the API, WebDAV, refs, key-value, metrics and health by HTTP at this address of this machine (127.0.0.1:7480, say)
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) http: Option<Listen>,
     /// Serve key-value as lines of JSON over TCP at this address of this machine

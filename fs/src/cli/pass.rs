@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
-use meta::{Account, AccountKind, Pass, Secret};
+use meta::{Account, AccountKind};
 use proto::program::say;
-use serde::Serialize;
 
-use super::accounts::{Of, folder, now, table};
+use super::accounts::{Of, now, table};
+use crate::access::as_kept as folder;
+use crate::access::listed::ListedPass;
 use crate::access::orders::{Answer, Order};
 use crate::access::pass::New;
 
@@ -170,34 +171,12 @@ fn folder_of(of: &Of, name: &str) -> Result<String> {
     })
 }
 
-/// A line of the list.
-#[derive(Serialize)]
-struct Listed {
-    id: String,
-    user: String,
-    folder: String,
-    write: bool,
-    /// Seconds since the epoch.
-    created: u64,
-    /// Seconds since the epoch; nothing: when it is revoked.
-    expires: Option<u64>,
-}
-
 fn list(kind: AccountKind, args: &ListArgs) -> Result<String> {
     let all = args.of.all(kind)?.into_iter().filter_map(|account| match account {
-        Account::Pass(Pass {
-            id,
-            user,
-            folder,
-            write,
-            created,
-            expires,
-            secret: Secret(_),
-            ..
-        }) => Some(Listed { id, user, folder, write, created, expires }),
+        Account::Pass(pass) => Some(ListedPass::from(pass)),
         Account::User(_) => None,
     });
-    let all: Vec<Listed> = all.collect();
+    let all: Vec<ListedPass> = all.collect();
     if args.json {
         return serde_json::to_string_pretty(&all).context("a list is plain data");
     }

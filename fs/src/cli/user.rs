@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use meta::{Account, AccountKind, Secret, User};
 use proto::program::say;
-use serde::Serialize;
 
-use super::accounts::{Of, folder, table};
+use super::accounts::{Of, table};
+use crate::access::as_kept as folder;
+use crate::access::listed::ListedUser;
 use crate::access::orders::Order;
-use crate::access::password::{self, PASSWORD_MAX, PASSWORD_MIN};
+use crate::access::password;
 
 /// Say who may come to a volume by a door, with a password
 ///
@@ -152,25 +153,12 @@ fn find(of: &Of, name: &str) -> Result<()> {
     }
 }
 
-/// A line of the list.
-#[derive(Serialize)]
-struct Listed {
-    name: String,
-    uid: u32,
-    gids: Vec<u32>,
-    folder: String,
-    write: bool,
-    disabled: bool,
-}
-
 fn list(args: &ListArgs) -> Result<String> {
     let users = args.of.all(AccountKind::User)?.into_iter().filter_map(|account| match account {
-        Account::User(User { name, uid, gids, folder, write, disabled, .. }) => {
-            Some(Listed { name, uid, gids, folder, write, disabled })
-        }
+        Account::User(user) => Some(ListedUser::from(user)),
         Account::Pass(_) => None,
     });
-    let users: Vec<Listed> = users.collect();
+    let users: Vec<ListedUser> = users.collect();
     if args.json {
         return serde_json::to_string_pretty(&users).context("a list is plain data");
     }
@@ -200,11 +188,8 @@ fn ask_password(user: &str) -> Result<Secret> {
     } else {
         read_line()?
     };
-    match password.0.len() {
-        ..PASSWORD_MIN => bail!("a password has at least {PASSWORD_MIN} bytes"),
-        len if len > PASSWORD_MAX => bail!("a password has at most {PASSWORD_MAX} bytes"),
-        _ => Ok(password),
-    }
+    password::check(&password).map_err(|why| anyhow!(why))?;
+    Ok(password)
 }
 
 fn read_line() -> Result<Secret> {

@@ -17,11 +17,11 @@ use proto::cluster::Cluster;
 use proto::id::VolumeId;
 use proto::program::say;
 use proxy::{BlobStore, VolumeRules};
-use serde::Serialize;
 
 use super::directories;
 use super::setup::{ClusterFile, block_on};
 use crate::mount;
+use crate::mount::catalog::{self, Listed, Volumes};
 use crate::mount::control::ControlClient;
 use crate::mount::embedded::Store;
 use crate::mount::mountpoint;
@@ -112,38 +112,17 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-/// A line of the list.
-#[derive(Serialize)]
-struct Listed {
-    name: Option<String>,
-    number: u32,
-    /// As the volume was formatted; `None`: that cannot be read.
-    scheme: Option<String>,
-    /// `whole`, `being destroyed` or `damaged`.
-    state: &'static str,
-    /// Why it is damaged.
-    reason: Option<String>,
-    /// The process of this machine that has it open, and where.
-    mounted: Option<Mounted>,
-}
-
-#[derive(Serialize)]
-struct Mounted {
-    pid: u32,
-    mountpoint: PathBuf,
-}
-
 fn list(args: &ListArgs) -> Result<ExitCode> {
     let cluster = args.cluster.read()?;
     let own = directories::of(&cluster)?;
-    let listed = block_on(async {
+    let volumes = block_on(async {
         let store = Store::open(&cluster).await?;
         let stores = ProxyStores::new(store.blobs.clone());
-        let listed = look(&stores, &own).await;
+        let volumes = catalog::look(&stores, &own).await;
         store.close().await;
-        anyhow::Ok(listed)
+        anyhow::Ok(volumes)
     })?;
-    let (listed, missed) = listed;
+    let Volumes { listed, missed } = volumes;
     say(match args.json {
         true => serde_json::to_string_pretty(&listed).expect("a list is plain data"),
         false => table(&listed),
@@ -152,28 +131,6 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
         bail!("disks are away, and with them there may be more: {why}");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The volumes, and why there may be more.
-async fn look(stores: &ProxyStores, own: &Directories) -> (Vec<Listed>, Option<String>) {
-    let mut listed = Vec::new();
-    let Catalog { volumes, missed } = meta::list(stores).await;
-    for FoundVolume { id, name, state, .. } in volumes {
-        let scheme = match state {
-            VolumeState::Whole => meta::scheme_of(stores, id).await,
-            _ => None,
-        };
-        let holder = name.as_deref().and_then(|name| meta::lock_holder(own, name).ok()?);
-        let (state, reason) = match state {
-            VolumeState::Whole => ("whole", None),
-            VolumeState::Condemned => ("being destroyed", None),
-            VolumeState::Damaged(why) => ("damaged", Some(why)),
-        };
-        let mounted = holder.map(|MountedBy { pid, mountpoint }| Mounted { pid, mountpoint });
-        let scheme = scheme.map(|scheme| scheme.to_string());
-        listed.push(Listed { name, number: id.0, scheme, state, reason, mounted });
-    }
-    (listed, missed)
 }
 
 fn table(listed: &[Listed]) -> String {

@@ -4,9 +4,9 @@
 use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use meta::ProxyStores;
+use meta::{MetaError, ProxyStores};
 use proxy::repair::{Health, Report};
-use proxy::{Safety, SlotStatus, VolumeRules};
+use proxy::{Safety, SlotStatus, TooManySpare, VolumeRules};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FsResult;
@@ -92,16 +92,31 @@ pub struct MountStatus {
     pub warnings: Vec<String>,
 }
 
+/// Why it is not to be stored by another number of disks to lose.
+#[derive(Debug, thiserror::Error)]
+pub enum SpareError {
+    /// The scheme cannot lose as many.
+    #[error(transparent)]
+    TooMany(#[from] TooManySpare),
+    /// It cannot be kept.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
 impl Filesystem {
+    /// Disks that can still be lost once something is stored, however many are away.
+    pub fn min_spare(&self) -> u8 {
+        self.meta.volume().rules.min_spare
+    }
+
     /// Stores only while so many more disks may be lost, from now on.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub(crate) async fn set_min_spare(&self, disks: u8) -> Result<(), String> {
-        let spare = VolumeRules::spare(self.meta.volume().scheme, disks);
-        let spare = spare.map_err(|why| why.to_string())?;
+    /// Why not: then it is as it was.
+    pub async fn set_min_spare(&self, disks: u8) -> Result<(), SpareError> {
+        let spare = VolumeRules::spare(self.meta.volume().scheme, disks)?;
         // Who looks for blobs later must know that they may lie so, before one does.
-        self.meta.set_min_spare(spare).await.map_err(|why| why.to_string())?;
+        self.meta.set_min_spare(spare).await?;
         let volume = self.meta.volume();
         self.blobs.abide_by(volume.id, volume.rules);
         self.data.learn_space().await;

@@ -8,6 +8,7 @@ use meta::{MetaSettings, Report, Volume, VolumeStores, is_inline};
 use proto::id::BlobId;
 use proxy::Proxy;
 use proxy::repair::Examiner;
+use serde::Deserialize;
 
 /// Records fetched at once.
 const PAGE: usize = 1024;
@@ -15,14 +16,15 @@ const PAGE: usize = 1024;
 const LOOKS: usize = 5;
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wish {
     /// What is wrong is put right.
-    pub(crate) repair: bool,
+    pub repair: bool,
     /// Every byte is read.
-    pub(crate) data: bool,
+    pub data: bool,
     /// Files of which bytes cannot be read are named.
-    pub(crate) lost: bool,
+    pub lost: bool,
 }
 
 impl Wish {

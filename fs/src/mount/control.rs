@@ -33,12 +33,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use meta::ProxyStores;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use proto::guard::caught_in;
 use proto::observe::change_filter;
-use proxy::BlobStore;
-use proxy::repair::{Examiner, HealSettings, Users};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::watch;
@@ -50,12 +47,12 @@ use crate::access::orders::Order;
 use crate::error::DataError;
 use crate::filesystem::Filesystem;
 use crate::filesystem::atime::AtimeRules;
-use crate::fsck::{self, Patient, Wish};
+use crate::fsck::Wish;
 use crate::fuse::NOISE;
 use crate::fuse::synced::Synced;
 use crate::mount::follow::Way;
 use crate::mount::mountpoint::{self, MountEntry};
-use crate::mount::outage::Outage;
+use crate::mount::tasks;
 use crate::trash;
 
 /// How long `store` goes on trying: disks that come back soon do not make an umount fail.
@@ -258,7 +255,7 @@ impl Answering {
                 Some(("min-spare", disks)) => match disks.parse() {
                     Ok(disks) => match self.fs.set_min_spare(disks).await {
                         Ok(()) => {}
-                        Err(why) => return format!("failed {}", one_line(&why)),
+                        Err(why) => return format!("failed {}", one_line(&why.to_string())),
                     },
                     Err(_) => return format!("failed {disks} is no number of disks"),
                 },
@@ -321,12 +318,9 @@ impl Answering {
     }
 
     async fn scrub(&self) -> String {
-        let Some(healer) = self.fs.healer.get() else {
-            return "failed nothing is repaired here".to_owned();
-        };
-        match healer.scrub().await {
+        match tasks::scrub(&self.fs).await {
             Ok(disks) => format!("begun {disks}"),
-            Err(why) => format!("failed {}", one_line(&why.reason())),
+            Err(why) => format!("failed {}", one_line(&why)),
         }
     }
 
@@ -358,30 +352,10 @@ impl Answering {
 
     async fn checked(&self, words: &str, at: &watch::Sender<(u64, u64)>) -> anyhow::Result<String> {
         let wish = Wish::of(words).context("these are no words of fsck")?;
-        let (volume, blobs) = self.fs.inside.get().context("there is nothing to look at")?;
-        let (stores, proxy) = (ProxyStores::new(blobs.clone()), blobs.current());
-        let name = volume.info().name;
-        let led = Some(&**volume);
-        let rate =
-            self.fs.healer.get().map_or(HealSettings::default().rate, |healer| healer.rate());
-        let examiner = Examiner::new(&proxy, Users::Here(rate));
-        let (stores, name) = (&stores, &*name);
-        let patient = Patient { stores, proxy: &proxy, examiner, name, led, in_use: true };
         let told = |done, all| {
             at.send_replace((done, all));
         };
-        let found = fsck::check(&patient, wish, &told).await;
-        let mut found = match found {
-            Ok(found) => found,
-            Err(why) => return Err(fsck::explained(&*proxy, why).await),
-        };
-        let info = volume.info();
-        let space = proxy.space(info.id, info.scheme).await;
-        let outage = Outage::of(&proxy.slots().await, info.scheme, space.is_cut_off());
-        found.disks_away = outage.as_ref().map_or(0, Outage::away);
-        found.outage = outage.map(|outage| outage.to_string());
-        found.warnings = self.fs.warnings().to_vec();
-        Ok(serde_json::to_string(&found)?)
+        Ok(serde_json::to_string(&tasks::checked(&self.fs, wish, &told).await?)?)
     }
 
     async fn remounted(&self, words: &str) {

@@ -156,10 +156,8 @@ impl OpenVolume {
     ) -> Result<(), MountError> {
         self.filesystem.reads_only(read_only);
         if let Some(plan) = &self.plan.doors {
-            let keep = self.plan.directories.all().find(|dir| meta::make_directory(dir).is_ok());
-            let keep = keep.unwrap_or(&self.plan.directories.cache);
-            let opened = plan.open(self.filesystem.clone(), (root, read_only), keep).await?;
-            self.doors = Some(opened);
+            let (filesystem, own) = (self.filesystem.clone(), &self.plan.directories);
+            self.doors = Some(plan.open(filesystem, (root, read_only), own).await?);
         }
         Ok(())
     }

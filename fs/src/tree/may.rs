@@ -7,6 +7,16 @@ use super::{TreeResult, View};
 
 /// The extended attribute that holds the access list of an inode.
 pub(super) const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
+/// The one that holds what new entries of a directory start from.
+const DEFAULT_LIST: &[u8] = b"system.posix_acl_default";
+
+/// What refines the permission bits of an inode.
+pub struct AccessLists {
+    /// Who may what with it; `None`: what the mode says.
+    pub access: Option<Acl>,
+    /// What new entries of a directory start from.
+    pub default: Option<Acl>,
+}
 
 impl View {
     fn who(&self) -> Who<'_> {
@@ -26,11 +36,36 @@ impl View {
 
     /// The access list of an inode as it is kept, if it has one.
     pub(super) async fn stored_access_list(&self, ino: Ino) -> TreeResult<Option<Vec<u8>>> {
-        match self.filesystem.meta.getxattr(ino, ACCESS_LIST).await {
+        self.stored_list(ino, ACCESS_LIST).await
+    }
+
+    async fn stored_list(&self, ino: Ino, name: &[u8]) -> TreeResult<Option<Vec<u8>>> {
+        match self.filesystem.meta.getxattr(ino, name).await {
             Ok(value) => Ok(Some(value)),
             Err(MetaError::NoAttribute) => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// The lists of an inode. Whoever sees its mode sees them, as on the mount.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn access_lists(&self, attr: &Attr) -> TreeResult<AccessLists> {
+        let mut lists = AccessLists { access: None, default: None };
+        // Links have none.
+        if attr.kind == Kind::Symlink {
+            return Ok(lists);
+        }
+        if let Some(value) = self.stored_list(attr.ino, ACCESS_LIST).await? {
+            lists.access = Acl::parse(&value)?;
+        }
+        if attr.kind == Kind::Directory
+            && let Some(value) = self.stored_list(attr.ino, DEFAULT_LIST).await?
+        {
+            lists.default = Acl::parse(&value)?;
+        }
+        Ok(lists)
     }
 
     /// May this viewer do to an inode what `decide` is about?

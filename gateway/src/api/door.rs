@@ -6,9 +6,12 @@ use proto::metrics_server::Metrics;
 use tokio::sync::Mutex;
 
 use super::archive::Archives;
+use super::check::Check;
 use super::shares::Shares;
 use super::tickets::Tickets;
 use super::uploads::Uploads;
+use super::volumes::Volumes;
+use crate::server::Server;
 use crate::who::Who;
 
 /// What looks through much, at once, and that of one account.
@@ -24,6 +27,12 @@ pub(super) struct Door {
     pub(super) tickets: Tickets,
     /// One at a time makes a share link.
     pub(super) linking: Mutex<()>,
+    /// The volumes of the cluster.
+    pub(super) volumes: Arc<Volumes>,
+    /// The last check of the volume.
+    pub(super) check: Arc<Check>,
+    /// As long as this goes on, what is looked for in the background is.
+    pub(super) server: Server,
     /// What this process counts.
     pub(super) counted: Metrics,
     /// Which doors it has open.

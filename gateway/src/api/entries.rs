@@ -34,6 +34,34 @@ pub(super) fn is_administrator(asked: &Asked) -> bool {
     may && viewer.root == ROOT
 }
 
+/// Refuses whoever is none.
+///
+/// # Errors
+/// When he is not.
+pub(super) fn administrator(asked: &Asked) -> Result<(), Refusal> {
+    let why = "this is for administrators: accounts with uid 0 that see the whole volume";
+    match is_administrator(asked) {
+        true => Ok(()),
+        false => Err(Refusal::new(Code::Denied, why)),
+    }
+}
+
+/// Does an administrator who asks change something? `writes`: something is kept that was not; what is taken back is so also where
+/// the volume is only read.
+///
+/// # Errors
+/// When he does not.
+pub(super) fn may_change(asked: &Asked, writes: bool) -> Result<(), Refusal> {
+    if !asked.view.viewer().write {
+        return Err(Refusal::new(Code::Denied, "this account only reads"));
+    }
+    if writes && asked.view.is_read_only() {
+        let why = "the volume is only read here (ro): change it where it is written to";
+        return Err(Refusal::new(Code::Denied, why));
+    }
+    Ok(())
+}
+
 /// Does somebody ask who has no account, but a link that somebody gave away?
 pub(super) fn is_by_link(asked: &Asked) -> bool {
     asked.entered.visitor.as_ref().is_some_and(|visitor| visitor.by == AccountKind::Link)
@@ -60,7 +88,8 @@ pub(super) fn me(asked: &Asked) -> Result<Response, Refusal> {
 pub(super) async fn entry(asked: &Asked) -> Result<Response, Refusal> {
     let found = async {
         let attr = asked.view.stat_itself(&asked.path).await?;
-        Entry::of(&asked.view, &asked.path, &attr).await
+        let entry = Entry::of(&asked.view, &asked.path, &attr).await?;
+        TreeResult::Ok(entry.with(&asked.view.access_lists(&attr).await?))
     };
     json(StatusCode::OK, &found.await.map_err(|e| refused(&e))?)
 }

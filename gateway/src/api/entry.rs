@@ -1,7 +1,7 @@
 //! What is known of a file, folder or link, as JSON.
 
-use fs::tree::{TreePath, TreeResult, View};
-use meta::{Attr, Kind, Time};
+use fs::tree::{AccessLists, TreePath, TreeResult, View};
+use meta::{Acl, Attr, Grantee, Kind, Time};
 use serde::Serialize;
 
 use crate::address::write_name;
@@ -29,6 +29,39 @@ pub(super) struct Entry {
     /// It cannot be read: of all this, its name alone is true.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     damaged: bool,
+    /// Who may what, where that is more than the mode says, whose group is the mask then. Not told in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_list: Option<Vec<Grant>>,
+    /// What new entries of a folder start from. Not told in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_list: Option<Vec<Grant>>,
+}
+
+/// An entry of an access list.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Grant {
+    /// `owner`, `user`, `group`, `mask` or `others`.
+    who: &'static str,
+    /// Of a user or group that is named; `group` without it is the one of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
+    /// 4 to read, 2 to write, 1 to run or enter.
+    may: u32,
+}
+
+fn grants(list: &Acl) -> Vec<Grant> {
+    let grant = |(grantee, may)| {
+        let (who, id) = match grantee {
+            Grantee::Owner => ("owner", None),
+            Grantee::User(id) => ("user", Some(id)),
+            Grantee::Group => ("group", None),
+            Grantee::NamedGroup(id) => ("group", Some(id)),
+            Grantee::Mask => ("mask", None),
+            Grantee::Others => ("others", None),
+        };
+        Grant { who, id, may }
+    };
+    list.entries().map(grant).collect()
 }
 
 /// Where a link leads.
@@ -80,7 +113,16 @@ impl Entry {
             tag: conditions::tag(attr),
             link,
             damaged: false,
+            access_list: None,
+            default_list: None,
         })
+    }
+
+    /// With its lists, if it has any.
+    pub(super) fn with(self, lists: &AccessLists) -> Self {
+        let AccessLists { access, default } = lists;
+        let [access_list, default_list] = [access, default].map(|list| list.as_ref().map(grants));
+        Self { access_list, default_list, ..self }
     }
 
     /// Of what cannot be read.
@@ -97,6 +139,8 @@ impl Entry {
             tag: String::new(),
             link: None,
             damaged: true,
+            access_list: None,
+            default_list: None,
         }
     }
 }
@@ -104,6 +148,36 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_told_by_whom_they_name() {
+        // Owner rwx, user 10 rw, group r, group 77 x, mask r, others none.
+        let entries: [(u16, u16, u32); 6] = [
+            (1, 7, u32::MAX),
+            (2, 6, 10),
+            (4, 4, u32::MAX),
+            (8, 1, 77),
+            (16, 4, u32::MAX),
+            (32, 0, u32::MAX),
+        ];
+        let mut value = 2u32.to_le_bytes().to_vec();
+        for (tag, may, id) in entries {
+            value.extend_from_slice(&tag.to_le_bytes());
+            value.extend_from_slice(&may.to_le_bytes());
+            value.extend_from_slice(&id.to_le_bytes());
+        }
+        let list = Acl::parse(&value).unwrap().unwrap();
+        let told = serde_json::to_value(grants(&list)).unwrap();
+        let expected = serde_json::json!([
+            { "who": "owner", "may": 7 },
+            { "who": "user", "id": 10, "may": 6 },
+            { "who": "group", "may": 4 },
+            { "who": "group", "id": 77, "may": 1 },
+            { "who": "mask", "may": 4 },
+            { "who": "others", "may": 0 },
+        ]);
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn times_are_milliseconds_before_1970_too() {

@@ -43,7 +43,8 @@ fn visitor(asked: &Asked) -> Result<&Visitor, Refusal> {
     }
 }
 
-fn wrong(error: &OrderError) -> Refusal {
+/// Why an order about accounts was not carried out.
+pub(super) fn wrong(error: &OrderError) -> Refusal {
     let code = match error {
         OrderError::Meta(_) => Code::Broken,
         OrderError::NotDurable(_) => Code::TooFewDisks,
@@ -51,7 +52,9 @@ fn wrong(error: &OrderError) -> Refusal {
             Code::NoSuchFile
         }
         OrderError::Outside { .. } => Code::Denied,
-        OrderError::Exists(..) | OrderError::Senseless(_) => Code::BadRequest,
+        OrderError::Exists(..) => Code::Conflict,
+        OrderError::Senseless(_) => Code::BadRequest,
+        OrderError::Busy => Code::Busy,
     };
     Refusal::new(code, error.to_string())
 }
@@ -123,7 +126,7 @@ pub(super) async fn make(door: &Door, asked: &Asked, body: &[u8]) -> Result<Resp
 }
 
 /// Where the page is that asks, if it is one: `https://photos.example`. Else addresses begin with their path.
-fn origin(headers: &HeaderMap) -> &str {
+pub(super) fn origin(headers: &HeaderMap) -> &str {
     headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default()
 }
 

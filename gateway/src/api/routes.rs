@@ -4,6 +4,7 @@
 //! method.
 
 use http::Method;
+use meta::AccountKind;
 
 use crate::refusal::{Code, Refusal};
 
@@ -40,15 +41,72 @@ pub(super) enum Operation {
     Restore,
     DeleteTrashed,
     EmptyTrash,
+    Accounts(AccountKind),
+    AddAccount(AccountKind),
+    ChangeUser,
+    RemoveAccount(AccountKind),
+    Options,
+    SetOptions,
+    Volumes,
+    Scrub,
+    LastCheck,
+    BeginCheck,
     Description,
 }
 
+impl Operation {
+    /// Is nobody else answered?
+    pub(super) fn is_for_administrators(self) -> bool {
+        match self {
+            Self::Status
+            | Self::Accounts(_)
+            | Self::AddAccount(_)
+            | Self::ChangeUser
+            | Self::RemoveAccount(_)
+            | Self::Options
+            | Self::SetOptions
+            | Self::Volumes
+            | Self::Scrub
+            | Self::LastCheck
+            | Self::BeginCheck => true,
+            Self::Me
+            | Self::Entries
+            | Self::Entry
+            | Self::Delete
+            | Self::MakeFolder
+            | Self::Content
+            | Self::Put
+            | Self::Move
+            | Self::Copy
+            | Self::BeginUpload
+            | Self::Uploads
+            | Self::Upload
+            | Self::AddToUpload
+            | Self::FinishUpload
+            | Self::EndUpload
+            | Self::Archive
+            | Self::Search
+            | Self::Ticket
+            | Self::Places
+            | Self::Links
+            | Self::MakeLink
+            | Self::RevokeLink
+            | Self::Trash
+            | Self::Restore
+            | Self::DeleteTrashed
+            | Self::EmptyTrash
+            | Self::Description => false,
+        }
+    }
+}
+
 /// A method, an address below the prefix, and what it asks for. `{path}` is the path of something in the tree, and may be
-/// empty; `{id}` is of an upload, `{link}` of a link, `{trashed}` of something in the trash.
+/// empty; `{id}` is of an upload, `{link}` of a link, `{trashed}` of something in the trash, `{account}` the name of a user or
+/// the id of what lets somebody in.
 type Route = (&'static str, &'static str, Operation);
 
 /// All of them. What is asked for by GET is by HEAD, too.
-pub(super) const ROUTES: [Route; 28] = [
+pub(super) const ROUTES: [Route; 47] = [
     ("GET", "/me", Operation::Me),
     ("GET", "/entries/{path}", Operation::Entries),
     ("GET", "/entry/{path}", Operation::Entry),
@@ -77,6 +135,25 @@ pub(super) const ROUTES: [Route; 28] = [
     ("DELETE", "/trash", Operation::EmptyTrash),
     ("POST", "/trash/restore", Operation::Restore),
     ("DELETE", "/trash/{trashed}", Operation::DeleteTrashed),
+    ("GET", "/admin/users", Operation::Accounts(AccountKind::User)),
+    ("POST", "/admin/users", Operation::AddAccount(AccountKind::User)),
+    ("DELETE", "/admin/users/{account}", Operation::RemoveAccount(AccountKind::User)),
+    ("GET", "/admin/keys", Operation::Accounts(AccountKind::Key)),
+    ("POST", "/admin/keys", Operation::AddAccount(AccountKind::Key)),
+    ("DELETE", "/admin/keys/{account}", Operation::RemoveAccount(AccountKind::Key)),
+    ("GET", "/admin/tokens", Operation::Accounts(AccountKind::Token)),
+    ("POST", "/admin/tokens", Operation::AddAccount(AccountKind::Token)),
+    ("DELETE", "/admin/tokens/{account}", Operation::RemoveAccount(AccountKind::Token)),
+    ("GET", "/admin/links", Operation::Accounts(AccountKind::Link)),
+    ("POST", "/admin/links", Operation::AddAccount(AccountKind::Link)),
+    ("DELETE", "/admin/links/{account}", Operation::RemoveAccount(AccountKind::Link)),
+    ("PATCH", "/admin/users/{account}", Operation::ChangeUser),
+    ("GET", "/admin/options", Operation::Options),
+    ("PATCH", "/admin/options", Operation::SetOptions),
+    ("GET", "/admin/volumes", Operation::Volumes),
+    ("POST", "/admin/scrub", Operation::Scrub),
+    ("GET", "/admin/check", Operation::LastCheck),
+    ("POST", "/admin/check", Operation::BeginCheck),
     ("GET", "/openapi.json", Operation::Description),
 ];
 
@@ -118,7 +195,8 @@ fn fits<'a>(template: &str, address: &'a str) -> Option<&'a str> {
         let rest = address.strip_prefix(before)?;
         return if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') };
     }
-    let named = ["{link}", "{trashed}"].iter().find_map(|named| template.split_once(named));
+    let named =
+        ["{link}", "{trashed}", "{account}"].iter().find_map(|named| template.split_once(named));
     if let Some((before, _)) = named {
         let id = address.strip_prefix(before)?;
         return (!id.is_empty() && !id.contains('/')).then_some(id);
@@ -160,6 +238,23 @@ mod tests {
             .collect();
         assert_eq!(described, there);
         assert_eq!(there.len(), ROUTES.len(), "one of them is there twice");
+    }
+
+    #[test]
+    fn what_is_below_admin_is_for_administrators_alone() {
+        for (method, path, operation) in ROUTES {
+            let is = path.starts_with("/admin/") || path == "/status";
+            assert_eq!(operation.is_for_administrators(), is, "{method} {path}");
+        }
+        let of = |method: &str, address: &'static str| {
+            find(&method.parse().unwrap(), address).map_err(|(refusal, _)| refusal.code)
+        };
+        let token = Operation::RemoveAccount(AccountKind::Token);
+        assert_eq!(of("DELETE", "/api/v1/admin/tokens/0f"), Ok((token, "0f")));
+        assert_eq!(of("PATCH", "/api/v1/admin/users/a%40b"), Ok((Operation::ChangeUser, "a%40b")));
+        assert_eq!(of("PATCH", "/api/v1/admin/keys/a"), Err(Code::WrongMethod));
+        assert_eq!(of("DELETE", "/api/v1/admin/users/"), Err(Code::NoSuchPage));
+        assert_eq!(of("DELETE", "/api/v1/admin/users/a/b"), Err(Code::NoSuchPage));
     }
 
     #[test]

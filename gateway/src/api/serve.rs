@@ -11,6 +11,7 @@ use axum::routing::any;
 use fs::access::Return;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use meta::Directories;
 use proto::metrics_server::Metrics;
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -22,7 +23,8 @@ use super::query::Query;
 use super::routes::{Operation, find};
 use super::shares::Shares;
 use super::tickets::Tickets;
-use super::{archive, change, content, entries, links, search, status, trash};
+use super::volumes::Volumes;
+use super::{admin, archive, change, content, entries, links, search, status, trash};
 use crate::refusal::{Code, Refusal};
 use crate::server::{Server, peer};
 use crate::through::in_turn;
@@ -48,6 +50,8 @@ pub(crate) struct About<'a> {
     pub(crate) counted: Metrics,
     /// Which doors are open.
     pub(crate) doors: Vec<&'static str>,
+    /// Where this machine keeps what is its own of the cluster.
+    pub(crate) own: Directories,
     /// As long as this goes on, what was begun and nobody goes on with is given up in the background.
     pub(crate) server: &'a Server,
 }
@@ -57,7 +61,8 @@ pub(crate) struct About<'a> {
 /// # Errors
 /// When there is no randomness to be had.
 pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
-    let About { who, counted, doors, server } = about;
+    let About { who, counted, doors, own, server } = about;
+    let volumes = Arc::new(Volumes::of(who.filesystem().clone(), own));
     let door = Arc::new(Door {
         who,
         uploads: Arc::default(),
@@ -65,6 +70,9 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
         looks: Shares::new(LOOKS.0, LOOKS.1),
         tickets: Tickets::new()?,
         linking: Mutex::default(),
+        volumes,
+        check: Arc::default(),
+        server: server.clone(),
         counted,
         doors,
         since: milliseconds(meta::wall_clock()),
@@ -160,6 +168,9 @@ async fn answered(
 ) -> Result<Response, Refusal> {
     use Operation as Op;
     let asked = Asked::of(parts, if is_about_an_id(operation) { "" } else { path })?;
+    if operation.is_for_administrators() {
+        entries::administrator(&asked)?;
+    }
     match operation {
         Op::Put => return content::put(&asked, body).await,
         Op::AddToUpload => return door.uploads.add(&asked, path, body).await,
@@ -180,10 +191,13 @@ async fn answered(
         }
         Op::Search => search::search(&door.looks, &asked, &parts.method).await,
         Op::Ticket => ticket(door, &asked, &body).await,
-        Op::Status => status::status(door, &asked).await,
+        Op::Status => status::status(door).await,
         Op::Places => status::places(door, &asked).await,
         Op::Links => links::list(&door.who, &asked).await,
         Op::Trash => trash::list(&asked).await,
+        Op::Accounts(_) | Op::Options | Op::Volumes | Op::LastCheck => {
+            admin::told(door, operation).await
+        }
         Op::Description => Ok(([(header::CONTENT_TYPE, JSON)], DESCRIPTION).into_response()),
         _ => {
             let (door, id) = (door.clone(), path.to_owned());
@@ -204,6 +218,8 @@ fn is_about_an_id(operation: Operation) -> bool {
             | Op::EndUpload
             | Op::RevokeLink
             | Op::DeleteTrashed
+            | Op::ChangeUser
+            | Op::RemoveAccount(_)
     )
 }
 
@@ -239,6 +255,6 @@ async fn changed(
         Operation::Restore => trash::restore(asked, body).await,
         Operation::DeleteTrashed => trash::delete(asked, id).await,
         Operation::EmptyTrash => trash::empty(asked).await,
-        _ => Err(Refusal::new(Code::Broken, "a request that nothing answers")),
+        _ => admin::done(door, asked, (operation, id), body).await,
     }
 }

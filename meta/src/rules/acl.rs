@@ -50,6 +50,23 @@ struct Entry {
     id: U32,
 }
 
+/// Whom an entry of a list is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grantee {
+    /// The owner of the inode.
+    Owner,
+    /// A user, by number.
+    User(u32),
+    /// The group of the inode.
+    Group,
+    /// A group, by number.
+    NamedGroup(u32),
+    /// Nobody: it bounds what all but the owner and others may.
+    Mask,
+    /// Whoever no other entry is about.
+    Others,
+}
+
 /// A list whose entries are in order and complete.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Acl {
@@ -78,6 +95,22 @@ impl Acl {
             _ if !in_order(entries) => Err(SENSELESS),
             _ => Ok(Some(Self { entries: entries.to_vec() })),
         }
+    }
+
+    /// Its entries, in order: each with its permissions, in the bits of a class.
+    pub fn entries(&self) -> impl Iterator<Item = (Grantee, u32)> {
+        self.entries.iter().map(|entry| {
+            let grantee = match entry.tag.get() {
+                OWNER => Grantee::Owner,
+                USER => Grantee::User(entry.id.get()),
+                GROUP => Grantee::Group,
+                NAMED_GROUP => Grantee::NamedGroup(entry.id.get()),
+                MASK => Grantee::Mask,
+                // No list has any other.
+                _ => Grantee::Others,
+            };
+            (grantee, entry.permissions.get().into())
+        })
     }
 
     /// The value of an attribute that holds the list.
@@ -215,6 +248,22 @@ mod tests {
 
     fn parse(entries: &[(u16, u16, u32)]) -> Acl {
         Acl::parse(&list(entries)).unwrap().expect("entries")
+    }
+
+    #[test]
+    fn entries_are_told_with_whom_they_name() {
+        let mut entries = extended(6, 4);
+        entries.insert(3, (NAMED_GROUP, 1, 77));
+        let told: Vec<_> = parse(&entries).entries().collect();
+        let expected = [
+            (Grantee::Owner, 7),
+            (Grantee::User(10), 6),
+            (Grantee::Group, 5),
+            (Grantee::NamedGroup(77), 1),
+            (Grantee::Mask, 4),
+            (Grantee::Others, 1),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
