@@ -27,6 +27,7 @@ pub mod modules;
 pub mod moments;
 pub mod pair;
 pub mod process;
+pub mod promtool;
 pub mod records;
 pub mod runs;
 pub mod seed;
