@@ -214,7 +214,7 @@ impl Filesystem {
         Ok(self.meta.close_session().await?)
     }
 
-    /// What its status shall warn of from the start. Once only.
+    /// What its status shall warn of from now on.
     pub fn warn_of(&self, warnings: Vec<String>) {
         *self.warnings.lock() = warnings.into();
     }
@@ -234,7 +234,7 @@ impl Filesystem {
         self.healer.get().and_then(|healer| healer.glance_over(proxy))
     }
 
-    /// What there was to warn of when it was mounted.
+    /// What there is to warn of, as its cluster file and its disks were when they were looked at last.
     pub(crate) fn warnings(&self) -> Arc<[String]> {
         self.warnings.lock().clone()
     }

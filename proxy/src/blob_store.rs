@@ -199,6 +199,9 @@ pub struct SlotStatus {
     pub capacity: u64,
     /// Bytes of live records.
     pub used: u64,
+    /// Bytes that new parts may still take.
+    #[serde(default)]
+    pub available: u64,
 }
 
 /// Why the proxy did not do what was asked.

@@ -25,6 +25,9 @@ proto::metric_names! {
         "Blobs that can lose fewer disks (or hosts) than they could";
     gauge REPAIR_QUEUE = "proxy_repair_queue_blobs": "Blobs that wait to be mended";
     gauge REPAIR_LEFT_BYTES = "proxy_repair_left_bytes": "Bytes of parts that are to be put";
+    gauge REPAIR_RATE = "proxy_repair_bytes_per_second": "Bytes of parts put per second, lately";
+    gauge REPAIR_LEFT_SECONDS = "proxy_repair_left_seconds":
+        "Seconds until those bytes are put, at the rate of lately; -1: nothing is put now";
     gauge REPAIR_CENSUS_AGE = "proxy_repair_census_age_seconds":
         "Seconds since the last census ended; -1: none has";
     gauge REPAIR_STUCK = "proxy_repair_stuck_blobs": "Blobs that could not be mended";

@@ -792,6 +792,7 @@ impl BlobStore for Proxy {
                 fill: fill.map_or("unknown", |fill| fill.level.as_str()).to_owned(),
                 capacity: fill.map_or(0, |fill| fill.capacity),
                 used: fill.map_or(0, |fill| fill.used),
+                available: fill.map_or(0, |fill| fill.available),
             }
         };
         self.slots.iter().zip(fills).enumerate().map(status).collect()

@@ -797,3 +797,48 @@ async fn what_is_put_and_named_while_it_is_looked_for_is_not_lost() {
         led.assert_readable(&[id]).await;
     }
 }
+
+/// Slots tell what they have one after the other: what is put or deleted meanwhile is met with too few parts by chance.
+#[tokio::test(start_paused = true)]
+async fn what_is_being_put_or_was_just_deleted_does_not_count_as_what_cannot_be_read() {
+    let unread = |report: &Report| report.counts.unavailable + report.counts.lost;
+    // A put that waits for five of eight slots, of a blob that is wanted already.
+    let mut led = Led::over(8).await;
+    led.put(30).await;
+    let busy = blob(99, 9000, "ec(4,2)");
+    led.slots.iter().take(5).for_each(|slot| slot.keep_waiting(busy, true));
+    led.books.0.lock().push(busy);
+    let proxy = led.proxy.clone();
+    let putting = tokio::spawn(async move { proxy.put(busy, noise(9000, 99)).await });
+    while led.lying(busy).iter().all(Vec::is_empty) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    led.heal();
+    let report = led.until("counted", |report| report.censuses == 1).await;
+    assert_eq!((unread(&report), report.health), (0, Health::Healthy), "{report}");
+    led.slots.iter().for_each(|slot| slot.keep_waiting(busy, false));
+    putting.await.unwrap().unwrap();
+    let report = led.until_healthy().await;
+    assert_eq!(report.counts.by_spare, [0, 0, 31], "{report}");
+
+    // A delete between what three slots tell and what the others do.
+    let mut led = Led::over(8).await;
+    let ids = led.put(30).await;
+    let slots = led.slots.clone();
+    let slow = |ms| {
+        let mood = Mood::Slow(Duration::from_millis(ms));
+        slots.iter().skip(3).for_each(|slot| slot.set(mood));
+    };
+    slow(1000);
+    led.heal();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    slow(0);
+    led.books.0.lock().clear();
+    assert!(led.proxy.delete(&ids).await.is_empty());
+    // Looking at them takes a while.
+    slow(300);
+    let report = led.until("counted", |report| report.censuses == 1).await;
+    assert!(report.queue > 0 && unread(&report) == 0, "{report}");
+    let report = led.until_healthy().await;
+    assert_eq!(unread(&report), 0, "{report}");
+}

@@ -29,6 +29,7 @@ pub mod moments;
 pub mod page;
 pub mod pair;
 pub mod process;
+pub mod promtool;
 pub mod records;
 pub mod runs;
 pub mod seed;

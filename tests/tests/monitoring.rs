@@ -74,6 +74,12 @@ fn rules_and_board_ask_for_metrics_that_there_are() -> Result<()> {
 }
 
 #[test]
+fn prometheus_takes_the_rules() -> Result<()> {
+    let rules = workspace().join(Path::new("docs/monitoring/alerts.yml"));
+    tests::promtool::check(&["rules", rules.to_str().context("a path of text")?], "")
+}
+
+#[test]
 fn operators_are_told_of_each_metric() -> Result<()> {
     let told = named(&text("docs/operations.md")?);
     let untold: Vec<_> = declared()?.into_iter().filter(|name| !told.contains(name)).collect();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::process::{PATIENCE, Process, answer, run, wait_until};
+use tests::process::{PATIENCE, Process, answer, output, run, wait_until};
 use tests::seed::content;
 
 /// Until a lost disk, or one that is back, must show in the status of a mount that uses it.
@@ -72,14 +72,78 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
     demo.stop(Stop::Umount)
 }
 
-/// Each metric says what it is.
+/// Each metric says what it is, and Prometheus has nothing against any.
 fn metrics_are_described(text: &str) -> Result<()> {
+    tests::promtool::check(&["metrics"], text)?;
     let all: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     ensure!(!all.is_empty(), "no metrics:\n{text}");
     for metric in all.iter().filter_map(|line| line.split(' ').next()) {
         ensure!(text.contains(&format!("# HELP {metric} ")), "{metric} has no help text");
     }
     Ok(())
+}
+
+/// Ends all mounts of volumes but those of the arguments, in this namespace of mounts; then says how all is.
+const STATUS_AMONG: &str = r#"
+findmnt -rn -t fuse.ashlar -o TARGET | while read -r at; do
+    for kept in "$@"; do [ "$kept" = "$at" ] && continue 2; done
+    umount -i -l "$at"
+done
+exec "$ASHLAR" status $WORDS
+"#;
+
+/// What `ashlar status` says, and how it exits, where no volume is mounted but these.
+fn status_among(kept: &[&Demo], words: &str) -> Result<(i32, String)> {
+    let mut alone = Command::new("unshare");
+    alone.args(["--mount", "--propagation", "private", "sh", "-c", STATUS_AMONG, "sh"]);
+    alone.args(kept.iter().map(|demo| demo.path()));
+    let answer = output(alone.env("ASHLAR", ashlar()).env("WORDS", words), PATIENCE)?;
+    let code = answer.status.code().context("it was ended by a signal")?;
+    Ok((code, String::from_utf8_lossy(&answer.stdout).into_owned()))
+}
+
+#[test]
+fn status_without_a_mount_point_is_of_all_volumes_that_are_mounted() -> Result<()> {
+    let namespaces = Command::new("unshare").args(["--mount", "true"]).output();
+    if !can_mount() || !namespaces.is_ok_and(|tried| tried.status.success()) {
+        eprintln!("NOT TESTED: status of all mounts, which takes a namespace of mounts");
+        return Ok(());
+    }
+    let (code, said) = status_among(&[], "")?;
+    ensure!(code == 3, "nothing is mounted, and it exits with {code}: {said}");
+    let mut whole = Demo::start(Setup::new(Mode::Embedded))?;
+    whole.until_healthy(NOTICED)?;
+    let (code, said) = status_among(&[&whole], "")?;
+    ensure!(code == 0 && said.starts_with("health "), "{code}: {said}");
+    let mut lacking = Demo::start(Setup::new(Mode::Served))?;
+    lacking.kill_daemon(3)?;
+    lacking.up(7, NOTICED)?;
+    let both = [&whole, &lacking];
+    let (code, said) = status_among(&both, "")?;
+    ensure!(code == 1, "one is degraded, and it exits with {code}: {said}");
+    for demo in both {
+        ensure!(said.contains(&format!("{}:\n", demo.path().display())), "{said}");
+    }
+    let (code, json) = status_among(&both, "--json")?;
+    let all: Vec<Value> = serde_json::from_str(&json).with_context(|| json.clone())?;
+    let mut points: Vec<&str> = all.iter().filter_map(|one| one["mountpoint"].as_str()).collect();
+    points.sort_unstable();
+    let mut expected = both.map(|demo| demo.path().display().to_string());
+    expected.sort_unstable();
+    ensure!(code == 1 && points == expected, "{code}: {json}");
+    for disk in all.iter().flat_map(|one| one["disks"].as_array().into_iter().flatten()) {
+        ensure!(disk["state"] != "up" || disk["available"].as_u64() > Some(0), "{disk}");
+    }
+    // What is watched ends by itself when there is nothing left to mend, and says how it is then.
+    for (demo, code, word) in [(&whole, 0, "HEALTHY"), (&lacking, 1, "DEGRADED")] {
+        let mut watch = Command::new(ashlar());
+        let watched = watch.args(["heal", "status", "--watch"]).arg(demo.path());
+        let (ended, said) = answer(watched, PATIENCE)?;
+        let last = said.lines().last().unwrap_or_default();
+        ensure!(ended == code && last.starts_with(word), "{ended}: {said}");
+    }
+    whole.stop(Stop::Umount)?;
+    lacking.stop(Stop::Umount)
 }
 
 /// What a mount has done so far shows in its metrics.

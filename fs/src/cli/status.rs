@@ -14,7 +14,7 @@ use super::setup::{ClusterFile, block_on};
 use crate::filesystem::STATUS_XATTR;
 use crate::filesystem::status::Status;
 use crate::mount::embedded::Store;
-use crate::mount::mountpoint;
+use crate::mount::mountpoint::{self, MountEntry};
 use crate::mount::roll_call;
 
 /// Most that an extended attribute can hold.
@@ -24,14 +24,15 @@ const LARGEST: usize = 64 << 10;
 ///
 /// A disk is up when it answers as the right one: of this cluster, disk, group and generation. Exits with 0 when all
 /// is healthy, 1 when some blobs can lose less than they should or a disk is away, 2 when some cannot be read, 3 when
-/// that is not known. Of a cluster only its disks are judged: 0 when all are up, 1 when some are, 2 when none is.
+/// that is not known. Of several volumes it shows all, and exits as for the one that is worst. Of a cluster only its
+/// disks are judged: 0 when all are up, 1 when some are, 2 when none is.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ashlar status\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json"
 )]
 pub(super) struct Args {
     /// Where a volume is mounted
-    /// [default: the one volume that is mounted]
+    /// [default: all that are mounted]
     #[arg(conflicts_with = "cluster")]
     mountpoint: Option<PathBuf>,
     /// Ask the cluster's disks instead of a mount
@@ -46,10 +47,40 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let status = match (&args.mountpoint, &args.cluster) {
         (Some(path), _) => of_mount(&mountpoint::canonical(path)?)?,
         (None, Some(file)) => of_cluster(file)?,
-        (None, None) => of_mount(&only_mount()?)?,
+        (None, None) => match &mounted()[..] {
+            [_, _, ..] => return of_all(args.json),
+            _ => of_mount(&only_mount()?)?,
+        },
     };
     say(if args.json { status.to_json() } else { status.to_string() })?;
     Ok(ExitCode::from(status.health().exit_code()))
+}
+
+/// Shows every volume that is mounted: in JSON as a list, each with its `mountpoint`. One that does not answer is told
+/// of, and keeps no other from it.
+fn of_all(as_json: bool) -> Result<ExitCode> {
+    let (mut worst, mut told) = (Health::Healthy, Vec::new());
+    for place in mounted() {
+        let point = place.path.display().to_string();
+        let status = of_mount(&place.path);
+        let health = status.as_ref().map_or(Health::Unknown, Status::health);
+        worst = if health.exit_code() > worst.exit_code() { health } else { worst };
+        told.push(match (status, as_json) {
+            (Ok(status), false) => format!("{point}:\n{status}"),
+            (Ok(status), true) => with_its_place(&point, serde_json::to_value(&status)?),
+            (Err(why), false) => format!("{point}: {why:#}"),
+            (Err(why), true) => {
+                with_its_place(&point, serde_json::json!({ "error": format!("{why:#}") }))
+            }
+        });
+    }
+    say(if as_json { format!("[{}]", told.join(",\n")) } else { told.join("\n\n") })?;
+    Ok(ExitCode::from(worst.exit_code()))
+}
+
+fn with_its_place(point: &str, mut status: serde_json::Value) -> String {
+    status["mountpoint"] = point.into();
+    status.to_string()
 }
 
 /// What it ends with when it cannot be told how a volume is.
@@ -57,13 +88,17 @@ pub(super) fn unknown() -> ExitCode {
     ExitCode::from(Health::Unknown.exit_code())
 }
 
-/// Where the one volume is mounted that is.
-pub(super) fn only_mount() -> Result<PathBuf> {
+/// A place of each volume that is mounted. Of one that is mounted at several any will do.
+fn mounted() -> Vec<MountEntry> {
     let mut places: Vec<_> = mountpoint::volumes();
-    // Of one that is mounted at several places any will do.
     places.sort_by(|a, b| (&a.device, &a.source).cmp(&(&b.device, &b.source)));
     places.dedup_by(|a, b| (&a.device, &a.source) == (&b.device, &b.source));
-    match &places[..] {
+    places
+}
+
+/// Where the one volume is mounted that is.
+pub(super) fn only_mount() -> Result<PathBuf> {
+    match &mounted()[..] {
         [only] => Ok(only.path.clone()),
         [] => bail!(
             "no volume is mounted here: give --cluster FILE to ask the cluster's disks, or mount one"

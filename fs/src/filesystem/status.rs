@@ -250,27 +250,36 @@ fn percent(part: u64, of: u64) -> String {
     if of == 0 { "-".to_owned() } else { format!("{:.0} %", part as f64 * 100.0 / of as f64) }
 }
 
+/// A row of the table of disks. What a disk has not said has no figure, and of an id the first group is shown: JSON has
+/// all of it.
+fn row_of(slot: &SlotStatus) -> [String; 9] {
+    let size = |n: u64| if slot.capacity == 0 { "-".to_owned() } else { bytes(n) };
+    let host = match slot.rack.as_str() {
+        "" => slot.domain.clone(),
+        rack => format!("{} in {rack}", slot.domain),
+    };
+    [
+        slot.index.to_string(),
+        slot.disk.split('-').next().unwrap_or_default().to_owned(),
+        slot.state.clone(),
+        slot.fill.clone(),
+        percent(slot.used, slot.capacity),
+        size(slot.available),
+        size(slot.capacity),
+        host,
+        slot.place.clone(),
+    ]
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(mount) = &self.mount {
             mount.fmt(f)?;
             writeln!(f)?;
         }
-        let rows: Vec<[String; 6]> = self
-            .disks
-            .iter()
-            .map(|slot| {
-                [
-                    slot.index.to_string(),
-                    slot.state.clone(),
-                    slot.fill.clone(),
-                    percent(slot.used, slot.capacity),
-                    bytes(slot.capacity),
-                    slot.place.clone(),
-                ]
-            })
-            .collect();
-        let head = ["disk", "state", "fill", "used", "capacity", "place"].map(str::to_owned);
+        let rows: Vec<[String; 9]> = self.disks.iter().map(row_of).collect();
+        let head = ["disk", "id", "state", "fill", "used", "free", "capacity", "host", "place"]
+            .map(str::to_owned);
         let width = |column: usize| {
             rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or(0)
         };
@@ -383,18 +392,33 @@ mod tests {
     fn a_table_names_what_is_down() {
         let slot = |index: usize, state: &str| SlotStatus {
             index,
-            disk: "d".into(),
+            disk: format!("0b6c000{index}-0000-4000-8000-000000000000"),
             place: format!("127.0.0.1:{index}"),
-            domain: String::new(),
-            rack: String::new(),
+            domain: "shelf".into(),
+            rack: if index == 0 { "cellar".into() } else { String::new() },
             state: state.into(),
             fill: "green".into(),
             capacity: 1 << 30,
             used: 1 << 29,
+            available: 1 << 28,
         };
         let text =
             Status::of_disks(vec![slot(0, "up"), slot(1, "down: connection refused")]).to_string();
         assert!(text.contains("connection refused") && text.contains("50 %"), "{text}");
+        let row: Vec<&str> = text.lines().nth(1).unwrap().split("  ").map(str::trim).collect();
+        let row: Vec<&str> = row.into_iter().filter(|cell| !cell.is_empty()).collect();
+        let expected = [
+            "0",
+            "0b6c0000",
+            "up",
+            "green",
+            "50 %",
+            "256.0 MiB",
+            "1.0 GiB",
+            "shelf in cellar",
+            "127.0.0.1:0",
+        ];
+        assert_eq!(row, expected);
         assert!(text.ends_with("1 of 2 disks up"), "{text}");
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{MetaError, Volume};
+use meta::{Members, MetaError, Volume};
 use proto::cluster::{Cluster, Slot, Unreadable};
 use proto::guard::caught_in;
 use proto::id::{Generation, SessionId};
@@ -232,7 +232,18 @@ impl Following {
         if emptied || settled {
             self.volume.note_members(&members).await?;
         }
+        if report.is_settled() && !self.filesystem.warnings().is_empty() {
+            self.warn_again(&members);
+        }
         Ok(())
+    }
+
+    /// All parts lie where they belong: what there was to warn of is gone, but for what the file says.
+    fn warn_again(&self, members: &Members) {
+        match roll_call::check_file(&self.volume.info(), Some(members), &self.cluster) {
+            Ok(warnings) => self.filesystem.warn_of(warnings),
+            Err(why) => tracing::warn!("{why}"),
+        }
     }
 
     /// Goes on by another file.

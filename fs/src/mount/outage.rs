@@ -77,6 +77,7 @@ mod tests {
             fill: String::new(),
             capacity: 0,
             used: 0,
+            available: 0,
         };
         let slots: Vec<_> = domains.iter().zip(states).enumerate().map(slot).collect();
         let outage = Outage::of(&slots, scheme.parse().unwrap(), cut_off);

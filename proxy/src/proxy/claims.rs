@@ -131,6 +131,11 @@ impl Claims {
         let _ = mended.wait_for(|_| !self.is_mended(blob)).await;
     }
 
+    /// Is the blob being put or deleted?
+    pub(crate) fn is_written(&self, blob: &BlobId) -> bool {
+        self.claimed.lock().get(blob).is_some_and(|doing| doing.puts + doing.deletes > 0)
+    }
+
     fn claim(&self, what: What, blobs: Vec<BlobId>) -> Claim {
         Claim { claimed: self.claimed.clone(), mended: self.mended.clone(), what, blobs }
     }
@@ -182,11 +187,14 @@ mod tests {
         let (delete, later) = claims.delete(vec![blob(1), blob(2)]);
         assert_eq!((delete.blobs(), later), (&[blob(2)][..], vec![blob(1)]));
         assert!(claims.mend(blob(2)).is_none(), "it is being deleted");
+        assert!(claims.is_written(&blob(2)) && !claims.is_written(&blob(1)));
         let put = claims.put(blob(3));
         let again = claims.put(blob(3));
         drop(put);
         assert!(claims.mend(blob(3)).is_none(), "it is being put");
+        assert!(claims.is_written(&blob(3)));
         drop((mend, delete, again));
+        assert!(!claims.is_written(&blob(3)));
         assert!([1, 2, 3].iter().all(|n| claims.mend(blob(*n)).is_some()));
         assert!(claims.claimed.lock().is_empty());
     }

@@ -57,9 +57,9 @@ fn spread_of(blob: &BlobId, group: &Group, rules: Option<VolumeRules>) -> Spread
 pub(crate) enum Finding {
     /// It is to be mended; it has so much to spare, and so many bytes of parts are to be put.
     Mend { spare: usize, bytes: u64 },
-    /// Fewer than k parts of it are there, and silent slots cannot have the others: it may have been deleted meanwhile,
-    /// or put.
-    /// `counts`: it is counted as one that cannot be read.
+    /// Fewer than k parts of it are there, and silent slots cannot have the others: it may have been deleted meanwhile, or put,
+    /// as slots tell what they have one after the other. It counts as nothing before it was looked at. `counts`: it is
+    /// one that counts.
     Short { counts: bool },
 }
 
@@ -117,15 +117,18 @@ impl Judge<'_> {
         best
     }
 
-    /// What is to be done about a blob, if anything.
-    fn judge(&mut self, sighting: &Sighting) -> Option<Finding> {
+    /// What is to be done about a blob, if anything. `busy`: it is being put or deleted.
+    fn judge(&mut self, sighting: &Sighting, busy: bool) -> Option<Finding> {
         let Sighting { blob, lying, wanted } = sighting;
         let counts = *wanted != Some(false) || blob.session().is_metadata();
         let plan = self.case(blob).plan(lying);
         let Some(spare) = plan.spare else {
             // Of what nobody wants it is the remains of a put that failed, or of a delete that was missed.
-            self.outcome.counts.unavailable += u64::from(counts);
-            return (!self.may_be_silent(blob, lying)).then_some(Finding::Short { counts });
+            if !self.may_be_silent(blob, lying) {
+                return Some(Finding::Short { counts });
+            }
+            self.outcome.counts.unavailable += u64::from(counts && !busy);
+            return None;
         };
         if counts {
             let best = self.best(blob);
@@ -223,7 +226,8 @@ impl Proxy {
                 }
             }
             while let Some(sighting) = merge.next() {
-                if let Some(finding) = judge.judge(&sighting) {
+                let busy = self.claims.is_written(&sighting.blob);
+                if let Some(finding) = judge.judge(&sighting, busy) {
                     find(sighting.blob, finding);
                 }
             }
@@ -304,7 +308,7 @@ mod tests {
                 merge.feed(of, Page { entries, complete, rebuilding: false });
             }
             while let Some(sighting) = merge.next() {
-                mends += u64::from(judge.judge(&sighting).is_some());
+                mends += u64::from(judge.judge(&sighting, false).is_some());
             }
         }
         let took = began.elapsed();

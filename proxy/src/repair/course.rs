@@ -16,7 +16,7 @@ use crate::repair::mend::{End, Mended};
 use crate::repair::pace::{Charge, Pace};
 use crate::repair::presence::{Presence, Seen};
 use crate::repair::queue::{Item, MOST, Queue};
-use crate::repair::report::Change;
+use crate::repair::report::{Change, Counted};
 use crate::repair::tally::Tally;
 
 /// How often slots are asked how they are: one that is emptied may be back before it is missed. And how often while
@@ -34,7 +34,7 @@ const PUT_OFF: Duration = Duration::from_millis(100);
 const SHARE: u32 = 5;
 /// Shortest pause between two censuses.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Lost blobs, and those that cannot be mended, that are remembered by name.
+/// Lost blobs that are remembered by name, and those that cannot be mended whose reason is.
 const NAMED: usize = 64;
 
 /// What is known, and what is under way.
@@ -64,7 +64,10 @@ pub(crate) struct Course {
     pub(crate) mended_bytes: u64,
     /// Blobs that are lost, and the census that has counted each as one last.
     pub(crate) lost: BTreeMap<BlobId, Option<u64>>,
-    pub(crate) stuck: BTreeMap<BlobId, String>,
+    /// Those that could not be mended, as many as can wait in the queue, and the census that was under way then, or was
+    /// last; and why, of the first of them.
+    stuck: BTreeMap<BlobId, u64>,
+    pub(crate) reasons: BTreeMap<BlobId, String>,
     pub(crate) fenced: bool,
 }
 
@@ -90,6 +93,7 @@ impl Course {
             mended_bytes: 0,
             lost: BTreeMap::new(),
             stuck: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             fenced: false,
         }
     }
@@ -168,18 +172,45 @@ impl Course {
         self.tally.end(outcome, began, now);
         self.presence.rebuilds(rebuilding);
         self.to_declare = rebuilding;
-        self.stuck.clear();
+        // It has found anew what is to be mended; what has failed meanwhile it will not find again.
+        let number = self.tally.number();
+        self.stuck.retain(|_, census| *census == number);
+        self.reasons.retain(|blob, _| self.stuck.contains_key(blob));
         // What was lost may be back; lists do not tell whether parts are sound.
         self.tally.counts.lost = self.lost.len() as u64;
-        let census = Some(self.tally.number());
+        let census = Some(number);
         for (blob, _) in self.lost.iter().filter(|(_, counted)| **counted != census) {
             let again = Item { census, ..Item::noticed(true) };
             self.queue.push(*blob, again);
         }
         self.not_before = now + PAUSE.max(SHARE * self.tally.took());
         if failed {
+            if self.tally.counts.unavailable > 0 {
+                self.retry = RETRY.0;
+            }
             self.try_again(now);
         }
+    }
+
+    /// Blobs that could not be mended.
+    pub(crate) fn stuck(&self) -> usize {
+        self.stuck.len()
+    }
+
+    /// A blob could not be mended.
+    fn is_stuck(&mut self, blob: BlobId, why: &str) {
+        if self.stuck.len() < MOST || self.stuck.contains_key(&blob) {
+            self.stuck.insert(blob, self.tally.number());
+        }
+        if self.reasons.len() < NAMED && self.reasons.insert(blob, why.to_owned()).is_none() {
+            tracing::warn!("blob {blob} cannot be mended: {why}");
+        }
+    }
+
+    /// It is no more.
+    fn goes_on(&mut self, blob: &BlobId) {
+        self.stuck.remove(blob);
+        self.reasons.remove(blob);
     }
 
     /// Slots are asked how they are as soon as may be.
@@ -237,12 +268,13 @@ impl Course {
         self.tally.mended(item);
         if let (Some(before), Some(after)) = (mended.before, mended.after) {
             // As it was counted: it may have changed since, as one does that is being put.
-            let before = (!item.short).then_some(item.counted.unwrap_or(before));
-            self.tally.change(item, Change { before, after: Some(after), best });
+            let (before, after) = (item.was(before), Counted::Spare(after));
+            self.tally.change(item, Change { before, after, best });
         }
         match &mended.end {
             End::Done => {
                 self.found_again(&blob);
+                self.goes_on(&blob);
                 if mended.unheard {
                     self.unsure = true;
                     self.left_undone(item, SlotSet::first(MAX_SLOTS), now);
@@ -250,8 +282,9 @@ impl Course {
             }
             End::Deleted { .. } => {
                 self.found_again(&blob);
-                let before = (!item.short).then_some(item.counted.unwrap_or(item.spare));
-                self.tally.change(item, Change { before, after: None, best });
+                self.goes_on(&blob);
+                let (before, after) = (item.was(item.spare), Counted::Not);
+                self.tally.change(item, Change { before, after, best });
             }
             End::Busy | End::Short { .. } => {}
             End::Fenced(epoch) => {
@@ -259,10 +292,7 @@ impl Course {
                 self.fenced = true;
             }
             End::Failed(why) => {
-                if self.stuck.len() < NAMED && !self.stuck.contains_key(&blob) {
-                    tracing::warn!("blob {blob} cannot be mended: {why}");
-                    self.stuck.insert(blob, why.clone());
-                }
+                self.is_stuck(blob, why);
                 self.left_undone(item, mended.undone, now);
             }
         }
@@ -280,7 +310,8 @@ impl Course {
         }
     }
 
-    /// Too few parts of a blob were found. Only if every slot was heard, and it is wanted, is it lost.
+    /// Too few parts of a blob were found. Only if it is wanted can it not be read, and only if every slot was heard is it
+    /// lost. Until somebody says whether it is wanted it counts as nothing.
     pub(crate) fn short(
         &mut self,
         blob: BlobId,
@@ -298,13 +329,10 @@ impl Course {
             Some(false) => {
                 self.found_again(&blob);
                 self.conditions.nobody_wants(blob);
-                if item.short {
-                    self.tally.change(item, Change { before: None, after: None, best });
-                }
             }
             Some(true) if !gap => {
-                let before = (!item.short).then_some(item.counted.unwrap_or(best));
-                self.tally.change(item, Change { before, after: None, best });
+                let (before, after) = (item.was(best), Counted::Not);
+                self.tally.change(item, Change { before, after, best });
                 if let Some(counted) = self.lost.get_mut(&blob) {
                     *counted = item.census.max(*counted);
                     return;
@@ -316,8 +344,22 @@ impl Course {
                 }
             }
             // Whoever did not say may do so the next time.
-            _ => self.left_undone(item, all, now),
+            Some(true) => {
+                let (before, after) = (item.was(best), Counted::Unread);
+                self.tally.change(item, Change { before, after, best });
+                self.look_soon(item, all, now);
+            }
+            None => {
+                self.unsure = true;
+                self.look_soon(item, all, now);
+            }
         }
+    }
+
+    /// What cannot be read, as far as is known, is looked for again without waiting longer each time.
+    fn look_soon(&mut self, item: Item, slots: SlotSet, now: Instant) {
+        self.retry = RETRY.0;
+        self.left_undone(item, slots, now);
     }
 
     /// A blob that was taken for lost is not, or nobody wants it.
@@ -517,6 +559,79 @@ mod tests {
         course.mended(short, item, &End::Short { gap: false }.into(), 1, now);
         course.short(short, item, false, None, 1, now);
         assert_eq!((course.declares(now), course.due), (Err(SlotSet::only(1)), now + RETRY.0));
+    }
+
+    #[test]
+    fn a_blob_that_is_short_counts_as_nothing_before_it_was_looked_at() {
+        let now = Instant::now();
+        let (short, whole) = (Finding::Short { counts: true }, Mended::from(End::Done));
+        let unread = Counts { unavailable: 1, ..Counts::default() };
+        let lost = Counts { lost: 1, ..Counts::default() };
+        let put = Counts { by_spare: vec![0, 1], ..Counts::default() };
+        for (gap, wanted, expected) in [
+            (false, Some(false), Counts::default()),
+            (false, None, Counts::default()),
+            (true, Some(true), unread),
+            (false, Some(true), lost),
+        ] {
+            let mut course = course(now);
+            let (number, _) = course.begin_census(now, Duration::from_secs(3600));
+            course.found(number, blob(1), short);
+            course.end_census(Outcome { whole: true, ..Outcome::default() }, now, now);
+            assert_eq!(course.tally.counts, Counts::default(), "it was not looked at");
+            let (blob, item) = course.queue.pop().unwrap();
+            course.mended(blob, item, &End::Short { gap }.into(), 1, now);
+            course.short(blob, item, gap, wanted, 1, now);
+            assert_eq!(course.tally.counts, expected, "{gap} {wanted:?}");
+        }
+        // Its put has come to its end.
+        let mut course = course(now);
+        let (number, _) = course.begin_census(now, Duration::from_secs(3600));
+        course.found(number, blob(1), short);
+        course.end_census(Outcome { whole: true, ..Outcome::default() }, now, now);
+        let (blob, item) = course.queue.pop().unwrap();
+        let whole = Mended { before: Some(1), after: Some(1), ..whole };
+        course.mended(blob, item, &whole, 1, now);
+        assert_eq!(course.tally.counts, put);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_looked_for_again_without_waiting_longer_each_time() {
+        let mut now = Instant::now();
+        let mut course = course(now);
+        for nth in 0..5 {
+            course.begin_census(now, Duration::from_secs(3600));
+            let mut outcome = Outcome { failed: true, ..Outcome::default() };
+            outcome.counts.unavailable = 1;
+            course.end_census(outcome, now, now);
+            assert_eq!(course.due, now + RETRY.0, "{nth}");
+            now = course.due;
+        }
+    }
+
+    #[test]
+    fn all_that_cannot_be_mended_are_counted_and_some_are_named() {
+        let now = Instant::now();
+        let mut course = course(now);
+        let found: Vec<u64> = (1..=100).collect();
+        // What fails while they are counted is not found again by this census.
+        let (number, _) = course.begin_census(now, Duration::from_secs(3600));
+        let fails = Mended::from(End::Failed("it is full".to_owned()));
+        for sequence in &found {
+            course.found(number, blob(*sequence), Finding::Mend { spare: 0, bytes: 1 });
+        }
+        while let Some((blob, item)) = course.queue.pop() {
+            course.begin_mend(blob, item, false, now);
+            course.mended(blob, item, &fails, 1, now);
+        }
+        course.end_census(Outcome { whole: true, ..Outcome::default() }, now, now);
+        assert_eq!((course.stuck(), course.reasons.len()), (100, NAMED));
+        // One of them can be after all.
+        let item = Item::noticed(false);
+        course.mended(blob(1), item, &End::Done.into(), 1, now);
+        assert_eq!((course.stuck(), course.reasons.len()), (99, NAMED - 1));
+        census(&mut course, &[], now);
+        assert_eq!((course.stuck(), course.reasons.len()), (0, 0));
     }
 
     #[test]

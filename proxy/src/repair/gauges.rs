@@ -5,8 +5,8 @@ use proto::id::VolumeId;
 
 use crate::metrics::{
     REPAIR_AT_RISK, REPAIR_BLOBS, REPAIR_CENSUS_AGE, REPAIR_DAMAGED, REPAIR_LEFT_BYTES,
-    REPAIR_MENDED_BLOBS, REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_STUCK, SLOTS, SLOTS_UP,
-    SLOTS_WRITABLE,
+    REPAIR_LEFT_SECONDS, REPAIR_MENDED_BLOBS, REPAIR_MENDED_BYTES, REPAIR_QUEUE, REPAIR_RATE,
+    REPAIR_STUCK, SLOTS, SLOTS_UP, SLOTS_WRITABLE,
 };
 use crate::proxy::Proxy;
 use crate::repair::report::{Counts, Report};
@@ -36,7 +36,10 @@ pub(crate) fn set(volume: VolumeId, report: &Report) {
     of(REPAIR_QUEUE, report.queue as f64);
     of(REPAIR_LEFT_BYTES, report.bytes_left as f64);
     of(REPAIR_CENSUS_AGE, report.census_age.map_or(-1.0, |age| age as f64));
-    of(REPAIR_STUCK, report.stuck.len() as f64);
+    of(REPAIR_STUCK, report.stuck_blobs as f64);
+    of(REPAIR_RATE, report.rate as f64);
+    let left = report.seconds_left.map_or(-1.0, |left| left as f64);
+    of(REPAIR_LEFT_SECONDS, if report.bytes_left == 0 { 0.0 } else { left });
     of(REPAIR_DAMAGED, report.damaged_blobs as f64);
     let total =
         |name: &'static str, value| counter!(name, "volume" => volume.clone()).absolute(value);

@@ -503,7 +503,8 @@ impl Inner {
             mended_blobs: course.mended_blobs,
             mended_bytes: course.mended_bytes,
             lost: course.lost.keys().take(TOLD).map(BlobId::to_string).collect(),
-            stuck: course.stuck.iter().take(TOLD).map(stuck).collect(),
+            stuck_blobs: course.stuck() as u64,
+            stuck: course.reasons.iter().take(TOLD).map(stuck).collect(),
             waiting: self.waiting(&course, now),
         };
         drop(course);

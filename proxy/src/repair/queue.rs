@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use proto::id::BlobId;
 use tokio::time::Instant;
 
+use crate::repair::report::Counted;
+
 /// Blobs that wait, at most.
 pub(crate) const MOST: usize = 64 << 10;
 
@@ -19,7 +21,7 @@ pub(crate) struct Item {
     pub(crate) spare: usize,
     /// Is what slots say they hold to be read first?
     pub(crate) verify: bool,
-    /// A census has found too few parts of it.
+    /// A census has found too few parts of it, and leaves it to who looks at it to say what it counts as.
     pub(crate) short: bool,
     /// What a census has counted it to have to spare, if it found enough parts.
     pub(crate) counted: Option<usize>,
@@ -33,6 +35,15 @@ impl Item {
     /// Of what somebody noticed. `verify`: what slots say they hold is to be read first.
     pub(crate) fn noticed(verify: bool) -> Self {
         Self { spare: 0, verify, short: false, counted: None, bytes: 0, census: None }
+    }
+
+    /// As what a census has counted it, if that found it. `found`: what it had to spare when it was looked at, for want of
+    /// what a census has said.
+    pub(crate) fn was(&self, found: usize) -> Counted {
+        match self.short {
+            true => Counted::Not,
+            false => Counted::Spare(self.counted.unwrap_or(found)),
+        }
     }
 
     fn lane(&self) -> Lane {

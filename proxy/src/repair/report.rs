@@ -43,13 +43,24 @@ impl fmt::Display for Health {
     }
 }
 
+/// As what a blob is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Counted {
+    /// As nothing: it was not looked at yet, or there is none such any more.
+    Not,
+    /// As one that cannot be read.
+    Unread,
+    /// As one that has so much to spare.
+    Spare(usize),
+}
+
 /// What has become of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Change {
-    /// What it was counted as having to spare; `None`: as one that cannot be read.
-    pub(crate) before: Option<usize>,
-    /// And what it has; `None`: it is counted no more.
-    pub(crate) after: Option<usize>,
+    /// As what it was counted.
+    pub(crate) before: Counted,
+    /// And as what it is counted now.
+    pub(crate) after: Counted,
     /// What it could have.
     pub(crate) best: usize,
 }
@@ -80,15 +91,20 @@ impl Counts {
     /// Something has become of a blob since it was counted.
     pub(crate) fn change(&mut self, change: Change) {
         let Change { before, after, best } = change;
-        let count = match before {
-            Some(spare) => {
+        match before {
+            Counted::Not => {}
+            Counted::Unread => self.unavailable = self.unavailable.saturating_sub(1),
+            Counted::Spare(spare) => {
                 self.at_risk = self.at_risk.saturating_sub((spare < best).into());
-                self.by_spare.get_mut(spare)
+                let count = self.by_spare.get_mut(spare);
+                count.into_iter().for_each(|count| *count = count.saturating_sub(1));
             }
-            None => Some(&mut self.unavailable),
-        };
-        count.into_iter().for_each(|count| *count = count.saturating_sub(1));
-        after.into_iter().for_each(|spare| self.add(spare, best));
+        }
+        match after {
+            Counted::Not => {}
+            Counted::Unread => self.unavailable += 1,
+            Counted::Spare(spare) => self.add(spare, best),
+        }
     }
 
     /// All of them.
@@ -253,7 +269,10 @@ pub struct Report {
     pub mended_bytes: u64,
     /// Blobs that are lost, by name: the first of them.
     pub lost: Vec<String>,
-    /// What cannot be mended, and why: the first of it.
+    /// Blobs that cannot be mended.
+    #[serde(default)]
+    pub stuck_blobs: u64,
+    /// Some of those, and why.
     pub stuck: Vec<Stuck>,
     /// What repair waits for.
     pub waiting: Vec<Stuck>,
@@ -275,7 +294,7 @@ impl Report {
             Health::DataUnavailable
         } else if at_risk > 0
             || self.disks_away + self.disks_rebuilding + self.disks_read_only > 0
-            || !self.stuck.is_empty()
+            || self.stuck_blobs > 0
             || self.damaged_blobs > 0
         {
             Health::Degraded
@@ -329,7 +348,8 @@ impl Report {
             blobs => said.push(format!("{} blobs have damaged parts", counted(blobs))),
         }
         if let [first, ..] = &self.stuck[..] {
-            said.push(format!("{} stuck: {}: {}", self.stuck.len(), first.what, first.why));
+            let stuck = counted(self.stuck_blobs);
+            said.push(format!("{stuck} stuck: {}: {}", first.what, first.why));
         }
         if self.queue > 0 {
             said.push(format!("healing {} MiB/s", self.rate >> 20));
@@ -446,6 +466,7 @@ mod tests {
             mended_blobs: 0,
             mended_bytes: 0,
             lost: Vec::new(),
+            stuck_blobs: 0,
             stuck: Vec::new(),
             waiting: Vec::new(),
         }
@@ -525,9 +546,9 @@ mod tests {
                 "UNKNOWN: the blobs are not counted yet",
             ),
             (
-                Report { stuck: vec![stuck], ..report() },
+                Report { stuck_blobs: 1203, stuck: vec![stuck], ..report() },
                 Health::Degraded,
-                "DEGRADED: 1 stuck: blob 7: the disk is full",
+                "DEGRADED: 1,203 stuck: blob 7: the disk is full",
             ),
             (
                 Report { disks_rebuilding: 1, ..report() },
@@ -569,8 +590,14 @@ mod tests {
         counts.add(0, 2);
         counts.add(2, 2);
         assert_eq!((counts.blobs(), counts.at_risk, counts.worst()), (2, 1, Some((0, 1))));
-        counts.change(Change { before: Some(0), after: Some(2), best: 2 });
+        let change = |before, after| Change { before, after, best: 2 };
+        counts.change(change(Counted::Spare(0), Counted::Spare(2)));
         assert_eq!((counts.by_spare.as_slice(), counts.at_risk), (&[0, 0, 2][..], 0));
         assert_eq!(counts.worst(), None);
+        counts.change(change(Counted::Not, Counted::Unread));
+        counts.change(change(Counted::Spare(2), Counted::Not));
+        assert_eq!((counts.by_spare.as_slice(), counts.unavailable), (&[0, 0, 1][..], 1));
+        counts.change(change(Counted::Unread, Counted::Spare(1)));
+        assert_eq!((counts.blobs(), counts.at_risk, counts.unavailable), (2, 1, 0));
     }
 }

@@ -142,6 +142,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repair::report::Counted;
 
     fn is_thorough(tally: &Tally) -> bool {
         let slots = SlotSet::first(3);
@@ -153,7 +154,8 @@ mod tests {
         let mut tally = Tally::default();
         let number = tally.begin();
         let item = Item { bytes: 7, census: Some(number), ..Item::noticed(false) };
-        let change = Change { before: Some(0), after: Some(2), best: 2 };
+        let (before, after) = (Counted::Spare(0), Counted::Spare(2));
+        let change = Change { before, after, best: 2 };
         tally.mended(item);
         tally.change(item, change);
         tally.change(Item { census: None, ..item }, change);
