@@ -146,7 +146,7 @@ async fn whatever_entries_are_lost_what_is_left_is_put_in_order() {
         volume.close().await;
         let next = site.open().await;
         assert_eq!(next.opened_on().check().await.unwrap().problems, Vec::<String>::new());
-        assert!(next.session() > session, "session {} is opened twice", session);
+        assert!(next.session() > session, "session {session} is opened twice");
         let made = next.create(CALLER, ROOT, b"new", 0o644, NewNode::File).await.unwrap();
         assert!(made.ino > last, "inode {} is made twice", made.ino.0);
         next.close_session().await.unwrap();

@@ -366,7 +366,8 @@ impl Answering {
             self.fs.healer.get().map_or(HealSettings::default().rate, |healer| healer.rate());
         let examiner = Examiner::new(&proxy, Users::Here(rate));
         let (stores, name) = (&stores, &*name);
-        let patient = Patient { stores, proxy: &proxy, examiner, name, led, in_use: true };
+        let patient =
+            Patient { stores, proxy: &proxy, examiner, name, led, in_use: true, salvaged: None };
         let told = |done, all| {
             at.send_replace((done, all));
         };
