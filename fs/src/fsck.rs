@@ -15,6 +15,7 @@
 
 mod blobs;
 mod findings;
+mod losses;
 pub(crate) mod lost;
 mod patient;
 
@@ -35,7 +36,17 @@ pub(crate) use self::patient::{Patient, Told};
 pub(crate) async fn check(patient: &Patient<'_>, wish: Wish, told: Told<'_>) -> Result<Findings> {
     let mut findings = Findings::default();
     if let (true, false, Some(led)) = (wish.repair, patient.in_use, patient.led) {
-        let repaired = led.repair().await.context("repairing the metadata")?;
+        let repairing = match patient.salvaged {
+            Some(losses) => {
+                losses::sentences(losses).into_iter().for_each(|lost| findings.mended(lost));
+                led.repair_remains().await
+            }
+            None => led.repair().await,
+        };
+        let repaired = repairing.context("repairing the metadata")?;
+        if patient.salvaged.is_some() {
+            findings.mended(losses::afterwards(led, repaired.inodes).await?);
+        }
         repaired.mended.into_iter().for_each(|mended| findings.mended(mended));
         findings.reaped = repaired.reaped;
     }

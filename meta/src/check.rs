@@ -11,6 +11,7 @@
 
 pub(crate) mod repair;
 
+mod amends;
 mod judge;
 mod paths;
 mod report;
@@ -27,6 +28,15 @@ use crate::store::{Ino, MetaError};
 use crate::txn::Txn;
 use crate::volume::opened::Volume;
 
+/// Why metadata may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Nobody knows: of two records that contradict each other either may be.
+    Unknown,
+    /// They are what was left of a journal: each record is as it was once, and some are older than others.
+    Salvaged,
+}
+
 /// A look at all records of one kind.
 type Step = fn(&mut Walk, &Txn<'_>) -> Result<(), MetaError>;
 
@@ -36,7 +46,12 @@ impl Volume {
     /// # Errors
     /// When the engine fails.
     pub async fn check(&self) -> Result<Report, MetaError> {
-        self.read_patiently(|txn| {
+        self.check_for(Cause::Unknown).await
+    }
+
+    /// Walks over everything; says how things are put right, as far as that is known where this is why they are wrong.
+    async fn check_for(&self, cause: Cause) -> Result<Report, MetaError> {
+        self.read_patiently(move |txn| {
             let mut walk = Walk::default();
             let steps: [(&str, Step); 13] = [
                 ("inodes", Walk::inodes),
@@ -60,6 +75,10 @@ impl Volume {
             walk.judge_missing(txn);
             walk.judge_inodes();
             walk.judge_paths();
+            if cause == Cause::Salvaged {
+                let amended = walk.amend(txn);
+                walk.seen_all("names", amended);
+            }
             walk.judge_blobs();
             let judged = walk.judge_references(txn);
             walk.seen_all("references", judged);

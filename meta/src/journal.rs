@@ -8,6 +8,7 @@
 //! * [`peek`]: what can be told of a volume without that.
 //! * [`destroy`]: how a volume ends.
 //! * [`chain`]: which entries count, over all leaders there ever were. Pure.
+//! * [`salvage`]: which count where some are lost that were acknowledged. Pure.
 
 pub(crate) mod chain;
 pub(crate) mod destroy;
@@ -15,6 +16,7 @@ pub(crate) mod entry;
 pub(crate) mod leader;
 pub(crate) mod peek;
 pub(crate) mod pulse;
+pub(crate) mod salvage;
 pub(crate) mod tables;
 pub(crate) mod takeover;
 #[cfg(test)]

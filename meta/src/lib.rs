@@ -46,6 +46,7 @@ pub use check::repair::Repaired;
 pub use clock::wall_clock;
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
+pub use journal::takeover::remains::{Losses, LostEntries};
 pub use record::members::{Difference, Member, Members};
 pub use rules::acl::{Acl, Grantee};
 pub use rules::may;
@@ -56,6 +57,9 @@ pub use volume::lock::{
 };
 pub use volume::opened::Volume;
 pub use volume::session::Session;
-pub use volume::{MemoryVolume, MetaSettings, VolumeError, format, in_memory, look, open};
+pub use volume::{
+    MemoryVolume, MetaSettings, VolumeError, format, in_memory, look, look_at_remains, open,
+    salvage,
+};
 pub use volume_store::on_proxy::ProxyStores;
 pub use volume_store::{StoreError, VolumeStore, VolumeStores, Volumes};

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use proto::id::VolumeId;
+use proto::id::{SessionId, VolumeId};
 use proto::limits::TARGET_BLOB;
 use proto::scheme::Scheme;
 
@@ -24,7 +24,8 @@ use crate::engine::memory::MemoryKv;
 use crate::engine::{Batch, Change, Counting, Kv, Value};
 use crate::journal::pulse::{Holder, LIVE};
 use crate::journal::tables::{Bounds, JournaledKv, Tables};
-use crate::journal::takeover::{Looked, TakeOver, TakeOverError};
+use crate::journal::takeover::remains::{self, Losses};
+use crate::journal::takeover::{Led, Looked, TakeOver, TakeOverError};
 use crate::key;
 use crate::key::counters::Counters;
 use crate::key::numbers::Numbers;
@@ -35,7 +36,7 @@ use crate::volume::catalog::{Catalog, FoundVolume, VolumeState};
 use crate::volume::lock::VolumeLock;
 use crate::volume::opened::{Lead, Seams, Volume};
 use crate::volume::session::Session;
-use crate::volume_store::{StoreError, VolumeStores};
+use crate::volume_store::{StoreError, VolumeStore, VolumeStores};
 
 /// A batch of changes that has grown to this is sent: it is one entry of the journal, if no change is large.
 const BATCH_BYTES: usize = 4 << 20;
@@ -169,30 +170,120 @@ pub async fn open(
     mut lock: VolumeLock,
     settings: MetaSettings,
 ) -> Result<Arc<Volume>, VolumeError> {
-    let name = &lock.name().to_owned();
-    let (id, scheme) = find(stores, name).await?;
-    let taking = taking(stores, Some(&lock), id, scheme, settings);
+    let taking = ready(stores, &mut lock, settings).await?;
+    let led = taking.run().await.map_err(|e| refused(lock.name(), &e))?;
+    lead(led, lock, !settings.uncounted).await
+}
+
+/// Opens a volume whose metadata have lost what was acknowledged, with what is left of them: see [`look_at_remains`], which
+/// says what that would be. They are written as a new snapshot, so that the volume can be opened as any other from then on;
+/// numbers are handed out far behind all that may have been. What does not fit together is left to a repair. No blob is
+/// deleted before somebody else opens it.
+///
+/// # Errors
+/// As [`open`]; and when it cannot be told what is lost, as not all disks answer that may have it.
+pub async fn salvage(
+    stores: &dyn VolumeStores,
+    mut lock: VolumeLock,
+    settings: MetaSettings,
+) -> Result<(Arc<Volume>, Losses), VolumeError> {
+    let taking = ready(stores, &mut lock, settings).await?;
+    let name = lock.name().to_owned();
+    let taken = taking.run_with_remains().await;
+    let (led, losses) = taken.map_err(|e| damaged(&name, &e))?;
+    let store = led.store();
+    let volume = lead(led, lock, false).await?;
+    if let Err(why) = skip_numbers(&volume, &*store, losses.entry_count()).await {
+        volume.close().await;
+        return Err(damaged(&name, &why));
+    }
+    Ok((volume, losses))
+}
+
+/// Sessions beyond all that are known, and one for each lost entry: each began with an entry.
+const SESSIONS_SKIPPED: u64 = 1000;
+/// Numbers of inodes that may have been handed out since the last time that is known: far fewer.
+const INODES_SKIPPED: u64 = 1 << 32;
+
+/// What was lost may have handed out numbers: none of them is handed out again. Where their record is lost itself a
+/// repair makes it anew.
+async fn skip_numbers(
+    volume: &Volume,
+    store: &dyn VolumeStore,
+    lost: u64,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let known = match volume.read(|txn| txn.numbers()).await {
+        Err(MetaError::Damaged(_)) => return Ok(()),
+        known => known?,
+    };
+    let last = remains::last_session(store, SessionId(known.next_session)).await?;
+    let next_session = known.next_session.max(last.map_or(0, |last| last.0 + 1));
+    let numbers = Numbers {
+        next_ino: known.next_ino + INODES_SKIPPED,
+        next_session: next_session + SESSIONS_SKIPPED + lost,
+    };
+    let written = volume.write(SessionId(0), |txn| {
+        txn.put_numbers(&numbers);
+        Ok(())
+    });
+    written.await?;
+    Ok(volume.kv.sync().await?)
+}
+
+/// How a volume is taken over by who has its lock, unless somebody else has it who is alive.
+async fn ready(
+    stores: &dyn VolumeStores,
+    lock: &mut VolumeLock,
+    settings: MetaSettings,
+) -> Result<TakeOver, VolumeError> {
+    let name = lock.name().to_owned();
+    let (id, scheme) = find(stores, &name).await?;
+    let taking = taking(stores, Some(&*lock), id, scheme, settings);
     if !settings.take_over {
         let silent = taking.check_silent(lock.owners()).await;
         silent.map_err(|why| match why {
             TakeOverError::Held(holder) => VolumeError::Held { name: name.clone(), holder },
-            why => damaged(name, &why),
+            why => damaged(&name, &why),
         })?;
     }
     lock.note_owner(taking.store.owner());
-    let mut led = taking.run().await.map_err(|e| damaged(name, &e))?;
+    Ok(taking)
+}
+
+/// Begins to lead what was taken over. To be worked on, its counters have to be known (`counted`).
+async fn lead(mut led: Led, lock: VolumeLock, counted: bool) -> Result<Arc<Volume>, VolumeError> {
+    let name = lock.name().to_owned();
     let needless = (led.store(), std::mem::take(&mut led.garbage));
-    let (tables, leading) = led.start(name);
-    match read_tables(tables, !settings.uncounted).await {
+    let (tables, leading) = led.start(&name);
+    match read_tables(tables, counted).await {
         Ok((kv, record)) => {
             let lead = Lead { leading, lock, needless };
             Ok(Volume::new(kv, record, Seams::default(), Some(lead)))
         }
         Err(why) => {
             leading.end().await;
-            Err(damaged(name, &why))
+            Err(damaged(&name, &why))
         }
     }
+}
+
+/// Looks at what would be left of a volume whose metadata have lost what was acknowledged, and says what that is. Nothing
+/// is changed, and nothing can be.
+///
+/// # Errors
+/// See [`VolumeError`]; and when it cannot be told what is lost, as not all disks answer that may have it.
+pub async fn look_at_remains(
+    stores: &dyn VolumeStores,
+    lock: &VolumeLock,
+    settings: MetaSettings,
+) -> Result<(Arc<Volume>, Losses), VolumeError> {
+    let name = lock.name();
+    let (id, scheme) = find(stores, name).await?;
+    let taking = taking(stores, Some(lock), id, scheme, settings);
+    let looked = taking.look_at_remains().await;
+    let (Looked { tables, lies_in }, losses) = looked.map_err(|e| damaged(name, &e))?;
+    let (kv, record) = read_tables(tables, false).await.map_err(|e| damaged(name, &e))?;
+    Ok((Volume::looked_at(kv, record, lies_in), losses))
 }
 
 /// Opens a volume to look at it: as it is in the store at this moment, whoever leads it. Nothing is changed,
@@ -208,7 +299,7 @@ pub async fn look(
 ) -> Result<Arc<Volume>, VolumeError> {
     let (id, scheme) = find(stores, name).await?;
     let taking = taking(stores, lock, id, scheme, settings);
-    let looked = taking.look().await.map_err(|e| damaged(name, &e))?;
+    let looked = taking.look().await.map_err(|e| refused(name, &e))?;
     let Looked { tables, lies_in } = looked;
     let (kv, record) = read_tables(tables, false).await.map_err(|e| damaged(name, &e))?;
     Ok(Volume::looked_at(kv, record, lies_in))
@@ -374,6 +465,17 @@ fn whose(others: &[FoundVolume]) -> String {
         [] => "nor any other (ashlar format makes one)".to_owned(),
         others => format!("only: {}", others.iter().map(named).collect::<Vec<_>>().join(", ")),
     }
+}
+
+/// Why a volume is not taken over; and what can be done where something is lost for good.
+fn refused(name: &str, why: &TakeOverError) -> VolumeError {
+    if !why.is_loss() {
+        return damaged(name, why);
+    }
+    let order = format!(
+        "{why}; once no disk is away that may have it, ashlar fsck {name} --salvage opens the volume with what is left"
+    );
+    damaged(name, &order)
 }
 
 fn damaged(name: &str, reason: &dyn std::fmt::Display) -> VolumeError {

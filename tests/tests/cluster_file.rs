@@ -13,6 +13,7 @@ use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{can_mount, is_mounted, until_unused};
 use tests::process::{PATIENCE, Process, answer, output, run, wait_until};
+use tests::records::{Disks, Role};
 use tests::seed::{content, first_difference};
 use tests::site::only_in;
 
@@ -372,6 +373,76 @@ fn what_more_empty_disks_than_can_be_had_is_given_up_by_hand() -> Result<()> {
         );
     }
     bail!("the journal lost an entry each time")
+}
+
+/// The three disks that an entry of the journal has its copies on are wiped, and given up: the volume is refused in a sentence
+/// that names the order, and once that is given it is mounted with what is left, and what is lost is named.
+#[test]
+fn a_volume_whose_journal_has_lost_an_entry_is_opened_with_what_is_left_by_order() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut site = Site::new(8)?;
+    let good = site.file("good", 1, &site.slots)?;
+    ensure!(site.format(&good, "ec(4,2)")?.status.success(), "format");
+    site.mount("v", &good)?;
+    site.write()?;
+    site.umount()?;
+    let wiped = holders_of_an_entry(&site)?;
+    println!("disks {wiped:?} are wiped");
+    let mut slots = site.slots.clone();
+    for number in &wiped {
+        fs::remove_dir_all(site.at(&format!("d{number}")))?;
+        slots[*number] = site.init(&format!("d{number}"))?;
+    }
+    let new = site.file("new", 2, &slots)?;
+    let mut words = vec!["cluster", "accept-loss"];
+    words.extend(wiped.iter().map(|number| slots[*number].disk.as_str()));
+    let accepted = site.ashlar(&words, &new)?;
+    ensure!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+    site.refused("an entry is lost", "v", &new, "ashlar fsck v --salvage")?;
+
+    let fsck = site.ashlar(&["fsck", "v", "--salvage", "--lost"], &new)?;
+    let told = String::from_utf8_lossy(&fsck.stdout).into_owned();
+    let why = String::from_utf8_lossy(&fsck.stderr).into_owned();
+    ensure!(matches!(fsck.status.code(), Some(1 | 4)), "{:?}: {told}{why}", fsck.status);
+    ensure!(
+        told.contains("of the journal is lost") || told.contains("of the journal are lost"),
+        "{told}"
+    );
+    ensure!(told.contains("are nobody's now"), "{told}");
+    site.mount("v", &new)?;
+    println!("{} of {FILES} files are left:\n{told}", site.readable()?);
+    for entry in fs::read_dir(site.at("mnt"))? {
+        let path = entry?.path();
+        let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+        if path.is_file() && fs::read(&path).is_err() {
+            let named = told.lines().any(|line| line.contains(&format!("bytes of /{name},")));
+            ensure!(named, "{name} cannot be read, and is not named:\n{told}");
+        }
+    }
+    // It is a volume as any other.
+    fs::write(site.at("mnt/later"), b"stored")?;
+    fs::File::open(site.at("mnt/later"))?.sync_all()?;
+    site.umount()?;
+    site.mount("v", &new)?;
+    ensure!(fs::read(site.at("mnt/later"))? == b"stored", "what came later is gone");
+    site.umount()
+}
+
+/// The disks that all copies of one entry in the midst of the journal are on, of which the first entry is not among them.
+fn holders_of_an_entry(site: &Site) -> Result<Vec<usize>> {
+    let disks = Disks::read((0..8).map(|number| site.at(&format!("d{number}"))))?;
+    let holders = |blob| -> Vec<usize> {
+        disks.copies_by_disk(blob).into_iter().map(|(disk, _)| disk).collect()
+    };
+    let mut entries = disks.blobs(Role::Entry);
+    entries.sort_by_key(|id| id.sequence());
+    let first = holders(*entries.first().context("entries")?);
+    let behind = entries.len().saturating_sub(5);
+    let midst = entries.get(2..behind).unwrap_or_default().iter();
+    let found = midst.map(|id| holders(*id)).find(|on| first.iter().any(|disk| !on.contains(disk)));
+    found.with_context(|| format!("none of {} entries will do", entries.len()))
 }
 
 /// Answers whether metadata survived.

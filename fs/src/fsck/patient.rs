@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use meta::{MetaSettings, Report, Volume, VolumeStores, is_inline};
+use meta::{Losses, MetaSettings, Report, Volume, VolumeStores, is_inline};
 use proto::id::BlobId;
 use proxy::Proxy;
 use proxy::repair::Examiner;
@@ -56,6 +56,8 @@ pub(crate) struct Patient<'a> {
     pub(crate) led: Option<&'a Volume>,
     /// Others work on it meanwhile.
     pub(crate) in_use: bool,
+    /// It is led with what was left of its metadata, which had lost this.
+    pub(crate) salvaged: Option<&'a Losses>,
 }
 
 /// Hears how many blobs of how many were examined.

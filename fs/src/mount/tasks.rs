@@ -52,7 +52,8 @@ pub(super) async fn checked(
     let rate = filesystem.healer.get().map_or(HealSettings::default().rate, |healer| healer.rate());
     let examiner = Examiner::new(&proxy, Users::Here(rate));
     let (stores, name) = (&stores, &*name);
-    let patient = Patient { stores, proxy: &proxy, examiner, name, led, in_use: true };
+    let patient =
+        Patient { stores, proxy: &proxy, examiner, name, led, in_use: true, salvaged: None };
     let found = fsck::check(&patient, wish, told).await;
     let mut found = match found {
         Ok(found) => found,

@@ -23,7 +23,7 @@ const SESSIONS_SKIPPED: u64 = 1 << 20;
 const COUNTED: &str = "counted anew";
 
 /// A record that another takes the place of.
-fn put(key: Key, value: &[u8]) -> Mend {
+pub(super) fn put(key: Key, value: &[u8]) -> Mend {
     Mend::Write(key, Some(Value::from(value)))
 }
 
@@ -92,6 +92,12 @@ impl Walk {
         let sure = self.blind.sees_tree();
         for inode in self.inodes.values() {
             let seen = seen.remove(&inode.attr.ino).unwrap_or_default();
+            if inode.is_dir() && seen.names > 1 {
+                self.adrift.several.insert(inode.attr.ino);
+            }
+            if inode.attr.kind == Kind::Symlink && seen.target.is_none() {
+                self.adrift.aimless.insert(inode.attr.ino);
+            }
             judge_inode(inode, &seen, sure, report);
         }
     }
@@ -106,6 +112,7 @@ impl Walk {
                 let parent = self.inodes.get(&at).map(|inode| inode.parent);
                 if !path.insert(at) || parent.is_none() {
                     let ino = start.attr.ino.0;
+                    self.adrift.unreachable.insert(start.attr.ino);
                     self.report.problem(format!("directory {ino} cannot be reached"));
                     break;
                 }

@@ -6,9 +6,11 @@
 //!
 //! No blob is deleted here: one that nothing lies in is marked, and the next mount's sweep does the rest.
 
+use std::collections::BTreeSet;
+
 use proto::id::SessionId;
 
-use crate::check::{Mend, Report};
+use crate::check::{Cause, Mend, Report};
 use crate::engine::{Change, Counting};
 use crate::ops::{Step, names, orphans, sessions};
 use crate::record::inode::Inode;
@@ -28,6 +30,8 @@ const LOST_FOUND: &str = "lost+found";
 pub struct Repaired {
     /// What was wrong and was put right, and how, one sentence each.
     pub mended: Vec<String>,
+    /// Inodes that this was about, as far as it names them.
+    pub inodes: u64,
     /// Unlinked inodes of dead sessions that were deleted.
     pub reaped: u64,
     /// What the last walk found: nothing, or what cannot be put right.
@@ -40,9 +44,24 @@ impl Volume {
     /// # Errors
     /// When the engine fails.
     pub async fn repair(&self) -> Result<Repaired, MetaError> {
+        self.put_right(Cause::Unknown).await
+    }
+
+    /// The same of metadata that are what was left of a journal ([`crate::salvage`]): of two records that contradict each
+    /// other the newer one counts, where that can be told, and else one of them.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn repair_remains(&self) -> Result<Repaired, MetaError> {
+        self.put_right(Cause::Salvaged).await
+    }
+
+    async fn put_right(&self, cause: Cause) -> Result<Repaired, MetaError> {
         let mut repaired = Repaired::default();
+        let mut about: BTreeSet<Ino> = BTreeSet::new();
         for _ in 0..WALKS_MOST {
-            let mut report = self.check().await?;
+            let mut report = self.check_for(cause).await?;
+            about.extend(&report.about);
             let mends = std::mem::take(&mut report.mends);
             if mends.is_empty() {
                 repaired.left = report;
@@ -55,6 +74,7 @@ impl Volume {
             }
             repaired.left = report;
         }
+        repaired.inodes = about.len() as u64;
         if repaired.left.is_clean() {
             repaired.reaped = self.reap_dead().await?;
         }

@@ -83,6 +83,22 @@ pub(super) struct Walk {
     pub(super) garbage: HashSet<BlobId>,
     pub(super) inline: HashSet<BlobId>,
     pub(super) last_session: SessionId,
+    pub(super) adrift: Adrift,
+}
+
+/// What a whole journal never leaves: see [`super::amends`].
+#[derive(Default)]
+pub(super) struct Adrift {
+    /// Directories that have several names.
+    pub(super) several: BTreeSet<Ino>,
+    /// Directories that do not lead up to the root.
+    pub(super) unreachable: BTreeSet<Ino>,
+    /// Symbolic links without a target.
+    pub(super) aimless: BTreeSet<Ino>,
+    /// Files of which extents overlap, or could be one.
+    pub(super) crooked: BTreeSet<Ino>,
+    /// Inodes whose mode does not agree with their access list, and the mode that does.
+    pub(super) modes: BTreeMap<Ino, u32>,
 }
 
 /// Shows all keys of one kind.
@@ -185,8 +201,10 @@ impl Walk {
             }
             if let Some((_, before)) = last.filter(|(of, _)| *of == ino) {
                 if extent::end(&before) > this.offset {
+                    self.adrift.crooked.insert(ino);
                     self.report.problem(format!("{at} overlaps the one before"));
                 } else if extent::joins(&before, &this) {
+                    self.adrift.crooked.insert(ino);
                     self.report.problem(format!("{at} should be one with the one before"));
                 }
             }
@@ -319,6 +337,9 @@ impl Walk {
             _ => inode.is_dir(),
         });
         if !good {
+            let list = Acl::parse(value).ok().flatten().filter(Acl::is_extended);
+            let mode = list.map(|list| list.applied_to(inode.attr.mode));
+            self.adrift.modes.extend(mode.filter(|_| name == acl::ACCESS).map(|mode| (ino, mode)));
             let name = String::from_utf8_lossy(name);
             self.report.about(ino);
             self.report.problem(format!("{name} of inode {} makes no sense", ino.0));

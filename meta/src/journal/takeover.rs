@@ -8,7 +8,10 @@
 //! 4. Go on under the next LSN. What the chain does not name is garbage, and is deleted once this leader's
 //!    first entry is in the store.
 //!
-//! Whatever is missing or damaged, and was acknowledged, is an error; then nothing is deleted.
+//! Whatever is missing or damaged, and was acknowledged, is an error; then nothing is deleted. Where somebody gives it up,
+//! the volume is taken over with what is left ([`remains`]).
+
+pub(crate) mod remains;
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
@@ -70,6 +73,21 @@ pub(crate) enum TakeOverError {
     /// The manifest is not what was written.
     #[error("{1} ({0})")]
     Manifest(BlobId, BadManifest),
+    /// What is left of it could not be put together.
+    #[error("putting together what is left: {0}")]
+    Remains(String),
+}
+
+impl TakeOverError {
+    /// Is it that something is gone which was acknowledged, or is not what was written?
+    pub(crate) fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::Broken(_)
+                | Self::Entry(_, BadEntry::Damaged)
+                | Self::Manifest(_, BadManifest::Damaged)
+        )
+    }
 }
 
 /// What a volume's metadata are opened with.
@@ -251,7 +269,7 @@ impl TakeOver {
     /// # Errors
     /// See [`TakeOverError`].
     pub(crate) async fn run(self) -> Result<Led, TakeOverError> {
-        let epoch = self.fence().await?;
+        let epoch = self.fence(0).await?;
         let pulse = Pulse::start(self.store.clone(), self.holder.clone());
         match self.recover(epoch).await {
             Ok((recovered, garbage)) => {
@@ -331,13 +349,13 @@ impl TakeOver {
         Ok(Looked { tables, lies_in })
     }
 
-    /// Fences the next epoch. Of those who race for one, some slots obey this one and some another, so that nobody
+    /// Fences the next epoch, or this one where it is later. Of those who race for one, some slots obey this one and some another, so that nobody
     /// may have it: then it is tried again, after a time that is drawn by lot.
-    async fn fence(&self) -> Result<u64, TakeOverError> {
+    async fn fence(&self, least: u64) -> Result<u64, TakeOverError> {
         let m = self.scheme.parity_parts();
         let mut tries = 0;
         loop {
-            let epoch = self.next_epoch().await?;
+            let epoch = self.next_epoch().await?.max(least);
             match self.store.fence(epoch, m).await {
                 Err(StoreError::Fenced(other)) if other == epoch && tries < RACES => tries += 1,
                 fenced => return Ok(fenced.map(|()| epoch)?),

@@ -9,6 +9,8 @@ use proto::id::{BlobId, VolumeId};
 use proto::scheme::Scheme;
 use tempfile::TempDir;
 
+use super::entry::Entry;
+use super::takeover::remains::Losses;
 use super::takeover::{Leading, TakeOver, TakeOverError};
 use crate::dice::Dice;
 use crate::engine::{Batch, Direction, Kv, Value};
@@ -420,6 +422,80 @@ async fn whatever_is_missing_or_changed_in_the_store_is_said_and_nothing_is_dele
             }
             Err(_) => assert_eq!(store.names(), left, "seed {seed}"),
         }
+    }
+}
+
+/// Takes the volume over with what is left of it.
+async fn salvage(store: MemoryStore) -> (Mount, Losses) {
+    let store = Arc::new(store);
+    let taking = TakeOver {
+        store: store.clone(),
+        volume: VolumeId(3),
+        scheme: Scheme::copies(3).unwrap(),
+        cache: None,
+        cache_bytes: 40_000,
+        bounds: TINY,
+        holder: "a test".to_owned(),
+    };
+    let (led, losses) = taking.run_with_remains().await.unwrap();
+    assert!(led.garbage.is_empty(), "it would delete something");
+    let (tables, leading) = led.start("home");
+    (Mount { kv: JournaledKv::open(tables).await.unwrap(), leading, store }, losses)
+}
+
+/// Whatever is gone of the blobs that metadata are in: each key has a value that it once had, and the last one where an
+/// entry says so that is left. Nothing is deleted, and from then on the volume is taken over as any other.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_is_taken_over_when_that_is_ordered() {
+    for seed in 0..150 {
+        let mut dice = Dice::new(seed);
+        let (mut store, mut model) = (MemoryStore::default(), Model::new());
+        let mut had: BTreeMap<Key, Vec<Option<Value>>> = BTreeMap::new();
+        for _ in 0..2 {
+            let mount = Mount::open(store, None).await.unwrap();
+            for _ in 0..30 {
+                let batch = random_batch(&mut dice);
+                mount.transact(&batch).await.unwrap();
+                apply(&mut model, &batch);
+                batch.into_iter().for_each(|(key, value)| had.entry(key).or_default().push(value));
+                mount.kv.sync().await.unwrap();
+            }
+            store = mount.end().await;
+        }
+        let share = dice.below(5);
+        for victim in store.names() {
+            if dice.below(10) < share {
+                store.tamper(victim, |_| None);
+            }
+        }
+        let left = store.names();
+        // What the entries say that are left: both leaders ended in order, so that all of them count.
+        let mut said = Batch::new();
+        let mut entries: Vec<BlobId> = left.clone();
+        entries.retain(|id| Role::of(id.session()).0 == Role::Entry);
+        entries.sort_by_key(BlobId::sequence);
+        for id in entries {
+            let bytes = store.get(id, 0..id.len()).await.unwrap();
+            said.extend(Entry::decode(id, &bytes).unwrap().batch);
+        }
+        let (mount, losses) = salvage(store.another()).await;
+        let there = mount.store.names();
+        assert!(left.iter().all(|id| there.contains(id)), "seed {seed}: something was deleted");
+        let found = mount.all().await;
+        for n in 0..400 {
+            let (key, value) = (key(n), found.get(&key(n)).cloned());
+            let once = had.get(&key).is_some_and(|had| had.contains(&value));
+            assert!(value.is_none() || once, "seed {seed}: key {n} never had {value:?}");
+            if let Some(last) = said.get(&key) {
+                assert_eq!(&value, last, "seed {seed}: key {n} of {losses:?}");
+            }
+        }
+        if share == 0 {
+            assert!(losses.is_none(), "seed {seed}: {losses:?}");
+            assert_eq!(found, model, "seed {seed}");
+        }
+        let again = Mount::open(mount.crash(), None).await.unwrap();
+        assert_eq!(again.all().await, found, "seed {seed}");
     }
 }
 

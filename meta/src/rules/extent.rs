@@ -66,6 +66,39 @@ pub(crate) fn replace(
     touching.iter().filter_map(|e| clip(e, &right)).for_each(|e| push(out, e));
 }
 
+/// What extents of a file are that overlap, or of which neighbours could be one, in whatever order: where two have the same
+/// bytes of the file, the one counts whose blob was made later; allocated zeros give way to all.
+pub(crate) fn straightened(crooked: &[Extent]) -> Vec<Extent> {
+    let mut sorted = crooked.to_vec();
+    sorted.sort_by_key(|extent| extent.offset);
+    let (mut straight, mut rest) = (Vec::new(), &sorted[..]);
+    while let Some(first) = rest.first() {
+        let mut until = end(first);
+        let overlapping = rest[1..].iter().take_while(|extent| {
+            let within = extent.offset < until;
+            until = until.max(end(extent));
+            within
+        });
+        let (group, behind) = rest.split_at(1 + overlapping.count());
+        over_one_another(group).into_iter().for_each(|extent| push(&mut straight, extent));
+        rest = behind;
+    }
+    straight
+}
+
+/// Extents that overlap, the later ones over the earlier ones.
+fn over_one_another(group: &[Extent]) -> Vec<Extent> {
+    let made = |extent: &Extent| extent.place.map(|p| (p.blob.session(), p.blob.sequence()));
+    let mut by_age = group.to_vec();
+    by_age.sort_by_key(made);
+    let (mut list, mut next) = (Vec::new(), Vec::new());
+    for extent in by_age {
+        replace(&list, &(extent.offset..end(&extent)), &[extent], &mut next);
+        std::mem::swap(&mut list, &mut next);
+    }
+    list
+}
+
 /// The holes of a range, given the extents that touch it in order.
 pub(crate) fn holes(touching: &[Extent], range: &Range<u64>) -> Vec<Range<u64>> {
     let mut holes = Vec::new();
@@ -97,6 +130,27 @@ mod tests {
     fn extent(offset: u64, len: u64, place: Option<(u64, u32)>) -> Extent {
         let place = place.map(|(n, offset)| Place { blob: blob(n), offset });
         Extent { offset, len, place }
+    }
+
+    proptest! {
+        #[test]
+        fn the_latest_blob_counts_where_extents_overlap(
+            of in proptest::collection::vec((0u64..40, 1u64..12, proptest::option::of(0u32..50)), 0..9),
+        ) {
+            let numbered = of.into_iter().zip(1..);
+            let crooked: Vec<Extent> = numbered
+                .map(|((offset, len, place), n)| extent(offset, len, place.map(|at| (n, at))))
+                .collect();
+            let straight = straightened(&crooked);
+            prop_assert!(straight.is_sorted_by(|a, b| end(a) <= b.offset && !joins(a, b)));
+            let at = |list: &[Extent], byte: u64| -> Vec<Extent> {
+                list.iter().filter_map(|e| clip(e, &(byte..byte + 1))).collect()
+            };
+            for byte in 0..60 {
+                let latest = at(&crooked, byte).into_iter().max_by_key(|e| e.place.map(|p| p.blob));
+                prop_assert_eq!(at(&straight, byte), latest.into_iter().collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -221,9 +221,10 @@ impl Cache {
 
     async fn stored(&self, chunk: &ChunkRef) -> Result<Bytes, MetaError> {
         self.store.get(chunk.id, 0..chunk.id.len()).await.map_err(|e| match e {
-            StoreError::NotFound => {
-                MetaError::Damaged(format!("chunk {} of the snapshot is gone", chunk.id))
-            }
+            StoreError::NotFound => MetaError::Damaged(format!(
+                "chunk {} of the snapshot is gone (ashlar fsck --salvage goes on without it)",
+                chunk.id
+            )),
             e => MetaError::Engine(format!("reading chunk {}: {e}", chunk.id)),
         })
     }

@@ -275,6 +275,24 @@ impl Index {
         if whole { Ok(Self { firsts, offsets, crcs }) } else { Err(nonsense) }
     }
 
+    /// What a manifest says of a chunk that is all here and as it was written: its checksum, its least key and its greatest.
+    pub(crate) fn words_of(chunk: &Bytes, volume: VolumeId) -> Result<(u32, Key, Key), BadChunk> {
+        let short = BadChunk::Damaged("too short");
+        let len = u32::try_from(chunk.len()).map_err(|_| BadChunk::Damaged("too long"))?;
+        let footer = &chunk[chunk.len().checked_sub(FOOTER).ok_or(short)?..];
+        let end = Self::len_of(footer, volume, len)?;
+        let crc = Self::footer(footer, volume)?.crc.get();
+        let index = Self::parse(&chunk[(len - end) as usize..], volume, len, crc)?;
+        if !index.agrees(chunk) {
+            return Err(BadChunk::Damaged("a block"));
+        }
+        let number = index.blocks() - 1;
+        let range = index.range(number);
+        let block = index.block(number, chunk.slice(range.start as usize..range.end as usize))?;
+        let at = block.len().checked_sub(1).ok_or(BadChunk::Damaged("a block is empty"))?;
+        Ok((crc, index.firsts[0], block.entry(at).0))
+    }
+
     /// How many blocks there are.
     pub(crate) fn blocks(&self) -> u32 {
         self.firsts.len() as u32
@@ -425,6 +443,8 @@ mod tests {
                 .map(|(key, value)| (Key::from_bytes(key).unwrap(), value.clone()))
                 .collect();
             prop_assert_eq!((built.first, built.last), (expected[0].0, expected.last().unwrap().0));
+            let words = Index::words_of(&built.bytes, VOLUME);
+            prop_assert_eq!(words, Ok((built.crc, built.first, built.last)));
             prop_assert_eq!(found, expected);
         }
     }
