@@ -74,7 +74,8 @@ fn status_shows_lost_disks_and_dirty_bytes_and_metrics_count() -> Result<()> {
 
 /// Each metric says what it is, and Prometheus has nothing against any.
 fn metrics_are_described(text: &str) -> Result<()> {
-    tests::promtool::check(&["metrics"], text)?;
+    let body = text.split_once("\r\n\r\n").map_or(text, |(_, body)| body);
+    tests::promtool::check(&["metrics"], body)?;
     let all: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     ensure!(!all.is_empty(), "no metrics:\n{text}");
     for metric in all.iter().filter_map(|line| line.split(' ').next()) {

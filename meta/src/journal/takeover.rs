@@ -406,7 +406,8 @@ impl TakeOver {
                 },
             }
         };
-        let name = manifest_id.map(|_| manifest.name.clone());
+        // One that was made of what was left may not know it.
+        let name = manifest_id.map(|_| manifest.name.clone()).filter(|name| !name.is_empty());
         let mut found =
             Found { manifest, manifest_id, entries: Vec::new(), changes: Batch::new(), name };
         let sure = replay.sure.len();

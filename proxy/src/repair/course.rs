@@ -327,6 +327,8 @@ impl Course {
         }
         match wanted {
             Some(false) => {
+                let (before, after) = (item.was(best), Counted::Not);
+                self.tally.change(item, Change { before, after, best });
                 self.found_again(&blob);
                 self.conditions.nobody_wants(blob);
             }
