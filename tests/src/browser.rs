@@ -322,8 +322,9 @@ impl Browser {
     /// A download, when it is whole.
     pub fn downloaded(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.downloads().join(name);
-        // Until then it has another name.
-        wait_until(&format!("the download {name}"), SEEN, || path.exists())?;
+        // Until then it has another name, and at most an empty file keeps this one for it.
+        let is_there = || path.metadata().is_ok_and(|file| file.len() > 0);
+        wait_until(&format!("the download {name}"), SEEN, is_there)?;
         Ok(std::fs::read(path)?)
     }
 

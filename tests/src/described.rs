@@ -112,11 +112,13 @@ impl Description {
     fn fits(&self, schema: &Value, said: &Value) -> Result<()> {
         let schema = self.resolved(schema)?;
         ensure!(schema.is_object(), "what is said is not described: {said}");
-        if let Some(ways) = schema["oneOf"].as_array() {
-            let tried: Vec<Result<()>> = ways.iter().map(|way| self.fits(way, said)).collect();
-            let count = tried.iter().filter(|tried| tried.is_ok()).count();
-            ensure!(count == 1, "{said} fits {count} of the ways: {tried:?}");
-            return Ok(());
+        for (word, most) in [("oneOf", 1), ("anyOf", usize::MAX)] {
+            if let Some(ways) = schema[word].as_array() {
+                let tried: Vec<Result<()>> = ways.iter().map(|way| self.fits(way, said)).collect();
+                let count = tried.iter().filter(|tried| tried.is_ok()).count();
+                ensure!((1..=most).contains(&count), "{said} fits {count} of the ways: {tried:?}");
+                return Ok(());
+            }
         }
         let types: Vec<&str> = match &schema["type"] {
             Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),

@@ -826,7 +826,7 @@ fn a_demo_opens_all_doors_of_which_nothing_is_said() -> Result<()> {
         };
         let (http, kv, s3) = (at("http ")?, at("kv ")?, at("s3 ")?);
         Door::at(&http).get("/healthz")?.expect(200)?;
-        Door::at(&s3).get("/photos")?.expect(403)?;
+        Door::at(&s3).get("/photos")?.expect(404)?;
         let kept = Lines::connect(&kv)?.ask(&json!({"operation": "keys", "database": 0}))?;
         ensure!(kept["error"] == "no_such_database", "{kept}");
         places.extend([http, kv, s3]);

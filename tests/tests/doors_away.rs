@@ -290,9 +290,8 @@ fn three_go_away(demo: &mut Demo, doors: &Doors, seed: &mut Seed) -> Result<()> 
         demo.kill_daemon(*disk)?;
     }
     load.until("something to be refused", 20, |load| load.refused.load(Ordering::Relaxed))?;
-    wait_until("the doors to be ready no more", PATIENCE, || !doors.is_ready())?;
-    let said = doors.http.get("/readyz")?.expect(503)?.body;
-    ensure!(said.len() > 10, "no sentence: {:?}", String::from_utf8_lossy(&said));
+    // What comes in is stored all the same: five disks are enough for that.
+    doors.http.get("/readyz")?.expect(200)?;
     doors.http.get("/healthz")?.expect(200)?;
     doors.http.get("/")?.expect(200)?;
     for disk in &away {
