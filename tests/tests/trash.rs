@@ -419,53 +419,17 @@ fn what_a_move_replaces_is_in_the_trash_whole_and_a_refused_one_loses_nothing() 
     site.demo.fsck()
 }
 
-#[test]
-fn nobody_sees_what_others_have_deleted() -> Result<()> {
-    if !can_mount() {
-        return Ok(());
-    }
-    let site = Site::keeping()?;
-    for name in ["shared", "shared/in"] {
-        fs::create_dir(site.demo.file(name))?;
-        fs::set_permissions(site.demo.file(name), fs::Permissions::from_mode(0o777))?;
-    }
-    let accounts = Accounts(&site.demo);
-    for (name, uid, folder) in [("ann", 1001, "/"), ("bob", 1002, "/"), ("eve", 1001, "/shared/in")]
-    {
-        let user = format!("user add {name} --uid {uid} --gid {uid} --folder {folder}");
-        accounts.with_password(&user, PASSWORD)?;
-    }
-    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
+/// The paths of what somebody sees in the trash.
+fn seen(site: &Site, name: &str) -> Result<Vec<String>> {
+    let listed = site.door.of(name, PASSWORD).get(&at("trash"))?.expect(200)?.json()?;
+    let all = listed["entries"].as_array().context("entries")?.iter();
+    Ok(all.map(|one| one["path"].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+/// What he has deleted he sees, though she removes the folder that it was in; that is hers to have back.
+fn what_he_deleted_stays_his(site: &Site) -> Result<()> {
     let of = |name: &str| site.door.of(name, PASSWORD);
-    let seen = |name: &str| -> Result<Vec<String>> {
-        let listed = of(name).get(&at("trash"))?.expect(200)?.json()?;
-        let all = listed["entries"].as_array().context("entries")?.iter();
-        Ok(all.map(|one| one["path"].as_str().unwrap_or_default().to_owned()).collect())
-    };
-    of("ann").put(&at("content/shared/a"), b"a")?.expect(201)?;
-    of("ann").put(&at("content/shared/in/i"), b"i")?.expect(201)?;
-    of("bob").put(&at("content/shared/b"), b"b")?.expect(201)?;
-    // Any delete by any door goes there, and says by whom.
-    of("ann").delete(&at("entries/shared/a"))?.expect(204)?;
-    of("ann").delete(&at("entries/shared/in/i"))?.expect(204)?;
-    of("bob").delete(&at("entries/shared/b"))?.expect(204)?;
-    ensure!(seen("ann")? == ["shared/in/i", "shared/a"], "{:?}", seen("ann")?);
-    ensure!(seen("bob")? == ["shared/b"] && seen("eve")? == ["i"], "{:?}", seen("eve")?);
-    ensure!(seen("root")?.len() == 3);
-    let listed = site.listed("--under /shared/a")?;
-    ensure!(listed[0]["by"] == 1001 && listed[0]["owner"] == 1001, "{listed:?}");
-    // Of another's there is nothing to be had, nor to be deleted.
-    let anns = json!({ "id": listed[0]["id"].to_string() });
-    post(&of("bob"), "trash/restore", &anns)?.expect(404)?;
-    of("bob").delete(&at(&format!("trash/{}", listed[0]["id"])))?.expect(404)?;
-    post(&of("eve"), "trash/restore", &anns)?.expect(404)?;
-    // Where he may not write nothing comes back.
-    fs::set_permissions(site.demo.file("shared"), fs::Permissions::from_mode(0o755))?;
-    post(&of("ann"), "trash/restore", &anns)?.expect(403)?;
-    fs::set_permissions(site.demo.file("shared"), fs::Permissions::from_mode(0o777))?;
-    post(&of("ann"), "trash/restore", &anns)?.expect(200)?;
-    ensure!(fs::metadata(site.demo.file("shared/a"))?.uid() == 1001);
-    // What he has deleted he sees, though she removes the folder that it was in; that is hers to have back.
+    let seen = |name: &str| seen(site, name);
     of("ann").post(&at("folders/shared/in/hers"), b"")?.expect(201)?;
     fs::set_permissions(site.demo.file("shared/in/hers"), fs::Permissions::from_mode(0o777))?;
     of("bob").put(&at("content/shared/in/hers/his"), b"his")?.expect(201)?;
@@ -480,7 +444,13 @@ fn nobody_sees_what_others_have_deleted() -> Result<()> {
     post(&of("bob"), "trash/restore", &elsewhere)?.expect(200)?;
     ensure!(fs::read(site.demo.file("shared/his"))? == b"his" && seen("bob")? == ["shared/b"]);
     of("ann").delete(&at("trash"))?.expect(200)?;
-    // A folder goes there as a whole for who may delete all that is in it; else what he may does, and the rest is named.
+    Ok(())
+}
+
+/// A folder goes there as a whole for who may delete all that is in it; else what he may does, and the rest is named.
+fn a_folder_takes_nothing_of_others_along(site: &Site) -> Result<()> {
+    let of = |name: &str| site.door.of(name, PASSWORD);
+    let seen = |name: &str| seen(site, name);
     of("ann").post(&at("folders/shared/anns"), b"")?.expect(201)?;
     fs::set_permissions(site.demo.file("shared/anns"), fs::Permissions::from_mode(0o777))?;
     of("bob").post(&at("folders/shared/anns/bobs"), b"")?.expect(201)?;
@@ -506,6 +476,53 @@ fn nobody_sees_what_others_have_deleted() -> Result<()> {
     ensure!(of("ann").delete(&at("trash"))?.expect(200)?.json()?["denied"] == 1);
     ensure!(seen("ann")? == ["shared/anns"], "{:?}", seen("ann")?);
     ensure!(seen("bob")? == ["shared/anns/bobs", "shared/b"], "{:?}", seen("bob")?);
+    Ok(())
+}
+
+#[test]
+fn nobody_sees_what_others_have_deleted() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let site = Site::keeping()?;
+    for name in ["shared", "shared/in"] {
+        fs::create_dir(site.demo.file(name))?;
+        fs::set_permissions(site.demo.file(name), fs::Permissions::from_mode(0o777))?;
+    }
+    let accounts = Accounts(&site.demo);
+    for (name, uid, folder) in [("ann", 1001, "/"), ("bob", 1002, "/"), ("eve", 1001, "/shared/in")]
+    {
+        let user = format!("user add {name} --uid {uid} --gid {uid} --folder {folder}");
+        accounts.with_password(&user, PASSWORD)?;
+    }
+    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
+    let of = |name: &str| site.door.of(name, PASSWORD);
+    let seen = |name: &str| seen(&site, name);
+    of("ann").put(&at("content/shared/a"), b"a")?.expect(201)?;
+    of("ann").put(&at("content/shared/in/i"), b"i")?.expect(201)?;
+    of("bob").put(&at("content/shared/b"), b"b")?.expect(201)?;
+    // Any delete by any door goes there, and says by whom.
+    of("ann").delete(&at("entries/shared/a"))?.expect(204)?;
+    of("ann").delete(&at("entries/shared/in/i"))?.expect(204)?;
+    of("bob").delete(&at("entries/shared/b"))?.expect(204)?;
+    ensure!(seen("ann")? == ["shared/in/i", "shared/a"], "{:?}", seen("ann")?);
+    ensure!(seen("bob")? == ["shared/b"] && seen("eve")? == ["i"], "{:?}", seen("eve")?);
+    ensure!(seen("root")?.len() == 3);
+    let listed = site.listed("--under /shared/a")?;
+    ensure!(listed[0]["by"] == 1001 && listed[0]["owner"] == 1001, "{listed:?}");
+    // Of another's there is nothing to be had, nor to be deleted.
+    let anns = json!({ "id": listed[0]["id"].to_string() });
+    post(&of("bob"), "trash/restore", &anns)?.expect(404)?;
+    of("bob").delete(&at(&format!("trash/{}", listed[0]["id"])))?.expect(404)?;
+    post(&of("eve"), "trash/restore", &anns)?.expect(404)?;
+    // Where he may not write nothing comes back.
+    fs::set_permissions(site.demo.file("shared"), fs::Permissions::from_mode(0o755))?;
+    post(&of("ann"), "trash/restore", &anns)?.expect(403)?;
+    fs::set_permissions(site.demo.file("shared"), fs::Permissions::from_mode(0o777))?;
+    post(&of("ann"), "trash/restore", &anns)?.expect(200)?;
+    ensure!(fs::metadata(site.demo.file("shared/a"))?.uid() == 1001);
+    what_he_deleted_stays_his(&site)?;
+    a_folder_takes_nothing_of_others_along(&site)?;
     of("root").delete(&at("trash"))?.expect(200)?;
     ensure!(seen("root")?.is_empty() && seen("bob")?.is_empty());
     Ok(())

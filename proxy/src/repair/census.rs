@@ -55,12 +55,12 @@ fn spread_of(blob: &BlobId, group: &Group, rules: Option<VolumeRules>) -> Spread
 /// What there is to do about a blob that a census has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// It is to be mended; it has so much to spare, and so many bytes of parts are to be put.
-    Mend { spare: usize, bytes: u64 },
+    /// It is to be mended; it has so much to spare, and so many bytes of parts are to be put. `counts`: it is counted as
+    /// one that has.
+    Mend { spare: usize, bytes: u64, counts: bool },
     /// Fewer than k parts of it are there, and silent slots cannot have the others: it may have been deleted meanwhile, or put,
-    /// as slots tell what they have one after the other. It counts as nothing before it was looked at. `counts`: it is
-    /// one that counts.
-    Short { counts: bool },
+    /// as slots tell what they have one after the other. It counts as nothing before it was looked at.
+    Short,
 }
 
 /// Parts that belong on one slot and are nowhere: it has no room for them, and no other has a place that would do.
@@ -125,7 +125,7 @@ impl Judge<'_> {
         let Some(spare) = plan.spare else {
             // Of what nobody wants it is the remains of a put that failed, or of a delete that was missed.
             if !self.may_be_silent(blob, lying) {
-                return Some(Finding::Short { counts });
+                return Some(Finding::Short);
             }
             self.outcome.counts.unavailable += u64::from(counts && !busy);
             return None;
@@ -145,7 +145,7 @@ impl Judge<'_> {
         let bytes = bytes_of(blob, &plan);
         self.outcome.bytes += bytes;
         self.outcome.mends += 1;
-        Some(Finding::Mend { spare, bytes })
+        Some(Finding::Mend { spare, bytes, counts })
     }
 
     /// May slots that say nothing have what a blob lacks that lies so? Else it is looked at: what was put since slots

@@ -158,13 +158,12 @@ impl Course {
     }
 
     pub(crate) fn found(&mut self, census: u64, blob: BlobId, finding: Finding) {
-        let (counted, bytes) = match finding {
-            Finding::Mend { spare, bytes } => (Some(spare), bytes),
-            Finding::Short { .. } => (None, 0),
+        let (counted, spare, bytes) = match finding {
+            Finding::Mend { spare, bytes, counts } => (counts.then_some(spare), spare, bytes),
+            Finding::Short => (None, 0, 0),
         };
-        let (spare, short) = (counted.unwrap_or(0), finding == Finding::Short { counts: true });
-        let census = Some(census);
-        self.queue.push(blob, Item { spare, verify: false, short, counted, bytes, census });
+        let (uncounted, census) = (counted.is_none(), Some(census));
+        self.queue.push(blob, Item { spare, verify: false, uncounted, counted, bytes, census });
     }
 
     pub(crate) fn end_census(&mut self, outcome: Outcome, began: Instant, now: Instant) {
@@ -422,7 +421,11 @@ mod tests {
     fn census(course: &mut Course, found: &[u64], now: Instant) {
         let (number, _) = course.begin_census(now, Duration::from_secs(3600));
         for sequence in found {
-            course.found(number, blob(*sequence), Finding::Mend { spare: 0, bytes: 1 });
+            course.found(
+                number,
+                blob(*sequence),
+                Finding::Mend { spare: 0, bytes: 1, counts: true },
+            );
         }
         let rebuilding = SlotSet::only(1);
         let outcome = Outcome { whole: true, rebuilding, ..Outcome::default() };
@@ -531,7 +534,7 @@ mod tests {
         let mut course = course(now);
         let (census, _) = course.begin_census(now, Duration::from_secs(3600));
         // A minute of its rate.
-        course.found(census, blob(1), Finding::Mend { spare: 0, bytes: 60 << 20 });
+        course.found(census, blob(1), Finding::Mend { spare: 0, bytes: 60 << 20, counts: true });
         for nth in 0..3 {
             let now = now + nth * PUT_OFF;
             course.queue.call_back(now);
@@ -566,7 +569,7 @@ mod tests {
     #[test]
     fn a_blob_that_is_short_counts_as_nothing_before_it_was_looked_at() {
         let now = Instant::now();
-        let (short, whole) = (Finding::Short { counts: true }, Mended::from(End::Done));
+        let (short, whole) = (Finding::Short, Mended::from(End::Done));
         let unread = Counts { unavailable: 1, ..Counts::default() };
         let lost = Counts { lost: 1, ..Counts::default() };
         let put = Counts { by_spare: vec![0, 1], ..Counts::default() };
@@ -620,7 +623,11 @@ mod tests {
         let (number, _) = course.begin_census(now, Duration::from_secs(3600));
         let fails = Mended::from(End::Failed("it is full".to_owned()));
         for sequence in &found {
-            course.found(number, blob(*sequence), Finding::Mend { spare: 0, bytes: 1 });
+            course.found(
+                number,
+                blob(*sequence),
+                Finding::Mend { spare: 0, bytes: 1, counts: true },
+            );
         }
         while let Some((blob, item)) = course.queue.pop() {
             course.begin_mend(blob, item, false, now);
@@ -655,7 +662,7 @@ mod tests {
         let (now, blob) = (Instant::now(), blob(1));
         let mut course = course(now);
         let (census, _) = course.begin_census(now, Duration::from_secs(3600));
-        course.found(census, blob, Finding::Mend { spare: 0, bytes: 2048 });
+        course.found(census, blob, Finding::Mend { spare: 0, bytes: 2048, counts: true });
         // Somebody has noticed it, too, and does not know.
         course.queue.push(blob, Item::noticed(false));
         let mut outcome = Outcome { whole: true, ..Outcome::default() };

@@ -21,8 +21,9 @@ pub(crate) struct Item {
     pub(crate) spare: usize,
     /// Is what slots say they hold to be read first?
     pub(crate) verify: bool,
-    /// A census has found too few parts of it, and leaves it to who looks at it to say what it counts as.
-    pub(crate) short: bool,
+    /// A census has found it and not counted it: nobody wants it, or it leaves that to who looks at it, as it found too few
+    /// parts.
+    pub(crate) uncounted: bool,
     /// What a census has counted it to have to spare, if it found enough parts.
     pub(crate) counted: Option<usize>,
     /// Bytes of parts that are to be put.
@@ -34,13 +35,13 @@ pub(crate) struct Item {
 impl Item {
     /// Of what somebody noticed. `verify`: what slots say they hold is to be read first.
     pub(crate) fn noticed(verify: bool) -> Self {
-        Self { spare: 0, verify, short: false, counted: None, bytes: 0, census: None }
+        Self { spare: 0, verify, uncounted: false, counted: None, bytes: 0, census: None }
     }
 
     /// As what a census has counted it, if that found it. `found`: what it had to spare when it was looked at, for want of
     /// what a census has said.
     pub(crate) fn was(&self, found: usize) -> Counted {
-        match self.short {
+        match self.uncounted {
             true => Counted::Not,
             false => Counted::Spare(self.counted.unwrap_or(found)),
         }
@@ -86,7 +87,7 @@ impl Queue {
             self.lane(known.lane()).remove(&(known.spare, number));
             item.spare = item.spare.min(known.spare);
             item.verify |= known.verify;
-            item.short |= known.short;
+            item.uncounted |= known.uncounted;
             item.counted = item.counted.or(known.counted);
             item.bytes = item.bytes.max(known.bytes);
             item.census = item.census.max(known.census);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     fn item(spare: usize) -> Item {
-        Item { spare, verify: false, short: false, counted: None, bytes: 1, census: None }
+        Item { spare, verify: false, uncounted: false, counted: None, bytes: 1, census: None }
     }
 
     #[test]
