@@ -187,3 +187,24 @@ async fn what_disks_that_have_left_had_is_not_absent_while_another_is_silent() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(proxy.get(id, 0..id.len()).await, Ok(noise(id.len(), 1)));
 }
+
+/// One slot is full for a moment, and all that might take its part know of the newer map already.
+#[tokio::test(start_paused = true)]
+async fn what_an_outdated_map_has_no_room_for_is_put_by_the_newer_one() {
+    let (first, slots) = proxy_over(8);
+    let live = LiveProxy::new(first);
+    let id = blob(1, 200_000, "ec(4,2)");
+    refuse(&slots[..6]);
+    slots[6].set(Mood::Full);
+    let feeding = {
+        let (live, slots) = (live.clone(), slots.clone());
+        tokio::spawn(async move {
+            live.outdated().await;
+            slots.iter().for_each(|slot| slot.set(Mood::Good));
+            live.replace(another_over(&slots)).await;
+        })
+    };
+    let put = live.put(id, noise(id.len(), 1)).await;
+    feeding.await.unwrap();
+    assert_eq!(put.map(|stored| stored.degraded), Ok(false));
+}

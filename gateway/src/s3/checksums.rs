@@ -147,7 +147,8 @@ pub(super) fn said(headers: &HeaderMap) -> S3Result<Option<(Algorithm, String)>>
         }
     }
     if let Some((algorithm, value)) = &found {
-        is_one(*algorithm, value)?;
+        // That of parts together has their number behind it.
+        is_one(*algorithm, value.split('-').next().unwrap_or_default())?;
     }
     Ok(found)
 }
@@ -253,6 +254,18 @@ mod tests {
             assert!(is_one(algorithm, expected).is_ok() && is_one(algorithm, "QQ==").is_err());
             assert_eq!(Algorithm::of_word(algorithm.word()), Ok(algorithm));
         }
+    }
+
+    #[test]
+    fn what_is_said_of_parts_together_has_their_number_behind_it() {
+        let said = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-amz-checksum-sha256", value.parse().unwrap());
+            super::said(&headers).map(|said| said.map(|(_, value)| value))
+        };
+        let whole = "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=-3";
+        assert_eq!(said(whole).ok(), Some(Some(whole.to_owned())));
+        assert!(said("QQ==-3").is_err() && said("bad").is_err());
     }
 
     #[test]

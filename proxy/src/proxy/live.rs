@@ -117,13 +117,14 @@ impl LiveProxy {
     {
         let proxy = self.current();
         let result = ask(proxy.clone()).await;
-        // What one generation's slots do not have, another's may.
+        // What one generation's slots do not have, nor have room for, another's may.
         let failed = |e: &BlobError| {
             matches!(
                 e,
                 BlobError::Unavailable { .. }
                     | BlobError::TooFewSlots { .. }
                     | BlobError::NotFound(_)
+                    | BlobError::Full
             )
         };
         match result.as_ref().is_err_and(failed) && self.superseded(&proxy).await {

@@ -31,7 +31,7 @@ use crate::slots::health::{Change, Health, Kind};
 
 /// How often a slot that is up is asked how full it is.
 const POLL: Duration = Duration::from_secs(1);
-/// Who has said that its disk is full has no room for so long, whatever it says of its room: that is made meanwhile.
+/// Who has said that its disk is full is spared by repair for so long, whatever it says of its room: it makes some.
 const FULL: Duration = Duration::from_secs(5);
 /// However often there is reason to ask, a slot is left in peace for so long.
 const REST: Duration = Duration::from_millis(20);
@@ -246,12 +246,14 @@ impl SlotClient {
         Some(fill)
     }
 
-    /// Bytes of parts that it may still take, less those on their way to it; none, if it was full a moment ago; all
-    /// there can be, if it was never asked.
+    /// Has it said a moment ago that its disk is full? Repair spares it then. Puts of users ask it all the same: parts that
+    /// went elsewhere would take room there that others were promised.
+    pub(crate) fn was_full(&self) -> bool {
+        self.full_at.lock().is_some_and(|at| self.clock.now() < at + FULL)
+    }
+
+    /// Bytes of parts that it may still take, less those on their way to it; all there can be, if it was never asked.
     pub(crate) fn known_room(&self) -> u64 {
-        if self.full_at.lock().is_some_and(|at| self.clock.now() < at + FULL) {
-            return 0;
-        }
         let Some(fill) = self.heard.borrow().fill else { return u64::MAX };
         let sending = self.in_flight as usize - self.to_slot.available_permits();
         let taken = self.stored_since.load(Ordering::Relaxed) + sending as u64;
