@@ -17,12 +17,11 @@
 
 use std::sync::Arc;
 
-use meta::{Attr, Caller, Ino, Kind, MetaError};
+use meta::{Attr, Caller, Ino, Kind, MetaError, Outdated};
 
 use crate::data::Data;
 use crate::error::{DataError, FsError};
 use crate::filesystem::Filesystem;
-use crate::filesystem::outdated::Outdated;
 
 mod attributes;
 mod change;

@@ -11,6 +11,7 @@
 //! * `engine` and its files: the trait, and its implementation for tests. `journal`: the real one, in the volume's own
 //!   store (`volume_store`), over sorted chunks (`table`).
 //! * `account`: who may come by a door that the kernel does not watch.
+//! * `lease`: what somebody who caches is told.
 //! * `volume`: format, open; in its room one that is open, its sessions, which there are, who has one open here.
 //! * `check`: the walk behind `ashlar fsck`, and what puts right what it found.
 
@@ -26,6 +27,7 @@ mod dice;
 mod engine;
 mod journal;
 mod key;
+mod lease;
 pub mod metrics;
 mod missing;
 mod ops;
@@ -47,6 +49,7 @@ pub use clock::wall_clock;
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
 pub use journal::takeover::remains::{Losses, LostEntries};
+pub use lease::Outdated;
 pub use record::members::{Difference, Member, Members};
 pub use rules::acl::{Acl, Grantee};
 pub use rules::may;

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{Attr, Caller, Ino, MetaError, Replaces};
+use meta::{Attr, Caller, Ino, MetaError, Outdated, Replaces};
 use tokio::sync::oneshot;
 
 use crate::error::FsResult;
 use crate::filesystem::Filesystem;
-use crate::filesystem::outdated::{Outdated, Told, Watcher};
+use crate::filesystem::outdated::{Told, Watcher};
 
 /// How long a door waits for the kernel to forget. It is held up by requests in the same directory, which are bounded
 /// themselves.

@@ -6,29 +6,8 @@
 //! ([`super::lookup_counts`]), from before that answer was sent. Not to be called under a lock, nor while answering a
 //! request of the kernel's: to forget a name takes the lock of its directory, which whoever waits for that answer may hold.
 
-use meta::Ino;
+use meta::{Ino, Outdated};
 use tokio::sync::oneshot;
-
-/// What somebody who caches has to forget.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outdated {
-    /// The attributes of an inode.
-    Attributes(Ino),
-    /// The attributes of an inode, and its content: pages of a file, the listing of a directory. What is dirty of
-    /// pages is written back first.
-    Content(Ino),
-    /// What a name of a directory is, or that it is not there.
-    Name(Ino, Box<[u8]>),
-}
-
-impl Outdated {
-    /// The inode that has to be known for anything of this to be.
-    pub(super) fn about(&self) -> Ino {
-        match self {
-            Self::Attributes(ino) | Self::Content(ino) | Self::Name(ino, _) => *ino,
-        }
-    }
-}
 
 /// What who caches is told.
 pub enum Told {

@@ -7,10 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{Fate, Ino, Kind, MetaError, Takes, Time, Trashed, Unlinked};
+use meta::{Fate, Ino, Kind, MetaError, Outdated, Takes, Time, Trashed, Unlinked};
 use tokio::time::Instant;
 
-use super::outdated::Outdated;
 use super::{Filesystem, now};
 use crate::error::FsResult;
 

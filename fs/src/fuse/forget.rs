@@ -14,10 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc;
 
 use fuser::{INodeNo, Notifier};
+use meta::Outdated;
 use proto::guard::caught;
 use tokio::sync::oneshot;
-
-use crate::filesystem::outdated::Outdated;
 
 type Wish = (Vec<Outdated>, oneshot::Sender<()>);
 

@@ -6,10 +6,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use fuser::{INodeNo, MountOption, SessionACL};
+use meta::Outdated;
 
 use super::Door;
 use crate::filesystem::Filesystem;
-use crate::filesystem::outdated::{Outdated, Told};
+use crate::filesystem::outdated::Told;
 use crate::fuse::forget::{Forgetting, forget};
 use crate::fuse::stale::Pages;
 use crate::options::{Atime, MountOptions};

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use meta::{Attr, Ino, Kind, MetaError, MetaStore, Trashed};
+use meta::{Attr, Ino, Kind, MetaError, MetaStore, Outdated, Trashed};
 
 use super::look::{Entry, Look, Wish, is_whose};
-use crate::filesystem::outdated::Outdated;
 
 /// What is looked at in one transaction.
 const PAGE: usize = 1000;

@@ -1,9 +1,8 @@
 //! Extended attributes.
 
-use meta::{Attr, MetaError};
+use meta::{Attr, MetaError, Outdated};
 
 use super::{TreePath, TreeResult, View};
-use crate::filesystem::outdated::Outdated;
 use crate::filesystem::privileges::Requester;
 
 impl View {

@@ -1,11 +1,10 @@
 //! Names: directories made, and whatever taken away, moved or copied.
 
-use meta::{Attr, Ino, Kind, MetaError, NewNode, RenameMode, Replaces};
+use meta::{Attr, Ino, Kind, MetaError, NewNode, Outdated, RenameMode, Replaces};
 
 use super::upload::copy_attributes;
 use super::walk::Last;
 use super::{TreePath, TreeResult, View, renamed};
-use crate::filesystem::outdated::Outdated;
 use crate::filesystem::privileges::Requester;
 
 /// Permissions that a new directory or link is asked for with.

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use meta::may::READ;
-use meta::{Attr, Ino, MetaError};
+use meta::{Attr, Ino, MetaError, Outdated};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{TreePath, TreeResult, View, regular};
 use crate::error::{DataError, FsError};
 use crate::filesystem::beside::Held;
-use crate::filesystem::outdated::Outdated;
 
 /// A chunk, in bytes, as long as there is memory for it.
 const CHUNK: u64 = 1 << 20;

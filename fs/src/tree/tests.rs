@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use meta::{Caller, Ino, MetaStore, NewNode, ROOT, RenameMode, Replaces, Time, VolumeInfo};
+use meta::{
+    Caller, Ino, MetaStore, NewNode, Outdated, ROOT, RenameMode, Replaces, Time, VolumeInfo,
+};
 use parking_lot::Mutex;
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
 
 use super::{Sending, TreeError, TreePath, Trouble, View, Viewer};
 use crate::data::{Data, DataSettings};
-use crate::filesystem::outdated::{Outdated, Told};
+use crate::filesystem::outdated::Told;
 use crate::filesystem::{Change, Filesystem};
 use crate::testing::MemoryBlobs;
 

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
+use meta::{Attr, Ino, Kind, MetaError, Outdated, Replaces, Time};
 
 use super::folder::Folder;
 use super::may::ACCESS_LIST;
@@ -15,7 +15,6 @@ use super::walk::Last;
 use super::{BadPath, TreePath, TreeResult, View, renamed};
 use crate::error::FsError;
 use crate::filesystem::beside::Held;
-use crate::filesystem::outdated::Outdated;
 use crate::filesystem::{Change, SetTime};
 
 /// Permissions that a new file is asked for with.
