@@ -15,6 +15,7 @@ pub(crate) fn a_file() -> Attr {
         uid: 0,
         gid: 0,
         rdev: 0,
+        xattrs: 0,
         size: 3,
         stored: 3,
         atime: t,

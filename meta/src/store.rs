@@ -68,7 +68,7 @@ pub struct Time {
     pub nanos: u32,
 }
 
-/// What stat(2) tells of an inode.
+/// What stat(2) tells of an inode, and how many extended attributes there are to be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
     /// Its number.
@@ -85,6 +85,8 @@ pub struct Attr {
     pub gid: u32,
     /// Device number of a device, else 0.
     pub rdev: u32,
+    /// Extended attributes it has.
+    pub xattrs: u32,
     /// Bytes of a file or of a symlink's target; directories: a small constant.
     pub size: u64,
     /// Bytes of its extents: what is stored, holes not counted.

@@ -430,6 +430,7 @@ pub(crate) fn initialise(
         uid,
         gid,
         rdev: 0,
+        xattrs: 0,
         size: 0,
         stored: 0,
         atime: now,
@@ -437,7 +438,7 @@ pub(crate) fn initialise(
         ctime: now,
         btime: now,
     };
-    let root = Inode { attr, xattrs: 0, parent: ROOT, orphan_of: None, in_trash: false };
+    let root = Inode { attr, parent: ROOT, orphan_of: None, in_trash: false };
     let numbers = Numbers { next_ino: ROOT.0 + 1, next_session: 1 };
     // The standard library seeds its hash maps from the kernel's randomness.
     let seed = RandomState::new().build_hasher().finish();

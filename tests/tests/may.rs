@@ -141,6 +141,7 @@ impl Inode {
             uid: found.uid(),
             gid: found.gid(),
             rdev: 0,
+            xattrs: 0,
             size: 0,
             stored: 0,
             atime: t,

@@ -35,6 +35,7 @@ pub(crate) fn empty_file(ino: Ino, made: Time) -> Attr {
         uid: 0,
         gid: 0,
         rdev: 0,
+        xattrs: 0,
         size: 0,
         stored: 0,
         atime: made,

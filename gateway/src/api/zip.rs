@@ -263,6 +263,7 @@ mod tests {
             uid: 0,
             gid: 0,
             rdev: 0,
+            xattrs: 0,
             size,
             stored: size,
             atime: time,

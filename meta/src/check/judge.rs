@@ -327,6 +327,7 @@ fn made_anew(txn: &Txn<'_>, ino: Ino, seen: &Seen) -> Inode {
         uid: 0,
         gid: 0,
         rdev: 0,
+        xattrs: seen.xattrs as u32,
         size,
         stored: seen.stored,
         atime: now,
@@ -340,7 +341,7 @@ fn made_anew(txn: &Txn<'_>, ino: Ino, seen: &Seen) -> Inode {
         (None, false) => Ino(0),
     };
     let in_trash = trashed.is_some();
-    Inode { attr, xattrs: seen.xattrs as u32, parent, orphan_of, in_trash }
+    Inode { attr, parent, orphan_of, in_trash }
 }
 
 fn judge_inode(inode: &Inode, seen: &Seen, sure: bool, report: &mut Report) {
@@ -381,9 +382,9 @@ fn judge_inode(inode: &Inode, seen: &Seen, sure: bool, report: &mut Report) {
         }
     };
     number("stored bytes", inode.attr.stored, seen.stored);
-    number("number of attributes", inode.xattrs.into(), seen.xattrs);
+    number("number of attributes", inode.attr.xattrs.into(), seen.xattrs);
     right.attr.stored = seen.stored;
-    right.xattrs = seen.xattrs as u32;
+    right.attr.xattrs = seen.xattrs as u32;
     if inode.is_dir() {
         number("number of entries", inode.attr.size, seen.entries);
         right.attr.size = seen.entries;

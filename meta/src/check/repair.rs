@@ -158,6 +158,7 @@ fn make_lost_found(txn: &mut Txn<'_>, name: &str) -> Result<Ino, MetaError> {
         uid: 0,
         gid: 0,
         rdev: 0,
+        xattrs: 0,
         size: 0,
         stored: 0,
         atime: now,
@@ -165,7 +166,7 @@ fn make_lost_found(txn: &mut Txn<'_>, name: &str) -> Result<Ino, MetaError> {
         ctime: now,
         btime: now,
     };
-    txn.put_inode(&Inode { attr, xattrs: 0, parent: ROOT, orphan_of: None, in_trash: false });
+    txn.put_inode(&Inode { attr, parent: ROOT, orphan_of: None, in_trash: false });
     txn.add_entry(ROOT, name.as_bytes(), ino)?;
     root.attr.size += 1;
     root.attr.nlink += 1;

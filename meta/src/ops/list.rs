@@ -68,6 +68,7 @@ fn stand_in(ino: Ino) -> Attr {
         uid: 0,
         gid: 0,
         rdev: 0,
+        xattrs: 0,
         size: 0,
         stored: 0,
         atime: never,

@@ -119,6 +119,7 @@ fn new_inode(
         uid: caller.uid,
         gid,
         rdev,
+        xattrs: 0,
         size,
         stored: 0,
         atime: now,
@@ -127,7 +128,7 @@ fn new_inode(
         btime: now,
     };
     let parent = if is_dir { dir.attr.ino } else { Ino(0) };
-    Ok(Inode { attr, xattrs: 0, parent, orphan_of: None, in_trash: false })
+    Ok(Inode { attr, parent, orphan_of: None, in_trash: false })
 }
 
 /// Another name for an inode that is no directory.

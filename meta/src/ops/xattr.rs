@@ -29,7 +29,7 @@ pub(crate) fn find(
     inode: &Inode,
     name: &[u8],
 ) -> Result<Option<Vec<u8>>, MetaError> {
-    if inode.xattrs == 0 {
+    if inode.attr.xattrs == 0 {
         return Ok(None);
     }
     let bucket = txn.get(&key::xattr::key(inode.attr.ino, txn.hash(name)))?;
@@ -81,8 +81,8 @@ pub(crate) fn put(
     let bucket = txn.get(&key)?;
     let bucket = bucket.as_deref().unwrap_or_default();
     match xattr::find(bucket, name)? {
-        None if inode.xattrs >= XATTR_COUNT_MAX => return Err(MetaError::AttributeTooLarge),
-        None => inode.xattrs += 1,
+        None if inode.attr.xattrs >= XATTR_COUNT_MAX => return Err(MetaError::AttributeTooLarge),
+        None => inode.attr.xattrs += 1,
         Some(_) => {}
     }
     txn.put(key, &xattr::set(bucket, name, Some(value))?);
@@ -103,7 +103,7 @@ pub(crate) fn remove(txn: &mut Txn<'_>, ino: Ino, name: &[u8]) -> Result<(), Met
 
 /// Takes an attribute away if it is there; putting the inode is the caller's.
 pub(crate) fn take(txn: &mut Txn<'_>, inode: &mut Inode, name: &[u8]) -> Result<bool, MetaError> {
-    if inode.xattrs == 0 {
+    if inode.attr.xattrs == 0 {
         return Ok(false);
     }
     let key = key::xattr::key(inode.attr.ino, txn.hash(name));
@@ -112,14 +112,14 @@ pub(crate) fn take(txn: &mut Txn<'_>, inode: &mut Inode, name: &[u8]) -> Result<
         return Ok(false);
     }
     txn.put_or_remove(key, &xattr::set(&bucket, name, None)?);
-    inode.xattrs -= 1;
+    inode.attr.xattrs -= 1;
     Ok(true)
 }
 
 /// The names of all attributes.
 pub(crate) fn list(txn: &Txn<'_>, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError> {
     let mut names = Vec::new();
-    if txn.inode(ino)?.xattrs == 0 {
+    if txn.inode(ino)?.attr.xattrs == 0 {
         return Ok(names);
     }
     each_bucket(txn, ino, |_, bucket| {
@@ -134,7 +134,7 @@ pub(crate) fn list(txn: &Txn<'_>, ino: Ino) -> Result<Vec<Vec<u8>>, MetaError> {
 
 /// Removes all attributes of an inode that is going away.
 pub(crate) fn remove_all(txn: &mut Txn<'_>, inode: &Inode) -> Result<(), MetaError> {
-    if inode.xattrs == 0 {
+    if inode.attr.xattrs == 0 {
         return Ok(());
     }
     let mut hashes = Vec::new();

@@ -42,8 +42,6 @@ const DIRECTORY_SIZE: u64 = 4096;
 pub(crate) struct Inode {
     /// What stat(2) tells. `size` of a directory is the number of its entries here.
     pub(crate) attr: Attr,
-    /// Extended attributes it has.
-    pub(crate) xattrs: u32,
     /// Where a directory is; the root is its own parent. Where what is in the trash was. 0 for others.
     pub(crate) parent: Ino,
     /// The session in which it lost its last name.
@@ -146,7 +144,7 @@ impl Inode {
             uid: a.uid.into(),
             gid: a.gid.into(),
             rdev: a.rdev.into(),
-            xattrs: self.xattrs.into(),
+            xattrs: a.xattrs.into(),
             nanos: times.map(|t| t.nanos.into()),
             secs: times.map(|t| t.secs.into()),
             size: a.size.into(),
@@ -178,6 +176,7 @@ impl Inode {
             uid: t.uid.get(),
             gid: t.gid.get(),
             rdev: t.rdev.get(),
+            xattrs: t.xattrs.get(),
             size: t.size.get(),
             stored: t.stored.get(),
             atime: time(0),
@@ -188,7 +187,6 @@ impl Inode {
         let session = t.session.get();
         Some(Self {
             attr,
-            xattrs: t.xattrs.get(),
             parent: Ino(t.parent.get()),
             orphan_of: (![0, IN_TRASH].contains(&session)).then_some(SessionId(session)),
             in_trash: session == IN_TRASH,
@@ -210,11 +208,11 @@ mod tests {
             let time = |i: usize| Time { secs: times[i].0, nanos: times[i].1 % 1_000_000_000 };
             let attr = Attr {
                 ino: Ino(ino), kind: kind_of(kind).unwrap(), mode: n[0], nlink: n[1], uid: n[2],
-                gid: n[3], rdev: n[4], size: wide[0], stored: wide[1],
+                gid: n[3], rdev: n[4], xattrs: n[5], size: wide[0], stored: wide[1],
                 atime: time(0), mtime: time(1), ctime: time(2), btime: time(3),
             };
             let inode = Inode {
-                attr, xattrs: n[5], parent: Ino(wide[2]),
+                attr, parent: Ino(wide[2]),
                 orphan_of: (session != 0 && !in_trash).then_some(SessionId(session)), in_trash,
             };
             prop_assert_eq!(Inode::decode(Ino(ino), &inode.encode()), Some(inode));

@@ -286,6 +286,7 @@ mod tests {
             uid: ANN.uid,
             gid: 100,
             rdev: 0,
+            xattrs: 0,
             size: 0,
             stored: 0,
             atime: t,

@@ -63,6 +63,7 @@ mod tests {
             uid,
             gid,
             rdev: 0,
+            xattrs: 0,
             size: 0,
             stored: 0,
             atime: t,

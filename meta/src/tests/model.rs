@@ -861,6 +861,7 @@ impl World {
             assert_eq!(attr.kind, node.kind);
             let names = wait(meta.listxattr(*ino)).unwrap();
             assert_eq!(names.len(), node.xattrs.len());
+            assert_eq!(attr.xattrs as usize, names.len(), "as stat(2) would tell");
             for (name, value) in &node.xattrs {
                 assert_eq!(wait(meta.getxattr(*ino, name)), Ok(value.clone()));
             }
