@@ -4,7 +4,7 @@
 //! Writes go to memory, bounded by [`DataSettings::dirty_bytes`], and from there in packed blobs to
 //! the store ([`crate::data::flush`]); reads see memory over what metadata says ([`crate::data::read`]). Blobs
 //! nothing refers to any more are deleted, half-dead ones emptied ([`crate::data::clean`]), what dead
-//! sessions left is swept ([`crate::data::sweep`]).
+//! sessions left is swept ([`crate::data::sweep`]): here, unless another does ([`Housekeeping`]).
 //!
 //! Promises:
 //! * a read sees every write that returned before it;
@@ -89,6 +89,19 @@ pub struct DataSettings {
     pub garbage_interval: Duration,
     /// Bytes that inline blobs may have, which metadata keep.
     pub inline_bytes: u64,
+    /// Who keeps house.
+    pub housekeeping: Housekeeping,
+}
+
+/// Who keeps the house of a volume: cleans it, sweeps what dead sessions left, and empties the trash. There must be one, and
+/// only one. What was unlinked and is not open any more, each session deletes of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Housekeeping {
+    /// This data plane, and the filesystem over it.
+    #[default]
+    Here,
+    /// Who leads the volume, in another process.
+    Elsewhere,
 }
 
 impl Default for DataSettings {
@@ -102,6 +115,7 @@ impl Default for DataSettings {
             stall_limit: Duration::from_secs(60),
             garbage_interval: Duration::from_secs(1),
             inline_bytes: 8 << 20,
+            housekeeping: Housekeeping::Here,
         }
     }
 }
@@ -235,8 +249,13 @@ impl Data {
             settings,
         });
         data.keep_going("the flusher", Self::run_flusher);
-        data.keep_going("the cleaner", Self::run_cleaner);
-        data.keep_going("the sweep", Self::run_sweep);
+        match data.settings.housekeeping {
+            Housekeeping::Here => {
+                data.keep_going("the cleaner", Self::run_cleaner);
+                data.keep_going("the sweep", Self::run_sweep);
+            }
+            Housekeeping::Elsewhere => data.keep_going("the look at room", Self::look_at_room),
+        }
         data
     }
 

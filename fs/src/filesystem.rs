@@ -26,7 +26,7 @@ use self::lookup_counts::LookupCounts;
 use self::lost_files::LostFiles;
 use self::outdated::Watcher;
 use self::privileges::{Loses, Requester};
-use crate::data::{BLOCK, Data, TryWrite};
+use crate::data::{BLOCK, Data, Housekeeping, TryWrite};
 use crate::error::{FsError, FsResult};
 use crate::metrics::{self, Memory};
 
@@ -160,8 +160,8 @@ pub(crate) fn now() -> Time {
 }
 
 impl Filesystem {
-    /// Over an opened volume. Orphans that earlier sessions left are reaped in the background.
-    /// Must be called within a tokio runtime.
+    /// Over an opened volume. Unlinked files are reaped in the background, those that earlier sessions left too; where the
+    /// house is kept here ([`Housekeeping`]), the trash is emptied. Must be called within a tokio runtime.
     pub fn start(
         meta: Arc<dyn MetaStore>,
         data: Arc<Data>,
@@ -185,16 +185,18 @@ impl Filesystem {
             lost_files: LostFiles::default(),
         });
         let (reaping, telling) = (filesystem.clone(), filesystem.clone());
-        let emptying = filesystem.clone();
         tokio::spawn(async move {
             keep_going("reaping unlinked files", || reaping.clone().reap_forever()).await;
         });
         tokio::spawn(async move {
             keep_going("telling access times", || telling.clone().tell_forever()).await;
         });
-        tokio::spawn(async move {
-            keep_going("emptying the trash", || emptying.clone().empty_forever()).await;
-        });
+        if filesystem.data.settings.housekeeping == Housekeeping::Here {
+            let emptying = filesystem.clone();
+            tokio::spawn(async move {
+                keep_going("emptying the trash", || emptying.clone().empty_forever()).await;
+            });
+        }
         filesystem
     }
 

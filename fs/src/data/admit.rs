@@ -63,6 +63,19 @@ impl Data {
         }
     }
 
+    /// Learns again and again how much room there is, until stopped: what the cleaner does where it is here.
+    pub(crate) async fn look_at_room(self: Arc<Self>) {
+        loop {
+            // Before much is written: what does not fit must not be accepted.
+            self.learn_space().await;
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = self.space.wanted.notified() => {}
+                () = tokio::time::sleep(self.settings.garbage_interval) => {}
+            }
+        }
+    }
+
     /// Metadata has changed what is promised.
     pub(crate) async fn note_stored(&self) {
         if let Ok(usage) = self.meta.usage().await {

@@ -267,12 +267,18 @@ mod tests {
     use proto::scheme::Scheme;
 
     use super::*;
-    use crate::data::{Data, DataSettings};
+    use crate::data::{Data, DataSettings, Housekeeping};
     use crate::testing::MemoryBlobs;
 
     const CALLER: Caller = Caller { uid: 7, gid: 7, umask: 0 };
 
     fn started() -> (Arc<Filesystem>, Arc<meta::Session>) {
+        started_where_the_house_is_kept(Housekeeping::Here)
+    }
+
+    fn started_where_the_house_is_kept(
+        housekeeping: Housekeeping,
+    ) -> (Arc<Filesystem>, Arc<meta::Session>) {
         let info = VolumeInfo {
             name: "v".to_owned(),
             id: VolumeId(1),
@@ -282,7 +288,8 @@ mod tests {
         };
         let meta = meta::in_memory(&info, (0, 0, 0o755));
         let blobs = Arc::new(MemoryBlobs::new());
-        let data = Data::start(meta.clone(), blobs.clone(), DataSettings::default());
+        let settings = DataSettings { housekeeping, ..DataSettings::default() };
+        let data = Data::start(meta.clone(), blobs.clone(), settings);
         (Filesystem::start(meta.clone(), data, blobs), meta)
     }
 
@@ -374,6 +381,21 @@ mod tests {
         fs.reads_only(false);
         reaped(&fs, &meta, 2).await;
         assert_eq!(trash(&meta).await.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_keeps_no_house_empties_no_trash_and_reaps_what_was_unlinked_here() {
+        let (fs, meta) = started_where_the_house_is_kept(Housekeeping::Elsewhere);
+        let given_up = make(&fs, ROOT, "given up", NewNode::File).await;
+        make(&fs, ROOT, "unlinked", NewNode::File).await;
+        fs.discard(7, (ROOT, b"given up"), given_up).await.unwrap();
+        fs.give_up_trash(&[given_up]).await.unwrap();
+        fs.unlink(7, ROOT, b"unlinked").await.unwrap();
+        reaped(&fs, &meta, 2).await;
+        tokio::time::sleep(2 * EVERY).await;
+        assert_eq!(meta.usage().await.unwrap().inodes, 2, "it is another's to delete");
+        fs.empty_trash(Time::default()).await;
+        reaped(&fs, &meta, 1).await;
     }
 
     #[tokio::test(start_paused = true)]

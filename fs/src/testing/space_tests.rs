@@ -11,8 +11,8 @@ use proto::scheme::Scheme;
 use proxy::Space;
 
 use super::*;
-use crate::data::TryWrite;
 use crate::data::space::StoreRoom;
+use crate::data::{Housekeeping, TryWrite};
 use crate::error::DataError;
 
 const NOW: Time = Time { secs: 1, nanos: 0 };
@@ -247,6 +247,24 @@ async fn a_blob_that_cannot_be_read_does_not_keep_others_from_being_emptied() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     let_it_clean(&world).await;
     assert!(world.blobs.used() < 20 << 20, "{} left", world.blobs.used());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_blobs_are_left_to_who_keeps_house_elsewhere() {
+    let elsewhere = DataSettings { housekeeping: Housekeeping::Elsewhere, ..small() };
+    let world = World::new(elsewhere);
+    world.meta.create_file(Ino(2));
+    world.write(Ino(2), 0, &[1; 9000]).await;
+    world.data.sync_all().await.unwrap();
+    world.meta.remove_file(Ino(2));
+    world.meta.sync().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.meta.known().len(), 1, "it is another's to delete");
+    assert!(world.data.status().available.is_some(), "how much room there is, it knows");
+    let _keeper = World::over(world.meta.clone(), world.blobs.clone(), small());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.meta.known().is_empty());
+    world.data.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

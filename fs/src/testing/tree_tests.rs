@@ -56,6 +56,7 @@ fn settings() -> DataSettings {
         garbage_interval: Duration::from_millis(20),
         inline_bytes: 64 << 10,
         stall_limit: Duration::from_secs(5),
+        ..DataSettings::default()
     }
 }
 
