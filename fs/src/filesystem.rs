@@ -17,8 +17,8 @@ use meta::{
 };
 use parking_lot::Mutex;
 use proto::guard::keep_going;
-use proxy::repair::{Healer, Report};
-use proxy::{BlobStore, LiveProxy, Proxy};
+use proxy::repair::Healer;
+use proxy::{BlobStore, LiveProxy};
 use tokio::sync::Notify;
 
 use self::atime::Atimes;
@@ -229,11 +229,6 @@ impl Filesystem {
     /// The volume and its slots, to be looked at. Once only.
     pub fn seen_through(&self, volume: Arc<Volume>, blobs: Arc<LiveProxy>) {
         assert!(self.inside.set((volume, blobs)).is_ok(), "one volume");
-    }
-
-    /// How the repair of the volume is with the disks of this proxy. `None`: nobody repairs it, or with others yet.
-    pub(crate) fn healing_over(&self, proxy: &Arc<Proxy>) -> Option<Report> {
-        self.healer.get().and_then(|healer| healer.glance_over(proxy))
     }
 
     /// What there is to warn of, as its cluster file and its disks were when they were looked at last.

@@ -30,6 +30,7 @@ pub(crate) mod control;
 pub mod embedded;
 mod error;
 pub(crate) mod follow;
+mod led;
 pub mod mountpoint;
 mod open;
 pub mod outage;

@@ -13,6 +13,7 @@ use meta::{Members, MetaError, Volume};
 use proto::cluster::{Cluster, Slot, Unreadable};
 use proto::guard::caught_in;
 use proto::id::{Generation, SessionId};
+use proxy::repair::Healer;
 use proxy::repair::report::Drain;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -21,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::embedded::{OpenError, Store};
 use super::roll_call::{self, Called, RollCallError, WrongFile};
-use crate::filesystem::Filesystem;
 
 /// How often a file is read again that is older than what disks know.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -74,7 +74,10 @@ impl Way {
     }
 }
 
-/// The task of a mount that follows its cluster file.
+/// Told what there is to warn of, once the disks have changed: all of it, each time.
+pub(crate) type Warn = Box<dyn Fn(Vec<String>) + Send + Sync>;
+
+/// The task of who leads a volume, which follows its cluster file.
 pub(crate) struct Follower {
     way: Way,
     stop: CancellationToken,
@@ -86,11 +89,13 @@ impl Follower {
     pub(crate) fn start(
         (file, cluster): (PathBuf, Cluster),
         hangup: Arc<Notify>,
-        (volume, session, store, filesystem): (Arc<Volume>, SessionId, Arc<Store>, Arc<Filesystem>),
+        (volume, session, store, healer): (Arc<Volume>, SessionId, Arc<Store>, Arc<Healer>),
+        warn: Warn,
     ) -> Self {
         let (sender, calls) = mpsc::channel(CALLERS);
         let stop = CancellationToken::new();
-        let following = Following { file, cluster, volume, session, store, filesystem };
+        let following =
+            Following { file, cluster, volume, session, store, healer, warn, warned: true };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let work = following.run(hangup, calls);
@@ -132,7 +137,10 @@ struct Following {
     volume: Arc<Volume>,
     session: SessionId,
     store: Arc<Store>,
-    filesystem: Arc<Filesystem>,
+    healer: Arc<Healer>,
+    warn: Warn,
+    /// There may be something that was warned of.
+    warned: bool,
 }
 
 impl Following {
@@ -208,14 +216,14 @@ impl Following {
 
     /// Notes which of the disks that are to be emptied hold nothing, so that nobody misses them when they are not
     /// in the file any more; and that all lies by the names of now, once it does.
-    async fn note(&self) {
+    async fn note(&mut self) {
         if let Err(why) = self.try_to_note().await {
             tracing::warn!("which disks were emptied is not noted: {why}");
         }
     }
 
-    async fn try_to_note(&self) -> Result<(), MetaError> {
-        let healing = self.filesystem.healing_over(&self.store.blobs.current());
+    async fn try_to_note(&mut self) -> Result<(), MetaError> {
+        let healing = self.healer.glance_over(&self.store.blobs.current());
         let Some(report) = healing else { return Ok(()) };
         let Some(mut members) = self.volume.members().await? else { return Ok(()) };
         let said = |slot: &Slot| {
@@ -232,18 +240,23 @@ impl Following {
         if emptied || settled {
             self.volume.note_members(&members).await?;
         }
-        if report.is_settled() && !self.filesystem.warnings().is_empty() {
+        if report.is_settled() && self.warned {
             self.warn_again(&members);
         }
         Ok(())
     }
 
     /// All parts lie where they belong: what there was to warn of is gone, but for what the file says.
-    fn warn_again(&self, members: &Members) {
+    fn warn_again(&mut self, members: &Members) {
         match roll_call::check_file(&self.volume.info(), Some(members), &self.cluster) {
-            Ok(warnings) => self.filesystem.warn_of(warnings),
+            Ok(warnings) => self.tell(warnings),
             Err(why) => tracing::warn!("{why}"),
         }
+    }
+
+    fn tell(&mut self, warnings: Vec<String>) {
+        self.warned = !warnings.is_empty();
+        (self.warn)(warnings);
     }
 
     /// Goes on by another file.
@@ -277,7 +290,7 @@ impl Following {
         match roll_call::call(&self.volume, &self.cluster, &called, Some(self.session)).await {
             Ok(warnings) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                self.filesystem.warn_of(warnings);
+                self.tell(warnings);
             }
             Err(why) => tracing::warn!("which disks the volume is stored on is not noted: {why}"),
         }

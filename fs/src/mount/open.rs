@@ -16,7 +16,7 @@ use proto::guard::keep_going;
 use proto::listen::Listen;
 use proto::scheme::Scheme;
 use proto::size::Size;
-use proxy::repair::{HealSettings, Healer};
+use proxy::repair::HealSettings;
 use proxy::{BlobStore, Safety};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use super::control;
 use super::embedded::Store;
 use super::error::MountError;
-use super::follow::Follower;
+use super::follow::{Follower, Warn};
+use super::led::Led;
 use super::mountpoint;
 use super::outage::Outage;
 use super::roll_call::{self, Called, RollCallError};
-use super::wanted::WantedBlobs;
 use crate::data::{Data, DataSettings};
 use crate::doors::{DoorPlan, OpenDoors};
 use crate::filesystem::Filesystem;
@@ -92,11 +92,8 @@ pub struct OpenVolume {
     plan: VolumePlan,
     /// What is served.
     pub(crate) filesystem: Arc<Filesystem>,
-    volume: Arc<Volume>,
-    healer: Arc<Healer>,
+    led: Led,
     store: Arc<Store>,
-    /// Takes changed cluster files.
-    follower: Follower,
     warnings: Vec<String>,
     doors: Option<OpenDoors>,
 }
@@ -128,22 +125,18 @@ impl OpenVolume {
         };
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let store = Arc::new(store);
-        let settings = plan.data.clone();
-        let (volume, number) = (session.opened_on().clone(), session.session());
-        let shared: Arc<dyn MetaStore> = Arc::new(session);
-        let data = Data::start(shared.clone(), store.blobs.clone(), settings);
-        let filesystem = Filesystem::start(shared.clone(), data, store.blobs.clone());
+        let volume = session.opened_on().clone();
+        let session: Arc<dyn MetaStore> = Arc::new(session);
+        let data = Data::start(session.clone(), store.blobs.clone(), plan.data.clone());
+        let filesystem = Filesystem::start(session.clone(), data, store.blobs.clone());
         filesystem.warn_of(warnings.clone());
-        let ledger = Arc::new(WantedBlobs::new(shared.clone()));
-        let healer = Healer::start(store.blobs.clone(), shared.volume().id, ledger, plan.heal);
-        healer.remember_empty(roll_call::emptied(&volume, &plan.cluster).await);
-        filesystem.healed_by(healer.clone());
-        filesystem.seen_through(volume.clone(), store.blobs.clone());
-        let followed = (plan.file.clone(), plan.cluster.clone());
-        let of = (volume.clone(), number, store.clone(), filesystem.clone());
-        let follower = Follower::start(followed, plan.hangup.clone(), of);
+        let warned = filesystem.clone();
+        let warn: Warn = Box::new(move |warnings| warned.warn_of(warnings));
+        let followed = (plan.file.clone(), plan.cluster.clone(), plan.hangup.clone());
+        let led = Led::start((volume, session), &store, followed, plan.heal, warn).await;
+        led.shown_by(&filesystem, &store);
         keep_in_bounds(&filesystem);
-        Ok(Self { plan, filesystem, volume, healer, store, follower, warnings, doors: None })
+        Ok(Self { plan, filesystem, led, store, warnings, doors: None })
     }
 
     /// Opens its doors, if it is to have any: to this directory, and maybe for reading only, as it is from now on.
@@ -169,7 +162,7 @@ impl OpenVolume {
 
     /// Who takes changed cluster files.
     pub(super) fn follower(&self) -> &Follower {
-        &self.follower
+        &self.led.follower
     }
 
     /// Its doors are closed: whoever comes next is refused.
@@ -190,20 +183,16 @@ impl OpenVolume {
         given_up: impl Future<Output = ()>,
     ) -> Result<(), MountError> {
         self.close_doors().await;
-        // What is left to mend is found again by the next mount.
-        self.healer.stop().await;
-        self.follower.take_leave().await;
+        let Self { filesystem, led, store, .. } = self;
+        led.stop_mending().await;
+        led.follower.take_leave().await;
         let stopped = tokio::select! {
-            stopped = end(&self.filesystem, &self.volume) => stopped,
-            () = given_up => {
-                Err(MountError::GivenUp(self.filesystem.data.status().dirty_bytes))
-            }
+            stopped = end(&filesystem, &led.volume) => stopped,
+            () = given_up => Err(MountError::GivenUp(filesystem.data.status().dirty_bytes)),
         };
-        self.follower.end().await;
-        drop(self.healer);
-        drop(self.filesystem);
-        drop(self.volume);
-        close(self.store).await;
+        led.end().await;
+        drop(filesystem);
+        close(store).await;
         stopped
     }
 
@@ -212,11 +201,12 @@ impl OpenVolume {
     /// # Errors
     /// What could not be stored all the same.
     pub(super) async fn end_unused(self) -> Result<(), MountError> {
-        self.healer.stop().await;
-        drop(self.healer);
-        self.follower.end().await;
-        let stopped = end(&self.filesystem, &self.volume).await;
-        close(self.store).await;
+        let Self { filesystem, led, store, .. } = self;
+        led.stop_mending().await;
+        let volume = led.volume.clone();
+        led.end().await;
+        let stopped = end(&filesystem, &volume).await;
+        close(store).await;
         stopped
     }
 
@@ -233,18 +223,18 @@ impl OpenVolume {
 
     /// What losses it survives with all disks there.
     pub fn safety(&self) -> Safety {
-        let VolumeInfo { scheme, rules, .. } = self.volume.info();
+        let VolumeInfo { scheme, rules, .. } = self.filesystem.meta.volume();
         Safety::of(scheme, rules, &self.plan.cluster)
     }
 
     /// How the volume's data are protected.
     pub fn scheme(&self) -> Scheme {
-        self.volume.info().scheme
+        self.filesystem.meta.volume().scheme
     }
 
     /// What is away of its disks, if anything is. Asks them, for a moment.
     pub async fn outage(&self) -> Option<Outage> {
-        self.store.outage(&self.volume.info()).await
+        self.store.outage(&self.filesystem.meta.volume()).await
     }
 
     /// Room for data: in all and still free, in bytes after redundancy.
