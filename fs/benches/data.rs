@@ -131,7 +131,7 @@ fn world(runtime: &Runtime) -> (Arc<Data>, Ino) {
 }
 
 async fn write(data: &Arc<Data>, ino: Ino, offset: u64, bytes: &Bytes) {
-    if data.try_write(ino, offset, bytes, NOW).expect("a write") == TryWrite::Full {
+    if data.try_write(ino, offset, bytes, NOW).expect("a write") != TryWrite::Done {
         data.write(ino, offset, bytes.clone(), NOW).await.expect("a write");
     }
 }

@@ -24,7 +24,7 @@ use std::sync::atomic::{
 use std::time::Duration;
 
 use bytes::Bytes;
-use meta::{FILE_MAX, Ino, MetaError, MetaStore, Time, VolumeInfo};
+use meta::{Access, FILE_MAX, Ino, MetaError, MetaStore, Time, VolumeInfo};
 use parking_lot::Mutex;
 use proto::buffer::Pool;
 use proto::guard::{self, keep_going};
@@ -54,6 +54,7 @@ pub(crate) mod dirty_ranges;
 pub(crate) mod evacuate;
 pub(crate) mod flush;
 pub(crate) mod inline;
+pub(crate) mod lease;
 pub(crate) mod open_inode;
 pub(crate) mod pack;
 pub(crate) mod plan;
@@ -174,6 +175,8 @@ pub enum TryWrite {
     Done,
     /// No room now: nothing was taken; [`Data::write`] waits for some.
     Full,
+    /// Others may have the file at present: nothing was taken; [`Data::write`] asks for it.
+    NoLease,
 }
 
 /// What metadata does not know yet of a file.
@@ -225,7 +228,7 @@ impl Data {
         let data = Arc::new(Self {
             session,
             sequence: AtomicU64::new(1),
-            open_inodes: OpenInodes::new(),
+            open_inodes: OpenInodes::new(meta.leases()),
             queue: Queue::default(),
             budget: WriteBudget::new(settings.dirty_bytes),
             space: StoreRoom::new(volume.scheme),
@@ -348,18 +351,18 @@ impl Data {
         if len == 0 {
             return Ok(TryWrite::Done);
         }
-        Ok(match self.space.fits(len) && self.take_in(ino, offset, data, now)? {
-            true => TryWrite::Done,
-            false => TryWrite::Full,
-        })
+        if !self.space.fits(len) {
+            return Ok(TryWrite::Full);
+        }
+        self.take_in(ino, offset, data, now)
     }
 
-    /// Takes bytes that are promised room in the store into memory, if that has room.
-    fn take_in(&self, ino: Ino, offset: u64, data: &[u8], now: Time) -> Result<bool, DataError> {
+    /// Takes bytes that are promised room in the store into memory, if that has room, and the file is ours.
+    fn take_in(&self, ino: Ino, at: u64, data: &[u8], now: Time) -> Result<TryWrite, DataError> {
         let len = data.len() as u64;
         let taken = len + KEEPING;
         if !self.budget.reserve(taken) {
-            return Ok(false);
+            return Ok(TryWrite::Full);
         }
         let open_inode = self.open_inodes.open(ino);
         let mut state = open_inode.state.lock();
@@ -367,9 +370,13 @@ impl Data {
             self.budget.account((0, 0), taken, (0, 0));
             return Err(lost);
         }
-        self.change(&open_inode, &mut state, taken, |ranges| ranges.write(offset, data));
+        if state.access < Access::Write {
+            self.budget.account((0, 0), taken, (0, 0));
+            return Ok(TryWrite::NoLease);
+        }
+        self.change(&open_inode, &mut state, taken, |ranges| ranges.write(at, data));
         state.mtime = Some(now);
-        Ok(true)
+        Ok(TryWrite::Done)
     }
 
     /// Writes; waits for room.
@@ -403,6 +410,7 @@ impl Data {
         let deadline = Instant::now() + self.settings.stall_limit;
         let range = offset..offset + data.len() as u64;
         let (mut admitted, mut refused) = (false, None);
+        let mut granted = None;
         loop {
             let freed = self.budget.freed.notified();
             tokio::pin!(freed);
@@ -410,16 +418,23 @@ impl Data {
             if self.stopping.is_cancelled() {
                 return Err(DataError::Unavailable("the mount has ended".to_owned()));
             }
-            if self.try_write(ino, offset, data, now)? == TryWrite::Done {
-                return Ok(());
-            }
-            if !self.space.fits(data.len() as u64) {
+            let mut tried = self.try_write(ino, offset, data, now)?;
+            if tried == TryWrite::Full && !self.space.fits(data.len() as u64) {
                 if !admitted {
                     self.admit_write(ino, &range).await?;
                     admitted = true;
                 }
-                if self.take_in(ino, offset, data, now)? {
-                    return Ok(());
+                tried = self.take_in(ino, offset, data, now)?;
+            }
+            // What was granted is kept from others for one try, and not while waiting for memory.
+            drop(granted.take());
+            match tried {
+                TryWrite::Done => return Ok(()),
+                TryWrite::Full => {}
+                TryWrite::NoLease => {
+                    let open_inode = self.open_inodes.open(ino);
+                    granted = Some(self.using(&[(&open_inode, Access::Write)]).await?);
+                    continue;
                 }
             }
             self.queue.kick.notify_one();

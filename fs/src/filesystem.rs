@@ -618,7 +618,7 @@ impl Filesystem {
         self.take_away(ino, requester.loses_by_writing(&attr, Some(false))).await
     }
 
-    /// Takes the bytes at once, or says that the buffers are full and [`Self::write`] must wait.
+    /// Takes the bytes at once, or says why not, and [`Self::write`] must wait.
     /// [`Self::before_write`] comes first.
     pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8]) -> FsResult<TryWrite> {
         Ok(self.data.try_write(ino, offset, data, now())?)

@@ -232,7 +232,7 @@ impl Door {
         Some(written)
     }
 
-    /// Takes a write without copying it aside when it fits into the buffers. `None`: it must wait.
+    /// Takes a write without copying it aside when it fits into the buffers, and the file is ours. `None`: it must wait.
     fn write_at_once(
         &self,
         ino: Ino,
@@ -248,7 +248,7 @@ impl Door {
         }
         match self.fs.try_write(ino, offset, data) {
             Ok(TryWrite::Done) => Some(Ok(())),
-            Ok(TryWrite::Full) => None,
+            Ok(TryWrite::Full | TryWrite::NoLease) => None,
             Err(e) => Some(Err(e)),
         }
     }

@@ -394,6 +394,44 @@ pub struct JournalStatus {
     pub journaled_bytes: u64,
 }
 
+/// What a session may keep of an inode. Each takes in those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// Nothing: it knows nothing of it.
+    #[default]
+    None,
+    /// Its kernel knows the inode, so that it is not deleted. Nothing of it may be kept.
+    Hold,
+    /// Attributes, names, extents and bytes as metadata and the store have them.
+    Read,
+    /// Of a file: bytes, size and times that nobody else knows yet.
+    Write,
+}
+
+/// An inode, and what is wanted of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The inode.
+    pub ino: Ino,
+    /// What is wanted.
+    pub access: Access,
+}
+
+/// What one session has been granted of a volume that others use, too.
+#[async_trait]
+pub trait Leases: Send + Sync + 'static {
+    /// What the session has of an inode at this moment. No I/O.
+    fn access(&self, ino: Ino) -> Access;
+    /// Returns when all of them have been granted together; each may have been wanted back since. Never to be called
+    /// while using another grant.
+    ///
+    /// # Errors
+    /// [`MetaError::Ended`] when nothing is granted any more.
+    async fn obtain(&self, wishes: &[Wish]) -> Result<(), MetaError>;
+    /// The session keeps no more than this of an inode: everything under what it had was committed. No I/O.
+    fn gave_back(&self, ino: Ino, kept: Access);
+}
+
 /// Extents with their files, and where the next page begins: behind the extent of this file that ends
 /// here; `None`: there is no next page. A page may be short, or empty, and not the last.
 pub type ExtentPage = (Vec<(Ino, Extent)>, Option<(Ino, u64)>);
@@ -432,6 +470,11 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// How their journal is; `None`: there is none. Cheap.
     fn journal(&self) -> Option<JournalStatus> {
+        None
+    }
+
+    /// What this session has been granted; `None`: nobody else has the volume, so everything is its own.
+    fn leases(&self) -> Option<Arc<dyn Leases>> {
         None
     }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use meta::{Attr, FILE_MAX, FileUpdate, Ino, MetaError};
+use meta::{Access, Attr, FILE_MAX, FileUpdate, Ino, MetaError};
 
 use crate::data::BLOCK;
 use crate::data::Data;
@@ -57,6 +57,7 @@ impl Data {
             return Err(MetaError::FileTooLarge.into());
         }
         let open_inode = self.open_inodes.open(ino);
+        let _pins = self.using(&[(&open_inode, Access::Write)]).await?;
         let _order = open_inode.order.lock().await;
         let attr = self.meta.truncate(ino, size).await?;
         self.note_stored().await;
@@ -75,9 +76,10 @@ impl Data {
         grow: bool,
     ) -> Result<Attr, DataError> {
         checked(&range)?;
+        let open_inode = self.open_inodes.open(ino);
+        let _pins = self.using(&[(&open_inode, Access::Write)]).await?;
         let _promising = self.promising.lock().await;
         self.admit(self.holes_in(ino, range.clone()).await?).await?;
-        let open_inode = self.open_inodes.open(ino);
         let _order = open_inode.order.lock().await;
         self.tell_size(&open_inode).await?;
         let attr = self.meta.allocate(ino, range, grow).await?;
@@ -91,7 +93,10 @@ impl Data {
     /// # Errors
     /// Metadata's.
     pub async fn punch(&self, ino: Ino, range: Range<u64>) -> Result<Attr, DataError> {
-        self.clear(ino, range, false, false).await
+        checked(&range)?;
+        let open_inode = self.open_inodes.open(ino);
+        let _pins = self.using(&[(&open_inode, Access::Write)]).await?;
+        self.clear(&open_inode, range, false, false).await
     }
 
     /// Makes the range allocated zeros; grows the file if `grow`.
@@ -105,25 +110,26 @@ impl Data {
         grow: bool,
     ) -> Result<Attr, DataError> {
         checked(&range)?;
+        let open_inode = self.open_inodes.open(ino);
+        let _pins = self.using(&[(&open_inode, Access::Write)]).await?;
         let _promising = self.promising.lock().await;
         self.admit(self.holes_in(ino, range.clone()).await?).await?;
-        self.clear(ino, range, true, grow).await
+        self.clear(&open_inode, range, true, grow).await
     }
 
+    /// The caller has pinned the file.
     async fn clear(
         &self,
-        ino: Ino,
+        open_inode: &Arc<OpenInode>,
         range: Range<u64>,
         allocate: bool,
         grow: bool,
     ) -> Result<Attr, DataError> {
-        checked(&range)?;
-        let open_inode = self.open_inodes.open(ino);
         let _order = open_inode.order.lock().await;
-        self.tell_size(&open_inode).await?;
-        let attr = self.meta.clear_range(ino, range.clone(), allocate, grow).await?;
+        self.tell_size(open_inode).await?;
+        let attr = self.meta.clear_range(open_inode.ino, range.clone(), allocate, grow).await?;
         self.note_stored().await;
-        self.cut(&open_inode, range, &attr);
+        self.cut(open_inode, range, &attr);
         Ok(attr)
     }
 
@@ -145,6 +151,7 @@ impl Data {
         checked(&target)?;
         let source = self.open_inodes.open(from);
         let open_inode = self.open_inodes.open(to);
+        let _pins = self.using(&[(&source, Access::Read), (&open_inode, Access::Write)]).await?;
         self.settle(&Scope::One(&source)).await?;
         let _promising = self.promising.lock().await;
         // A clone counts as the copy that it is to whoever asked for one: all of it can be
@@ -198,7 +205,9 @@ impl Data {
     /// # Errors
     /// Metadata's.
     pub async fn seek_data(&self, ino: Ino, offset: u64) -> Result<Option<u64>, DataError> {
-        let size = self.size(ino).await?;
+        let open_inode = self.open_inodes.open(ino);
+        let _pins = self.using(&[(&open_inode, Access::Read)]).await?;
+        let size = self.size(&open_inode).await?;
         if offset >= size {
             return Ok(None);
         }
@@ -212,7 +221,9 @@ impl Data {
     /// # Errors
     /// Metadata's.
     pub async fn seek_hole(&self, ino: Ino, offset: u64) -> Result<Option<u64>, DataError> {
-        let size = self.size(ino).await?;
+        let open_inode = self.open_inodes.open(ino);
+        let _pins = self.using(&[(&open_inode, Access::Read)]).await?;
+        let size = self.size(&open_inode).await?;
         if offset >= size {
             return Ok(None);
         }
@@ -271,10 +282,9 @@ impl Data {
         state.dirty_ranges.next_run(range)
     }
 
-    async fn size(&self, ino: Ino) -> Result<u64, DataError> {
-        let open_inode = self.open_inodes.open(ino);
+    async fn size(&self, open_inode: &OpenInode) -> Result<u64, DataError> {
         // In this order: bytes that land in between are counted by metadata.
         let unstored = open_inode.state.lock().dirty_ranges.end();
-        Ok(self.meta.getattr(ino).await?.size.max(unstored))
+        Ok(self.meta.getattr(open_inode.ino).await?.size.max(unstored))
     }
 }

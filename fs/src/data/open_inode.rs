@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use meta::{Ino, Time};
+use meta::{Access, Ino, Leases, Time};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::data::dirty_ranges::DirtyRanges;
 use crate::data::plan::{Readers, Window};
@@ -22,6 +23,8 @@ pub(crate) struct OpenInode {
     /// Held while metadata of its content changes (commit, truncate, punch, clone), so that a
     /// commit does not bring back what a truncate took away. Several are taken in order of inode.
     pub(crate) order: tokio::sync::Mutex<()>,
+    /// Told when the last pin has gone.
+    pub(crate) unpinned: Notify,
 }
 
 /// The changing part of a [`OpenInode`].
@@ -43,6 +46,10 @@ pub(crate) struct State {
     pub(crate) readers: Readers,
     /// The last long read of it took more than one slice.
     pub(crate) fragmented: bool,
+    /// What of the file may be kept here.
+    pub(crate) access: Access,
+    /// How many work with it by what was granted.
+    pins: u32,
     /// Size in metadata, once asked.
     size: Option<u64>,
     windows: Windows,
@@ -152,9 +159,58 @@ impl State {
         self.windows.covering(range)
     }
 
+    /// Does somebody work with it by what was granted?
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins > 0
+    }
+
+    /// Keeps no more of the file than `to`, if nobody works with it and metadata knows all that was written.
+    pub(crate) fn lower(&mut self, to: Access) -> bool {
+        let free = !self.is_pinned() && self.dirty_ranges.is_empty() && self.mtime.is_none();
+        if free && to < self.access {
+            self.access = to;
+            self.layout_changed(None);
+        }
+        free
+    }
+
     fn is_idle(&self) -> bool {
         let stored = self.dirty_ranges.is_empty() && self.mtime.is_none() && !self.queued;
         stored && self.error.is_none() && self.lost.is_none()
+    }
+}
+
+/// Files that are used by what was granted: it is not given back before this is dropped.
+#[derive(Default)]
+pub(crate) struct Pins(Vec<Arc<OpenInode>>);
+
+impl Pins {
+    /// All of them, in these ways; `None`: one of them may not be used so.
+    pub(crate) fn take(wanted: &[(&Arc<OpenInode>, Access)]) -> Option<Self> {
+        let mut pins = Self::default();
+        for &(open_inode, access) in wanted {
+            let mut state = open_inode.state.lock();
+            if state.access < access {
+                // Not under the lock: those taken so far go, and this file may be among them.
+                drop(state);
+                return None;
+            }
+            state.pins += 1;
+            pins.0.push(Arc::clone(open_inode));
+        }
+        Some(pins)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        for open_inode in &self.0 {
+            let mut state = open_inode.state.lock();
+            state.pins -= 1;
+            if !state.is_pinned() {
+                open_inode.unpinned.notify_waiters();
+            }
+        }
     }
 }
 
@@ -165,6 +221,8 @@ const CROWDED: usize = 1024;
 /// All files in use.
 pub(crate) struct OpenInodes {
     shards: [Mutex<Shard>; SHARDS],
+    /// What this session has been granted; `None`: all is ours.
+    leases: Option<Arc<dyn Leases>>,
 }
 
 struct Shard {
@@ -173,10 +231,15 @@ struct Shard {
 }
 
 impl OpenInodes {
-    /// None.
-    pub(crate) fn new() -> Self {
+    /// None, of a session that has been granted this.
+    pub(crate) fn new(leases: Option<Arc<dyn Leases>>) -> Self {
         let shard = || Mutex::new(Shard { files: HashMap::new(), prune_at: CROWDED });
-        Self { shards: std::array::from_fn(|_| shard()) }
+        Self { shards: std::array::from_fn(|_| shard()), leases }
+    }
+
+    /// What the session has been granted; `None`: all is ours.
+    pub(crate) fn leases(&self) -> Option<&Arc<dyn Leases>> {
+        self.leases.as_ref()
     }
 
     fn shard(&self, ino: Ino) -> &Mutex<Shard> {
@@ -199,8 +262,13 @@ impl OpenInodes {
             shard.files.retain(|_, h| Arc::strong_count(h) > 1 || !h.state.lock().is_idle());
             shard.prune_at = CROWDED.max(2 * shard.files.len());
         }
-        let open_inode =
-            Arc::new(OpenInode { ino, state: Mutex::default(), order: Default::default() });
+        let access = self.leases.as_ref().map_or(Access::Write, |leases| leases.access(ino));
+        let open_inode = Arc::new(OpenInode {
+            ino,
+            state: Mutex::new(State { access, ..State::default() }),
+            order: Default::default(),
+            unpinned: Notify::new(),
+        });
         shard.files.insert(ino, Arc::clone(&open_inode));
         open_inode
     }
@@ -237,7 +305,7 @@ mod tests {
 
     #[test]
     fn idle_open_inodes_go_and_busy_ones_stay() {
-        let open_inodes = OpenInodes::new();
+        let open_inodes = OpenInodes::new(None);
         let busy = open_inodes.open(Ino(SHARDS as u64));
         open_inodes.open(Ino(2 * SHARDS as u64)).state.lock().dirty_ranges.write(0, b"dirty");
         for n in 3..3000 {
@@ -258,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_of_extents_is_bounded_and_not_what_changed_meanwhile() {
-        let open_inodes = OpenInodes::new();
+        let open_inodes = OpenInodes::new(None);
         for ino in 0..2000 {
             let open_inode = open_inodes.open(Ino(ino));
             for place in 0..10 {

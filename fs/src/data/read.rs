@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use meta::{Ino, MetaError};
+use meta::{Access, Ino, MetaError};
 use proto::guard::caught_in;
 use proto::id::BlobId;
 use proto::on_wake::{self, Threads};
@@ -206,6 +206,7 @@ impl Data {
             return Ok(Bytes::new());
         }
         let open_inode = self.open_inodes.open(ino);
+        let _pins = self.using(&[(&open_inode, Access::Read)]).await?;
         let size = self.learn_size(&open_inode).await?;
         let range = range.start..range.end.min(size);
         if range.is_empty() {

@@ -44,6 +44,8 @@ pub(crate) struct MemoryMeta {
     pub(crate) largest_step: AtomicUsize,
     /// Extents of the largest commit.
     pub(crate) largest_commit: AtomicUsize,
+    /// What is granted. `None`: everything.
+    leases: Option<Arc<dyn Leases>>,
 }
 
 impl File {
@@ -123,6 +125,22 @@ impl MemoryMeta {
             extents_told: AtomicUsize::new(0),
             largest_step: AtomicUsize::new(0),
             largest_commit: AtomicUsize::new(0),
+            leases: None,
+        }
+    }
+
+    /// Of a session that has no more than this of it.
+    pub(crate) fn leased(leases: Arc<dyn Leases>) -> Self {
+        Self { leases: Some(leases), ..Self::new() }
+    }
+
+    /// Content is looked at and changed by what was granted alone.
+    fn check_granted(&self, ino: Ino, needed: Access) -> Result<(), MetaError> {
+        match &self.leases {
+            Some(leases) if leases.access(ino) < needed => {
+                Err(MetaError::Ended(format!("{needed:?} of {ino:?} was not granted")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -180,6 +198,9 @@ impl MetaStore for MemoryMeta {
     }
     fn session(&self) -> SessionId {
         self.session
+    }
+    fn leases(&self) -> Option<Arc<dyn Leases>> {
+        self.leases.clone()
     }
     async fn usage(&self) -> Result<Usage, MetaError> {
         let state = self.state.lock();
@@ -280,12 +301,14 @@ impl MetaStore for MemoryMeta {
         range: Range<u64>,
         limit: usize,
     ) -> Result<Vec<Extent>, MetaError> {
+        self.check_granted(ino, Access::Read)?;
         let mut extents = self.state.lock().touching(ino, &range)?;
         extents.truncate(limit);
         self.extents_told.fetch_add(extents.len(), Relaxed);
         Ok(extents)
     }
     async fn commit(&self, blobs: &[BlobId], files: &[FileUpdate]) -> Result<(), MetaError> {
+        files.iter().try_for_each(|update| self.check_granted(update.ino, Access::Write))?;
         let extents = files.iter().map(|update| update.extents.len()).sum();
         self.largest_commit.fetch_max(extents, Relaxed);
         let mut state = self.state.lock();
@@ -333,6 +356,7 @@ impl MetaStore for MemoryMeta {
         Ok(alive.take(limit).copied().collect())
     }
     async fn truncate(&self, ino: Ino, size: u64) -> Result<Attr, MetaError> {
+        self.check_granted(ino, Access::Write)?;
         let mut state = self.state.lock();
         state.cut(ino, size..u64::MAX);
         state.file(ino)?.size = size;
@@ -345,6 +369,7 @@ impl MetaStore for MemoryMeta {
         allocate: bool,
         grow: bool,
     ) -> Result<Attr, MetaError> {
+        self.check_granted(ino, Access::Write)?;
         let mut state = self.state.lock();
         state.cut(ino, range.clone());
         if allocate {
@@ -356,6 +381,7 @@ impl MetaStore for MemoryMeta {
         state.attr(ino)
     }
     async fn allocate(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<Attr, MetaError> {
+        self.check_granted(ino, Access::Write)?;
         let mut state = self.state.lock();
         let there = state.touching(ino, &range)?;
         let mut at = range.start;
@@ -380,6 +406,8 @@ impl MetaStore for MemoryMeta {
         to: Ino,
         to_offset: u64,
     ) -> Result<Attr, MetaError> {
+        self.check_granted(from, Access::Read)?;
+        self.check_granted(to, Access::Write)?;
         let mut state = self.state.lock();
         let extents = state.touching(from, &range)?;
         state.cut(to, to_offset..to_offset + (range.end - range.start));

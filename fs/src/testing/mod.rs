@@ -5,6 +5,7 @@ mod crash_tests;
 mod fault_tests;
 mod fragments_tests;
 mod full_tests;
+mod grudging;
 mod inline_tests;
 mod local_tests;
 mod memory_blobs;
@@ -14,6 +15,7 @@ mod reference;
 mod space_tests;
 mod tree_tests;
 
+pub(crate) use grudging::Grudging;
 pub(crate) use memory_blobs::MemoryBlobs;
 pub(crate) use memory_meta::MemoryMeta;
 

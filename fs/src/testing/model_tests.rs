@@ -1,11 +1,14 @@
 //! Random operations against plain byte arrays, over a store that is slow and fails.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use meta::{Ino, MetaStore};
+use meta::{Access, Ino, Leases, MetaStore};
 
 use super::*;
+use crate::data::TryWrite;
 use crate::error::DataError;
 
 const FILE: u64 = 600_000;
@@ -115,6 +118,34 @@ async fn check_all(world: &World, files: &[Model]) {
     }
 }
 
+/// Files that [`use_files`] uses.
+const INODES: Range<u64> = 10..18;
+
+/// Four tasks use two files each, at random.
+async fn use_files(world: &Arc<World>, seed: u64) -> Vec<Model> {
+    let tasks = (0..4u64).map(|task| {
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            let mut random = Random(seed * 1000 + task);
+            let file = |n| {
+                world.meta.create_file(Ino(n));
+                Model { ino: Ino(n), bytes: Vec::new() }
+            };
+            let first = INODES.start + task * 2;
+            let mut files: Vec<Model> = (first..first + 2).map(file).collect();
+            for _ in 0..250 {
+                step(&world, &mut random, &mut files).await;
+            }
+            files
+        })
+    });
+    let mut files = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        files.extend(task.await.unwrap());
+    }
+    files
+}
+
 #[tokio::test(start_paused = true)]
 async fn files_read_as_written_while_the_store_is_slow_and_fails() {
     for seed in 1..=12 {
@@ -125,25 +156,7 @@ async fn files_read_as_written_while_the_store_is_slow_and_fails() {
             inner.delay = Duration::from_millis([0, 3, 40][seed as usize % 3]);
             inner.failing_percent = [0, 10, 30][(seed / 3) as usize % 3];
         }
-        let tasks = (0..4u64).map(|task| {
-            let world = Arc::clone(&world);
-            tokio::spawn(async move {
-                let mut random = Random(seed * 1000 + task);
-                let file = |n| {
-                    world.meta.create_file(Ino(n));
-                    Model { ino: Ino(n), bytes: Vec::new() }
-                };
-                let mut files: Vec<Model> = (0..2).map(|n| file(10 + task * 2 + n)).collect();
-                for _ in 0..250 {
-                    step(&world, &mut random, &mut files).await;
-                }
-                files
-            })
-        });
-        let mut files = Vec::new();
-        for task in tasks.collect::<Vec<_>>() {
-            files.extend(task.await.unwrap());
-        }
+        let files = use_files(&world, seed).await;
         check_all(&world, &files).await;
         world.blobs.inner.lock().failing_percent = 0;
         world.data.stop().await.unwrap();
@@ -152,6 +165,65 @@ async fn files_read_as_written_while_the_store_is_slow_and_fails() {
         let again = World::over(world.meta.clone(), world.blobs.clone(), small());
         check_all(&again, &files).await;
     }
+}
+
+/// Metadata refuse what is done to content without a grant.
+#[tokio::test(start_paused = true)]
+async fn files_read_as_written_while_grants_are_refused_and_wanted_back() {
+    for seed in 1..=6 {
+        println!("seed {seed}");
+        let leases = Arc::new(Grudging::new(seed));
+        let meta = Arc::new(MemoryMeta::leased(leases.clone()));
+        let world = Arc::new(World::over(meta, Arc::new(MemoryBlobs::new()), small()));
+        world.blobs.inner.lock().delay = Duration::from_millis([0, 3, 40][seed as usize % 3]);
+        let over = Arc::new(AtomicBool::new(false));
+        let (data, ended) = (world.data.clone(), over.clone());
+        let others = tokio::spawn(async move {
+            let mut random = Random(seed * 1000 + 999);
+            while !ended.load(Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1 + random.below(30))).await;
+                let ino = Ino(INODES.start + random.below(INODES.end - INODES.start));
+                let to = [Access::None, Access::Hold, Access::Read][random.below(3) as usize];
+                data.give_back(ino, to).await.unwrap();
+                assert_eq!(data.pending(ino), None, "all is stored under what was granted");
+            }
+        });
+        let files = use_files(&world, seed).await;
+        check_all(&world, &files).await;
+        over.store(true, Relaxed);
+        others.await.unwrap();
+        let (refused, returned) = leases.counts();
+        assert!(refused > 5 && returned > 20, "{refused} refused, {returned} given back");
+        world.data.stop().await.unwrap();
+        let again = World::over(world.meta.clone(), world.blobs.clone(), small());
+        check_all(&again, &files).await;
+    }
+}
+
+/// A read that waits for its blob keeps what was granted from others until it has ended.
+#[tokio::test(start_paused = true)]
+async fn what_is_in_use_is_given_back_when_it_is_no_more() {
+    let leases = Arc::new(Grudging::new(1));
+    let meta = Arc::new(MemoryMeta::leased(leases.clone()));
+    let world = World::over(meta, Arc::new(MemoryBlobs::new()), small());
+    world.meta.create_file(Ino(5));
+    assert_eq!(world.data.try_write(Ino(5), 0, b"bytes", Time::default()), Ok(TryWrite::NoLease));
+    world.write(Ino(5), 0, b"bytes").await;
+    world.data.give_back(Ino(5), Access::Read).await.unwrap();
+    assert_eq!(leases.access(Ino(5)), Access::Read);
+    world.blobs.inner.lock().stalled = true;
+    let data = world.data.clone();
+    let reading = tokio::spawn(async move { data.read(Ino(5), 0..100).await });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let data = world.data.clone();
+    let giving = tokio::spawn(async move { data.give_back(Ino(5), Access::None).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!giving.is_finished() && leases.access(Ino(5)) == Access::Read);
+    world.blobs.resume();
+    assert_eq!(reading.await.unwrap().unwrap(), &b"bytes"[..]);
+    giving.await.unwrap().unwrap();
+    assert_eq!(leases.access(Ino(5)), Access::None);
+    assert_eq!(world.data.try_write(Ino(5), 0, b"bytes", Time::default()), Ok(TryWrite::NoLease));
 }
 
 #[tokio::test(start_paused = true)]
