@@ -4,6 +4,7 @@
 //! cluster = "5ad0c2f0-..."        # printed by `storaged disk init`
 //! generation = 1                  # raise it with every change of the list below
 //! cache = "/srv/cache/ashlar"     # where this machine keeps what makes volumes fast; may be left out
+//! metad = ["10.0.0.1:7413"]       # who leads the volumes; left out: whoever mounts one leads it
 //!
 //! [[slot]]
 //! disk = "0b6c..."                # printed by `storaged disk init`
@@ -67,6 +68,9 @@ pub struct Cluster {
     /// cluster file. `None`: where the system, or the user, keeps such things. In older files it is called `meta`.
     #[serde(default, alias = "meta", skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
+    /// `HOST:PORT` of each metad that may lead the volumes. Empty: whoever mounts one leads it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metad: Vec<String>,
     /// The slots of the group, in the order that numbers them from 0.
     #[serde(rename = "slot", default)]
     pub slots: Vec<Slot>,
@@ -259,6 +263,14 @@ pub enum BadCluster {
     /// Some slots have a rack and others have none.
     #[error("slot {0} has no rack, and others have: give all slots a rack, or none")]
     NoRack(usize),
+    /// A metad's address that is not HOST:PORT.
+    #[error("metad: {0:?} is not HOST:PORT")]
+    MetadAddress(String),
+    /// Whoever asks a metad reaches no disk that only a mount can open.
+    #[error(
+        "slot {0} has a path, and metad is named: storaged has to serve all disks (address), or leave metad out"
+    )]
+    MetadLocal(usize),
     /// Some slots are opened here and others are served by daemons.
     #[error("slots must be all served (address) or all local (path), not a mix of both")]
     Mixed,
@@ -347,7 +359,19 @@ impl Cluster {
         if !paths.is_empty() && !addresses.is_empty() {
             return Err(BadCluster::Mixed);
         }
+        self.validate_metad()?;
         self.validate_levels()
+    }
+
+    /// Who leads volumes for others can be reached, and the disks by whoever asks it.
+    fn validate_metad(&self) -> Result<(), BadCluster> {
+        if let Some(address) = self.metad.iter().find(|address| !is_address(address)) {
+            return Err(BadCluster::MetadAddress(address.clone()));
+        }
+        match self.slots.iter().position(|slot| slot.path.is_some()) {
+            Some(local) if !self.metad.is_empty() => Err(BadCluster::MetadLocal(local)),
+            _ => Ok(()),
+        }
     }
 
     /// A disk is in one host, and a host in one rack.
@@ -400,11 +424,16 @@ impl Cluster {
     }
 }
 
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
+}
+
 fn check_address(index: usize, address: &str) -> Result<(), BadCluster> {
-    let good = address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0));
-    if good { Ok(()) } else { Err(BadCluster::Address { index, address: address.to_owned() }) }
+    match is_address(address) {
+        true => Ok(()),
+        false => Err(BadCluster::Address { index, address: address.to_owned() }),
+    }
 }
 
 #[cfg(test)]
@@ -447,6 +476,22 @@ mod tests {
         }
         assert_eq!(with("meta = \"a\"\ncache = \"b\""), Err(BadCluster::CacheTwice));
         assert!(matches!(with("meta = 3"), Err(BadCluster::Text(_))));
+    }
+
+    #[test]
+    fn who_leads_volumes_is_named_by_address_and_needs_disks_that_are() {
+        let with = |line: &str, slot: String| {
+            Cluster::parse(&format!("{HEAD}{line}\n{slot}"), Path::new("/"))
+        };
+        let served = || slot(1, "address = \"h:1\"");
+        let cluster = with("metad = [\"a:7413\", \"b:7413\"]", served()).unwrap();
+        assert_eq!(cluster.metad, ["a:7413", "b:7413"]);
+        assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster.clone()));
+        assert!(with("", served()).unwrap().metad.is_empty());
+        let bad = BadCluster::MetadAddress("7413".to_owned());
+        assert_eq!(with("metad = [\"7413\"]", served()), Err(bad));
+        let local = with("metad = [\"a:7413\"]", slot(1, "path = \"d\""));
+        assert_eq!(local, Err(BadCluster::MetadLocal(0)));
     }
 
     /// A slot on one disk in the place of another.

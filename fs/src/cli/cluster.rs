@@ -74,6 +74,10 @@ struct FileArgs {
     /// Disks of one host fail together
     #[arg(long)]
     by_host: bool,
+    /// Where an `ashlar metad` leads the volumes, as the machines that mount reach it; repeat for each
+    /// [default: whoever mounts a volume leads it]
+    #[arg(long, value_name = "HOST:PORT")]
+    metad: Vec<String>,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
@@ -136,7 +140,8 @@ async fn cluster(args: &FileArgs) -> Result<Cluster> {
         }
     }
     let cluster = cluster.context("no disks")?;
-    Ok(Cluster { cluster, generation: Generation(1), cache: args.cache.clone(), slots })
+    let (cache, metad) = (args.cache.clone(), args.metad.clone());
+    Ok(Cluster { cluster, generation: Generation(1), cache, metad, slots })
 }
 
 fn is_directory(place: &str) -> Result<bool> {

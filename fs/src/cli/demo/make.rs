@@ -146,7 +146,8 @@ impl Plan {
             (capacity / BLOCK_FILES).next_power_of_two().clamp(BLOCK_FILE.0, BLOCK_FILE.1);
         let id = ClusterId::random();
         let (generation, cache) = (Generation(1), Some(staged.join("cache")));
-        let mut cluster = Cluster { cluster: id, generation, cache, slots: Vec::new() };
+        let (metad, slots) = (Vec::new(), Vec::new());
+        let mut cluster = Cluster { cluster: id, generation, cache, metad, slots };
         for number in 0..self.disks {
             let (now, path) = (disk(staged, number), disk(dir, number));
             let options = InitOptions { capacity: Some(capacity), block_file };
