@@ -11,13 +11,14 @@
 //! * [`part_store`]: the seam between a proxy and a slot, in process or over the network.
 //! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
 //!   our own types.
+//! * [`metad`]: the frames in which a session asks whoever leads its volume.
 //! * [`guests`], [`gather`]: what a server stands of those who connect to it.
 //! * [`program`], [`signals`], [`size`], [`listen`]: what people type and are told, and how a program ends.
 //! * [`touch`], [`awake`]: waiting for what may hang, with a bound; the clock for it.
 //! * [`observe`], [`log_file`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the
 //!   word to systemd, and memory. All of these alike in every binary.
 //!
-//! Nothing here does I/O except [`client`], [`link`], the servers' side of connections,
+//! Nothing here does I/O except [`client`], [`link`], [`metad`], the servers' side of connections,
 //! [`cluster::Cluster::read`] and those of the last two lines.
 
 pub mod allocator;
@@ -37,6 +38,7 @@ pub mod limits;
 pub mod link;
 pub mod listen;
 pub mod log_file;
+pub mod metad;
 pub mod metric_names;
 pub mod metrics_server;
 pub mod observe;
@@ -63,5 +65,9 @@ pub mod rpc {
     /// The proxy's contract.
     pub mod proxyd {
         tonic::include_proto!("ashlar.proxyd.v1");
+    }
+    /// What sessions ask of whoever leads a volume.
+    pub mod metad {
+        tonic::include_proto!("ashlar.metad.v1");
     }
 }

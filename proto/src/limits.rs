@@ -23,6 +23,15 @@ pub const MAX_LIST: u32 = 1024;
 /// Largest gRPC message either side accepts, in bytes: a part with its address, checks and framing.
 pub const MAX_MESSAGE: usize = MAX_PART as usize + (64 << 10);
 
+/// Longest message between a session and its metad, in bytes.
+pub const MAX_SESSION_MESSAGE: u32 = 8 << 20;
+/// Most ops in one ask of a session.
+pub const MAX_OPS: usize = 256;
+/// Sessions that one metad serves.
+pub const MAX_SESSIONS: usize = 4096;
+/// Most entries of any list between a session and its metad.
+pub const MAX_ENTRIES: usize = 4096;
+
 /// Where a payload of so many bytes starts within its record on disk: behind header and checksum
 /// table if that saves a disk block, else in the next one.
 pub fn payload_offset(payload_len: u32) -> usize {

@@ -5,7 +5,7 @@
 //! | 0 | 4 | request number |
 //! | 4 | 1 | kind, see [`Kind`] |
 //! | 5 | 3 | zero |
-//! | 8 | 4 | length of the message, at most 64 KiB |
+//! | 8 | 4 | length of the message, at most 64 KiB; of a session's, 8 MiB |
 //! | 12 | 4 | length of the payload, at most that of the largest part |
 //! | 16 | 4 | CRC-32C of bytes 0 to 15 and the message |
 //!
@@ -73,10 +73,14 @@ pub enum Kind {
     Serve = 16,
     /// A `ConditionRequest`.
     Condition = 17,
+    /// What a session says to its metad: a `FromClient`.
+    Say = 18,
+    /// What a metad says to a session: a `FromMetad`.
+    Said = 19,
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 19] = [
         Self::Put,
         Self::Get,
         Self::Done,
@@ -94,6 +98,8 @@ impl Kind {
         Self::Rebuilt,
         Self::Serve,
         Self::Condition,
+        Self::Say,
+        Self::Said,
     ];
 
     /// The kind that a byte stands for.
@@ -144,12 +150,23 @@ fn nonsense(why: &str) -> io::Error {
 /// # Errors
 /// `InvalidData` for what is no frame; whatever the connection says.
 pub async fn read(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Arrived>> {
+    read_within(input, MAX_MESSAGE).await
+}
+
+/// The same of a connection whose messages are no longer than this.
+///
+/// # Errors
+/// Those of [`read`].
+pub async fn read_within(
+    input: &mut (impl AsyncRead + Unpin),
+    longest: u32,
+) -> io::Result<Option<Arrived>> {
     let mut header = [0; HEADER_LEN];
     let first = input.read(&mut header).await?;
     if first == 0 {
         return Ok(None);
     }
-    in_time(rest(input, header, first)).await.map(Some)
+    in_time(rest(input, header, first, longest)).await.map(Some)
 }
 
 /// The rest of header and message, when the first bytes of the header are there.
@@ -157,12 +174,13 @@ async fn rest(
     input: &mut (impl AsyncRead + Unpin),
     mut header: [u8; HEADER_LEN],
     first: usize,
+    longest: u32,
 ) -> io::Result<Arrived> {
     input.read_exact(&mut header[first..]).await?;
     let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
     let (len, payload) = (number(8), number(12));
     let kind = Kind::from_byte(header[4]).ok_or_else(|| nonsense("unknown kind"))?;
-    if header[5..8] != [0; 3] || len > MAX_MESSAGE || payload > MAX_PAYLOAD {
+    if header[5..8] != [0; 3] || len > longest || payload > MAX_PAYLOAD {
         return Err(nonsense("lengths out of bounds"));
     }
     let mut message = BytesMut::with_capacity(len.min(FIRST) as usize);

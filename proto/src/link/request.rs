@@ -238,7 +238,7 @@ impl Request {
             Kind::Condition => decode(message).and_then(|wire::ConditionRequest { to, volume }| {
                 Ok((Address::from_wire(to.as_ref())?, Self::Condition(VolumeId(volume))))
             }),
-            Kind::Hello | Kind::Done | Kind::Failed => return None,
+            Kind::Hello | Kind::Done | Kind::Failed | Kind::Say | Kind::Said => return None,
         })
     }
 
