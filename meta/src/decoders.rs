@@ -1,8 +1,12 @@
 //! What is read of a volume's metadata, to be tried with whatever may be found there: see [`proto::decoders`].
 
 use bytes::Bytes;
-use proto::decoders::{Decoder, a_blob, unsealed};
+use proto::decoders::{Decoder, a_blob, seal_frame, unsealed};
 use proto::id::{ClusterId, GroupId, SessionId, VolumeId};
+use proto::metad::{hear, listen, said, say};
+use proto::rpc::metad::from_client::Say;
+use proto::rpc::metad::from_metad::Said;
+use proto::rpc::metad::{Ask, Reply};
 use proto::scheme::Scheme;
 
 use crate::account::{Account, AccountKind};
@@ -16,11 +20,15 @@ use crate::record::dentry;
 use crate::record::inode::Inode;
 use crate::record::xattr;
 use crate::rules::acl::Acl;
-use crate::store::{Extent, Ino, Place, VolumeInfo};
+use crate::store::{Extent, FileUpdate, Ino, MetaError, Place, Time, VolumeInfo};
 use crate::table::chunk::{Block, Builder, FOOTER, Index};
 use crate::table::manifest::Manifest;
 use crate::table::run::{ChunkRef, Run};
 use crate::volume_store::names::{Namer, Role};
+use crate::wire::answer::{self, Answer};
+use crate::wire::content::ContentOp;
+use crate::wire::look::Look;
+use crate::wire::op::Op;
 
 /// Those of this crate.
 pub const DECODERS: &[Decoder] = &[
@@ -45,6 +53,18 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "block of a chunk", decode: read_block, example: a_block, seal: unsealed },
     Decoder { name: "values", decode: read_values, example: a_value, seal: unsealed },
     Decoder { name: "volume", decode: read_volume, example: a_volume, seal: unsealed },
+    Decoder {
+        name: "ask of a session",
+        decode: read_ask,
+        example: an_ask,
+        seal: |bytes| seal_frame(bytes),
+    },
+    Decoder {
+        name: "reply of a metad",
+        decode: read_reply,
+        example: a_reply,
+        seal: |bytes| seal_frame(bytes),
+    },
 ];
 
 const VOLUME: VolumeId = VolumeId(9);
@@ -187,6 +207,47 @@ fn a_volume() -> Vec<u8> {
 
 fn read_volume(bytes: &[u8]) {
     drop(VolumeRecord::decode(bytes));
+}
+
+fn an_ask() -> Vec<u8> {
+    let extent = Extent { offset: 5, len: 7, place: Some(Place { blob: a_blob(100), offset: 9 }) };
+    let file = FileUpdate {
+        ino: Ino(3),
+        extents: vec![extent],
+        size_at_least: Some(12),
+        mtime: Some(Time { secs: 1, nanos: 2 }),
+    };
+    let commit = ContentOp::Commit { blobs: vec![a_blob(100)], inline: None, files: vec![file] };
+    let lookup = Look::Lookup(Ino(1), Bytes::from_static(b"name"));
+    let ops = [Op::Look(lookup), Op::Content(commit), Op::SetMinSpare(1), Op::Sync];
+    let ops = ops.iter().map(Op::to_wire).collect();
+    say(7, Say::Ask(Ask { ops, ..Ask::default() })).to_vec()
+}
+
+fn read_ask(mut bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let heard = runtime.expect("a runtime").block_on(hear(&mut bytes, true));
+    let Ok(Some(heard)) = heard else { return };
+    let Say::Ask(ask) = heard.say else { return };
+    for op in ask.ops.into_iter().filter_map(|op| Op::from_wire(op).ok()) {
+        assert_eq!(Op::from_wire(op.to_wire()), Ok(op), "what was understood is said again");
+    }
+}
+
+fn a_reply() -> Vec<u8> {
+    let names = Answer::Names(vec![b"user.a".to_vec()]);
+    let extent = Extent { offset: 5, len: 7, place: Some(Place { blob: a_blob(100), offset: 9 }) };
+    let answers = [Ok(names), Ok(Answer::Extents(vec![extent])), Err(MetaError::NotFound)];
+    let answers = answers.into_iter().map(answer::to_wire).collect();
+    said(7, Said::Reply(Reply { answers })).to_vec()
+}
+
+fn read_reply(mut bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let heard = runtime.expect("a runtime").block_on(listen(&mut bytes));
+    if let Ok(Some((_, Said::Reply(reply)))) = heard {
+        reply.answers.into_iter().for_each(|answer| drop(answer::from_wire(answer)));
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Filesystem metadata: what is in a volume, who may change it, and when a change is durable.
 //!
 //! [`MetaStore`] is the contract a filesystem uses; a [`Session`] keeps it, on a [`Volume`] that is open here, over an
-//! ordered transactional key-value engine ([`engine::Kv`]). Each operation is one transaction: it reads
+//! ordered transactional key-value engine ([`engine::Kv`]), and a [`RemoteSession`] by asking whoever has it open ([`Metad`]). Each operation is one transaction: it reads
 //! through a [`txn::Txn`], decides by the POSIX rules, and hands the engine one batch of writes.
 //!
 //! * `key` and its files: the schema. One file per kind of key.
@@ -13,6 +13,7 @@
 //! * `account`: who may come by a door that the kernel does not watch.
 //! * `lease`: what somebody who caches is told.
 //! * `volume`: format, open; in its room one that is open, its sessions, which there are, who has one open here.
+//! * `serve`: a volume that is open here, for sessions elsewhere; `remote`: such a session; `wire`: what travels in between.
 //! * `check`: the walk behind `ashlar fsck`, and what puts right what it found.
 
 #![forbid(unsafe_code)]
@@ -32,7 +33,9 @@ pub mod metrics;
 mod missing;
 mod ops;
 mod record;
+mod remote;
 mod rules;
+mod serve;
 pub mod store;
 mod table;
 pub mod testing;
@@ -41,6 +44,7 @@ mod tests;
 mod txn;
 mod volume;
 mod volume_store;
+mod wire;
 
 pub use account::{ACCOUNT_NAME_MAX, Account, AccountKind, Pass, Secret, User, UserChange};
 pub use check::Report;
@@ -51,8 +55,10 @@ pub use journal::pulse::Holder;
 pub use journal::takeover::remains::{Losses, LostEntries};
 pub use lease::Outdated;
 pub use record::members::{Difference, Member, Members};
+pub use remote::{RemoteError, RemoteSession, Target};
 pub use rules::acl::{Acl, Grantee};
 pub use rules::may;
+pub use serve::{Keeper, Metad};
 pub use store::*;
 pub use volume::catalog::{Catalog, FoundVolume, VolumeState, destroy, holder, list, scheme_of};
 pub use volume::lock::{

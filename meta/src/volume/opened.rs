@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use proto::guard::caught;
-use proto::id::{BlobId, SessionId};
+use proto::id::{BlobId, Epoch, SessionId};
+use proto::part_store::Issuer;
 use tokio::runtime::Handle;
 
 use crate::clock::{Clock, wall_clock};
@@ -125,6 +126,13 @@ impl Volume {
     /// What the volume is.
     pub fn info(&self) -> VolumeInfo {
         self.info.read().clone()
+    }
+
+    /// In whose name blobs of the volume are put; `None`: nobody leads it here.
+    pub(crate) fn issuer(&self) -> Option<Issuer> {
+        let owner = self.lead.lock().as_ref()?.needless.0.owner();
+        let epoch = Epoch(self.kv.journal()?.epoch);
+        Some(Issuer { epoch, owner })
     }
 
     /// Changes how many disks can still be lost once a blob is stored. Durable when this returns.

@@ -1,0 +1,14 @@
+//! The side of a mount, or a server: a volume that a metad leads, on this machine or another.
+//!
+//! [`RemoteSession`] is a [`crate::MetaStore`] each of whose methods is an op that metad does: it keeps nothing itself.
+//! Under it, `link` keeps a connection to whoever leads the volume, one after the other, and `connection` is one of
+//! them.
+
+mod connection;
+mod link;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use link::{RemoteError, Target};
+pub use session::RemoteSession;

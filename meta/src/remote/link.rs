@@ -1,0 +1,356 @@
+//! A session's way to whoever leads its volume: one connection after the other, for as long as the session goes on.
+//!
+//! What was asked and not answered when a connection broke is asked again on the next one where that makes no
+//! difference, and else fails: it may have been done. What is asked meanwhile waits, for [`STALL`] at most. A session
+//! that metad has ended ([`proto::metad::LEASE`]) does not come back: all that is asked of it fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::guard::caught_in;
+use proto::id::ClusterId;
+use proto::metad::{LEASE, VERSION};
+use proto::rpc::metad as wire;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connection::{Connection, Ended, Input, Known};
+use crate::store::MetaError;
+use crate::wire::answer::{Answered, from_wire, senseless};
+use crate::wire::bad;
+use crate::wire::op::Op;
+
+/// How long what is asked waits for a metad.
+const STALL: Duration = Duration::from_secs(60);
+/// How long it is waited before all addresses are tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Addresses that are tried, at most: a metad may name others.
+const ADDRESSES: usize = 64;
+/// So long it is waited that whoever has the volume is over who has no connection: it is dead, most likely. And so long that metad
+/// hears that one is broken.
+const UNTIL_OVER: Duration = LEASE.saturating_add(Duration::from_secs(2));
+const UNTIL_HEARD: Duration = Duration::from_secs(1);
+
+/// Which volume, and who may lead it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Addresses of metads, as `HOST:PORT`.
+    pub addresses: Vec<String>,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The volume's name.
+    pub volume: String,
+    /// Who asks, for people: "mount /mnt/a of host-b, process 17".
+    pub name: String,
+    /// Ends the session that has the volume, which can change nothing from then on.
+    pub take_over: bool,
+}
+
+/// Why no session could be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RemoteError {
+    /// No metad is named.
+    #[error("no metad is named for volume {0}")]
+    Nobody(String),
+    /// None of them can be asked, or leads the volume.
+    #[error("no metad leads volume {volume}: {why}")]
+    NotLed {
+        /// The volume.
+        volume: String,
+        /// What became of the last one that was tried.
+        why: String,
+    },
+    /// Another has it.
+    #[error("volume {volume} is in use by {by}: end that first, or take the volume over")]
+    InUse {
+        /// The volume.
+        volume: String,
+        /// Who.
+        by: String,
+    },
+    /// Metad does not want it.
+    #[error("metad refuses a session on volume {volume}: {why}")]
+    Refused {
+        /// The volume.
+        volume: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// How it stands with metad.
+#[derive(Clone)]
+enum State {
+    /// There is no connection.
+    Away(String),
+    Open(Arc<Connection>),
+    /// The session is over.
+    Over(String),
+}
+
+/// A session's way to its metad. Dropping it ends it, and the session some time later.
+pub(super) struct Link {
+    state: watch::Sender<State>,
+    /// It is being closed: that it is over then is no news.
+    closing: Arc<AtomicBool>,
+    _keeping: AbortOnDropHandle<()>,
+}
+
+/// What one connection is made with after the other.
+struct Keeper {
+    addresses: Vec<String>,
+    hello: wire::Hello,
+    state: watch::Sender<State>,
+    closing: Arc<AtomicBool>,
+    volume: watch::Sender<Known>,
+}
+
+impl Link {
+    /// Opens a new session at the first of the metads that leads the volume. What that is from now on goes to `known`. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn open(
+        target: Target,
+        known: watch::Sender<Known>,
+    ) -> Result<(Self, wire::Welcome), RemoteError> {
+        let Target { addresses, cluster, volume, name, take_over } = target;
+        if addresses.is_empty() {
+            return Err(RemoteError::Nobody(volume));
+        }
+        let hello = wire::Hello {
+            version: VERSION,
+            cluster: Bytes::copy_from_slice(cluster.as_bytes()),
+            volume: volume.clone(),
+            name,
+            session: 0,
+            secret: Bytes::new(),
+            connection: 0,
+            take_over,
+        };
+        let state = watch::Sender::new(State::Away("it is connecting".to_owned()));
+        let closing = Arc::<AtomicBool>::default();
+        let mut keeper = Keeper {
+            addresses,
+            hello,
+            state: state.clone(),
+            closing: closing.clone(),
+            volume: known,
+        };
+        let opened = keeper.first().await;
+        let (connection, input, welcome) = opened.map_err(|why| why.told(volume))?;
+        (keeper.hello.session, keeper.hello.secret) = (welcome.session, welcome.secret.clone());
+        keeper.hello.take_over = false;
+        let keeping = tokio::spawn(keeper.keep(connection, input));
+        Ok((Self { state, closing, _keeping: AbortOnDropHandle::new(keeping) }, welcome))
+    }
+
+    /// Has an op done.
+    ///
+    /// # Errors
+    /// Why it failed; [`MetaError::Ended`] once the session is over, and [`MetaError::Engine`] where it is not known
+    /// whether it was done, or no metad could be asked.
+    pub(super) async fn ask(&self, op: &Op) -> Answered {
+        let deadline = Instant::now() + STALL;
+        loop {
+            let connection = self.connection(deadline).await?;
+            let ask = wire::Ask { ops: vec![op.to_wire()], stop_at_failure: false };
+            match connection.ask(ask).await? {
+                Some(reply) => return only(reply),
+                None if op.is_same_again() => {}
+                None => {
+                    let why =
+                        "the connection to metad broke: it is not known whether this was done";
+                    return Err(MetaError::Engine(why.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Has the session closed, which is over then.
+    ///
+    /// # Errors
+    /// As of [`Self::ask`]. It goes on, unless it is over.
+    pub(super) async fn close(&self) -> Answered {
+        self.closing.store(true, Ordering::SeqCst);
+        let closed = self.ask(&Op::Close).await;
+        match &closed {
+            Ok(_) => drop(self.state.send_replace(State::Over("it was closed".to_owned()))),
+            Err(_) => self.closing.store(false, Ordering::SeqCst),
+        }
+        closed
+    }
+
+    /// The connection there is, or the next one.
+    async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, MetaError> {
+        let mut state = self.state.subscribe();
+        let settled = state.wait_for(|state| match state {
+            State::Away(_) => false,
+            // One that has ended is about to be replaced.
+            State::Open(connection) => connection.is_open(),
+            State::Over(_) => true,
+        });
+        let settled = match timeout_at(deadline, settled).await {
+            Ok(settled) => settled.map(|state| state.clone()),
+            Err(_) => Ok(self.state.borrow().clone()),
+        };
+        match settled {
+            Ok(State::Open(connection)) if connection.is_open() => Ok(connection),
+            Ok(State::Over(why)) => Err(MetaError::Ended(format!("the session is over: {why}"))),
+            Ok(State::Away(why)) => {
+                Err(MetaError::Engine(format!("no metad could be asked for {STALL:?}: {why}")))
+            }
+            Ok(State::Open(_)) | Err(_) => {
+                Err(MetaError::Engine(format!("no metad could be asked for {STALL:?}")))
+            }
+        }
+    }
+}
+
+/// The answer to the one op of an ask.
+fn only(reply: wire::Reply) -> Answered {
+    let mut answers = reply.answers.into_iter();
+    match (answers.next(), answers.next()) {
+        (Some(answer), None) => from_wire(answer),
+        _ => Err(senseless(&bad("one op, and not one answer"))),
+    }
+}
+
+impl Ended {
+    /// Why there is no session, for people.
+    fn told(self, volume: String) -> RemoteError {
+        match self {
+            Self::Over(why) => RemoteError::Refused { volume, why },
+            Self::InUse { by, .. } => RemoteError::InUse { volume, by },
+            Self::Broken(why) => RemoteError::NotLed { volume, why },
+            Self::Elsewhere(_) => {
+                let why = "none of those that are named does".to_owned();
+                RemoteError::NotLed { volume, why }
+            }
+        }
+    }
+
+    /// Of the answers of several metads the one counts that says most.
+    fn says(&self) -> u8 {
+        match self {
+            Self::Elsewhere(_) => 0,
+            Self::Broken(_) => 1,
+            Self::InUse { .. } => 2,
+            Self::Over(_) => 3,
+        }
+    }
+}
+
+impl Keeper {
+    /// The first connection. Waits for the end of a session that has the volume and no connection.
+    async fn first(&mut self) -> Result<(Arc<Connection>, Input, wire::Welcome), Ended> {
+        let began = Instant::now();
+        loop {
+            let refused = match self.connect().await {
+                Ok(opened) => return Ok(opened),
+                Err(refused) => refused,
+            };
+            let until = match refused {
+                Ended::InUse { connected: true, .. } => UNTIL_HEARD,
+                Ended::InUse { connected: false, .. } => UNTIL_OVER,
+                _ => return Err(refused),
+            };
+            if began.elapsed() >= until {
+                return Err(refused);
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Makes one connection after the other, until the session is over. The first is there.
+    async fn keep(mut self, mut connection: Arc<Connection>, mut input: Input) {
+        loop {
+            self.become_state(State::Open(connection.clone()));
+            let ran = caught_in("a connection to metad", connection.run(&mut input)).await;
+            let ended = ran.unwrap_or_else(|panicked| Ended::Broken(panicked.to_string()));
+            let why = match ended {
+                Ended::Over(why) => return self.over(why),
+                Ended::Broken(why) => why,
+                // It is said to those who begin.
+                Ended::InUse { by, .. } => format!("the volume is in use by {by}"),
+                Ended::Elsewhere(more) => {
+                    self.add(more);
+                    "it leads the volume no more".to_owned()
+                }
+            };
+            tracing::warn!("the connection to metad has ended: {why}; trying on");
+            self.become_state(State::Away(why));
+            (connection, input) = match self.again().await {
+                Ok(opened) => opened,
+                Err(why) => return self.over(why),
+            };
+            tracing::info!("connected to metad again");
+        }
+    }
+
+    /// The next connection, however long it takes; or why the session is over.
+    async fn again(&mut self) -> Result<(Arc<Connection>, Input), String> {
+        loop {
+            match self.connect().await {
+                Ok((connection, input, _)) => return Ok((connection, input)),
+                Err(Ended::Over(why)) => return Err(why),
+                Err(Ended::Broken(why)) => self.become_state(State::Away(why)),
+                Err(Ended::Elsewhere(_) | Ended::InUse { .. }) => {
+                    self.become_state(State::Away("none leads the volume".to_owned()));
+                }
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    fn over(&self, why: String) {
+        if !self.closing.load(Ordering::SeqCst) {
+            tracing::error!("the session with metad is over: {why}");
+        }
+        self.become_state(State::Over(why));
+    }
+
+    /// Unless it was closed.
+    fn become_state(&self, next: State) {
+        self.state.send_if_modified(|state| {
+            let goes_on = !matches!(state, State::Over(_));
+            if goes_on {
+                *state = next;
+            }
+            goes_on
+        });
+    }
+
+    /// Tries all addresses once.
+    async fn connect(&mut self) -> Result<(Arc<Connection>, Input, wire::Welcome), Ended> {
+        let mut refused = Ended::Elsewhere(Vec::new());
+        let mut tried = 0;
+        while let Some(address) = self.addresses.get(tried).cloned() {
+            tried += 1;
+            self.hello.connection += 1;
+            match Connection::open(&address, self.hello.clone(), self.volume.clone()).await {
+                Ok(opened) => {
+                    // The first to be tried next time.
+                    self.addresses.swap(0, tried - 1);
+                    return Ok(opened);
+                }
+                Err(Ended::Elsewhere(more)) => self.add(more),
+                Err(why) if why.says() >= refused.says() => refused = why,
+                Err(_) => {}
+            }
+        }
+        Err(refused)
+    }
+
+    fn add(&mut self, more: Vec<String>) {
+        for address in more {
+            if self.addresses.len() < ADDRESSES && !self.addresses.contains(&address) {
+                self.addresses.push(address);
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Sessions through a metad, over real connections, on a volume in memory.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::id::{BlobId, ClusterId, GroupId, SessionId};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{RemoteError, RemoteSession, Target};
+use crate::serve::{Keeper, Metad};
+use crate::store::{
+    Caller, Fate, FileUpdate, INLINE, MetaError, MetaStore, NewNode, Place, ROOT, RenameMode,
+    Takes, Time,
+};
+use crate::volume::in_memory;
+use crate::volume::session::Session;
+use crate::wire::samples;
+use crate::{Extent, SetAttr};
+
+/// Longest that a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the keeper of the volume was told.
+#[derive(Default)]
+struct Told {
+    died: Mutex<Vec<SessionId>>,
+    changed: Mutex<Vec<&'static str>>,
+}
+
+impl Keeper for Told {
+    fn session_died(&self, session: SessionId) {
+        self.died.lock().push(session);
+    }
+
+    fn trash_changed(&self) {
+        self.changed.lock().push("trash");
+    }
+
+    fn rules_changed(&self) {
+        self.changed.lock().push("rules");
+    }
+}
+
+/// A metad that serves one volume.
+struct Served {
+    metad: Arc<Metad>,
+    cluster: ClusterId,
+    address: SocketAddr,
+    /// The keeper's session, and what that is told.
+    keeper: Arc<Session>,
+    told: Arc<Told>,
+    stop: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let info = samples::a_volume();
+        let (cluster, keeper) = (info.cluster, in_memory(&info, (0, 0, 0o755)));
+        let (metad, told) = (Metad::new(cluster), Arc::<Told>::default());
+        metad.lead(keeper.opened_on().clone(), told.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let serving = tokio::spawn(metad.clone().serve(listener, stop.clone()));
+        Self { metad, cluster, address, keeper, told, stop, serving }
+    }
+
+    fn target_at(&self, address: SocketAddr) -> Target {
+        Target {
+            addresses: vec![address.to_string()],
+            cluster: self.cluster,
+            volume: self.keeper.volume().name,
+            name: "a test".to_owned(),
+            take_over: false,
+        }
+    }
+
+    async fn session(&self) -> RemoteSession {
+        RemoteSession::open(self.target_at(self.address)).await.unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.serving).await.expect("it ends").unwrap();
+    }
+}
+
+fn file() -> NewNode {
+    NewNode::File
+}
+
+#[tokio::test]
+async fn what_a_session_does_those_see_who_work_where_it_is_led() {
+    let served = Served::start().await;
+    let (one, two) = (served.session().await, served.keeper.clone());
+    assert_ne!(one.session(), two.session());
+    assert_eq!(one.volume(), served.keeper.volume());
+    let caller = Caller { uid: 7, gid: 8, umask: 0o022 };
+    let made = one.create(caller, ROOT, b"a", 0o666, file()).await.unwrap();
+    assert_eq!((made.uid, made.gid, made.mode), (7, 8, 0o644));
+    assert_eq!(two.lookup(ROOT, b"a").await, Ok(made));
+    assert_eq!(two.create(caller, ROOT, b"a", 0o666, file()).await, Err(MetaError::Exists));
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    let set = two.setattr(made.ino, set).await.unwrap();
+    assert_eq!(one.getattr(made.ino).await, Ok(set));
+    one.setxattr(made.ino, b"user.a", b"value", None).await.unwrap();
+    assert_eq!(two.getxattr(made.ino, b"user.a").await.as_deref(), Ok(&b"value"[..]));
+    assert_eq!(two.listxattr(made.ino).await, Ok(vec![b"user.a".to_vec()]));
+    let link = NewNode::Symlink(b"a".to_vec());
+    let link = two.create(caller, ROOT, b"l", 0o777, link).await.unwrap();
+    assert_eq!(one.readlink(link.ino).await, Ok(b"a".to_vec()));
+    let fate = Fate::Gone;
+    let gone = one.rename((ROOT, b"a"), (ROOT, b"l"), RenameMode::Replace, fate).await.unwrap();
+    assert_eq!(gone.map(|gone| (gone.ino, gone.orphan)), Some((link.ino, true)));
+    one.reap(&[link.ino]).await.unwrap();
+    assert_eq!(two.getattr(link.ino).await, Err(MetaError::NotFound));
+    let names: Vec<_> = two.readdir(ROOT, 0, 10).await.unwrap();
+    let names: Vec<_> = names.iter().map(|entry| &entry.name[..]).collect();
+    assert_eq!(names, [&b"."[..], b"..", b"l"]);
+    assert_eq!(one.usage().await, two.usage().await);
+    one.sync().await.unwrap();
+    assert!(served.told.changed.lock().is_empty());
+    one.set_trash_days(7).await.unwrap();
+    one.set_min_spare(0).await.unwrap();
+    assert_eq!((one.trash_days(), one.volume()), (7, two.volume()));
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    one.tell_changes(move |info| drop(tell.send(info)));
+    two.set_min_spare(1).await.unwrap();
+    let heard = timeout(PATIENCE, told.recv()).await.expect("the next beat says so");
+    assert_eq!(heard, Some(two.volume()));
+    assert_eq!(one.volume(), two.volume());
+    let gone = one.discard(ROOT, b"l", Takes::NoDirectory, 7).await.unwrap();
+    assert_eq!(two.trashed(gone.ino).await.unwrap().name, b"l");
+    one.give_up_trash(&[gone.ino]).await.unwrap();
+    assert_eq!(*served.told.changed.lock(), ["trash", "rules", "trash"]);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn content_is_committed_and_found_again() {
+    let served = Served::start().await;
+    let one = served.session().await;
+    let made = one.create(Caller::default(), ROOT, b"a", 0o666, file()).await.unwrap();
+    let VolumeOf { volume, scheme } = VolumeOf::of(&one);
+    let id =
+        |sequence| BlobId::new(volume, one.session(), sequence, GroupId(0), 4096, scheme).unwrap();
+    let update = |id, offset| {
+        let place = Some(Place { blob: id, offset: 0 });
+        let extents = vec![Extent { offset, len: 4096, place }];
+        let mtime = Some(Time { secs: 5, nanos: 6 });
+        vec![FileUpdate { ino: made.ino, extents, size_at_least: Some(offset + 4096), mtime }]
+    };
+    one.commit(&[id(1)], &update(id(1), 0)).await.unwrap();
+    let inline = id(INLINE | 2);
+    one.commit_inline(inline, &[9; 4096], &update(inline, 4096)).await.unwrap();
+    let found = one.extents(made.ino, 0..u64::MAX, 1).await.unwrap();
+    assert_eq!(found.iter().map(|extent| extent.offset).collect::<Vec<_>>(), [0]);
+    let found = one.extents(made.ino, 0..u64::MAX, 100).await.unwrap();
+    assert_eq!(found.iter().map(|extent| extent.offset).collect::<Vec<_>>(), [0, 4096]);
+    assert_eq!(one.inline_bytes(inline).await.unwrap().as_deref(), Some(&[9; 4096][..]));
+    let attr = one.truncate(made.ino, 4096).await.unwrap();
+    assert_eq!((attr.size, attr.stored), (4096, 4096));
+    assert_eq!(one.inline_bytes(inline).await, Ok(None));
+    assert_eq!(one.blob(id(1)).await, Err(MetaError::NotSupported), "it is the keeper's");
+    served.end().await;
+}
+
+/// What ids of blobs are made of.
+struct VolumeOf {
+    volume: proto::id::VolumeId,
+    scheme: proto::scheme::Scheme,
+}
+
+impl VolumeOf {
+    fn of(session: &RemoteSession) -> Self {
+        let info = session.volume();
+        Self { volume: info.id, scheme: info.scheme }
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_closes_leaves_nothing_and_one_that_is_dropped_is_dead() {
+    let served = Served::start().await;
+    let one = served.session().await;
+    let made = one.create(Caller::default(), ROOT, b"a", 0o666, file()).await.unwrap();
+    let gone = one.unlink(ROOT, b"a").await.unwrap();
+    assert!(gone.orphan && gone.ino == made.ino);
+    one.close_session().await.unwrap();
+    assert_eq!(served.keeper.getattr(made.ino).await, Err(MetaError::NotFound), "it is reaped");
+    assert_eq!(served.keeper.dead_sessions().await, Ok(Vec::new()));
+    assert!(served.told.died.lock().is_empty());
+    assert!(matches!(one.getattr(ROOT).await, Err(MetaError::Ended(_))));
+    let two = served.session().await;
+    let id: SessionId = two.session();
+    served.metad.leave(&served.keeper.volume().name);
+    let over = async {
+        while !matches!(two.getattr(ROOT).await, Err(MetaError::Ended(_))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, over).await.expect("it is told");
+    drop(two);
+    let dead = async {
+        while served.keeper.dead_sessions().await != Ok(vec![id]) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, dead).await.expect("its last ask has ended");
+    assert_eq!(*served.told.died.lock(), [id]);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn one_session_at_a_time_has_the_volume_until_it_is_taken_over() {
+    let served = Served::start().await;
+    let one = served.session().await;
+    let refused = RemoteSession::open(served.target_at(served.address)).await.err();
+    let (volume, by) = (one.volume().name, "a test".to_owned());
+    assert_eq!(refused, Some(RemoteError::InUse { volume, by }));
+    assert!(one.getattr(ROOT).await.is_ok());
+    let target = Target { take_over: true, ..served.target_at(served.address) };
+    let two = RemoteSession::open(target).await.unwrap();
+    let over = async {
+        while !matches!(one.getattr(ROOT).await, Err(MetaError::Ended(_))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, over).await.expect("it is told");
+    assert!(two.getattr(ROOT).await.is_ok());
+    assert_eq!(*served.told.died.lock(), [one.session()]);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn who_does_not_belong_here_is_told_so() {
+    let served = Served::start().await;
+    let mut target = served.target_at(served.address);
+    target.cluster = ClusterId::random();
+    let refused = RemoteSession::open(target).await.err();
+    assert!(matches!(refused, Some(RemoteError::Refused { .. })), "{refused:?}");
+    let mut target = served.target_at(served.address);
+    target.volume = "another".to_owned();
+    let refused = RemoteSession::open(target).await.err();
+    assert!(matches!(refused, Some(RemoteError::NotLed { .. })), "{refused:?}");
+    let mut target = served.target_at(served.address);
+    target.addresses.clear();
+    let refused = RemoteSession::open(target).await.err();
+    assert!(matches!(refused, Some(RemoteError::Nobody(_))), "{refused:?}");
+    // Bytes of anything else end that connection and no other.
+    let one = served.session().await;
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &proto::link::PREFACE, &[0xa5; 4096]] {
+        let mut stranger = TcpStream::connect(served.address).await.unwrap();
+        stranger.write_all(bytes).await.unwrap();
+        stranger.shutdown().await.unwrap();
+    }
+    assert!(one.getattr(ROOT).await.is_ok());
+    served.end().await;
+}
+
+/// Something between a session and its metad that can cut connections.
+struct Between {
+    address: SocketAddr,
+    cut: Arc<Notify>,
+    _carrying: AbortOnDropHandle<()>,
+}
+
+impl Between {
+    async fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, cut) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));
+        let cutting = cut.clone();
+        let carrying = tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(to).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = cutting.notified() => {}
+                }
+            }
+        });
+        Self { address, cut, _carrying: AbortOnDropHandle::new(carrying) }
+    }
+}
+
+#[tokio::test]
+async fn a_session_goes_on_when_its_connection_was_cut() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = RemoteSession::open(served.target_at(between.address)).await.unwrap();
+    let id = one.session();
+    let caller = Caller::default();
+    let before = one.create(caller, ROOT, b"0", 0o666, file()).await.unwrap();
+    for round in 1..5u8 {
+        between.cut.notify_one();
+        // What only looks is asked again; a change may fail, done or not.
+        assert_eq!(timeout(PATIENCE, one.lookup(ROOT, b"0")).await.unwrap(), Ok(before));
+        let made = one.create(caller, ROOT, &[b'a' + round], 0o666, file()).await;
+        assert!(made.is_ok() || matches!(made, Err(MetaError::Engine(_))), "{made:?}");
+    }
+    assert_eq!(one.session(), id);
+    one.close_session().await.unwrap();
+    assert_eq!(served.keeper.dead_sessions().await, Ok(Vec::new()), "it was one session");
+    served.end().await;
+}

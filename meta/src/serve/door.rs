@@ -1,0 +1,262 @@
+//! Metad's end of one connection of a session ([`proto::metad`]).
+//!
+//! An ask is begun before the next one is read, and its ops are done one after the other: of a session that waits for
+//! no disk, each ask is done when it has been read, by the thread that read it. What one session may have under way is
+//! bounded by [`BUDGET`]; waiting for room is the back-pressure that reaches it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::guests::{Guest, UnderWay};
+use proto::limits::MAX_OPS;
+use proto::link::outgoing::{Outgoing, Share};
+use proto::link::{frame, prepare};
+use proto::metad::{LEASE, PREFACE, VERSION, answer_len, hear, said};
+use proto::on_wake::{self, Threads};
+use proto::rpc::metad as wire;
+use proto::rpc::metad::from_client::Say;
+use proto::rpc::metad::from_metad::Said;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::asked;
+use super::led::Led;
+use super::sessions::{Presence, Sessions, Stay};
+use super::work::Work;
+use crate::store::MetaError;
+use crate::wire::answer::{self, Answered};
+use crate::wire::op::{Leaves, Op};
+use crate::wire::values::{issuer_to_wire, volume_to_wire};
+
+/// Bytes that asks and their answers may take of one session, about; the smallest counts as a [`UNIT`].
+const BUDGET: usize = 64 << 20;
+const UNIT: usize = 4 << 10;
+/// Longest answers to one ask, in bytes: less than a frame may have.
+const LONGEST_REPLY: usize = 7 << 20;
+/// A silent client is asked for a sign of life this often.
+const SILENCE: Duration = Duration::from_secs(20);
+const READ_BUFFER: usize = 16 << 10;
+
+/// Serves one connection until the client closes it or makes a newer one, its session is over, or `stop`: then what is
+/// under way is finished and answered.
+///
+/// # Errors
+/// What the connection says, and for what is no session's.
+pub(super) async fn serve(
+    stream: TcpStream,
+    guest: &Arc<Guest>,
+    led: &Led,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    prepare(&stream, SILENCE)?;
+    let (read, write) = stream.into_split();
+    let mut input = BufReader::with_capacity(READ_BUFFER, read);
+    let outgoing = Arc::new(Outgoing::new(write));
+    let entered = tokio::select! {
+        entered = enter(&mut input, led) => entered?,
+        () = guest.leave() => return Err(nonsense("others need the connection more")),
+        () = stop.cancelled() => return Ok(()),
+    };
+    let stay = match entered {
+        Ok(stay) => stay,
+        Err(refusal) => {
+            outgoing.send(said(0, *refusal), Bytes::new(), None)?;
+            return finish(&outgoing, async {}).await;
+        }
+    };
+    outgoing.send(said(0, welcome(&stay)), Bytes::new(), None)?;
+    let under_way = TaskTracker::new();
+    let connection = Connection {
+        stay: &stay,
+        outgoing: &outgoing,
+        under_way: &under_way,
+        // It is of use from now on.
+        _known: guest.begin(),
+        room: Arc::new(Semaphore::new(BUDGET / UNIT)),
+    };
+    tokio::select! {
+        biased;
+        () = stay.over() => {
+            let why = format!(
+                "metad has not heard from it for {LEASE:?}, leads the volume no more, or somebody has taken it over"
+            );
+            let fenced = Said::Fenced(wire::Fenced { why });
+            let _gone = outgoing.send(said(0, fenced), Bytes::new(), None);
+        }
+        () = stay.replaced() => return Err(nonsense("the session has a newer connection")),
+        () = stop.cancelled() => {}
+        error = outgoing.drain() => return Err(error),
+        result = connection.receive(&mut input) => result?,
+    }
+    drop(connection);
+    // Nothing more is read from it, whatever is still to be answered.
+    drop(stay);
+    under_way.close();
+    finish(&outgoing, under_way.wait()).await
+}
+
+/// Waits until `last` is done and all is written.
+async fn finish(outgoing: &Outgoing, last: impl Future<Output = ()>) -> io::Result<()> {
+    tokio::select! {
+        () = async { last.await; outgoing.written().await } => Ok(()),
+        error = outgoing.drain() => Err(error),
+    }
+}
+
+fn nonsense(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// Who it is, or what it is told instead.
+async fn enter(
+    input: &mut BufReader<OwnedReadHalf>,
+    led: &Led,
+) -> io::Result<Result<Stay, Box<Said>>> {
+    let mut preface = [0; PREFACE.len()];
+    frame::fill(input, &mut preface).await?;
+    if preface != PREFACE {
+        return Err(nonsense("it is no session's connection, or another version's"));
+    }
+    let heard = hear(input, false).await?.map(|heard| heard.say);
+    let Some(Say::Hello(hello)) = heard else {
+        return Err(nonsense("the client does not say who it is"));
+    };
+    if hello.version != VERSION {
+        let why = format!(
+            "it speaks version {} of the protocol, and metad version {VERSION}: both sides must run the same Ashlar",
+            hello.version
+        );
+        return Ok(Err(Box::new(Said::Fenced(wire::Fenced { why }))));
+    }
+    Ok(led.enter(hello).await)
+}
+
+fn welcome(stay: &Stay) -> Said {
+    Said::Welcome(wire::Welcome {
+        session: stay.work.id().0,
+        secret: Bytes::copy_from_slice(stay.proof.bytes()),
+        issuer: stay.sessions.volume().issuer().map(issuer_to_wire),
+        volume: Some(volume_now(stay)),
+    })
+}
+
+/// What the volume is, which others may have changed.
+fn volume_now(stay: &Stay) -> wire::Volume {
+    let volume = stay.sessions.volume();
+    volume_to_wire(&volume.info(), volume.trash_days())
+}
+
+/// One connection, as far as it is received from.
+struct Connection<'a> {
+    stay: &'a Stay,
+    outgoing: &'a Arc<Outgoing>,
+    under_way: &'a TaskTracker,
+    _known: UnderWay,
+    room: Arc<Semaphore>,
+}
+
+impl Connection<'_> {
+    /// Takes what is said until there is no more.
+    async fn receive(&self, input: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
+        while let Some(heard) = hear(input, true).await? {
+            self.stay.heard();
+            match heard.say {
+                Say::Ask(ask) => self.take(heard.number, ask, heard.len).await?,
+                Say::Renew(wire::Renew { token }) => {
+                    let volume = Some(volume_now(self.stay));
+                    let renewed = Said::Renewed(wire::Renewed { token, volume });
+                    self.outgoing.send(said(0, renewed), Bytes::new(), None)?;
+                }
+                Say::Hello(_) => return Err(nonsense("the client says twice who it is")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins an ask.
+    async fn take(&self, number: u32, ask: wire::Ask, len: usize) -> io::Result<()> {
+        if ask.ops.len() > MAX_OPS {
+            return Err(nonsense("an ask of too many ops"));
+        }
+        let ops: Vec<_> = ask.ops.into_iter().map(Op::from_wire).collect();
+        let answers = ops.iter().flatten().map(Op::memory).sum::<usize>().min(LONGEST_REPLY);
+        let units = (len + answers).div_ceil(UNIT).max(1) as u32;
+        let share = self.room.clone().acquire_many_owned(units).await;
+        let share = (share.map_err(|_| nonsense("the room is never closed"))?, None);
+        let asked = Asked {
+            work: self.stay.work.clone(),
+            sessions: self.stay.sessions.clone(),
+            outgoing: self.outgoing.clone(),
+            _presence: self.stay.presence.clone(),
+            share,
+        };
+        let answering = asked.answer(number, ops, ask.stop_at_failure);
+        let answering = Box::pin(self.under_way.track_future(answering));
+        // Whoever has made it durable, say, goes on with it.
+        on_wake::begin(&Handle::current(), Threads::Patient, answering);
+        Ok(())
+    }
+}
+
+/// An ask that is under way.
+struct Asked {
+    work: Arc<Work>,
+    sessions: Arc<Sessions>,
+    outgoing: Arc<Outgoing>,
+    /// The session's next connection is served when this one has asked nothing that is still under way.
+    _presence: Arc<Presence>,
+    share: Share,
+}
+
+impl Asked {
+    /// Does the ops in their order, and answers. A client that is gone needs no answer.
+    async fn answer(self, number: u32, ops: Vec<Result<Op, MetaError>>, stop_at_failure: bool) {
+        let mut answers = Vec::with_capacity(ops.len());
+        let (mut len, mut closed) = (0, false);
+        for op in ops {
+            let answered = match op {
+                Ok(op) => self.one(op, &mut closed).await,
+                Err(why) => Err(why),
+            };
+            let mut failed = answered.is_err();
+            let mut answer = answer::to_wire(answered);
+            len += answer_len(&answer);
+            if len > LONGEST_REPLY {
+                let why =
+                    MetaError::Invalid("what is asked for at once is too long to be answered");
+                answer = answer::to_wire(Err(why));
+                failed = true;
+            }
+            answers.push(answer);
+            if failed && (stop_at_failure || len > LONGEST_REPLY) {
+                break;
+            }
+        }
+        let frame = said(number, Said::Reply(wire::Reply { answers }));
+        let _gone = self.outgoing.send(frame, Bytes::new(), Some(self.share));
+        if closed {
+            self.sessions.forget(&self.work);
+        }
+    }
+
+    async fn one(&self, op: Op, closed: &mut bool) -> Answered {
+        let leaves = op.leaves();
+        let answered = asked::answer(&self.work.session, op).await;
+        if answered.is_ok() {
+            match leaves {
+                Leaves::Nothing => {}
+                Leaves::Trash => self.work.keeper().trash_changed(),
+                Leaves::Rules => self.work.keeper().rules_changed(),
+                Leaves::All => *closed = true,
+            }
+        }
+        answered
+    }
+}

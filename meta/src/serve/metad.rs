@@ -1,0 +1,71 @@
+//! [`Metad`]: the one address where sessions elsewhere reach the volumes that this process leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::guests::{Guest, Guests, room_for};
+use proto::id::ClusterId;
+use proto::limits::MAX_SESSIONS;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::door;
+use super::led::Led;
+use super::work::Keeper;
+use crate::volume::opened::Volume;
+
+/// How often it is looked who was silent for too long.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long what is under way may take once it is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Serves the volumes that one process leads.
+pub struct Metad {
+    led: Led,
+}
+
+impl Metad {
+    /// Of this cluster; it leads nothing yet.
+    pub fn new(cluster: ClusterId) -> Arc<Self> {
+        Arc::new(Self { led: Led::new(cluster) })
+    }
+
+    /// Takes sessions of the volume from now on. Its house is kept by this one.
+    pub fn lead(&self, volume: Arc<Volume>, keeper: Arc<dyn Keeper>) {
+        self.led.add(volume, keeper);
+    }
+
+    /// Leads it no more: its sessions are over. What of them is under way still holds on to it.
+    pub fn leave(&self, volume: &str) {
+        self.led.remove(volume);
+    }
+
+    /// Takes connections until told to stop, and then waits until what is under way has ended.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let connections = TaskTracker::new();
+        let guests = Guests::new(room_for(MAX_SESSIONS));
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                (stream, guest) = guests.accept(&listener) => {
+                    let (metad, stop) = (self.clone(), stop.clone());
+                    connections.spawn(metad.one(stream, Arc::new(guest), stop));
+                }
+                _ = look.tick() => self.led.end_silent(),
+                () = stop.cancelled() => break,
+            }
+        }
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
+            tracing::warn!("some of what sessions asked for is not done after {GRACE:?}");
+        }
+    }
+
+    async fn one(self: Arc<Self>, stream: TcpStream, guest: Arc<Guest>, stop: CancellationToken) {
+        if let Err(e) = door::serve(stream, &guest, &self.led, stop).await {
+            tracing::debug!("a session's connection ended: {e}");
+        }
+    }
+}
