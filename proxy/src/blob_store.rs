@@ -68,6 +68,10 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`BlobError::TooFewSlots`].
     async fn promised(&self, volume: VolumeId, m: usize) -> Result<Option<Issuer>, BlobError>;
 
+    /// From now on changes the volume in the name of whoever has taken it over elsewhere, and lets this be done for
+    /// that one; nothing is promised to anybody by it. Nothing to do where slots ask for no name.
+    fn act_for(&self, _volume: VolumeId, _issuer: Issuer) {}
+
     /// Tells every slot that is up how whoever has the volume is: who changes it by this. Nothing where nobody does.
     ///
     /// # Errors

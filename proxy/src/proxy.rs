@@ -107,6 +107,8 @@ pub struct Proxy {
     rules: RwLock<HashMap<VolumeId, VolumeRules>>,
     /// In whose name volumes are changed that were taken over.
     pub(crate) issuers: RwLock<HashMap<VolumeId, Issuer>>,
+    /// In whose name those are that others have taken over, who let this do it for them.
+    adopted: RwLock<HashMap<VolumeId, Issuer>>,
     /// Which blobs must be left alone, what wants mending, and whether users are about.
     pub(crate) claims: Claims,
     pub(crate) notices: Notices,
@@ -150,6 +152,7 @@ impl Proxy {
         let ticking = clock.clone();
         watchers.spawn(async move { ticking.tick().await });
         let (rules, issuers, metrics) = (RwLock::default(), RwLock::default(), Metrics::new());
+        let adopted = RwLock::default();
         let (claims, notices, traffic) = <(Claims, Notices, Traffic)>::default();
         Arc::new(Self {
             id,
@@ -157,6 +160,7 @@ impl Proxy {
             group,
             rules,
             issuers,
+            adopted,
             claims,
             notices,
             traffic,
@@ -213,6 +217,12 @@ impl Proxy {
         for error in join_all(promising).await.into_iter().filter_map(Result::err) {
             tracing::debug!("a slot of the new generation promises nothing: {error}");
         }
+    }
+
+    /// Acts for whom another proxy of the group did: their slots have been told by themselves.
+    pub(crate) fn adopt_from(&self, before: &Self) {
+        let adopted = before.adopted.read().clone();
+        self.adopted.write().extend(adopted);
     }
 
     /// What each slot says of itself: when all have been asked and one of them is there, else after
@@ -302,7 +312,8 @@ impl Proxy {
     }
 
     pub(crate) fn issuer(&self, volume: VolumeId) -> Option<Issuer> {
-        self.issuers.read().get(&volume).copied()
+        let led = self.issuers.read().get(&volume).copied();
+        led.or_else(|| self.adopted.read().get(&volume).copied())
     }
 
     /// Only blobs of the group can be here.
@@ -705,6 +716,10 @@ impl BlobStore for Proxy {
 
     async fn promised(&self, volume: VolumeId, m: usize) -> Result<Option<Issuer>, BlobError> {
         self.highest_promise(volume, m).await
+    }
+
+    fn act_for(&self, volume: VolumeId, issuer: Issuer) {
+        self.adopted.write().insert(volume, issuer);
     }
 
     async fn beat(&self, volume: VolumeId, beat: Beat) -> Result<(), BlobError> {

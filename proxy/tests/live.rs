@@ -106,6 +106,21 @@ async fn slots_that_are_new_to_a_group_hear_who_has_its_volumes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_acts_for_another_goes_on_in_that_name_and_has_nobody_promise_anything() {
+    let (leader, mut slots) = proxy_over(5);
+    let (volume, owner) = (VolumeId(1), OwnerId::random());
+    leader.fence(volume, Epoch(4), owner, 2).await.unwrap();
+    let live = LiveProxy::new(another_over(&slots));
+    live.act_for(volume, Issuer { epoch: Epoch(4), owner });
+    slots[2] = MemorySlot::new();
+    live.replace(another_over(&slots)).await;
+    assert_eq!(slots[2].promised(volume).await, Ok(None), "that is the leader's to ask for");
+    let id = blob(1, 1000, "copies(5)");
+    live.put(id, noise(1000, 1)).await.unwrap();
+    assert!(slots.iter().all(|slot| slot.parts_of(id).len() == 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_volume_stores_as_it_wants_to_whatever_becomes_of_the_group() {
     let (first, slots) = proxy_over(3);
     let live = LiveProxy::new(first);

@@ -121,6 +121,21 @@ async fn of_two_that_want_the_same_epoch_at_most_one_gets_it_and_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_acts_for_an_owner_stores_until_that_one_is_fenced() {
+    let (leader, slots) = proxy_over(6);
+    let owner = take_over(&leader, 1).await.unwrap();
+    let helper = another_over(&slots);
+    let fenced = |epoch| Err(BlobError::Fenced { volume: VOLUME, epoch: Epoch(epoch) });
+    assert_eq!(append(&helper, 1).await, fenced(1), "in nobody's name");
+    helper.act_for(VOLUME, Issuer { epoch: Epoch(1), owner });
+    assert_eq!(append(&helper, 2).await, STORED);
+    assert_eq!(append(&leader, 3).await, STORED, "it has the volume as before");
+    take_over(&another_over(&slots), 2).await.unwrap();
+    assert_eq!(append(&helper, 4).await, fenced(2));
+    assert_eq!(append(&leader, 5).await, fenced(2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_hears_all_but_m_domains_hears_of_the_newest_owner() {
     for lost in (0u32..1 << 5).filter(|lost| lost.count_ones() as usize <= M) {
         let (proxy, slots) = proxy_over(5);

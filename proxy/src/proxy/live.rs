@@ -68,6 +68,7 @@ impl LiveProxy {
         {
             let rules = self.rules.lock();
             rules.iter().for_each(|(volume, rules)| next.abide_by(*volume, *rules));
+            next.adopt_from(&self.current());
             self.current.send_replace(next);
         }
         self.give_up(None);
@@ -144,6 +145,12 @@ impl BlobStore for LiveProxy {
         let mut all = self.rules.lock();
         all.insert(volume, rules);
         self.current().abide_by(volume, rules);
+    }
+
+    fn act_for(&self, volume: VolumeId, issuer: Issuer) {
+        // No other proxy takes its place meanwhile.
+        let _rules = self.rules.lock();
+        self.current().act_for(volume, issuer);
     }
 
     async fn put(&self, id: BlobId, data: Bytes) -> Result<Stored, BlobError> {
