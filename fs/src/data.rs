@@ -16,6 +16,7 @@
 //!
 //! All changes of a file's content must come through here: sizes and extents are remembered.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -31,7 +32,7 @@ use proto::guard::{self, keep_going};
 use proto::id::SessionId;
 use proto::limits::TARGET_BLOB;
 use proxy::BlobStore;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -150,6 +151,9 @@ pub struct Data {
     /// How many flights failed.
     pub(crate) failures: AtomicU64,
     pub(crate) leaked: AtomicBool,
+    /// Sessions that died while they worked on the volume from elsewhere, and are not forgotten yet; since when.
+    pub(crate) died: Mutex<BTreeMap<SessionId, Instant>>,
+    pub(crate) one_died: Notify,
     /// Why bytes of some file are gone, until somebody is told who stores all.
     lost: Mutex<Option<DataError>>,
     pub(crate) status: Mutex<Counters>,
@@ -242,6 +246,8 @@ impl Data {
             inline_bytes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             leaked: AtomicBool::new(false),
+            died: Mutex::default(),
+            one_died: Notify::new(),
             lost: Mutex::default(),
             status: Mutex::default(),
             stopping: CancellationToken::new(),

@@ -32,6 +32,7 @@ use crate::metrics::{self, Memory};
 
 pub(crate) mod atime;
 pub mod beside;
+mod keeper;
 pub(crate) mod lookup_counts;
 pub mod lost_files;
 pub mod outdated;
@@ -137,6 +138,8 @@ pub struct Filesystem {
     lookup_counts: LookupCounts,
     dead: Mutex<Vec<Ino>>,
     dead_wake: Notify,
+    /// Dead sessions may have left orphans.
+    left_behind: AtomicBool,
     /// Somebody wants something in the trash gone, or it is kept for another time.
     trash_wake: Notify,
     stopped: AtomicBool,
@@ -174,6 +177,7 @@ impl Filesystem {
             lookup_counts: LookupCounts::new(),
             dead: Mutex::default(),
             dead_wake: Notify::new(),
+            left_behind: AtomicBool::new(false),
             trash_wake: Notify::new(),
             stopped: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
@@ -292,7 +296,8 @@ impl Filesystem {
         self.dead_wake.notify_one();
     }
 
-    async fn reap_forever(self: Arc<Self>) {
+    /// Looks for what dead sessions have unlinked: nothing has it open.
+    async fn find_orphans(&self) {
         match self.meta.orphans().await {
             Ok(orphans) => {
                 self.data.dying.fetch_add(orphans.len() as u64, Ordering::Relaxed);
@@ -300,7 +305,14 @@ impl Filesystem {
             }
             Err(e) => tracing::error!("orphans of earlier mounts stay for now: {e}"),
         }
+    }
+
+    async fn reap_forever(self: Arc<Self>) {
+        self.left_behind.store(true, Ordering::SeqCst);
         while !self.is_stopped() {
+            if self.left_behind.swap(false, Ordering::SeqCst) {
+                self.find_orphans().await;
+            }
             let mut batch: Vec<Ino> = {
                 let mut dead = self.dead.lock();
                 let from = dead.len().saturating_sub(REAP_BATCH);

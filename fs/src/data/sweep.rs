@@ -1,8 +1,9 @@
 //! What sessions that ended badly left behind: blobs they put and never committed.
 //!
-//! In the background, after a mount: nothing waits for it. Blobs that metadata does not know become
-//! garbage; once every slot has been heard, the session is forgotten. Slots that are away now may
-//! hold parts of further ones: they are asked later, at the latest after the next mount.
+//! In the background, after a mount, and when a session dies that worked on the volume from elsewhere: nothing waits for it.
+//! Blobs that metadata does not know become garbage; once every slot has been heard, the session is forgotten. Slots that are
+//! away now may hold parts of further ones: they are asked later, at the latest after the next mount. Who has only just died
+//! may have put something that is still on its way: it is swept at once, and once more when that cannot be.
 //!
 //! A session may have made many millions of blobs. What slots list and what metadata knows are both in
 //! order of id, so they are walked side by side, a page of each in memory.
@@ -13,37 +14,51 @@ use std::time::Duration;
 use meta::BlobRecord;
 use proto::id::{BlobId, SessionId};
 use proto::limits::MAX_BLOBS_PER_REQUEST;
+use tokio::time::Instant;
 
 use crate::data::Data;
 use crate::error::DataError;
 
 /// First and longest wait before a sweep is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Wait for slots that are away.
+/// Wait for slots that are away, and for puts of who has died.
 const LATER: Duration = Duration::from_secs(600);
 /// Records asked for at once.
 const PAGE: usize = 4096;
 
 impl Data {
-    /// Sweeps all dead sessions, then ends.
+    /// Sweeps all dead sessions, and each that dies, until stopped.
     pub(crate) async fn run_sweep(self: Arc<Self>) {
         let mut retry = RETRY.0;
         loop {
             let pause = match self.sweep().await {
-                Ok(true) => return,
-                Ok(false) => LATER,
+                Ok(true) => None,
+                Ok(false) => Some(LATER),
                 Err(error) => {
                     tracing::info!(%error, "sweeping a dead session waits for the store");
                     let pause = retry;
                     retry = (2 * retry).min(RETRY.1);
-                    pause
+                    Some(pause)
+                }
+            };
+            let later = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = self.one_died.notified() => {}
+                () = later => {}
             }
         }
+    }
+
+    /// A session that worked on the volume from elsewhere is dead.
+    pub(crate) fn session_died(&self, session: SessionId) {
+        self.died.lock().insert(session, Instant::now());
+        self.one_died.notify_one();
     }
 
     /// Sweeps what can be seen; was that all?
@@ -79,10 +94,12 @@ impl Data {
             blobs += unknown.len();
         }
         tracing::info!(%session, blobs, whole, "swept a dead session");
-        if whole {
+        let late = self.died.lock().get(&session).is_some_and(|at| at.elapsed() < LATER);
+        if whole && !late {
             self.meta.forget_session(session).await?;
+            self.died.lock().remove(&session);
         }
-        Ok(whole)
+        Ok(whole && !late)
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use meta::Ino;
+use proto::id::{BlobId, GroupId, SessionId};
 
 use super::*;
 use crate::error::DataError;
@@ -145,4 +147,34 @@ async fn a_dead_session_is_swept_once_the_store_can_be_listed() {
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert!(meta::MetaStore::dead_sessions(&*after).await.unwrap().is_empty());
     again.data.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_dies_elsewhere_is_swept_at_once_and_once_more_for_what_was_on_its_way() {
+    let world = World::new(small());
+    let elsewhere = SessionId(9);
+    let volume = meta::MetaStore::volume(&*world.meta);
+    let put = |sequence| {
+        let (id, group, scheme) = (volume.id, GroupId(0), volume.scheme);
+        let id = BlobId::new(id, elsewhere, sequence, group, 5000, scheme).unwrap();
+        world.blobs.inner.lock().blobs.insert(id, Bytes::from(vec![1; 5000]));
+        id
+    };
+    let gone = async |id: BlobId| {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        meta::MetaStore::sync(&*world.meta).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        !world.blobs.inner.lock().blobs.contains_key(&id)
+    };
+    let first = put(1);
+    assert!(!gone(first).await, "it is at work");
+    world.meta.die(elsewhere);
+    world.data.session_died(elsewhere);
+    assert!(gone(first).await);
+    let late = put(2);
+    assert!(!gone(late).await, "nobody looks for it yet");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(gone(late).await);
+    assert!(meta::MetaStore::dead_sessions(&*world.meta).await.unwrap().is_empty());
+    world.data.stop().await.unwrap();
 }

@@ -169,6 +169,11 @@ impl MemoryMeta {
         Self::over(SessionId(self.session.0 + 1), state)
     }
 
+    /// A session that works on the volume from elsewhere dies.
+    pub(crate) fn die(&self, session: SessionId) {
+        self.state.lock().dead.insert(session);
+    }
+
     pub(crate) fn live_bytes(&self) -> u64 {
         self.state.lock().blobs.values().sum::<i64>() as u64
     }
