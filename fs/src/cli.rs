@@ -21,6 +21,7 @@ mod heal;
 mod helper;
 mod kv;
 mod manual;
+mod metad;
 mod mount;
 mod options;
 mod pass;
@@ -72,6 +73,7 @@ enum Command {
     InstallHelper(helper::InstallArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
+    Metad(metad::Args),
     /// The storage daemon, as `storaged` (the demo starts it with --daemons)
     #[command(hide = true, disable_help_flag = true)]
     Storaged {
@@ -120,6 +122,7 @@ pub fn main(doors: Opener) -> ExitCode {
         Command::Trash(args) => with_logs(log, "error", || trash::run(args)),
         Command::InstallHelper(args) => helper::install(&args),
         Command::Completions(args) => manual::completions(&args, &Cli::command()),
+        Command::Metad(args) => with_logs(log, "info", || metad::run(args)),
         Command::Man(args) => manual::write_pages(&args, &Cli::command()),
     };
     exit_code(result, ExitCode::FAILURE)

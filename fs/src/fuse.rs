@@ -7,8 +7,9 @@
 //! runtime with its reply and the thread takes the next request: no thread waits for I/O. A request
 //! that panics is answered with EIO, and its thread takes the next.
 //!
-//! This process is the volume's only one, so the kernel sees every change and may cache without end:
-//! attributes, names, missing names, pages, directories and symlinks. `open`, `opendir` and `flush`
+//! This process, or its session, is the only one that has the volume, so the kernel sees every change and may cache:
+//! attributes, names, missing names, pages, directories and symlinks; without end, or where a metad leads the volume,
+//! as long as that keeps it for a session that says nothing ([`Door::new`]). `open`, `opendir` and `flush`
 //! answer ENOSYS, after which the kernel no longer asks; what keeps an unlinked file alive is its
 //! count of lookups ([`crate::filesystem::lookup_counts`]), not open handles.
 //!
@@ -51,9 +52,9 @@ pub(crate) use self::session::Session;
 use self::stale::{Pages, Stale};
 use self::synced::Synced;
 use self::translate::{
-    GENERATION, TTL, allocate_mode, caller, errno, file_attr, file_type, no_entry, owned,
-    rename_mode, reply_attr, reply_empty, reply_entry, reply_written, reply_xattr, requester,
-    set_time, special, time_of,
+    GENERATION, allocate_mode, caller, errno, file_attr, file_type, no_entry, owned, rename_mode,
+    reply_attr, reply_empty, reply_entry, reply_written, reply_xattr, requester, set_time, special,
+    time_of,
 };
 use crate::data::BLOCK;
 use crate::data::TryWrite;
@@ -119,6 +120,8 @@ pub(crate) struct Door {
     /// Held by the session thread that looks into a process: others have to be left for the answer
     /// that this process may be waiting for.
     looking: Mutex<()>,
+    /// How long the kernel may believe what it is told.
+    ttl: Duration,
     ended: Option<oneshot::Sender<()>>,
 }
 
@@ -157,18 +160,20 @@ fn threads_of(op: Op) -> Threads {
 }
 
 impl Door {
-    /// Futures that are not ready at once go to `runtime`. Tells when the kernel has let go.
+    /// Futures that are not ready at once go to `runtime`. The kernel may believe what it is told for so long. Tells when it
+    /// has let go.
     pub(crate) fn new(
         fs: Arc<Filesystem>,
         runtime: Handle,
         synced: Arc<Synced>,
+        ttl: Duration,
     ) -> (Self, oneshot::Receiver<()>) {
         let told = Told { metrics: Metrics::new(), last_log: AtomicU64::new(0) };
         let (ended, end) = oneshot::channel();
         let (stale, pages) = crate::fuse::stale::channel();
         let (told, pages, ended) = (Arc::new(told), Some(pages), Some(ended));
         let looking = Mutex::new(());
-        (Self { fs, runtime, synced, told, stale, pages, looking, ended }, end)
+        (Self { fs, runtime, synced, told, stale, pages, looking, ttl, ended }, end)
     }
 
     /// Runs `work` to its end, here if it is ready at once, and hands the result to `reply`.
@@ -283,9 +288,10 @@ impl fuser::Filesystem for Door {
             let found = fs.lookup(Ino(parent.0), &name).await?;
             Ok(found.map(|attr| (attr, Generation(fs.generation(attr.ino)))))
         };
+        let ttl = self.ttl;
         self.answer(Op::Lookup, work, move |found| match found {
-            Ok(None) => reply.entry(&TTL, &no_entry(), GENERATION),
-            Ok(Some((attr, generation))) => reply.entry(&TTL, &file_attr(&attr), generation),
+            Ok(None) => reply.entry(&ttl, &no_entry(), GENERATION),
+            Ok(Some((attr, generation))) => reply.entry(&ttl, &file_attr(&attr), generation),
             Err(e) => reply.error(e),
         });
     }
@@ -298,7 +304,8 @@ impl fuser::Filesystem for Door {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let fs = self.fs.clone();
         let work = async move { fs.getattr(Ino(ino.0)).await };
-        self.answer(Op::Getattr, work, move |result| reply_attr(reply, result));
+        let ttl = self.ttl;
+        self.answer(Op::Getattr, work, move |result| reply_attr(reply, ttl, result));
     }
 
     fn setattr(
@@ -339,7 +346,8 @@ impl fuser::Filesystem for Door {
             }
             fs.setattr(requester, Ino(ino.0), change).await
         };
-        self.answer(Op::Setattr, work, move |result| reply_attr(reply, result));
+        let ttl = self.ttl;
+        self.answer(Op::Setattr, work, move |result| reply_attr(reply, ttl, result));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -366,7 +374,8 @@ impl fuser::Filesystem for Door {
         reply: ReplyEntry,
     ) {
         let work = self.make(req, parent, name, (mode, umask), special(mode, rdev));
-        self.answer(Op::Create, work, move |result| reply_entry(reply, result));
+        let ttl = self.ttl;
+        self.answer(Op::Create, work, move |result| reply_entry(reply, ttl, result));
     }
 
     fn mkdir(
@@ -379,7 +388,8 @@ impl fuser::Filesystem for Door {
         reply: ReplyEntry,
     ) {
         let work = self.make(req, parent, name, (mode, umask), NewNode::Directory);
-        self.answer(Op::Create, work, move |result| reply_entry(reply, result));
+        let ttl = self.ttl;
+        self.answer(Op::Create, work, move |result| reply_entry(reply, ttl, result));
     }
 
     fn symlink(
@@ -392,7 +402,8 @@ impl fuser::Filesystem for Door {
     ) {
         let node = NewNode::Symlink(target.as_os_str().as_bytes().to_vec());
         let work = self.make(req, parent, link_name, (0o777, 0), node);
-        self.answer(Op::Create, work, move |result| reply_entry(reply, result));
+        let ttl = self.ttl;
+        self.answer(Op::Create, work, move |result| reply_entry(reply, ttl, result));
     }
 
     fn create(
@@ -406,9 +417,10 @@ impl fuser::Filesystem for Door {
         reply: ReplyCreate,
     ) {
         let work = self.make(req, parent, name, (mode, umask), NewNode::File);
+        let ttl = self.ttl;
         self.answer(Op::Create, work, move |result| match result {
             Ok(attr) => reply.created(
-                &TTL,
+                &ttl,
                 &file_attr(&attr),
                 GENERATION,
                 FileHandle(0),
@@ -428,7 +440,8 @@ impl fuser::Filesystem for Door {
     ) {
         let (fs, name) = (self.fs.clone(), owned(newname));
         let work = async move { fs.link(Ino(ino.0), Ino(newparent.0), &name).await };
-        self.answer(Op::Link, work, move |result| reply_entry(reply, result));
+        let ttl = self.ttl;
+        self.answer(Op::Link, work, move |result| reply_entry(reply, ttl, result));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -612,14 +625,14 @@ impl fuser::Filesystem for Door {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let fs = self.fs.clone();
+        let (fs, told_for) = (self.fs.clone(), self.ttl);
         let work = async move {
             let filled = fill(&fs, Ino(ino.0), offset, READDIRPLUS_STEP, |entry| {
                 // The kernel counts an entry as a lookup, except for these two.
                 let dots = matches!(&entry.name[..], b"." | b"..");
                 let attr = if dots { entry.attr } else { fs.named_entry(entry) };
                 // What is not true is not to be believed: whoever wants more than the name asks.
-                let ttl = if entry.damaged { Duration::ZERO } else { TTL };
+                let ttl = if entry.damaged { Duration::ZERO } else { told_for };
                 let name = OsStr::from_bytes(&entry.name);
                 let at = INodeNo(entry.attr.ino.0);
                 let generation = Generation(fs.generation(entry.attr.ino));

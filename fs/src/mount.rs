@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meta::Ino;
+use proto::metad::LEASE;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ mod led;
 pub mod mountpoint;
 mod open;
 pub mod outage;
+mod remote;
 pub mod roll_call;
 mod server;
 pub mod tasks;
@@ -45,6 +47,8 @@ pub use open::{OpenVolume, VolumePlan};
 pub(crate) use open::{check_first, open_volume};
 pub use server::Server;
 
+/// How long the kernel may believe what it was told where every change comes through it.
+const TTL: Duration = Duration::from_secs(3600);
 /// How far the kernel reads ahead of a sequential reader.
 const KERNEL_READ_AHEAD_KIB: u32 = 1024;
 /// How long programs may still use a mount that is being taken down.
@@ -184,7 +188,9 @@ async fn serve(
     filesystem.atimes.obey(AtimeRules::of(&options));
     let synced = Arc::new(Synced::new(options.sync, options.dirsync));
     let runtime = tokio::runtime::Handle::current();
-    let (door, ended) = fuse::Door::new(filesystem.clone(), runtime, synced.clone());
+    // Another may have a volume that a metad leads, once that has not heard from this process for so long.
+    let ttl = if open.is_led_here() { TTL } else { LEASE };
+    let (door, ended) = fuse::Door::new(filesystem.clone(), runtime, synced.clone(), ttl);
     let at = mountpoint.to_owned();
     let attach = move || {
         if !is_root() {

@@ -24,6 +24,7 @@ pub mod hanging;
 pub mod load;
 pub mod machine;
 pub mod mapped;
+pub mod metad;
 pub mod modules;
 pub mod moments;
 pub mod page;

@@ -14,13 +14,14 @@ use nix::unistd::{Whence, lseek64};
 use tests::checks;
 use tests::cluster::{Demo, Mode, Setup, Stop, allocated, can_mount};
 use tests::mapped::Mapped;
+use tests::metad::Metad;
 use tests::process::{PATIENCE, output, shell};
 use tests::seed::content;
 
 /// A check in a directory of its own.
 type Check = fn(&Path) -> Result<()>;
 
-/// All checks, by name; on a mount of either mode, whose page cache is dropped before the last look.
+/// All checks, by name; on a mount of any mode, whose page cache is dropped before the last look.
 const CHECKS: [(&str, Check); 17] = [
     ("rename over an open file", rename_over_an_open_file),
     ("rename exchange and noreplace", rename_exchange_and_noreplace),
@@ -46,8 +47,25 @@ fn programs_meet_a_filesystem_that_behaves() -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
-    let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
-    checks::run(&demo, &CHECKS, |check, _, directory| check(directory))?;
+    behaves(&mut Demo::start(Setup::new(Mode::Embedded))?)
+}
+
+#[test]
+fn programs_meet_it_also_where_a_metad_leads_the_volume() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup::new(Mode::Served))?;
+    demo.stop(Stop::Umount)?;
+    let metad = Metad::start(&demo)?;
+    demo.mount()?;
+    behaves(&mut demo).with_context(|| metad.said())?;
+    metad.stop()
+}
+
+/// On a mount, which has ended then.
+fn behaves(demo: &mut Demo) -> Result<()> {
+    checks::run(demo, &CHECKS, |check, _, directory| check(directory))?;
     let before = tests::tree::manifest(&demo.path())?;
     demo.drop_caches()?;
     ensure!(

@@ -166,6 +166,7 @@ async fn serve(
         heal: HealSettings::default(),
         metrics: None,
         take_over: false,
+        leads: true,
         doors: doors(args)?,
     };
     let options = MountOptions::default();

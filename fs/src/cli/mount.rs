@@ -182,6 +182,7 @@ fn mount(request: Request) -> Result<ExitCode> {
         heal,
         metrics,
         take_over,
+        leads: false,
         doors: None,
     };
     let plan = MountPlan { volume, mountpoint, options };

@@ -70,6 +70,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         heal: HealSettings::default(),
         metrics: None,
         take_over: args.take_over,
+        leads: false,
         doors: None,
     };
     block_on(serve(plan, wanted, hangup))?;

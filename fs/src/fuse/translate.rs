@@ -15,8 +15,6 @@ use crate::error::{FsError, FsResult};
 use crate::filesystem::privileges::Requester;
 use crate::filesystem::{Allocate, SetTime};
 
-/// How long the kernel may believe what it was told: every change comes through it.
-pub(super) const TTL: Duration = Duration::from_secs(3600);
 /// Inode numbers are never used twice.
 pub(super) const GENERATION: Generation = Generation(0);
 /// Linux's fallocate(2) flags.
@@ -120,9 +118,10 @@ pub(super) fn no_entry() -> FileAttr {
     }
 }
 
-pub(super) fn reply_entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
+/// `ttl`: how long the kernel may believe it.
+pub(super) fn reply_entry(reply: ReplyEntry, ttl: Duration, result: Result<Attr, Errno>) {
     match result {
-        Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+        Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
         Err(e) => reply.error(e),
     }
 }
@@ -134,9 +133,10 @@ pub(super) fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     }
 }
 
-pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
+/// `ttl`: how long the kernel may believe it.
+pub(super) fn reply_attr(reply: ReplyAttr, ttl: Duration, result: Result<Attr, Errno>) {
     match result {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+        Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
         Err(e) => reply.error(e),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use meta::{LockError, VolumeError};
+use meta::{LockError, RemoteError, VolumeError};
 
 use crate::doors::DoorError;
 use crate::error::FsError;
@@ -19,6 +19,9 @@ pub enum MountError {
     /// The volume.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// The metad that leads it.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// Its disks.
     #[error(transparent)]
     Store(#[from] OpenError),

@@ -1,5 +1,8 @@
 //! A cluster file that changes while the volume is mounted: it is read again, and from then on followed.
 //!
+//! Whoever leads the volume holds it against what that was stored on, and notes what it is stored on from then on. Where a
+//! metad leads it, a mount follows what that has found right: a file that is newer than what disks know is not taken.
+//!
 //! That is when somebody says so (SIGHUP, `mount -o remount`), and when slots refuse what they are asked because they
 //! know a newer generation of their group: then by itself, and again every [`AGAIN`] until the file says as much. The
 //! file is held against the volume and its disks as one that is mounted by ([`crate::mount::roll_call`]); one that is
@@ -9,10 +12,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{Members, MetaError, Volume};
+use meta::{Members, MetaError, MetaStore, Volume};
 use proto::cluster::{Cluster, Slot, Unreadable};
 use proto::guard::caught_in;
-use proto::id::{Generation, SessionId};
+use proto::id::Generation;
 use proxy::repair::Healer;
 use proxy::repair::report::Drain;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -77,7 +80,13 @@ impl Way {
 /// Told what there is to warn of, once the disks have changed: all of it, each time.
 pub(crate) type Warn = Box<dyn Fn(Vec<String>) + Send + Sync>;
 
-/// The task of who leads a volume, which follows its cluster file.
+/// What whoever leads a volume has of it.
+pub(crate) struct Leads {
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) healer: Arc<Healer>,
+}
+
+/// The task that follows the cluster file of a volume.
 pub(crate) struct Follower {
     way: Way,
     stop: CancellationToken,
@@ -85,17 +94,17 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Starts it with what is followed so far. `hangup` is told when the file may have changed.
+    /// Starts it with what is followed so far, for a session, and whoever leads the volume, if that is this process.
+    /// `hangup` is told when the file may have changed.
     pub(crate) fn start(
         (file, cluster): (PathBuf, Cluster),
         hangup: Arc<Notify>,
-        (volume, session, store, healer): (Arc<Volume>, SessionId, Arc<Store>, Arc<Healer>),
+        (session, leads, store): (Arc<dyn MetaStore>, Option<Leads>, Arc<Store>),
         warn: Warn,
     ) -> Self {
         let (sender, calls) = mpsc::channel(CALLERS);
         let stop = CancellationToken::new();
-        let following =
-            Following { file, cluster, volume, session, store, healer, warn, warned: true };
+        let following = Following { file, cluster, session, leads, store, warn, warned: true };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let work = following.run(hangup, calls);
@@ -134,10 +143,9 @@ struct Following {
     file: PathBuf,
     /// What is followed.
     cluster: Cluster,
-    volume: Arc<Volume>,
-    session: SessionId,
+    session: Arc<dyn MetaStore>,
+    leads: Option<Leads>,
     store: Arc<Store>,
-    healer: Arc<Healer>,
     warn: Warn,
     /// There may be something that was warned of.
     warned: bool,
@@ -223,9 +231,10 @@ impl Following {
     }
 
     async fn try_to_note(&mut self) -> Result<(), MetaError> {
-        let healing = self.healer.glance_over(&self.store.blobs.current());
+        let Some(Leads { volume, healer }) = &self.leads else { return Ok(()) };
+        let healing = healer.glance_over(&self.store.blobs.current());
         let Some(report) = healing else { return Ok(()) };
-        let Some(mut members) = self.volume.members().await? else { return Ok(()) };
+        let Some(mut members) = volume.members().await? else { return Ok(()) };
         let said = |slot: &Slot| {
             let of = |drain: &&Drain| drain.id == slot.disk.to_string();
             // Of one that does not say how much it has nothing is known that was not before.
@@ -238,7 +247,7 @@ impl Following {
         });
         let settled = report.is_settled() && members.settle();
         if emptied || settled {
-            self.volume.note_members(&members).await?;
+            volume.note_members(&members).await?;
         }
         if report.is_settled() && self.warned {
             self.warn_again(&members);
@@ -248,7 +257,7 @@ impl Following {
 
     /// All parts lie where they belong: what there was to warn of is gone, but for what the file says.
     fn warn_again(&mut self, members: &Members) {
-        match roll_call::check_file(&self.volume.info(), Some(members), &self.cluster) {
+        match roll_call::check_file(&self.session.volume(), Some(members), &self.cluster) {
             Ok(warnings) => self.tell(warnings),
             Err(why) => tracing::warn!("{why}"),
         }
@@ -262,21 +271,26 @@ impl Following {
     /// Goes on by another file.
     async fn follow(&mut self, cluster: Cluster) -> Result<(), NotFollowed> {
         let known = self.cluster.generation;
-        let volume = self.volume.info();
+        let volume = self.session.volume();
         if cluster.generation < known {
             let (file, who) = (cluster.generation, "this mount".to_owned());
             return Err(RollCallError::from(WrongFile::Old { file, who, known }).into());
         }
         self.try_to_note().await.map_err(RollCallError::from)?;
-        let members = self.volume.members().await.map_err(RollCallError::from)?;
+        let members = match &self.leads {
+            Some(leads) => leads.volume.members().await.map_err(RollCallError::from)?,
+            None => None,
+        };
         let check = roll_call::check_file(&volume, members.as_ref(), &cluster);
         check.map_err(RollCallError::from)?;
         let successor = self.store.successor(&cluster).await?;
         let called = Called::of(&successor.blobs).await;
         let fits = called.check_for(volume.scheme, &cluster);
-        if let Err(why) =
-            fits.and_then(|()| called.check_joined(&volume, members.as_ref(), &cluster))
-        {
+        let fits = fits.and_then(|()| match &self.leads {
+            Some(_) => called.check_joined(&volume, members.as_ref(), &cluster),
+            None => called.check_known(&cluster),
+        });
+        if let Err(why) = fits {
             successor.close().await;
             return Err(RollCallError::from(why).into());
         }
@@ -286,8 +300,10 @@ impl Following {
             "the cluster file has changed, and is followed from now on"
         );
         self.cluster = cluster;
+        let Some(Leads { volume, .. }) = &self.leads else { return Ok(()) };
         // What is noted of it is made up for by the next mount, if that fails.
-        match roll_call::call(&self.volume, &self.cluster, &called, Some(self.session)).await {
+        let session = Some(self.session.session());
+        match roll_call::call(volume, &self.cluster, &called, session).await {
             Ok(warnings) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 self.tell(warnings);

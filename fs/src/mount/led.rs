@@ -12,7 +12,7 @@ use proxy::repair::{HealSettings, Healer};
 use tokio::sync::Notify;
 
 use super::embedded::Store;
-use super::follow::{Follower, Warn};
+use super::follow::{Follower, Leads, Warn};
 use super::roll_call;
 use super::wanted::WantedBlobs;
 use crate::filesystem::Filesystem;
@@ -22,27 +22,25 @@ pub(super) struct Led {
     /// It.
     pub(super) volume: Arc<Volume>,
     healer: Arc<Healer>,
-    /// Takes changed cluster files.
-    pub(super) follower: Follower,
 }
 
 impl Led {
-    /// Starts what works on the volume, in a session of it. `followed`: the cluster file, what it says, and what is told
-    /// when that may have changed. `warn` hears what there is to warn of then.
+    /// Starts what works on the volume, in a session of it, and who follows the cluster file: what that says, and what is told
+    /// when it may have changed. `warn` hears what there is to warn of then.
     pub(super) async fn start(
         (volume, session): (Arc<Volume>, Arc<dyn MetaStore>),
         store: &Arc<Store>,
         (file, cluster, hangup): (PathBuf, Cluster, Arc<Notify>),
         heal: HealSettings,
         warn: Warn,
-    ) -> Self {
-        let (id, number) = (session.volume().id, session.session());
-        let ledger = Arc::new(WantedBlobs::new(session));
-        let healer = Healer::start(store.blobs.clone(), id, ledger, heal);
+    ) -> (Self, Follower) {
+        let ledger = Arc::new(WantedBlobs::new(session.clone()));
+        let healer = Healer::start(store.blobs.clone(), session.volume().id, ledger, heal);
         healer.remember_empty(roll_call::emptied(&volume, &cluster).await);
-        let of = (volume.clone(), number, store.clone(), healer.clone());
+        let leads = Leads { volume: volume.clone(), healer: healer.clone() };
+        let of = (session, Some(leads), store.clone());
         let follower = Follower::start((file, cluster), hangup, of, warn);
-        Self { volume, healer, follower }
+        (Self { volume, healer }, follower)
     }
 
     /// A filesystem of this process tells how the volume is, too. Once only.
@@ -54,10 +52,5 @@ impl Led {
     /// Nothing is mended any more. What is left to mend is found again by whoever leads the volume next.
     pub(super) async fn stop_mending(&self) {
         self.healer.stop().await;
-    }
-
-    /// Ends it, which mends no more: the store is in use by nothing of it then.
-    pub(super) async fn end(self) {
-        self.follower.end().await;
     }
 }

@@ -28,8 +28,9 @@ use super::follow::{Follower, Warn};
 use super::led::Led;
 use super::mountpoint;
 use super::outage::Outage;
+use super::remote;
 use super::roll_call::{self, Called, RollCallError};
-use crate::data::{Data, DataSettings};
+use crate::data::{Data, DataSettings, Housekeeping};
 use crate::doors::{DoorPlan, OpenDoors};
 use crate::filesystem::Filesystem;
 
@@ -66,6 +67,8 @@ pub struct VolumePlan {
     pub metrics: Option<Listen>,
     /// Takes the volume over also from a mount that is alive, on another machine.
     pub take_over: bool,
+    /// Leads the volume itself, though the cluster file names a metad.
+    pub leads: bool,
     /// Doors beside the kernel's.
     pub doors: Option<DoorPlan>,
 }
@@ -92,7 +95,10 @@ pub struct OpenVolume {
     plan: VolumePlan,
     /// What is served.
     pub(crate) filesystem: Arc<Filesystem>,
-    led: Led,
+    /// What works on it, where it is led here; `None`: a metad leads it.
+    led: Option<Led>,
+    /// Takes changed cluster files.
+    follower: Follower,
     store: Arc<Store>,
     warnings: Vec<String>,
     doors: Option<OpenDoors>,
@@ -105,6 +111,48 @@ impl OpenVolume {
     /// # Errors
     /// Why it cannot be opened: then everything is as it was.
     pub(super) async fn open(
+        plan: VolumePlan,
+        (at, what): (&Path, &str),
+        stop: &CancellationToken,
+    ) -> Result<Self, MountError> {
+        match plan.leads || plan.cluster.metad.is_empty() {
+            true => Box::pin(Self::open_led(plan, (at, what), stop)).await,
+            false => Box::pin(Self::open_remote(plan, (at, what), stop)).await,
+        }
+    }
+
+    /// Opens it in a session of the metad that leads it.
+    async fn open_remote(
+        plan: VolumePlan,
+        (at, what): (&Path, &str),
+        stop: &CancellationToken,
+    ) -> Result<Self, MountError> {
+        let store = Store::open(&plan.cluster).await?;
+        let opening = remote::open((&plan.cluster, &plan.volume), at, plan.take_over, &store);
+        let opened = stop.run_until_cancelled(opening).await;
+        let opened = opened.unwrap_or_else(|| Err(MountError::Stopped(what.to_owned())));
+        let session: Arc<dyn MetaStore> = match opened {
+            Ok(session) => Arc::new(session),
+            Err(why) => {
+                store.close().await;
+                return Err(why);
+            }
+        };
+        let store = Arc::new(store);
+        // Whoever leads the volume keeps its house, what is inline there too.
+        let (housekeeping, inline_bytes) = (Housekeeping::Elsewhere, 0);
+        let settings = DataSettings { housekeeping, inline_bytes, ..plan.data.clone() };
+        let data = Data::start(session.clone(), store.blobs.clone(), settings);
+        let filesystem = Filesystem::start(session.clone(), data, store.blobs.clone());
+        let followed = (plan.file.clone(), plan.cluster.clone());
+        let of = (session, None, store.clone());
+        let follower = Follower::start(followed, plan.hangup.clone(), of, warner(&filesystem));
+        keep_in_bounds(&filesystem);
+        let (led, warnings, doors) = (None, Vec::new(), None);
+        Ok(Self { plan, filesystem, led, follower, store, warnings, doors })
+    }
+
+    async fn open_led(
         plan: VolumePlan,
         (at, what): (&Path, &str),
         stop: &CancellationToken,
@@ -130,13 +178,14 @@ impl OpenVolume {
         let data = Data::start(session.clone(), store.blobs.clone(), plan.data.clone());
         let filesystem = Filesystem::start(session.clone(), data, store.blobs.clone());
         filesystem.warn_of(warnings.clone());
-        let warned = filesystem.clone();
-        let warn: Warn = Box::new(move |warnings| warned.warn_of(warnings));
         let followed = (plan.file.clone(), plan.cluster.clone(), plan.hangup.clone());
-        let led = Led::start((volume, session), &store, followed, plan.heal, warn).await;
+        let warn = warner(&filesystem);
+        let (led, follower) =
+            Led::start((volume, session), &store, followed, plan.heal, warn).await;
         led.shown_by(&filesystem, &store);
         keep_in_bounds(&filesystem);
-        Ok(Self { plan, filesystem, led, store, warnings, doors: None })
+        let (led, doors) = (Some(led), None);
+        Ok(Self { plan, filesystem, led, follower, store, warnings, doors })
     }
 
     /// Opens its doors, if it is to have any: to this directory, and maybe for reading only, as it is from now on.
@@ -160,9 +209,19 @@ impl OpenVolume {
         &self.plan
     }
 
+    /// Is it led by this process?
+    pub(super) fn is_led_here(&self) -> bool {
+        self.led.is_some()
+    }
+
+    /// The volume, for sessions of others on it; `None`: it is led elsewhere.
+    pub(crate) fn led_volume(&self) -> Option<&Arc<Volume>> {
+        self.led.as_ref().map(|led| &led.volume)
+    }
+
     /// Who takes changed cluster files.
     pub(super) fn follower(&self) -> &Follower {
-        &self.led.follower
+        &self.follower
     }
 
     /// Its doors are closed: whoever comes next is refused.
@@ -183,15 +242,15 @@ impl OpenVolume {
         given_up: impl Future<Output = ()>,
     ) -> Result<(), MountError> {
         self.close_doors().await;
-        let Self { filesystem, led, store, .. } = self;
-        led.stop_mending().await;
-        led.follower.take_leave().await;
+        let Self { filesystem, led, follower, store, .. } = self;
+        stop_mending(led.as_ref()).await;
+        follower.take_leave().await;
         let stopped = tokio::select! {
-            stopped = end(&filesystem, &led.volume) => stopped,
+            stopped = end(&filesystem, led.as_ref()) => stopped,
             () = given_up => Err(MountError::GivenUp(filesystem.data.status().dirty_bytes)),
         };
-        led.end().await;
-        drop(filesystem);
+        follower.end().await;
+        drop((filesystem, led));
         close(store).await;
         stopped
     }
@@ -201,11 +260,11 @@ impl OpenVolume {
     /// # Errors
     /// What could not be stored all the same.
     pub(super) async fn end_unused(self) -> Result<(), MountError> {
-        let Self { filesystem, led, store, .. } = self;
-        led.stop_mending().await;
-        let volume = led.volume.clone();
-        led.end().await;
-        let stopped = end(&filesystem, &volume).await;
+        let Self { filesystem, led, follower, store, .. } = self;
+        stop_mending(led.as_ref()).await;
+        follower.end().await;
+        let stopped = end(&filesystem, led.as_ref()).await;
+        drop((filesystem, led));
         close(store).await;
         stopped
     }
@@ -256,11 +315,25 @@ fn keep_in_bounds(filesystem: &Arc<Filesystem>) {
     });
 }
 
+/// Tells this filesystem what there is to warn of.
+fn warner(filesystem: &Arc<Filesystem>) -> Warn {
+    let warned = filesystem.clone();
+    Box::new(move |warnings| warned.warn_of(warnings))
+}
+
+async fn stop_mending(led: Option<&Led>) {
+    if let Some(led) = led {
+        led.stop_mending().await;
+    }
+}
+
 /// Stores everything, ends the session, and lets go of the volume. Where something could not be stored, both are
 /// left as a crash leaves them.
-async fn end(filesystem: &Filesystem, volume: &Volume) -> Result<(), MountError> {
+async fn end(filesystem: &Filesystem, led: Option<&Led>) -> Result<(), MountError> {
     filesystem.stop().await.map_err(MountError::Unstored)?;
-    volume.close().await;
+    if let Some(led) = led {
+        led.volume.close().await;
+    }
     Ok(())
 }
 

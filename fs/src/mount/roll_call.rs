@@ -47,6 +47,16 @@ pub enum WrongFile {
         /// What it knows.
         known: Generation,
     },
+    /// Whoever leads the volume has not taken it yet.
+    #[error(
+        "the cluster file is of generation {file}, and its disks know generation {known}: the metad that leads the volume has to read it first (SIGHUP)"
+    )]
+    Ahead {
+        /// The file's generation.
+        file: Generation,
+        /// The newest that disks know.
+        known: Generation,
+    },
     /// The volume's scheme does not fit on it.
     #[error(
         "volume {volume} is stored with {}, which needs {} disks, and the cluster file has {}: list every disk that it was stored on, lost ones too",
@@ -337,6 +347,16 @@ impl Called {
             }
             None => Ok(()),
         }
+    }
+
+    /// Is it a file that whoever leads volumes goes by already? Only that one can hold a newer one against what a volume is
+    /// stored on.
+    ///
+    /// # Errors
+    /// When it is newer than what disks know.
+    pub fn check_known(&self, cluster: &Cluster) -> Result<(), WrongFile> {
+        let file = cluster.generation;
+        self.known_before(cluster).map_or(Ok(()), |known| Err(WrongFile::Ahead { file, known }))
     }
 
     /// The newest generation that disks know, if the file's is newer: whoever asks them for anything by the file

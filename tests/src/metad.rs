@@ -1,0 +1,78 @@
+//! A metad that leads the volume of a demo: whoever mounts it from then on is a session of that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::binaries;
+use crate::cluster::{DEMO_VOLUME, Demo};
+use crate::door::free_address;
+use crate::process::{self, PATIENCE, Process};
+
+/// A metad.
+pub struct Metad {
+    process: Process,
+    address: String,
+    cluster: PathBuf,
+    log: PathBuf,
+}
+
+impl Metad {
+    /// Starts one that leads the volume of this demo, whose disks daemons serve and which is not mounted. Its cluster file names
+    /// it from now on.
+    pub fn start(demo: &Demo) -> Result<Self> {
+        let (address, cluster) = (free_address()?, demo.cluster_file());
+        let text = fs::read_to_string(&cluster)?;
+        fs::write(&cluster, format!("metad = [\"{address}\"]\n{text}"))?;
+        let log = demo.outside("metad.log");
+        let process = Process::start_ready(&mut run(&address, &cluster), "leading", &log)?;
+        Ok(Self { process, address, cluster, log })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Kills it, and starts another one there.
+    pub fn kill_9_and_start_again(&mut self) -> Result<()> {
+        self.process.kill_9()?;
+        let mut again = run(&self.address, &self.cluster);
+        self.process = Process::start_ready(&mut again, "leading", &self.log)?;
+        Ok(())
+    }
+
+    /// Another one cannot lead the volume meanwhile: what it says.
+    pub fn refused_beside_it(&self) -> Result<String> {
+        let answer = process::output(&mut run(&free_address()?, &self.cluster), 2 * PATIENCE)?;
+        ensure!(
+            answer.status.code().is_some_and(|code| code != 0),
+            "it ended with {}",
+            answer.status
+        );
+        Ok(String::from_utf8_lossy(&answer.stderr).into_owned())
+    }
+
+    /// Ends it in good order.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        let status = self.process.wait(PATIENCE)?;
+        ensure!(status.success(), "metad ended with {status}:\n{}", self.process.said());
+        Ok(())
+    }
+
+    /// The last lines of what it has said.
+    pub fn said(&self) -> String {
+        self.process.said()
+    }
+}
+
+fn run(address: &str, cluster: &Path) -> Command {
+    let mut command = Command::new(binaries::ashlar());
+    command.args(["metad", "run", "--listen", address, "--volume", DEMO_VOLUME]);
+    command.arg("--cluster").arg(cluster);
+    command
+}

@@ -1,0 +1,217 @@
+//! Promise: a volume that a metad leads is mounted as one that the mount leads itself, by one mount at a time; what was synced is
+//! there whoever of them is killed, and whoever has lost the volume is told so.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use tests::accounts::Accounts;
+use tests::binaries;
+use tests::cluster::{DEMO_VOLUME, Demo, Mode, Setup, Stop, can_mount};
+use tests::metad::Metad;
+use tests::process::{PATIENCE, bounded, output, shell, wait_until};
+use tests::seed::content;
+use tests::tree::{assert_same, manifest};
+
+/// How long whoever has the volume may be silent, and what else it takes until that is noticed.
+const OVER: Duration = Duration::from_secs(30);
+
+/// A mounted demo whose volume a metad leads.
+fn mounted() -> Result<(Demo, Metad)> {
+    let mut demo = Demo::start(Setup::new(Mode::Served))?;
+    demo.stop(Stop::Umount)?;
+    let metad = Metad::start(&demo)?;
+    demo.mount().with_context(|| metad.said())?;
+    Ok((demo, metad))
+}
+
+/// Ends all in good order, and checks all that is stored.
+fn end(mut demo: Demo, metad: Metad) -> Result<()> {
+    demo.stop(Stop::Umount)?;
+    metad.stop()?;
+    demo.switch(Mode::Embedded)?;
+    demo.fsck_data()
+}
+
+/// What the mount's root says of inodes in use.
+fn inodes(demo: &Demo) -> Result<u64> {
+    demo.status()?["mount"]["inodes"].as_u64().context("inodes")
+}
+
+#[test]
+fn what_is_written_through_a_metad_is_there_for_whoever_mounts_next() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (mut demo, metad) = mounted()?;
+    ensure!(demo.status()?["mount"]["epoch"].is_null(), "the mount leads the volume itself");
+    // Whoever speaks of something else is nobody's trouble.
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\xa5ASHLMD1 and nothing of use", &[0; 4096]] {
+        let mut stranger = TcpStream::connect(metad.address())?;
+        stranger.write_all(bytes)?;
+    }
+    let long = content(7, 5 << 20);
+    fs::create_dir(demo.file("dir"))?;
+    fs::write(demo.file("dir/long"), &long)?;
+    for number in 0..300 {
+        fs::write(demo.file(format!("dir/{number}")), format!("number {number}"))?;
+    }
+    shell(
+        &demo.path(),
+        "cd dir; ln 1 link; mv 2 moved; rm 3; chmod 600 4; ln -s 5 symlink",
+        PATIENCE,
+    )?;
+    let names = fs::read_dir(demo.file("dir"))?.count();
+    ensure!(names == 1 + 300 + 2 - 1, "{names} names");
+    File::open(demo.file("dir/long"))?.sync_all()?;
+    demo.drop_caches()?;
+    ensure!(fs::read(demo.file("dir/long"))? == long, "other bytes come back");
+    let before = manifest(&demo.path())?;
+    demo.remount()?;
+    assert_same("mounted again", &before, &demo.path())?;
+    // The same volume without a metad.
+    demo.stop(Stop::Umount)?;
+    metad.stop()?;
+    demo.switch(Mode::Embedded)?;
+    demo.mount()?;
+    assert_same("mounted without a metad", &before, &demo.path())?;
+    demo.stop(Stop::Umount)?;
+    demo.fsck_data()
+}
+
+#[test]
+fn one_mount_at_a_time_has_the_volume_and_a_killed_one_not_for_long() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (mut demo, metad) = mounted()?;
+    let second = demo.outside("second");
+    fs::create_dir(&second)?;
+    let refused = refused(&demo, &second)?;
+    let by = format!("in use by mount {}", demo.path().display());
+    ensure!(refused.contains(&by), "{refused}");
+    let refused = metad.refused_beside_it()?;
+    ensure!(refused.contains(DEMO_VOLUME), "{refused}");
+    fs::write(demo.file("kept"), "synced")?;
+    File::open(demo.file("kept"))?.sync_all()?;
+    // Unlinked and open when its mount is killed: nobody has it open then.
+    let before = inodes(&demo)?;
+    let mut open = File::create_new(demo.file("open"))?;
+    open.write_all(&content(1, 1 << 20))?;
+    open.sync_all()?;
+    fs::remove_file(demo.file("open"))?;
+    File::open(demo.path())?.sync_all()?;
+    ensure!(inodes(&demo)? == before + 1, "it lives as long as it is open");
+    demo.kill_mount()?;
+    drop(open);
+    demo.mount().with_context(|| metad.said())?;
+    ensure!(fs::read(demo.file("kept"))? == b"synced", "what was synced is not there");
+    wait_until("what was open to be gone", PATIENCE, || {
+        inodes(&demo).is_ok_and(|now| now == before)
+    })?;
+    // One that is alive is ended when somebody says so, and hears of it.
+    let mut command = mount(&demo, &second);
+    let log = demo.outside("second.log");
+    let taken = command.arg("--take-over");
+    let mut taken = tests::process::Process::start_ready(taken, "mounted", &log)?;
+    ensure!(fs::read(second.join("kept"))? == b"synced", "what was synced is not there");
+    let late = demo.file("late");
+    wait_until("the first mount to hear that it has lost the volume", OVER, || {
+        fs::write(&late, "late").is_err_and(|e| e.raw_os_error() == Some(Errno::EIO as i32))
+    })?;
+    ensure!(!second.join("late").exists(), "it changes what another has by now");
+    taken.signal(nix::sys::signal::Signal::SIGTERM)?;
+    ensure!(taken.wait(PATIENCE)?.success(), "{}", taken.said());
+    demo.kill_mount()?;
+    demo.mount()?;
+    ensure!(fs::read(demo.file("kept"))? == b"synced", "what was synced is not there");
+    demo.stop(Stop::Umount)?;
+    metad.stop()
+}
+
+/// The command that mounts the volume at another place.
+fn mount(demo: &Demo, at: &Path) -> Command {
+    let mut command = Command::new(binaries::ashlar());
+    command.arg("mount").arg(DEMO_VOLUME).arg(at).arg("--foreground");
+    command.arg("--cluster").arg(demo.cluster_file());
+    command
+}
+
+/// What whoever mounts it there is told.
+fn refused(demo: &Demo, at: &Path) -> Result<String> {
+    let answer = output(&mut mount(demo, at), 2 * PATIENCE)?;
+    ensure!(answer.status.code().is_some_and(|code| code != 0), "it ended with {}", answer.status);
+    Ok(String::from_utf8_lossy(&answer.stderr).into_owned())
+}
+
+#[test]
+fn a_killed_metad_takes_nothing_with_it_that_was_synced_and_its_mount_is_told() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (mut demo, mut metad) = mounted()?;
+    let kept = content(3, 3 << 20);
+    fs::write(demo.file("kept"), &kept)?;
+    File::open(demo.file("kept"))?.sync_all()?;
+    metad.kill_9_and_start_again()?;
+    // The next one knows nothing of the session: nobody is told that something is done which may not be.
+    let late = demo.file("late");
+    let told = bounded("a write without a session", 3 * PATIENCE, move || fs::write(late, "late"));
+    let told = told?.expect_err("nobody leads the volume for this mount any more");
+    ensure!(told.raw_os_error() == Some(Errno::EIO as i32), "{told}");
+    demo.kill_mount()?;
+    demo.mount().with_context(|| metad.said())?;
+    let mut there = Vec::new();
+    File::open(demo.file("kept"))?.read_to_end(&mut there)?;
+    ensure!(there == kept && !demo.file("late").exists(), "it is not as it was synced");
+    end_unclean(demo, metad)
+}
+
+/// Ends all in good order, where somebody was killed before: what that one left is swept some time later.
+fn end_unclean(mut demo: Demo, metad: Metad) -> Result<()> {
+    demo.stop(Stop::Umount)?;
+    metad.stop()
+}
+
+#[test]
+fn what_is_said_where_the_volume_is_led_counts_for_its_mount() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (demo, metad) = mounted()?;
+    let said = Accounts(&demo).say("volume set --trash-days 7")?;
+    ensure!(said.contains("for 7 days"), "{said}");
+    let mut number = 0;
+    // It hears of it with its next sign of life.
+    wait_until("what is deleted to be in the trash", OVER, || {
+        number += 1;
+        let file = demo.file(format!("deleted {number}"));
+        let deleted = fs::write(&file, "deleted").and_then(|()| fs::remove_file(&file));
+        let listed = Accounts(&demo).say("trash list --json").unwrap_or_default();
+        deleted.is_ok() && listed.contains("deleted ")
+    })?;
+    Accounts(&demo).say("trash empty")?;
+    let listed = Accounts(&demo).say("trash list --json")?;
+    ensure!(!listed.contains("deleted "), "{listed}");
+    end(demo, metad)
+}
+
+#[test]
+fn disks_that_only_a_mount_can_open_are_refused() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = Demo::start(Setup::new(Mode::Embedded))?;
+    demo.stop(Stop::Umount)?;
+    let mut command = Command::new(binaries::ashlar());
+    command.args(["metad", "run", "--listen", "127.0.0.1:0", "--cluster"]).arg(demo.cluster_file());
+    let answer = output(&mut command, PATIENCE)?;
+    let said = String::from_utf8_lossy(&answer.stderr);
+    ensure!(answer.status.code() == Some(1) && said.contains("serve it by storaged"), "{said}");
+    Ok(())
+}
