@@ -59,6 +59,7 @@ enum Command {
     Format(format::Args),
     Mount(mount::Args),
     Serve(serve::Args),
+    Metad(metad::Args),
     Kv(kv::Args),
     Status(status::Args),
     Heal(heal::Args),
@@ -73,7 +74,6 @@ enum Command {
     InstallHelper(helper::InstallArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
-    Metad(metad::Args),
     /// The storage daemon, as `storaged` (the demo starts it with --daemons)
     #[command(hide = true, disable_help_flag = true)]
     Storaged {
@@ -103,6 +103,7 @@ pub fn main(doors: Opener) -> ExitCode {
         Command::Format(args) => with_logs(log, "error", || format::run(args)),
         Command::Mount(args) => mount::run(args, log),
         Command::Serve(args) => with_logs(log, "info", || serve::run(args)),
+        Command::Metad(args) => with_logs(log, "info", || metad::run(args)),
         Command::Kv(args) => with_logs(log, "error", || kv::run(args)),
         Command::Status(args) => {
             let shown = with_logs(log, "error", || status::run(&args));
@@ -122,7 +123,6 @@ pub fn main(doors: Opener) -> ExitCode {
         Command::Trash(args) => with_logs(log, "error", || trash::run(args)),
         Command::InstallHelper(args) => helper::install(&args),
         Command::Completions(args) => manual::completions(&args, &Cli::command()),
-        Command::Metad(args) => with_logs(log, "info", || metad::run(args)),
         Command::Man(args) => manual::write_pages(&args, &Cli::command()),
     };
     exit_code(result, ExitCode::FAILURE)

@@ -12,6 +12,7 @@ mod memory_blobs;
 mod memory_meta;
 mod model_tests;
 mod reference;
+mod remote_tests;
 mod space_tests;
 mod tree_tests;
 
