@@ -32,7 +32,7 @@ step units
 # Whether a unit is well-formed; what it names is there.
 if test -x "$root/usr/bin/systemd-analyze" >/dev/null; then
 	in_root systemd-analyze verify --man=no /usr/lib/systemd/system/storaged.service '/usr/lib/systemd/system/ashlar@.service' \
-		'/usr/lib/systemd/system/ashlar-serve@.service'
+		'/usr/lib/systemd/system/ashlar-serve@.service' /usr/lib/systemd/system/ashlar-metad.service
 else
 	echo 'NOT TESTED: there is no systemd-analyze here to read the units' >&2
 fi
@@ -128,11 +128,23 @@ for port, path, word in zip(sys.argv[1:], ["api/v1/entries/", ""], [b'"name":"as
     assert word in seen, (path, seen)
 PYTHON
 ends "$started" TERM
+
+step 'a metad by its unit'
+address=127.0.0.1:$(free)
+sed -i "1i metad = [\"$address\"]" "$root/etc/ashlar/cluster.toml"
+said=("LISTEN=$address")
+unit ashlar-metad.service
+said=()
+metad=$started
+in_root mount -t fuse.ashlar photos /mnt/photos
+diff -r "$root/usr/share/doc/ashlar" "$root/mnt/photos/ashlar"
+in_root umount /mnt/photos
+ends "$metad" TERM
 ends "$daemon" TERM
 
 step remove
 in_root dpkg -r ashlar
-for gone in usr/bin/ashlar usr/bin/storaged sbin/mount.fuse.ashlar usr/lib/systemd/system/storaged.service usr/lib/systemd/system/ashlar-serve@.service; do
+for gone in usr/bin/ashlar usr/bin/storaged sbin/mount.fuse.ashlar usr/lib/systemd/system/storaged.service usr/lib/systemd/system/ashlar-serve@.service usr/lib/systemd/system/ashlar-metad.service; do
 	! test -e "$root/$gone" || { echo "/$gone is still there"; exit 1; }
 done
 test -e "$root/etc/ashlar/storaged.toml" -a -e "$root/srv/d0/superblock"
