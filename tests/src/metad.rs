@@ -4,13 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::binaries;
-use crate::cluster::{DEMO_VOLUME, Demo};
+use crate::cluster::{DEMO_VOLUME, Demo, Mode, Setup, Stop};
 use crate::door::free_address;
 use crate::process::{self, PATIENCE, Process};
+
+/// A mounted demo whose disks daemons serve, and the metad that leads its volume: the mount ends first.
+pub fn mounted(setup: Setup) -> Result<(Metad, Demo)> {
+    let mut demo = Demo::start(Setup { mode: Mode::Served, ..setup })?;
+    demo.stop(Stop::Umount)?;
+    let metad = Metad::start(&demo)?;
+    demo.mount().with_context(|| metad.said())?;
+    Ok((metad, demo))
+}
 
 /// A metad.
 pub struct Metad {

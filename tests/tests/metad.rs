@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use tests::accounts::Accounts;
 use tests::binaries;
 use tests::cluster::{DEMO_VOLUME, Demo, Mode, Setup, Stop, can_mount};
-use tests::metad::Metad;
+use tests::metad::{self, Metad};
 use tests::process::{PATIENCE, bounded, output, shell, wait_until};
 use tests::seed::content;
 use tests::tree::{assert_same, manifest};
@@ -22,12 +22,8 @@ use tests::tree::{assert_same, manifest};
 const OVER: Duration = Duration::from_secs(30);
 
 /// A mounted demo whose volume a metad leads.
-fn mounted() -> Result<(Demo, Metad)> {
-    let mut demo = Demo::start(Setup::new(Mode::Served))?;
-    demo.stop(Stop::Umount)?;
-    let metad = Metad::start(&demo)?;
-    demo.mount().with_context(|| metad.said())?;
-    Ok((demo, metad))
+fn mounted() -> Result<(Metad, Demo)> {
+    metad::mounted(Setup::new(Mode::Served))
 }
 
 /// Ends all in good order, and checks all that is stored.
@@ -48,7 +44,7 @@ fn what_is_written_through_a_metad_is_there_for_whoever_mounts_next() -> Result<
     if !can_mount() {
         return Ok(());
     }
-    let (mut demo, metad) = mounted()?;
+    let (metad, mut demo) = mounted()?;
     ensure!(demo.status()?["mount"]["epoch"].is_null(), "the mount leads the volume itself");
     // Whoever speaks of something else is nobody's trouble.
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\xa5ASHLMD1 and nothing of use", &[0; 4096]] {
@@ -89,7 +85,7 @@ fn one_mount_at_a_time_has_the_volume_and_a_killed_one_not_for_long() -> Result<
     if !can_mount() {
         return Ok(());
     }
-    let (mut demo, metad) = mounted()?;
+    let (metad, mut demo) = mounted()?;
     let second = demo.outside("second");
     fs::create_dir(&second)?;
     let refused = refused(&demo, &second)?;
@@ -154,7 +150,7 @@ fn a_killed_metad_takes_nothing_with_it_that_was_synced_and_its_mount_is_told() 
     if !can_mount() {
         return Ok(());
     }
-    let (mut demo, mut metad) = mounted()?;
+    let (mut metad, mut demo) = mounted()?;
     let kept = content(3, 3 << 20);
     fs::write(demo.file("kept"), &kept)?;
     File::open(demo.file("kept"))?.sync_all()?;
@@ -183,7 +179,7 @@ fn what_is_said_where_the_volume_is_led_counts_for_its_mount() -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
-    let (demo, metad) = mounted()?;
+    let (metad, demo) = mounted()?;
     let said = Accounts(&demo).say("volume set --trash-days 7")?;
     ensure!(said.contains("for 7 days"), "{said}");
     let mut number = 0;

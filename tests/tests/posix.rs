@@ -14,7 +14,7 @@ use nix::unistd::{Whence, lseek64};
 use tests::checks;
 use tests::cluster::{Demo, Mode, Setup, Stop, allocated, can_mount};
 use tests::mapped::Mapped;
-use tests::metad::Metad;
+use tests::metad;
 use tests::process::{PATIENCE, output, shell};
 use tests::seed::content;
 
@@ -55,10 +55,7 @@ fn programs_meet_it_also_where_a_metad_leads_the_volume() -> Result<()> {
     if !can_mount() {
         return Ok(());
     }
-    let mut demo = Demo::start(Setup::new(Mode::Served))?;
-    demo.stop(Stop::Umount)?;
-    let metad = Metad::start(&demo)?;
-    demo.mount()?;
+    let (metad, mut demo) = metad::mounted(Setup::new(Mode::Served))?;
     behaves(&mut demo).with_context(|| metad.said())?;
     metad.stop()
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::binaries::workspace;
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
+use tests::metad;
 use tests::process::output;
 
 /// Longest run of one suite, on a busy machine.
@@ -71,7 +72,13 @@ fn pjdfstest(mode: Mode) -> Result<()> {
         return Ok(());
     }
     let mut demo = Demo::start(Setup::new(mode))?;
-    let skipped = run("pjdfstest", &demo, &[], &[])?;
+    pjdfstest_on(&mut demo)?;
+    if mode == Mode::Embedded { demo.fsck() } else { Ok(()) }
+}
+
+/// On a mount, which has ended then.
+fn pjdfstest_on(demo: &mut Demo) -> Result<()> {
+    let skipped = run("pjdfstest", demo, &[], &[])?;
     // A feature that is lost makes cases "skipped", and nothing fails.
     let (now, listed) = (lines(&skipped), lines(SKIPPED));
     let more: Vec<_> = now.difference(&listed).collect();
@@ -80,8 +87,7 @@ fn pjdfstest(mode: Mode) -> Result<()> {
         more.is_empty() && less.is_empty(),
         "other cases are skipped than tools/posix/pjdfstest.skipped lists: {more:#?} more, {less:#?} less"
     );
-    demo.stop(Stop::Umount)?;
-    if mode == Mode::Embedded { demo.fsck() } else { Ok(()) }
+    demo.stop(Stop::Umount)
 }
 
 #[test]
@@ -92,6 +98,27 @@ fn pjdfstest_passes_embedded() -> Result<()> {
 #[test]
 fn pjdfstest_passes_with_daemons() -> Result<()> {
     pjdfstest(Mode::Daemons)
+}
+
+#[test]
+fn pjdfstest_passes_through_a_metad() -> Result<()> {
+    if !can_run("pjdfstest")? {
+        return Ok(());
+    }
+    let (metad, mut demo) = metad::mounted(Setup::new(Mode::Served))?;
+    pjdfstest_on(&mut demo).with_context(|| metad.said())?;
+    metad.stop()
+}
+
+#[test]
+fn fsx_finds_no_wrong_byte_through_a_metad() -> Result<()> {
+    if !can_run("fsx")? {
+        return Ok(());
+    }
+    let (metad, mut demo) = metad::mounted(Setup::new(Mode::Served))?;
+    run("fsx", &demo, &[], &[OPERATIONS]).with_context(|| metad.said())?;
+    demo.stop(Stop::Umount)?;
+    metad.stop()
 }
 
 #[test]
