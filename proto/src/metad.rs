@@ -4,7 +4,8 @@
 //! * A client opens with [`PREFACE`], which a storage daemon takes for another version of its link, and then says whose
 //!   connection it is (`Hello`). It is answered with `Welcome`, or that the session is over (`Fenced`), or leads to
 //!   another metad (`Elsewhere`).
-//! * The number of a frame pairs an `Ask` with its `Reply`; all else has the number 0.
+//! * The number of a frame pairs an `Ask` with its `Reply`; all else has the number 0. An ask that changes something has a number of
+//!   its own besides, under which it is sent again on the next connection: it is done once.
 //! * What does not parse, or has a payload, ends the connection: the session goes on with its next one.
 
 use std::io;
@@ -16,7 +17,7 @@ use tokio::io::AsyncRead;
 
 use crate::limits::MAX_SESSION_MESSAGE;
 use crate::link::frame::{self, Kind};
-use crate::rpc::metad::{Answer, FromClient, FromMetad, from_client, from_metad};
+use crate::rpc::metad::{Answer, FromClient, FromMetad, Reply, from_client, from_metad};
 
 /// What a client sends first: the byte that tells a link from HTTP/2, a name, a version.
 pub const PREFACE: [u8; 8] = *b"\xa5ASHLMD1";
@@ -55,6 +56,11 @@ pub struct Heard {
 /// Bytes of an answer on its way.
 pub fn answer_len(answer: &Answer) -> usize {
     answer.encoded_len()
+}
+
+/// Bytes of all answers to an ask.
+pub fn reply_len(reply: &Reply) -> usize {
+    reply.encoded_len()
 }
 
 /// The next that a client says; `None`: it has closed the connection. `known`: it has said who it is.

@@ -1,14 +1,16 @@
 //! A session's way to whoever leads its volume: one connection after the other, for as long as the session goes on.
 //!
-//! What was asked and not answered when a connection broke is asked again on the next one where that makes no
-//! difference, and else fails: it may have been done. What is asked meanwhile waits, for [`STALL`] at most. A session
-//! that metad has ended ([`proto::metad::LEASE`]) does not come back: all that is asked of it fails.
+//! What was asked and not answered when a connection broke is asked again on the next one: what changes something under the
+//! same number, by which metad knows whether it was done. What is asked meanwhile waits, for [`STALL`] at most; what is given up then
+//! may have been done. A session that metad has ended ([`proto::metad::LEASE`]) does not come back: all that is asked of it fails.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use proto::guard::caught_in;
 use proto::id::ClusterId;
 use proto::metad::{LEASE, VERSION};
@@ -91,9 +93,47 @@ enum State {
     Over(String),
 }
 
+/// Numbers of asks that change something.
+#[derive(Default)]
+struct Numbers {
+    last: u64,
+    /// Those whose replies have not arrived.
+    waiting: BTreeSet<u64>,
+}
+
+impl Numbers {
+    /// All up to here have been answered, or nobody waits for them any more.
+    fn answered(&self) -> u64 {
+        self.waiting.first().map_or(self.last, |first| first - 1)
+    }
+}
+
+/// One of them, for as long as somebody waits for its reply.
+struct Numbered<'a> {
+    numbers: &'a Mutex<Numbers>,
+    number: u64,
+}
+
+impl<'a> Numbered<'a> {
+    fn next(numbers: &'a Mutex<Numbers>) -> Self {
+        let mut all = numbers.lock();
+        all.last += 1;
+        let number = all.last;
+        all.waiting.insert(number);
+        Self { numbers, number }
+    }
+}
+
+impl Drop for Numbered<'_> {
+    fn drop(&mut self) {
+        self.numbers.lock().waiting.remove(&self.number);
+    }
+}
+
 /// A session's way to its metad. Dropping it ends it, and the session some time later.
 pub(super) struct Link {
     state: watch::Sender<State>,
+    numbers: Mutex<Numbers>,
     /// It is being closed: that it is over then is no news.
     closing: Arc<AtomicBool>,
     _keeping: AbortOnDropHandle<()>,
@@ -146,27 +186,26 @@ impl Link {
         (keeper.hello.session, keeper.hello.secret) = (welcome.session, welcome.secret.clone());
         keeper.hello.take_over = false;
         let keeping = tokio::spawn(keeper.keep(connection, input));
-        Ok((Self { state, closing, _keeping: AbortOnDropHandle::new(keeping) }, welcome))
+        let (numbers, keeping) = (Mutex::default(), AbortOnDropHandle::new(keeping));
+        Ok((Self { state, numbers, closing, _keeping: keeping }, welcome))
     }
 
     /// Has an op done.
     ///
     /// # Errors
-    /// Why it failed; [`MetaError::Ended`] once the session is over, and [`MetaError::Engine`] where it is not known
-    /// whether it was done, or no metad could be asked.
+    /// Why it failed; [`MetaError::Ended`] once the session is over, and [`MetaError::Engine`] where no metad could be
+    /// asked: of what was asked before it is not known then whether it was done.
     pub(super) async fn ask(&self, op: &Op) -> Answered {
         let deadline = Instant::now() + STALL;
+        let numbered = (!op.is_same_again()).then(|| Numbered::next(&self.numbers));
+        let number = numbered.as_ref().map_or(0, |numbered| numbered.number);
         loop {
             let connection = self.connection(deadline).await?;
-            let ask = wire::Ask { ops: vec![op.to_wire()], stop_at_failure: false };
-            match connection.ask(ask).await? {
-                Some(reply) => return only(reply),
-                None if op.is_same_again() => {}
-                None => {
-                    let why =
-                        "the connection to metad broke: it is not known whether this was done";
-                    return Err(MetaError::Engine(why.to_owned()));
-                }
+            let answered = self.numbers.lock().answered();
+            let ops = vec![op.to_wire()];
+            let ask = wire::Ask { ops, stop_at_failure: false, number, answered };
+            if let Some(reply) = connection.ask(ask).await? {
+                return only(reply);
             }
         }
     }

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, GroupId, SessionId};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -264,10 +265,11 @@ async fn who_does_not_belong_here_is_told_so() {
     served.end().await;
 }
 
-/// Something between a session and its metad that can cut connections.
+/// Something between a session and its metad that can cut connections, and keep back what metad says.
 struct Between {
     address: SocketAddr,
     cut: Arc<Notify>,
+    mute: Arc<AtomicBool>,
     _carrying: AbortOnDropHandle<()>,
 }
 
@@ -275,18 +277,41 @@ impl Between {
     async fn start(to: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, cut) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));
-        let cutting = cut.clone();
+        let mute = Arc::<AtomicBool>::default();
+        let (cutting, muted) = (cut.clone(), mute.clone());
         let carrying = tokio::spawn(async move {
             loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                let mut far = TcpStream::connect(to).await.unwrap();
+                let (near, _) = listener.accept().await.unwrap();
+                let far = TcpStream::connect(to).await.unwrap();
                 tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = carry(near, far, &muted) => {}
                     () = cutting.notified() => {}
                 }
             }
         });
-        Self { address, cut, _carrying: AbortOnDropHandle::new(carrying) }
+        Self { address, cut, mute, _carrying: AbortOnDropHandle::new(carrying) }
+    }
+}
+
+/// Carries bytes there, and back unless `muted`, until either side has ended.
+async fn carry(mut near: TcpStream, mut far: TcpStream, muted: &AtomicBool) {
+    let (mut from_near, mut to_near) = near.split();
+    let (mut from_far, mut to_far) = far.split();
+    let back = async {
+        let mut bytes = [0; 4096];
+        loop {
+            let len = from_far.read(&mut bytes).await.unwrap_or(0);
+            let goes_on = len > 0 && {
+                muted.load(Ordering::SeqCst) || to_near.write_all(&bytes[..len]).await.is_ok()
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_near, &mut to_far) => {}
+        () = back => {}
     }
 }
 
@@ -300,13 +325,36 @@ async fn a_session_goes_on_when_its_connection_was_cut() {
     let before = one.create(caller, ROOT, b"0", 0o666, file()).await.unwrap();
     for round in 1..5u8 {
         between.cut.notify_one();
-        // What only looks is asked again; a change may fail, done or not.
         assert_eq!(timeout(PATIENCE, one.lookup(ROOT, b"0")).await.unwrap(), Ok(before));
-        let made = one.create(caller, ROOT, &[b'a' + round], 0o666, file()).await;
-        assert!(made.is_ok() || matches!(made, Err(MetaError::Engine(_))), "{made:?}");
+        one.create(caller, ROOT, &[b'a' + round], 0o666, file()).await.unwrap();
     }
     assert_eq!(one.session(), id);
     one.close_session().await.unwrap();
     assert_eq!(served.keeper.dead_sessions().await, Ok(Vec::new()), "it was one session");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn what_was_done_and_not_heard_is_done_once() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = Arc::new(RemoteSession::open(served.target_at(between.address)).await.unwrap());
+    between.mute.store(true, Ordering::SeqCst);
+    let asking = one.clone();
+    let asked = tokio::spawn(async move {
+        asking.create(Caller::default(), ROOT, b"once", 0o666, file()).await
+    });
+    let done = async {
+        while served.keeper.lookup(ROOT, b"once").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, done).await.expect("it is done");
+    assert!(!asked.is_finished(), "nobody has said so");
+    between.mute.store(false, Ordering::SeqCst);
+    between.cut.notify_one();
+    let made = timeout(PATIENCE, asked).await.unwrap().unwrap();
+    assert_eq!(made, served.keeper.lookup(ROOT, b"once").await, "it is there, and was not before");
+    one.close_session().await.unwrap();
     served.end().await;
 }

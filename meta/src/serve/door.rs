@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use super::asked;
 use super::led::Led;
 use super::sessions::{Presence, Sessions, Stay};
+use super::window::Due;
 use super::work::Work;
 use crate::store::MetaError;
 use crate::wire::answer::{self, Answered};
@@ -185,6 +186,20 @@ impl Connection<'_> {
         if ask.ops.len() > MAX_OPS {
             return Err(nonsense("an ask of too many ops"));
         }
+        if ask.number != 0 {
+            let due = self.stay.work.window.lock().asked(ask.number, ask.answered);
+            match due {
+                Due::New => {}
+                Due::Done(reply) => {
+                    return self.outgoing.send(
+                        said(number, Said::Reply(reply)),
+                        Bytes::new(),
+                        None,
+                    );
+                }
+                Due::Nonsense(why) => return Err(nonsense(why)),
+            }
+        }
         let ops: Vec<_> = ask.ops.into_iter().map(Op::from_wire).collect();
         let answers = ops.iter().flatten().map(Op::memory).sum::<usize>().min(LONGEST_REPLY);
         let units = (len + answers).div_ceil(UNIT).max(1) as u32;
@@ -196,6 +211,7 @@ impl Connection<'_> {
             outgoing: self.outgoing.clone(),
             _presence: self.stay.presence.clone(),
             share,
+            once: ask.number,
         };
         let answering = asked.answer(number, ops, ask.stop_at_failure);
         let answering = Box::pin(self.under_way.track_future(answering));
@@ -213,6 +229,8 @@ struct Asked {
     /// The session's next connection is served when this one has asked nothing that is still under way.
     _presence: Arc<Presence>,
     share: Share,
+    /// The number under which it is done once; 0: it has none.
+    once: u64,
 }
 
 impl Asked {
@@ -239,7 +257,11 @@ impl Asked {
                 break;
             }
         }
-        let frame = said(number, Said::Reply(wire::Reply { answers }));
+        let reply = wire::Reply { answers };
+        if self.once != 0 {
+            self.work.window.lock().keep(self.once, &reply);
+        }
+        let frame = said(number, Said::Reply(reply));
         let _gone = self.outgoing.send(frame, Bytes::new(), Some(self.share));
         if closed {
             self.sessions.forget(&self.work);

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use proto::id::SessionId;
 
+use super::window::Window;
 use crate::store::MetaStore;
 use crate::volume::session::Session;
 
@@ -23,6 +25,8 @@ pub trait Keeper: Send + Sync + 'static {
 pub(super) struct Work {
     // Dropped in this order: it is dead before that is told.
     pub(super) session: Session,
+    /// What it was answered and may not have heard.
+    pub(super) window: Mutex<Window>,
     end: End,
 }
 
@@ -43,7 +47,8 @@ impl Drop for End {
 impl Work {
     pub(super) fn new(session: Session, keeper: Arc<dyn Keeper>) -> Arc<Self> {
         let id = session.session();
-        Arc::new(Self { session, end: End { id, keeper, closed: AtomicBool::new(false) } })
+        let end = End { id, keeper, closed: AtomicBool::new(false) };
+        Arc::new(Self { session, window: Mutex::default(), end })
     }
 
     /// Its number.

@@ -58,7 +58,7 @@ impl Op {
         }
     }
 
-    /// May it be done again where nobody knows whether it was done?
+    /// Is it the same however often it is done? All others are to be done once.
     pub(crate) fn is_same_again(&self) -> bool {
         match self {
             Self::Look(_)
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_the_same_again_is_asked_again() {
+    fn what_changes_something_is_not_the_same_again() {
         let ino = Ino(7);
         let name = || Bytes::from_static(b"name");
         for op in [Op::Look(Look::Getattr(ino)), Op::Sync, Op::Names(NameOp::Reap(vec![ino]))] {
