@@ -41,10 +41,15 @@ impl Led {
         }
     }
 
-    /// Ends the sessions that were silent for too long.
-    pub(super) fn end_silent(&self) {
+    /// Ends the sessions that were silent for too long; none, where this process itself stood still (`stopped`).
+    pub(super) fn end_silent(&self, stopped: bool) {
         let all: Vec<_> = self.volumes.read().values().cloned().collect();
-        all.iter().for_each(|sessions| sessions.end_silent());
+        for sessions in all {
+            if stopped {
+                sessions.forgive();
+            }
+            sessions.end_silent();
+        }
     }
 
     /// Takes a connection in, or answers what its client is told instead.

@@ -7,6 +7,7 @@ use proto::guests::{Guest, Guests, room_for};
 use proto::id::ClusterId;
 use proto::limits::MAX_SESSIONS;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +18,8 @@ use crate::volume::opened::Volume;
 
 /// How often it is looked who was silent for too long.
 const LOOK: Duration = Duration::from_secs(1);
+/// When that was not done for so long, this process was stopped, or had no time: what was said meanwhile is still to be heard.
+const STOPPED: Duration = Duration::from_secs(5);
 /// How long what is under way may take once it is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -46,13 +49,18 @@ impl Metad {
         let connections = TaskTracker::new();
         let guests = Guests::new(room_for(MAX_SESSIONS));
         let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
         loop {
             tokio::select! {
                 (stream, guest) = guests.accept(&listener) => {
                     let (metad, stop) = (self.clone(), stop.clone());
                     connections.spawn(metad.one(stream, Arc::new(guest), stop));
                 }
-                _ = look.tick() => self.led.end_silent(),
+                _ = look.tick() => {
+                    self.led.end_silent(looked.elapsed() >= STOPPED);
+                    looked = Instant::now();
+                }
                 () = stop.cancelled() => break,
             }
         }
