@@ -18,6 +18,7 @@ use crate::key::volume::VolumeRecord;
 use crate::key::{self, Key};
 use crate::record::dentry;
 use crate::record::inode::Inode;
+use crate::record::window::Window;
 use crate::record::xattr;
 use crate::rules::acl::Acl;
 use crate::store::{Extent, FileUpdate, Ino, MetaError, Place, Time, VolumeInfo};
@@ -183,7 +184,7 @@ fn read_values(bytes: &[u8]) {
     if let Some(blob) = key::blob::unpack(bytes) {
         assert_eq!(key::blob::pack(&blob), bytes, "a blob is written as it is read");
     }
-    drop(key::members::decode(bytes));
+    drop((key::members::decode(bytes), Window::decode(bytes)));
     drop(Acl::parse(bytes));
     for kind in AccountKind::ALL {
         drop(Account::decode(kind, "a", bytes));
@@ -239,7 +240,7 @@ fn a_reply() -> Vec<u8> {
     let extent = Extent { offset: 5, len: 7, place: Some(Place { blob: a_blob(100), offset: 9 }) };
     let answers = [Ok(names), Ok(Answer::Extents(vec![extent])), Err(MetaError::NotFound)];
     let answers = answers.into_iter().map(answer::to_wire).collect();
-    said(7, Said::Reply(Reply { answers })).to_vec()
+    said(7, Said::Reply(Reply { answers, ..Reply::default() })).to_vec()
 }
 
 fn read_reply(mut bytes: &[u8]) {

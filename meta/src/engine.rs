@@ -169,6 +169,10 @@ pub(crate) trait Kv: Send + Sync + 'static {
             }
         }
     }
+    /// The batch of changes that is being gathered: with it all that was visible before becomes durable.
+    fn batch(&self) -> u64;
+    /// Batches that are durable.
+    fn durable_batches(&self) -> u64;
     /// Returns when everything that was visible at the call is durable. After an error nothing is
     /// lost: it is tried again with the next sync.
     async fn sync(&self) -> Result<(), MetaError>;

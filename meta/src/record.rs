@@ -5,4 +5,5 @@ pub(crate) mod dentry;
 pub(crate) mod inode;
 pub(crate) mod members;
 pub(crate) mod trash;
+pub(crate) mod window;
 pub(crate) mod xattr;

@@ -71,6 +71,11 @@ impl<'a> Txn<'a> {
         self.context.now
     }
 
+    /// It happens at this time, whatever a clock says.
+    pub(crate) fn happens_at(&mut self, at: Time) {
+        self.context.now = at;
+    }
+
     /// The session that is mounted.
     pub(crate) fn session(&self) -> SessionId {
         self.context.session

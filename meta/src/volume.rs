@@ -6,6 +6,7 @@
 
 pub(crate) mod catalog;
 pub(crate) mod lock;
+pub(crate) mod once;
 pub(crate) mod opened;
 pub(crate) mod session;
 

@@ -10,6 +10,7 @@ pub(crate) mod answer;
 pub(crate) mod content;
 pub(crate) mod failure;
 pub(crate) mod look;
+pub(crate) mod made;
 pub(crate) mod names;
 pub(crate) mod op;
 #[cfg(test)]

@@ -123,7 +123,7 @@ mod tests {
         let second = hear(&mut input, true).await.unwrap().unwrap();
         assert_eq!((second.number, second.say), (7, renew));
         assert_eq!(hear(&mut input, true).await.unwrap(), None);
-        let renewed = from_metad::Said::Renewed(Renewed { token: 3, volume: None });
+        let renewed = from_metad::Said::Renewed(Renewed { token: 3, ..Renewed::default() });
         let bytes = said(0, renewed.clone());
         assert_eq!(listen(&mut &bytes[..]).await.unwrap(), Some((0, renewed)));
     }

@@ -163,7 +163,7 @@ impl Leading {
     async fn end(self) -> Result<()> {
         let mut failed = Ok(());
         for (name, server) in self.servers {
-            self.metad.leave(&name);
+            self.metad.hand_over(&name);
             if let Err(why) = server.run().await {
                 failed = Err(anyhow::Error::from(why).context(format!("volume {name}")));
             }

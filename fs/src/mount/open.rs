@@ -174,6 +174,15 @@ impl OpenVolume {
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let store = Arc::new(store);
         let volume = session.opened_on().clone();
+        if plan.leads
+            && let Err(why) = volume.await_sessions().await
+        {
+            volume.close().await;
+            drop((session, volume));
+            close(store).await;
+            let (name, reason) = (plan.volume, why.to_string());
+            return Err(VolumeError::Damaged { name, reason }.into());
+        }
         let session: Arc<dyn MetaStore> = Arc::new(session);
         let data = Data::start(session.clone(), store.blobs.clone(), plan.data.clone());
         let filesystem = Filesystem::start(session.clone(), data, store.blobs.clone());

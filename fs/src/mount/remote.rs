@@ -41,9 +41,8 @@ pub(super) async fn open(
         return Err(RollCallError::from(why).into());
     }
     store.blobs.abide_by(volume.id, volume.rules);
-    if let Some(issuer) = session.issuer() {
-        store.blobs.act_for(volume.id, issuer);
-    }
+    let (blobs, id) = (store.blobs.clone(), volume.id);
+    session.tell_issuer(move |issuer| blobs.act_for(id, issuer));
     let blobs = store.blobs.clone();
     session.tell_changes(move |volume| blobs.abide_by(volume.id, volume.rules));
     Ok(session)

@@ -18,13 +18,14 @@ pub(crate) struct MemoryKv {
 struct State {
     pending: Batch,
     durable: Batch,
+    synced: u64,
 }
 
 impl MemoryKv {
     /// What a power loss leaves of it.
     pub(crate) fn crash(&self) -> Self {
         let durable = self.state.read().durable.clone();
-        Self { state: RwLock::new(State { pending: Batch::new(), durable }) }
+        Self { state: RwLock::new(State { durable, ..State::default() }) }
     }
 }
 
@@ -59,8 +60,17 @@ impl Kv for MemoryKv {
         Ok(())
     }
 
+    fn batch(&self) -> u64 {
+        self.state.read().synced + 1
+    }
+
+    fn durable_batches(&self) -> u64 {
+        self.state.read().synced
+    }
+
     async fn sync(&self) -> Result<(), MetaError> {
-        let State { pending, durable } = &mut *self.state.write();
+        let State { pending, durable, synced } = &mut *self.state.write();
+        *synced += 1;
         for (key, value) in std::mem::take(pending) {
             match value {
                 Some(_) => durable.insert(key, value),

@@ -454,6 +454,14 @@ impl Kv for JournaledKv {
         self.tables.unsynced.load(Ordering::Relaxed)
     }
 
+    fn batch(&self) -> u64 {
+        self.tables.state.read().sealed() + 1
+    }
+
+    fn durable_batches(&self) -> u64 {
+        self.tables.state.read().durable
+    }
+
     fn disk_bytes(&self) -> u64 {
         self.tables.disk_bytes.load(Ordering::Relaxed)
     }

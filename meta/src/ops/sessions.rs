@@ -6,16 +6,17 @@ use proto::id::SessionId;
 
 use crate::key;
 use crate::key::numbers::INODES;
+use crate::record::window::Window;
 use crate::store::MetaError;
 use crate::txn::Txn;
 
-/// Opens a new session.
-pub(crate) fn open(txn: &mut Txn<'_>) -> Result<SessionId, MetaError> {
+/// Opens a new session; of one that is to be known again this is by what.
+pub(crate) fn open(txn: &mut Txn<'_>, value: &[u8]) -> Result<SessionId, MetaError> {
     let mut numbers = txn.numbers()?;
     let session = SessionId(numbers.next_session);
     numbers.next_session += 1;
     txn.put_numbers(&numbers);
-    txn.put(key::session::key(session), &[]);
+    txn.put(key::session::key(session), value);
     Ok(session)
 }
 
@@ -39,6 +40,22 @@ pub(crate) fn all(txn: &Txn<'_>) -> Result<Vec<SessionId>, MetaError> {
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)
+}
+
+/// Sessions that were not closed and worked from elsewhere.
+pub(crate) fn elsewhere(txn: &Txn<'_>) -> Result<Vec<(SessionId, Window)>, MetaError> {
+    let mut found = Vec::new();
+    let _ =
+        txn.scan(key::session::all()..key::session::all().after_prefix(), &mut |key, value| {
+            found.extend(key::session::parse(key).zip(Window::decode(value)));
+            Ok(ControlFlow::Continue(()))
+        })?;
+    Ok(found)
+}
+
+/// A session that worked from elsewhere is over, and is not known again.
+pub(crate) fn mark_over(txn: &mut Txn<'_>, session: SessionId) {
+    txn.put(key::session::key(session), &[]);
 }
 
 /// A session is over and swept.

@@ -22,8 +22,10 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use super::kept::{Change, Kept};
 use crate::store::{MetaError, VolumeInfo};
 use crate::wire::bad;
+use crate::wire::made::Made;
 use crate::wire::values::volume_from_wire;
 
 /// A metad that does not even acknowledge bytes for this long is given up.
@@ -61,12 +63,21 @@ pub(super) type Input = BufReader<OwnedReadHalf>;
 pub(super) struct Connection {
     outgoing: Outgoing,
     /// The asks that wait for replies; `None` once it has ended.
-    waiting: Mutex<Option<HashMap<u32, oneshot::Sender<wire::Reply>>>>,
+    waiting: Mutex<Option<HashMap<u32, Waiting>>>,
+    /// What was answered, for the next leader.
+    kept: Arc<Kept>,
     next: AtomicU32,
     /// The newest beat that was answered.
     renewed: watch::Sender<u64>,
     /// What those answers say.
     volume: watch::Sender<Known>,
+}
+
+/// An ask that waits for its reply.
+struct Waiting {
+    sender: oneshot::Sender<wire::Reply>,
+    /// Its number, op and length, if it changes something.
+    change: Option<(u64, wire::Op, usize)>,
 }
 
 /// Takes an ask back whose caller went away.
@@ -80,14 +91,14 @@ impl Drop for Entered<'_> {
 
 impl Connection {
     /// Connects and says whose connection it is. [`Self::run`] has to be run for it to be of any use. What the volume is goes
-    /// to `volume`, with each beat.
+    /// to `volume`, with each beat; what is changed by it to `kept`.
     ///
     /// # Errors
     /// Why not.
     pub(super) async fn open(
         address: &str,
         hello: wire::Hello,
-        volume: watch::Sender<Known>,
+        (volume, kept): (watch::Sender<Known>, Arc<Kept>),
     ) -> Result<(Arc<Self>, Input, wire::Welcome), Ended> {
         let broken = |e: io::Error| Ended::Broken(format!("{address}: {e}"));
         let late = || Ended::Broken(format!("{address} does not answer"));
@@ -103,7 +114,7 @@ impl Connection {
             Some((_, Said::Welcome(welcome))) => {
                 let (outgoing, waiting) = (Outgoing::new(write), Mutex::new(Some(HashMap::new())));
                 let (next, renewed) = (AtomicU32::new(1), watch::Sender::new(0));
-                let connection = Self { outgoing, waiting, next, renewed, volume };
+                let connection = Self { outgoing, waiting, kept, next, renewed, volume };
                 Ok((Arc::new(connection), input, welcome))
             }
             Some((_, Said::Elsewhere(wire::Elsewhere { addresses }))) => {
@@ -129,13 +140,15 @@ impl Connection {
     /// [`MetaError::Invalid`] for more than fits into a message: it was not sent.
     pub(super) async fn ask(&self, ask: wire::Ask) -> Result<Option<wire::Reply>, MetaError> {
         let number = self.number();
+        let numbered = (ask.number != 0).then(|| (ask.number, ask.ops.first().cloned()));
         let frame = say(number, Say::Ask(ask));
         if frame.len() > MAX_SESSION_MESSAGE as usize {
             return Err(bad("more than is sent to metad at once"));
         }
         let (sender, reply) = oneshot::channel();
+        let change = numbered.and_then(|(number, op)| Some((number, op?, frame.len())));
         match &mut *self.waiting.lock() {
-            Some(waiting) => waiting.insert(number, sender),
+            Some(waiting) => waiting.insert(number, Waiting { sender, change }),
             None => return Ok(None),
         };
         let _entered = Entered(self, number);
@@ -155,7 +168,7 @@ impl Connection {
         }
     }
 
-    fn take(&self, number: u32) -> Option<oneshot::Sender<wire::Reply>> {
+    fn take(&self, number: u32) -> Option<Waiting> {
         self.waiting.lock().as_mut()?.remove(&number)
     }
 
@@ -178,12 +191,12 @@ impl Connection {
             };
             match said {
                 (number, Said::Reply(reply)) => {
-                    if let Some(sender) = self.take(number) {
-                        // Gone in this moment: nobody needs it.
-                        let _gone = on_wake::lend(Threads::Patient, || sender.send(reply));
+                    if let Err(why) = self.replied(number, reply) {
+                        return Ended::Broken(why.to_string());
                     }
                 }
-                (_, Said::Renewed(wire::Renewed { token, volume })) => {
+                (_, Said::Renewed(wire::Renewed { token, volume, durable })) => {
+                    self.kept.durable(durable);
                     match volume.map(volume_from_wire).transpose() {
                         Ok(volume) => self.learn(volume),
                         Err(why) => return Ended::Broken(why.to_string()),
@@ -199,6 +212,20 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Keeps what was changed, and only then wakes who waits for it.
+    fn replied(&self, number: u32, mut reply: wire::Reply) -> Result<(), MetaError> {
+        let (made, durable) = (reply.made.take(), reply.durable);
+        if let Some(Waiting { sender, change }) = self.take(number) {
+            if let (Some(made), Some((number, op, len))) = (made, change) {
+                self.kept.keep(number, Change { op, len, made: Made::from_wire(made)? });
+            }
+            // Gone in this moment: nobody needs it.
+            let _gone = on_wake::lend(Threads::Patient, || sender.send(reply));
+        }
+        self.kept.durable(durable);
+        Ok(())
     }
 
     fn learn(&self, volume: Known) {

@@ -1,8 +1,9 @@
 //! A session's way to whoever leads its volume: one connection after the other, for as long as the session goes on.
 //!
 //! What was asked and not answered when a connection broke is asked again on the next one: what changes something under the
-//! same number, by which metad knows whether it was done. What is asked meanwhile waits, for [`STALL`] at most; what is given up then
-//! may have been done. A session that metad has ended ([`proto::metad::LEASE`]) does not come back: all that is asked of it fails.
+//! same number, by which metad knows whether it was done. Where that is another leader, what was answered and is not durable is asked
+//! again before ([`super::kept`]). What is asked meanwhile waits, for [`STALL`] at most; what is given up then may have been done.
+//! A session that metad has ended ([`proto::metad::LEASE`]) does not come back: all that is asked of it fails.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,16 +15,19 @@ use parking_lot::Mutex;
 use proto::guard::caught_in;
 use proto::id::ClusterId;
 use proto::metad::{LEASE, VERSION};
+use proto::part_store::Issuer;
 use proto::rpc::metad as wire;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, Ended, Input, Known};
+use super::kept::Kept;
 use crate::store::MetaError;
 use crate::wire::answer::{Answered, from_wire, senseless};
 use crate::wire::bad;
 use crate::wire::op::Op;
+use crate::wire::values::issuer_from_wire;
 
 /// How long what is asked waits for a metad.
 const STALL: Duration = Duration::from_secs(60);
@@ -133,7 +137,8 @@ impl Drop for Numbered<'_> {
 /// A session's way to its metad. Dropping it ends it, and the session some time later.
 pub(super) struct Link {
     state: watch::Sender<State>,
-    numbers: Mutex<Numbers>,
+    numbers: Arc<Mutex<Numbers>>,
+    kept: Arc<Kept>,
     /// It is being closed: that it is over then is no news.
     closing: Arc<AtomicBool>,
     _keeping: AbortOnDropHandle<()>,
@@ -146,17 +151,23 @@ struct Keeper {
     state: watch::Sender<State>,
     closing: Arc<AtomicBool>,
     volume: watch::Sender<Known>,
+    numbers: Arc<Mutex<Numbers>>,
+    kept: Arc<Kept>,
+    /// Tells whoever leads from those before.
+    leader: Bytes,
+    issuer: watch::Sender<Option<Issuer>>,
 }
 
 impl Link {
-    /// Opens a new session at the first of the metads that leads the volume. What that is from now on goes to `known`. Must be
-    /// called within a tokio runtime.
+    /// Opens a new session at the first of the metads that leads the volume. What that is from now on goes to `known`, and in whose
+    /// name blobs are put to `issuer`, whenever that changes. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// Why there is none.
     pub(super) async fn open(
         target: Target,
         known: watch::Sender<Known>,
+        issuer: watch::Sender<Option<Issuer>>,
     ) -> Result<(Self, wire::Welcome), RemoteError> {
         let Target { addresses, cluster, volume, name, take_over } = target;
         if addresses.is_empty() {
@@ -174,20 +185,25 @@ impl Link {
         };
         let state = watch::Sender::new(State::Away("it is connecting".to_owned()));
         let closing = Arc::<AtomicBool>::default();
+        let (numbers, kept) = <(Arc<Mutex<Numbers>>, Arc<Kept>)>::default();
         let mut keeper = Keeper {
             addresses,
             hello,
             state: state.clone(),
             closing: closing.clone(),
             volume: known,
+            numbers: numbers.clone(),
+            kept: kept.clone(),
+            leader: Bytes::new(),
+            issuer,
         };
         let opened = keeper.first().await;
-        let (connection, input, welcome) = opened.map_err(|why| why.told(volume))?;
+        let (connection, input, welcome) = opened.map_err(|why| why.told(volume.clone()))?;
         (keeper.hello.session, keeper.hello.secret) = (welcome.session, welcome.secret.clone());
         keeper.hello.take_over = false;
-        let keeping = tokio::spawn(keeper.keep(connection, input));
-        let (numbers, keeping) = (Mutex::default(), AbortOnDropHandle::new(keeping));
-        Ok((Self { state, numbers, closing, _keeping: keeping }, welcome))
+        keeper.welcomed(&welcome).map_err(|why| Ended::Over(why.to_string()).told(volume))?;
+        let keeping = AbortOnDropHandle::new(tokio::spawn(keeper.keep(connection, input)));
+        Ok((Self { state, numbers, kept, closing, _keeping: keeping }, welcome))
     }
 
     /// Has an op done.
@@ -197,13 +213,23 @@ impl Link {
     /// asked: of what was asked before it is not known then whether it was done.
     pub(super) async fn ask(&self, op: &Op) -> Answered {
         let deadline = Instant::now() + STALL;
-        let numbered = (!op.is_same_again()).then(|| Numbered::next(&self.numbers));
-        let number = numbered.as_ref().map_or(0, |numbered| numbered.number);
+        if op.is_same_again() {
+            return self.send(op, 0, deadline).await;
+        }
+        if self.kept.is_full() {
+            // Where that fails, too much is kept for a while.
+            let _durable = self.send(&Op::Sync, 0, deadline).await;
+        }
+        let numbered = Numbered::next(&self.numbers);
+        self.send(op, numbered.number, deadline).await
+    }
+
+    async fn send(&self, op: &Op, number: u64, deadline: Instant) -> Answered {
         loop {
             let connection = self.connection(deadline).await?;
             let answered = self.numbers.lock().answered();
             let ops = vec![op.to_wire()];
-            let ask = wire::Ask { ops, stop_at_failure: false, number, answered };
+            let ask = wire::Ask { ops, number, answered, ..wire::Ask::default() };
             if let Some(reply) = connection.ask(ask).await? {
                 return only(reply);
             }
@@ -308,8 +334,8 @@ impl Keeper {
     /// Makes one connection after the other, until the session is over. The first is there.
     async fn keep(mut self, mut connection: Arc<Connection>, mut input: Input) {
         loop {
-            self.become_state(State::Open(connection.clone()));
-            let ran = caught_in("a connection to metad", connection.run(&mut input)).await;
+            let serving = self.serve(&connection, &mut input);
+            let ran = caught_in("a connection to metad", serving).await;
             let ended = ran.unwrap_or_else(|panicked| Ended::Broken(panicked.to_string()));
             let why = match ended {
                 Ended::Over(why) => return self.over(why),
@@ -331,11 +357,76 @@ impl Keeper {
         }
     }
 
+    /// Runs a connection. It is used once whoever leads has all that was answered.
+    async fn serve(&self, connection: &Arc<Connection>, input: &mut Input) -> Ended {
+        let running = connection.run(input);
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = self.make_again(connection) => {}
+        }
+        if connection.is_open() {
+            self.become_state(State::Open(connection.clone()));
+        }
+        running.await
+    }
+
+    /// Has all changes made again that are owed to whoever leads now; or the connection has ended.
+    async fn make_again(&self, connection: &Connection) {
+        let owed = self.kept.owed();
+        for (at, number) in owed.iter().copied().enumerate() {
+            let Some(change) = self.kept.get(number) else { continue };
+            // Whoever hears that all up to here are done takes it at its word.
+            let lowest = owed[at..].iter().copied().min().unwrap_or(number);
+            let answered = self.numbers.lock().answered().min(lowest - 1);
+            let (ops, again) = (vec![change.op], Some(change.made.to_wire()));
+            let ask = wire::Ask { ops, number, answered, again, ..wire::Ask::default() };
+            let answered = loop {
+                match connection.ask(ask.clone()).await.map(|reply| reply.map(only)) {
+                    // It cannot write for now: nothing that comes later is done before.
+                    Ok(Some(Err(MetaError::Engine(why)))) => {
+                        tracing::warn!("what was answered and lost is not done again yet: {why}");
+                        sleep(AGAIN).await;
+                    }
+                    Ok(Some(answered)) => break answered,
+                    Ok(None) => return,
+                    Err(why) => break Err(why),
+                }
+            };
+            if let Err(why) = answered {
+                tracing::error!(
+                    "what was done, and was lost with whoever led the volume, cannot be done again: {why}"
+                );
+                self.kept.give_up(number);
+            }
+        }
+        if !owed.is_empty() {
+            tracing::info!(
+                changes = owed.len(),
+                "what was answered and not durable was done again"
+            );
+        }
+    }
+
+    /// A metad has taken the session on.
+    fn welcomed(&mut self, welcome: &wire::Welcome) -> Result<(), MetaError> {
+        let issuer = welcome.issuer.clone().map(issuer_from_wire).transpose()?;
+        self.issuer.send_if_modified(|known| std::mem::replace(known, issuer) != issuer);
+        if welcome.leader != self.leader {
+            self.leader = welcome.leader.clone();
+            self.kept.pass_on(welcome.low, &welcome.done);
+        }
+        Ok(())
+    }
+
     /// The next connection, however long it takes; or why the session is over.
     async fn again(&mut self) -> Result<(Arc<Connection>, Input), String> {
         loop {
             match self.connect().await {
-                Ok((connection, input, _)) => return Ok((connection, input)),
+                Ok((connection, input, welcome)) => match self.welcomed(&welcome) {
+                    Ok(()) => return Ok((connection, input)),
+                    Err(why) => self.become_state(State::Away(why.to_string())),
+                },
                 Err(Ended::Over(why)) => return Err(why),
                 Err(Ended::Broken(why)) => self.become_state(State::Away(why)),
                 Err(Ended::Elsewhere(_) | Ended::InUse { .. }) => {
@@ -371,7 +462,8 @@ impl Keeper {
         while let Some(address) = self.addresses.get(tried).cloned() {
             tried += 1;
             self.hello.connection += 1;
-            match Connection::open(&address, self.hello.clone(), self.volume.clone()).await {
+            let known = (self.volume.clone(), self.kept.clone());
+            match Connection::open(&address, self.hello.clone(), known).await {
                 Ok(opened) => {
                     // The first to be tried next time.
                     self.addresses.swap(0, tried - 1);

@@ -32,7 +32,7 @@ use crate::wire::look::Look;
 use crate::wire::names::{AttrOp, NameOp};
 use crate::wire::op::Op;
 use crate::wire::trash::TrashOp;
-use crate::wire::values::{issuer_from_wire, volume_from_wire};
+use crate::wire::values::volume_from_wire;
 use crate::wire::{bad, owned};
 
 /// A session on a volume that a metad leads. One that is dropped without [`MetaStore::close_session`] is dead once metad
@@ -41,7 +41,7 @@ pub struct RemoteSession {
     link: Link,
     id: SessionId,
     /// Under whose authority blobs of the volume are put.
-    issuer: Option<Issuer>,
+    issuer: watch::Sender<Option<Issuer>>,
     volume: watch::Sender<Known>,
     /// Bytes of disk that metadata took when that was last asked.
     metadata: AtomicU64,
@@ -69,14 +69,11 @@ impl RemoteSession {
     pub async fn open(target: Target) -> Result<Self, RemoteError> {
         let name = target.volume.clone();
         let known = watch::Sender::new(None);
-        let (link, welcome) = Link::open(target, known.clone()).await?;
-        let read = || -> Result<_, MetaError> {
-            let volume = welcome.volume.map_or_else(unexpected, volume_from_wire)?;
-            Ok((volume, welcome.issuer.map(issuer_from_wire).transpose()?))
-        };
+        let issuer = watch::Sender::new(None);
+        let (link, welcome) = Link::open(target, known.clone(), issuer.clone()).await?;
+        let volume = welcome.volume.map_or_else(unexpected, volume_from_wire);
         let refused = |why: MetaError| RemoteError::Refused { volume: name, why: why.to_string() };
-        let (volume, issuer) = read().map_err(refused)?;
-        known.send_replace(Some(volume));
+        known.send_replace(Some(volume.map_err(refused)?));
         let (id, metadata) = (SessionId(welcome.session), AtomicU64::new(0));
         Ok(Self { link, id, issuer, volume: known, metadata })
     }
@@ -98,9 +95,18 @@ impl RemoteSession {
         self.volume.borrow().clone().expect("the welcome has said it")
     }
 
-    /// Under whose authority blobs of the volume are put: slots refuse all others. `None`: they ask for none.
-    pub fn issuer(&self) -> Option<Issuer> {
-        self.issuer
+    /// Tells under whose authority blobs of the volume are put, since slots refuse all others: now, and whenever somebody else leads
+    /// the volume, as long as the session lasts. Where they ask for none it is not told. Must be called within a tokio runtime.
+    pub fn tell_issuer(&self, tell: impl Fn(Issuer) + Send + 'static) {
+        let mut issuers = self.issuer.subscribe();
+        let now = *issuers.borrow_and_update();
+        now.into_iter().for_each(&tell);
+        tokio::spawn(async move {
+            while issuers.changed().await.is_ok() {
+                let next = *issuers.borrow_and_update();
+                next.into_iter().for_each(&tell);
+            }
+        });
     }
 
     async fn done(&self, op: Op) -> Result<(), MetaError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::guard::caught_in;
 
+use crate::record::window::Outcome;
 use crate::store::{Ino, MetaStore, Unlinked};
 use crate::wire::accounts::{AccountOp, secret_to_wire};
 use crate::wire::answer::{Answer, Answered};
@@ -19,6 +20,17 @@ use crate::wire::trash::TrashOp;
 pub(super) async fn answer(meta: &dyn MetaStore, op: Op) -> Answered {
     let answered = caught_in("an operation of a session", done(meta, op)).await;
     answered.unwrap_or_else(|panicked| Err(panicked.into()))
+}
+
+/// Answers what was done before, and came to this: attributes as they are now.
+pub(super) async fn again(meta: &dyn MetaStore, op: Op, outcome: Outcome) -> Answered {
+    match (outcome, op) {
+        // The same whoever asks for it, and however often.
+        (Outcome::Done, op @ Op::Accounts(AccountOp::KeepSigning(_))) => answer(meta, op).await,
+        (Outcome::Done, _) => Ok(Answer::Done),
+        (Outcome::Attr(ino), _) => meta.getattr(ino).await.map(Answer::Attr),
+        (Outcome::Unlinked(unlinked), _) => Ok(Answer::Unlinked(unlinked)),
+    }
 }
 
 async fn done(meta: &dyn MetaStore, op: Op) -> Answered {

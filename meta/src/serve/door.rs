@@ -32,7 +32,9 @@ use super::sessions::{Presence, Sessions, Stay};
 use super::window::Due;
 use super::work::Work;
 use crate::store::MetaError;
+use crate::volume::once::Once;
 use crate::wire::answer::{self, Answered};
+use crate::wire::made::Made;
 use crate::wire::op::{Leaves, Op};
 use crate::wire::values::{issuer_to_wire, volume_to_wire};
 
@@ -86,10 +88,14 @@ pub(super) async fn serve(
         biased;
         () = stay.over() => {
             let why = format!(
-                "metad has not heard from it for {LEASE:?}, leads the volume no more, or somebody has taken it over"
+                "metad has not heard from it for {LEASE:?}, leads the volume no more, or somebody has taken the volume over"
             );
             let fenced = Said::Fenced(wire::Fenced { why });
             let _gone = outgoing.send(said(0, fenced), Bytes::new(), None);
+        }
+        () = stay.deposed() => {
+            let elsewhere = Said::Elsewhere(wire::Elsewhere { addresses: Vec::new() });
+            let _gone = outgoing.send(said(0, elsewhere), Bytes::new(), None);
         }
         () = stay.replaced() => return Err(nonsense("the session has a newer connection")),
         () = stop.cancelled() => {}
@@ -140,11 +146,15 @@ async fn enter(
 }
 
 fn welcome(stay: &Stay) -> Said {
+    let (low, done) = stay.work.before();
     Said::Welcome(wire::Welcome {
         session: stay.work.id().0,
         secret: Bytes::copy_from_slice(stay.proof.bytes()),
         issuer: stay.sessions.volume().issuer().map(issuer_to_wire),
         volume: Some(volume_now(stay)),
+        leader: Bytes::copy_from_slice(stay.sessions.leader().as_bytes()),
+        low,
+        done,
     })
 }
 
@@ -172,7 +182,8 @@ impl Connection<'_> {
                 Say::Ask(ask) => self.take(heard.number, ask, heard.len).await?,
                 Say::Renew(wire::Renew { token }) => {
                     let volume = Some(volume_now(self.stay));
-                    let renewed = Said::Renewed(wire::Renewed { token, volume });
+                    let durable = self.stay.sessions.volume().durable_batches();
+                    let renewed = Said::Renewed(wire::Renewed { token, volume, durable });
                     self.outgoing.send(said(0, renewed), Bytes::new(), None)?;
                 }
                 Say::Hello(_) => return Err(nonsense("the client says twice who it is")),
@@ -187,6 +198,9 @@ impl Connection<'_> {
             return Err(nonsense("an ask of too many ops"));
         }
         if ask.number != 0 {
+            if ask.ops.len() != 1 {
+                return Err(nonsense("an ask that is done once, and not of one op"));
+            }
             let due = self.stay.work.window.lock().asked(ask.number, ask.answered);
             match due {
                 Due::New => {}
@@ -200,6 +214,8 @@ impl Connection<'_> {
                 Due::Nonsense(why) => return Err(nonsense(why)),
             }
         }
+        let again = ask.again.map(Made::from_wire).transpose();
+        let again = again.map_err(|_| nonsense("it was done in no way that there is"))?;
         let ops: Vec<_> = ask.ops.into_iter().map(Op::from_wire).collect();
         let answers = ops.iter().flatten().map(Op::memory).sum::<usize>().min(LONGEST_REPLY);
         let units = (len + answers).div_ceil(UNIT).max(1) as u32;
@@ -211,7 +227,8 @@ impl Connection<'_> {
             outgoing: self.outgoing.clone(),
             _presence: self.stay.presence.clone(),
             share,
-            once: ask.number,
+            numbered: (ask.number, ask.answered),
+            again,
         };
         let answering = asked.answer(number, ops, ask.stop_at_failure);
         let answering = Box::pin(self.under_way.track_future(answering));
@@ -229,20 +246,27 @@ struct Asked {
     /// The session's next connection is served when this one has asked nothing that is still under way.
     _presence: Arc<Presence>,
     share: Share,
-    /// The number under which it is done once; 0: it has none.
-    once: u64,
+    /// The number under which it is done once, and up to which all were heard; 0: it has none.
+    numbered: (u64, u64),
+    /// How it was done by a leader before this one, who did not make it durable.
+    again: Option<Made>,
 }
 
 impl Asked {
     /// Does the ops in their order, and answers. A client that is gone needs no answer.
     async fn answer(self, number: u32, ops: Vec<Result<Op, MetaError>>, stop_at_failure: bool) {
         let mut answers = Vec::with_capacity(ops.len());
-        let (mut len, mut closed) = (0, false);
+        let (mut len, mut closed, mut made) = (0, false, None);
         for op in ops {
             let answered = match op {
-                Ok(op) => self.one(op, &mut closed).await,
+                Ok(op) => self.one(op, &mut closed, &mut made).await,
                 Err(why) => Err(why),
             };
+            if let Err(MetaError::Ended(why)) = &answered {
+                tracing::warn!("a session is sent on: {why}");
+                // Another leads, who is asked this again.
+                return self.sessions.note_deposed();
+            }
             let mut failed = answered.is_err();
             let mut answer = answer::to_wire(answered);
             len += answer_len(&answer);
@@ -257,9 +281,11 @@ impl Asked {
                 break;
             }
         }
-        let reply = wire::Reply { answers };
-        if self.once != 0 {
-            self.work.window.lock().keep(self.once, &reply);
+        let durable = self.sessions.volume().durable_batches();
+        let reply = wire::Reply { answers, made: made.map(Made::to_wire), durable };
+        // What was answered before is tried again, should it fail.
+        if self.numbered.0 != 0 && (made.is_some() || self.again.is_none()) {
+            self.work.window.lock().keep(self.numbered.0, &reply);
         }
         let frame = said(number, Said::Reply(reply));
         let _gone = self.outgoing.send(frame, Bytes::new(), Some(self.share));
@@ -268,9 +294,18 @@ impl Asked {
         }
     }
 
-    async fn one(&self, op: Op, closed: &mut bool) -> Answered {
+    async fn one(&self, op: Op, closed: &mut bool, made: &mut Option<Made>) -> Answered {
         let leaves = op.leaves();
-        let answered = asked::answer(&self.work.session, op).await;
+        let answered = match self.numbered.0 {
+            // Closing is the last of all, and leaves nothing that could say that it is done.
+            number if number == 0 || leaves == Leaves::All => {
+                asked::answer(&self.work.session, op).await
+            }
+            number => match self.work.done_before(number) {
+                Some(outcome) => asked::again(&self.work.session, op, outcome).await,
+                None => self.once(op, made).await,
+            },
+        };
         if answered.is_ok() {
             match leaves {
                 Leaves::Nothing => {}
@@ -279,6 +314,16 @@ impl Asked {
                 Leaves::All => *closed = true,
             }
         }
+        answered
+    }
+
+    /// Does what is to be done once.
+    async fn once(&self, op: Op, made: &mut Option<Made>) -> Answered {
+        let session = &self.work.session;
+        let once = Once::new(self.numbered, session.opened_on().now(), self.again);
+        let session = session.once(once);
+        let answered = asked::answer(&session, op).await;
+        *made = session.made().filter(|_| answered.is_ok());
         answered
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto::id::{ClusterId, SessionId};
 use proto::rpc::metad as wire;
 use proto::rpc::metad::from_metad::Said;
@@ -19,12 +19,14 @@ const LONGEST_NAME: usize = 255;
 pub(super) struct Led {
     cluster: ClusterId,
     volumes: RwLock<HashMap<String, Arc<Sessions>>>,
+    /// Of volumes that another leads next. They live on here, so that nobody takes them for dead meanwhile.
+    handed_over: Mutex<Vec<Arc<Sessions>>>,
 }
 
 impl Led {
     /// None yet.
     pub(super) fn new(cluster: ClusterId) -> Self {
-        Self { cluster, volumes: RwLock::default() }
+        Self { cluster, volumes: RwLock::default(), handed_over: Mutex::default() }
     }
 
     /// One more, whose house this one keeps.
@@ -38,6 +40,14 @@ impl Led {
         let removed = self.volumes.write().remove(volume);
         if let Some(sessions) = removed {
             sessions.end_all();
+        }
+    }
+
+    /// One less: whoever leads it next goes on with its sessions.
+    pub(super) fn hand_over(&self, volume: &str) {
+        if let Some(sessions) = self.volumes.write().remove(volume) {
+            sessions.hand_over();
+            self.handed_over.lock().push(sessions);
         }
     }
 
@@ -62,7 +72,7 @@ impl Led {
         let sessions = self.volumes.read().get(&hello.volume).cloned();
         // Of others it knows nothing.
         let elsewhere = || Box::new(Said::Elsewhere(wire::Elsewhere { addresses: Vec::new() }));
-        let sessions = sessions.ok_or_else(elsewhere)?;
+        let sessions = sessions.filter(|sessions| !sessions.is_deposed()).ok_or_else(elsewhere)?;
         let goes_on = hello.session != 0;
         let session = goes_on.then(|| (SessionId(hello.session), hello.secret.to_vec()));
         let name = hello.name.chars().take(LONGEST_NAME).collect();

@@ -44,6 +44,11 @@ impl Metad {
         self.led.remove(volume);
     }
 
+    /// Leads it no more, and whoever leads it next goes on with its sessions. Connections have ended before.
+    pub fn hand_over(&self, volume: &str) {
+        self.led.hand_over(volume);
+    }
+
     /// Takes connections until told to stop, and then waits until what is under way has ended.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let connections = TaskTracker::new();

@@ -4,8 +4,9 @@
 //! goes on with another connection after one broke: it proves by its secret that it is the one. Of each only the newest
 //! connection is served, and only when nothing more is read from those before it, and nothing that they asked is under way,
 //! so that what was sent first is done first, or never. It is over when nothing was heard from it for [`LEASE`], when it has closed
-//! itself, or when somebody takes the volume over. One that is over without having closed itself is dead: what it left is
-//! for the volume's keeper to reap and sweep.
+//! itself, or when somebody takes the volume over. It outlives whoever leads the volume: the next leader knows it by what is
+//! durable of it, and waits for it as for one whose connection broke. One that is over without having closed itself is dead: what it
+//! left is for the volume's keeper to reap and sweep, and no leader knows it again.
 //!
 //! Invariants:
 //! * A session that is over is never served again, and what of it is under way still ends.
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::work::{Keeper, Work};
+use crate::record::window::Window;
 use crate::volume::opened::Volume;
 
 /// What proves that a session is the one.
@@ -39,6 +41,11 @@ impl Proof {
     /// Its bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The one that was a session's before.
+    fn known(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
     /// Is this it? How long it takes does not tell where they differ.
@@ -105,6 +112,10 @@ pub(super) struct Sessions {
     /// Cancelled once connections of sessions that are over have ended, with all that they asked.
     ending: Mutex<Vec<CancellationToken>>,
     book: Mutex<HashMap<SessionId, Known>>,
+    /// Tells this leader from those before it.
+    leader: OwnerId,
+    /// Cancelled once it leads no more.
+    deposed: CancellationToken,
 }
 
 /// A connection, for as long as it is read from or something that it asked is under way.
@@ -131,10 +142,24 @@ pub(super) struct Stay {
 }
 
 impl Sessions {
-    /// Nobody works on it yet.
+    /// Nobody works on it yet, but for those who are waited for since it was taken over.
     pub(super) fn new(volume: Arc<Volume>, keeper: Arc<dyn Keeper>) -> Arc<Self> {
-        let (beginning, ending, book) = Default::default();
-        Arc::new(Self { volume, keeper, beginning, ending, book })
+        let (beginning, ending, deposed) = Default::default();
+        let awaited = volume.take_awaited().into_iter().map(|(id, before)| {
+            tracing::info!(session = id.0, name = before.name, "a session is waited for");
+            let (proof, name) = (Proof::known(before.secret), before.name.clone());
+            let work = Work::resumed(volume.resume_session(id), keeper.clone(), before);
+            let (leave, over) = Default::default();
+            let (heard, connection, ended) = (Instant::now(), 0, Vec::new());
+            (id, Known { work, proof, name, heard, connection, leave, ended, over })
+        });
+        let (book, leader) = (Mutex::new(awaited.collect()), OwnerId::random());
+        Arc::new(Self { volume, keeper, beginning, ending, book, leader, deposed })
+    }
+
+    /// Tells this leader from those before it.
+    pub(super) fn leader(&self) -> OwnerId {
+        self.leader
     }
 
     /// The volume.
@@ -167,11 +192,15 @@ impl Sessions {
             return Err(Refused::InUse { by: known.name.clone(), connected: known.is_connected() });
         }
         self.ended().await;
-        let session = self.volume.open_session().await;
+        let over = self.volume.mark_over().await;
+        over.map_err(|why| Refused::No(format!("who had the volume cannot be ended: {why}")))?;
+        let proof = Proof::random();
+        let window = Window::new(proof.0, claim.name.clone());
+        let session = self.volume.open_session_elsewhere(&window).await;
         let session =
             session.map_err(|why| Refused::No(format!("no session can be opened: {why}")))?;
         let work = Work::new(session, self.keeper.clone());
-        let (ended, proof) = (CancellationToken::new(), Proof::random());
+        let ended = CancellationToken::new();
         let (leave, over) = Default::default();
         let presence = Arc::new(Presence(ended.clone()));
         let stay = Stay { sessions: self.clone(), work, proof, presence, leave, over };
@@ -209,7 +238,7 @@ impl Sessions {
     ) -> Result<(Stay, Vec<CancellationToken>), String> {
         let gone = || {
             format!(
-                "session {id} is not known here: it was silent for too long, somebody has taken the volume over, or another metad led it then"
+                "session {id} is not known here: it was silent for too long, or somebody has taken the volume over"
             )
         };
         let mut book = self.book.lock();
@@ -272,7 +301,22 @@ impl Sessions {
         });
     }
 
-    /// Ends all, as a crash of this metad would.
+    /// Whoever leads the volume next goes on with all of them: nobody hears that they are over.
+    pub(super) fn hand_over(&self) {
+        self.book.lock().values().for_each(|known| known.work.closed());
+    }
+
+    /// This leader was deposed: whoever comes is sent on.
+    pub(super) fn note_deposed(&self) {
+        self.deposed.cancel();
+    }
+
+    /// Was it?
+    pub(super) fn is_deposed(&self) -> bool {
+        self.deposed.is_cancelled()
+    }
+
+    /// Ends all, for good.
     pub(super) fn end_all(&self) {
         let mut all = std::mem::take(&mut *self.book.lock());
         all.values_mut().for_each(|known| self.end(known));
@@ -290,6 +334,11 @@ impl Stay {
     /// Lasts until a newer connection of the session has come.
     pub(super) async fn replaced(&self) {
         self.leave.cancelled().await;
+    }
+
+    /// Lasts until this leader was deposed.
+    pub(super) async fn deposed(&self) {
+        self.sessions.deposed.cancelled().await;
     }
 
     /// Lasts until the session is over.

@@ -41,6 +41,11 @@ fn cost(reply: &wire::Reply) -> usize {
 }
 
 impl Window {
+    /// Of a session that goes on: what became of all up to `low` has been heard.
+    pub(super) fn behind(low: u64) -> Self {
+        Self { heard: low, ..Self::default() }
+    }
+
     /// An ask of this number arrives, whose client has heard all replies up to `answered`.
     pub(super) fn asked(&mut self, number: u64, answered: u64) -> Due {
         if answered >= number {
@@ -82,7 +87,7 @@ mod tests {
     fn reply(inodes: u64) -> wire::Reply {
         let unlinked = wire::Unlinked { ino: inodes, orphan: false };
         let answer = Some(wire::answer::Answer::Unlinked(unlinked));
-        wire::Reply { answers: vec![wire::Answer { answer }] }
+        wire::Reply { answers: vec![wire::Answer { answer }], ..wire::Reply::default() }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use proto::id::SessionId;
 
 use super::window::Window;
+use crate::record::window::{self, Outcome};
 use crate::store::MetaStore;
 use crate::volume::session::Session;
 
@@ -27,6 +28,8 @@ pub(super) struct Work {
     pub(super) session: Session,
     /// What it was answered and may not have heard.
     pub(super) window: Mutex<Window>,
+    /// Which of its changes were done before this leader began; `None`: all of it is this leader's.
+    before: Option<window::Window>,
     end: End,
 }
 
@@ -48,7 +51,30 @@ impl Work {
     pub(super) fn new(session: Session, keeper: Arc<dyn Keeper>) -> Arc<Self> {
         let id = session.session();
         let end = End { id, keeper, closed: AtomicBool::new(false) };
-        Arc::new(Self { session, window: Mutex::default(), end })
+        Arc::new(Self { session, window: Mutex::default(), before: None, end })
+    }
+
+    /// Of one that worked before this leader began, and goes on.
+    pub(super) fn resumed(
+        session: Session,
+        keeper: Arc<dyn Keeper>,
+        before: window::Window,
+    ) -> Arc<Self> {
+        let id = session.session();
+        let end = End { id, keeper, closed: AtomicBool::new(false) };
+        let window = Mutex::new(Window::behind(before.low));
+        Arc::new(Self { session, window, before: Some(before), end })
+    }
+
+    /// What its change of this number came to, if it was done before this leader began.
+    pub(super) fn done_before(&self, number: u64) -> Option<Outcome> {
+        self.before.as_ref()?.done.get(&number).copied()
+    }
+
+    /// Its changes that were done before this leader began: all up to the first number, and those.
+    pub(super) fn before(&self) -> (u64, Vec<u64>) {
+        let before = self.before.as_ref();
+        before.map_or((0, Vec::new()), |before| (before.low, before.done.keys().copied().collect()))
     }
 
     /// Its number.

@@ -65,6 +65,14 @@ impl Kv for Watched {
         })
     }
 
+    fn batch(&self) -> u64 {
+        self.kv.batch()
+    }
+
+    fn durable_batches(&self) -> u64 {
+        self.kv.durable_batches()
+    }
+
     async fn sync(&self) -> Result<(), MetaError> {
         self.kv.sync().await
     }

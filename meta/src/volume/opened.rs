@@ -27,8 +27,9 @@ use crate::key::volume::VolumeRecord;
 use crate::missing::Missing;
 use crate::ops::{blobs, sessions};
 use crate::record::members::Members;
+use crate::record::window::Window;
 use crate::rules::name::{self, Hasher};
-use crate::store::{BlobRecord, ExtentPage, Ino, MetaError, VolumeInfo};
+use crate::store::{BlobRecord, ExtentPage, Ino, MetaError, Time, VolumeInfo};
 use crate::txn::{Context, Txn};
 use crate::volume::lock::VolumeLock;
 use crate::volume_store::VolumeStore;
@@ -69,6 +70,8 @@ pub struct Volume {
     trash_days: AtomicU16,
     seams: Seams,
     alive: Mutex<BTreeSet<SessionId>>,
+    /// Sessions that work from elsewhere, and are waited for since the volume was taken over.
+    awaited: Mutex<Vec<(SessionId, Window)>>,
     /// `None`: it has no journal, is only looked at, or was closed.
     lead: Mutex<Option<Lead>>,
     lies_in: Vec<BlobId>,
@@ -114,7 +117,8 @@ impl Volume {
         let (alive, lead) = (Mutex::default(), Mutex::new(lead));
         let (info, changing) = (RwLock::new(info), tokio::sync::Mutex::default());
         let trash_days = AtomicU16::new(trash_days);
-        Self { kv, info, changing, seed, trash_days, seams, alive, lead, lies_in }
+        let awaited = Mutex::default();
+        Self { kv, info, changing, seed, trash_days, seams, alive, awaited, lead, lies_in }
     }
 
     /// The blobs that its metadata are in: entries of the journal, the manifest and the chunks of the snapshot. Of a volume
@@ -133,6 +137,11 @@ impl Volume {
         let owner = self.lead.lock().as_ref()?.needless.0.owner();
         let epoch = Epoch(self.kv.journal()?.epoch);
         Some(Issuer { epoch, owner })
+    }
+
+    /// Batches of changes of this leader that are durable.
+    pub(crate) fn durable_batches(&self) -> u64 {
+        self.kv.durable_batches()
     }
 
     /// Changes how many disks can still be lost once a blob is stored. Durable when this returns.
@@ -212,6 +221,40 @@ impl Volume {
         self.alive.lock().remove(&session);
     }
 
+    /// Sessions that worked from elsewhere when whoever led the volume ended are alive from now on: they may come back. To be
+    /// called before anybody looks which are dead.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn await_sessions(&self) -> Result<(), MetaError> {
+        let all = self.read(|txn| sessions::elsewhere(txn)).await?;
+        all.iter().for_each(|(session, _)| self.note_begin(*session));
+        *self.awaited.lock() = all;
+        Ok(())
+    }
+
+    /// Sessions from elsewhere that are over stay so, whoever leads the volume next: nobody waits for them. Durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub(crate) async fn mark_over(&self) -> Result<(), MetaError> {
+        let mark = |txn: &mut Txn<'_>| {
+            let mut over = sessions::elsewhere(txn)?;
+            // One that begins is alive before it can be seen here.
+            let alive = self.alive();
+            over.retain(|(session, _)| !alive.contains(session));
+            over.iter().for_each(|(session, _)| sessions::mark_over(txn, *session));
+            Ok(!over.is_empty())
+        };
+        if self.write(SessionId(0), mark).await? { self.kv.sync().await } else { Ok(()) }
+    }
+
+    /// Those, which are somebody's to wait for from now on.
+    pub(crate) fn take_awaited(&self) -> Vec<(SessionId, Window)> {
+        std::mem::take(&mut *self.awaited.lock())
+    }
+
     /// Sessions that ended without being closed.
     ///
     /// # Errors
@@ -287,8 +330,13 @@ impl Volume {
         self.kv.sync().await
     }
 
+    /// The time.
+    pub(crate) fn now(&self) -> Time {
+        (self.seams.clock)()
+    }
+
     fn context(&self, session: SessionId, missed: bool) -> Context {
-        let (seed, hasher, now) = (self.seed, self.seams.hasher, (self.seams.clock)());
+        let (seed, hasher, now) = (self.seed, self.seams.hasher, self.now());
         Context { seed, hasher, session, now, missed }
     }
 

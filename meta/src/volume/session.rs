@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -24,23 +25,44 @@ use crate::ops::{
     Step, accounts, acl, attr, blobs, content, list, nameless, names, orphans, rename, sessions,
     trash, xattr,
 };
+use crate::record::window::Window;
 use crate::store::{
     Above, Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, Fate, FileUpdate, Ino,
     JournalStatus, MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces, SetAttr, Takes,
     Time, Trashed, Unlinked, Usage, VolumeInfo,
 };
 use crate::txn::Txn;
+use crate::volume::once::{Comes, Once};
 use crate::volume::opened::Volume;
+use crate::wire::made::Made;
 
 /// A session on a volume.
 pub struct Session {
+    seat: Arc<Seat>,
+    /// The change that is asked of it, where that is to be done once.
+    once: Option<Once>,
+}
+
+/// What all that is asked of a session share.
+struct Seat {
     volume: Arc<Volume>,
     id: SessionId,
     /// Numbers of inodes that are this session's to hand out.
     inodes: Mutex<Range<u64>>,
+    /// Somebody elsewhere works by it, who makes inodes again by their numbers: those are durably its own.
+    elsewhere: bool,
+    /// Changes that were made once.
+    orders: AtomicU64,
 }
 
-impl Drop for Session {
+impl Seat {
+    fn new(volume: &Arc<Volume>, id: SessionId, elsewhere: bool) -> Self {
+        let (inodes, orders) = (Mutex::new(0..0), AtomicU64::new(0));
+        Self { volume: volume.clone(), id, inodes, elsewhere, orders }
+    }
+}
+
+impl Drop for Seat {
     /// Who does not close it leaves what a crash leaves.
     fn drop(&mut self) {
         self.volume.note_end(self.id);
@@ -53,46 +75,88 @@ impl Volume {
     /// # Errors
     /// When the engine fails, or the volume is only looked at.
     pub async fn open_session(self: &Arc<Self>) -> Result<Session, MetaError> {
+        self.open_with(&[]).await
+    }
+
+    /// Opens one that somebody elsewhere works by, and that whoever leads the volume next knows again: by this.
+    ///
+    /// # Errors
+    /// As of [`Self::open_session`].
+    pub(crate) async fn open_session_elsewhere(
+        self: &Arc<Self>,
+        window: &Window,
+    ) -> Result<Session, MetaError> {
+        self.open_with(&window.encode()).await
+    }
+
+    async fn open_with(self: &Arc<Self>, value: &[u8]) -> Result<Session, MetaError> {
         let nobody = SessionId(0);
         let begin = |txn: &mut Txn<'_>| {
-            let id = sessions::open(txn)?;
+            let id = sessions::open(txn, value)?;
             self.note_begin(id);
             Ok(id)
         };
         let id = self.write(nobody, begin).await?;
-        let session = Session { volume: self.clone(), id, inodes: Mutex::new(0..0) };
+        let seat = Arc::new(Seat::new(self, id, !value.is_empty()));
+        let session = Session { seat, once: None };
         self.kv.sync().await?;
         self.delete_needless().await;
         Ok(session)
+    }
+
+    /// One of [`Self::take_awaited`], which goes on.
+    pub(crate) fn resume_session(self: &Arc<Self>, id: SessionId) -> Session {
+        Session { seat: Arc::new(Seat::new(self, id, true)), once: None }
     }
 }
 
 impl Session {
     /// The volume that it works on.
     pub fn opened_on(&self) -> &Arc<Volume> {
-        &self.volume
+        &self.seat.volume
     }
 
     async fn read<R: Send>(
         &self,
         body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
     ) -> Result<R, MetaError> {
-        self.volume.read(body).await
+        self.seat.volume.read(body).await
     }
 
-    pub(crate) async fn write<R: Send>(
+    /// It, for one change that is done once.
+    pub(crate) fn once(&self, once: Once) -> Self {
+        Self { seat: self.seat.clone(), once: Some(once) }
+    }
+
+    /// How that change was made; `None`: it was not, or there is none.
+    pub(crate) fn made(&self) -> Option<Made> {
+        self.once.as_ref()?.made(self.seat.volume.kv.batch())
+    }
+
+    pub(crate) async fn write<R: Comes + Send>(
         &self,
-        body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
+        mut body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
     ) -> Result<R, MetaError> {
-        self.volume.write(self.id, body).await
+        let seat = &*self.seat;
+        let Some(once) = &self.once else { return seat.volume.write(seat.id, body).await };
+        let noted = |txn: &mut Txn<'_>| {
+            txn.happens_at(once.at());
+            let done = body(txn)?;
+            if let Some(outcome) = done.outcome() {
+                once.note(txn, seat.id, &seat.orders, outcome)?;
+            }
+            Ok(done)
+        };
+        seat.volume.write(seat.id, noted).await
     }
 
     /// [`Self::write`] of what takes room: refused when there is little.
-    async fn grow<R: Send>(
+    async fn grow<R: Comes + Send>(
         &self,
         body: impl FnMut(&mut Txn<'_>) -> Result<R, MetaError> + Send,
     ) -> Result<R, MetaError> {
-        if !self.volume.kv.may_grow() {
+        let again = self.once.as_ref().is_some_and(Once::is_again);
+        if !again && !self.seat.volume.kv.may_grow() {
             return Err(MetaError::NoSpace);
         }
         self.write(body).await
@@ -100,13 +164,22 @@ impl Session {
 
     /// A number for a new inode, that no inode ever had.
     async fn new_ino(&self) -> Result<Ino, MetaError> {
+        if let Some(ino) = self.once.as_ref().and_then(Once::ino) {
+            return Ok(ino);
+        }
+        let seat = &*self.seat;
         loop {
-            if let Some(number) = self.inodes.lock().next() {
-                return Ok(Ino(number));
+            let next = seat.inodes.lock().next().map(Ino);
+            if let Some(ino) = next {
+                self.once.iter().for_each(|once| once.takes(ino));
+                return Ok(ino);
             }
-            let taken = self.write(sessions::take_inodes).await?;
+            let taken = seat.volume.write(seat.id, sessions::take_inodes).await?;
+            if seat.elsewhere {
+                seat.volume.kv.sync().await?;
+            }
             // Where two take some at once, the numbers of the first are used by nobody.
-            *self.inodes.lock() = taken;
+            *seat.inodes.lock() = taken;
         }
     }
 
@@ -139,7 +212,7 @@ impl Session {
 
     /// Runs a long operation, one transaction after another, and lets others go in between: whoever
     /// polls it first, a thread that serves many, has done with it after one step.
-    async fn write_steps<T: Send, P: Send + Sync>(
+    async fn write_steps<T: Comes + Send, P: Send + Sync>(
         &self,
         mut from: P,
         mut step: impl FnMut(&mut Txn<'_>, &P) -> Result<Step<T, P>, MetaError> + Send,
@@ -157,35 +230,35 @@ impl Session {
 #[async_trait]
 impl MetaStore for Session {
     fn volume(&self) -> VolumeInfo {
-        self.volume.info()
+        self.seat.volume.info()
     }
 
     async fn set_min_spare(&self, min_spare: u8) -> Result<(), MetaError> {
-        self.volume.set_min_spare(min_spare).await
+        self.seat.volume.set_min_spare(min_spare).await
     }
 
     fn trash_days(&self) -> u16 {
-        self.volume.trash_days()
+        self.seat.volume.trash_days()
     }
 
     async fn set_trash_days(&self, days: u16) -> Result<(), MetaError> {
-        self.volume.set_trash_days(days).await
+        self.seat.volume.set_trash_days(days).await
     }
 
     fn session(&self) -> SessionId {
-        self.id
+        self.seat.id
     }
 
     fn unsynced_bytes(&self) -> usize {
-        self.volume.kv.unsynced_bytes()
+        self.seat.volume.kv.unsynced_bytes()
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.volume.kv.disk_bytes()
+        self.seat.volume.kv.disk_bytes()
     }
 
     fn journal(&self) -> Option<JournalStatus> {
-        self.volume.kv.journal()
+        self.seat.volume.kv.journal()
     }
 
     async fn usage(&self) -> Result<Usage, MetaError> {
@@ -381,8 +454,10 @@ impl MetaStore for Session {
     }
 
     async fn orphans(&self) -> Result<Vec<Ino>, MetaError> {
+        // What is reaped of a session is nothing that it could come back to.
+        self.seat.volume.mark_over().await?;
         let all = self.read(|txn| orphans::all(txn)).await?;
-        let alive = self.volume.alive();
+        let alive = self.seat.volume.alive();
         let dead = all.into_iter().filter(|(session, _)| !alive.contains(session));
         Ok(dead.map(|(_, ino)| ino).collect())
     }
@@ -405,8 +480,10 @@ impl MetaStore for Session {
                 Ok(())
             };
             loop {
-                match caught("a look at garbage", || self.volume.kv.read_durable(&mut look))? {
-                    Err(MetaError::Elsewhere(missing)) => self.volume.kv.fetch(&missing).await?,
+                match caught("a look at garbage", || self.seat.volume.kv.read_durable(&mut look))? {
+                    Err(MetaError::Elsewhere(missing)) => {
+                        self.seat.volume.kv.fetch(&missing).await?
+                    }
                     looked => break looked?,
                 }
             }
@@ -463,11 +540,12 @@ impl MetaStore for Session {
     }
 
     async fn dead_sessions(&self) -> Result<Vec<SessionId>, MetaError> {
-        self.volume.dead_sessions().await
+        self.seat.volume.mark_over().await?;
+        self.seat.volume.dead_sessions().await
     }
 
     async fn forget_session(&self, session: SessionId) -> Result<(), MetaError> {
-        if self.volume.alive().contains(&session) {
+        if self.seat.volume.alive().contains(&session) {
             return Err(MetaError::Invalid("the session is alive"));
         }
         self.write(|txn| {
@@ -478,20 +556,20 @@ impl MetaStore for Session {
     }
 
     async fn close_session(&self) -> Result<(), MetaError> {
-        let own = self.read(|txn| orphans::of_session(txn, self.id)).await?;
+        let own = self.read(|txn| orphans::of_session(txn, self.seat.id)).await?;
         self.reap_all(&own).await?;
         self.write(|txn| {
-            sessions::forget(txn, self.id);
+            sessions::forget(txn, self.seat.id);
             Ok(())
         })
         .await?;
-        self.volume.kv.sync().await?;
-        self.volume.note_end(self.id);
+        self.seat.volume.kv.sync().await?;
+        self.seat.volume.note_end(self.seat.id);
         Ok(())
     }
 
     async fn sync(&self) -> Result<(), MetaError> {
-        self.volume.kv.sync().await
+        self.seat.volume.kv.sync().await
     }
 
     async fn discard(
