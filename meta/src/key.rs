@@ -10,7 +10,7 @@
 //! | `M` | [`members`]    |                        | the slots that it has used             |
 //! | `C` | [`counters`]   |                        | sums of what is in use                 |
 //! | `H` | [`numbers`]    |                        | next inode's and next session's number |
-//! | `S` | [`session`]    | session                | empty: the session was not closed      |
+//! | `S` | [`session`]    | session                | not closed; how it is known elsewhere  |
 //! | `I` | [`inode`]      | inode                  | its attributes                         |
 //! | `D` | [`dentry`]     | parent, hash of name   | entries with that hash                 |
 //! | `L` | [`symlink`]    | inode                  | target of a symbolic link              |

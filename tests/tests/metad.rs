@@ -1,12 +1,16 @@
 //! Promise: a volume that a metad leads is mounted as one that the mount leads itself, by one mount at a time; what was synced is
-//! there whoever of them is killed, and whoever has lost the volume is told so.
+//! there whoever of them is killed, a mount goes on where its metad is started again, with all that it was told, and whoever has lost
+//! the volume is told so.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -14,12 +18,14 @@ use tests::accounts::Accounts;
 use tests::binaries;
 use tests::cluster::{DEMO_VOLUME, Demo, Mode, Setup, Stop, can_mount};
 use tests::metad::{self, Metad};
-use tests::process::{PATIENCE, bounded, output, shell, wait_until};
+use tests::process::{PATIENCE, output, shell, wait_until};
 use tests::seed::content;
 use tests::tree::{assert_same, manifest};
 
 /// How long whoever has the volume may be silent, and what else it takes until that is noticed.
 const OVER: Duration = Duration::from_secs(30);
+/// How long a mount may stand still when its metad is killed and started again.
+const GOES_ON: Duration = Duration::from_secs(5);
 
 /// A mounted demo whose volume a metad leads.
 fn mounted() -> Result<(Metad, Demo)> {
@@ -159,8 +165,31 @@ fn refused(demo: &Demo, at: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&answer.stderr).into_owned())
 }
 
+/// Makes files in a directory until told to stop, each with its number in it, and half of them under another name in the end.
+/// Answers their names, and how long one of them took at most. What is done twice, or is not done, is an error.
+fn make_files(dir: &Path, made: &AtomicU64, stop: &AtomicBool) -> Result<(Vec<String>, Duration)> {
+    let (mut names, mut longest) = (Vec::new(), Duration::ZERO);
+    while !stop.load(Ordering::SeqCst) {
+        let number = made.load(Ordering::SeqCst);
+        let (name, began) = (format!("{number:06}"), Instant::now());
+        let mut file = File::create_new(dir.join(&name)).with_context(|| name.clone())?;
+        file.write_all(name.as_bytes()).with_context(|| name.clone())?;
+        drop(file);
+        let last = if number % 2 == 0 { name.clone() } else { format!("{name} moved") };
+        if last != name {
+            fs::rename(dir.join(&name), dir.join(&last)).with_context(|| name.clone())?;
+            ensure!(fs::symlink_metadata(dir.join(&name)).is_err(), "{name} is there twice");
+        }
+        longest = longest.max(began.elapsed());
+        names.push(last);
+        made.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok((names, longest))
+}
+
 #[test]
-fn a_killed_metad_takes_nothing_with_it_that_was_synced_and_its_mount_is_told() -> Result<()> {
+fn a_metad_that_is_killed_and_started_again_goes_on_with_its_mount_and_all_it_was_told()
+-> Result<()> {
     if !can_mount() {
         return Ok(());
     }
@@ -168,17 +197,41 @@ fn a_killed_metad_takes_nothing_with_it_that_was_synced_and_its_mount_is_told() 
     let kept = content(3, 3 << 20);
     fs::write(demo.file("kept"), &kept)?;
     File::open(demo.file("kept"))?.sync_all()?;
-    metad.kill_9_and_start_again()?;
-    // The next one knows nothing of the session: nobody is told that something is done which may not be.
-    let late = demo.file("late");
-    let told = bounded("a write without a session", 3 * PATIENCE, move || fs::write(late, "late"));
-    let told = told?.expect_err("nobody leads the volume for this mount any more");
-    ensure!(told.raw_os_error() == Some(Errno::EIO as i32), "{told}");
-    demo.kill_mount()?;
-    demo.mount().with_context(|| metad.said())?;
-    let mut there = Vec::new();
-    File::open(demo.file("kept"))?.read_to_end(&mut there)?;
-    ensure!(there == kept && !demo.file("late").exists(), "it is not as it was synced");
+    let dir = demo.file("dir");
+    fs::create_dir(&dir)?;
+    let (made, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (making, stopped, there) = (made.clone(), stop.clone(), dir.clone());
+    let maker = thread::spawn(move || make_files(&there, &making, &stopped));
+    for round in 0..4 {
+        let before = made.load(Ordering::SeqCst);
+        let goes_on = || made.load(Ordering::SeqCst) > before + 20 || maker.is_finished();
+        wait_until("files to be made", PATIENCE, goes_on)?;
+        // At some other moment each time, of what is gathered for the journal too.
+        thread::sleep(Duration::from_millis(170 * round));
+        metad.kill_9_and_start_again().with_context(|| metad.said())?;
+    }
+    let before = made.load(Ordering::SeqCst);
+    wait_until("files to be made", PATIENCE, || {
+        made.load(Ordering::SeqCst) > before + 20 || maker.is_finished()
+    })?;
+    stop.store(true, Ordering::SeqCst);
+    let (mut names, longest) = maker.join().expect("it does not panic")?;
+    ensure!(longest < GOES_ON, "somebody waited for {longest:?}");
+    demo.drop_caches()?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&dir)? {
+        let name = entry?.file_name().into_string().expect("a name that was made here");
+        let content = fs::read_to_string(dir.join(&name))?;
+        ensure!(name.starts_with(&content) && content.len() == 6, "{name} holds {content:?}");
+        found.push(name);
+    }
+    (names.sort(), found.sort());
+    ensure!(found == names, "{} names were told, and {} are there", names.len(), found.len());
+    ensure!(fs::read(demo.file("kept"))? == kept, "it is not as it was synced");
+    // What it was told is there for whoever mounts next, too.
+    let before = manifest(&demo.path())?;
+    demo.remount()?;
+    assert_same("mounted again", &before, &demo.path())?;
     end_unclean(demo, metad)
 }
 

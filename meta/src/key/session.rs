@@ -1,4 +1,5 @@
-//! `S` session, empty value: the session was opened and not closed. All but the one that is mounted
+//! `S` session: the session was opened and not closed. The value is empty, or what the next leader has to know of one that works
+//! from elsewhere ([`crate::record::window`]). All but the one that is mounted
 //! are dead: what they put and never committed must be swept.
 
 use proto::id::SessionId;

@@ -17,10 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{RemoteError, RemoteSession, Target};
 use crate::serve::{Keeper, Metad};
 use crate::store::{
-    Caller, Fate, FileUpdate, INLINE, MetaError, MetaStore, NewNode, Place, ROOT, RenameMode,
+    Caller, Fate, FileUpdate, INLINE, Ino, MetaError, MetaStore, NewNode, Place, ROOT, RenameMode,
     Takes, Time,
 };
-use crate::volume::in_memory;
+use crate::volume::MemoryVolume;
 use crate::volume::session::Session;
 use crate::wire::samples;
 use crate::{Extent, SetAttr};
@@ -57,20 +57,28 @@ struct Served {
     /// The keeper's session, and what that is told.
     keeper: Arc<Session>,
     told: Arc<Told>,
+    /// What the volume lies in.
+    memory: MemoryVolume,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
 
 impl Served {
     async fn start() -> Self {
-        let info = samples::a_volume();
-        let (cluster, keeper) = (info.cluster, in_memory(&info, (0, 0, 0o755)));
+        Self::over(MemoryVolume::format(&samples::a_volume(), (0, 0, 0o755))).await
+    }
+
+    /// Takes the volume over, and waits for who worked on it.
+    async fn over(memory: MemoryVolume) -> Self {
+        let keeper = memory.open();
+        keeper.opened_on().await_sessions().await.unwrap();
+        let cluster = keeper.volume().cluster;
         let (metad, told) = (Metad::new(cluster), Arc::<Told>::default());
         metad.lead(keeper.opened_on().clone(), told.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let serving = tokio::spawn(metad.clone().serve(listener, stop.clone()));
-        Self { metad, cluster, address, keeper, told, stop, serving }
+        Self { metad, cluster, address, keeper, told, memory, stop, serving }
     }
 
     fn target_at(&self, address: SocketAddr) -> Target {
@@ -90,6 +98,15 @@ impl Served {
     async fn end(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.serving).await.expect("it ends").unwrap();
+    }
+
+    /// It dies with all that is not durable, and another metad takes its place.
+    async fn killed(self, between: &Between) -> Self {
+        self.stop.cancel();
+        timeout(PATIENCE, self.serving).await.expect("it ends").unwrap();
+        let next = Self::over(self.memory.after_crash()).await;
+        *between.to.lock() = next.address;
+        next
     }
 }
 
@@ -270,6 +287,8 @@ struct Between {
     address: SocketAddr,
     cut: Arc<Notify>,
     mute: Arc<AtomicBool>,
+    /// Where the next connection leads.
+    to: Arc<Mutex<SocketAddr>>,
     _carrying: AbortOnDropHandle<()>,
 }
 
@@ -278,18 +297,21 @@ impl Between {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, cut) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));
         let mute = Arc::<AtomicBool>::default();
-        let (cutting, muted) = (cut.clone(), mute.clone());
+        let to = Arc::new(Mutex::new(to));
+        let (cutting, muted, leads) = (cut.clone(), mute.clone(), to.clone());
         let carrying = tokio::spawn(async move {
             loop {
                 let (near, _) = listener.accept().await.unwrap();
-                let far = TcpStream::connect(to).await.unwrap();
+                let to = *leads.lock();
+                // Nobody is there: it is closed.
+                let Ok(far) = TcpStream::connect(to).await else { continue };
                 tokio::select! {
                     () = carry(near, far, &muted) => {}
                     () = cutting.notified() => {}
                 }
             }
         });
-        Self { address, cut, mute, _carrying: AbortOnDropHandle::new(carrying) }
+        Self { address, cut, mute, to, _carrying: AbortOnDropHandle::new(carrying) }
     }
 }
 
@@ -356,5 +378,112 @@ async fn what_was_done_and_not_heard_is_done_once() {
     let made = timeout(PATIENCE, asked).await.unwrap().unwrap();
     assert_eq!(made, served.keeper.lookup(ROOT, b"once").await, "it is there, and was not before");
     one.close_session().await.unwrap();
+    served.end().await;
+}
+
+/// The names in a directory.
+async fn names(session: &dyn MetaStore, dir: Ino) -> Vec<String> {
+    let entries = session.readdir(dir, 0, 4096).await.unwrap();
+    let names = entries.into_iter().map(|entry| String::from_utf8(entry.name).unwrap());
+    let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_as_it_was_though_whoever_led_the_volume_lost_it() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = RemoteSession::open(served.target_at(between.address)).await.unwrap();
+    let (id, caller) = (one.session(), Caller { uid: 7, gid: 8, umask: 0 });
+    let dir = one.create(caller, ROOT, b"dir", 0o755, NewNode::Directory).await.unwrap().ino;
+    one.sync().await.unwrap();
+    let made = one.create(caller, dir, b"a", 0o644, file()).await.unwrap().ino;
+    let to = (ROOT, &b"b"[..]);
+    one.rename((dir, b"a"), to, RenameMode::NoReplace, Fate::Gone).await.unwrap();
+    one.setxattr(made, b"user.a", b"value", Some(true)).await.unwrap();
+    let gone = one.create(caller, dir, b"gone", 0o644, file()).await.unwrap().ino;
+    one.link(gone, dir, b"link").await.unwrap();
+    one.unlink(dir, b"gone").await.unwrap();
+    let before = (one.getattr(made).await, one.getattr(gone).await, one.getattr(dir).await);
+    // Twice: what was made again, and is lost again, is owed as before.
+    let served = served.killed(&between).await;
+    assert_eq!(one.getattr(made).await, before.0, "with its number and times");
+    let served = served.killed(&between).await;
+    let after = (one.getattr(made).await, one.getattr(gone).await, one.getattr(dir).await);
+    assert_eq!(after, before);
+    assert_eq!((one.session(), names(&one, dir).await), (id, vec!["link".to_owned()]));
+    assert_eq!(names(&one, ROOT).await, ["b", "dir"]);
+    assert_eq!(one.getxattr(made, b"user.a").await.as_deref(), Ok(&b"value"[..]));
+    let exists = one.create(caller, ROOT, b"b", 0o644, file()).await;
+    assert_eq!(exists, Err(MetaError::Exists));
+    let fresh = one.create(caller, ROOT, b"fresh", 0o644, file()).await.unwrap().ino;
+    assert!(fresh != made && fresh != gone && fresh != dir);
+    one.close_session().await.unwrap();
+    assert_eq!(served.keeper.dead_sessions().await, Ok(Vec::new()), "it was one session");
+    assert_eq!(served.keeper.opened_on().check().await.unwrap().problems, Vec::<String>::new());
+    served.end().await;
+}
+
+#[tokio::test]
+async fn what_was_done_durably_and_not_heard_is_done_once() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = Arc::new(RemoteSession::open(served.target_at(between.address)).await.unwrap());
+    one.create(Caller::default(), ROOT, b"first", 0o666, file()).await.unwrap();
+    between.mute.store(true, Ordering::SeqCst);
+    let asking = one.clone();
+    let asked = tokio::spawn(async move {
+        asking.create(Caller::default(), ROOT, b"once", 0o666, file()).await
+    });
+    let done = async {
+        while served.keeper.lookup(ROOT, b"once").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, done).await.expect("it is done");
+    let there = served.keeper.lookup(ROOT, b"once").await;
+    served.keeper.sync().await.unwrap();
+    let served = served.killed(&between).await;
+    between.mute.store(false, Ordering::SeqCst);
+    between.cut.notify_one();
+    assert_eq!(timeout(PATIENCE, asked).await.unwrap().unwrap(), there, "it was done before");
+    assert_eq!(names(&*one, ROOT).await, ["first", "once"]);
+    one.close_session().await.unwrap();
+    served.end().await;
+}
+
+#[tokio::test]
+async fn however_often_whoever_leads_dies_all_that_was_answered_is_there() {
+    let mut served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = RemoteSession::open(served.target_at(between.address)).await.unwrap();
+    let caller = Caller::default();
+    let mut expected = Vec::new();
+    for number in 0..120u32 {
+        let (name, moved) = (format!("{number:03}"), format!("{number:03} moved"));
+        one.create(caller, ROOT, name.as_bytes(), 0o644, file()).await.unwrap();
+        if number % 3 == 0 {
+            let to = (ROOT, moved.as_bytes());
+            one.rename((ROOT, name.as_bytes()), to, RenameMode::NoReplace, Fate::Gone)
+                .await
+                .unwrap();
+            expected.push(moved);
+        } else if number % 3 == 1 {
+            let gone = one.unlink(ROOT, name.as_bytes()).await.unwrap();
+            one.reap(&[gone.ino]).await.unwrap();
+        } else {
+            expected.push(name);
+        }
+        if number % 17 == 16 {
+            served.keeper.sync().await.unwrap();
+        }
+        if number % 10 == 9 {
+            served = served.killed(&between).await;
+        }
+    }
+    assert_eq!(names(&one, ROOT).await, expected);
+    one.close_session().await.unwrap();
+    assert_eq!(served.keeper.opened_on().check().await.unwrap().problems, Vec::<String>::new());
     served.end().await;
 }

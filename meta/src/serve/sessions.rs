@@ -353,8 +353,8 @@ mod tests {
 
     use super::*;
     use crate::store::MetaStore;
-    use crate::volume::in_memory;
     use crate::volume::session::Session;
+    use crate::volume::{MemoryVolume, in_memory};
     use crate::wire::samples;
 
     /// The dead that it was told of.
@@ -463,5 +463,36 @@ mod tests {
         drop(alive);
         assert_eq!(sessions.volume().dead_sessions().await, Ok(vec![id]));
         assert_eq!(*told.0.lock(), [id], "one that closed itself leaves nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_worked_when_the_leader_died_goes_on_and_who_was_over_does_not() {
+        let memory = MemoryVolume::format(&samples::a_volume(), (0, 0, 0o755));
+        let first = Sessions::new(memory.open().opened_on().clone(), Arc::<Told>::default());
+        let dead = first.enter(claim(None, 1)).await.unwrap();
+        let over = proof(&dead);
+        drop(dead);
+        let taken = Claim { take_over: true, ..claim(None, 1) };
+        let alive = proof(&first.enter(taken).await.unwrap());
+        let memory = memory.after_crash();
+        let (keeper, told) = (memory.open(), Arc::<Told>::default());
+        keeper.opened_on().await_sessions().await.unwrap();
+        let next = Sessions::new(keeper.opened_on().clone(), told.clone());
+        assert_eq!(next.enter(claim(None, 1)).await.err(), in_use(false));
+        assert!(next.enter(claim(over, 9)).await.is_err(), "it was over before");
+        let again = next.enter(claim(alive.clone(), 9)).await.unwrap();
+        assert_eq!(Some(again.work.id()), alive.as_ref().map(|(id, _)| *id));
+        drop(again);
+        tokio::time::advance(LEASE).await;
+        next.end_silent();
+        let id = alive.as_ref().map(|(id, _)| *id).unwrap();
+        assert_eq!(*told.0.lock(), [id]);
+        assert!(keeper.dead_sessions().await.unwrap().contains(&id));
+        // What is left of it was somebody's to sweep: nobody waits for it again.
+        let keeper = memory.after_crash().open();
+        keeper.opened_on().await_sessions().await.unwrap();
+        let last = Sessions::new(keeper.opened_on().clone(), told);
+        assert!(last.enter(claim(alive, 10)).await.is_err());
+        assert!(last.enter(claim(None, 1)).await.is_ok());
     }
 }
