@@ -169,6 +169,10 @@ pub(crate) trait Kv: Send + Sync + 'static {
             }
         }
     }
+    /// Why nothing can be changed any more; `None`: it can.
+    fn ended(&self) -> Option<String> {
+        None
+    }
     /// The batch of changes that is being gathered: with it all that was visible before becomes durable.
     fn batch(&self) -> u64;
     /// Batches that are durable.

@@ -21,6 +21,16 @@ pub fn mounted(setup: Setup) -> Result<(Metad, Demo)> {
     Ok((metad, demo))
 }
 
+/// The same, and another metad that stands by.
+pub fn mounted_with_standby(setup: Setup) -> Result<(Metad, Metad, Demo)> {
+    let mut demo = Demo::start(Setup { mode: Mode::Served, ..setup })?;
+    demo.stop(Stop::Umount)?;
+    let metad = Metad::start(&demo)?;
+    let standby = metad.standby(&demo)?;
+    demo.mount().with_context(|| metad.said())?;
+    Ok((metad, standby, demo))
+}
+
 /// A metad.
 pub struct Metad {
     process: Process,
@@ -39,6 +49,24 @@ impl Metad {
         let log = demo.outside("metad.log");
         let process = Process::start_ready(&mut run(&address, &cluster), "leading", &log)?;
         Ok(Self { process, address, cluster, log })
+    }
+
+    /// Another one, which stands by for it. The cluster file names both from now on.
+    pub fn standby(&self, demo: &Demo) -> Result<Self> {
+        let (address, cluster) = (free_address()?, self.cluster.clone());
+        let text = fs::read_to_string(&cluster)?;
+        let both = format!("metad = [\"{}\", \"{address}\"]", self.address);
+        let one = format!("metad = [\"{}\"]", self.address);
+        fs::write(&cluster, text.replacen(&one, &both, 1))?;
+        let log = demo.outside("standby.log");
+        let mut standing_by = run(&address, &cluster);
+        let process = Process::start_ready(standing_by.arg("--standby"), "standing by", &log)?;
+        Ok(Self { process, address, cluster, log })
+    }
+
+    /// Kills it.
+    pub fn kill_9(mut self) -> Result<()> {
+        self.process.kill_9()
     }
 
     /// Where it listens.

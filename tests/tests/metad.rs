@@ -5,11 +5,11 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -187,6 +187,52 @@ fn make_files(dir: &Path, made: &AtomicU64, stop: &AtomicBool) -> Result<(Vec<St
     Ok((names, longest))
 }
 
+/// Somebody who makes files.
+struct Maker {
+    dir: PathBuf,
+    made: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(Vec<String>, Duration)>>,
+}
+
+impl Maker {
+    fn start(demo: &Demo) -> Result<Self> {
+        let dir = demo.file("made");
+        fs::create_dir(&dir)?;
+        let (made, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (making, stopped, there) = (made.clone(), stop.clone(), dir.clone());
+        let thread = thread::spawn(move || make_files(&there, &making, &stopped));
+        Ok(Self { dir, made, stop, thread })
+    }
+
+    /// Returns when some more are made, or it has failed.
+    fn goes_on(&self) -> Result<()> {
+        let before = self.made.load(Ordering::SeqCst);
+        wait_until("files to be made", PATIENCE, || {
+            self.made.load(Ordering::SeqCst) > before + 20 || self.thread.is_finished()
+        })
+    }
+
+    /// Ends it: all that it was told is there, once, and it never stood still for long.
+    fn end(self, demo: &Demo) -> Result<()> {
+        self.stop.store(true, Ordering::SeqCst);
+        let (mut names, longest) = self.thread.join().expect("it does not panic")?;
+        ensure!(longest < GOES_ON, "somebody waited for {longest:?}");
+        demo.drop_caches()?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name().into_string().expect("a name that was made here");
+            let content = fs::read_to_string(self.dir.join(&name))?;
+            ensure!(name.starts_with(&content) && content.len() == 6, "{name} holds {content:?}");
+            found.push(name);
+        }
+        names.sort();
+        found.sort();
+        ensure!(found == names, "{} names were told, and {} are there", names.len(), found.len());
+        Ok(())
+    }
+}
+
 #[test]
 fn a_metad_that_is_killed_and_started_again_goes_on_with_its_mount_and_all_it_was_told()
 -> Result<()> {
@@ -197,42 +243,38 @@ fn a_metad_that_is_killed_and_started_again_goes_on_with_its_mount_and_all_it_wa
     let kept = content(3, 3 << 20);
     fs::write(demo.file("kept"), &kept)?;
     File::open(demo.file("kept"))?.sync_all()?;
-    let dir = demo.file("dir");
-    fs::create_dir(&dir)?;
-    let (made, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let (making, stopped, there) = (made.clone(), stop.clone(), dir.clone());
-    let maker = thread::spawn(move || make_files(&there, &making, &stopped));
+    let maker = Maker::start(&demo)?;
     for round in 0..4 {
-        let before = made.load(Ordering::SeqCst);
-        let goes_on = || made.load(Ordering::SeqCst) > before + 20 || maker.is_finished();
-        wait_until("files to be made", PATIENCE, goes_on)?;
+        maker.goes_on()?;
         // At some other moment each time, of what is gathered for the journal too.
         thread::sleep(Duration::from_millis(170 * round));
         metad.kill_9_and_start_again().with_context(|| metad.said())?;
     }
-    let before = made.load(Ordering::SeqCst);
-    wait_until("files to be made", PATIENCE, || {
-        made.load(Ordering::SeqCst) > before + 20 || maker.is_finished()
-    })?;
-    stop.store(true, Ordering::SeqCst);
-    let (mut names, longest) = maker.join().expect("it does not panic")?;
-    ensure!(longest < GOES_ON, "somebody waited for {longest:?}");
-    demo.drop_caches()?;
-    let mut found = Vec::new();
-    for entry in fs::read_dir(&dir)? {
-        let name = entry?.file_name().into_string().expect("a name that was made here");
-        let content = fs::read_to_string(dir.join(&name))?;
-        ensure!(name.starts_with(&content) && content.len() == 6, "{name} holds {content:?}");
-        found.push(name);
-    }
-    (names.sort(), found.sort());
-    ensure!(found == names, "{} names were told, and {} are there", names.len(), found.len());
+    maker.goes_on()?;
+    maker.end(&demo)?;
     ensure!(fs::read(demo.file("kept"))? == kept, "it is not as it was synced");
     // What it was told is there for whoever mounts next, too.
     let before = manifest(&demo.path())?;
     demo.remount()?;
     assert_same("mounted again", &before, &demo.path())?;
     end_unclean(demo, metad)
+}
+
+#[test]
+fn a_metad_that_stands_by_goes_on_with_the_mount_of_one_that_is_killed() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let (first, second, mut demo) = metad::mounted_with_standby(Setup::new(Mode::Served))?;
+    let maker = Maker::start(&demo)?;
+    maker.goes_on()?;
+    first.kill_9()?;
+    maker.goes_on().with_context(|| second.said())?;
+    maker.end(&demo)?;
+    let before = manifest(&demo.path())?;
+    demo.remount()?;
+    assert_same("mounted again", &before, &demo.path())?;
+    end_unclean(demo, second)
 }
 
 /// Ends all in good order, where somebody was killed before: what that one left is swept some time later.

@@ -1,10 +1,12 @@
 //! `ashlar metad`: leads volumes for mounts and servers elsewhere.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use meta::{Metad, ProxyStores, VolumeState};
+use meta::{LockError, Metad, ProxyStores, VolumeError, VolumeState};
 use proto::cluster::{Cluster, Endpoint};
 use proto::listen::Listen;
 use proto::program::say;
@@ -19,10 +21,13 @@ use super::setup::{ClusterFile, block_on};
 use super::{background, directories};
 use crate::data::DataSettings;
 use crate::mount::embedded::Store;
-use crate::mount::{Server, VolumePlan};
+use crate::mount::{MountError, Server, VolumePlan};
 
 /// Where it listens unless told otherwise.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7413";
+
+/// How often it is tried to take over what another leads.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Lead volumes of a cluster, for mounts on any machine
 #[derive(clap::Args)]
@@ -54,6 +59,10 @@ struct RunArgs {
     /// Lead this volume; repeat for each [default: all that nobody has]
     #[arg(long = "volume", value_name = "NAME")]
     volumes: Vec<String>,
+    /// Wait for volumes that others lead, and take each over when whoever leads it is gone: at once on this machine, and on others
+    /// once it was not heard from for 15 s. The cluster file names all of them
+    #[arg(long)]
+    standby: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
@@ -81,16 +90,40 @@ async fn serve(args: RunArgs) -> Result<()> {
             "listening on {listen}: whoever reaches this machine there can read and change every volume"
         );
     }
-    let mut leading = Leading { metad: Metad::new(cluster.cluster), servers: Vec::new() };
-    let opening = Box::pin(leading.open(&args, &cluster, &hangups, &stop));
+    let address = listener.local_addr()?;
+    let metad = Metad::new(cluster.cluster);
+    // Who stands by sends on whoever comes; else nobody is answered before it is known what is led.
+    let answers = CancellationToken::new();
+    if args.standby {
+        answers.cancel();
+    }
+    let (serving, may, stopped) = (metad.clone(), answers.clone(), stop.clone());
+    let serving = tokio::spawn(async move {
+        may.cancelled().await;
+        serving.serve(listener, stopped).await;
+    });
+    let mut leading = Leading { metad, servers: Vec::new() };
+    let how = How { args: &args, cluster: &cluster, hangups: &hangups, stop: &stop, address };
+    let opening = Box::pin(leading.open(&how));
     let opened = systemd::starting(opening).await;
+    answers.cancel();
     let served = match opened {
-        Ok(()) => leading.serve(listener, stop.clone()).await,
+        Ok(waiting) => Box::pin(leading.serve(&how, waiting)).await,
         Err(why) => Err(why),
     };
     stop.cancel();
+    serving.await.context("serving sessions")?;
     let ended = leading.end().await;
     served.and(ended)
+}
+
+/// With what volumes are led.
+struct How<'a> {
+    args: &'a RunArgs,
+    cluster: &'a Cluster,
+    hangups: &'a parking_lot::Mutex<Vec<Arc<Notify>>>,
+    stop: &'a CancellationToken,
+    address: SocketAddr,
 }
 
 /// Can sessions reach the disks that it says?
@@ -116,46 +149,88 @@ struct Leading {
 }
 
 impl Leading {
-    /// Takes over what is wanted. Those that were not named are passed over where that fails, unless all do.
-    async fn open(
-        &mut self,
-        args: &RunArgs,
-        cluster: &Cluster,
-        hangups: &parking_lot::Mutex<Vec<Arc<Notify>>>,
-        stop: &CancellationToken,
-    ) -> Result<()> {
-        let named = !args.volumes.is_empty();
-        let wanted = if named { args.volumes.clone() } else { all(cluster).await? };
+    /// Takes over what is wanted; answers what others lead, and is waited for. Those that were not named are passed over where that
+    /// fails, unless all do.
+    async fn open(&mut self, how: &How<'_>) -> Result<Vec<String>> {
+        let named = !how.args.volumes.is_empty();
+        let wanted = if named { how.args.volumes.clone() } else { all(how.cluster).await? };
+        let mut waiting = Vec::new();
         for volume in wanted {
-            let hangup = Arc::new(Notify::new());
-            let plan = plan(args, cluster, &volume, hangup.clone())?;
-            match Box::pin(Server::start(plan, stop.clone())).await {
-                Ok(server) => {
-                    hangups.lock().push(hangup);
-                    server.open().warnings().iter().for_each(|warning| background::warn(warning));
-                    let led = server.open().led_volume().expect("it leads what it opens");
-                    self.metad.lead(led.clone(), server.open().filesystem.clone());
-                    self.servers.push((volume, server));
+            match self.take(how, &volume).await {
+                Ok(()) => {}
+                Err(Refused::Led(_)) if how.args.standby => waiting.push(volume),
+                Err(Refused::Led(why) | Refused::No(why)) if named || how.stop.is_cancelled() => {
+                    return Err(why);
                 }
-                Err(why) if named || stop.is_cancelled() => return Err(why.into()),
-                Err(why) => background::warn(&format!("volume {volume} is not led here: {why}")),
+                Err(Refused::Led(why) | Refused::No(why)) => {
+                    background::warn(&format!("volume {volume} is not led here: {why:#}"));
+                }
             }
         }
-        if self.servers.is_empty() {
+        if self.servers.is_empty() && waiting.is_empty() {
             bail!("there is no volume to lead: none of the cluster's can be taken over");
         }
+        Ok(waiting)
+    }
+
+    /// Takes a volume over.
+    async fn take(&mut self, how: &How<'_>, volume: &str) -> Result<(), Refused> {
+        let hangup = Arc::new(Notify::new());
+        let plan = plan(how.args, how.cluster, volume, hangup.clone()).map_err(Refused::No)?;
+        let server = Box::pin(Server::start(plan, how.stop.clone())).await?;
+        how.hangups.lock().push(hangup);
+        server.open().warnings().iter().for_each(|warning| background::warn(warning));
+        let led = server.open().led_volume().expect("it leads what it opens");
+        self.metad.lead(led.clone(), server.open().filesystem.clone());
+        self.servers.push((volume.to_owned(), server));
         Ok(())
     }
 
-    /// Serves sessions until told to stop.
-    async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> Result<()> {
-        let names: Vec<&str> = self.servers.iter().map(|(name, _)| &**name).collect();
-        let address = listener.local_addr()?;
-        tracing::info!(version = proto::VERSION, %address, volumes = names.join(","), "metad is ready");
+    /// Leads until told to stop, and takes over what is waited for as soon as that is free.
+    async fn serve(&mut self, how: &How<'_>, waiting: Vec<String>) -> Result<()> {
+        let address = how.address;
         systemd::ready();
-        say(format!("leading {} at {address}", names.join(", ")))?;
-        self.metad.clone().serve(listener, stop).await;
+        if !self.servers.is_empty() {
+            let names: Vec<&str> = self.servers.iter().map(|(name, _)| &**name).collect();
+            tracing::info!(version = proto::VERSION, %address, volumes = names.join(","), "metad is ready");
+            say(format!("leading {} at {address}", names.join(", ")))?;
+        }
+        if !waiting.is_empty() {
+            say(format!("standing by for {} at {address}", waiting.join(", ")))?;
+            self.stand_by(how, waiting).await?;
+        }
+        let lost = tokio::select! {
+            () = how.stop.cancelled() => None,
+            lost = self.metad.lost() => Some(lost),
+        };
         systemd::stopping();
+        match lost {
+            Some(lost) => bail!("another leads what was led here: {lost}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes over what is waited for, or is told to stop, or another has taken over what is led here.
+    async fn stand_by(&mut self, how: &How<'_>, mut waiting: Vec<String>) -> Result<()> {
+        let metad = self.metad.clone();
+        while !waiting.is_empty() {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = how.stop.cancelled() => return Ok(()),
+                _ = metad.lost() => return Ok(()),
+            }
+            let mut others = Vec::new();
+            for volume in waiting {
+                match self.take(how, &volume).await {
+                    Ok(()) => say(format!("leading {volume} at {}", how.address))?,
+                    Err(Refused::Led(why) | Refused::No(why)) => {
+                        tracing::debug!("volume {volume} is not taken over: {why:#}");
+                        others.push(volume);
+                    }
+                }
+            }
+            waiting = others;
+        }
         Ok(())
     }
 
@@ -169,6 +244,24 @@ impl Leading {
             }
         }
         failed
+    }
+}
+
+/// Why a volume was not taken over.
+enum Refused {
+    /// Somebody leads it, who is alive.
+    Led(anyhow::Error),
+    /// Something is wrong.
+    No(anyhow::Error),
+}
+
+impl From<MountError> for Refused {
+    fn from(why: MountError) -> Self {
+        match why {
+            MountError::Volume(VolumeError::Held { .. })
+            | MountError::Lock(LockError::Mounted { .. }) => Self::Led(why.into()),
+            why => Self::No(why.into()),
+        }
     }
 }
 

@@ -454,6 +454,10 @@ impl Kv for JournaledKv {
         self.tables.unsynced.load(Ordering::Relaxed)
     }
 
+    fn ended(&self) -> Option<String> {
+        self.tables.state.read().ended.clone()
+    }
+
     fn batch(&self) -> u64 {
         self.tables.state.read().sealed() + 1
     }

@@ -51,6 +51,21 @@ impl Led {
         }
     }
 
+    /// A volume that another has taken over, and why that is known. Its sessions are sent on.
+    pub(super) fn lost(&self) -> Option<String> {
+        let all: Vec<_> = self.volumes.read().values().cloned().collect();
+        let mut lost = None;
+        for sessions in all {
+            if let Some(why) = sessions.volume().ended() {
+                sessions.note_deposed();
+                lost.get_or_insert_with(|| {
+                    format!("volume {}: {why}", sessions.volume().info().name)
+                });
+            }
+        }
+        lost
+    }
+
     /// Ends the sessions that were silent for too long; none, where this process itself stood still (`stopped`).
     pub(super) fn end_silent(&self, stopped: bool) {
         let all: Vec<_> = self.volumes.read().values().cloned().collect();

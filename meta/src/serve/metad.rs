@@ -7,6 +7,7 @@ use proto::guests::{Guest, Guests, room_for};
 use proto::id::ClusterId;
 use proto::limits::MAX_SESSIONS;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,12 +27,14 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Serves the volumes that one process leads.
 pub struct Metad {
     led: Led,
+    /// A volume that another has taken over, and why that is known.
+    lost: watch::Sender<Option<String>>,
 }
 
 impl Metad {
     /// Of this cluster; it leads nothing yet.
     pub fn new(cluster: ClusterId) -> Arc<Self> {
-        Arc::new(Self { led: Led::new(cluster) })
+        Arc::new(Self { led: Led::new(cluster), lost: watch::Sender::new(None) })
     }
 
     /// Takes sessions of the volume from now on. Its house is kept by this one.
@@ -49,6 +52,17 @@ impl Metad {
         self.led.hand_over(volume);
     }
 
+    /// Lasts until another has taken over a volume that is led here: which, and why that is known. Somebody has to
+    /// [serve](Self::serve) meanwhile.
+    pub async fn lost(&self) -> String {
+        let mut lost = self.lost.subscribe();
+        let said = lost.wait_for(Option::is_some).await.map(|lost| lost.clone());
+        match said {
+            Ok(Some(lost)) => lost,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Takes connections until told to stop, and then waits until what is under way has ended.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let connections = TaskTracker::new();
@@ -64,6 +78,9 @@ impl Metad {
                 }
                 _ = look.tick() => {
                     self.led.end_silent(looked.elapsed() >= STOPPED);
+                    if let Some(lost) = self.led.lost() {
+                        self.lost.send_replace(Some(lost));
+                    }
                     looked = Instant::now();
                 }
                 () = stop.cancelled() => break,

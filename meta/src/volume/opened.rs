@@ -139,6 +139,11 @@ impl Volume {
         Some(Issuer { epoch, owner })
     }
 
+    /// Why nothing can be changed here any more; `None`: it can.
+    pub(crate) fn ended(&self) -> Option<String> {
+        self.kv.ended()
+    }
+
     /// Batches of changes of this leader that are durable.
     pub(crate) fn durable_batches(&self) -> u64 {
         self.kv.durable_batches()
