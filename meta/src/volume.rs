@@ -23,7 +23,7 @@ use proto::scheme::Scheme;
 use crate::clock::wall_clock;
 use crate::engine::memory::MemoryKv;
 use crate::engine::{Batch, Change, Counting, Kv, Value};
-use crate::journal::pulse::{Holder, LIVE};
+use crate::journal::pulse::{Holder, LIVE, METAD};
 use crate::journal::tables::{Bounds, JournaledKv, Tables};
 use crate::journal::takeover::remains::{self, Losses};
 use crate::journal::takeover::{Led, Looked, TakeOver, TakeOverError};
@@ -59,6 +59,8 @@ pub struct MetaSettings {
     pub unsynced_bytes: usize,
     /// Takes the volume over also from somebody who is alive.
     pub take_over: bool,
+    /// A metad opens it, to lead it for others.
+    pub metad: bool,
     /// Opens the volume also where it is not known how much there is in it: to repair that.
     pub uncounted: bool,
 }
@@ -70,6 +72,7 @@ impl Default for MetaSettings {
             flush_interval: Duration::from_secs(1),
             unsynced_bytes: 16 << 20,
             take_over: false,
+            metad: false,
             uncounted: false,
         }
     }
@@ -241,7 +244,7 @@ async fn ready(
     let (id, scheme) = find(stores, &name).await?;
     let taking = taking(stores, Some(&*lock), id, scheme, settings);
     if !settings.take_over {
-        let silent = taking.check_silent(lock.owners()).await;
+        let silent = taking.check_silent(lock.owners(), settings.metad).await;
         silent.map_err(|why| match why {
             TakeOverError::Held(holder) => VolumeError::Held { name: name.clone(), holder },
             why => damaged(&name, &why),
@@ -329,6 +332,8 @@ fn taking(
     scheme: Scheme,
     settings: MetaSettings,
 ) -> TakeOver {
+    let name = lock.map(VolumeLock::holder).unwrap_or_default();
+    let holder = if settings.metad { format!("{METAD}{name}") } else { name };
     TakeOver {
         store: stores.volume(id),
         volume: id,
@@ -342,7 +347,7 @@ fn taking(
             snapshot_bytes: SNAPSHOT_BYTES,
             snapshot_entries: SNAPSHOT_ENTRIES,
         },
-        holder: lock.map(VolumeLock::holder).unwrap_or_default(),
+        holder,
     }
 }
 

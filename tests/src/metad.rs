@@ -21,12 +21,12 @@ pub fn mounted(setup: Setup) -> Result<(Metad, Demo)> {
     Ok((metad, demo))
 }
 
-/// The same, and another metad that stands by.
-pub fn mounted_with_standby(setup: Setup) -> Result<(Metad, Metad, Demo)> {
+/// The same, and another metad that stands by: as if on another machine (`elsewhere`), which knows nothing of the locks of this one.
+pub fn mounted_with_standby(setup: Setup, elsewhere: bool) -> Result<(Metad, Metad, Demo)> {
     let mut demo = Demo::start(Setup { mode: Mode::Served, ..setup })?;
     demo.stop(Stop::Umount)?;
     let metad = Metad::start(&demo)?;
-    let standby = metad.standby(&demo)?;
+    let standby = metad.standby(&demo, elsewhere)?;
     demo.mount().with_context(|| metad.said())?;
     Ok((metad, standby, demo))
 }
@@ -52,12 +52,23 @@ impl Metad {
     }
 
     /// Another one, which stands by for it. The cluster file names both from now on.
-    pub fn standby(&self, demo: &Demo) -> Result<Self> {
-        let (address, cluster) = (free_address()?, self.cluster.clone());
+    pub fn standby(&self, demo: &Demo, elsewhere: bool) -> Result<Self> {
+        let (address, mut cluster) = (free_address()?, self.cluster.clone());
         let text = fs::read_to_string(&cluster)?;
         let both = format!("metad = [\"{}\", \"{address}\"]", self.address);
         let one = format!("metad = [\"{}\"]", self.address);
-        fs::write(&cluster, text.replacen(&one, &both, 1))?;
+        let text = text.replacen(&one, &both, 1);
+        fs::write(&cluster, &text)?;
+        if elsewhere {
+            let cache = |line: &str| match line.starts_with("cache = ") {
+                true => format!("cache = {:?}\n", demo.outside("elsewhere")),
+                false => format!("{line}\n"),
+            };
+            let text: String = text.lines().map(cache).collect();
+            ensure!(text.contains("elsewhere"), "the cluster file says nothing of a cache");
+            cluster = demo.outside("elsewhere.toml");
+            fs::write(&cluster, text)?;
+        }
         let log = demo.outside("standby.log");
         let mut standing_by = run(&address, &cluster);
         let process = Process::start_ready(standing_by.arg("--standby"), "standing by", &log)?;

@@ -59,8 +59,8 @@ struct RunArgs {
     /// Lead this volume; repeat for each [default: all that nobody has]
     #[arg(long = "volume", value_name = "NAME")]
     volumes: Vec<String>,
-    /// Wait for volumes that others lead, and take each over when whoever leads it is gone: at once on this machine, and on others
-    /// once it was not heard from for 15 s. The cluster file names all of them
+    /// Wait for volumes that others lead, and take each over when whoever leads it is gone: another metad on this machine at once, on
+    /// another once it was not heard from for 3 s. The cluster file names all of them
     #[arg(long)]
     standby: bool,
 }

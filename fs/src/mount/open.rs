@@ -161,7 +161,8 @@ impl OpenVolume {
         let locked = stop.run_until_cancelled(lock_volume(&plan, at)).await;
         let lock = locked.unwrap_or_else(|| Err(stopped()))?;
         let store = Store::open(&plan.cluster).await?;
-        let settings = MetaSettings { take_over: plan.take_over, ..MetaSettings::default() };
+        let (take_over, metad) = (plan.take_over, plan.leads);
+        let settings = MetaSettings { take_over, metad, ..MetaSettings::default() };
         let opening = open_volume(&plan.cluster, lock, &store, settings);
         let opened = stop.run_until_cancelled(opening).await;
         let (session, warnings) = match opened.unwrap_or_else(|| Err(stopped())) {

@@ -1,10 +1,12 @@
 //! Signs of life of whoever leads a volume, so that nobody takes it from somebody who is alive without knowing.
 //!
-//! From its fence on a leader tells every slot every few seconds who it is, and at its end that it has ended. Slots
+//! From its fence on a leader tells every slot every few seconds, and a metad every second, who it is, and at its end that it has ended. Slots
 //! remember that in memory. It decides nothing: what keeps two leaders apart is the fence, and whoever was silent
 //! for a while may still be alive. So a volume is refused to others while its leader was heard [`LIVE`] ago or less
 //! by any slot, and is given at once when that leader has said that it ended, when it was of this machine, whose
 //! lock it no longer has, or when it is to be taken over whatever happens.
+//!
+//! A metad is taken to be gone much sooner by another one, as what it does goes on there.
 //!
 //! A leader that was taken over all the same hears of it with its next sign of life, though it had nothing to write.
 
@@ -23,6 +25,10 @@ use crate::volume_store::{StoreError, VolumeStore};
 
 /// How often a leader says that it is alive. Each time is a message to each slot, and its answer, without I/O.
 const EVERY: Duration = Duration::from_secs(3);
+/// What the name of a metad begins with; how often it says so, and how long after the last time another one takes it to be alive.
+pub(crate) const METAD: &str = "metad, ";
+const METAD_EVERY: Duration = Duration::from_secs(1);
+const METAD_LIVE: Duration = Duration::from_secs(3);
 /// So long after its last sign of life it is taken to be alive: it may miss a few.
 pub(crate) const LIVE: Duration = Duration::from_secs(15);
 /// How long slots are waited for that are to hear of the end.
@@ -47,16 +53,17 @@ impl fmt::Display for Holder {
 }
 
 /// Of what slots have heard: who has the volume, is alive, and is none of `own`. Nobody says anything before its
-/// fence is whole, so whoever has a lower epoch than another that was heard has the volume no more.
-pub(crate) fn holder(heard: &[LastBeat], own: &[OwnerId]) -> Option<Holder> {
+/// fence is whole, so whoever has a lower epoch than another that was heard has the volume no more. `metad`: that is who asks.
+pub(crate) fn holder(heard: &[LastBeat], own: &[OwnerId], metad: bool) -> Option<Holder> {
     let epoch = heard.iter().map(|last| last.issuer.epoch).max()?;
     let newest = || heard.iter().filter(|last| last.issuer.epoch == epoch);
     let latest = newest().min_by_key(|last| last.ago)?;
     let ended = newest().any(|last| last.beat == Beat::Ended);
-    if ended || latest.ago >= LIVE || own.contains(&latest.issuer.owner) {
+    let Beat::Alive(name) = latest.beat.clone() else { return None };
+    let live = if metad && name.starts_with(METAD) { METAD_LIVE } else { LIVE };
+    if ended || latest.ago >= live || own.contains(&latest.issuer.owner) {
         return None;
     }
-    let Beat::Alive(name) = latest.beat.clone() else { return None };
     Some(Holder { name, epoch: epoch.0, ago: latest.ago })
 }
 
@@ -118,9 +125,10 @@ async fn beat(
     stop: CancellationToken,
     deposed: watch::Sender<Option<StoreError>>,
 ) {
-    let mut due = interval(EVERY);
+    let every = if name.starts_with(METAD) { METAD_EVERY } else { EVERY };
+    let mut due = interval(every);
     while stop.run_until_cancelled(due.tick()).await.is_some() {
-        let beat = timeout(EVERY, store.beat(Beat::Alive(name.clone())));
+        let beat = timeout(every, store.beat(Beat::Alive(name.clone())));
         if let Some(Ok(Err(fenced @ StoreError::Fenced(_)))) = stop.run_until_cancelled(beat).await
         {
             deposed.send_replace(Some(fenced));
@@ -173,8 +181,19 @@ mod tests {
             (&[last(5, own, alive("own"), 30_000), last(4, b, alive("b"), 2000)], None),
         ];
         for (heard, expected) in cases {
-            let found = holder(heard, &[own]).map(|holder| holder.to_string());
+            let found = holder(heard, &[own], false).map(|holder| holder.to_string());
             assert_eq!(found.as_deref(), expected, "{heard:?}");
         }
+    }
+
+    #[test]
+    fn another_metad_takes_one_that_is_silent_to_be_gone_sooner() {
+        let is_held = |name: &str, ms, metad| {
+            holder(&[last(3, OwnerId::random(), alive(name), ms)], &[], metad).is_some()
+        };
+        let metad = format!("{METAD}host-a");
+        assert!(is_held(&metad, 2999, true) && !is_held(&metad, 3000, true));
+        assert!(is_held(&metad, 14_999, false), "by a mount it is not");
+        assert!(is_held("mount /a of host-a", 14_999, true), "nor is a mount");
     }
 }

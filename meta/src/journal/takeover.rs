@@ -255,13 +255,17 @@ impl Found {
 }
 
 impl TakeOver {
-    /// Is there nobody alive who has the volume, but for these owners?
+    /// Is there nobody alive who has the volume, but for these owners? `metad`: that is who asks.
     ///
     /// # Errors
     /// [`TakeOverError::Held`], and when too few slots answer.
-    pub(crate) async fn check_silent(&self, own: &[OwnerId]) -> Result<(), TakeOverError> {
+    pub(crate) async fn check_silent(
+        &self,
+        own: &[OwnerId],
+        metad: bool,
+    ) -> Result<(), TakeOverError> {
         let heard = self.store.last_beats(self.scheme.parity_parts()).await?;
-        pulse::holder(&heard, own).map_or(Ok(()), |holder| Err(TakeOverError::Held(holder)))
+        pulse::holder(&heard, own, metad).map_or(Ok(()), |holder| Err(TakeOverError::Held(holder)))
     }
 
     /// Takes the volume over, whoever has it.

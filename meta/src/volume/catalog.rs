@@ -72,7 +72,7 @@ pub async fn holder(
     let store = stores.volume(id);
     let Some(m) = peek::parity_parts(&*store).await? else { return Ok(None) };
     let heard = store.last_beats(m).await?;
-    Ok(pulse::holder(&heard, lock.map_or(&[], VolumeLock::owners)))
+    Ok(pulse::holder(&heard, lock.map_or(&[], VolumeLock::owners), false))
 }
 
 /// Destroys a volume, whatever is left of it: nobody can write to it or mount it from the first moment on, and its
