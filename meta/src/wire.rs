@@ -14,7 +14,7 @@ pub(crate) mod made;
 pub(crate) mod names;
 pub(crate) mod op;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub(crate) mod trash;
 pub(crate) mod values;
 

@@ -222,7 +222,9 @@ impl Leading {
             let mut others = Vec::new();
             for volume in waiting {
                 match self.take(how, &volume).await {
-                    Ok(()) => say(format!("leading {volume} at {}", how.address))?,
+                    Ok(()) => {
+                        say(format!("leading {volume} at {}", how.address))?;
+                    }
                     Err(Refused::Led(why) | Refused::No(why)) => {
                         tracing::debug!("volume {volume} is not taken over: {why:#}");
                         others.push(volume);

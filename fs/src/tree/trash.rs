@@ -4,7 +4,7 @@
 //! what others delete. To put something back one needs what a rename to that place needs.
 
 use meta::may::WRITE;
-use meta::{Attr, Ino, Kind, MetaError, Outdated, Replaces, Time};
+use meta::{Attr, Ino, Kind, MetaError, Replaces, Time};
 
 use super::change::Named;
 use super::walk::Last;
