@@ -312,7 +312,8 @@ async fn setting_a_time_waits_for_a_part_of_what_is_told_of_reads() {
 async fn a_request_that_panics_is_answered_with_an_error() {
     let (fs, _) = mounted();
     let synced = Arc::new(crate::fuse::synced::Synced::new(false, false));
-    let (door, _ended) = crate::fuse::Door::new(fs, tokio::runtime::Handle::current(), synced);
+    let ttl = std::time::Duration::from_secs(1);
+    let (door, _ended) = crate::fuse::Door::new(fs, tokio::runtime::Handle::current(), synced, ttl);
     let answers = Arc::new(parking_lot::Mutex::new(Vec::new()));
     for (number, panics) in [true, false, true, false].into_iter().enumerate() {
         let (told, answers) = (Arc::new(tokio::sync::Notify::new()), answers.clone());
