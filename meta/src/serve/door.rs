@@ -88,7 +88,7 @@ pub(super) async fn serve(
         biased;
         () = stay.over() => {
             let why = format!(
-                "metad has not heard from it for {LEASE:?}, leads the volume no more, or somebody has taken the volume over"
+                "metad has not heard from it for {LEASE:?}, or somebody has taken the volume over"
             );
             let fenced = Said::Fenced(wire::Fenced { why });
             let _gone = outgoing.send(said(0, fenced), Bytes::new(), None);

@@ -35,14 +35,6 @@ impl Led {
         self.volumes.write().insert(name, Sessions::new(volume, keeper));
     }
 
-    /// One less: its sessions are over.
-    pub(super) fn remove(&self, volume: &str) {
-        let removed = self.volumes.write().remove(volume);
-        if let Some(sessions) = removed {
-            sessions.end_all();
-        }
-    }
-
     /// One less: whoever leads it next goes on with its sessions.
     pub(super) fn hand_over(&self, volume: &str) {
         if let Some(sessions) = self.volumes.write().remove(volume) {

@@ -42,11 +42,6 @@ impl Metad {
         self.led.add(volume, keeper);
     }
 
-    /// Leads it no more: its sessions are over. What of them is under way still holds on to it.
-    pub fn leave(&self, volume: &str) {
-        self.led.remove(volume);
-    }
-
     /// Leads it no more, and whoever leads it next goes on with its sessions. Connections have ended before.
     pub fn hand_over(&self, volume: &str) {
         self.led.hand_over(volume);

@@ -317,7 +317,7 @@ impl Sessions {
     }
 
     /// Ends all, for good.
-    pub(super) fn end_all(&self) {
+    fn end_all(&self) {
         let mut all = std::mem::take(&mut *self.book.lock());
         all.values_mut().for_each(|known| self.end(known));
     }
