@@ -71,7 +71,7 @@ impl Metad {
         }
         let log = demo.outside("standby.log");
         let mut standing_by = run(&address, &cluster);
-        let process = Process::start_ready(standing_by.arg("--standby"), "standing by", &log)?;
+        let process = Process::start_ready(standing_by.arg("--standby"), "standing", &log)?;
         Ok(Self { process, address, cluster, log })
     }
 
