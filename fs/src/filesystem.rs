@@ -235,6 +235,11 @@ impl Filesystem {
         assert!(self.inside.set((volume, blobs)).is_ok(), "one volume");
     }
 
+    /// Is the volume led by this process? Else a metad is asked for whatever nobody keeps here.
+    pub(crate) fn is_led_here(&self) -> bool {
+        self.inside.get().is_some()
+    }
+
     /// What there is to warn of, as its cluster file and its disks were when they were looked at last.
     pub(crate) fn warnings(&self) -> Arc<[String]> {
         self.warnings.lock().clone()

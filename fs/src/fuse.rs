@@ -248,6 +248,10 @@ impl Door {
         if self.fs.is_stopped() {
             return Some(Err(FsError::Stopped));
         }
+        if kill.is_some() && !self.fs.is_led_here() {
+            // Whoever leads the volume is asked first.
+            return None;
+        }
         if let Err(e) = self.fs.before_write(ino, kill).now_or_never()? {
             return Some(Err(e));
         }

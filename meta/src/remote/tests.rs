@@ -412,7 +412,9 @@ async fn what_was_answered_is_there_as_it_was_though_whoever_led_the_volume_lost
     let fresh = one.create(caller, ROOT, b"fresh", 0o644, file()).await.unwrap().ino;
     assert!(fresh != made && fresh != gone && fresh != dir);
     one.close_session().await.unwrap();
-    assert_eq!(served.keeper.dead_sessions().await, Ok(Vec::new()), "it was one session");
+    // Of the leaders that died their own are left.
+    let dead = served.keeper.dead_sessions().await.unwrap();
+    assert!(dead.len() == 2 && !dead.contains(&id), "{dead:?}");
     assert_eq!(served.keeper.opened_on().check().await.unwrap().problems, Vec::<String>::new());
     served.end().await;
 }
