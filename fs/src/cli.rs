@@ -10,6 +10,7 @@ use proto::program;
 
 mod accounts;
 mod background;
+mod care;
 mod cluster;
 mod daemons;
 mod demo;

@@ -13,6 +13,7 @@ use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
 use tests::process::{PATIENCE, answer, shell};
 use tests::seed::{Seed, content, first_difference};
+use tests::site::refused;
 
 /// How long healing some files may take on a busy machine.
 const HEALED: Duration = Duration::from_secs(120);
@@ -263,5 +264,37 @@ fn rot(demo: &Demo, disk: usize, seed: &mut Seed) -> Result<()> {
         }
         file.sync_all()?;
     }
+    Ok(())
+}
+
+#[test]
+fn whoever_opens_the_disks_says_how_often_they_are_read() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let scrub = |demo: &Demo| {
+        let mut scrub = Command::new(ashlar());
+        scrub.args(["heal", "scrub"]).arg(demo.path());
+        scrub
+    };
+    for mode in [Mode::Embedded, Mode::Daemons] {
+        let demo_arguments = ["--scrub-days", "0"].map(str::to_owned).to_vec();
+        let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(mode) })?;
+        let said = refused(&mut scrub(&demo), PATIENCE)?;
+        ensure!(said.contains("never scrubbed"), "{mode:?}: {said}");
+        demo.stop(Stop::Umount)?;
+    }
+    let demo_arguments = ["--scrub-days", "3"].map(str::to_owned).to_vec();
+    let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
+    let (code, said) = answer(&mut scrub(&demo), PATIENCE)?;
+    ensure!(code == 0 && said.starts_with("8 disks"), "{code}: {said}");
+    demo.stop(Stop::Umount)?;
+    // Those of daemons are not for a mount to say.
+    let mut demo = served(&[])?;
+    demo.stop(Stop::Umount)?;
+    let mut mount = Command::new(ashlar());
+    mount.args(["mount", "demo"]).arg(demo.path()).args(["--scrub-days", "3", "--cluster"]);
+    let said = refused(mount.arg(demo.cluster_file()), PATIENCE)?;
+    ensure!(said.contains("storaged run --scrub-days"), "{said}");
     Ok(())
 }
