@@ -417,8 +417,9 @@ fn a_remount_does_what_it_is_asked_for_or_refuses_it() -> Result<()> {
     }
     // What is as it was is nothing to refuse, however it is written.
     site.remount(&format!("rw,cluster={cluster},cache-size=32768K,metrics=127.0.0.1:0"))?;
-    let same = ["--cluster", &cluster, "--cache-size", "32MiB", "--census-every", "24h"];
-    run(&mut ours(VOLUME, &[&same[..], &["--scrub-days", "14"]].concat()), PATIENCE)?;
+    let mut same = vec!["--cluster", cluster.as_str(), "--cache-size", "32MiB"];
+    same.extend(["--census-every", "24h", "--scrub-days", "14"]);
+    run(&mut ours(VOLUME, &same), PATIENCE)?;
     ensure!(site.shown()?[0] == "ro", "{:?}", site.shown()?);
     site.umount()
 }

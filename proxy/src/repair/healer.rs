@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::guard::{caught_in, keep_going};
+use proto::health::Health;
 use proto::id::{BlobId, DiskId, VolumeId};
 use proto::part_store::{Condition, PartError};
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ use crate::repair::gauges;
 use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
 use crate::repair::queue::Item;
-use crate::repair::report::{Drain, Health, Report, ScrubReport, Stuck};
+use crate::repair::report::{Drain, Report, ScrubReport, Stuck};
 
 /// How often it is looked how slots stand.
 const LOOK: Duration = Duration::from_millis(250);

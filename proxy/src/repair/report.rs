@@ -3,45 +3,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proto::health::Health;
 use proto::part_store::ScrubState;
 use serde::{Deserialize, Serialize};
-
-/// How a volume is, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Health {
-    /// All blobs are as safe as they can be here.
-    Healthy,
-    /// All can be read, and some can lose less than they should.
-    Degraded,
-    /// Some cannot be read, at present or for good.
-    DataUnavailable,
-    /// Nobody has looked yet.
-    Unknown,
-}
-
-impl Health {
-    /// What programs say by their exit code, for monitoring.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Healthy => 0,
-            Self::Degraded => 1,
-            Self::DataUnavailable => 2,
-            Self::Unknown => 3,
-        }
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Healthy => "HEALTHY",
-            Self::Degraded => "DEGRADED",
-            Self::DataUnavailable => "DATA UNAVAILABLE",
-            Self::Unknown => "UNKNOWN",
-        })
-    }
-}
 
 /// As what a blob is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,7 +156,7 @@ pub struct ScrubReport {
 impl ScrubReport {
     pub(crate) fn of(scrubs: impl Iterator<Item = ScrubState>) -> Self {
         let mut report = Self { percent: 100, oldest: u64::MAX, ..Self::default() };
-        for ScrubState { ended, percent, asked } in scrubs {
+        for ScrubState { ended, percent, asked, .. } in scrubs {
             report.disks += 1;
             report.asked += usize::from(asked);
             report.never += usize::from(ended == 0);

@@ -412,7 +412,7 @@ impl PartStore for MemorySlot {
         let mut damaged: Vec<BlobId> = state.known_rotten.iter().map(|(blob, _)| *blob).collect();
         damaged.dedup();
         let (rebuilding, parts) = (state.is_rebuilding(volume), state.parts.len() as u64);
-        let scrub = Some(ScrubState { ended: 1, percent: 100, asked: false });
+        let scrub = Some(ScrubState { ended: 1, percent: 100, asked: false, left: 0 });
         Ok(Condition { rebuilding, damaged, parts, scrub })
     }
 
