@@ -25,6 +25,7 @@ mod manual;
 mod mount;
 mod options;
 mod pass;
+mod progress;
 mod remount;
 mod request;
 mod serve;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, PartSet, VolumeId};
 use proxy::repair::{Examiner, Fate, HealSettings, Healer, Health, Ledger, Report, Users, Wanted};
 use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
-use support::{MemorySlot, Mood, another_over, blob, config, noise, proxy_over};
+use support::{MemorySlot, Mood, SCRUB_LEFT, another_over, blob, config, noise, proxy_over};
 
 const VOLUME: VolumeId = VolumeId(1);
 const GRACE: Duration = Duration::from_secs(60);
@@ -325,6 +325,8 @@ async fn what_a_scrub_finds_is_mended_though_nobody_reads_it() {
     led.slots[full].rot(stuck);
     led.slots[full].set(Mood::Full);
     assert_eq!(healer.scrub().await, Ok(6));
+    let scrub = healer.glance().scrub;
+    assert_eq!((scrub.asked, scrub.percent, scrub.bytes_left), (6, 50, 6 * SCRUB_LEFT), "at once");
     let report = led.until("found", |report| report.damaged_blobs == 1).await;
     assert_eq!(report.health, Health::Degraded, "{report}");
     assert!(report.line.contains("1 blob has damaged parts"), "{report}");

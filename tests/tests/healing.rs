@@ -20,6 +20,10 @@ const HEALED: Duration = Duration::from_secs(120);
 /// Bytes of each file: a blob of its own.
 const FILE: usize = 300 << 10;
 
+/// Runs a command at a terminal, and ends as it does.
+const AT_A_TERMINAL: &str = "import os, pty, sys
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+
 struct Files(Vec<(String, u64)>);
 
 impl Files {
@@ -225,6 +229,7 @@ fn what_a_scrub_finds_is_mended_though_nobody_reads_it() -> Result<()> {
                 scrub.args(["heal", "scrub", "--wait"]).arg(demo.path());
                 let (code, said) = answer(&mut scrub, HEALED)?;
                 ensure!(code == 0, "exit code {code}: {said}");
+                ensure!(!said.contains('\u{1b}'), "drawn where there is no terminal: {said:?}");
             }
             // Of one disk, by its daemon.
             _ => {
@@ -240,6 +245,13 @@ fn what_a_scrub_finds_is_mended_though_nobody_reads_it() -> Result<()> {
         })?;
         demo.until_healthy(HEALED)?;
     }
+    // At a terminal that is drawn, and what it came to stays.
+    let mut drawn = Command::new("python3");
+    drawn.args(["-c", AT_A_TERMINAL]).arg(ashlar());
+    let (code, said) = answer(drawn.args(["heal", "scrub", "--wait"]).arg(demo.path()), HEALED)?;
+    let last = said.trim_end().lines().last().unwrap_or_default();
+    ensure!(code == 0 && said.contains('\u{1b}'), "exit code {code}: {said:?}");
+    ensure!(last.contains("HEALTHY: all ") && last.contains("8 disks were read"), "{said:?}");
     // None of it was needed by anybody; now all of it is.
     let others: Vec<usize> = (0..8).filter(|disk| !rotten.contains(disk)).collect();
     for disk in [others[seed.below(3) as usize], others[3 + seed.below(3) as usize]] {

@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         },
     };
     say(if args.json { status.to_json() } else { status.to_string() })?;
-    Ok(ExitCode::from(status.health().exit_code()))
+    Ok(status.health().into())
 }
 
 /// Shows every volume that is mounted: in JSON as a list, each with its `mountpoint`. One that does not answer is told
@@ -64,7 +64,7 @@ fn of_all(as_json: bool) -> Result<ExitCode> {
         let point = place.path.display().to_string();
         let status = of_mount(&place.path);
         let health = status.as_ref().map_or(Health::Unknown, Status::health);
-        worst = if health.exit_code() > worst.exit_code() { health } else { worst };
+        worst = worst.and(health);
         told.push(match (status, as_json) {
             (Ok(status), false) => format!("{point}:\n{status}"),
             (Ok(status), true) => with_its_place(&point, serde_json::to_value(&status)?),
@@ -75,7 +75,7 @@ fn of_all(as_json: bool) -> Result<ExitCode> {
         });
     }
     say(if as_json { format!("[{}]", told.join(",\n")) } else { told.join("\n\n") })?;
-    Ok(ExitCode::from(worst.exit_code()))
+    Ok(worst.into())
 }
 
 fn with_its_place(point: &str, mut status: serde_json::Value) -> String {
@@ -85,7 +85,7 @@ fn with_its_place(point: &str, mut status: serde_json::Value) -> String {
 
 /// What it ends with when it cannot be told how a volume is.
 pub(super) fn unknown() -> ExitCode {
-    ExitCode::from(Health::Unknown.exit_code())
+    Health::Unknown.into()
 }
 
 /// A place of each volume that is mounted. Of one that is mounted at several any will do.
