@@ -35,6 +35,7 @@ mod trash;
 mod umount;
 mod user;
 mod volume;
+mod whole_cluster;
 
 use setup::{exit_code, with_logs};
 

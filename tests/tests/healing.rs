@@ -8,10 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::process::{PATIENCE, answer, shell};
+use tests::process::{PATIENCE, Process, answer, shell, wait_until};
 use tests::seed::{Seed, content, first_difference};
 use tests::site::refused;
 
@@ -308,5 +309,69 @@ fn whoever_opens_the_disks_says_how_often_they_are_read() -> Result<()> {
     mount.args(["mount", "demo"]).arg(demo.path()).args(["--scrub-days", "3", "--cluster"]);
     let said = refused(mount.arg(demo.cluster_file()), PATIENCE)?;
     ensure!(said.contains("storaged run --scrub-days"), "{said}");
+    Ok(())
+}
+
+/// `ashlar status --cluster`: its exit code, and what it says.
+fn of_cluster(demo: &Demo) -> Result<(i32, Value)> {
+    let mut status = Command::new(ashlar());
+    status.args(["status", "--json", "--cluster"]).arg(demo.cluster_file());
+    let (code, said) = answer(&mut status, PATIENCE)?;
+    Ok((code, serde_json::from_str(&said)?))
+}
+
+#[test]
+fn a_cluster_is_told_of_with_how_safe_its_volumes_are_where_somebody_here_knows() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    for mode in [Mode::Served, Mode::Embedded] {
+        let mut demo = Demo::start(Setup { size: "4GiB", ..Setup::new(mode) })?;
+        fs::write(demo.file("file"), "bytes")?;
+        demo.until_healthy(HEALED)?;
+        let (code, status) = of_cluster(&demo)?;
+        let volume = &status["volumes"][0];
+        let known = volume["volume"] == "demo" && volume["heal"]["health"] == "healthy";
+        ensure!(code == 0 && known, "{mode:?}: {code}: {status}");
+        ensure!(volume["heal"]["counts"]["by_spare"].is_array(), "{volume}");
+        let mut words = Command::new(ashlar());
+        words.args(["status", "--cluster"]).arg(demo.cluster_file());
+        let (_, said) = answer(&mut words, PATIENCE)?;
+        ensure!(said.starts_with("volume      demo: HEALTHY: "), "{mode:?}: {said}");
+        demo.stop(Stop::Umount)?;
+        let (code, status) = of_cluster(&demo)?;
+        let volume = &status["volumes"][0];
+        let why = volume["unknown"].as_str().unwrap_or_default();
+        ensure!(code == 0 && why.contains("ashlar fsck demo"), "{mode:?}: {code}: {status}");
+        ensure!(volume["heal"].is_null(), "{volume}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cluster_whose_volume_is_degraded_is_and_whoever_serves_it_without_a_mount_knows() -> Result<()>
+{
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = served(&[])?;
+    demo.stop(Stop::Umount)?;
+    let mut serve = Command::new(ashlar());
+    serve.args(["serve", "demo", "--http", "127.0.0.1:0", "--cluster"]).arg(demo.cluster_file());
+    let mut server = Process::start_ready(&mut serve, "serving", &demo.outside("serve.log"))?;
+    demo.kill_daemon(3)?;
+    let line = |status: &Value| {
+        let line = status["volumes"][0]["heal"]["line"].as_str();
+        line.unwrap_or_default().to_owned()
+    };
+    let mut told = of_cluster(&demo)?;
+    wait_until("the loss to be told of", HEALED, || {
+        told = of_cluster(&demo).unwrap_or((-1, Value::Null));
+        line(&told.1).starts_with("DEGRADED: 1 of 8 disks away")
+    })
+    .with_context(|| format!("{told:?}"))?;
+    ensure!(told.0 == 1, "{told:?}");
+    server.signal(Signal::SIGTERM)?;
+    ensure!(server.wait(PATIENCE)?.success(), "{}", server.said());
     Ok(())
 }
