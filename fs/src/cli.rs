@@ -10,6 +10,7 @@ use proto::program;
 
 mod accounts;
 mod background;
+mod care;
 mod cluster;
 mod daemons;
 mod demo;
@@ -25,6 +26,7 @@ mod metad;
 mod mount;
 mod options;
 mod pass;
+mod progress;
 mod remount;
 mod request;
 mod serve;
@@ -34,6 +36,7 @@ mod trash;
 mod umount;
 mod user;
 mod volume;
+mod whole_cluster;
 
 use setup::{exit_code, with_logs};
 
@@ -82,6 +85,9 @@ enum Command {
     },
 }
 
+/// Commands that say by their exit code how a volume is.
+const TELLING: [&str; 2] = ["status", "heal"];
+
 /// Runs the program on its arguments. Called `mount.fuse.ashlar` or `umount.fuse.ashlar` it is the
 /// helper of mount(8) or umount(8). Doors beside the kernel's are opened by `doors`.
 pub fn main(doors: Opener) -> ExitCode {
@@ -89,9 +95,7 @@ pub fn main(doors: Opener) -> ExitCode {
     if let Some(helper) = helper::Helper::by_name(std::env::args_os().next().as_deref()) {
         return helper.run();
     }
-    let args: Vec<OsString> = std::env::args_os().collect();
-    let usage = if says_how_it_is(&args) { status::unknown() } else { ExitCode::from(2) };
-    let Cli { log, command } = match program::parse_or(args, usage) {
+    let Cli { log, command } = match program::parse_telling(std::env::args_os(), &TELLING) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -128,37 +132,9 @@ pub fn main(doors: Opener) -> ExitCode {
     exit_code(result, ExitCode::FAILURE)
 }
 
-/// Is it a command that says by its exit code how a volume is? Then 2 is not for a command line that makes no sense.
-fn says_how_it_is(args: &[OsString]) -> bool {
-    let mut words = args.iter().skip(1).map(|word| word.to_string_lossy());
-    while let Some(word) = words.next() {
-        match &*word {
-            "--log" => drop(words.next()),
-            option if option.starts_with('-') => {}
-            command => return matches!(command, "status" | "heal"),
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_commands_that_say_how_a_volume_is_end_otherwise_when_they_make_no_sense() {
-        for (line, expected) in [
-            ("ashlar status --nonsense", true),
-            ("ashlar --log info heal nonsense", true),
-            ("ashlar --log=info heal", true),
-            ("ashlar --log status fsck", false),
-            ("ashlar fsck status", false),
-            ("ashlar --version", false),
-        ] {
-            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            assert_eq!(says_how_it_is(&args), expected, "{line}");
-        }
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

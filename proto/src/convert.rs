@@ -82,14 +82,14 @@ fn invalid(why: &str) -> PartError {
 
 /// How far a scrub is, as it travels.
 pub fn scrub_to_wire(state: ScrubState) -> wire::ScrubStatus {
-    let ScrubState { ended, percent, asked } = state;
-    wire::ScrubStatus { ended, percent, asked }
+    let ScrubState { ended, percent, asked, left } = state;
+    wire::ScrubStatus { ended, percent, asked, left }
 }
 
 /// Reads how far a scrub is.
 pub fn scrub_from_wire(state: wire::ScrubStatus) -> ScrubState {
-    let wire::ScrubStatus { ended, percent, asked } = state;
-    ScrubState { ended, percent, asked }
+    let wire::ScrubStatus { ended, percent, asked, left } = state;
+    ScrubState { ended, percent, asked, left }
 }
 
 /// A blob id's bytes, as they travel.

@@ -13,7 +13,7 @@
 //!   our own types.
 //! * [`metad`]: the frames in which a session asks whoever leads its volume.
 //! * [`guests`], [`gather`]: what a server stands of those who connect to it.
-//! * [`program`], [`signals`], [`size`], [`listen`]: what people type and are told, and how a program ends.
+//! * [`program`], [`health`], [`signals`], [`size`], [`listen`]: what people type and are told, and how a program ends.
 //! * [`touch`], [`awake`]: waiting for what may hang, with a bound; the clock for it.
 //! * [`observe`], [`log_file`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the
 //!   word to systemd, and memory. All of these alike in every binary.
@@ -33,6 +33,7 @@ pub mod decoders;
 pub mod gather;
 pub mod guard;
 pub mod guests;
+pub mod health;
 pub mod id;
 pub mod limits;
 pub mod link;

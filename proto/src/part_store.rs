@@ -168,6 +168,8 @@ pub struct ScrubState {
     pub percent: u64,
     /// Somebody has asked for this pass, and it is not done yet.
     pub asked: bool,
+    /// Bytes that are still to be read of it, with what is read beside payloads.
+    pub left: u64,
 }
 
 /// How a slot stands to its group.

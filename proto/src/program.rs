@@ -14,6 +14,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::health::Health;
+
 /// Wrong usage.
 const USAGE: u8 = 2;
 
@@ -52,7 +54,7 @@ pub fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, E
 }
 
 /// The same, with another code for what makes no sense.
-pub fn parse_or<C: Parser>(
+fn parse_or<C: Parser>(
     args: impl IntoIterator<Item = OsString>,
     usage: ExitCode,
 ) -> Result<C, ExitCode> {
@@ -66,6 +68,33 @@ pub fn parse_or<C: Parser>(
         let text = e.render().to_string();
         exit_code(&name, write(text.as_bytes()).map(|_| ExitCode::SUCCESS), ExitCode::FAILURE)
     })
+}
+
+/// The same, of a program with commands that say by their exit code how something is: 2 is an answer of theirs, and of a
+/// line that makes no sense they say that nothing is known.
+pub fn parse_telling<C: Parser>(
+    args: impl IntoIterator<Item = OsString>,
+    telling: &[&str],
+) -> Result<C, ExitCode> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let usage = match tells(&args, telling) {
+        true => Health::Unknown.into(),
+        false => ExitCode::from(USAGE),
+    };
+    parse_or(args, usage)
+}
+
+/// Is it one of these commands?
+fn tells(args: &[OsString], telling: &[&str]) -> bool {
+    let mut words = args.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        match &*word {
+            "--log" => drop(words.next()),
+            option if option.starts_with('-') => {}
+            command => return telling.contains(&command),
+        }
+    }
+    false
 }
 
 /// The program's end: why it did not do what it was asked for is one sentence.
@@ -89,4 +118,24 @@ pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
         }
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_commands_that_say_how_something_is_end_otherwise_when_they_make_no_sense() {
+        for (line, expected) in [
+            ("ashlar status --nonsense", true),
+            ("ashlar --log info heal nonsense", true),
+            ("ashlar --log=info heal", true),
+            ("ashlar --log status fsck", false),
+            ("ashlar fsck status", false),
+            ("ashlar --version", false),
+        ] {
+            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(tells(&args, &["status", "heal"]), expected, "{line}");
+        }
+    }
 }

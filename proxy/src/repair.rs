@@ -41,4 +41,5 @@ pub use census::{Ledger, Wanted};
 pub use examine::{Examined, Fate};
 pub use examiner::{Examiner, Users};
 pub use healer::{HealSettings, Healer};
-pub use report::{Health, Report};
+pub use proto::health::Health;
+pub use report::Report;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, PartSet, VolumeId};
 use proxy::repair::{Examiner, Fate, HealSettings, Healer, Health, Ledger, Report, Users, Wanted};
 use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
-use support::{MemorySlot, Mood, another_over, blob, config, noise, proxy_over};
+use support::{MemorySlot, Mood, SCRUB_LEFT, another_over, blob, config, noise, proxy_over};
 
 const VOLUME: VolumeId = VolumeId(1);
 const GRACE: Duration = Duration::from_secs(60);
@@ -56,7 +56,10 @@ impl Led {
 
     /// Begins to repair.
     fn heal(&mut self) -> Arc<Healer> {
-        let settings = HealSettings { grace: GRACE, ..HealSettings::default() };
+        self.heal_by(HealSettings { grace: GRACE, ..HealSettings::default() })
+    }
+
+    fn heal_by(&mut self, settings: HealSettings) -> Arc<Healer> {
         let healer =
             Healer::start(LiveProxy::new(self.proxy.clone()), VOLUME, self.books.clone(), settings);
         self.healer = Some(healer.clone());
@@ -322,6 +325,8 @@ async fn what_a_scrub_finds_is_mended_though_nobody_reads_it() {
     led.slots[full].rot(stuck);
     led.slots[full].set(Mood::Full);
     assert_eq!(healer.scrub().await, Ok(6));
+    let scrub = healer.glance().scrub;
+    assert_eq!((scrub.asked, scrub.percent, scrub.bytes_left), (6, 50, 6 * SCRUB_LEFT), "at once");
     let report = led.until("found", |report| report.damaged_blobs == 1).await;
     assert_eq!(report.health, Health::Degraded, "{report}");
     assert!(report.line.contains("1 blob has damaged parts"), "{report}");
@@ -481,6 +486,36 @@ async fn what_is_put_while_blobs_are_counted_is_counted_soon() {
     let report = led.until("counted", |report| report.censuses == 1).await;
     assert_eq!(report.counts.blobs(), 30, "{report}");
     led.until("counted again", |report| report.counts.blobs() == 31).await;
+}
+
+/// A part that is gone without anybody's noticing is found by the next census, which comes though nothing has happened.
+#[tokio::test(start_paused = true)]
+async fn all_is_counted_every_so_often_though_nothing_happens() {
+    const EVERY: Duration = Duration::from_secs(1800);
+    assert_eq!(
+        HealSettings::default().every,
+        Duration::from_secs(24 * 3600),
+        "unless told otherwise"
+    );
+    let mut led = Led::over(8).await;
+    let ids = led.put(6).await;
+    let healer = led.heal_by(HealSettings { every: EVERY, ..HealSettings::default() });
+    led.until_healthy().await;
+    // What was put a moment ago is counted once more.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let before = led.until_healthy().await.censuses;
+    let holder = led.slots.iter().find(|slot| !slot.parts_of(ids[0]).is_empty()).unwrap();
+    holder.lose(ids[0]);
+    tokio::time::sleep(EVERY - Duration::from_secs(120)).await;
+    assert_eq!((healer.glance().censuses, healer.glance().mended_blobs), (before, 0), "{before}");
+    let mended = |report: &Report| report.censuses > before && report.mended_blobs == 1;
+    led.until("the part to be missed, and made anew", mended).await;
+    led.until_healthy().await;
+    led.assert_at_home(&ids).await;
+    // And once more after as long again.
+    let before = healer.glance().censuses;
+    tokio::time::sleep(EVERY + Duration::from_secs(60)).await;
+    assert!(healer.glance().censuses > before);
 }
 
 /// Another proxy over the same slots, one of which is to be emptied.

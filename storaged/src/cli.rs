@@ -7,12 +7,14 @@ mod cluster_file;
 mod cluster_text;
 mod replacing;
 mod scrubbing;
+mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use proto::health::Health;
 use proto::listen::Listen;
 use proto::observe::init_logs;
 use proto::program;
@@ -47,6 +49,10 @@ enum Command {
     #[command(subcommand)]
     Disk(DiskCommand),
     /// Ask a running daemon what it serves
+    ///
+    /// Says in one word and one line how its disks are, and then each. Exits with 0 when all of them serve and nothing on
+    /// them is damaged, 1 when one is out, read-only, full, being filled again or has damaged parts, 2 when none can be
+    /// read, 3 when that is not known, as the daemon does not answer or is opening them.
     #[command(after_help = "Example:\n  storaged status --address 10.0.0.1:7411")]
     Status(StatusArgs),
     /// Look at single parts on a disk that is not in use
@@ -146,10 +152,14 @@ pub fn command() -> clap::Command {
 }
 
 /// The whole program. Call it outside of any tokio runtime; the first argument is the program's
-/// name. An error is one sentence on stderr and exit code 1; wrong usage is exit code 2.
+/// name. An error is one sentence on stderr and exit code 1, wrong usage is exit code 2; of `status` both are 3.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match program::parse::<Cli>(args) {
-        Ok(cli) => program::exit_code("storaged", dispatch(cli), ExitCode::FAILURE),
+    match program::parse_telling::<Cli>(args, &["status"]) {
+        Ok(cli) => {
+            let tells = matches!(cli.command, Command::Status(_));
+            let failure = if tells { Health::Unknown.into() } else { ExitCode::FAILURE };
+            program::exit_code("storaged", dispatch(cli), failure)
+        }
         Err(code) => code,
     }
 }
@@ -170,7 +180,7 @@ fn dispatch(Cli { log, command }: Cli) -> anyhow::Result<ExitCode> {
         Command::Disk(DiskCommand::Info(disks)) => admin::info(&disks),
         Command::Disk(DiskCommand::Verify(disks)) => admin::verify(&disks),
         Command::Disk(DiskCommand::RebuildIndex(disks)) => admin::rebuild_index(&disks),
-        Command::Status(args) => block_on(admin::status(&args)),
+        Command::Status(args) => block_on(status::status(&args)),
         Command::Parts(PartsCommand::Ls(disks)) => admin::parts_ls(&disks),
         Command::Parts(PartsCommand::Stat(args)) => block_on(admin::part_stat(&args)),
         Command::Parts(PartsCommand::Get(args)) => admin::part_get(&args),

@@ -87,6 +87,8 @@ pub struct DiskState {
     pub damaged: u64,
     /// How far its scrub is; `None`: it is not scrubbed.
     pub scrub: Option<ScrubState>,
+    /// Volumes that somebody has, and of which it does not have all that it should yet.
+    pub filling: u64,
 }
 
 impl Disk {
@@ -179,8 +181,8 @@ impl Disk {
             (None, Some(why)) => format!("read-only: {why}{}", self.shared.doubts.told()),
             (None, None) => "ok".to_owned(),
         };
-        let damaged = self.shared.damaged();
-        DiskState { state, fill, parts, damaged, scrub: self.shared.scrub() }
+        let (damaged, scrub) = (self.shared.damaged(), self.shared.scrub());
+        DiskState { state, fill, parts, damaged, scrub, filling: self.shared.filling() }
     }
 
     /// In words: how long it has not answered, if that is too long.

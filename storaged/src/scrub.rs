@@ -365,11 +365,12 @@ impl Scrub {
     /// Has everybody know how far it is.
     fn tell(&self) {
         let (left, done) = (self.left(), self.position.done);
-        let percent = match self.position.phase {
-            Phase::Done => 100,
-            _ => (done * 100).checked_div(done + left).unwrap_or(0).min(99),
+        let (percent, left) = match self.position.phase {
+            Phase::Done => (100, 0),
+            _ => ((done * 100).checked_div(done + left).unwrap_or(0).min(99), left),
         };
-        self.shared.scrub_is(ScrubState { ended: self.position.ended, percent, asked: self.asked });
+        let (ended, asked) = (self.position.ended, self.asked);
+        self.shared.scrub_is(ScrubState { ended, percent, asked, left });
     }
 
     /// Saves where it is.

@@ -339,6 +339,14 @@ impl Shared {
         !self.serves(slot) && !self.rebuilt.read().contains(&(slot, volume))
     }
 
+    /// How many volumes that somebody has at present might slots have had something of that they do not hold? Of one
+    /// that nobody has, nobody looks whether it is filled.
+    pub(crate) fn filling(&self) -> u64 {
+        let mut held = self.beats.held();
+        held.retain(|(slot, volume)| self.is_rebuilding(*slot, *volume));
+        held.len() as u64
+    }
+
     /// Has it promised anything to anybody?
     pub(crate) fn has_promised(&self, slot: SlotId) -> bool {
         let all = (slot, VolumeId(0))..=(slot, VolumeId(u32::MAX));

@@ -73,6 +73,13 @@ fn wrong_flags_of_the_mount() -> Result<()> {
         row("disks not a number", ashlar(), &["demo", "/m", "--disks", "many"], &["many"]),
         row("no size", ashlar(), &["demo", "/m", "--size", "big"], &["big"]),
         row(
+            "counting all the time",
+            ashlar(),
+            &["mount", "v", "/m", "--census-every", "1s"],
+            &["1min"],
+        ),
+        row("scrub for ever", ashlar(), &["demo", "/m", "--scrub-days", "4000"], &["3650"]),
+        row(
             "scheme without data",
             ashlar(),
             &["demo", "/m", "--scheme", "ec(0,2)"],

@@ -8,16 +8,22 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount};
-use tests::process::{PATIENCE, answer, shell};
+use tests::process::{PATIENCE, Process, answer, shell, wait_until};
 use tests::seed::{Seed, content, first_difference};
+use tests::site::refused;
 
 /// How long healing some files may take on a busy machine.
 const HEALED: Duration = Duration::from_secs(120);
 /// Bytes of each file: a blob of its own.
 const FILE: usize = 300 << 10;
+
+/// Runs a command at a terminal, and ends as it does.
+const AT_A_TERMINAL: &str = "import os, pty, sys
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
 
 struct Files(Vec<(String, u64)>);
 
@@ -224,6 +230,7 @@ fn what_a_scrub_finds_is_mended_though_nobody_reads_it() -> Result<()> {
                 scrub.args(["heal", "scrub", "--wait"]).arg(demo.path());
                 let (code, said) = answer(&mut scrub, HEALED)?;
                 ensure!(code == 0, "exit code {code}: {said}");
+                ensure!(!said.contains('\u{1b}'), "drawn where there is no terminal: {said:?}");
             }
             // Of one disk, by its daemon.
             _ => {
@@ -239,6 +246,13 @@ fn what_a_scrub_finds_is_mended_though_nobody_reads_it() -> Result<()> {
         })?;
         demo.until_healthy(HEALED)?;
     }
+    // At a terminal that is drawn, and what it came to stays.
+    let mut drawn = Command::new("python3");
+    drawn.args(["-c", AT_A_TERMINAL]).arg(ashlar());
+    let (code, said) = answer(drawn.args(["heal", "scrub", "--wait"]).arg(demo.path()), HEALED)?;
+    let last = said.trim_end().lines().last().unwrap_or_default();
+    ensure!(code == 0 && said.contains('\u{1b}'), "exit code {code}: {said:?}");
+    ensure!(last.contains("HEALTHY: all ") && last.contains("8 disks were read"), "{said:?}");
     // None of it was needed by anybody; now all of it is.
     let others: Vec<usize> = (0..8).filter(|disk| !rotten.contains(disk)).collect();
     for disk in [others[seed.below(3) as usize], others[3 + seed.below(3) as usize]] {
@@ -263,5 +277,101 @@ fn rot(demo: &Demo, disk: usize, seed: &mut Seed) -> Result<()> {
         }
         file.sync_all()?;
     }
+    Ok(())
+}
+
+#[test]
+fn whoever_opens_the_disks_says_how_often_they_are_read() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let scrub = |demo: &Demo| {
+        let mut scrub = Command::new(ashlar());
+        scrub.args(["heal", "scrub"]).arg(demo.path());
+        scrub
+    };
+    for mode in [Mode::Embedded, Mode::Daemons] {
+        let demo_arguments = ["--scrub-days", "0"].map(str::to_owned).to_vec();
+        let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(mode) })?;
+        let said = refused(&mut scrub(&demo), PATIENCE)?;
+        ensure!(said.contains("never scrubbed"), "{mode:?}: {said}");
+        demo.stop(Stop::Umount)?;
+    }
+    let demo_arguments = ["--scrub-days", "3"].map(str::to_owned).to_vec();
+    let mut demo = Demo::start(Setup { demo_arguments, ..Setup::new(Mode::Embedded) })?;
+    let (code, said) = answer(&mut scrub(&demo), PATIENCE)?;
+    ensure!(code == 0 && said.starts_with("8 disks"), "{code}: {said}");
+    demo.stop(Stop::Umount)?;
+    // Those of daemons are not for a mount to say.
+    let mut demo = served(&[])?;
+    demo.stop(Stop::Umount)?;
+    let mut mount = Command::new(ashlar());
+    mount.args(["mount", "demo"]).arg(demo.path()).args(["--scrub-days", "3", "--cluster"]);
+    let said = refused(mount.arg(demo.cluster_file()), PATIENCE)?;
+    ensure!(said.contains("storaged run --scrub-days"), "{said}");
+    Ok(())
+}
+
+/// `ashlar status --cluster`: its exit code, and what it says.
+fn of_cluster(demo: &Demo) -> Result<(i32, Value)> {
+    let mut status = Command::new(ashlar());
+    status.args(["status", "--json", "--cluster"]).arg(demo.cluster_file());
+    let (code, said) = answer(&mut status, PATIENCE)?;
+    Ok((code, serde_json::from_str(&said)?))
+}
+
+#[test]
+fn a_cluster_is_told_of_with_how_safe_its_volumes_are_where_somebody_here_knows() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    for mode in [Mode::Served, Mode::Embedded] {
+        let mut demo = Demo::start(Setup { size: "4GiB", ..Setup::new(mode) })?;
+        fs::write(demo.file("file"), "bytes")?;
+        demo.until_healthy(HEALED)?;
+        let (code, status) = of_cluster(&demo)?;
+        let volume = &status["volumes"][0];
+        let known = volume["volume"] == "demo" && volume["heal"]["health"] == "healthy";
+        ensure!(code == 0 && known, "{mode:?}: {code}: {status}");
+        ensure!(volume["heal"]["counts"]["by_spare"].is_array(), "{volume}");
+        let mut words = Command::new(ashlar());
+        words.args(["status", "--cluster"]).arg(demo.cluster_file());
+        let (_, said) = answer(&mut words, PATIENCE)?;
+        ensure!(said.starts_with("volume      demo: HEALTHY: "), "{mode:?}: {said}");
+        demo.stop(Stop::Umount)?;
+        let (code, status) = of_cluster(&demo)?;
+        let volume = &status["volumes"][0];
+        let why = volume["unknown"].as_str().unwrap_or_default();
+        ensure!(code == 0 && why.contains("ashlar fsck demo"), "{mode:?}: {code}: {status}");
+        ensure!(volume["heal"].is_null(), "{volume}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cluster_whose_volume_is_degraded_is_and_whoever_serves_it_without_a_mount_knows() -> Result<()>
+{
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut demo = served(&[])?;
+    demo.stop(Stop::Umount)?;
+    let mut serve = Command::new(ashlar());
+    serve.args(["serve", "demo", "--http", "127.0.0.1:0", "--cluster"]).arg(demo.cluster_file());
+    let mut server = Process::start_ready(&mut serve, "serving", &demo.outside("serve.log"))?;
+    demo.kill_daemon(3)?;
+    let line = |status: &Value| {
+        let line = status["volumes"][0]["heal"]["line"].as_str();
+        line.unwrap_or_default().to_owned()
+    };
+    let mut told = of_cluster(&demo)?;
+    wait_until("the loss to be told of", HEALED, || {
+        told = of_cluster(&demo).unwrap_or((-1, Value::Null));
+        line(&told.1).starts_with("DEGRADED: 1 of 8 disks away")
+    })
+    .with_context(|| format!("{told:?}"))?;
+    ensure!(told.0 == 1, "{told:?}");
+    server.signal(Signal::SIGTERM)?;
+    ensure!(server.wait(PATIENCE)?.success(), "{}", server.said());
     Ok(())
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::binaries::{ashlar, storaged};
 use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, umount, until_unused};
-use tests::process::{PATIENCE, Process, output, run, wait_until};
+use tests::process::{PATIENCE, Process, answer, output, run, wait_until};
 use tests::seed::{content, first_difference};
 
 /// After this a disk that is back must be in use.
@@ -285,6 +285,22 @@ fn serve(home: &Path, names: &[&str]) -> Result<(Process, String)> {
     Ok((daemon, listen.split(' ').next().context("listen")?.to_owned()))
 }
 
+/// `storaged status` says this of the daemon, in words and for programs, and ends with this code.
+fn told(address: &str, code: i32, line: &str) -> Result<()> {
+    let ask = |json: &[&str]| {
+        let mut status = Command::new(storaged());
+        answer(status.args(["status", "--address", address]).args(json), PATIENCE)
+    };
+    let (ended, said) = ask(&[])?;
+    ensure!((ended, said.lines().next()) == (code, Some(line)), "{ended}: {said}");
+    let (ended, said) = ask(&["--json"])?;
+    let status: serde_json::Value = serde_json::from_str(&said)?;
+    ensure!(ended == code && status["line"] == line, "{ended}: {said}");
+    let word = line.split(':').next().unwrap_or_default().to_lowercase().replace(' ', "-");
+    ensure!(status["health"] == word, "{said}");
+    Ok(())
+}
+
 /// State of each disk, by its directory's name.
 fn served_states(address: &str) -> Result<Vec<(String, String)>> {
     let answer = output(
@@ -400,18 +416,30 @@ fn a_daemon_whose_disk_is_removed_says_so_and_serves_it_again_when_it_is_back() 
     let (mut daemon, address) = serve(home, &["d0", "d1"])?;
     let states = || served_states(&address).unwrap_or_default();
     ensure!(states().iter().all(|(_, state)| state == "ok"), "{:?}", states());
+    told(&address, 0, "HEALTHY: 2 of 2 disks serve")?;
     move_away(&home.join("d1"))?;
     let is_out = || states().iter().any(|(name, state)| name == "d1" && state.starts_with("out: "));
     wait_until("the loss to be noticed", VANISHED, is_out)?;
     ensure!(states()[0].1 == "ok", "{:?}", states());
+    told(&address, 1, "DEGRADED: 1 of 2 disks out")?;
     let log = fs::read_to_string(home.join("log"))?;
     ensure!(log.contains("its superblock is gone"), "{log}");
+    move_away(&home.join("d0"))?;
+    let all_out = || states().iter().all(|(_, state)| state.starts_with("out: "));
+    wait_until("the other loss to be noticed", VANISHED, all_out)?;
+    told(&address, 2, "DATA UNAVAILABLE: 2 of 2 disks out")?;
+    come_back(&home.join("d0"))?;
     come_back(&home.join("d1"))?;
     wait_until("it to be in", NOTICED, || states().iter().all(|(_, state)| state == "ok"))?;
     let words = run(Command::new(storaged()).args(["status", "--address", &address]), PATIENCE)?;
     ensure!(words.matches("scrubbed").count() == 2, "{words}");
     daemon.signal(Signal::SIGTERM)?;
     ensure!(daemon.wait(PATIENCE)?.success(), "{}", daemon.said());
+    // Nor is anything known where nobody answers, or nobody was asked.
+    for words in [vec!["--address", address.as_str()], vec!["--nonsense"]] {
+        let asked = output(Command::new(storaged()).arg("status").args(&words), PATIENCE)?;
+        ensure!(asked.status.code() == Some(3), "{words:?}: {asked:?}");
+    }
     let words =
         run(Command::new(storaged()).args(["disk", "list"]).arg(home.join("d0")), PATIENCE)?;
     ensure!(words.contains("idle  ") && words.contains("scrubbed"), "{words}");

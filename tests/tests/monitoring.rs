@@ -1,5 +1,5 @@
-//! Promise: the alert rules and the board that come with the documentation ask for metrics that there are, and
-//! operators are told of each metric.
+//! Promise: the alert rules and the board that come with the documentation ask for metrics that there are, the board
+//! shows each gauge, and operators are told of each metric.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,18 +31,22 @@ fn named(text: &str) -> BTreeSet<String> {
     text.split(|c| !is_word(c)).filter(ours).map(str::to_owned).collect()
 }
 
-fn declared() -> Result<BTreeSet<String>> {
+/// The metrics that are declared as one of these kinds.
+fn declared_as(kinds: &[&str]) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for path in DECLARED {
         let text = text(path)?;
         let lines = text.lines().map(str::trim_start);
-        let declares = |line: &&str| {
-            ["counter ", "gauge ", "histogram "].iter().any(|kind| line.starts_with(kind))
-        };
+        let declares = |line: &&str| kinds.iter().any(|kind| line.starts_with(kind));
         names.extend(
             lines.filter(declares).filter_map(|line| line.split('"').nth(1)).map(str::to_owned),
         );
     }
+    Ok(names)
+}
+
+fn declared() -> Result<BTreeSet<String>> {
+    let names = declared_as(&["counter ", "gauge ", "histogram "])?;
     ensure!(names.len() > 50, "only {names:?}");
     Ok(names)
 }
@@ -70,6 +74,20 @@ fn rules_and_board_ask_for_metrics_that_there_are() -> Result<()> {
     }
     let board = text("docs/monitoring/grafana.json")?;
     serde_json::from_str::<serde_json::Value>(&board).context("the board is no JSON")?;
+    Ok(())
+}
+
+#[test]
+fn the_board_shows_each_gauge() -> Result<()> {
+    let gauges = declared_as(&["gauge "])?;
+    ensure!(gauges.len() > 25, "only {gauges:?}");
+    let board: serde_json::Value = serde_json::from_str(&text("docs/monitoring/grafana.json")?)?;
+    let panels = board["panels"].as_array().context("panels")?;
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let shown: BTreeSet<String> =
+        targets.filter_map(|target| target["expr"].as_str()).flat_map(named).collect();
+    let unseen: Vec<_> = gauges.difference(&shown).collect();
+    ensure!(unseen.is_empty(), "no panel of the board shows {unseen:?}");
     Ok(())
 }
 

@@ -406,6 +406,8 @@ fn a_remount_does_what_it_is_asked_for_or_refuses_it() -> Result<()> {
         (ours(VOLUME, &["--metrics", "127.0.0.1:9"]), "metrics"),
         (with("ro,cluster=/nonexistent/file"), "/nonexistent/file"),
         (with("ro,dirty-size=100MiB"), "dirty-size"),
+        (with("ro,scrub-days=3"), "scrub-days is 14"),
+        (with("ro,census-every=2h"), "census-every is 1day"),
         (with("ro,subdir=/elsewhere"), "/elsewhere"),
         (with("ro,log=a=b=c"), "a=b=c"),
     ] {
@@ -415,7 +417,9 @@ fn a_remount_does_what_it_is_asked_for_or_refuses_it() -> Result<()> {
     }
     // What is as it was is nothing to refuse, however it is written.
     site.remount(&format!("rw,cluster={cluster},cache-size=32768K,metrics=127.0.0.1:0"))?;
-    run(&mut ours(VOLUME, &["--cluster", &cluster, "--cache-size", "32MiB"]), PATIENCE)?;
+    let mut same = vec!["--cluster", cluster.as_str(), "--cache-size", "32MiB"];
+    same.extend(["--census-every", "24h", "--scrub-days", "14"]);
+    run(&mut ours(VOLUME, &same), PATIENCE)?;
     ensure!(site.shown()?[0] == "ro", "{:?}", site.shown()?);
     site.umount()
 }

@@ -23,6 +23,8 @@ use proto::id::DiskId;
 use proto::log_file;
 use proto::program::{complain, say};
 
+use super::care::ScrubDays;
+
 /// Set for a daemon that shall not outlive the process with this pid.
 const PARENT: &str = "ASHLAR_DEMO_PID";
 /// Set for a daemon whose stderr is this file, which must not grow for ever.
@@ -53,15 +55,21 @@ pub(super) fn run_storaged(args: Vec<OsString>) -> ExitCode {
 pub(super) struct Daemons {
     running: Vec<(usize, Child)>,
     dir: PathBuf,
+    scrub_days: Option<ScrubDays>,
 }
 
 impl Daemons {
     /// Starts one daemon per slot and waits until all serve their disks. Must be called on the main
     /// thread: the kernel ends the daemons with the thread that started them.
-    pub(super) async fn start(dir: &Path, cluster: &Cluster, disks: &[PathBuf]) -> Result<Self> {
+    pub(super) async fn start(
+        dir: &Path,
+        cluster: &Cluster,
+        disks: &[PathBuf],
+        scrub_days: Option<ScrubDays>,
+    ) -> Result<Self> {
         let dir = dir.join("daemons");
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-        let mut daemons = Self { running: Vec::new(), dir };
+        let mut daemons = Self { running: Vec::new(), dir, scrub_days };
         for (index, (slot, disk)) in cluster.slots.iter().zip(disks).enumerate() {
             let child = daemons.spawn(index, slot, disk)?;
             daemons.running.push((index, child));
@@ -101,6 +109,7 @@ impl Daemons {
             .args(["storaged", "run", "--disk"])
             .arg(disk)
             .args(["--listen", slot.address.as_deref().expect("served slots have addresses")])
+            .args(self.scrub_days.map(|days| format!("--scrub-days={days}")))
             .env(PARENT, std::process::id().to_string())
             .env(LOG, &path)
             .stdin(Stdio::null())

@@ -20,9 +20,9 @@ use anyhow::{Context, Result, bail};
 use proto::cluster::Cluster;
 use proto::program::say;
 use proto::signals::{self, Hangup};
-use proxy::repair::HealSettings;
 use tokio::sync::Notify;
 
+use super::care::{Care, ScrubDays};
 use super::daemons::{Daemons, free_ports};
 use super::doors::{DoorArgs, TlsWords};
 use super::setup::block_on;
@@ -72,6 +72,9 @@ pub(super) struct Args {
     daemons: bool,
     #[command(flatten)]
     doors: DoorArgs,
+    /// Read and verify everything on the disks within so many days, again and again; 0: never [default: 14]
+    #[arg(long, value_name = "DAYS")]
+    scrub_days: Option<ScrubDays>,
     /// No HTTP: else it is at 127.0.0.1:7480, or at another port where that one is taken; where no door is given,
     /// key-value as lines of JSON is at 127.0.0.1:7481 and S3 at 127.0.0.1:7482 likewise
     #[arg(long, conflicts_with = "http")]
@@ -149,13 +152,15 @@ async fn serve(
     let disks: Vec<PathBuf> = local.slots.iter().filter_map(|slot| slot.path.clone()).collect();
     let (cluster, daemons) = if args.daemons {
         let cluster = served_cluster(dir, &local)?;
-        let starting = Daemons::start(dir, &cluster, &disks);
+        let starting = Daemons::start(dir, &cluster, &disks, args.scrub_days);
         let started = stop.run_until_cancelled(starting).await;
         let daemons = started.context("told to end before all daemons ran")??;
         (cluster, Some(daemons))
     } else {
         (local, None)
     };
+    let own_disks =
+        Care { scrub_days: args.scrub_days.filter(|_| !args.daemons), ..Care::default() };
     let volume = VolumePlan {
         volume: VOLUME.to_owned(),
         directories: directories::of(&cluster)?,
@@ -163,7 +168,8 @@ async fn serve(
         file: dir.join(if args.daemons { DAEMONS } else { make::LAST }),
         hangup,
         data: DataSettings::default(),
-        heal: HealSettings::default(),
+        heal: own_disks.heal(),
+        scrub_days: own_disks.scrub_days(),
         metrics: None,
         take_over: false,
         leads: true,
@@ -274,6 +280,9 @@ impl fmt::Display for Again<'_> {
         }
         if let Some(s3) = &self.0.doors.s3 {
             write!(f, " --s3 {s3}")?;
+        }
+        if let Some(days) = &self.0.scrub_days {
+            write!(f, " --scrub-days {days}")?;
         }
         write!(f, "{}", TlsWords(&self.0.doors))?;
         let words = [

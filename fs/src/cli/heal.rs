@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use proto::program::say;
 use proxy::repair::{Health, Report};
 
+use super::progress::{Amount, Countdown, Screen};
 use super::status::{of_mount, only_mount};
 use crate::mount::control::ControlClient;
 use crate::mount::mountpoint;
@@ -43,7 +44,7 @@ struct StatusArgs {
     /// Where a volume is mounted
     /// [default: the one volume that is mounted]
     mountpoint: Option<PathBuf>,
-    /// Say it again whenever it changes, until there is nothing left to mend
+    /// Say it again whenever it changes, until there is nothing left to mend; on a terminal with a bar of the bytes left
     #[arg(long)]
     watch: bool,
     /// JSON instead of text
@@ -61,7 +62,7 @@ struct ScrubArgs {
     /// Where a volume is mounted
     /// [default: the one volume that is mounted]
     mountpoint: Option<PathBuf>,
-    /// Return when that is done, and say meanwhile how far it is
+    /// Return when that is done, and say meanwhile how far it is; on a terminal with a bar of the bytes left
     #[arg(long)]
     wait: bool,
 }
@@ -93,35 +94,47 @@ fn scrub(args: &ScrubArgs) -> Result<ExitCode> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    watch(&at, |report| Ok(format!("{} ({})", report.line, report.scrub)))
+    let mut left = Countdown::default();
+    let words = |report: &Report| Ok(format!("{} ({})", report.line, report.scrub));
+    watch(&at, Screen::new(false), words, |report| left.at(report.scrub.bytes_left, Instant::now()))
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {
     let at = place(args.mountpoint.as_deref())?;
-    let json = |report: &Report| serde_json::to_string(report).context("a report is plain data");
+    let words = |report: &Report| match args.json {
+        true => serde_json::to_string(report).context("a report is plain data"),
+        false if args.watch => Ok(report.line.clone()),
+        false => Ok(report.to_string()),
+    };
     if args.watch {
-        return watch(&at, |report| match args.json {
-            true => json(report),
-            false => Ok(report.line.clone()),
+        let mut mended = None;
+        return watch(&at, Screen::new(args.json), words, |report| {
+            let before = *mended.get_or_insert(report.mended_bytes);
+            let done = report.mended_bytes.saturating_sub(before);
+            Amount { done, left: report.bytes_left, rate: report.rate }
         });
     }
     let report = of(&at)?;
-    say(if args.json { json(&report)? } else { report.to_string() })?;
-    Ok(ExitCode::from(report.health.exit_code()))
+    say(words(&report)?)?;
+    Ok(report.health.into())
 }
 
-/// Says how it is whenever that changes, until there is nothing left to be done.
-fn watch(at: &Path, words: impl Fn(&Report) -> Result<String>) -> Result<ExitCode> {
-    let mut said = None;
+/// Shows how it is, as often as that changes, until there is nothing left to be done.
+fn watch(
+    at: &Path,
+    mut screen: Screen,
+    words: impl Fn(&Report) -> Result<String>,
+    mut amount: impl FnMut(&Report) -> Amount,
+) -> Result<ExitCode> {
     loop {
         let report = of(at)?;
         let text = words(&report)?;
-        let read = said.as_ref() == Some(&text) || say(&text)?;
+        let read = screen.show(text.clone(), amount(&report))?;
         let rests = report.queue == 0 && !report.counting && report.scrub.asked == 0;
         if report.health != Health::Unknown && rests || !read {
-            return Ok(ExitCode::from(report.health.exit_code()));
+            screen.end(&text)?;
+            return Ok(report.health.into());
         }
-        said = Some(text);
         std::thread::sleep(LOOK);
     }
 }

@@ -12,11 +12,11 @@ use proto::listen::Listen;
 use proto::program::say;
 use proto::signals::{self, Hangup};
 use proto::systemd;
-use proxy::repair::HealSettings;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::care::Care;
 use super::setup::{ClusterFile, block_on};
 use super::{background, directories};
 use crate::data::DataSettings;
@@ -63,6 +63,8 @@ struct RunArgs {
     /// another once it was not heard from for 3 s. The cluster file names all of them
     #[arg(long)]
     standby: bool,
+    #[command(flatten)]
+    care: Care,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
@@ -292,7 +294,8 @@ fn plan(
         file: std::path::absolute(&args.cluster.path).context("the cluster file")?,
         hangup,
         data: DataSettings::default(),
-        heal: HealSettings::default(),
+        heal: args.care.heal(),
+        scrub_days: args.care.scrub_days(),
         metrics: None,
         take_over: false,
         leads: true,

@@ -16,6 +16,7 @@ use proto::systemd;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::care::Care;
 use super::doors::{self, DoorArgs};
 use super::options::Options;
 use super::request::{Request, at_least};
@@ -27,7 +28,6 @@ use crate::mount::bind_mount;
 use crate::mount::mountpoint;
 use crate::mount::outage::Outage;
 use crate::mount::{Mount, MountPlan, VolumePlan};
-use proxy::repair::HealSettings;
 
 /// Between the metrics' address and the volume, a mount takes nothing else.
 const NEXT: Duration = Duration::from_millis(500);
@@ -68,12 +68,8 @@ pub(super) struct Args {
     pub(super) metrics: Option<Listen>,
     #[command(flatten)]
     pub(super) doors: DoorArgs,
-    /// How long a disk may be away before its parts are made anew on the others [default: 1h]
-    #[arg(long, value_name = "TIME")]
-    pub(super) disk_grace: Option<humantime::Duration>,
-    /// Bytes that repair stores per second at most; an eighth of it while the volume is in use [default: 512MiB]
-    #[arg(long, value_name = "SIZE")]
-    pub(super) heal_rate: Option<Size>,
+    #[command(flatten)]
+    pub(super) care: Care,
     /// Take the volume over though it is mounted on another machine, which can write nothing from then on
     #[arg(long)]
     pub(super) take_over: bool,
@@ -97,7 +93,8 @@ Options behind -o:
   take-over                    though it is mounted on another machine, which can write nothing from then on
   nonempty                     the mount point may have something in it, which is hidden then
   cluster=FILE, log=FILTER, cache-size=SIZE, dirty-size=SIZE, metrics=ADDR, disk-grace=TIME, heal-rate=SIZE,
-  http=ADDR, kv=ADDR, s3=ADDR, tls, tls-cert=FILE, tls-key=FILE, insecure-no-tls, no-login
+  census-every=TIME, scrub-days=DAYS, http=ADDR, kv=ADDR, s3=ADDR, tls, tls-cert=FILE, tls-key=FILE,
+  insecure-no-tls, no-login
                                as the options of `ashlar mount` with these names
 mount(8) shows a volume that is mounted at a second place, with ro, suid, dev, exec, noatime and subdir
 of its own; the rest is as it was mounted first.
@@ -121,8 +118,7 @@ pub(super) fn run(args: Args, log: Option<&str>) -> Result<ExitCode> {
     options.dirty_size = args.dirty_size.or(options.dirty_size);
     options.metrics = args.metrics.or(options.metrics);
     options.doors = args.doors.or(options.doors);
-    options.disk_grace = args.disk_grace.or(options.disk_grace);
-    options.heal_rate = args.heal_rate.or(options.heal_rate);
+    options.care = args.care.or(options.care);
     options.take_over |= args.take_over;
     options.log = log.map(str::to_owned).or(options.log);
     let Args { volume, mountpoint, cluster, foreground, .. } = args;
@@ -164,13 +160,7 @@ fn mount(request: Request) -> Result<ExitCode> {
         dirty_bytes: options.dirty_size.map_or(MEMORY, |size| at_least(size).0),
         ..DataSettings::default()
     };
-    let usual = HealSettings::default();
-    let heal = HealSettings {
-        grace: options.disk_grace.map_or(usual.grace, Into::into),
-        rate: options.heal_rate.map_or(usual.rate, |rate| rate.0),
-        ..usual
-    };
-    let Options { mount: options, metrics, take_over, doors, .. } = options;
+    let Options { mount: options, metrics, take_over, doors, care, .. } = options;
     let hangup = Arc::new(Notify::new());
     let volume = VolumePlan {
         volume,
@@ -179,7 +169,8 @@ fn mount(request: Request) -> Result<ExitCode> {
         hangup: hangup.clone(),
         directories,
         data,
-        heal,
+        heal: care.heal(),
+        scrub_days: care.scrub_days(),
         metrics,
         take_over,
         leads: false,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use proto::listen::Listen;
 use proto::size::Size;
 
+use super::care::Care;
 use crate::doors::{Tls, WantedDoors};
 use crate::options::{Atime, MountOptions};
 
@@ -35,10 +36,8 @@ pub(super) struct Options {
     pub(super) metrics: Option<Listen>,
     /// Where doors are.
     pub(super) doors: WantedDoors,
-    /// How long a disk may be away before it is done without.
-    pub(super) disk_grace: Option<humantime::Duration>,
-    /// Bytes of parts that repair puts per second.
-    pub(super) heal_rate: Option<Size>,
+    /// What is done by itself.
+    pub(super) care: Care,
 }
 
 /// A word that is no option of ours, or not in this form.
@@ -143,8 +142,10 @@ impl Options {
                 self.tls_file(name, parsed(name, value)?, |files, file| files.0 = file)?
             }
             "tls-key" => self.tls_file(name, parsed(name, value)?, |files, file| files.1 = file)?,
-            "disk-grace" => self.disk_grace = Some(parsed(name, value)?),
-            "heal-rate" => self.heal_rate = Some(parsed(name, value)?),
+            "disk-grace" => self.care.disk_grace = Some(parsed(name, value)?),
+            "heal-rate" => self.care.heal_rate = Some(parsed(name, value)?),
+            "census-every" => self.care.census_every = Some(parsed(name, value)?),
+            "scrub-days" => self.care.scrub_days = Some(parsed(name, value)?),
             _ if Self::default().switch(name).is_ok() => {
                 return Err(BadOption::NoValue(name.to_owned()));
             }
@@ -215,7 +216,8 @@ impl Options {
             "nonempty" => self.nonempty = true,
             "no-login" => self.doors.entry.no_login = true,
             "cluster" | "subdir" | "log" | "cache-size" | "dirty-size" | "metrics" | "http"
-            | "kv" | "s3" | "tls-cert" | "tls-key" | "disk-grace" | "heal-rate" => {
+            | "kv" | "s3" | "tls-cert" | "tls-key" | "disk-grace" | "heal-rate"
+            | "census-every" | "scrub-days" => {
                 return Err(BadOption::Value(name.to_owned()));
             }
             _ => return Err(BadOption::Unknown(name.to_owned())),
@@ -307,6 +309,9 @@ mod tests {
             ("kv", "kv needs a value"),
             ("disk-grace=soon", "disk-grace: "),
             ("heal-rate", "heal-rate needs a value"),
+            ("census-every=1s", "census-every: 1s is not between 1min and 365days"),
+            ("scrub-days=4000", "scrub-days: 4000 is no number of days up to 3650"),
+            ("scrub-days", "scrub-days needs a value"),
         ];
         for (text, expected) in cases {
             let error = text.parse::<Options>().expect_err(text).to_string();

@@ -91,6 +91,7 @@ fn check_settings(options: &Options, caller: Option<&mut ControlClient>) -> Resu
     let text = |size: Option<Size>| size.map(|size| size.to_string());
     let asked = |options: &Options| {
         let address = |listen: &Option<Listen>| listen.as_ref().map(ToString::to_string);
+        let care = &options.care;
         let entry = |options: &Options| {
             let words = options.doors.entry.words();
             Some(words.trim_start_matches(',').to_owned()).filter(|words| !words.is_empty())
@@ -103,8 +104,10 @@ fn check_settings(options: &Options, caller: Option<&mut ControlClient>) -> Resu
             ("kv", address(&options.doors.kv)),
             ("s3", address(&options.doors.s3)),
             ("how doors are entered", entry(options)),
-            ("disk-grace", options.disk_grace.map(|grace| grace.to_string().replace(' ', ""))),
-            ("heal-rate", text(options.heal_rate)),
+            ("disk-grace", care.disk_grace.map(|grace| grace.to_string().replace(' ', ""))),
+            ("heal-rate", text(care.heal_rate)),
+            ("census-every", care.census_every.map(|every| every.to_string())),
+            ("scrub-days", care.scrub_days.map(|days| days.to_string())),
         ]
     };
     let wanted = asked(options);

@@ -8,9 +8,9 @@ use proto::program::say;
 use proto::signals::{self, Hangup};
 use proto::size::Size;
 use proto::systemd;
-use proxy::repair::HealSettings;
 use tokio::sync::Notify;
 
+use super::care::Care;
 use super::doors::{self, DoorArgs};
 use super::request::at_least;
 use super::setup::{ClusterFile, block_on};
@@ -35,6 +35,8 @@ pub(super) struct Args {
     cluster: ClusterFile,
     #[command(flatten)]
     doors: DoorArgs,
+    #[command(flatten)]
+    care: Care,
     /// Memory for reading again [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<Size>,
@@ -67,7 +69,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         file: std::path::absolute(&args.cluster.path).context("the cluster file")?,
         hangup: hangup.clone(),
         data,
-        heal: HealSettings::default(),
+        heal: args.care.heal(),
+        scrub_days: args.care.scrub_days(),
         metrics: None,
         take_over: args.take_over,
         leads: false,

@@ -4,18 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use proxy::BlobStore;
 use proxy::repair::Health;
 
+use proto::cluster::Cluster;
 use proto::program::say;
 use proto::touch::touch;
 
-use super::setup::{ClusterFile, block_on};
+use super::setup::ClusterFile;
+use super::whole_cluster;
 use crate::filesystem::STATUS_XATTR;
-use crate::filesystem::status::Status;
-use crate::mount::embedded::Store;
+use crate::filesystem::status::{MountStatus, Status, VolumeHealth};
 use crate::mount::mountpoint::{self, MountEntry};
-use crate::mount::roll_call;
 
 /// Most that an extended attribute can hold.
 const LARGEST: usize = 64 << 10;
@@ -24,8 +23,9 @@ const LARGEST: usize = 64 << 10;
 ///
 /// A disk is up when it answers as the right one: of this cluster, disk, group and generation. Exits with 0 when all
 /// is healthy, 1 when some blobs can lose less than they should or a disk is away, 2 when some cannot be read, 3 when
-/// that is not known. Of several volumes it shows all, and exits as for the one that is worst. Of a cluster only its
-/// disks are judged: 0 when all are up, 1 when some are, 2 when none is.
+/// that is not known. Of several volumes it shows all, and exits as for the one that is worst. Of a cluster it shows its
+/// disks, and how safe its volumes are where a process of this machine has them open; of others why that is not known
+/// here. It exits as for the worst of these and of the disks: 0 when all are up, 1 when some are, 2 when none is.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ashlar status\n  ashlar status /mnt/photos\n  ashlar status --cluster cluster.toml --json"
@@ -35,7 +35,7 @@ pub(super) struct Args {
     /// [default: all that are mounted]
     #[arg(conflicts_with = "cluster")]
     mountpoint: Option<PathBuf>,
-    /// Ask the cluster's disks instead of a mount
+    /// Ask the cluster's disks, and whoever has its volumes open on this machine, instead of one mount
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
     /// JSON instead of a table
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         },
     };
     say(if args.json { status.to_json() } else { status.to_string() })?;
-    Ok(ExitCode::from(status.health().exit_code()))
+    Ok(status.health().into())
 }
 
 /// Shows every volume that is mounted: in JSON as a list, each with its `mountpoint`. One that does not answer is told
@@ -64,7 +64,7 @@ fn of_all(as_json: bool) -> Result<ExitCode> {
         let point = place.path.display().to_string();
         let status = of_mount(&place.path);
         let health = status.as_ref().map_or(Health::Unknown, Status::health);
-        worst = if health.exit_code() > worst.exit_code() { health } else { worst };
+        worst = worst.and(health);
         told.push(match (status, as_json) {
             (Ok(status), false) => format!("{point}:\n{status}"),
             (Ok(status), true) => with_its_place(&point, serde_json::to_value(&status)?),
@@ -75,7 +75,7 @@ fn of_all(as_json: bool) -> Result<ExitCode> {
         });
     }
     say(if as_json { format!("[{}]", told.join(",\n")) } else { told.join("\n\n") })?;
-    Ok(ExitCode::from(worst.exit_code()))
+    Ok(worst.into())
 }
 
 fn with_its_place(point: &str, mut status: serde_json::Value) -> String {
@@ -85,7 +85,7 @@ fn with_its_place(point: &str, mut status: serde_json::Value) -> String {
 
 /// What it ends with when it cannot be told how a volume is.
 pub(super) fn unknown() -> ExitCode {
-    ExitCode::from(Health::Unknown.exit_code())
+    Health::Unknown.into()
 }
 
 /// A place of each volume that is mounted. Of one that is mounted at several any will do.
@@ -130,11 +130,18 @@ pub(super) fn of_mount(path: &Path) -> Result<Status> {
 
 fn of_cluster(file: &Path) -> Result<Status> {
     let cluster = ClusterFile::new(file.to_owned()).read()?;
-    block_on(async {
-        let store = Store::open_any(&cluster).await?;
-        store.blobs.current().roll_call(roll_call::BOUND).await;
-        let status = Status::of_disks(store.blobs.slots().await);
-        store.close().await;
-        Ok(status)
-    })
+    // Who has opened disks himself is asked instead of them.
+    whole_cluster::status(&cluster).or_else(|why| by_its_mounts(&cluster).ok_or(why))
+}
+
+/// How a cluster is whose disks a mount of this machine has opened: as that says. `None`: none has.
+fn by_its_mounts(cluster: &Cluster) -> Option<Status> {
+    let disks: Vec<String> = cluster.slots.iter().map(|slot| slot.disk.to_string()).collect();
+    let told = mounted().into_iter().filter_map(|place| of_mount(&place.path).ok());
+    let mut own = told.filter(|told| told.disks.iter().any(|disk| disks.contains(&disk.disk)));
+    let Status { mount, disks, .. } = own.next()?;
+    let MountStatus { volume, heal, .. } = mount?;
+    let told = heal.ok_or_else(|| "whoever has it open repairs nothing".to_owned());
+    let volumes = vec![VolumeHealth::of(told, volume)];
+    Some(Status { volumes, ..Status::of_disks(disks) })
 }

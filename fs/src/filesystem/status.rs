@@ -25,6 +25,34 @@ pub struct Status {
     pub mount: Option<MountStatus>,
     /// Its disks, as last seen.
     pub disks: Vec<SlotStatus>,
+    /// Of a cluster how safe its volumes are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeHealth>,
+    /// Why there may be more of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes_missed: Option<String>,
+}
+
+/// How safe a volume of a cluster is, as far as that is known.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeHealth {
+    /// What it is called.
+    pub volume: String,
+    /// What whoever has it open here says of it.
+    pub heal: Option<Report>,
+    /// Why that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+}
+
+impl VolumeHealth {
+    /// As it was told of, or why it was not.
+    pub fn of(told: Result<Report, String>, volume: String) -> Self {
+        match told {
+            Ok(heal) => Self { volume, heal: Some(heal), unknown: None },
+            Err(why) => Self { volume, heal: None, unknown: Some(why) },
+        }
+    }
 }
 
 /// What only a mount knows.
@@ -205,18 +233,21 @@ impl Filesystem {
 impl Status {
     /// Of disks alone.
     pub fn of_disks(disks: Vec<SlotStatus>) -> Self {
-        Self { version: proto::VERSION.to_owned(), mount: None, disks }
+        let version = proto::VERSION.to_owned();
+        Self { version, mount: None, disks, volumes: Vec::new(), volumes_missed: None }
     }
 
-    /// How it is, in one word. Of disks alone only they are judged.
+    /// How it is, in one word. Of a cluster its disks are judged, and those of its volumes of which somebody here knows.
     pub fn health(&self) -> Health {
         let up = self.disks.iter().filter(|disk| disk.state == "up").count();
-        match &self.mount {
-            Some(mount) => mount.heal.as_ref().map_or(Health::Unknown, |heal| heal.health),
+        let disks = match &self.mount {
+            Some(mount) => return mount.heal.as_ref().map_or(Health::Unknown, |heal| heal.health),
             None if up == self.disks.len() => Health::Healthy,
             None if up > 0 => Health::Degraded,
             None => Health::DataUnavailable,
-        }
+        };
+        let known = self.volumes.iter().filter_map(|volume| volume.heal.as_ref());
+        known.fold(disks, |worst, heal| worst.and(heal.health))
     }
 
     /// Indented JSON.
@@ -277,6 +308,13 @@ impl fmt::Display for Status {
             mount.fmt(f)?;
             writeln!(f)?;
         }
+        self.volumes.iter().try_for_each(|volume| writeln!(f, "{volume}"))?;
+        if let Some(why) = &self.volumes_missed {
+            writeln!(f, "{:<12}{why}", "volumes")?;
+        }
+        if !self.volumes.is_empty() || self.volumes_missed.is_some() {
+            writeln!(f)?;
+        }
         let rows: Vec<[String; 9]> = self.disks.iter().map(row_of).collect();
         let head = ["disk", "id", "state", "fill", "used", "free", "capacity", "host", "place"]
             .map(str::to_owned);
@@ -293,6 +331,19 @@ impl fmt::Display for Status {
         }
         let down = self.disks.iter().filter(|slot| slot.state != "up").count();
         write!(f, "{} of {} disks up", self.disks.len() - down, self.disks.len())
+    }
+}
+
+impl fmt::Display for VolumeHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let volume = &self.volume;
+        let Some(heal) = &self.heal else {
+            let why = self.unknown.as_deref().unwrap_or("nobody says why");
+            return write!(f, "{:<12}{volume}: not known how safe it is: {why}", "volume");
+        };
+        write!(f, "{:<12}{volume}: {}", "volume", heal.line)?;
+        let mut losses = heal.details().into_iter().filter(|(name, _)| *name == "losses");
+        losses.try_for_each(|(name, text)| write!(f, "\n{name:<12}{text}"))
     }
 }
 
@@ -389,19 +440,38 @@ mod tests {
     }
 
     #[test]
-    fn a_table_names_what_is_down() {
-        let slot = |index: usize, state: &str| SlotStatus {
+    fn a_cluster_is_as_its_disks_and_as_those_of_its_volumes_that_somebody_knows_of() {
+        let up = SlotStatus { state: "up".into(), ..slot(0) };
+        let unknown = |why: &str| VolumeHealth::of(Err(why.to_owned()), "music".to_owned());
+        let volumes = vec![unknown("nobody has it open")];
+        let cluster = Status { volumes, ..Status::of_disks(vec![up]) };
+        assert_eq!(cluster.health(), Health::Healthy);
+        let text = cluster.to_string();
+        let first = "volume      music: not known how safe it is: nobody has it open\n\ndisk";
+        assert!(text.starts_with(first) && text.ends_with("1 of 1 disks up"), "{text}");
+        let json = cluster.to_json();
+        assert!(json.contains("\"unknown\": \"nobody has it open\""), "{json}");
+        assert!(!Status::of_disks(Vec::new()).to_json().contains("volumes"));
+    }
+
+    fn slot(index: usize) -> SlotStatus {
+        SlotStatus {
             index,
             disk: format!("0b6c000{index}-0000-4000-8000-000000000000"),
             place: format!("127.0.0.1:{index}"),
             domain: "shelf".into(),
             rack: if index == 0 { "cellar".into() } else { String::new() },
-            state: state.into(),
+            state: "not heard from yet".into(),
             fill: "green".into(),
             capacity: 1 << 30,
             used: 1 << 29,
             available: 1 << 28,
-        };
+        }
+    }
+
+    #[test]
+    fn a_table_names_what_is_down() {
+        let slot = |index: usize, state: &str| SlotStatus { state: state.into(), ..slot(index) };
         let text =
             Status::of_disks(vec![slot(0, "up"), slot(1, "down: connection refused")]).to_string();
         assert!(text.contains("connection refused") && text.contains("50 %"), "{text}");

@@ -14,6 +14,7 @@
 //! | `log FILTER`: log by this filter from now on | `done`, or `failed WHY` |
 //! | `cluster`: read the cluster file again; `cluster PATH`: that one, from now on | `done`, or `failed WHY` |
 //! | `min-spare N`: store only while so many more disks may be lost | `done`, or `failed WHY` |
+//! | `status`: how the volume is, as `ashlar status` tells it | `answer JSON`, or `failed WHY` |
 //! | `scrub`: have all disks read and verify everything | `begun N`, of so many disks, or `failed WHY` |
 //! | `fsck WORDS`: check the volume ([`crate::fsck`]) | `at N M`, of so many blobs, again and again; then `found JSON`, or `failed WHY` |
 //! | `trash ORDER`: what is in the trash, or comes out of it ([`crate::trash::orders`]), as JSON | `answer JSON`, or `failed WHY` |
@@ -247,6 +248,7 @@ impl Answering {
             "cluster" => return self.read_again(None).await,
             "scrub" => return self.scrub().await,
             other => match other.split_once(' ') {
+                Some(("status", _)) => return self.status().await,
                 Some(("accounts", order)) => return self.accounts(order).await,
                 Some(("trash", order)) => return self.trash(order).await,
                 Some(("trash-days", days)) => return self.trash_days(days).await,
@@ -312,6 +314,14 @@ impl Answering {
         self.fs.came_back(done.outdated, &done.inos).await;
         let json = answer.map_err(|why| why.to_string());
         match json.and_then(|answer| serde_json::to_string(&answer).map_err(|e| e.to_string())) {
+            Ok(json) => format!("answer {json}"),
+            Err(why) => format!("failed {}", one_line(&why)),
+        }
+    }
+
+    async fn status(&self) -> String {
+        let status = Box::pin(self.fs.status()).await.map_err(|why| why.to_string());
+        match status.and_then(|status| serde_json::to_string(&status).map_err(|e| e.to_string())) {
             Ok(json) => format!("answer {json}"),
             Err(why) => format!("failed {}", one_line(&why)),
         }
@@ -532,6 +542,14 @@ impl ControlClient {
     /// Why it does not.
     pub(crate) fn trash(&mut self, order: &str, patience: Duration) -> Result<String, String> {
         self.order("trash", order, patience)
+    }
+
+    /// How its volume is, as JSON.
+    ///
+    /// # Errors
+    /// Why it does not say.
+    pub(crate) fn status(&mut self, patience: Duration) -> Result<String, String> {
+        self.order("status", "", patience)
     }
 
     fn order(&mut self, what: &str, order: &str, patience: Duration) -> Result<String, String> {

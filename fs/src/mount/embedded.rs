@@ -10,6 +10,7 @@ use proto::cluster::{Cluster, Endpoint, Slot};
 use proto::id::{DiskId, Generation};
 use proxy::{BadSlots, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
 use storaged::bay::{Bay, BayPlan, BayState, Bays};
+use storaged::scrub;
 
 use crate::mount::outage::Outage;
 
@@ -39,6 +40,11 @@ pub enum OpenError {
     /// The proxy cannot be made of them.
     #[error(transparent)]
     Slots(#[from] BadSlots),
+    /// It was to say how often disks are scrubbed that others open.
+    #[error(
+        "scrub-days is for disks that this process opens, and these are daemons': it is storaged run --scrub-days (or scrub-days in storaged.toml) that says so there"
+    )]
+    ScrubbedByDaemons,
     /// A store of one kind does not become one of the other.
     #[error(
         "it has {} where this mount was made by one with {}: unmount, and mount by this one",
@@ -68,6 +74,8 @@ pub struct Store {
     /// The disks that this process has opened: those that it began with, and each that came later. `None`: daemons
     /// serve them.
     bays: Option<Mutex<Vec<Arc<Bays>>>>,
+    /// Days in which such disks are read and verified; 0: they are not.
+    scrub_days: u32,
 }
 
 /// A store as another cluster file says, which is not in use yet.
@@ -85,7 +93,16 @@ impl Store {
     /// # Errors
     /// When not one local disk can be opened, or others have got more of them.
     pub async fn open(cluster: &Cluster) -> Result<Self, OpenError> {
-        let store = Self::open_any(cluster).await?;
+        Self::open_scrubbed(cluster, None).await
+    }
+
+    /// The same. Everything on disks that this process opens is read and verified within so many days, again and
+    /// again; 0: it is not, `None`: as usual.
+    ///
+    /// # Errors
+    /// The same, and when that is said of disks that daemons have.
+    pub async fn open_scrubbed(cluster: &Cluster, days: Option<u32>) -> Result<Self, OpenError> {
+        let store = Self::open_some(cluster, days).await?;
         let Some(bays) = store.first_bays() else { return Ok(store) };
         if bays.count_in() > 0 {
             return Ok(store);
@@ -100,13 +117,21 @@ impl Store {
     /// # Errors
     /// When others have got more of the disks than this process could open.
     pub async fn open_any(cluster: &Cluster) -> Result<Self, OpenError> {
+        Self::open_some(cluster, None).await
+    }
+
+    async fn open_some(cluster: &Cluster, days: Option<u32>) -> Result<Self, OpenError> {
+        let scrub_days = days.unwrap_or(scrub::DEFAULT_DAYS);
         let local: Option<Vec<BayPlan>> = cluster.slots.iter().map(plan).collect();
         let Some(local) = local else {
+            if days.is_some() {
+                return Err(OpenError::ScrubbedByDaemons);
+            }
             let blobs = Proxy::from_cluster(cluster, ProxySettings::default())?;
-            return Ok(Self { blobs: LiveProxy::new(blobs), bays: None });
+            return Ok(Self { blobs: LiveProxy::new(blobs), bays: None, scrub_days });
         };
         // What becomes of a disk is told by its slot.
-        let bays = Bays::open(cluster.cluster, local, |_, _| {}).await;
+        let bays = Bays::open_scrubbed(cluster.cluster, local, scrub_days, |_, _| {}).await;
         let in_use = |state: &BayState| matches!(state, BayState::Out { in_use: true, .. });
         let taken = bays.all().iter().filter(|bay| in_use(&bay.state())).count();
         if taken > bays.count_in() {
@@ -116,7 +141,7 @@ impl Store {
         }
         let all = vec![bays];
         let blobs = LiveProxy::new(over(&all, cluster));
-        Ok(Self { blobs, bays: Some(Mutex::new(all)) })
+        Ok(Self { blobs, bays: Some(Mutex::new(all)), scrub_days })
     }
 
     fn first_bays(&self) -> Option<Arc<Bays>> {
@@ -143,7 +168,8 @@ impl Store {
         let mut added = Vec::new();
         for plan in plans {
             if bay_of(&all, &plan.dir, plan.disk).is_none() {
-                let bays = Bays::open(cluster.cluster, vec![plan], |_, _| {}).await;
+                let (cluster, days) = (cluster.cluster, self.scrub_days);
+                let bays = Bays::open_scrubbed(cluster, vec![plan], days, |_, _| {}).await;
                 all.push(bays.clone());
                 added.push(bays);
             }
@@ -217,6 +243,13 @@ impl Successor {
             bays.close().await;
         }
     }
+}
+
+/// Days in which disks of the cluster are read that this process opens, where that was said or not; `None`: daemons have
+/// them.
+pub(super) fn scrub_days(cluster: &Cluster, said: Option<u32>) -> Option<u32> {
+    let local = cluster.slots.iter().all(|slot| plan(slot).is_some());
+    local.then(|| said.unwrap_or(scrub::DEFAULT_DAYS))
 }
 
 /// Where this process would open the disk of a slot.

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::control;
-use super::embedded::Store;
+use super::embedded::{self, Store};
 use super::error::MountError;
 use super::follow::{Follower, Warn};
 use super::led::Led;
@@ -63,6 +63,8 @@ pub struct VolumePlan {
     pub data: DataSettings,
     /// How it is repaired.
     pub heal: HealSettings,
+    /// Days in which disks are read and verified that this process opens; 0: they are not, `None`: as usual.
+    pub scrub_days: Option<u32>,
     /// Where metrics are served.
     pub metrics: Option<Listen>,
     /// Takes the volume over also from a mount that is alive, on another machine.
@@ -80,10 +82,13 @@ impl VolumePlan {
         let (cache, dirty) = (Size(*cache_bytes), Size(*dirty_bytes));
         let metrics = self.metrics.as_ref().map(|address| format!(",metrics={address}"));
         let grace = humantime::format_duration(self.heal.grace).to_string().replace(' ', "");
+        let every = humantime::format_duration(self.heal.every).to_string().replace(' ', "");
         let rate = Size(self.heal.rate);
+        let days = embedded::scrub_days(&self.cluster, self.scrub_days);
+        let days = days.map_or(String::new(), |days| format!(",scrub-days={days}"));
         let doors = self.doors.as_ref().map(DoorPlan::words);
         format!(
-            "cache-size={cache},dirty-size={dirty},disk-grace={grace},heal-rate={rate}{}{}",
+            "cache-size={cache},dirty-size={dirty},disk-grace={grace},heal-rate={rate},census-every={every}{days}{}{}",
             metrics.unwrap_or_default(),
             doors.unwrap_or_default()
         )
@@ -160,7 +165,7 @@ impl OpenVolume {
         let stopped = || MountError::Stopped(what.to_owned());
         let locked = stop.run_until_cancelled(lock_volume(&plan, at)).await;
         let lock = locked.unwrap_or_else(|| Err(stopped()))?;
-        let store = Store::open(&plan.cluster).await?;
+        let store = Store::open_scrubbed(&plan.cluster, plan.scrub_days).await?;
         let (take_over, metad) = (plan.take_over, plan.leads);
         let settings = MetaSettings { take_over, metad, ..MetaSettings::default() };
         let opening = open_volume(&plan.cluster, lock, &store, settings);

@@ -523,7 +523,7 @@ mod tests {
             rebuilding: true,
             damaged: (0..u64::from(MAX_LIST)).map(blob).collect(),
             parts: u64::MAX,
-            scrub: Some(ScrubState { ended: u64::MAX, percent: 99, asked: true }),
+            scrub: Some(ScrubState { ended: u64::MAX, percent: 99, asked: true, left: 1 << 40 }),
         };
         assert!(list.memory() >= entries.len() * 40, "what a page takes is accounted for");
         for (request, reply) in [

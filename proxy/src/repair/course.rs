@@ -212,13 +212,6 @@ impl Course {
         self.reasons.remove(blob);
     }
 
-    /// Slots are asked how they are as soon as may be.
-    pub(crate) fn ask_soon(&mut self, now: Instant) {
-        if let Some(at) = &mut self.ask_at {
-            *at = now;
-        }
-    }
-
     /// Slots have said how they are.
     pub(crate) fn heard(&mut self, said: Vec<Option<Condition>>, now: Instant) {
         for blob in self.conditions.hear(said) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::guard::{caught_in, keep_going};
+use proto::health::Health;
 use proto::id::{BlobId, DiskId, VolumeId};
 use proto::part_store::{Condition, PartError};
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ use crate::repair::gauges;
 use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
 use crate::repair::queue::Item;
-use crate::repair::report::{Drain, Health, Report, ScrubReport, Stuck};
+use crate::repair::report::{Drain, Report, ScrubReport, Stuck};
 
 /// How often it is looked how slots stand.
 const LOOK: Duration = Duration::from_millis(250);
@@ -160,7 +161,11 @@ impl Healer {
     pub async fn scrub(&self) -> Result<usize, PartError> {
         let inner = self.now.lock().clone();
         let asked = join_all(inner.proxy.slots.iter().map(|slot| slot.scrub())).await;
-        inner.course.lock().ask_soon(Instant::now());
+        // So that whoever looks from now on whether they are through is not told of the time before.
+        let attendance = inner.course.lock().presence.attendance();
+        if let Done::Asked { said } = inner.clone().ask_how_slots_are(attendance).await {
+            inner.course.lock().heard(said, Instant::now());
+        }
         let begun = asked.iter().filter(|asked| asked.is_ok()).count();
         match asked.into_iter().find_map(Result::err) {
             Some(why) if begun == 0 => Err(why),

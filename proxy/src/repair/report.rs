@@ -3,45 +3,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proto::health::Health;
 use proto::part_store::ScrubState;
 use serde::{Deserialize, Serialize};
-
-/// How a volume is, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Health {
-    /// All blobs are as safe as they can be here.
-    Healthy,
-    /// All can be read, and some can lose less than they should.
-    Degraded,
-    /// Some cannot be read, at present or for good.
-    DataUnavailable,
-    /// Nobody has looked yet.
-    Unknown,
-}
-
-impl Health {
-    /// What programs say by their exit code, for monitoring.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Healthy => 0,
-            Self::Degraded => 1,
-            Self::DataUnavailable => 2,
-            Self::Unknown => 3,
-        }
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Healthy => "HEALTHY",
-            Self::Degraded => "DEGRADED",
-            Self::DataUnavailable => "DATA UNAVAILABLE",
-            Self::Unknown => "UNKNOWN",
-        })
-    }
-}
 
 /// As what a blob is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -183,6 +147,9 @@ pub struct ScrubReport {
     pub asked: usize,
     /// How much of that is done, in percent, by the slowest.
     pub percent: u64,
+    /// Bytes that those are still to read.
+    #[serde(default)]
+    pub bytes_left: u64,
     /// Those that were never read whole.
     pub never: usize,
     /// When the one that was read longest ago was, in seconds since 1970.
@@ -192,11 +159,14 @@ pub struct ScrubReport {
 impl ScrubReport {
     pub(crate) fn of(scrubs: impl Iterator<Item = ScrubState>) -> Self {
         let mut report = Self { percent: 100, oldest: u64::MAX, ..Self::default() };
-        for ScrubState { ended, percent, asked } in scrubs {
+        for ScrubState { ended, percent, asked, left } in scrubs {
             report.disks += 1;
             report.asked += usize::from(asked);
             report.never += usize::from(ended == 0);
-            report.percent = if asked { report.percent.min(percent) } else { report.percent };
+            if asked {
+                report.percent = report.percent.min(percent);
+                report.bytes_left = report.bytes_left.saturating_add(left);
+            }
             report.oldest = report.oldest.min(ended);
         }
         report
@@ -205,7 +175,7 @@ impl ScrubReport {
 
 impl fmt::Display for ScrubReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { disks, asked, percent, never, oldest } = self;
+        let Self { disks, asked, percent, never, oldest, .. } = self;
         if *disks == 0 {
             return f.write_str("no disk has said yet how far it is");
         }
@@ -430,7 +400,7 @@ fn counted(n: u64) -> String {
 }
 
 /// `4 min`: rounded up.
-fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     let rest = Duration::from_secs(seconds);
     match seconds {
         0..=99 => format!("{} s", rest.as_secs()),

@@ -21,6 +21,9 @@ use proto::part_store::{
 use proxy::{Proxy, ProxySettings, SlotConfig};
 use tokio::sync::Notify;
 
+/// What a slot that reads everything says is left, in bytes.
+pub(crate) const SCRUB_LEFT: u64 = 1000;
+
 /// What a slot does to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
@@ -66,6 +69,8 @@ struct State {
     fresh: bool,
     rebuilding: bool,
     rebuilt: BTreeSet<VolumeId>,
+    /// Until when it reads everything, as somebody has asked it to.
+    scrubs_until: Option<tokio::time::Instant>,
     /// Blobs whose parts are taken later.
     kept_waiting: BTreeSet<BlobId>,
     /// Blobs of which it says later what it holds.
@@ -412,7 +417,9 @@ impl PartStore for MemorySlot {
         let mut damaged: Vec<BlobId> = state.known_rotten.iter().map(|(blob, _)| *blob).collect();
         damaged.dedup();
         let (rebuilding, parts) = (state.is_rebuilding(volume), state.parts.len() as u64);
-        let scrub = Some(ScrubState { ended: 1, percent: 100, asked: false });
+        let asked = state.scrubs_until.is_some_and(|end| tokio::time::Instant::now() < end);
+        let (percent, left) = if asked { (50, SCRUB_LEFT) } else { (100, 0) };
+        let scrub = Some(ScrubState { ended: 1, percent, asked, left });
         Ok(Condition { rebuilding, damaged, parts, scrub })
     }
 
@@ -420,6 +427,7 @@ impl PartStore for MemorySlot {
         self.enter().await?;
         let mut state = self.state.lock();
         state.known_rotten = state.rotten.clone();
+        state.scrubs_until = Some(tokio::time::Instant::now() + Duration::from_secs(2));
         Ok(())
     }
 

@@ -4,18 +4,16 @@ use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::statvfs::statvfs;
-use proto::client::Daemon;
-use proto::id::{ClusterId, DiskId, PartKey};
+use proto::id::{ClusterId, PartKey};
 use proto::program::{self, complain, sentence};
 use proto::touch::touch;
 use serde_json::{Value, json};
 
-use crate::cli::arguments::{Disks, InitArgs, PartArgs, StatusArgs};
+use crate::cli::arguments::{Disks, InitArgs, PartArgs};
 use crate::disk::Disk;
 use crate::disk::open::DiskOptions;
 use crate::error::{DiskError, DiskProblem};
@@ -27,11 +25,8 @@ use crate::log::block_file;
 use crate::scrub::position::Position;
 use crate::scrub::seconds_now;
 
-/// How long a daemon may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
-
 /// One line: JSON, or words. Answers whether anybody may still read.
-fn print(
+pub(crate) fn print(
     json: bool,
     value: &Value,
     words: impl FnOnce() -> String,
@@ -40,7 +35,7 @@ fn print(
 }
 
 /// A size as people read it.
-fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
@@ -116,7 +111,8 @@ fn each(
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn said_damaged(parts: u64) -> String {
+/// How many parts of a disk are damaged, in words.
+pub(crate) fn said_damaged(parts: u64) -> String {
     match parts {
         0 => String::new(),
         parts => format!("  {parts} damaged"),
@@ -124,7 +120,7 @@ fn said_damaged(parts: u64) -> String {
 }
 
 /// When all of a disk was read and verified for the last time, in words.
-fn said_scrubbed(ended: u64) -> String {
+pub(crate) fn said_scrubbed(ended: u64) -> String {
     let ago = seconds_now().saturating_sub(ended);
     match ago {
         _ if ended == 0 => "never scrubbed whole".to_owned(),
@@ -265,52 +261,6 @@ pub(crate) fn rebuild_index(disks: &Disks) -> anyhow::Result<ExitCode> {
         })?;
         Ok(true)
     })
-}
-
-pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let daemon = Daemon::new(&args.address)?;
-    let status = tokio::time::timeout(ANSWER, daemon.status())
-        .await
-        .with_context(|| format!("{}: no answer within {ANSWER:?}", args.address))?
-        .with_context(|| args.address.clone())?;
-    let cluster = ClusterId::from_slice(&status.cluster).context("the answer names no cluster")?;
-    let disks: Vec<Value> = status
-        .disks
-        .iter()
-        .map(|d| {
-            json!({
-                "disk": DiskId::from_slice(&d.disk), "path": d.path, "state": d.state,
-                "fill": d.fill, "capacity": d.capacity, "used": d.used,
-                "available": d.available, "parts": d.parts, "damaged": d.damaged,
-                "scrub_ended": d.scrub.map(|scrub| scrub.ended),
-                "scrub_percent": d.scrub.map(|scrub| scrub.percent),
-            })
-        })
-        .collect();
-    let value = json!({ "version": status.version, "cluster": cluster, "disks": disks });
-    print(args.json, &value, || {
-        let mut lines = vec![format!("storaged {} of cluster {cluster}", status.version)];
-        for d in &status.disks {
-            let id = DiskId::from_slice(&d.disk).map_or("?".to_owned(), |id| id.to_string());
-            let (used, capacity) = (human(d.used), human(d.capacity));
-            let damaged = said_damaged(d.damaged);
-            let scrub = d.scrub.map_or("not scrubbed".to_owned(), |scrub| match scrub.percent {
-                100 => said_scrubbed(scrub.ended),
-                percent => format!("{} ({percent} % of the next pass)", said_scrubbed(scrub.ended)),
-            });
-            if d.fill.is_empty() {
-                lines.push(format!("{id}  {}  {}", d.path, d.state));
-                continue;
-            }
-            lines.push(format!(
-                "{id}  {}  {}  {used} of {capacity} ({})  {} parts{damaged}  {scrub}",
-                d.path, d.state, d.fill, d.parts
-            ));
-        }
-        lines.join("\n")
-    })?;
-    let fine = status.disks.iter().all(|d| d.state == "ok");
-    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 pub(crate) fn parts_ls(disks: &Disks) -> anyhow::Result<ExitCode> {

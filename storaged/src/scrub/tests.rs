@@ -76,7 +76,10 @@ async fn a_pass_finds_what_is_damaged_and_nothing_else() {
     let mut first = scrub(&disk);
     pass(&mut first);
     assert_eq!((disk.state().damaged, first.suspects.len()), (0, 0));
-    assert_eq!(disk.state().scrub, Some(ScrubState { ended: NOW, percent: 100, asked: false }));
+    assert_eq!(
+        disk.state().scrub,
+        Some(ScrubState { ended: NOW, percent: 100, asked: false, left: 0 })
+    );
     // Payloads, headers and tables, in small parts and large ones.
     let mut hit = Vec::new();
     for (n, offset) in [

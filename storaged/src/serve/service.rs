@@ -104,6 +104,7 @@ fn disk_status(bay: &Bay) -> wire::DiskStatus {
                 spare: state.fill.spare,
                 damaged: state.damaged,
                 scrub: state.scrub.map(scrub_to_wire),
+                filling: state.filling,
                 slots: disk.standings().into_iter().map(slot_status).collect(),
                 ..status
             }

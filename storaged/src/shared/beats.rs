@@ -2,6 +2,7 @@
 //! whom they would take a volume from, and keeps nobody from anything.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::id::{SlotId, VolumeId};
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 /// Volumes that are remembered, at most. Beyond them the one that was heard longest ago is forgotten: the
 /// processes of one cluster that have a volume are far fewer.
 const MOST: usize = 4096;
+/// Who was not heard from for so long has a volume no more, as far as a disk knows: owners say every 3 s that they are there.
+const LIVE: Duration = Duration::from_secs(15);
 
 /// The last beat of each volume's owner.
 #[derive(Default)]
@@ -37,6 +40,14 @@ impl Beats {
         beats.insert((slot, volume), Heard { issuer, beat, at: Instant::now() });
     }
 
+    /// Volumes whose owners were heard from lately, and have not ended.
+    pub(crate) fn held(&self) -> Vec<(SlotId, VolumeId)> {
+        let beats = self.0.lock();
+        let held =
+            |heard: &Heard| matches!(heard.beat, Beat::Alive(_)) && heard.at.elapsed() < LIVE;
+        beats.iter().filter(|(_, heard)| held(heard)).map(|(key, _)| *key).collect()
+    }
+
     /// The last one of a volume.
     pub(crate) fn last(&self, slot: SlotId, volume: VolumeId) -> Option<LastBeat> {
         let beats = self.0.lock();
@@ -47,8 +58,6 @@ impl Beats {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proto::id::{Epoch, OwnerId};
 
     use super::*;
@@ -70,9 +79,14 @@ mod tests {
         let ago = Duration::from_secs(7);
         assert_eq!(beats.last(SLOT, volume), Some(LastBeat { issuer: one, beat: alive(), ago }));
         assert_eq!(beats.last(SLOT, VolumeId(2)), None);
+        assert_eq!(beats.held(), [(SLOT, volume)]);
+        tokio::time::advance(Duration::from_secs(8)).await;
+        assert!(beats.held().is_empty(), "silent for too long");
+        beats.heard(SLOT, volume, one, alive());
         beats.heard(SLOT, volume, one, Beat::Ended);
         beats.heard(SLOT, volume, one, alive());
         assert_eq!(beats.last(SLOT, volume).unwrap().beat, Beat::Ended);
+        assert!(beats.held().is_empty(), "it has ended");
         beats.heard(SLOT, volume, other, alive());
         assert_eq!(beats.last(SLOT, volume).unwrap().issuer, other);
     }
