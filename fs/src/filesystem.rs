@@ -272,7 +272,7 @@ impl Filesystem {
             allocated: proto::allocator::allocated_bytes(),
             resident: proto::allocator::resident_bytes(),
         };
-        let capacity = self.data.space.limit().unwrap_or(0);
+        let (capacity, _) = self.data.space.shown();
         let data = (&self.data.status(), capacity);
         metrics::observe(data, &memory, self.lookup_counts.count(), files);
         metrics::observe_metadata(&*self.meta);
@@ -790,9 +790,10 @@ impl Filesystem {
         self.data.learn_space().await;
         let usage = self.meta.usage().await?;
         let block = u64::from(BLOCK);
+        let (all, available) = self.data.space.shown();
         Ok(Room {
-            blocks: self.data.space.limit().unwrap_or(0) / block,
-            free: self.data.space.available().unwrap_or(0) / block,
+            blocks: all / block,
+            free: available / block,
             inodes: usage.inodes + FREE_INODES,
             free_inodes: FREE_INODES,
         })

@@ -13,8 +13,9 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, PartSet, VolumeId};
 use proxy::repair::{Examiner, Fate, HealSettings, Healer, Health, Ledger, Report, Users, Wanted};
-use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig};
+use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig, Stored};
 use support::{MemorySlot, Mood, SCRUB_LEFT, another_over, blob, config, noise, proxy_over};
+use tokio::task::JoinHandle;
 
 const VOLUME: VolumeId = VolumeId(1);
 const GRACE: Duration = Duration::from_secs(60);
@@ -47,6 +48,12 @@ struct Led {
     healer: Option<Arc<Healer>>,
 }
 
+/// A put that waits for slots.
+struct WaitingPut {
+    id: BlobId,
+    putting: JoinHandle<Result<Stored, BlobError>>,
+}
+
 impl Led {
     async fn over(count: usize) -> Self {
         let (proxy, slots) = proxy_over(count);
@@ -76,6 +83,25 @@ impl Led {
             ids.push(id);
         }
         ids
+    }
+
+    /// Begins a put, of a blob that is wanted already, that waits for five of the slots; others have parts of it by now.
+    async fn begin_put(&self, sequence: u64) -> WaitingPut {
+        let id = blob(sequence, 9000, "ec(4,2)");
+        self.slots.iter().take(5).for_each(|slot| slot.keep_waiting(id, true));
+        self.books.0.lock().push(id);
+        let proxy = self.proxy.clone();
+        let putting = tokio::spawn(async move { proxy.put(id, noise(9000, sequence)).await });
+        while self.lying(id).iter().all(Vec::is_empty) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        WaitingPut { id, putting }
+    }
+
+    /// Lets the slots take their parts: it is stored.
+    async fn end_put(&self, WaitingPut { id, putting }: WaitingPut) {
+        self.slots.iter().for_each(|slot| slot.keep_waiting(id, false));
+        putting.await.unwrap().unwrap();
     }
 
     /// Waits until a blob of such a number is wanted.
@@ -630,22 +656,14 @@ async fn what_is_put_or_deleted_while_a_disk_is_filled_costs_no_second_census() 
     let mut led = Led::over(8).await;
     led.put(30).await;
     led.slots[WIPED].wipe();
-    let busy = blob(99, 9000, "ec(4,2)");
-    led.slots.iter().take(5).for_each(|slot| slot.keep_waiting(busy, true));
-    led.books.0.lock().push(busy);
-    let proxy = led.proxy.clone();
-    let putting = tokio::spawn(async move { proxy.put(busy, noise(9000, 99)).await });
-    while led.lying(busy).iter().all(Vec::is_empty) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let waiting = led.begin_put(99).await;
     led.heal();
     let report = led.until("counted", |report| report.censuses == 1).await;
     assert_eq!(report.disks_rebuilding, 1, "{report}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let report = led.healer.as_ref().unwrap().glance();
     assert_eq!((report.queue, report.disks_rebuilding), (1, 1), "{report}");
-    led.slots.iter().for_each(|slot| slot.keep_waiting(busy, false));
-    putting.await.unwrap().unwrap();
+    led.end_put(waiting).await;
     let report = led.until("filled", filled).await;
     assert_eq!(report.censuses, 1, "{report}");
     assert!(led.slots[WIPED].has_all_of(VOLUME));
@@ -837,22 +855,14 @@ async fn what_is_put_and_named_while_it_is_looked_for_is_not_lost() {
 #[tokio::test(start_paused = true)]
 async fn what_is_being_put_or_was_just_deleted_does_not_count_as_what_cannot_be_read() {
     let unread = |report: &Report| report.counts.unavailable + report.counts.lost;
-    // A put that waits for five of eight slots, of a blob that is wanted already.
+    // Of a blob that is wanted already.
     let mut led = Led::over(8).await;
     led.put(30).await;
-    let busy = blob(99, 9000, "ec(4,2)");
-    led.slots.iter().take(5).for_each(|slot| slot.keep_waiting(busy, true));
-    led.books.0.lock().push(busy);
-    let proxy = led.proxy.clone();
-    let putting = tokio::spawn(async move { proxy.put(busy, noise(9000, 99)).await });
-    while led.lying(busy).iter().all(Vec::is_empty) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let waiting = led.begin_put(99).await;
     led.heal();
     let report = led.until("counted", |report| report.censuses == 1).await;
     assert_eq!((unread(&report), report.health), (0, Health::Healthy), "{report}");
-    led.slots.iter().for_each(|slot| slot.keep_waiting(busy, false));
-    putting.await.unwrap().unwrap();
+    led.end_put(waiting).await;
     let report = led.until_healthy().await;
     assert_eq!(report.counts.by_spare, [0, 0, 31], "{report}");
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::part_store::{Beat, Issuer};
-use proxy::{BlobError, BlobStore, Listing, Proxy, Stored};
-use support::{MemorySlot, Mood, another_over, blob, noise, proxy_over};
+use proxy::{BlobError, BlobStore, Listing, Proxy, ProxySettings, SlotConfig, Stored};
+use support::{MemorySlot, Mood, another_over, blob, config, noise, proxy_over};
 
 /// Of blobs that `support` makes.
 const VOLUME: VolumeId = VolumeId(1);
@@ -76,6 +76,37 @@ async fn a_fence_needs_all_but_m_domains_and_then_stops_whoever_was_there() {
             assert_eq!(kept, Ok(noise(5000, 1)), "{context}");
         }
     }
+}
+
+/// A proxy over hosts of three slots each.
+fn over_hosts(slots: &[Arc<MemorySlot>]) -> Arc<Proxy> {
+    let on_host = |(n, slot): (usize, &Arc<MemorySlot>)| SlotConfig {
+        domain: format!("host{}", n / 3),
+        ..config(n, slot.clone())
+    };
+    let configs = slots.iter().enumerate().map(on_host).collect();
+    Proxy::new(GroupId(0), configs, ProxySettings::default())
+}
+
+/// Which slots have answered decides, not how many: without one host of three two takers meet at a third slot all the
+/// same, without as many slots of several hosts they need not.
+#[tokio::test(start_paused = true)]
+async fn whoever_does_without_a_host_does_not_do_without_as_many_slots_of_several() {
+    let mut relied_on = Vec::new();
+    for silent in (0u32..1 << 9).filter(|silent| silent.count_ones() == 3) {
+        let slots: Vec<_> = (0..9).map(|_| MemorySlot::new()).collect();
+        let old = over_hosts(&slots);
+        take_over(&old, 1).await.unwrap();
+        assert_eq!(append(&old, 1).await, STORED);
+        all(&slots, |n| if silent >> n & 1 == 1 { Mood::Dead } else { Mood::Good });
+        let new = over_hosts(&slots);
+        let promised = new.promised(VOLUME, M).await.is_ok();
+        let listed = new.list_volume(VOLUME, None, Some(M)).await.is_ok();
+        let taken = take_over(&new, 2).await.is_ok();
+        assert_eq!((promised, listed), (taken, taken), "{silent:09b}");
+        relied_on.extend(taken.then_some(silent));
+    }
+    assert_eq!(relied_on, [0b111, 0b111_000, 0b111_000_000]);
 }
 
 #[tokio::test(start_paused = true)]

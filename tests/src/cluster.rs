@@ -655,7 +655,7 @@ pub fn until_unused(command: impl Fn() -> Command) -> Result<()> {
 }
 
 /// Takes a mount away that nobody serves any more.
-pub(crate) fn detach(path: &Path) {
+pub fn detach(path: &Path) {
     for _ in 0..4 {
         if !is_mounted(path) {
             return;

@@ -33,6 +33,7 @@ pub mod process;
 pub mod promtool;
 pub mod records;
 pub mod runs;
+pub mod s3;
 pub mod seed;
 pub mod side;
 pub mod site;

@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use proto::id::BlobId;
 use serde_json::Value;
 use tests::binaries::ashlar;
 use tests::cluster::{DEMO_VOLUME, Demo, Mode, Setup, Stop, allocated, can_mount};
 use tests::machine::Machine;
 use tests::process::{PATIENCE, answer, output, shell};
+use tests::records::{Disks, Role};
 use tests::seed::{Seed, content, fill};
 
 /// How long repair may take to see to something on a busy machine.
@@ -283,6 +285,103 @@ fn a_volume_that_another_machine_has_mounted_is_checked_beside_it() -> Result<()
     }
     demo.restart_daemon(4)?;
     demo.all_up(SEEN)?;
+    demo.stop(Stop::Umount)
+}
+
+/// Flips a bit of one part of each of these blobs, on a disk that is not `but`.
+fn rot_one_part_of_each(demo: &Demo, blobs: &[BlobId], but: usize, seed: &mut Seed) -> Result<()> {
+    let disks = Disks::read(demo.disks())?;
+    for blob in blobs {
+        let copies = disks.copies_by_disk(*blob);
+        let mut others = copies.into_iter().filter(|(disk, _)| *disk != but);
+        let (_, record) = others.next().with_context(|| format!("{blob} is nowhere"))?;
+        record.flip(seed.next_u64())?;
+    }
+    Ok(())
+}
+
+/// How many blobs repair has mended, by itself.
+fn mended_by_itself(demo: &Demo) -> Result<u64> {
+    demo.heal()?.1["mended_blobs"].as_u64().context("blobs that were mended")
+}
+
+/// Parts are gone and bytes flipped on disks under their daemons, while the volume is mounted. What one finds repair is told
+/// of, too, which asks disks every few seconds: so whoever is faster mends it.
+#[test]
+fn damage_under_a_mount_is_three_things_and_what_can_be_restored_is() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("damage under a mount");
+    let mut demo = demo(Mode::Served)?;
+    (0..20).try_for_each(|number| write(&demo, number))?;
+    demo.until_healthy(SEEN)?;
+    let cluster = demo.cluster_file();
+    let disks = Disks::read(demo.disks())?;
+    let blobs = disks.blobs(Role::Data);
+    ensure!(blobs.len() >= 20, "not one for each file: {blobs:?}");
+
+    // A disk does not answer; of one blob a single part is left, which is too few whatever the disk may have; and the blobs
+    // that are looked at last have rot.
+    let silent = seed.below(8) as usize;
+    let copies = disks.copies(blobs[3]);
+    ensure!(copies.len() == 6, "{copies:?}");
+    copies.iter().skip(1).try_for_each(|record| record.flip(seed.next_u64()))?;
+    rot_one_part_of_each(&demo, &blobs[blobs.len() - 3..], silent, &mut seed)?;
+    demo.kill_daemon(silent)?;
+    demo.up(7, SEEN)?;
+    let words = ["--online", "--data", "--lost"];
+    let (code, [lost, restorable, away], found) = three(&cluster, &words)?;
+    ensure!(code == 1 && lost == 1 && away > 0, "{found}");
+    ensure!((1..=3).contains(&restorable), "{found}");
+    for (kind, said) in [
+        ("lost", "no good copy is left of parts"),
+        ("restorable", "is damaged"),
+        ("away", "may be on disks that are away"),
+    ] {
+        let whys = whys(&found, kind);
+        ensure!(!whys.is_empty() && whys.iter().all(|why| why.contains(said)), "{kind}: {found}");
+    }
+    ensure!(found["files"][0]["why"] == "lost", "{found}");
+    let file = found["files"][0]["path"].as_str().context("a file that is lost")?.to_owned();
+    let (said, _) = told(&cluster, &words)?;
+    let named = format!(" bytes of {file}, from 0 on");
+    for line in ["1 blobs are lost, ", "what is away is not lost", named.as_str()] {
+        ensure!(said.contains(line), "{line:?} is not in {said}");
+    }
+
+    // It is back, another one has lost all it had, and there is more rot.
+    demo.restart_daemon(silent)?;
+    demo.all_up(SEEN)?;
+    let emptied = (silent + 1 + seed.below(7) as usize) % 8;
+    demo.kill_daemon(emptied)?;
+    demo.up(7, SEEN)?;
+    shell(&demo.disk(emptied), "rm -rf index.redb blocks/*", PATIENCE)?;
+    demo.restart_daemon(emptied)?;
+    demo.all_up(SEEN)?;
+    let before = mended_by_itself(&demo)?;
+    rot_one_part_of_each(&demo, &blobs[10..14], emptied, &mut seed)?;
+    let (code, counts, found) = three(&cluster, &["--online", "--data", "--repair"])?;
+    ensure!((code, counts) == (4, [1, 0, 0]), "{found}");
+    let mended = found["mended_count"].as_u64().context("a count")?;
+    let by_itself = mended_by_itself(&demo)? - before;
+    println!("fsck has mended {mended}, and repair by itself {by_itself}");
+    ensure!(mended + by_itself >= 4, "{by_itself} by itself: {found}");
+
+    // What is lost goes with its file, and nothing is left to be found.
+    fs::remove_file(demo.file(file.trim_start_matches('/')))?;
+    demo.drop_caches()?;
+    for words in [&["--online", "--data"][..], &["--online", "--data", "--repair"]] {
+        let (code, counts, found) = three(&cluster, words)?;
+        ensure!((code, counts) == (0, [0, 0, 0]) && found["mended_count"] == 0, "{found}");
+        let lose_two =
+            |kind: &str| found["spare"][kind].as_array().map(|counts| counts[..2] == [0, 0]);
+        ensure!(lose_two("data") == Some(true) && lose_two("metadata") == Some(true), "{found}");
+    }
+    for number in (0..20).filter(|number| file != format!("/file-{number}")) {
+        let bytes = fs::read(demo.file(format!("file-{number}")))?;
+        ensure!(bytes == content(number, FILE), "file {number} has other bytes");
+    }
     demo.stop(Stop::Umount)
 }
 

@@ -12,11 +12,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use tests::binaries::{ashlar, storaged};
-use tests::cluster::{can_mount, is_mounted, until_unused};
+use tests::cluster::{can_mount, detach, is_mounted, until_unused};
 use tests::load::Load;
 use tests::process::{PATIENCE, Process, answer, output, run, wait_until};
-use tests::seed::Seed;
-use tests::site::{only_in, pid_in};
+use tests::seed::{Seed, content};
+use tests::site::{is_gone, only_in, pid_in};
 
 const DISKS: usize = 8;
 /// Until a change shows in the status of a mount.
@@ -134,9 +134,32 @@ impl Site {
     }
 
     fn mount(&self) -> Result<()> {
-        self.ashlar(&["mount", "v", &self.at("mnt").display().to_string()])?;
+        self.mount_with(&[])
+    }
+
+    fn mount_with(&self, options: &[&str]) -> Result<()> {
+        let point = self.at("mnt").display().to_string();
+        self.ashlar(&[&["mount", "v", point.as_str()][..], options].concat())?;
         ensure!(is_mounted(&self.at("mnt")), "mount returned, and nothing is mounted");
         Ok(())
+    }
+
+    /// kill -9 of the process that serves the mount; the dead mount is taken away.
+    fn kill_mount(&self) -> Result<()> {
+        let pid = pid_in(&self.said_of_status()?)?;
+        kill(pid, Signal::SIGKILL)?;
+        wait_until("the mount's process to be gone", PATIENCE, || is_gone(pid))?;
+        detach(&self.at("mnt"));
+        ensure!(!is_mounted(&self.at("mnt")), "the dead mount stays");
+        Ok(())
+    }
+
+    /// Bytes that the disk behind a daemon uses, as that says, whoever has mounted anything.
+    fn used(&self, number: usize) -> Result<u64> {
+        let mut status = Command::new(storaged());
+        status.args(["status", "--json", "--address", &self.daemons[number].0]);
+        let status: Value = serde_json::from_str(&answer(&mut status, PATIENCE)?.1)?;
+        status["disks"][0]["used"].as_u64().context("bytes used")
     }
 
     fn remount(&self) -> Result<String> {
@@ -313,6 +336,72 @@ fn a_disk_is_replaced_behind_a_daemon_and_taken_by_a_remount() -> Result<()> {
     site.umount("mnt")?;
     site.mount()?;
     load.ledger().verify(&site.at("mnt"), false)?;
+    site.umount("mnt")
+}
+
+/// An empty disk in a lost one's place is filled slowly, and the mount that does it dies half way. The next one goes on with
+/// what is missing, and everything is as safe as before.
+#[test]
+fn what_a_mount_that_is_killed_has_filled_of_a_disk_is_not_filled_again() -> Result<()> {
+    const LOST: usize = 5;
+    const LEN: usize = 2 << 20;
+    // Of some 9 MiB.
+    const HALF: u64 = 4 << 20;
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut seed = Seed::announced("half way");
+    let mut site = Site::new(true)?;
+    site.mount_with(&["--heal-rate", "1MiB"])?;
+    let files: Vec<u64> = (0..24).map(|_| seed.next_u64()).collect();
+    for (number, stamp) in files.iter().enumerate() {
+        let path = site.at(&format!("mnt/{number}"));
+        fs::write(&path, content(*stamp, LEN))?;
+        fs::File::open(&path)?.sync_all()?;
+    }
+    site.until_it_rests("all to be whole", |heal| heal["health"] == "healthy")?;
+    site.daemons[LOST].1.kill_9()?;
+    site.replace(LOST, "new")?;
+    site.serve(LOST, "new")?;
+    site.remount()?;
+    let is_half = || site.used(LOST).is_ok_and(|used| used >= HALF);
+    wait_until("half of the disk to be filled", NOTICED, is_half)
+        .with_context(|| format!("{:?}", site.heal()))?;
+    let heal = site.heal()?;
+    ensure!(heal["disks_rebuilding"] == 1 && heal["health"] == "degraded", "{heal}");
+    site.kill_mount()?;
+    let half = site.used(LOST)?;
+
+    site.mount()?;
+    let heal = site.until_it_rests("it to be filled", |heal| heal["health"] == "healthy")?;
+    let mended = heal["mended_bytes"].as_u64().context("bytes that were mended")?;
+    let whole = site.used(LOST)?;
+    println!("{half} bytes were there, {mended} were put, and {whole} are there");
+    ensure!(half + mended <= whole + (1 << 20), "{half} and {mended} bytes are more than {whole}");
+    let mut status = Command::new(ashlar());
+    status.args(["heal", "status", "--json"]).arg(site.at("mnt"));
+    let (code, said) = answer(&mut status, PATIENCE)?;
+    let report: Value = serde_json::from_str(&said)?;
+    let counts = &report["counts"];
+    let by_spare = counts["by_spare"].as_array().context("blobs by spare losses")?;
+    ensure!(code == 0 && counts["at_risk"] == 0 && counts["lost"] == 0, "{code}: {said}");
+    ensure!(by_spare[..2] == [0, 0] && by_spare[2].as_u64() > Some(0), "{said}");
+
+    // Any two others may be away.
+    let others = [0, 1].map(|nth| (LOST + 1 + 3 * nth + seed.below(3) as usize) % DISKS);
+    for other in others {
+        site.daemons[other].1.kill_9()?;
+    }
+    site.umount("mnt")?;
+    site.mount()?;
+    for (number, stamp) in files.iter().enumerate() {
+        let bytes = fs::read(site.at(&format!("mnt/{number}")))?;
+        ensure!(bytes == content(*stamp, LEN), "file {number} without {others:?}");
+    }
+    for other in others {
+        site.serve(other, &format!("d{other}"))?;
+    }
+    site.until_all_are_up()?;
     site.umount("mnt")
 }
 

@@ -1,6 +1,6 @@
 //! Promise: by S3 a bucket is a folder and an object a file of the same tree, whole or not there, in the order of bytes,
 //! with a tag that is void once others change the file; uploads by parts outlive the process; who signs is let in as his
-//! account says; what a tree cannot hold gets a sentence; and clients of others work.
+//! account says; and what a tree cannot hold gets a sentence.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,103 +10,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use tests::accounts::Accounts;
-use tests::cluster::{Demo, Mode, Setup, Stop, can_mount, is_mounted, umount, until_unused};
-use tests::door::{Answer, Door, free_address};
-use tests::process::{PATIENCE, Process, output, run, shell, wait_until};
+use tests::cluster::{Mode, Stop, can_mount};
+use tests::door::PASSWORD;
+use tests::process::{PATIENCE, run, wait_until};
+use tests::s3::{Site, between, code, complete, text};
 use tests::seed::{Seed, content};
 
-const PASSWORD: &str = "correct horse battery";
 /// Smallest part but for the last.
 const PART: usize = 5 << 20;
-
-/// A mounted volume, with its door.
-struct Site {
-    demo: Demo,
-    door: Door,
-}
-
-impl Site {
-    fn start(mode: Mode) -> Result<Self> {
-        let s3 = free_address()?;
-        let words = vec!["--s3".to_owned(), s3.clone()];
-        let (mount_arguments, demo_arguments) = (words.clone(), words);
-        let demo = Demo::start(Setup { mount_arguments, demo_arguments, ..Setup::new(mode) })?;
-        let site = Self { demo, door: Door::at(&s3) };
-        site.door.put("/photos", b"")?.expect(200)?;
-        Ok(site)
-    }
-
-    fn ask(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> Result<Answer> {
-        self.door.ask(method, path, headers, body.as_bytes())
-    }
-
-    /// All keys and folders of a list, in pages of this size.
-    fn listed(&self, words: &str, page: usize) -> Result<Vec<String>> {
-        let (mut all, mut token) = (Vec::new(), String::new());
-        loop {
-            let path = format!("/photos?list-type=2&max-keys={page}{words}{token}");
-            let said = text(&self.door.get(&path)?.expect(200)?);
-            let mut found = between(&said, "<Key>", "</Key>");
-            found.extend(between(&said, "<CommonPrefixes><Prefix>", "</Prefix>"));
-            ensure!(found.len() <= page);
-            // A page has them by kind, and pages follow one another.
-            found.sort();
-            all.extend(found);
-            match between(&said, "<NextContinuationToken>", "</").first() {
-                Some(next) => token = format!("&continuation-token={next}"),
-                None => return Ok(all),
-            }
-        }
-    }
-
-    /// Begins an upload by parts.
-    fn begin(&self, path: &str) -> Result<String> {
-        let begun = text(&self.ask("POST", &format!("{path}?uploads"), &[], "")?.expect(200)?);
-        between(&begun, "<UploadId>", "<").pop().context("an upload has an id")
-    }
-
-    /// Sends a part; its tag.
-    fn part(&self, path: &str, id: &str, number: u32, bytes: &[u8]) -> Result<String> {
-        let path = format!("{path}?partNumber={number}&uploadId={id}");
-        Ok(self.door.put(&path, bytes)?.expect(200)?.headers["etag"].clone())
-    }
-
-    fn complete(&self, path: &str, id: &str, parts: &[(u32, String)]) -> Result<Answer> {
-        complete(&self.door, path, id, parts)
-    }
-}
-
-fn complete(door: &Door, path: &str, id: &str, parts: &[(u32, String)]) -> Result<Answer> {
-    let of = |(number, tag): &(u32, String)| {
-        format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>")
-    };
-    let list: String = parts.iter().map(of).collect();
-    let body = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
-    door.post(&format!("{path}?uploadId={id}"), body.as_bytes())
-}
-
-/// The body of an answer.
-fn text(answer: &Answer) -> String {
-    String::from_utf8_lossy(&answer.body).into_owned()
-}
-
-/// The code of an error.
-fn code(answer: &Answer) -> String {
-    between(&text(answer), "<Code>", "</Code>").pop().unwrap_or_default()
-}
-
-/// All that stands between these.
-fn between(text: &str, begin: &str, end: &str) -> Vec<String> {
-    let rests = text.split(begin).skip(1);
-    let plain = |text: &str| text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    rests.filter_map(|rest| Some(plain(rest.split_once(end)?.0))).collect()
-}
 
 fn md5(path: &Path) -> Result<String> {
     let said = run(Command::new("md5sum").arg(path), PATIENCE)?;
@@ -592,33 +503,6 @@ fn who_completes_an_upload_again_meanwhile_is_told_the_same() -> Result<()> {
     Ok(())
 }
 
-/// A client of others with these words: it must succeed.
-fn client(site: &Site, key: &(String, String), program: &str, words: &[&str]) -> Result<String> {
-    let endpoint = format!("http://{}", site.door.address);
-    let mut command = Command::new(program);
-    command.args(words).env_remove("AWS_CA_BUNDLE").env("AWS_EC2_METADATA_DISABLED", "true");
-    // Else addresses are signed in a way of long ago.
-    command.env("AWS_CONFIG_FILE", site.demo.outside("aws"));
-    command.env("AWS_ACCESS_KEY_ID", &key.0).env("AWS_SECRET_ACCESS_KEY", &key.1);
-    command.env("AWS_DEFAULT_REGION", "us-east-1");
-    let rclone =
-        [("TYPE", "s3"), ("PROVIDER", "Other"), ("ENV_AUTH", "true"), ("ENDPOINT", &endpoint)];
-    for (name, value) in rclone {
-        command.env(format!("RCLONE_CONFIG_HERE_{name}"), value);
-    }
-    run(&mut command, 4 * PATIENCE)
-}
-
-/// Does this succeed? Else it is said what is not tested.
-fn answers(what: &str, program: &str, words: &[&str]) -> bool {
-    let is_there =
-        output(Command::new(program).args(words), PATIENCE).is_ok_and(|said| said.status.success());
-    if !is_there {
-        eprintln!("NOT TESTED: {what} is not installed");
-    }
-    is_there
-}
-
 #[test]
 fn who_signs_is_let_in_as_his_account_says() -> Result<()> {
     if !can_mount() {
@@ -661,116 +545,6 @@ fn who_signs_is_let_in_as_his_account_says() -> Result<()> {
 }
 
 #[test]
-fn clients_of_others_work() -> Result<()> {
-    if !can_mount() {
-        return Ok(());
-    }
-    let mut site = Site::start(Mode::Embedded)?;
-    let accounts = Accounts(&site.demo);
-    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
-    let key = accounts.access_key("root")?;
-    let outside = site.demo.outside("files");
-    fs::create_dir(&outside)?;
-    let large = content(1, 20 << 20);
-    fs::write(outside.join("large"), &large)?;
-    fs::write(outside.join("small \u{fc} & +"), "small")?;
-    let outside = outside.to_string_lossy().into_owned();
-    fs::write(site.demo.outside("aws"), "[default]\ns3 =\n  signature_version = s3v4\n")?;
-    if answers("rclone", "rclone", &["--version"]) {
-        let run = |words: &[&str]| client(&site, &key, "rclone", words);
-        run(&["mkdir", "here:rclone"])?;
-        run(&[
-            "copy",
-            &outside,
-            "here:rclone/in",
-            "--s3-upload-cutoff",
-            "6M",
-            "--s3-chunk-size",
-            "5M",
-        ])?;
-        run(&["check", &outside, "here:rclone/in"])?;
-        ensure!(fs::read(site.demo.file("rclone/in/large"))? == large, "by parts");
-        run(&["moveto", "here:rclone/in/large", "here:rclone/moved"])?;
-        ensure!(run(&["lsf", "-R", "here:rclone"])?.lines().count() == 3);
-        run(&["purge", "here:rclone"])?;
-        ensure!(!site.demo.file("rclone").exists());
-    }
-    if answers("aws", "aws", &["--version"]) {
-        let endpoint = format!("http://{}", site.door.address);
-        let run = |words: &[&str]| {
-            let all = [&["--endpoint-url", &endpoint][..], words].concat();
-            client(&site, &key, "aws", &all)
-        };
-        run(&["s3", "mb", "s3://by-aws"])?;
-        run(&["s3", "cp", "--recursive", &outside, "s3://by-aws/in/"])?;
-        ensure!(fs::read(site.demo.file("by-aws/in/large"))? == large, "by parts, with checksums");
-        let back = site.demo.outside("back");
-        run(&["s3", "sync", "s3://by-aws/in", &back.to_string_lossy()])?;
-        ensure!(fs::read(back.join("large"))? == large);
-        let signed = run(&["s3", "presign", "s3://by-aws/in/large"])?;
-        let path = signed.trim().strip_prefix(&format!("http://{}", site.door.address));
-        let path = path.context("an address of this door")?;
-        ensure!(site.door.get(path)?.expect(200)?.body == large, "by an address that is signed");
-        site.door.get(&path.replace("large", "small"))?.expect(403)?;
-        run(&["s3", "rb", "--force", "s3://by-aws"])?;
-    }
-    site.demo.stop(Stop::Umount)?;
-    site.demo.fsck()
-}
-
-/// An address that is signed for ten minutes, as S3's description of signatures has it.
-const PRESIGN: &str = r#"
-import datetime, hashlib, hmac, sys, urllib.parse
-method, host, path, key, secret = sys.argv[1:]
-now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-scope = f"{now[:8]}/us-east-1/s3/aws4_request"
-words = {"X-Amz-Algorithm": "AWS4-HMAC-SHA256", "X-Amz-Credential": f"{key}/{scope}", "X-Amz-Date": now,
-         "X-Amz-Expires": "600", "X-Amz-SignedHeaders": "host"}
-query = urllib.parse.urlencode(sorted(words.items()), quote_via=urllib.parse.quote, safe="")
-asked = "\n".join([method, path, query, f"host:{host}\n", "host", "UNSIGNED-PAYLOAD"])
-text = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(asked.encode()).hexdigest()])
-sign = lambda key, text: hmac.new(key, text.encode(), hashlib.sha256)
-signing = ("AWS4" + secret).encode()
-for part in scope.split("/"):
-    signing = sign(signing, part).digest()
-print(f"{path}?{query}&X-Amz-Signature={sign(signing, text).hexdigest()}", end="")
-"#;
-
-#[test]
-fn an_address_that_is_signed_for_a_put_puts_that_alone() -> Result<()> {
-    if !can_mount() {
-        return Ok(());
-    }
-    let site = Site::start(Mode::Embedded)?;
-    let accounts = Accounts(&site.demo);
-    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
-    let (id, secret) = accounts.access_key("root")?;
-    let signed = |method: &str, host: &str, path: &str| {
-        let mut python = Command::new("python3");
-        run(python.args(["-c", PRESIGN, method, host, path, &id, &secret]), PATIENCE)
-    };
-    let bytes = content(9, 300_000);
-    let path = signed("PUT", &site.door.address, "/photos/signed")?;
-    site.door.put("/photos/signed", &bytes)?.expect(403).context("without a signature")?;
-    site.door.put(&path, &bytes)?.expect(200)?;
-    ensure!(fs::read(site.demo.file("photos/signed"))? == bytes);
-    site.door.get(&path)?.expect(403).context("a get by what was signed for a put")?;
-    let other = path.replace("/photos/signed", "/photos/other");
-    let refused = site.door.put(&other, &bytes)?.expect(403)?;
-    ensure!(code(&refused) == "SignatureDoesNotMatch", "{refused:?}");
-    ensure!(!site.demo.file("photos/other").exists());
-    let path = signed("GET", &site.door.address, "/photos/signed")?;
-    ensure!(site.door.get(&path)?.expect(200)?.body == bytes);
-
-    // The same of a bucket that its host names.
-    let host = format!("photos.{}", site.door.address.replace("127.0.0.1", "localhost"));
-    let path = signed("PUT", &host, "/by-host")?;
-    site.door.ask("PUT", &path, &[("Host", &host)], b"by host")?.expect(200)?;
-    ensure!(fs::read(site.demo.file("photos/by-host"))? == b"by host");
-    Ok(())
-}
-
-#[test]
 fn a_bucket_may_be_named_by_the_host() -> Result<()> {
     if !can_mount() {
         return Ok(());
@@ -793,118 +567,5 @@ fn a_bucket_may_be_named_by_the_host() -> Result<()> {
     let other = site.door.address.replace("127.0.0.1", "none.localhost");
     let none = site.ask("GET", "/a", &[("Host", &other)], "")?.expect(404)?;
     ensure!(code(&none) == "NoSuchBucket", "{none:?}");
-    Ok(())
-}
-
-/// Puts, as one and by parts, with what is known of it, lists by pages, reads parts of it, and deletes.
-const BOTO3: &str = r#"
-import sys
-import boto3
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import ClientError
-endpoint, large, back = sys.argv[1:]
-s3 = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}))
-s3.create_bucket(Bucket="by-boto3")
-s3.put_object(Bucket="by-boto3", Key="small", Body=b"small", Metadata={"of": "May"}, ContentType="text/plain")
-head = s3.head_object(Bucket="by-boto3", Key="small")
-assert head["Metadata"] == {"of": "May"} and head["ContentType"] == "text/plain", head
-parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
-s3.upload_file(large, "by-boto3", "large", Config=parts)
-s3.download_file("by-boto3", "large", back, Config=parts)
-body = s3.get_object(Bucket="by-boto3", Key="large", Range="bytes=1000-1009")["Body"].read()
-assert body == open(large, "rb").read()[1000:1010], body
-for n in range(25):
-    s3.put_object(Bucket="by-boto3", Key=f"many/{n:02}", Body=b"")
-pages = s3.get_paginator("list_objects_v2").paginate(Bucket="by-boto3", Prefix="many/", PaginationConfig={"PageSize": 10})
-keys = [one["Key"] for page in pages for one in page["Contents"]]
-assert keys == [f"many/{n:02}" for n in range(25)], keys
-try:
-    s3.get_object(Bucket="by-boto3", Key="none")
-    raise AssertionError("none is there")
-except ClientError as why:
-    assert why.response["Error"]["Code"] == "NoSuchKey", why
-gone = s3.delete_objects(Bucket="by-boto3", Delete={"Objects": [{"Key": key} for key in keys]})
-assert len(gone["Deleted"]) == 25, gone
-"#;
-
-#[test]
-fn backups_mounts_and_scripts_of_others_work() -> Result<()> {
-    if !can_mount() {
-        return Ok(());
-    }
-    let mut site = Site::start(Mode::Embedded)?;
-    let accounts = Accounts(&site.demo);
-    accounts.with_password("user add root --uid 0 --gid 0", PASSWORD)?;
-    let key = accounts.access_key("root")?;
-    let files = site.demo.outside("files");
-    fs::create_dir_all(files.join("deep"))?;
-    fs::write(files.join("large"), content(1, 20 << 20))?;
-    fs::write(files.join("deep/small \u{fc} & +"), "small")?;
-    fs::write(site.demo.outside("aws"), "[default]\ns3 =\n  signature_version = s3v4\n")?;
-    if answers("restic", "restic", &["version"]) {
-        by_restic(&site, &key, &files).context("restic")?;
-    }
-    if answers("s3fs", "s3fs", &["--version"]) {
-        by_s3fs(&site, &key, &files).context("s3fs")?;
-    }
-    if answers("boto3", "python3", &["-c", "import boto3"]) {
-        let (endpoint, back) = (format!("http://{}", site.door.address), site.demo.outside("back"));
-        let large = files.join("large").display().to_string();
-        let words = ["-c", BOTO3, &endpoint, &large, &back.display().to_string()];
-        client(&site, &key, "python3", &words)?;
-        ensure!(fs::read(back)? == content(1, 20 << 20), "by boto3, and back");
-        ensure!(fs::read(site.demo.file("by-boto3/large"))? == content(1, 20 << 20), "by boto3");
-    }
-    site.demo.stop(Stop::Umount)?;
-    site.demo.fsck()
-}
-
-/// Backs files up, has what is stored verified, and gets them back.
-fn by_restic(site: &Site, key: &(String, String), files: &Path) -> Result<()> {
-    let password = site.demo.outside("restic-password");
-    fs::write(&password, "of a test")?;
-    let repository = format!("s3:http://{}/by-restic", site.door.address);
-    let (password, files) = (password.display().to_string(), files.display().to_string());
-    let restic = |words: &[&str]| {
-        let all = ["-r", &repository, "--password-file", &password, "--no-cache"];
-        client(site, key, "restic", &[&all[..], words].concat())
-    };
-    restic(&["init"])?;
-    restic(&["backup", &files])?;
-    restic(&["check", "--read-data"])?;
-    let back = site.demo.outside("restored").display().to_string();
-    restic(&["restore", "latest", "--target", &back])?;
-    run(Command::new("diff").args(["-r", &files, &format!("{back}{files}")]), PATIENCE)?;
-    restic(&["forget", "--keep-last", "1", "--prune"])?;
-    Ok(())
-}
-
-/// Mounts a bucket, and works in it as in any folder.
-fn by_s3fs(site: &Site, key: &(String, String), files: &Path) -> Result<()> {
-    let (point, secret) = (site.demo.outside("s3fs"), site.demo.outside("s3fs-password"));
-    fs::create_dir(&point)?;
-    fs::write(&secret, format!("{}:{}", key.0, key.1))?;
-    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    fs::create_dir(site.demo.file("by-s3fs"))?;
-    let options = format!(
-        "url=http://{},use_path_request_style,passwd_file={}",
-        site.door.address,
-        secret.display()
-    );
-    let mut command = Command::new("s3fs");
-    command.arg("by-s3fs").arg(&point).args(["-f", "-o", &options]);
-    let mut s3fs = Process::start(&mut command, &site.demo.outside("s3fs.log"))?;
-    wait_until("s3fs to mount", PATIENCE, || !s3fs.runs() || is_mounted(&point))?;
-    ensure!(s3fs.runs(), "s3fs has ended: {}", s3fs.said());
-    let script = format!(
-        "cp -r {files:?}/. . && diff -r {files:?} . && mv large moved && rm -r deep && ls",
-        files = files.display().to_string()
-    );
-    let worked = shell(&point, &script, 2 * PATIENCE);
-    until_unused(|| umount(&point))?;
-    s3fs.wait(PATIENCE)?;
-    ensure!(worked.with_context(|| s3fs.said())?.trim() == "moved");
-    ensure!(fs::read(site.demo.file("by-s3fs/moved"))? == fs::read(files.join("large"))?);
     Ok(())
 }

@@ -362,6 +362,17 @@ impl StoreRoom {
         Some(if self.is_cut_off() || self.is_tight_for(0) { 0 } else { available })
     }
 
+    /// What df shows: all that files can have, and what of that a writer may still write. The rest is what they have: the
+    /// room of disks that take no writes is not used, it is not there. Nothing before the store was heard.
+    pub(crate) fn shown(&self) -> (u64, u64) {
+        let (Some(limit), Some(available)) = (self.limit(), self.available()) else {
+            return (0, 0);
+        };
+        let stored = self.stored.load(Relaxed);
+        let promised = stored + self.unstored.load(Relaxed);
+        ((promised + available).min(limit).max(stored + available), available)
+    }
+
     // Free room.
 
     /// Free room that only the cleaner takes.

@@ -201,7 +201,7 @@ impl Filesystem {
             scheme: volume.scheme.to_string(),
             session: self.meta.session().0,
             pid: std::process::id(),
-            capacity: self.data.space.limit().unwrap_or(0),
+            capacity: self.data.space.shown().0,
             available: data.available.unwrap_or(0),
             inodes: usage.inodes,
             live_bytes: usage.live_bytes,

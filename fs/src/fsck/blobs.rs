@@ -89,6 +89,13 @@ async fn reconsidered(
     Ok(again)
 }
 
+/// A blob that was not whole: how it is now, and what is told of it.
+struct Settled {
+    id: BlobId,
+    examined: Examined,
+    why: String,
+}
+
 /// Of those that are not whole: what they are after a repair, and what is told of them.
 async fn settle(
     patient: &Patient<'_>,
@@ -96,24 +103,27 @@ async fn settle(
     suspects: Vec<(BlobId, Examined)>,
     findings: &mut Findings,
 ) -> Result<Vec<(BlobId, Why)>> {
+    let (mut settled, repairs) = (Vec::new(), wish.repair && patient.led.is_some());
+    for (id, examined) in suspects {
+        settled.push(match repairs && examined.fate == Fate::Restorable {
+            true => restored(patient, wish, id, &examined).await,
+            false => Settled { id, why: sentence(&id, &examined), examined },
+        });
+    }
+    let is_whole = |settled: &Settled| settled.examined.fate == Fate::Whole;
+    if repairs && patient.changes() && !settled.iter().all(is_whole) {
+        // Restoring took a while: what was deleted meanwhile is not missed.
+        let needed: BTreeSet<BlobId> = list(&patient.look().await?).await?.needed().collect();
+        settled.retain(|settled| is_whole(settled) || needed.contains(&settled.id));
+    }
     let mut unreadable = Vec::new();
-    for (id, mut examined) in suspects {
-        let read = wish.data || id.session().is_metadata();
-        let mut why = sentence(&id, &examined);
-        if wish.repair && patient.led.is_some() && examined.fate == Fate::Restorable {
-            let restored = patient.examiner.make_whole(id).await;
-            examined = patient.examiner.examine(id, read).await;
-            match (examined.fate, restored) {
-                (Fate::Whole, _) => findings.mended(format!("blob {id}: {why}: restored")),
-                (_, Ok(())) => {
-                    why = format!("{}; no disk takes more of it", sentence(&id, &examined))
-                }
-                (_, Err(failed)) => why = format!("{}; {failed}", sentence(&id, &examined)),
-            }
-        }
+    for Settled { id, examined, why } in settled {
         findings.count(&id, examined.spare);
         let list = match examined.fate {
-            Fate::Whole => continue,
+            Fate::Whole => {
+                findings.mended(format!("blob {id}: {why}: restored"));
+                continue;
+            }
             Fate::Restorable => &mut findings.restorable,
             Fate::Away => &mut findings.away,
             Fate::Lost => &mut findings.lost,
@@ -125,6 +135,19 @@ async fn settle(
         }
     }
     Ok(unreadable)
+}
+
+/// Makes one whole that can be restored.
+async fn restored(patient: &Patient<'_>, wish: Wish, id: BlobId, before: &Examined) -> Settled {
+    let read = wish.data || id.session().is_metadata();
+    let restored = patient.examiner.make_whole(id).await;
+    let examined = patient.examiner.examine(id, read).await;
+    let why = match (examined.fate, restored) {
+        (Fate::Whole, _) => sentence(&id, before),
+        (_, Ok(())) => format!("{}; no disk takes more of it", sentence(&id, &examined)),
+        (_, Err(failed)) => format!("{}; {failed}", sentence(&id, &examined)),
+    };
+    Settled { id, examined, why }
 }
 
 /// `parts 0, 3 of 6`.

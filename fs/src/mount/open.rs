@@ -315,7 +315,7 @@ impl OpenVolume {
     pub async fn room(&self) -> (u64, u64) {
         let data = &self.filesystem.data;
         data.learn_space().await;
-        (data.space.limit().unwrap_or(0), data.space.available().unwrap_or(0))
+        data.space.shown()
     }
 }
 

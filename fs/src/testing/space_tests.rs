@@ -118,6 +118,35 @@ async fn disks_that_went_a_moment_ago_are_waited_for_before_anything_is_refused(
     assert!(room.is_cut_off() && !room.is_just_cut_off());
 }
 
+/// Neither at once, when the store is taken for as large as it was a moment ago, nor later.
+#[tokio::test(start_paused = true)]
+async fn what_is_shown_as_used_is_what_files_have_however_few_disks_take_writes() {
+    let room = StoreRoom::new(Scheme::erasure(4, 2).unwrap());
+    let (capacity, blob, stored) = (1_u64 << 30, TARGET_BLOB, 100_u64 << 20);
+    let usage = Usage { live_bytes: stored, disk_bytes: stored / 4 * 6, ..Usage::default() };
+    let shown = |available, takers, away| {
+        let space =
+            Space { capacity, available, blob, takers, needed: 3, away, ..Space::default() };
+        room.learn(space, &usage, 0);
+        room.shown()
+    };
+    assert_eq!(room.shown(), (0, 0), "the store was not heard");
+    let whole = shown(capacity - stored, 8, 0);
+    // Two are away; two that have no room for more than they have; and all but two.
+    for (available, takers, away) in
+        [(capacity / 4 * 3 - stored, 6, 3), (1 << 20, 6, 3), (0, 2, 63)]
+    {
+        for later in [0, 10] {
+            tokio::time::advance(Duration::from_secs(later)).await;
+            let (all, writable) = shown(available, takers, away);
+            let told = format!("{available} on {takers}, {later} s later: {writable} of {all}");
+            assert_eq!(all - writable, stored, "{told}");
+            assert!(later == 0 || writable <= available, "{told}");
+        }
+        assert_eq!(shown(capacity - stored, 8, 0), whole, "all are back");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn space_of_what_was_deleted_or_overwritten_comes_back() {
     let world = half_dead().await;

@@ -1,10 +1,10 @@
 //! What is told of blobs, for every set of slots that fail, are silent, hang, are empty or being rebuilt, on the maps that people
 //! have: the predicates of [`crate::placement::quorum`] and [`crate::placement`], and the machines that rest on them.
 //!
-//! Sets are all of them, up to the symmetry of slots that hold the same for the same reason, or every so manieth where
-//! there are more than [`SETS`]. The order of answers is
-//! every one, up to the same symmetry, where there are up to [`ORDERS`]; where there are more, so many are drawn by
-//! lot from a seed that each failure names. Which it was is printed.
+//! Sets are all of them, up to the symmetry of slots that hold the same for the same reason. Where there are more than
+//! [`SETS`] they are every so manieth, or drawn by lot from `ASHLAR_SEED`, which is printed; with `ASHLAR_ALL_SETS=1` they
+//! are all, which takes hours. The order of answers is every one, up to the same symmetry, where there are up to
+//! [`ORDERS`]; where there are more, so many are drawn by lot from a seed that each failure names. Which it was is printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +38,17 @@ const LAYOUTS: usize = 4;
 /// Sets that are tried under puts, and with each layout under gets; where there are more, every so manieth, or, of
 /// more than six slots under gets, so many by lot.
 const SETS: (usize, usize) = (4200, 400);
+
+/// Is every set to be tried, however many there are?
+fn every_set() -> bool {
+    std::env::var("ASHLAR_ALL_SETS").is_ok_and(|value| value == "1")
+}
+
+/// What sets are drawn from by lot.
+fn lot_seed() -> u64 {
+    let seed = std::env::var("ASHLAR_SEED").ok();
+    seed.map_or(0, |seed| seed.parse().expect("ASHLAR_SEED is a number"))
+}
 
 /// Every map with every number of disks to spare that puts go by.
 fn maps() -> impl Iterator<Item = (&'static str, &'static [usize], usize)> {
@@ -90,8 +101,11 @@ fn assignments(classes: &[usize], moods: &[Mood], each: &mut impl FnMut(&[Mood])
     assign(0, classes, moods, &mut Vec::new(), each);
 }
 
-/// Every so manieth assignment is tried, so that up to `most` are.
+/// Every so manieth assignment is tried, so that up to `most` are, unless all shall be.
 fn stride(classes: &[usize], moods: &[Mood], most: usize) -> usize {
+    if every_set() {
+        return 1;
+    }
     let mut all = 0usize;
     assignments(classes, moods, &mut |_| all += 1);
     all.div_ceil(most)
@@ -129,6 +143,10 @@ fn get_classes(world: &World, id: BlobId) -> Vec<usize> {
 /// said to be absent, whatever fails then.
 #[test]
 fn every_set_of_slots_fails_under_puts_and_gets() {
+    match every_set() {
+        true => println!("every set (ASHLAR_ALL_SETS)"),
+        false => println!("by lot: ASHLAR_SEED={}; every set: ASHLAR_ALL_SETS=1", lot_seed()),
+    }
     for (number, (scheme, map, spare)) in maps().enumerate() {
         let id = blob(number as u64 + 1, scheme);
         let moods = [Mood::Good, Mood::Down, Mood::Refusing, Mood::Hung];
@@ -197,7 +215,7 @@ fn read_with_every_set(
     let classes = get_classes(&stored, id);
     // One that is rebuilding was replaced: it has nothing of what it had, and says so.
     let moods = [Mood::Good, Mood::Down, Mood::Refusing, Mood::Hung, Mood::Empty, Mood::Rebuilding];
-    let by_lot = stored.moods.len() > 6;
+    let by_lot = stored.moods.len() > 6 && !every_set();
     let every_nth = if by_lot { 0 } else { stride(&classes, &moods, SETS.1) };
     let (mut sets, mut whole) = (0u64, 0u64);
     let mut number = 0;
@@ -231,7 +249,7 @@ fn read_with_every_set(
         whole += u64::from(every);
     };
     if by_lot {
-        let mut lot = Chooser::Seeded(parts.len() as u64);
+        let mut lot = Chooser::Seeded(lot_seed().wrapping_add(parts.len() as u64));
         for _ in 0..SETS.1 {
             let mood = |_| moods[if lot.pick(5) > 1 { 0 } else { lot.pick(moods.len()) }];
             read(&(0..classes.len()).map(mood).collect::<Vec<_>>());
@@ -247,7 +265,7 @@ fn read_with_every_set(
 #[test]
 fn silent_slots_hide_no_more_than_is_reckoned_with() {
     for (number, (scheme, map, spare)) in
-        maps().enumerate().filter(|(_, (_, map, _))| map.len() < 12)
+        maps().enumerate().filter(|(_, (_, map, _))| map.len() < 12 || every_set())
     {
         let slots: usize = map.iter().sum();
         for (sequence, apart) in (0..6).flat_map(|n| [(n, false), (n, true)]) {

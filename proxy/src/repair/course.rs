@@ -37,6 +37,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Lost blobs that are remembered by name, and those that cannot be mended whose reason is.
 const NAMED: usize = 64;
 
+/// A blob of which too few parts were found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Short {
+    pub(crate) blob: BlobId,
+    pub(crate) item: Item,
+    /// Not every slot of the group was heard, or there is a newer group.
+    pub(crate) gap: bool,
+    /// Whether it is wanted; `None`: nobody has said.
+    pub(crate) wanted: Option<bool>,
+}
+
 /// What is known, and what is under way.
 pub(crate) struct Course {
     pub(crate) presence: Presence,
@@ -304,15 +315,8 @@ impl Course {
 
     /// Too few parts of a blob were found. Only if it is wanted can it not be read, and only if every slot was heard is it
     /// lost. Until somebody says whether it is wanted it counts as nothing.
-    pub(crate) fn short(
-        &mut self,
-        blob: BlobId,
-        item: Item,
-        gap: bool,
-        wanted: Option<bool>,
-        best: usize,
-        now: Instant,
-    ) {
+    pub(crate) fn short(&mut self, short: Short, best: usize, now: Instant) {
+        let Short { blob, item, gap, wanted } = short;
         let all = SlotSet::first(MAX_SLOTS);
         if wanted != Some(false) && item.census.is_some() {
             self.tally.leave_undone(all);
@@ -553,9 +557,9 @@ mod tests {
         let now = Instant::now();
         let mut course = course(now);
         census(&mut course, &[1], now);
-        let (short, item) = course.queue.pop().unwrap();
-        course.mended(short, item, &End::Short { gap: false }.into(), 1, now);
-        course.short(short, item, false, None, 1, now);
+        let (blob, item) = course.queue.pop().unwrap();
+        course.mended(blob, item, &End::Short { gap: false }.into(), 1, now);
+        course.short(Short { blob, item, gap: false, wanted: None }, 1, now);
         assert_eq!((course.declares(now), course.due), (Err(SlotSet::only(1)), now + RETRY.0));
     }
 
@@ -579,7 +583,7 @@ mod tests {
             assert_eq!(course.tally.counts, Counts::default(), "it was not looked at");
             let (blob, item) = course.queue.pop().unwrap();
             course.mended(blob, item, &End::Short { gap }.into(), 1, now);
-            course.short(blob, item, gap, wanted, 1, now);
+            course.short(Short { blob, item, gap, wanted }, 1, now);
             assert_eq!(course.tally.counts, expected, "{gap} {wanted:?}");
         }
         // Its put has come to its end.

@@ -64,7 +64,7 @@ impl Proxy {
         Seen {
             down: self.slots_that(SlotClient::is_down),
             read_only: self.slots_that(SlotClient::takes_no_writes),
-            full: self.slots_that(|slot| slot.was_full() || slot.known_room() < room),
+            full: self.slots_that(|slot| !slot.has_room_for_repair(room)),
             drains: self.slots_that(|slot| slot.drains),
             changes: self.slots.iter().map(|slot| slot.changes()).sum(),
         }

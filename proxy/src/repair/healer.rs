@@ -24,7 +24,7 @@ use crate::machines::notices::{Inbox, Why};
 use crate::proxy::Proxy;
 use crate::proxy::live::LiveProxy;
 use crate::repair::census::{Ledger, Missing, Outcome};
-use crate::repair::course::Course;
+use crate::repair::course::{Course, Short};
 use crate::repair::gauges;
 use crate::repair::layout::Attendance;
 use crate::repair::mend::{End, Mended};
@@ -378,7 +378,7 @@ impl Inner {
                 let mut course = self.course.lock();
                 course.mended(blob, item, &mended, best, now);
                 if let End::Short { gap } = mended.end {
-                    course.short(blob, item, gap, wanted, best, now);
+                    course.short(Short { blob, item, gap, wanted }, best, now);
                 }
             }
             Done::Asked { said } => return self.course.lock().heard(said, now),

@@ -246,10 +246,11 @@ impl SlotClient {
         Some(fill)
     }
 
-    /// Has it said a moment ago that its disk is full? Repair spares it then. Puts of users ask it all the same: parts that
-    /// went elsewhere would take room there that others were promised.
-    pub(crate) fn was_full(&self) -> bool {
-        self.full_at.lock().is_some_and(|at| self.clock.now() < at + FULL)
+    /// May repair give it so many bytes of parts? Not while it has said a moment ago that its disk is full: users' puts ask
+    /// it then all the same, as parts that went elsewhere would take room there that others were promised.
+    pub(crate) fn has_room_for_repair(&self, bytes: u64) -> bool {
+        let was_full = self.full_at.lock().is_some_and(|at| self.clock.now() < at + FULL);
+        !was_full && self.known_room() >= bytes
     }
 
     /// Bytes of parts that it may still take, less those on their way to it; all there can be, if it was never asked.
