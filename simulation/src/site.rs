@@ -152,20 +152,23 @@ impl Site {
         let machine = self.machine();
         let n = machine.number;
         let storage = machine.storage();
-        let how = self.dice.below(8);
+        let how = self.dice.below(10);
         note!(self.trace, "machine {n}: device, {how}");
         self.model.trouble(n, true);
         match how {
             0 => storage.let_go_wrong(Wrong::Read),
             1 => storage.let_go_wrong(Wrong::Write),
             2 => storage.let_go_wrong(Wrong::Sync),
-            3 => storage.set_full(true),
+            3 => storage.let_go_wrong(Wrong::NoRoom),
+            // Now, or in the middle of something; somebody makes room when it is mended.
+            4 => storage.full_after(0),
+            5 => storage.full_after(self.dice.below(12)),
             how if self.may_lose(n) => {
                 self.model.lose(n);
                 self.liars.insert(n);
                 match how {
-                    4 => storage.let_go_wrong(Wrong::Lost),
-                    5 => storage.let_go_wrong(Wrong::Misdirected),
+                    6 => storage.let_go_wrong(Wrong::Lost),
+                    7 => storage.let_go_wrong(Wrong::Misdirected),
                     _ => storage.rot(|path| !path.ends_with("index.redb")),
                 }
             }
