@@ -58,6 +58,8 @@ struct State {
     lost: BTreeSet<usize>,
     /// When that happened last.
     lost_at: Option<Instant>,
+    /// Those of them that may have forgotten whom they are promised to.
+    forgetful: BTreeSet<usize>,
     /// Machines that are emptied, or were since all was restored last.
     emptied: BTreeSet<usize>,
     /// Disks are on other hosts than parts were put for.
@@ -144,6 +146,18 @@ impl Model {
         state.lost_at = Some(Instant::now());
     }
 
+    /// What the machine held is lost, and with it whom it was promised to.
+    pub fn forget(&self, machine: usize) {
+        self.lose(machine);
+        self.state.lock().forgetful.insert(machine);
+    }
+
+    /// Has some machine forgotten whom it is promised to, as far as is known? Together with those that never heard of it,
+    /// as they were away then, there may be more of such than anybody promises anything of.
+    pub fn some_forgot(&self) -> bool {
+        !self.state.lock().forgetful.is_empty()
+    }
+
     /// Was something lost within this time?
     pub fn lost_within(&self, time: std::time::Duration) -> bool {
         self.state.lock().lost_at.is_some_and(|at| at.elapsed() < time)
@@ -152,8 +166,8 @@ impl Model {
     /// The disks of two machines were exchanged.
     pub fn exchanged(&self, a: usize, b: usize) {
         let mut state = self.state.lock();
-        let State { lost, emptied, .. } = &mut *state;
-        for those in [lost, emptied] {
+        let State { lost, emptied, forgetful, .. } = &mut *state;
+        for those in [lost, emptied, forgetful] {
             let (had_a, had_b) = (those.remove(&a), those.remove(&b));
             let have = [(b, had_a), (a, had_b)].into_iter().filter(|(_, had)| *had);
             those.extend(have.map(|(machine, _)| machine));
@@ -189,7 +203,10 @@ impl Model {
 
     /// All is restored of those for which this holds.
     pub fn restored(&self, these: impl Fn(usize) -> bool) {
-        self.state.lock().lost.retain(|machine| !these(*machine));
+        let mut state = self.state.lock();
+        let State { lost, forgetful, .. } = &mut *state;
+        lost.retain(|machine| !these(*machine));
+        forgetful.retain(|machine| lost.contains(machine));
     }
 
     /// The machines of which that has not happened.

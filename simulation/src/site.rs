@@ -10,6 +10,7 @@ use proto::scheme::Scheme;
 use crate::ambient;
 use crate::dice::Dice;
 use crate::ground::{Ground, Map, Place, Shape};
+use crate::leader::VOLUME;
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::note;
@@ -37,6 +38,8 @@ pub struct Site {
     pub rotten: BTreeSet<usize>,
     /// Those of them that a scrub reads, in this life, and whether it has.
     scrubbing: BTreeMap<usize, (u64, bool)>,
+    /// Those whose disks came back empty under their own ids, until they say that they are filled.
+    wiped: BTreeSet<usize>,
     /// Losses that everything survives.
     pub m: usize,
 }
@@ -65,9 +68,9 @@ impl Site {
         let witness = Arc::new(Witness::new(model.clone(), machines.clone()));
         machines.iter().for_each(|machine| assert!(machine.start(), "a new disk starts"));
         let ground = Ground { machines, map, witness };
-        let (liars, rotten, scrubbing) = <(BTreeSet<_>, BTreeSet<_>, BTreeMap<_, _>)>::default();
-        let m = scheme.parity_parts();
-        Self { dice, trace, model, ground, liars, rotten, scrubbing, m }
+        let [liars, rotten, wiped] = <[BTreeSet<usize>; 3]>::default();
+        let (m, scrubbing) = (scheme.parity_parts(), BTreeMap::new());
+        Self { dice, trace, model, ground, liars, rotten, scrubbing, wiped, m }
     }
 
     /// What they say of themselves at the end.
@@ -248,6 +251,7 @@ impl Site {
             }
             !*ended
         });
+        self.wiped.clear();
         let known = |machine| !self.liars.contains(&machine) && !self.rotten.contains(&machine);
         self.model.restored(known);
         if !self.has_lied() {
@@ -272,6 +276,27 @@ impl Site {
         true
     }
 
+    /// A disk comes back with nothing on it, under its own id: nobody is told, and whoever looks how it stands finds out.
+    /// It has forgotten whom the volume is promised to as well, until somebody tells it.
+    pub fn wipe_disk(&mut self, machine: &Arc<Machine>) {
+        let n = machine.number;
+        note!(self.trace, "machine {n}: its disk is wiped");
+        self.model.trouble(n, true);
+        self.model.forget(n);
+        machine.stop(self.dice.one_in(2));
+        machine.wipe_disk();
+        self.forget_state(n);
+        self.wiped.insert(n);
+        self.start(machine);
+    }
+
+    /// Is there a disk that was wiped, and does not say yet that it has all it should?
+    pub fn is_filling(&self) -> bool {
+        let generation = self.ground.map.generation;
+        let is_filled = |n: &usize| self.ground.machines[*n].is_filled(generation, VOLUME);
+        !self.wiped.iter().all(is_filled)
+    }
+
     /// A disk is gone for good, and an empty one is in its place; whoever uses the group has to be told.
     pub fn lose_disk(&mut self, machine: &Arc<Machine>) {
         self.model.lose(machine.number);
@@ -288,10 +313,16 @@ impl Site {
         let place = self.ground.place_on(n);
         (place.disk, place.drains) = (disk, false);
         self.ground.map.generation.0 += 1;
-        self.liars.remove(&n);
-        self.rotten.remove(&n);
-        self.scrubbing.remove(&n);
+        self.forget_state(n);
         self.start(machine);
+    }
+
+    /// What was wrong with the disk of this machine went with it.
+    fn forget_state(&mut self, machine: usize) {
+        for those in [&mut self.liars, &mut self.rotten, &mut self.wiped] {
+            those.remove(&machine);
+        }
+        self.scrubbing.remove(&machine);
     }
 
     /// A disk is to be emptied, or is not any more; whoever uses the group has to be told.
@@ -314,7 +345,7 @@ impl Site {
         }
         a.exchange_disks(b);
         self.model.exchanged(m, n);
-        for those in [&mut self.liars, &mut self.rotten] {
+        for those in [&mut self.liars, &mut self.rotten, &mut self.wiped] {
             let (had_m, had_n) = (those.remove(&m), those.remove(&n));
             let have = [(n, had_m), (m, had_n)].into_iter().filter(|(_, had)| *had);
             those.extend(have.map(|(machine, _)| machine));

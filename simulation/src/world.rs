@@ -173,6 +173,7 @@ impl World {
                 self.site.rot_some(&machine);
             }
             29 => self.scrub().await,
+            30 => self.wipe_disk(),
             _ => self.ask(),
         }
         let pause = match self.site.dice.below(10) {
@@ -200,8 +201,11 @@ impl World {
     /// Has repair nothing more to do?
     fn rests(&self) -> Result<(), String> {
         let rests = self.leader().rests();
-        // Who has just begun knows nothing yet.
+        // Who has just begun knows nothing yet, and nobody was told of a disk that was wiped.
         match rests {
+            Ok(()) if self.site.is_filling() => {
+                Err("a disk that was wiped is not filled".to_owned())
+            }
             Ok(()) if self.unsettled.elapsed() <= SETTLES => {
                 Err("something has changed".to_owned())
             }
@@ -256,7 +260,7 @@ impl World {
             };
             note!(trace, "{} puts {id}: {put:?}", leader.number);
             match put {
-                Ok(_) if deposed && apart && !lied => {
+                Ok(_) if deposed && apart && !lied && !model.some_forgot() => {
                     model.broken(format_args!("{id} was stored by a leader that was taken over"))
                 }
                 // Of disks that may have lied more may be gone at once than it survives.
@@ -367,6 +371,15 @@ impl World {
         if self.site.may_lose(machine.number) {
             self.site.lose_disk(&machine);
             self.tell_leader().await;
+        }
+    }
+
+    /// A disk comes back empty, as itself.
+    fn wipe_disk(&mut self) {
+        let machine = self.site.machine();
+        if self.site.may_lose(machine.number) {
+            self.site.wipe_disk(&machine);
+            self.unsettled = Instant::now();
         }
     }
 
