@@ -1,4 +1,6 @@
-//! Machines with disks, and what goes wrong with them.
+//! Machines with disks, and what goes wrong with them; which of them are in the map is changed in [`reshaping`].
+
+mod reshaping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,6 +42,11 @@ pub struct Site {
     scrubbing: BTreeMap<usize, (u64, bool)>,
     /// Those whose disks came back empty under their own ids, until they say that they are filled.
     wiped: BTreeSet<usize>,
+    /// The machine that is in no slot, if there is one.
+    spare: Option<usize>,
+    /// A disk has come to the map, or left it, and perhaps not all that belongs elsewhere by that has moved.
+    reshaped: bool,
+    scheme: Scheme,
     /// Losses that everything survives.
     pub m: usize,
 }
@@ -69,8 +76,20 @@ impl Site {
         machines.iter().for_each(|machine| assert!(machine.start(), "a new disk starts"));
         let ground = Ground { machines, map, witness };
         let [liars, rotten, wiped] = <[BTreeSet<usize>; 3]>::default();
-        let (m, scrubbing) = (scheme.parity_parts(), BTreeMap::new());
-        Self { dice, trace, model, ground, liars, rotten, scrubbing, wiped, m }
+        Self {
+            dice,
+            trace,
+            model,
+            ground,
+            liars,
+            rotten,
+            scrubbing: BTreeMap::new(),
+            wiped,
+            spare: None,
+            reshaped: false,
+            scheme,
+            m: scheme.parity_parts(),
+        }
     }
 
     /// What they say of themselves at the end.
@@ -81,10 +100,10 @@ impl Site {
         }
     }
 
-    /// Some machine.
+    /// Some machine that has a slot.
     pub fn machine(&mut self) -> Arc<Machine> {
-        let machine = self.dice.below(self.ground.machines.len() as u64) as usize;
-        self.ground.machines[machine].clone()
+        let all = self.ground.in_use();
+        all[self.dice.below(all.len() as u64) as usize].clone()
     }
 
     /// A machine loses its power, now or in the middle of something, or its program is killed.
@@ -105,7 +124,7 @@ impl Site {
         let (host, _) = &self.machine().home;
         note!(self.trace, "power of {host}");
         let crash = self.dice.one_in(2);
-        for machine in self.ground.machines.iter().filter(|machine| machine.home.0 == *host) {
+        for machine in self.ground.in_use().iter().filter(|machine| machine.home.0 == *host) {
             self.model.trouble(machine.number, true);
             machine.stop(crash);
         }
@@ -146,7 +165,9 @@ impl Site {
         for n in (0..ways).map(|n| ((first + n) % count) as usize) {
             note!(self.trace, "way of {whose} to machine {n}: {weather:?}");
             *weathers[n].lock() = weather;
-            self.model.trouble(n, true);
+            if self.spare != Some(n) {
+                self.model.trouble(n, true);
+            }
         }
     }
 
@@ -166,7 +187,7 @@ impl Site {
             // Now, or in the middle of something; somebody makes room when it is mended.
             4 => storage.full_after(0),
             5 => storage.full_after(self.dice.below(12)),
-            how if self.may_lose(n) => {
+            how if self.may_lie(n) => {
                 self.model.lose(n);
                 self.liars.insert(n);
                 match how {
@@ -179,11 +200,20 @@ impl Site {
         }
     }
 
-    /// May what this machine holds be lost, too?
+    /// May what this machine holds be lost, too? Not twice while parts move between all disks, as they do when the map is
+    /// another: of some blobs it would be two parts.
     pub fn may_lose(&self, machine: usize) -> bool {
+        if self.reshaped && self.model.lost().contains(&machine) {
+            return false;
+        }
         let mut lost = self.model.at_stake();
         lost.insert(machine);
         lost.len() <= if self.model.some_degraded() { self.model.min_spare() } else { self.m }
+    }
+
+    /// May this machine lie, and be trusted no more until it is replaced? What moves to it meanwhile is lost with it.
+    fn may_lie(&self, machine: usize) -> bool {
+        !self.reshaped && self.may_lose(machine)
     }
 
     /// May a machine be emptied? What goes to a disk that has lied will be lost with it: a blob that has lost a part there
@@ -200,7 +230,7 @@ impl Site {
     /// Parts on a disk in use rot, if they may be lost. Nobody is told: a scrub has to find it.
     pub fn rot_some(&mut self, machine: &Machine) {
         let n = machine.number;
-        if !self.may_lose(n) {
+        if !self.may_lie(n) {
             return;
         }
         note!(self.trace, "machine {n}: parts rot");
@@ -252,6 +282,7 @@ impl Site {
             !*ended
         });
         self.wiped.clear();
+        self.reshaped = false;
         let known = |machine| !self.liars.contains(&machine) && !self.rotten.contains(&machine);
         self.model.restored(known);
         if !self.has_lied() {
@@ -264,7 +295,7 @@ impl Site {
     /// A machine is off, and what its disk holds rots, if that may be lost. True: it does.
     pub fn rot_away(&mut self, machine: &Arc<Machine>) -> bool {
         let n = machine.number;
-        if !self.may_lose(n) {
+        if !self.may_lie(n) {
             return false;
         }
         note!(self.trace, "machine {n}: off, and rots");
