@@ -260,9 +260,9 @@ impl Inner {
 
     /// Where a write goes that goes astray: somewhere in the file or in any other that has a name, perhaps where something is.
     fn astray(&mut self, node: usize) -> (usize, u64) {
-        let mut files: Vec<usize> = self.names.values().copied().collect();
-        files.push(node);
-        let node = if self.dice.one_in(2) { node } else { self.dice.of(&files) };
+        let files: Vec<usize> = self.names.values().copied().collect();
+        let stays = files.is_empty() || self.dice.one_in(2);
+        let node = if stays { node } else { self.dice.of(&files) };
         let there: Vec<u64> = self.files[node].pages.keys().copied().collect();
         let page = match there.is_empty() || self.dice.one_in(2) {
             true => self.dice.below((self.files[node].len / PAGE as u64).max(1)),
@@ -643,5 +643,67 @@ impl MediumFile for OpenFile {
             inner.files[node].set_len(len);
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: u64 = 2 * PAGE as u64;
+
+    fn made(storage: &Storage, name: &str) -> Box<dyn MediumFile> {
+        let file = storage.open(Path::new(name), Mode::Create).unwrap();
+        file.preallocate(LEN).unwrap();
+        file
+    }
+
+    fn write(file: &dyn MediumFile, offset: u64) -> Result<(), Option<i32>> {
+        let page = [7; PAGE];
+        let written = file.write_at(offset, &mut [IoSlice::new(&page)]);
+        written.map_err(|e| e.raw_os_error())
+    }
+
+    fn sevens(file: &dyn MediumFile) -> Vec<u64> {
+        let mut page = [0; PAGE];
+        let written = [0, PAGE as u64].into_iter().filter(|at| {
+            file.read_at(*at, &mut page).unwrap();
+            page == [7; PAGE]
+        });
+        written.collect()
+    }
+
+    #[test]
+    fn a_full_one_has_room_for_what_was_set_aside_and_for_all_once_somebody_has_made_some() {
+        let storage = Storage::new(Dice::new(1));
+        let file = made(&storage, "/a");
+        storage.full_after(1);
+        assert_eq!(write(&*file, LEN), Ok(()), "it is full with the next");
+        for offset in [0, LEN, PAGE as u64] {
+            assert_eq!(write(&*file, offset), Ok(()), "there is room at {offset}");
+        }
+        assert_eq!(write(&*file, 2 * LEN), Err(Some(ENOSPC)));
+        let other = storage.open(Path::new("/b"), Mode::Create).unwrap();
+        assert_eq!(other.preallocate(LEN).map_err(|e| e.raw_os_error()), Err(Some(ENOSPC)));
+        storage.is_well();
+        assert!(other.preallocate(LEN).is_ok());
+        storage.let_go_wrong(Wrong::NoRoom);
+        assert_eq!(write(&*other, 0), Err(Some(ENOSPC)), "even there, once");
+        assert_eq!(write(&*other, 0), Ok(()));
+    }
+
+    #[test]
+    fn what_goes_astray_is_once_in_this_file_or_in_another() {
+        let mut elsewhere = [0; 2];
+        for seed in 0..64 {
+            let storage = Storage::new(Dice::new(seed));
+            let (file, other) = (made(&storage, "/a"), made(&storage, "/b"));
+            storage.let_go_wrong(Wrong::Misdirected);
+            assert_eq!(write(&*file, 0), Ok(()));
+            let (here, there) = (sevens(&*file).len(), sevens(&*other).len());
+            assert_eq!(here + there, 1, "seed {seed}");
+            elsewhere[there] += 1;
+        }
+        assert!(elsewhere.iter().all(|times| *times > 0), "{elsewhere:?}");
     }
 }
