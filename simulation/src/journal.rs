@@ -496,8 +496,17 @@ impl Run {
         }
     }
 
-    /// Whoever has the volume finds nothing to repair any more, within a bound.
+    /// Whoever has the volume finds nothing to repair any more, within a bound; and once more when a disk was wiped, and
+    /// nothing else happened.
     async fn whole_again(&mut self) {
+        self.until_whole().await;
+        if self.site.dice.one_in(2) {
+            self.wipe_disk();
+            self.until_whole().await;
+        }
+    }
+
+    async fn until_whole(&mut self) {
         let began = Instant::now();
         while let Err(why) = self.rests() {
             if began.elapsed() > WHOLE {
@@ -505,6 +514,7 @@ impl Run {
             }
             sleep(Duration::from_secs(1)).await;
         }
+        self.site.restored();
         note!(self.site.trace, "whole again");
     }
 
