@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, PartSet, VolumeId};
+use proto::part_store::{Issuer, PartStore};
 use proxy::repair::{Examiner, Fate, HealSettings, Healer, Health, Ledger, Report, Users, Wanted};
 use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig, Stored};
 use support::{MemorySlot, Mood, SCRUB_LEFT, another_over, blob, config, noise, proxy_over};
@@ -334,6 +335,34 @@ async fn repair_ends_when_somebody_else_has_the_volume() {
     assert_eq!(before, ids.iter().map(|id| led.lying(*id)).collect::<Vec<_>>());
     let put = led.proxy.put(blob(77, 100, "ec(4,2)"), noise(100, 77)).await;
     assert!(matches!(put, Err(BlobError::Fenced { .. })), "{put:?}");
+}
+
+/// Slots that were away when the volume was taken over, and one that comes back empty under its own id, know nothing of
+/// whose it is: whoever repairs tells them, and whoever had it before stores nothing on all of them together.
+#[tokio::test(start_paused = true)]
+async fn slots_that_know_nothing_of_the_owner_are_told_of_it() {
+    const AWAY: [usize; 2] = [0, 1];
+    const EMPTIED: usize = 2;
+    let mut led = Led::over(6).await;
+    led.put(6).await;
+    let old = std::mem::replace(&mut led.proxy, another_over(&led.slots));
+    AWAY.iter().for_each(|slot| led.slots[*slot].set(Mood::Dead));
+    let owner = OwnerId::random();
+    led.proxy.fence(VOLUME, Epoch(2), owner, 2).await.unwrap();
+    AWAY.iter().for_each(|slot| led.slots[*slot].set(Mood::Good));
+    led.heal();
+    led.until_healthy().await;
+    led.slots[EMPTIED].wipe();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    led.until_healthy().await;
+    let promise = Issuer { epoch: Epoch(2), owner };
+    for slot in &led.slots {
+        assert_eq!(slot.promised(VOLUME).await, Ok(Some(promise)));
+    }
+    for sequence in 100..200 {
+        let late = old.put_apart(blob(sequence, 100, "copies(3)"), noise(100, sequence)).await;
+        assert_eq!(late, Err(BlobError::Fenced { volume: VOLUME, epoch: Epoch(2) }));
+    }
 }
 
 #[tokio::test(start_paused = true)]

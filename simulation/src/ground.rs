@@ -68,13 +68,21 @@ pub struct Ground {
 }
 
 impl Ground {
+    /// The machines that have a slot by the map.
+    pub fn in_use(&self) -> Vec<Arc<Machine>> {
+        let has_slot = |machine: &&Arc<Machine>| {
+            self.map.places.iter().any(|place| place.machine == machine.number)
+        };
+        self.machines.iter().filter(has_slot).cloned().collect()
+    }
+
     /// What is in the map of the disk that is in this machine by it.
     ///
     /// # Panics
-    /// There is none.
+    /// There is none: the machine has no slot.
     pub fn place_on(&mut self, machine: usize) -> &mut Place {
         let mut places = self.map.places.iter_mut();
-        places.find(|place| place.machine == machine).expect("each machine has a slot")
+        places.find(|place| place.machine == machine).expect("the machine has a slot")
     }
 
     /// The rules of a volume of this scheme that is made on the map as it is.

@@ -195,7 +195,7 @@ impl Run {
 
     async fn step(&mut self) {
         let place = self.site.dice.below(PLACES as u64) as usize;
-        match self.site.dice.below(25) {
+        match self.site.dice.below(26) {
             0..=9 => self.use_volume(place).await,
             10 => self.leave(place).await,
             11 => self.site.harm_power(),
@@ -207,6 +207,7 @@ impl Run {
             17 => self.site.set_clock(),
             18 => self.swap_disks().await,
             19 => self.rot_away().await,
+            20 => self.wipe_disk(),
             _ => self.mend_something(),
         }
         let pause = match self.site.dice.below(10) {
@@ -237,6 +238,16 @@ impl Run {
         if self.site.may_lose(machine.number) {
             self.site.lose_disk(&machine);
             self.tell_holders().await;
+        }
+    }
+
+    /// A disk comes back empty, as itself, while all is in order: then every slot has promised the volume to whoever has it,
+    /// and no more than m have forgotten that before they are told again.
+    fn wipe_disk(&mut self) {
+        let machine = self.site.machine();
+        if self.rests().is_ok() && self.site.may_lose(machine.number) {
+            self.site.wipe_disk(&machine);
+            self.unsettled = Instant::now();
         }
     }
 
@@ -275,6 +286,9 @@ impl Run {
             None => Err("nobody has the volume".to_owned()),
             Some(_) if self.unsettled.elapsed() <= SETTLES => {
                 Err("something has changed".to_owned())
+            }
+            Some(_) if self.site.is_filling() => {
+                Err("a disk that was wiped is not filled".to_owned())
             }
             Some(holder) => holder.way.rests(),
         }
@@ -482,8 +496,17 @@ impl Run {
         }
     }
 
-    /// Whoever has the volume finds nothing to repair any more, within a bound.
+    /// Whoever has the volume finds nothing to repair any more, within a bound; and once more when a disk was wiped, and
+    /// nothing else happened.
     async fn whole_again(&mut self) {
+        self.until_whole().await;
+        if self.site.dice.one_in(2) {
+            self.wipe_disk();
+            self.until_whole().await;
+        }
+    }
+
+    async fn until_whole(&mut self) {
         let began = Instant::now();
         while let Err(why) = self.rests() {
             if began.elapsed() > WHOLE {
@@ -491,6 +514,7 @@ impl Run {
             }
             sleep(Duration::from_secs(1)).await;
         }
+        self.site.restored();
         note!(self.site.trace, "whole again");
     }
 

@@ -6,7 +6,7 @@
 //! * [`ground`]: machines on hosts in racks, and the map of them; [`wire`]: the way of a client to a slot.
 //! * [`model`]: what must be true of every blob, and [`witness`], of every step of repair; [`trace`]: what happened, as a
 //!   hash.
-//! * [`site`]: what goes wrong with machines; [`leader`]: who has the volume, or takes itself for it.
+//! * [`site`]: what goes wrong with machines, and a map that gets smaller and larger; [`leader`]: who has the volume, or takes itself for it.
 //! * [`world`]: blobs, step by step; [`journal`]: metadata, in the same way.
 //!
 //! Nothing here waits for real time, and nothing of the product knows that it is simulated. The same seed gives the

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
-use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
-use proto::part_store::{PartError, PartStore};
+use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId, VolumeId};
+use proto::part_store::{Condition, PartError, PartStore};
 use storaged::clients::Clients;
 use storaged::superblock::Superblock;
 use storaged::{Disk, DiskOptions, Stepped};
@@ -257,6 +258,19 @@ impl Machine {
         let (mine, others) = (&mut *mine, &mut *others);
         std::mem::swap(&mut mine.storage, &mut others.storage);
         std::mem::swap(&mut mine.superblock, &mut others.superblock);
+    }
+
+    /// Its disk loses all it has, but for its id. It must not run.
+    pub fn wipe_disk(&self) {
+        let storage = Storage::new(self.dice.lock().split());
+        self.state.lock().storage = storage;
+    }
+
+    /// Does its disk say that it has all that it should of the volume? Of a group of this generation.
+    pub fn is_filled(&self, generation: Generation, volume: VolumeId) -> bool {
+        let Ok(slot) = self.slot(self.disk_id(), generation) else { return false };
+        let said = slot.condition(volume).now_or_never();
+        matches!(said, Some(Ok(Condition { rebuilding: false, .. })))
     }
 
     /// An empty disk takes the place of its disk. It must not run.

@@ -58,6 +58,13 @@ struct State {
     lost: BTreeSet<usize>,
     /// When that happened last.
     lost_at: Option<Instant>,
+    /// Those of them that may have forgotten whom they are promised to.
+    forgetful: BTreeSet<usize>,
+    /// Those of them that have left the map with what they held: nobody knows any more what they might have had.
+    left: BTreeSet<usize>,
+    /// Whoever leads knows an older map than slots do; and when that was so last.
+    outdated: bool,
+    outdated_until: Option<Instant>,
     /// Machines that are emptied, or were since all was restored last.
     emptied: BTreeSet<usize>,
     /// Disks are on other hosts than parts were put for.
@@ -144,6 +151,31 @@ impl Model {
         state.lost_at = Some(Instant::now());
     }
 
+    /// What the machine held is lost, and with it whom it was promised to.
+    pub fn forget(&self, machine: usize) {
+        self.lose(machine);
+        self.state.lock().forgetful.insert(machine);
+    }
+
+    /// What the machine held is lost, and nothing is in its place by the map: whoever says so answers for that
+    /// (`storaged disk lost`).
+    pub fn leave(&self, machine: usize) {
+        self.lose(machine);
+        self.state.lock().left.insert(machine);
+    }
+
+    /// Whoever leads knows an older map than slots do, which refuse what it asks; or does so no more.
+    pub fn outdated(&self, outdated: bool) {
+        let mut state = self.state.lock();
+        (state.outdated, state.outdated_until) = (outdated, Some(Instant::now()));
+    }
+
+    /// Has some machine forgotten whom it is promised to, as far as is known? Together with those that never heard of it,
+    /// as they were away then, there may be more of such than anybody promises anything of.
+    pub fn some_forgot(&self) -> bool {
+        !self.state.lock().forgetful.is_empty()
+    }
+
     /// Was something lost within this time?
     pub fn lost_within(&self, time: std::time::Duration) -> bool {
         self.state.lock().lost_at.is_some_and(|at| at.elapsed() < time)
@@ -152,8 +184,8 @@ impl Model {
     /// The disks of two machines were exchanged.
     pub fn exchanged(&self, a: usize, b: usize) {
         let mut state = self.state.lock();
-        let State { lost, emptied, .. } = &mut *state;
-        for those in [lost, emptied] {
+        let State { lost, emptied, forgetful, .. } = &mut *state;
+        for those in [lost, emptied, forgetful] {
             let (had_a, had_b) = (those.remove(&a), those.remove(&b));
             let have = [(b, had_a), (a, had_b)].into_iter().filter(|(_, had)| *had);
             those.extend(have.map(|(machine, _)| machine));
@@ -189,7 +221,11 @@ impl Model {
 
     /// All is restored of those for which this holds.
     pub fn restored(&self, these: impl Fn(usize) -> bool) {
-        self.state.lock().lost.retain(|machine| !these(*machine));
+        let mut state = self.state.lock();
+        let State { lost, forgetful, left, .. } = &mut *state;
+        lost.retain(|machine| !these(*machine));
+        forgetful.retain(|machine| lost.contains(machine));
+        left.retain(|machine| lost.contains(machine));
     }
 
     /// The machines of which that has not happened.
@@ -205,7 +241,16 @@ impl Model {
         let mut all: BTreeSet<usize> = state.lost.clone();
         all.extend(away);
         all.extend(others);
+        if state.outdated || state.outdated_until.is_some_and(|until| until + SETTLES > since) {
+            all.extend(0..self.hosts.len());
+        }
         all
+    }
+
+    /// Was something given up, and has something left the map with what it held that is not restored?
+    fn gone(&self) -> (bool, bool) {
+        let state = self.state.lock();
+        (state.given_up, !state.left.is_empty())
     }
 
     /// Must a blob be readable without these machines?
@@ -223,7 +268,8 @@ impl Model {
     /// A get that was asked at `since`, when this was known of the blob, has answered. It could not rely on `others`,
     /// either. `lied`: there was a disk that has lied. One that has lost its last writes, as by rot of where its log ends,
     /// takes that for a write that was torn, and is sure that it never had what it had. Of a blob that could not be read
-    /// any more as it is, that may make an absence certain which is none.
+    /// any more as it is, that may make an absence certain which is none; so may a disk that has left the map with what it
+    /// held, of which somebody has said that it is lost.
     pub fn check_read(
         &self,
         id: BlobId,
@@ -244,10 +290,11 @@ impl Model {
                 else {
                     return;
                 };
-                let given_up = self.state.lock().given_up;
+                let (given_up, left) = self.gone();
                 let without = self.unreliable(since, others);
                 let survives = self.survives(id, degraded.is_some(), &without);
-                if matches!(why, BlobError::NotFound(_)) && !given_up && (survives || !lied) {
+                let unsure = lied || left;
+                if matches!(why, BlobError::NotFound(_)) && !given_up && (survives || !unsure) {
                     self.broken(format_args!("{id} was stored, and is called absent"));
                 }
                 if survives {
@@ -262,8 +309,9 @@ impl Model {
     /// A listing that was asked for when these were stored, and these deleted, holds these. A disk that has lied, of
     /// which it is not restored what it lost, may have lost a delete: then what it shows is for repair to take away.
     pub fn check_list(&self, stored: &[BlobId], deleted: &[BlobId], listed: &[BlobId]) {
+        let (_, left) = self.gone();
         for id in stored {
-            let still = matches!(self.fate(*id), Some(Fate::Stored { .. }));
+            let still = matches!(self.fate(*id), Some(Fate::Stored { .. })) && !left;
             if still && !listed.contains(id) {
                 self.broken(format_args!("{id} was stored, and is not listed"));
             }

@@ -1,4 +1,6 @@
-//! Machines with disks, and what goes wrong with them.
+//! Machines with disks, and what goes wrong with them; which of them are in the map is changed in [`reshaping`].
+
+mod reshaping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use proto::scheme::Scheme;
 use crate::ambient;
 use crate::dice::Dice;
 use crate::ground::{Ground, Map, Place, Shape};
+use crate::leader::VOLUME;
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::note;
@@ -37,6 +40,13 @@ pub struct Site {
     pub rotten: BTreeSet<usize>,
     /// Those of them that a scrub reads, in this life, and whether it has.
     scrubbing: BTreeMap<usize, (u64, bool)>,
+    /// Those whose disks came back empty under their own ids, until they say that they are filled.
+    wiped: BTreeSet<usize>,
+    /// The machine that is in no slot, if there is one.
+    spare: Option<usize>,
+    /// A disk has come to the map, or left it, and perhaps not all that belongs elsewhere by that has moved.
+    reshaped: bool,
+    scheme: Scheme,
     /// Losses that everything survives.
     pub m: usize,
 }
@@ -65,9 +75,21 @@ impl Site {
         let witness = Arc::new(Witness::new(model.clone(), machines.clone()));
         machines.iter().for_each(|machine| assert!(machine.start(), "a new disk starts"));
         let ground = Ground { machines, map, witness };
-        let (liars, rotten, scrubbing) = <(BTreeSet<_>, BTreeSet<_>, BTreeMap<_, _>)>::default();
-        let m = scheme.parity_parts();
-        Self { dice, trace, model, ground, liars, rotten, scrubbing, m }
+        let [liars, rotten, wiped] = <[BTreeSet<usize>; 3]>::default();
+        Self {
+            dice,
+            trace,
+            model,
+            ground,
+            liars,
+            rotten,
+            scrubbing: BTreeMap::new(),
+            wiped,
+            spare: None,
+            reshaped: false,
+            scheme,
+            m: scheme.parity_parts(),
+        }
     }
 
     /// What they say of themselves at the end.
@@ -78,10 +100,10 @@ impl Site {
         }
     }
 
-    /// Some machine.
+    /// Some machine that has a slot.
     pub fn machine(&mut self) -> Arc<Machine> {
-        let machine = self.dice.below(self.ground.machines.len() as u64) as usize;
-        self.ground.machines[machine].clone()
+        let all = self.ground.in_use();
+        all[self.dice.below(all.len() as u64) as usize].clone()
     }
 
     /// A machine loses its power, now or in the middle of something, or its program is killed.
@@ -102,7 +124,7 @@ impl Site {
         let (host, _) = &self.machine().home;
         note!(self.trace, "power of {host}");
         let crash = self.dice.one_in(2);
-        for machine in self.ground.machines.iter().filter(|machine| machine.home.0 == *host) {
+        for machine in self.ground.in_use().iter().filter(|machine| machine.home.0 == *host) {
             self.model.trouble(machine.number, true);
             machine.stop(crash);
         }
@@ -143,7 +165,9 @@ impl Site {
         for n in (0..ways).map(|n| ((first + n) % count) as usize) {
             note!(self.trace, "way of {whose} to machine {n}: {weather:?}");
             *weathers[n].lock() = weather;
-            self.model.trouble(n, true);
+            if self.spare != Some(n) {
+                self.model.trouble(n, true);
+            }
         }
     }
 
@@ -152,20 +176,23 @@ impl Site {
         let machine = self.machine();
         let n = machine.number;
         let storage = machine.storage();
-        let how = self.dice.below(8);
+        let how = self.dice.below(10);
         note!(self.trace, "machine {n}: device, {how}");
         self.model.trouble(n, true);
         match how {
             0 => storage.let_go_wrong(Wrong::Read),
             1 => storage.let_go_wrong(Wrong::Write),
             2 => storage.let_go_wrong(Wrong::Sync),
-            3 => storage.set_full(true),
-            how if self.may_lose(n) => {
+            3 => storage.let_go_wrong(Wrong::NoRoom),
+            // Now, or in the middle of something; somebody makes room when it is mended.
+            4 => storage.full_after(0),
+            5 => storage.full_after(self.dice.below(12)),
+            how if self.may_lie(n) => {
                 self.model.lose(n);
                 self.liars.insert(n);
                 match how {
-                    4 => storage.let_go_wrong(Wrong::Lost),
-                    5 => storage.let_go_wrong(Wrong::Misdirected),
+                    6 => storage.let_go_wrong(Wrong::Lost),
+                    7 => storage.let_go_wrong(Wrong::Misdirected),
                     _ => storage.rot(|path| !path.ends_with("index.redb")),
                 }
             }
@@ -173,11 +200,20 @@ impl Site {
         }
     }
 
-    /// May what this machine holds be lost, too?
+    /// May what this machine holds be lost, too? Not twice while parts move between all disks, as they do when the map is
+    /// another: of some blobs it would be two parts.
     pub fn may_lose(&self, machine: usize) -> bool {
+        if self.reshaped && self.model.lost().contains(&machine) {
+            return false;
+        }
         let mut lost = self.model.at_stake();
         lost.insert(machine);
         lost.len() <= if self.model.some_degraded() { self.model.min_spare() } else { self.m }
+    }
+
+    /// May this machine lie, and be trusted no more until it is replaced? What moves to it meanwhile is lost with it.
+    fn may_lie(&self, machine: usize) -> bool {
+        !self.reshaped && self.may_lose(machine)
     }
 
     /// May a machine be emptied? What goes to a disk that has lied will be lost with it: a blob that has lost a part there
@@ -194,7 +230,7 @@ impl Site {
     /// Parts on a disk in use rot, if they may be lost. Nobody is told: a scrub has to find it.
     pub fn rot_some(&mut self, machine: &Machine) {
         let n = machine.number;
-        if !self.may_lose(n) {
+        if !self.may_lie(n) {
             return;
         }
         note!(self.trace, "machine {n}: parts rot");
@@ -245,6 +281,8 @@ impl Site {
             }
             !*ended
         });
+        self.wiped.clear();
+        self.reshaped = false;
         let known = |machine| !self.liars.contains(&machine) && !self.rotten.contains(&machine);
         self.model.restored(known);
         if !self.has_lied() {
@@ -257,7 +295,7 @@ impl Site {
     /// A machine is off, and what its disk holds rots, if that may be lost. True: it does.
     pub fn rot_away(&mut self, machine: &Arc<Machine>) -> bool {
         let n = machine.number;
-        if !self.may_lose(n) {
+        if !self.may_lie(n) {
             return false;
         }
         note!(self.trace, "machine {n}: off, and rots");
@@ -267,6 +305,27 @@ impl Site {
         machine.stop(true);
         machine.storage().rot_much(3, |path| !path.ends_with("index.redb"));
         true
+    }
+
+    /// A disk comes back with nothing on it, under its own id: nobody is told, and whoever looks how it stands finds out.
+    /// It has forgotten whom the volume is promised to as well, until somebody tells it.
+    pub fn wipe_disk(&mut self, machine: &Arc<Machine>) {
+        let n = machine.number;
+        note!(self.trace, "machine {n}: its disk is wiped");
+        self.model.trouble(n, true);
+        self.model.forget(n);
+        machine.stop(self.dice.one_in(2));
+        machine.wipe_disk();
+        self.forget_state(n);
+        self.wiped.insert(n);
+        self.start(machine);
+    }
+
+    /// Is there a disk that was wiped, and does not say yet that it has all it should?
+    pub fn is_filling(&self) -> bool {
+        let generation = self.ground.map.generation;
+        let is_filled = |n: &usize| self.ground.machines[*n].is_filled(generation, VOLUME);
+        !self.wiped.iter().all(is_filled)
     }
 
     /// A disk is gone for good, and an empty one is in its place; whoever uses the group has to be told.
@@ -285,10 +344,16 @@ impl Site {
         let place = self.ground.place_on(n);
         (place.disk, place.drains) = (disk, false);
         self.ground.map.generation.0 += 1;
-        self.liars.remove(&n);
-        self.rotten.remove(&n);
-        self.scrubbing.remove(&n);
+        self.forget_state(n);
         self.start(machine);
+    }
+
+    /// What was wrong with the disk of this machine went with it.
+    fn forget_state(&mut self, machine: usize) {
+        for those in [&mut self.liars, &mut self.rotten, &mut self.wiped] {
+            those.remove(&machine);
+        }
+        self.scrubbing.remove(&machine);
     }
 
     /// A disk is to be emptied, or is not any more; whoever uses the group has to be told.
@@ -311,7 +376,7 @@ impl Site {
         }
         a.exchange_disks(b);
         self.model.exchanged(m, n);
-        for those in [&mut self.liars, &mut self.rotten] {
+        for those in [&mut self.liars, &mut self.rotten, &mut self.wiped] {
             let (had_m, had_n) = (those.remove(&m), those.remove(&n));
             let have = [(n, had_m), (m, had_n)].into_iter().filter(|(_, had)| *had);
             those.extend(have.map(|(machine, _)| machine));

@@ -4,6 +4,9 @@
 //! not there, or torn, and so is each change of a directory that was not synced (of those a prefix stays, as of a
 //! filesystem's journal). A sync that fails has written nothing, and later ones do not write it either.
 //!
+//! A full one has room for what was set aside for a file, and for what is there already; what is new fails, in the middle
+//! of a write perhaps.
+//!
 //! A crash comes when it is asked for, or in the middle of what is being done: with the n-th call from now on
 //! ([`Storage::crash_after`]). From then on every call of those who have files open fails, until they are opened anew.
 
@@ -43,8 +46,11 @@ pub enum Wrong {
     Sync,
     /// A write succeeds and is not there.
     Lost,
-    /// A write succeeds and is elsewhere.
+    /// A write succeeds and is elsewhere, in this file or in another.
     Misdirected,
+    /// There is no room for a write, though it may be there in part: not even where room was set aside, as on a
+    /// filesystem that overwrites nothing in place.
+    NoRoom,
 }
 
 /// The filesystem of one machine.
@@ -64,6 +70,8 @@ struct Inner {
     crash_after: Option<u64>,
     wrong: Vec<Wrong>,
     full: bool,
+    /// It is full when so many calls more have needed room.
+    full_after: Option<u64>,
     calls: u64,
     /// When a write was lost, or went elsewhere.
     lied: Option<Instant>,
@@ -75,6 +83,8 @@ struct Inner {
 struct Node {
     pages: BTreeMap<u64, Page>,
     len: u64,
+    /// Bytes from its beginning that were set aside.
+    set_aside: u64,
     /// Writes that are not safe: the page, and what was there before each.
     unsafe_pages: Vec<(u64, Option<Page>)>,
     /// The length that is safe.
@@ -129,6 +139,15 @@ impl Node {
         }
         self.unsafe_len.get_or_insert(self.len);
         self.len = len;
+        self.set_aside = self.set_aside.min(len);
+    }
+
+    /// Do so many bytes need room that the file has not?
+    fn grows_by(&self, offset: u64, len: u64) -> bool {
+        let mut pages = offset / PAGE as u64..(offset + len).div_ceil(PAGE as u64);
+        let is_new =
+            |page: u64| page * PAGE as u64 >= self.set_aside && !self.pages.contains_key(&page);
+        pages.any(is_new)
     }
 
     fn put_back(&mut self, page: u64, before: Option<Page>) {
@@ -183,6 +202,7 @@ impl Node {
             && (!each || dice.one_in(2))
         {
             self.len = len;
+            self.set_aside = self.set_aside.min(len);
             drop(self.pages.split_off(&len.div_ceil(PAGE as u64)));
         }
         self.forget();
@@ -218,6 +238,39 @@ impl Inner {
         wrong
     }
 
+    /// Is there no room for more? Asked by each call that needs some.
+    fn is_full(&mut self) -> bool {
+        match &mut self.full_after {
+            Some(0) => (self.full_after, self.full) = (None, true),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.full
+    }
+
+    /// Why a write of so many bytes fails, if it does.
+    fn write_fails(&mut self, node: usize, offset: u64, len: u64) -> Option<i32> {
+        if self.call().is_err() || self.goes_wrong(Wrong::Write) {
+            return Some(EIO);
+        }
+        let no_room = self.goes_wrong(Wrong::NoRoom)
+            || self.files[node].grows_by(offset, len) && self.is_full();
+        no_room.then_some(ENOSPC)
+    }
+
+    /// Where a write goes that goes astray: somewhere in the file or in any other that has a name, perhaps where something is.
+    fn astray(&mut self, node: usize) -> (usize, u64) {
+        let files: Vec<usize> = self.names.values().copied().collect();
+        let stays = files.is_empty() || self.dice.one_in(2);
+        let node = if stays { node } else { self.dice.of(&files) };
+        let there: Vec<u64> = self.files[node].pages.keys().copied().collect();
+        let page = match there.is_empty() || self.dice.one_in(2) {
+            true => self.dice.below((self.files[node].len / PAGE as u64).max(1)),
+            false => self.dice.of(&there),
+        };
+        (node, PAGE as u64 * page)
+    }
+
     fn name(&mut self, path: &Path, node: Option<usize>) {
         let before = match node {
             Some(node) => self.names.insert(path.to_owned(), node),
@@ -240,6 +293,7 @@ impl Storage {
             crash_after: None,
             wrong: Vec::new(),
             full: false,
+            full_after: None,
             calls: 0,
             lied: None,
             undisturbed: false,
@@ -297,16 +351,16 @@ impl Storage {
         self.0.lock().wrong.push(how);
     }
 
-    /// From now on there is no room for new files, or there is again.
-    pub fn set_full(&self, full: bool) {
-        self.0.lock().full = full;
+    /// There is no room for anything new, once so many calls more have needed some.
+    pub fn full_after(&self, calls: u64) {
+        self.0.lock().full_after = Some(calls);
     }
 
     /// Nothing that is still to go wrong does.
     pub fn is_well(&self) {
         let mut inner = self.0.lock();
         inner.wrong.clear();
-        (inner.crash_after, inner.full) = (None, false);
+        (inner.crash_after, inner.full_after, inner.full) = (None, None, false);
     }
 
     /// Some bit of some page of a file that `which` holds for flips.
@@ -512,25 +566,25 @@ impl MediumFile for OpenFile {
     }
 
     fn write_at(&self, mut offset: u64, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.with(|inner, node| {
+        self.with(|inner, mut node| {
             if inner.down {
                 return Err(failed(EIO));
             }
-            let wrong = inner.call().is_err() || inner.goes_wrong(Wrong::Write);
+            let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+            let fails = inner.write_fails(node, offset, len as u64);
             if inner.goes_wrong(Wrong::Lost) {
                 return Ok(());
             }
             if inner.goes_wrong(Wrong::Misdirected) {
-                let pages = inner.files[node].len / PAGE as u64;
-                offset = PAGE as u64 * inner.dice.below(pages.max(1));
+                (node, offset) = inner.astray(node);
             }
             let count = buffers.len() as u64;
-            let whole = if wrong { inner.dice.below(count + 1) } else { count };
+            let whole = if fails.is_some() { inner.dice.below(count + 1) } else { count };
             for buffer in buffers.iter().take(whole as usize) {
                 inner.files[node].write(offset, buffer);
                 offset += buffer.len() as u64;
             }
-            if wrong { Err(failed(EIO)) } else { Ok(()) }
+            fails.map_or(Ok(()), |errno| Err(failed(errno)))
         })
     }
 
@@ -560,13 +614,14 @@ impl MediumFile for OpenFile {
     fn preallocate(&self, len: u64) -> io::Result<()> {
         self.with(|inner, node| {
             inner.call()?;
-            if inner.full {
+            if inner.is_full() {
                 return Err(failed(ENOSPC));
             }
             let node = &mut inner.files[node];
             if len > node.len {
                 node.set_len(len);
             }
+            node.set_aside = node.set_aside.max(len);
             Ok(())
         })
     }
@@ -588,5 +643,67 @@ impl MediumFile for OpenFile {
             inner.files[node].set_len(len);
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: u64 = 2 * PAGE as u64;
+
+    fn made(storage: &Storage, name: &str) -> Box<dyn MediumFile> {
+        let file = storage.open(Path::new(name), Mode::Create).unwrap();
+        file.preallocate(LEN).unwrap();
+        file
+    }
+
+    fn write(file: &dyn MediumFile, offset: u64) -> Result<(), Option<i32>> {
+        let page = [7; PAGE];
+        let written = file.write_at(offset, &mut [IoSlice::new(&page)]);
+        written.map_err(|e| e.raw_os_error())
+    }
+
+    fn sevens(file: &dyn MediumFile) -> Vec<u64> {
+        let mut page = [0; PAGE];
+        let written = [0, PAGE as u64].into_iter().filter(|at| {
+            file.read_at(*at, &mut page).unwrap();
+            page == [7; PAGE]
+        });
+        written.collect()
+    }
+
+    #[test]
+    fn a_full_one_has_room_for_what_was_set_aside_and_for_all_once_somebody_has_made_some() {
+        let storage = Storage::new(Dice::new(1));
+        let file = made(&storage, "/a");
+        storage.full_after(1);
+        assert_eq!(write(&*file, LEN), Ok(()), "it is full with the next");
+        for offset in [0, LEN, PAGE as u64] {
+            assert_eq!(write(&*file, offset), Ok(()), "there is room at {offset}");
+        }
+        assert_eq!(write(&*file, 2 * LEN), Err(Some(ENOSPC)));
+        let other = storage.open(Path::new("/b"), Mode::Create).unwrap();
+        assert_eq!(other.preallocate(LEN).map_err(|e| e.raw_os_error()), Err(Some(ENOSPC)));
+        storage.is_well();
+        assert!(other.preallocate(LEN).is_ok());
+        storage.let_go_wrong(Wrong::NoRoom);
+        assert_eq!(write(&*other, 0), Err(Some(ENOSPC)), "even there, once");
+        assert_eq!(write(&*other, 0), Ok(()));
+    }
+
+    #[test]
+    fn what_goes_astray_is_once_in_this_file_or_in_another() {
+        let mut elsewhere = [0; 2];
+        for seed in 0..64 {
+            let storage = Storage::new(Dice::new(seed));
+            let (file, other) = (made(&storage, "/a"), made(&storage, "/b"));
+            storage.let_go_wrong(Wrong::Misdirected);
+            assert_eq!(write(&*file, 0), Ok(()));
+            let (here, there) = (sevens(&*file).len(), sevens(&*other).len());
+            assert_eq!(here + there, 1, "seed {seed}");
+            elsewhere[there] += 1;
+        }
+        assert!(elsewhere.iter().all(|times| *times > 0), "{elsewhere:?}");
     }
 }

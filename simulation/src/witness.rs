@@ -97,14 +97,20 @@ impl Witness {
     /// A machine has begun to run: what it holds is what its disk says.
     pub fn starts(&self, machine: usize) {
         let Some(disk) = self.machines[machine].disk() else { return };
+        self.leaves(machine);
         let mut state = self.state.lock();
-        state.holdings.values_mut().for_each(|held| held.retain(|(_, at)| *at != machine));
         let all = disk.each_part(|_, key| {
             state.holdings.entry(key.blob).or_default().insert((key.part.get(), machine));
             true
         });
         // What a disk cannot tell it does not hold, for all who ask.
         drop(all);
+    }
+
+    /// A machine is in the group no more: nobody finds what it holds.
+    pub fn leaves(&self, machine: usize) {
+        let mut state = self.state.lock();
+        state.holdings.values_mut().for_each(|held| held.retain(|(_, at)| *at != machine));
     }
 
     /// A machine has put a part.

@@ -1,10 +1,12 @@
-//! One run: machines, leaders and faults, step by step; what must be true at the end is in [`ends`].
+//! One run: machines, leaders and faults, step by step; what changes the map is in [`maps`], and what must be true at the end in
+//! [`ends`].
 //!
 //! Of a seed follow the machines, the scheme, what is asked and what goes wrong. No more is harmed for good than the
 //! scheme promises to survive, but for one run in eight, where once more disks are emptied than that: then nothing that was
 //! stored may be called absent. Away for a time may be as much as chance wants.
 
 mod ends;
+mod maps;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,7 +150,7 @@ impl World {
     }
 
     async fn step(&mut self) {
-        match self.site.dice.below(32) {
+        match self.site.dice.below(34) {
             0..=8 => self.ask(),
             9..=10 => self.list(),
             11..=12 => self.delete(),
@@ -173,6 +175,8 @@ impl World {
                 self.site.rot_some(&machine);
             }
             29 => self.scrub().await,
+            30 => self.wipe_disk(),
+            31 => self.reshape().await,
             _ => self.ask(),
         }
         let pause = match self.site.dice.below(10) {
@@ -200,8 +204,11 @@ impl World {
     /// Has repair nothing more to do?
     fn rests(&self) -> Result<(), String> {
         let rests = self.leader().rests();
-        // Who has just begun knows nothing yet.
+        // Who has just begun knows nothing yet, and nobody was told of a disk that was wiped.
         match rests {
+            Ok(()) if self.site.is_filling() => {
+                Err("a disk that was wiped is not filled".to_owned())
+            }
             Ok(()) if self.unsettled.elapsed() <= SETTLES => {
                 Err("something has changed".to_owned())
             }
@@ -256,7 +263,7 @@ impl World {
             };
             note!(trace, "{} puts {id}: {put:?}", leader.number);
             match put {
-                Ok(_) if deposed && apart && !lied => {
+                Ok(_) if deposed && apart && !lied && !model.some_forgot() => {
                     model.broken(format_args!("{id} was stored by a leader that was taken over"))
                 }
                 // Of disks that may have lied more may be gone at once than it survives.
@@ -355,27 +362,21 @@ impl World {
         self.asked.spawn(delete_all(leader, model, trace, some));
     }
 
-    /// The group has changed: whoever leads is told.
-    async fn tell_leader(&mut self) {
-        self.leader().follow(&self.site.ground).await;
-        self.unsettled = Instant::now();
-    }
-
-    /// A disk is gone for good, and an empty one takes its place.
-    async fn lose_disk(&mut self) {
+    /// A disk comes back empty, as itself.
+    fn wipe_disk(&mut self) {
         let machine = self.site.machine();
         if self.site.may_lose(machine.number) {
-            self.site.lose_disk(&machine);
-            self.tell_leader().await;
+            self.site.wipe_disk(&machine);
+            self.unsettled = Instant::now();
         }
     }
 
     /// More disks are gone for good, at once, than can be.
     async fn lose_too_much(&mut self) {
         let count = self.site.m + 1 + self.site.dice.below(2) as usize;
-        let first = self.site.dice.below(self.site.ground.machines.len() as u64) as usize;
+        let machines = self.site.ground.in_use();
+        let first = self.site.dice.below(machines.len() as u64) as usize;
         note!(self.site.trace, "{count} disks are lost");
-        let machines = self.site.ground.machines.clone();
         for machine in machines.iter().cycle().skip(first).take(count) {
             self.site.lose_disk(machine);
         }
@@ -404,58 +405,6 @@ impl World {
         self.site.scrubs();
     }
 
-    /// Two disks change places; then they are back, or the map is changed.
-    async fn swap_disks(&mut self) {
-        let (a, b) = (self.site.machine(), self.site.machine());
-        if a.number == b.number {
-            return;
-        }
-        self.site.swap_disks(&a, &b);
-        sleep(Duration::from_millis(self.site.dice.below(20_000))).await;
-        if self.site.dice.one_in(2) {
-            return self.site.swap_disks(&a, &b);
-        }
-        self.site.model.moved();
-        self.site.move_in_map(a.number, b.number);
-        self.tell_leader().await;
-    }
-
-    /// A disk is to be emptied, or those that were are not any more.
-    async fn drain(&mut self) {
-        let drained = self.site.ground.map.places.iter().find(|place| place.drains);
-        match drained.map(|place| place.machine) {
-            Some(machine) => self.site.drain(machine, false),
-            None => {
-                let machine = self.site.machine().number;
-                if !self.site.may_empty(machine) {
-                    return;
-                }
-                self.site.drain(machine, true);
-            }
-        }
-        self.tell_leader().await;
-    }
-
-    /// A disk that was to be emptied, and is called empty, is pulled: nothing is lost by that.
-    async fn pull_what_is_empty(&mut self) {
-        let leader = self.leader();
-        let Some(healer) = leader.healer.lock().clone() else { return };
-        let report = healer.glance();
-        let place = |slot: usize| self.site.ground.map.places[slot];
-        let empty = report.drains.iter().filter(|drain| drain.empty).map(|drain| place(drain.disk));
-        let Some(machine) = empty.filter(|place| place.drains).map(|place| place.machine).next()
-        else {
-            return;
-        };
-        let machine = self.site.ground.machines[machine].clone();
-        let settled = self.unsettled.elapsed() > SETTLES && machine.is_well();
-        if settled && self.site.dice.one_in(2) {
-            note!(self.site.trace, "machine {}: its disk is empty, and pulled", machine.number);
-            self.site.replace_disk(&machine);
-            self.tell_leader().await;
-        }
-    }
-
     async fn change_leader(&mut self) {
         let next = self.comer();
         self.enthrone(next).await;
@@ -465,13 +414,14 @@ impl World {
     /// the volume.
     async fn split(&mut self) {
         let (leader, next) = (self.leader(), self.comer());
-        let count = self.site.ground.machines.len() as u64;
+        let machines = self.site.ground.in_use();
+        let count = machines.len() as u64;
         let (first, few) = (self.site.dice.below(count), self.site.m as u64 + 1);
         let (deaf, mute) =
             [(true, false), (false, true), (true, true)][self.site.dice.below(3) as usize];
         let cut = Weather { deaf, mute, ..Weather::default() };
         for n in 0..count {
-            let machine = ((first + n) % count) as usize;
+            let machine = machines[((first + n) % count) as usize].number;
             let whose = if n < few { &next } else { &leader };
             *whose.weather[machine].lock() = cut;
             self.site.model.trouble(machine, true);

@@ -147,6 +147,17 @@ impl Proxy {
         }
     }
 
+    /// Has these slots promise the volume to whoever has it by this proxy. One that was away when it was taken over knows
+    /// nothing of that, nor does one that has come back empty: whoever had it before could change what they hold, and
+    /// store on so many of them, together, what nobody finds.
+    pub(crate) async fn promise_again(&self, volume: VolumeId, slots: SlotSet) {
+        let Some(issuer) = self.issuer(volume) else { return };
+        let promising = slots.iter().map(|slot| self.slots[slot].fence(volume, issuer));
+        for error in join_all(promising).await.into_iter().filter_map(Result::err) {
+            tracing::debug!("a slot does not promise the volume again: {error}");
+        }
+    }
+
     /// See [`crate::BlobStore::promised`].
     pub(crate) async fn highest_promise(
         &self,

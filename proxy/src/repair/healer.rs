@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use parking_lot::Mutex;
 use proto::guard::{caught_in, keep_going};
 use proto::health::Health;
@@ -325,9 +325,11 @@ impl Inner {
 
     async fn count(self: Arc<Self>, census: u64, attendance: Attendance, began: Instant) -> Done {
         let find = |blob, finding| self.course.lock().found(census, blob, finding);
+        // One that comes back is counted, and does not take what its owner's forerunner asks any more.
+        let promising = self.proxy.promise_again(self.volume, attendance.writable);
         let counting = self.proxy.census(self.volume, attendance, &self.ledger, find);
-        match caught_in("a census", counting).await {
-            Ok(outcome) => Done::Counted { outcome, began },
+        match caught_in("a census", join(promising, counting)).await {
+            Ok(((), outcome)) => Done::Counted { outcome, began },
             Err(_) => Done::Panicked,
         }
     }

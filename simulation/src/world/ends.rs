@@ -24,7 +24,7 @@ impl World {
         for leader in &self.leaders {
             leader.weather.iter().for_each(|weather| *weather.lock() = Weather::default());
         }
-        for machine in self.site.ground.machines.clone() {
+        for machine in self.site.ground.in_use() {
             if self.site.ground.place_on(machine.number).drains {
                 self.site.drain(machine.number, false);
             }
@@ -68,8 +68,26 @@ impl World {
         note!(self.site.trace, "given up {lost:?}: {given_up:?}");
     }
 
-    /// All is as it should be, within a bound.
+    /// All is as it should be, within a bound; and once more when a disk has lost all it had, or the map is another, and
+    /// nothing else happens: nobody else begins to lead, and to count.
     pub(super) async fn whole_again(&mut self) {
+        self.until_whole().await;
+        match self.site.dice.below(4) {
+            0 => self.wipe_disk(),
+            1 => self.reshape().await,
+            _ => {}
+        }
+        self.until_whole().await;
+        let there = self.parts_there();
+        for id in self.site.model.those(|fate| matches!(fate, Fate::Stored { .. })) {
+            if let Err(why) = is_whole(id, &there) {
+                self.site.model.broken(format_args!("{why}"));
+            }
+        }
+        self.without_some().await;
+    }
+
+    async fn until_whole(&mut self) {
         let began = Instant::now();
         let leader = self.leader();
         loop {
@@ -94,13 +112,6 @@ impl World {
             sleep(Duration::from_secs(1)).await;
         }
         note!(self.site.trace, "whole again");
-        let there = self.parts_there();
-        for id in self.site.model.those(|fate| matches!(fate, Fate::Stored { .. })) {
-            if let Err(why) = is_whole(id, &there) {
-                self.site.model.broken(format_args!("{why}"));
-            }
-        }
-        self.without_some().await;
     }
 
     /// Of more than can be lost, what is left is as it should be within a bound; the rest is called lost, and absent never.
@@ -133,7 +144,7 @@ impl World {
     fn parts_there(&self) -> BTreeSet<(PartKey, usize)> {
         let mut there = BTreeSet::new();
         let given_up = !self.site.model.lost().is_empty();
-        for machine in &self.site.ground.machines {
+        for machine in &self.site.ground.in_use() {
             let disk = machine.disk().expect("all run");
             let all = disk.each_part(|slot, key| {
                 let (model, n) = (&self.site.model, machine.number);
@@ -155,7 +166,7 @@ impl World {
 
     /// Everything can be read without any m machines, or any host if that can be lost.
     async fn without_some(&mut self) {
-        let machines = self.site.ground.machines.clone();
+        let machines = self.site.ground.in_use();
         let host = &machines[self.site.dice.below(machines.len() as u64) as usize].home.0;
         let mut away: Vec<_> = machines.iter().filter(|machine| machine.home.0 == *host).collect();
         if away.len() > self.site.m || self.site.dice.one_in(2) {
