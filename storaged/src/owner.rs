@@ -44,8 +44,10 @@ pub(crate) struct Owner {
     pub(crate) compaction: Option<Compaction>,
     /// No step of compaction in the background before this.
     pub(crate) compact_from: Instant,
-    /// Files of stage doomed.
+    /// Files of stage doomed that are there still.
     pub(crate) doomed: HashMap<u32, Dead>,
+    /// Files that are gone, with those of their dead records that are not struck off yet.
+    pub(crate) gone: Vec<(u32, Dead)>,
     pub(crate) checkpoint: Option<RunningCheckpoint>,
     /// No checkpoint by itself before this.
     pub(crate) checkpoint_from: Instant,

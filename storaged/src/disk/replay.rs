@@ -364,6 +364,7 @@ impl<'a> Recovery<'a> {
             compaction: None,
             compact_from: Instant::now(),
             doomed: HashMap::new(),
+            gone: Vec::new(),
             checkpoint: None,
             checkpoint_from: Instant::now(),
             logged: 0,

@@ -169,7 +169,8 @@ impl Owner {
 
     /// How soon there is something to do besides, without requests.
     pub(crate) fn patience(&self) -> Duration {
-        if self.compaction.is_some() || self.checkpoint.is_some() { SOON } else { CHECKPOINT_IDLE }
+        let goes_on = self.compaction.is_some() || self.checkpoint.is_some();
+        if goes_on || self.owes_something_back() { SOON } else { CHECKPOINT_IDLE }
     }
 
     /// Blocks left in the current file.
@@ -548,7 +549,7 @@ impl Owner {
     }
 
     /// What is done between batches: checkpoints, and a step of compaction when one is due.
-    fn background(&mut self, idle: bool) {
+    pub(crate) fn background(&mut self, idle: bool) {
         self.look();
         if self.shared.read_only().is_some() {
             return;
@@ -570,6 +571,10 @@ impl Owner {
             self.finish_checkpoint();
         }
         self.give_back_again();
+        if self.owes_something_back() {
+            self.punch();
+            self.strike_off_some();
+        }
         if rested && self.scratch.len() > IDLE_SCRATCH {
             self.scratch = Aligned::zeroed(DISK_BLOCK);
         }
