@@ -24,6 +24,7 @@ const MAX_HOLES: usize = 64 << 10;
 const HOLES: usize = 256;
 /// Dead records struck off at once.
 const STRUCK_OFF: usize = 1024;
+const REMOVING: &str = "removing a block file";
 
 impl Owner {
     fn declined(&mut self, doing: &'static str, why: &io::Error) {
@@ -55,6 +56,12 @@ impl Owner {
                 None => drop(self.ledger.space.long.remove(&number)),
             }
         }
+    }
+
+    /// Does a checkpoint give files back, as far as is known?
+    pub(crate) fn frees_soon(&self) -> bool {
+        let declined = self.declined.rests() && self.declined.said.contains(REMOVING);
+        !self.doomed.is_empty() && Instant::now() >= self.checkpoint_from && !declined
     }
 
     /// Are there holes to be made, as soon as it is their turn?
@@ -146,10 +153,10 @@ impl Owner {
         }
         self.strike_off_some();
         match result {
-            Ok(()) => drop(self.declined.said.remove("removing a block file")),
+            Ok(()) => drop(self.declined.said.remove(REMOVING)),
             // It stays doomed: the next checkpoint tries again.
-            Err(e) if is_declined(&e) => self.declined("removing a block file", &e),
-            Err(e) => drop(self.fail("removing a block file", &e)),
+            Err(e) if is_declined(&e) => self.declined(REMOVING, &e),
+            Err(e) => drop(self.fail(REMOVING, &e)),
         }
         if !doomed.is_empty() {
             self.shared.publish(&self.ledger.space);
