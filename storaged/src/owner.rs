@@ -92,6 +92,9 @@ pub(crate) struct Compaction {
     pub(crate) dropped: BTreeMap<SlotId, BTreeSet<PartKey>>,
     /// Something in the file is no record, or cannot be read.
     pub(crate) damaged: bool,
+    /// Once it is read to the end: parts that the index has there, and damage has hidden, which are still to be
+    /// written from the index.
+    pub(crate) hidden: Option<Vec<(SlotId, PartKey, Place)>>,
 }
 
 /// What the filesystem has declined.

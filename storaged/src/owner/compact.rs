@@ -30,7 +30,7 @@ use crate::index::fill::{Stage, gains};
 use crate::log::block_file::{BlockFile, Found, Scan};
 use crate::log::record::{
     Place, What, decode_blobs, decode_fence, decode_parts, decode_rebuilt, decode_slot,
-    encode_blobs, encode_fence, encode_parts, encode_rebuilt, encode_slot,
+    encode_blobs, encode_fence, encode_parts, encode_rebuilt, encode_slot, footprint,
 };
 use crate::owner::batch::Planned;
 use crate::owner::{Compaction, Owner};
@@ -105,6 +105,7 @@ impl Owner {
             blobs: BTreeMap::new(),
             dropped: BTreeMap::new(),
             damaged: false,
+            hidden: None,
         });
     }
 
@@ -120,6 +121,9 @@ impl Owner {
     /// Goes on with the file that is being emptied; bytes of records moved.
     fn slice(&mut self) -> Result<u64, PartError> {
         let Some(mut work) = self.compaction.take() else { return Ok(0) };
+        if let Some(hidden) = work.hidden.take() {
+            return self.mend(work, hidden);
+        }
         let file = self.shared.files.read().get(&work.file).cloned();
         let Some(file) = file else {
             self.keep(work.file, &"it is missing");
@@ -156,11 +160,15 @@ impl Owner {
         work.moved += bytes;
         self.move_records(moved)?;
         if done {
-            self.mend(&mut work)?;
-            self.end_compaction(work);
-        } else {
-            self.compaction = Some(work);
+            let state = *self.ledger.space.file(work.file);
+            if !work.damaged && state.live == 0 && state.tombstones == 0 {
+                self.end_compaction(work);
+                return Ok(bytes);
+            }
+            let hidden = self.ledger.index.parts_in(work.file);
+            work.hidden = Some(hidden.map_err(|e| self.shared.index_failed(&e))?);
         }
+        self.compaction = Some(work);
         Ok(bytes)
     }
 
@@ -305,20 +313,39 @@ impl Owner {
         Ok(records)
     }
 
-    /// What damage has hidden from the scan is written from the index.
-    fn mend(&mut self, work: &mut Compaction) -> Result<(), PartError> {
-        let state = *self.ledger.space.file(work.file);
-        if !work.damaged && state.live == 0 && state.tombstones == 0 {
-            return Ok(());
-        }
+    /// What damage has hidden from the scan is written from the index; bytes of records.
+    fn mend(
+        &mut self,
+        mut work: Compaction,
+        mut hidden: Vec<(SlotId, PartKey, Place)>,
+    ) -> Result<u64, PartError> {
         let index = self.ledger.index.clone();
-        for (slot, key, place) in
-            index.parts_in(work.file).map_err(|e| self.shared.index_failed(&e))?
+        let (mut lost, mut bytes) = (Vec::new(), 0);
+        while bytes < SLICE
+            && let Some((slot, key, place)) = hidden.pop()
         {
-            self.shared.note_damage(slot, key);
-            let zeros = Checked::compute(Bytes::from(vec![0; key.blob.part_len() as usize]));
-            self.move_records(vec![again(slot, What::Lost(key), zeros, Vec::new(), Some(place))])?;
+            // It may have been put again since, or deleted.
+            if index.part(slot, key).map_err(|e| self.shared.index_failed(&e))? == Some(place) {
+                self.shared.note_damage(slot, key);
+                let zeros = Checked::compute(Bytes::from(vec![0; key.blob.part_len() as usize]));
+                lost.push(again(slot, What::Lost(key), zeros, Vec::new(), Some(place)));
+                bytes += footprint(key.blob.part_len());
+            }
         }
+        self.move_records(lost)?;
+        if hidden.is_empty() {
+            self.mend_the_rest(&mut work)?;
+            self.end_compaction(work);
+        } else {
+            work.hidden = Some(hidden);
+            self.compaction = Some(work);
+        }
+        Ok(bytes)
+    }
+
+    /// The same of all that are no parts.
+    fn mend_the_rest(&mut self, work: &mut Compaction) -> Result<(), PartError> {
+        let index = self.ledger.index.clone();
         for (slot, blob) in
             index.tombstones_in(work.file).map_err(|e| self.shared.index_failed(&e))?
         {
