@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,13 @@ use proto::id::{
 use proto::part_store::{FillLevel, Issuer, PartError, PartStore, Scope};
 use tempfile::TempDir;
 
+use crate::format::superblock::Superblock;
 use crate::io::faults::{Call, Fault};
+use crate::io::system::disk_dir;
+use crate::log::block_file::Access;
+use crate::owner::Owner;
+use crate::shared::hands::own_threads;
+use crate::shared::queue::{Ask, To};
 use crate::{Disk, DiskOptions, InitOptions, init_disk};
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -32,6 +39,34 @@ pub(crate) fn open(dir: &TempDir) -> (Arc<Disk>, Arc<dyn PartStore>) {
     let disk = Disk::open(&dir.path().join("d"), DiskOptions::default()).unwrap();
     let store = disk.slot(SlotId(0), GroupId(0), Generation(1));
     (disk, store)
+}
+
+/// The owner of the disk, for who says when it does what.
+pub(crate) fn recover(dir: &TempDir) -> Owner {
+    let path = dir.path().join("d");
+    let superblock = Superblock::read(&path).unwrap();
+    let (home, options, hands) = (disk_dir(&path), DiskOptions::default(), own_threads());
+    crate::disk::open::recover(&home, &superblock, &options, hands, Access::Write).unwrap()
+}
+
+/// What becomes of a request.
+pub(crate) type Asked = Pin<Box<dyn Future<Output = Result<(), PartError>> + Send>>;
+
+/// Asks slot 0 of it: it is in the owner's queue when this returns.
+pub(crate) fn ask(owner: &Owner, ask: Ask) -> Asked {
+    use futures::FutureExt;
+    let shared = owner.shared.clone();
+    let to = To { slot: SlotId(0), group: GroupId(0), generation: Generation(1) };
+    let asking = async move { shared.queue.ask(to, ask).await };
+    // Whoever has the owner looks again and again whether it is answered, and lets nobody else have a turn.
+    let mut asked: Asked = Box::pin(tokio::task::unconstrained(asking));
+    assert_eq!(asked.as_mut().now_or_never(), None);
+    asked
+}
+
+/// Asks it to store a part.
+pub(crate) fn ask_put(owner: &Owner, key: PartKey) -> Asked {
+    ask(owner, Ask::Put(key, Checked::compute(content(key)), None))
 }
 
 pub(crate) fn key(sequence: u64, len: u32) -> PartKey {

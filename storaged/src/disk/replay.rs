@@ -26,6 +26,7 @@ use crate::io::medium::DiskDir;
 use crate::log::block_file::{Access, BlockFile, Found, Scan, len_of, sync_block_files};
 use crate::log::record::{Place, What, decode_blobs, decode_parts};
 use crate::owner::ahead::Ahead;
+use crate::owner::waiting::Waiting;
 use crate::owner::{Dead, Declined, Owner};
 use crate::shared::Shared;
 use crate::shared::hands::Hands;
@@ -361,9 +362,15 @@ impl<'a> Recovery<'a> {
             sequence: self.sequence,
             scratch: Aligned::zeroed(DISK_BLOCK),
             ahead: Ahead::default(),
+            waiting: Waiting::default(),
+            debt: 0,
+            closing: false,
             compaction: None,
             compact_from: Instant::now(),
+            gain_from: Instant::now(),
+            unfit: BTreeSet::new(),
             doomed: HashMap::new(),
+            gone: Vec::new(),
             checkpoint: None,
             checkpoint_from: Instant::now(),
             logged: 0,

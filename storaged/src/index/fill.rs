@@ -8,8 +8,8 @@
 //!
 //! Parts are taken while live records stay below `limit`; those of metadata beyond it too, so that a full
 //! disk can be deleted from. What is left has room for the file that is written, the file that compaction
-//! writes next, and at least half a file's worth of dead records, so that compaction always finds
-//! something to gain and deletes always find a place.
+//! writes next, and at least half a file's worth of dead records, and one in [`LEAST_GAIN`] of all, so that compaction
+//! always finds something to gain ([`gains`]) and deletes always find a place.
 //!
 //! Invariant: a file's `allocated` is what it takes on the filesystem: all of it until it is sealed and
 //! cut off, then what is in use and not punched.
@@ -25,6 +25,16 @@ const TOMBSTONE: u64 = 32;
 const YELLOW: u64 = 85;
 /// Dead bytes from which a file is worth compacting in the background.
 const WORTHWHILE: u64 = 1 << 20;
+/// What else it costs to empty a file, a checkpoint and its syncs, in bytes that could be moved meanwhile.
+const EMPTYING: u64 = 1 << 20;
+/// A file of which one byte in so many is dead is worth emptying for whoever has no room. With less everybody would wait
+/// for what gains next to nothing.
+const LEAST_GAIN: u64 = 64;
+
+/// Is it worth emptying a file that takes so many bytes of disk for what would be gained?
+pub(crate) fn gains(dead: u64, used: u64) -> bool {
+    dead * LEAST_GAIN >= used
+}
 
 /// What becomes of a block file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +70,8 @@ impl FileState {
         Self { tail: 0, live: 0, punched: 0, tombstones: 0, stage: Stage::Open }
     }
 
-    fn used(&self) -> u64 {
+    /// Bytes that it takes on the filesystem, cut off behind its last record.
+    pub(crate) fn used(&self) -> u64 {
         (u64::from(self.tail) * DISK_BLOCK as u64).saturating_sub(self.punched)
     }
 
@@ -144,8 +155,8 @@ impl Space {
 
     /// Like [`Self::limit`], for records of metadata.
     fn metadata_limit(&self) -> u64 {
-        let least = 2 * self.block_file + self.block_file / 2;
-        self.ceiling().saturating_sub(least)
+        let dead = (self.block_file / 2).max(self.capacity / LEAST_GAIN);
+        self.ceiling().saturating_sub(2 * self.block_file + dead)
     }
 
     /// May a new part of so many bytes of records be taken, now or after compaction?
@@ -170,16 +181,49 @@ impl Space {
         self.files.get(&file).is_none_or(|file| file.needed() <= room)
     }
 
-    /// Of the sealed files whose live records fit into `room` bytes, but for some, the one that compaction gains most
-    /// from.
-    pub(crate) fn best_victim(&self, room: u64, but: &BTreeSet<u32>) -> Option<u32> {
-        let sealed = self.files.iter().filter(|(_, file)| file.stage == Stage::Sealed);
-        sealed
-            .filter(|(number, file)| {
-                file.dead() > 0 && file.needed() <= room && !but.contains(*number)
-            })
-            .max_by_key(|(_, file)| file.dead())
+    /// How many more files may be begun for new data.
+    pub(crate) fn files_to_come(&self) -> u64 {
+        let left = self.ceiling().saturating_sub(self.allocated());
+        (left / self.block_file).saturating_sub(1)
+    }
+
+    /// Bytes of records in a file that are needed.
+    pub(crate) fn needed(&self, file: u32) -> u64 {
+        self.files.get(&file).map_or(0, FileState::needed)
+    }
+
+    /// The file to be emptied for whoever has no room: of those that are worth it ([`gains`]) and whose live records fit
+    /// into `room` bytes, but for some, the one of which most is gained for what it costs. One after which the reserve is
+    /// whole comes before all after which it is not: those that are left might not fit any more. The file that is written
+    /// counts only where it is full (`open`).
+    pub(crate) fn best_victim(&self, room: u64, open: bool, but: &BTreeSet<u32>) -> Option<u32> {
+        let counts = |file: &FileState| match file.stage {
+            Stage::Sealed => true,
+            Stage::Open => open,
+            Stage::Kept | Stage::Doomed => false,
+        };
+        let worth = |file: &FileState| file.dead() > 0 && gains(file.dead(), file.used());
+        let (allocated, free) = (self.allocated(), self.free());
+        let leaves_reserve = |file: &FileState| {
+            let is_open = file.stage == Stage::Open;
+            let begun = if is_open || file.needed() > free { self.block_file } else { 0 };
+            let gone = if is_open { self.block_file } else { file.used() };
+            allocated + begun + self.block_file <= self.ceiling() + gone
+        };
+        let rate = |file: &FileState| file.dead() * 1024 / (file.needed() + EMPTYING);
+        let candidates = self.files.iter().filter(|(number, file)| {
+            counts(file) && worth(file) && file.needed() <= room && !but.contains(*number)
+        });
+        candidates
+            .max_by_key(|(_, file)| (leaves_reserve(file), rate(file), file.dead()))
             .map(|(number, _)| *number)
+    }
+
+    /// Bytes left in the file that is written.
+    fn free(&self) -> u64 {
+        let open = self.files.values().filter(|file| file.stage == Stage::Open);
+        open.map(|file| self.block_file.saturating_sub(u64::from(file.tail) * DISK_BLOCK as u64))
+            .sum()
     }
 
     /// A sealed file that is mostly dead, and whose live records fit into `room` bytes.
@@ -250,16 +294,60 @@ mod tests {
         space.files.insert(3, sealed(16, 12));
         let (all, but) = (BTreeSet::new(), BTreeSet::from([2]));
         assert_eq!(space.mostly_dead(16 * MIB), None);
-        assert_eq!(space.best_victim(16 * MIB, &all), Some(2));
-        assert_eq!(space.best_victim(16 * MIB, &but), Some(3));
-        assert_eq!(space.best_victim(8 * MIB, &all), None);
+        assert_eq!(space.best_victim(16 * MIB, false, &all), Some(2));
+        assert_eq!(space.best_victim(16 * MIB, false, &but), Some(3));
+        assert_eq!(space.best_victim(8 * MIB, false, &all), None);
         space.files.insert(4, FileState { punched: 14 * MIB, ..sealed(16, 1) });
-        assert_eq!(space.best_victim(8 * MIB, &all), Some(4));
+        assert_eq!(space.best_victim(8 * MIB, false, &all), Some(4));
         assert_eq!(space.mostly_dead(8 * MIB), Some(4));
         // What gains more and does not fit is no reason to leave what does.
         space.files.insert(5, sealed(16, 7));
         assert_eq!(space.mostly_dead(8 * MIB), Some(5));
         assert_eq!(space.mostly_dead(6 * MIB), Some(4));
         assert_eq!((space.fits(5, 7 * MIB), space.fits(5, 6 * MIB)), (true, false));
+    }
+
+    #[test]
+    fn what_gains_next_to_nothing_is_not_emptied_and_most_is_gained_for_what_is_moved() {
+        let mut space = Space::new(160 * MIB, 16 * MIB);
+        let best = |space: &Space, open| space.best_victim(16 * MIB, open, &BTreeSet::new());
+        let dead = |bytes| FileState { live: 16 * MIB - bytes, ..sealed(16, 16) };
+        space.files.insert(1, dead(MIB / 4 - 4096));
+        assert_eq!(best(&space, false), None, "less than one in 64");
+        space.files.insert(1, dead(MIB / 4));
+        assert_eq!(best(&space, false), Some(1));
+        // 2 MiB for 2 moved, or 4 MiB for 12.
+        space.files.insert(2, FileState { punched: 12 * MIB, ..sealed(16, 2) });
+        space.files.insert(3, sealed(16, 12));
+        assert_eq!(best(&space, false), Some(2));
+        // The one that is written, full of what is dead, where no other can be begun for data.
+        space.files.insert(4, FileState { stage: Stage::Open, ..sealed(16, 4) });
+        assert_eq!((best(&space, false), best(&space, true)), (Some(2), Some(4)));
+        // After what takes less than a file, moved to a new one, the reserve would not be whole.
+        space.files.remove(&4);
+        space.files.insert(5, FileState { stage: Stage::Kept, ..sealed(96, 96) });
+        assert_eq!(best(&space, false), Some(2), "{} MiB", space.allocated() / MIB);
+        space.files.insert(5, FileState { stage: Stage::Kept, ..sealed(100, 100) });
+        assert_eq!(best(&space, false), Some(3), "{} MiB", space.allocated() / MIB);
+    }
+
+    /// With all that may be taken taken, there is a file to gain from, however evenly what is dead is spread.
+    #[test]
+    fn what_is_promised_can_be_gained() {
+        for files in [4, 6, 32, 48, 64, 256, 4096] {
+            let mut space = Space::new(files * 16 * MIB, 16 * MIB);
+            let limits = [space.limit(), space.metadata_limit()];
+            // All full, the one that is written, too, but for what is kept for the next file of compaction.
+            let sealed_files = files - 2;
+            for limit in limits {
+                for number in 0..sealed_files {
+                    let live = limit / sealed_files;
+                    let state = FileState { live, ..sealed(16, 0) };
+                    space.files.insert(number as u32 + 1, state);
+                }
+                let best = space.best_victim(16 * MIB, false, &BTreeSet::new());
+                assert!(best.is_some(), "{files} files, {} MiB live", limit / MIB);
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! It takes all requests there are, lays them out as one batch, writes it with one vectored write,
 //! makes it durable with one sync, and answers. The index is not written on this path: what the
-//! batch changes goes into its layer in memory, and from there into redb with a checkpoint.
+//! batch changes goes into its layer in memory, and from there into redb with a checkpoint. Nor is room made on it:
+//! who finds none waits, and others are served ([`crate::owner::room`]).
 //!
 //! Invariants:
 //! * A request is answered after its record is durable and the index knows it.
@@ -52,12 +53,10 @@ const CHECKPOINT_BYTES: u64 = 128 << 20;
 const CHECKPOINT_IDLE: Duration = Duration::from_secs(2);
 /// Changes in memory, while there is no room for them in redb, from which on nothing new is taken.
 const MAX_CHANGES: usize = 16 * CHECKPOINT_CHANGES;
-/// How soon to look again after a checkpoint, or for the next step of compaction.
+/// How soon to look again after a checkpoint, or for the next slice of compaction.
 const SOON: Duration = Duration::from_millis(10);
 /// Scratch memory that an idle disk may keep.
 const IDLE_SCRATCH: usize = 256 << 10;
-/// Most rounds of making room before a put is refused.
-const MAX_RECLAIMS: usize = 256;
 
 /// What is written ahead of the log, for all disks.
 static ZEROS: LazyLock<Aligned> = LazyLock::new(|| Aligned::zeroed(REGION as usize * DISK_BLOCK));
@@ -130,10 +129,20 @@ impl Batch {
     }
 }
 
+/// When a request is decided.
+enum Turn {
+    Now,
+    /// With the next batch.
+    Next,
+    /// Once there is room.
+    Later,
+}
+
 /// What to do about a request.
 enum Decision {
     Write(What, Checked, Vec<BlobId>, Option<Place>),
     Done,
+    Wait,
     Refuse(PartError),
 }
 
@@ -156,78 +165,92 @@ impl Owner {
     /// be done besides. `false`: the queue is closed, and they were the last.
     pub(crate) fn turn(&mut self, patience: Duration) -> bool {
         let (mut pending, closed) = self.shared.queue.take(patience);
-        let idle = pending.is_empty();
+        let idle = pending.is_empty() && self.waiting.is_empty();
+        self.closing = closed;
+        self.resume(&mut pending);
+        if pending.is_empty() && !closed {
+            self.background(idle);
+        }
         while !pending.is_empty() {
             self.one_batch(&mut pending);
             self.background(false);
-        }
-        if !closed {
-            self.background(idle);
         }
         !closed
     }
 
     /// How soon there is something to do besides, without requests.
     pub(crate) fn patience(&self) -> Duration {
-        if self.compaction.is_some() || self.checkpoint.is_some() { SOON } else { CHECKPOINT_IDLE }
-    }
-
-    /// Blocks left in the current file.
-    pub(crate) fn free_blocks(&self) -> u32 {
-        let Some(current) = &self.current else { return 0 };
-        let used = self.ledger.space.files.get(&current.number).map_or(0, |file| file.tail);
-        self.ledger.space.file_blocks().saturating_sub(used)
+        let wanted = self.debt > 0 || !self.waiting.is_empty();
+        let goes_on = self.compaction.is_some() || self.checkpoint.is_some();
+        match wanted {
+            true if !self.frees_soon() => Duration::ZERO,
+            false if !goes_on && !self.owes_something_back() => CHECKPOINT_IDLE,
+            _ => SOON,
+        }
     }
 
     fn one_batch(&mut self, pending: &mut VecDeque<Request>) {
         let mut batch = Batch::default();
         let mut turns = Vec::new();
         while let Some(request) = pending.pop_front() {
-            let admitted = match self.shared.admits(request.to) {
-                Ok(true) => Ok(()),
-                // A disk that takes no writes has nothing that an older generation could change.
-                Ok(false) if self.shared.read_only().is_some() => Ok(()),
-                // What is news about the group is written by itself, before what brought it.
-                Ok(false) if batch.records.is_empty() => self.learn(request.to, &request.ask),
-                Ok(false) => {
+            match self.turn_of(&request, &batch) {
+                Ok(Turn::Now) if matches!(request.ask, Ask::Turn) => {
+                    turns.push(request.waiter);
+                    continue;
+                }
+                Ok(Turn::Now) if batch.accepts(&request, self.free_blocks()) => {}
+                Ok(Turn::Now | Turn::Next) => {
                     pending.push_front(request);
                     break;
                 }
-                Err(why) => Err(why),
-            };
-            if let Err(why) = admitted {
-                request.waiter.answer(Err(why));
-                continue;
+                Ok(Turn::Later) => {
+                    self.wait(request);
+                    continue;
+                }
+                Err(why) => {
+                    request.waiter.answer(Err(why));
+                    continue;
+                }
             }
-            if matches!(request.ask, Ask::Turn) {
-                turns.push(request.waiter);
-                continue;
-            }
-            if !batch.accepts(&request, self.free_blocks()) {
-                pending.push_front(request);
-                break;
-            }
-            let decision = self.decide(&request, &batch);
-            let Request { to: To { slot, .. }, waiter, .. } = request;
-            match decision {
+            match self.decide(&request, &batch) {
                 Decision::Write(what, payload, blobs, replaced) => {
-                    let waiter = Some(waiter);
+                    let (slot, waiter) = (request.to.slot, Some(request.waiter));
                     batch.push(Planned { slot, what, payload, blobs, replaced, waiter });
                 }
-                Decision::Done => waiter.answer(Ok(())),
-                Decision::Refuse(why) => waiter.answer(Err(why)),
+                Decision::Done => request.waiter.answer(Ok(())),
+                Decision::Wait => self.wait(request),
+                Decision::Refuse(why) => request.waiter.answer(Err(why)),
             }
         }
         if !batch.records.is_empty() {
+            let put = batch.data;
             // Whoever waits was told.
-            let _ = self.commit(batch.records);
+            if self.commit(batch.records).is_ok() {
+                self.owe(put);
+            }
         }
         turns.into_iter().for_each(|turn| turn.answer(Ok(())));
     }
 
+    /// When the request is decided. What is news about its group is written by itself, before what brought it.
+    fn turn_of(&mut self, request: &Request, batch: &Batch) -> Result<Turn, PartError> {
+        // A disk that takes no writes has nothing that an older generation could change.
+        if !self.shared.admits(request.to)? && self.shared.read_only().is_none() {
+            if !batch.records.is_empty() {
+                return Ok(Turn::Next);
+            }
+            if !self.learn(request)? {
+                return Ok(Turn::Later);
+            }
+        }
+        Ok(if self.waiting.concerns(request) { Turn::Later } else { Turn::Now })
+    }
+
     /// Remembers the group and generation that a request comes with, durably. A slot that hears of its group for
-    /// the first time may have been in it before it lost all it had, unless it hears that it is to serve.
-    fn learn(&mut self, To { slot, group, generation }: To, ask: &Ask) -> Result<(), PartError> {
+    /// the first time may have been in it before it lost all it had, unless it hears that it is to serve. `false`: it
+    /// has no room for that yet.
+    fn learn(&mut self, request: &Request) -> Result<bool, PartError> {
+        let (To { slot, group, generation }, ask) = (request.to, &request.ask);
         let rebuilding = !self.shared.serves(slot) && !matches!(ask, Ask::Serve);
         let payload = encode_slot(Membership { group, generation, rebuilding });
         let record = Planned {
@@ -238,8 +261,10 @@ impl Owner {
             replaced: None,
             waiter: None,
         };
-        self.ensure_room(record.blocks(), false)?;
-        self.commit(vec![record])
+        if !self.find_room(request.waits_since, record.blocks(), false)? {
+            return Ok(false);
+        }
+        self.commit(vec![record]).map(|()| true)
     }
 
     fn decide(&mut self, request: &Request, batch: &Batch) -> Decision {
@@ -263,9 +288,8 @@ impl Owner {
             Ask::Fence(volume, issuer) => Ok(self.decide_fence(slot, *volume, *issuer)),
             Ask::Turn => Ok(Decision::Done),
         };
-        let mut decision =
-            decided.unwrap_or_else(|e| Decision::Refuse(self.shared.index_failed(&e)));
-        if let Decision::Write(what, payload, _, replaced) = &mut decision {
+        let decision = decided.unwrap_or_else(|e| Decision::Refuse(self.shared.index_failed(&e)));
+        if let Decision::Write(what, payload, ..) = &decision {
             let new_data = matches!(what, What::Put(_));
             let bytes = footprint(payload.data().len() as u32);
             if let What::Put(key) = what
@@ -273,18 +297,13 @@ impl Owner {
             {
                 return Decision::Refuse(PartError::Full);
             }
-            // Within a batch there is room: `accepts` asked for it.
+            // Within a batch there is room, `accepts` asked for it; but new data may not have all of it.
             let blocks = (bytes / BLOCK) as u32;
-            if batch.records.is_empty() {
-                if let Err(e) = self.ensure_room(blocks, new_data) {
-                    return Decision::Refuse(e);
-                }
-                // What is replaced may have been moved to make room.
-                if let (What::Put(key), Some(_)) = (*what, &replaced) {
-                    match self.ledger.index.part(slot, key) {
-                        Ok(place) => *replaced = place,
-                        Err(e) => return Decision::Refuse(self.shared.index_failed(&e)),
-                    }
+            if batch.records.is_empty() || new_data {
+                match self.find_room(request.waits_since, blocks, new_data) {
+                    Ok(true) => {}
+                    Ok(false) => return Decision::Wait,
+                    Err(e) => return Decision::Refuse(e),
                 }
             }
         }
@@ -390,24 +409,6 @@ impl Owner {
             return Decision::Done;
         }
         Decision::Write(what, encode_blobs(&blobs), blobs, None)
-    }
-
-    /// Sees to it that the current file has so much room left, and that new data leaves the reserve
-    /// alone.
-    pub(crate) fn ensure_room(&mut self, blocks: u32, new_data: bool) -> Result<(), PartError> {
-        for _ in 0..MAX_RECLAIMS {
-            let fits = self.free_blocks() >= blocks;
-            if fits && !(new_data && self.ledger.space.reserve_broken()) {
-                return Ok(());
-            }
-            if !fits && self.ledger.space.may_open(new_data) && self.roll()? {
-                continue;
-            }
-            if !self.reclaim()? {
-                break;
-            }
-        }
-        Err(PartError::Full)
     }
 
     /// Begins the next file and seals the current one. `false`: the filesystem has no room.
@@ -547,10 +548,11 @@ impl Owner {
         }
     }
 
-    /// What is done between batches: checkpoints, and a step of compaction when one is due.
-    fn background(&mut self, idle: bool) {
+    /// What is done between batches: checkpoints, and a slice of compaction when one is due.
+    pub(crate) fn background(&mut self, idle: bool) {
         self.look();
         if self.shared.read_only().is_some() {
+            self.debt = 0;
             return;
         }
         self.fulfil_wishes();
@@ -559,7 +561,10 @@ impl Owner {
         // Whether the filesystem has room again is found out by trying, from the next one on.
         let refused = self.ledger.space.ceiling.is_some();
         let much = pending >= CHECKPOINT_CHANGES || self.logged >= CHECKPOINT_BYTES;
-        let due = (much || refused) && Instant::now() >= self.checkpoint_from;
+        // Where room runs short, what it gives back is not waited for.
+        let short = !self.waiting.is_empty() || !self.ledger.space.may_open(true);
+        let frees = short && self.frees_soon();
+        let due = (much || refused || frees) && Instant::now() >= self.checkpoint_from;
         let rested = idle && self.changed_at.elapsed() >= CHECKPOINT_IDLE;
         let worthwhile = pending > 0 || self.logged > 0 || !self.doomed.is_empty();
         if self.checkpoint.is_none() && (due || rested && worthwhile) {
@@ -570,12 +575,14 @@ impl Owner {
             self.finish_checkpoint();
         }
         self.give_back_again();
+        if self.owes_something_back() {
+            self.punch();
+            self.strike_off_some();
+        }
         if rested && self.scratch.len() > IDLE_SCRATCH {
             self.scratch = Aligned::zeroed(DISK_BLOCK);
         }
-        if Instant::now() >= self.compact_from {
-            self.compact_in_background();
-        }
+        self.compact();
     }
 
     /// Where the log ends.
@@ -676,6 +683,7 @@ impl Owner {
         match written {
             Ok(()) => {
                 self.ledger.index.thaw();
+                self.unfit.clear();
                 self.after_checkpoint(doomed);
                 Ok(())
             }
@@ -703,14 +711,9 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DiskOptions;
-    use crate::disk::open;
-    use crate::fault_tests::{self, content, fresh, get, key, log, place_of, put};
-    use crate::format::superblock::Superblock;
-    use crate::io::system::disk_dir;
-    use crate::log::block_file::Access;
-    use crate::shared::hands::own_threads;
-    use proto::id::{Generation, GroupId};
+    use crate::fault_tests::{
+        self, ask_put, content, fresh, get, key, log, place_of, put, recover,
+    };
     use std::os::unix::fs::FileExt;
 
     fn used(owner: &Owner) -> Vec<(u32, u64)> {
@@ -738,31 +741,18 @@ mod tests {
         file.write_all_at(b"rot", at + 4096 + 70_000).unwrap();
 
         let path = dir.path().join("d");
-        let superblock = Superblock::read(&path).unwrap();
-        let recover = || {
-            open::recover(
-                &disk_dir(&path),
-                &superblock,
-                &DiskOptions::default(),
-                own_threads(),
-                Access::Write,
-            )
-            .unwrap()
-        };
-        let mut owner = recover();
+        let mut owner = recover(&dir);
         // So much is taken by others that nothing can be opened.
         let others = FileState { tail: 36 * 256, stage: Stage::Kept, ..FileState::open() };
         owner.ledger.space.files.insert(99, others);
         let before = owner.ledger.index.part(SlotId(0), rotten).unwrap();
-        let shared = owner.shared.clone();
-        let asked = tokio::spawn(async move {
-            let data = Checked::compute(content(rotten));
-            let (slot, group, generation) = (SlotId(0), GroupId(0), Generation(1));
-            shared.queue.ask(To { slot, group, generation }, Ask::Put(rotten, data, None)).await
-        });
-        let mut pending = owner.shared.queue.take(Duration::from_secs(30)).0;
-        owner.one_batch(&mut pending);
-        assert_eq!(asked.await.unwrap(), Ok(()));
+        let asked = ask_put(&owner, rotten);
+        owner.turn(Duration::ZERO);
+        assert!(!owner.waiting.is_empty(), "it finds no room at once");
+        while !owner.waiting.is_empty() {
+            owner.turn(owner.patience());
+        }
+        assert_eq!(asked.await, Ok(()));
         assert!(!log(&dir).exists(), "room was made of the file with the part: {before:?}");
         assert!(owner.checkpoint_now().is_ok());
         owner.ledger.space.files.remove(&99);
@@ -770,7 +760,7 @@ mod tests {
         owner.ledger.index.close();
         drop(owner);
         std::fs::remove_file(path.join("index.redb")).unwrap();
-        let owner = recover();
+        let owner = recover(&dir);
         assert_eq!(counted, used(&owner), "the account is that of the records there are");
         owner.ledger.index.close();
         drop(owner);

@@ -3,8 +3,10 @@
 //!
 //! What is needed: live parts; deletes that are remembered, many of them in one record; of parts that were taken
 //! away that they were, as long as a rebuild could find them elsewhere; what the slots
-//! know of their groups, which volumes are rebuilt there, and to whom they have promised volumes. The owner does it, a step at a time between batches, so nothing can be
-//! deleted while it is moved. The file goes only after a checkpoint that no longer refers to it.
+//! know of their groups, which volumes are rebuilt there, and to whom they have promised volumes. The owner does it, a
+//! slice at a time between batches, so nothing can be deleted while it is moved. The file goes only after a checkpoint that
+//! no longer refers to it. A slice is bounded ([`SLICE`], [`SLICE_RECORDS`], [`SLICE_READ`]), and one record more; when it is
+//! due is said by [`crate::owner::room`].
 //!
 //! A file is emptied only into room that has all it needs: half of it moved would take the room, and give none. One that
 //! does not fit any more, as others have written meanwhile, is left for one that does.
@@ -14,7 +16,7 @@
 //! record was found for is written from the index: deletes, slots and promises as they are, parts as lost. A part of
 //! which there is a dead record, and neither a live one nor a delete, was taken away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,95 +26,87 @@ use proto::limits::{DISK_BLOCK, MAX_BLOBS_PER_REQUEST};
 use proto::part_store::PartError;
 
 use crate::index::IndexResult;
-use crate::index::fill::Stage;
+use crate::index::fill::{Stage, gains};
 use crate::log::block_file::{BlockFile, Found, Scan};
 use crate::log::record::{
     Place, What, decode_blobs, decode_fence, decode_parts, decode_rebuilt, decode_slot,
-    encode_blobs, encode_fence, encode_parts, encode_rebuilt, encode_slot,
+    encode_blobs, encode_fence, encode_parts, encode_rebuilt, encode_slot, footprint,
 };
 use crate::owner::batch::Planned;
 use crate::owner::{Compaction, Owner};
 
-/// Bytes of records moved in one step.
-const STEP: u64 = 1 << 20;
-/// Records looked at in one step.
-const STEP_RECORDS: usize = 256;
-/// Pause between two steps.
+/// Bytes of records from which on a slice moves no more.
+pub(crate) const SLICE: u64 = 1 << 20;
+/// Records looked at in one slice.
+const SLICE_RECORDS: usize = 256;
+/// Bytes of the file looked through in one slice, from which on it is enough.
+const SLICE_READ: u64 = 8 << 20;
+/// Pause between two slices that nobody waits for.
 const PACE: Duration = Duration::from_millis(10);
-/// Pause after a step that failed.
+/// Pause after a slice that failed, and after a file of which nothing was gained.
 const BACK_OFF: Duration = Duration::from_secs(5);
-/// So many files at most are tried that turn out not to fit, before it is said that there is nothing to gain.
-const TRIES: usize = 8;
 
 impl Owner {
-    /// One step, if a file is worth it.
-    pub(crate) fn compact_in_background(&mut self) {
+    /// A slice, if room is wanted, or if it is time and a file is worth it.
+    pub(crate) fn compact(&mut self) {
+        let (now, wanted) = (Instant::now(), self.wants_room());
+        let rests = now < self.gain_from;
+        if !rests && !wanted && now < self.compact_from {
+            return;
+        }
         self.leave_what_does_not_fit();
-        if self.compaction.is_none() {
-            let Some(file) = self.ledger.space.mostly_dead(self.room_to_move()) else { return };
+        if rests || self.compaction.is_none() && !self.begin_another(wanted) {
+            // There is nothing to pay with.
+            self.debt = 0;
+            return;
+        }
+        self.compact_from = now + PACE;
+        let file = self.compaction.as_ref().map(|work| work.file);
+        match self.slice() {
+            Ok(moved) => self.debt = self.debt.saturating_sub(moved),
+            // Records that count as nothing take room, too.
+            Err(PartError::Full) => {
+                self.compaction = None;
+                self.unfit.extend(file);
+            }
+            Err(e) => {
+                tracing::warn!(disk = %self.shared.disk, "compaction: {e}");
+                self.compaction = None;
+                self.gain_from = now + BACK_OFF;
+            }
+        }
+    }
+
+    /// Begins to empty a file, if there is one to gain from.
+    fn begin_another(&mut self, wanted: bool) -> bool {
+        let fits = |file: &u32| !self.unfit.contains(file);
+        let free = self.free_blocks();
+        let is_full = self.waiting.first().is_some_and(|first| first.ask.blocks().max(1) > free);
+        let victim = match wanted {
+            true => self.victim(is_full),
+            false => self.ledger.space.mostly_dead(self.room_to_move()).filter(fits),
+        };
+        let Some(file) = victim else { return false };
+        let open = self.current.as_ref().is_some_and(|current| current.number == file);
+        // A failure has made the disk read-only, and is known by that.
+        let begins = !open || self.roll().unwrap_or(false);
+        if begins {
             self.begin_compaction(file);
         }
-        let mut pause = PACE;
-        if let Err(e) = self.compaction_step() {
-            tracing::warn!(disk = %self.shared.disk, "compaction: {e}");
-            self.compaction = None;
-            pause = BACK_OFF;
-        }
-        self.compact_from = Instant::now() + pause;
+        begins
     }
 
     fn begin_compaction(&mut self, file: u32) {
         self.compaction = Some(Compaction {
             file,
             next: 0,
+            moved: 0,
             dead: Vec::new(),
             blobs: BTreeMap::new(),
             dropped: BTreeMap::new(),
             damaged: false,
+            hidden: None,
         });
-    }
-
-    /// Gains space at once: takes doomed files away, or empties one. `false`: nothing to gain.
-    pub(crate) fn reclaim(&mut self) -> Result<bool, PartError> {
-        if !self.doomed.is_empty() {
-            let before = self.doomed.len();
-            self.checkpoint_now()?;
-            return Ok(self.doomed.len() < before);
-        }
-        let mut too_large = BTreeSet::new();
-        while too_large.len() < TRIES {
-            self.leave_what_does_not_fit();
-            if self.compaction.is_none() {
-                let victim = self.ledger.space.best_victim(self.room_to_move(), &too_large);
-                let Some(file) = victim else { return Ok(false) };
-                self.begin_compaction(file);
-            }
-            let victim = self.compaction.as_ref().map(|work| work.file);
-            match self.compact_to_the_end() {
-                // Records that count as nothing take room, too.
-                Err(PartError::Full) => too_large.extend(victim),
-                Err(e) => return Err(e),
-                Ok(()) => {
-                    self.checkpoint_now()?;
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    fn compact_to_the_end(&mut self) -> Result<(), PartError> {
-        while self.compaction.is_some() {
-            self.compaction_step()?;
-        }
-        Ok(())
-    }
-
-    /// Bytes of records that can be moved before a file has gone.
-    fn room_to_move(&self) -> u64 {
-        let space = &self.ledger.space;
-        let spare = if space.may_open(false) { space.file_blocks() } else { 0 };
-        u64::from(self.free_blocks() + spare) * DISK_BLOCK as u64
     }
 
     /// What was begun while there was more room would take what is left, and gain nothing.
@@ -124,19 +118,24 @@ impl Owner {
         }
     }
 
-    fn compaction_step(&mut self) -> Result<(), PartError> {
-        let Some(mut work) = self.compaction.take() else { return Ok(()) };
+    /// Goes on with the file that is being emptied; bytes of records moved.
+    fn slice(&mut self) -> Result<u64, PartError> {
+        let Some(mut work) = self.compaction.take() else { return Ok(0) };
+        if let Some(hidden) = work.hidden.take() {
+            return self.mend(work, hidden);
+        }
         let file = self.shared.files.read().get(&work.file).cloned();
         let Some(file) = file else {
             self.keep(work.file, &"it is missing");
-            return Ok(());
+            return Ok(0);
         };
         let tail = self.ledger.space.file(work.file).tail;
-        let mut scan = match Scan::new(&file, self.shared.disk, work.next, tail) {
+        let begin = work.next;
+        let mut scan = match Scan::new(&file, self.shared.disk, begin, tail) {
             Ok(scan) => scan,
             Err(e) => {
                 self.keep(work.file, &e);
-                return Ok(());
+                return Ok(0);
             }
         };
         let (mut moved, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
@@ -145,25 +144,32 @@ impl Owner {
             let records = self
                 .still_needed(&file, &found, &mut work)
                 .map_err(|e| self.shared.index_failed(&e))?;
-            bytes += records.iter().map(|r| u64::from(r.blocks()) * DISK_BLOCK as u64).sum::<u64>();
+            bytes += bytes_of(&records);
             moved.extend(records);
             work.next = found.end();
             looked_at += 1;
-            if bytes >= STEP || looked_at >= STEP_RECORDS {
+            let read = u64::from(work.next - begin) * DISK_BLOCK as u64;
+            if bytes >= SLICE || looked_at >= SLICE_RECORDS || read >= SLICE_READ {
                 done = work.next >= tail;
                 break;
             }
         }
         work.damaged |= scan.damaged;
         moved.extend(self.remembered(&mut work, done).map_err(|e| self.shared.index_failed(&e))?);
+        let bytes = bytes_of(&moved);
+        work.moved += bytes;
         self.move_records(moved)?;
         if done {
-            self.mend(&mut work)?;
-            self.end_compaction(work);
-        } else {
-            self.compaction = Some(work);
+            let state = *self.ledger.space.file(work.file);
+            if !work.damaged && state.live == 0 && state.tombstones == 0 {
+                self.end_compaction(work);
+                return Ok(bytes);
+            }
+            let hidden = self.ledger.index.parts_in(work.file);
+            work.hidden = Some(hidden.map_err(|e| self.shared.index_failed(&e))?);
         }
-        Ok(())
+        self.compaction = Some(work);
+        Ok(bytes)
     }
 
     /// Batches the records so that each lies in one file.
@@ -307,20 +313,39 @@ impl Owner {
         Ok(records)
     }
 
-    /// What damage has hidden from the scan is written from the index.
-    fn mend(&mut self, work: &mut Compaction) -> Result<(), PartError> {
-        let state = *self.ledger.space.file(work.file);
-        if !work.damaged && state.live == 0 && state.tombstones == 0 {
-            return Ok(());
-        }
+    /// What damage has hidden from the scan is written from the index; bytes of records.
+    fn mend(
+        &mut self,
+        mut work: Compaction,
+        mut hidden: Vec<(SlotId, PartKey, Place)>,
+    ) -> Result<u64, PartError> {
         let index = self.ledger.index.clone();
-        for (slot, key, place) in
-            index.parts_in(work.file).map_err(|e| self.shared.index_failed(&e))?
+        let (mut lost, mut bytes) = (Vec::new(), 0);
+        while bytes < SLICE
+            && let Some((slot, key, place)) = hidden.pop()
         {
-            self.shared.note_damage(slot, key);
-            let zeros = Checked::compute(Bytes::from(vec![0; key.blob.part_len() as usize]));
-            self.move_records(vec![again(slot, What::Lost(key), zeros, Vec::new(), Some(place))])?;
+            // It may have been put again since, or deleted.
+            if index.part(slot, key).map_err(|e| self.shared.index_failed(&e))? == Some(place) {
+                self.shared.note_damage(slot, key);
+                let zeros = Checked::compute(Bytes::from(vec![0; key.blob.part_len() as usize]));
+                lost.push(again(slot, What::Lost(key), zeros, Vec::new(), Some(place)));
+                bytes += footprint(key.blob.part_len());
+            }
         }
+        self.move_records(lost)?;
+        if hidden.is_empty() {
+            self.mend_the_rest(&mut work)?;
+            self.end_compaction(work);
+        } else {
+            work.hidden = Some(hidden);
+            self.compaction = Some(work);
+        }
+        Ok(bytes)
+    }
+
+    /// The same of all that are no parts.
+    fn mend_the_rest(&mut self, work: &mut Compaction) -> Result<(), PartError> {
+        let index = self.ledger.index.clone();
         for (slot, blob) in
             index.tombstones_in(work.file).map_err(|e| self.shared.index_failed(&e))?
         {
@@ -354,8 +379,14 @@ impl Owner {
             self.keep(work.file, &"its account does not add up");
             return;
         }
+        // Of what counts for nothing, and is needed all the same, no room is gained however often it is moved.
+        if !gains(state.used().saturating_sub(work.moved), state.used()) {
+            self.gain_from = Instant::now() + BACK_OFF;
+        }
         state.stage = Stage::Doomed;
         self.doomed.insert(work.file, work.dead);
+        // What was paid for is there after the next checkpoint.
+        self.debt = 0;
         self.shared.metrics.compacted();
         self.logged += 1;
     }
@@ -365,6 +396,10 @@ impl Owner {
         tracing::error!(disk = %self.shared.disk, "block file {file} cannot be emptied: {why}");
         self.ledger.space.file(file).stage = Stage::Kept;
     }
+}
+
+fn bytes_of(records: &[Planned]) -> u64 {
+    records.iter().map(|record| u64::from(record.blocks()) * DISK_BLOCK as u64).sum()
 }
 
 fn again(
@@ -387,14 +422,8 @@ fn batches(slot: SlotId, what: What, blobs: &[BlobId]) -> Vec<Planned> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DiskOptions;
-    use crate::disk::open;
-    use crate::fault_tests::{self, content, fresh, get, key, put};
-    use crate::format::superblock::Superblock;
+    use crate::fault_tests::{self, content, fresh, get, key, put, recover};
     use crate::index::fill::FileState;
-    use crate::io::system::disk_dir;
-    use crate::log::block_file::Access;
-    use crate::shared::hands::own_threads;
 
     /// Others have taken the room of a file that was to be emptied; there is room for what another one needs.
     #[tokio::test(flavor = "multi_thread")]
@@ -411,12 +440,7 @@ mod tests {
             let blobs: Vec<BlobId> = (0..606).filter(gone).map(|n| small(n).blob).collect();
             store.delete(&blobs, None).await.unwrap();
         }
-        let path = dir.path().join("d");
-        let superblock = Superblock::read(&path).unwrap();
-        let options = DiskOptions::default();
-        let (home, hands) = (disk_dir(&path), own_threads());
-        let owner = open::recover(&home, &superblock, &options, hands, Access::Write);
-        let mut owner = owner.unwrap();
+        let mut owner = recover(&dir);
         // So much is taken by others that nothing can be opened.
         let others = FileState { tail: 36 * 256, stage: Stage::Kept, ..FileState::open() };
         owner.ledger.space.files.insert(99, others);
@@ -424,8 +448,12 @@ mod tests {
         let fit = [1, 2].map(|file| owner.ledger.space.fits(file, room));
         assert_eq!(fit, [false, true], "{room} bytes: {:?}", owner.ledger.space.files);
         owner.begin_compaction(1);
-        assert_eq!(owner.ensure_room(4000, false), Ok(()));
-        let exists = |file: u32| path.join(format!("blocks/{file:08}")).exists();
+        while owner.room(4000, false) == Ok(false) {
+            assert!(owner.wants_room() || owner.frees_soon());
+            owner.background(false);
+        }
+        assert_eq!(owner.room(4000, false), Ok(true));
+        let exists = |file: u32| dir.path().join(format!("d/blocks/{file:08}")).exists();
         assert_eq!([1, 2].map(exists), [true, false]);
         owner.ledger.space.files.remove(&99);
         owner.ledger.index.close();

@@ -11,6 +11,7 @@ use std::time::Instant;
 use proto::limits::DISK_BLOCK;
 use proto::part_store::PartError;
 
+use crate::index::fill::{FileState, Stage};
 use crate::index::ledger::Hole;
 use crate::io::direct::{is_declined, is_unsupported};
 use crate::log::block_file::{BlockFile, sync_block_files};
@@ -19,6 +20,11 @@ use crate::owner::{NO_ROOM, Owner};
 const BLOCK: u64 = DISK_BLOCK as u64;
 /// Most holes that are remembered; compaction gains what is forgotten.
 const MAX_HOLES: usize = 64 << 10;
+/// Holes made at once, between two batches.
+const HOLES: usize = 256;
+/// Dead records struck off at once.
+const STRUCK_OFF: usize = 1024;
+const REMOVING: &str = "removing a block file";
 
 impl Owner {
     fn declined(&mut self, doing: &'static str, why: &io::Error) {
@@ -52,7 +58,23 @@ impl Owner {
         }
     }
 
-    /// Gives the space of large dead payloads back.
+    /// Does a checkpoint give files back, as far as is known?
+    pub(crate) fn frees_soon(&self) -> bool {
+        let declined = self.declined.rests() && self.declined.said.contains(REMOVING);
+        !self.doomed.is_empty() && Instant::now() >= self.checkpoint_from && !declined
+    }
+
+    /// Are there holes to be made, as soon as it is their turn?
+    pub(crate) fn has_holes(&self) -> bool {
+        !self.ledger.holes.is_empty() && !self.declined.rests()
+    }
+
+    /// Is there anything to be gone on with, of what is given back?
+    pub(crate) fn owes_something_back(&self) -> bool {
+        (self.has_holes() || !self.gone.is_empty()) && self.shared.read_only().is_none()
+    }
+
+    /// Gives the space of large dead payloads back, of so many as is done at once.
     pub(crate) fn punch(&mut self) {
         if self.declined.no_holes || self.shared.read_only().is_some() {
             self.ledger.holes.clear();
@@ -60,9 +82,11 @@ impl Owner {
         if self.ledger.holes.len() > MAX_HOLES {
             self.ledger.holes.truncate(MAX_HOLES);
         }
-        while !self.declined.rests()
-            && let Some(hole) = self.ledger.holes.pop()
-        {
+        for _ in 0..HOLES {
+            if self.declined.rests() {
+                return;
+            }
+            let Some(hole) = self.ledger.holes.pop() else { return };
             match self.punch_one(hole) {
                 Ok(()) => drop(self.declined.said.remove("making a hole")),
                 Err(e) if is_unsupported(&e) => {
@@ -125,26 +149,93 @@ impl Owner {
         }
         drop(call);
         for number in gone {
-            self.strike_off(number);
+            self.take_out(number);
         }
+        self.strike_off_some();
         match result {
-            Ok(()) => drop(self.declined.said.remove("removing a block file")),
+            Ok(()) => drop(self.declined.said.remove(REMOVING)),
             // It stays doomed: the next checkpoint tries again.
-            Err(e) if is_declined(&e) => self.declined("removing a block file", &e),
-            Err(e) => drop(self.fail("removing a block file", &e)),
+            Err(e) if is_declined(&e) => self.declined(REMOVING, &e),
+            Err(e) => drop(self.fail(REMOVING, &e)),
         }
         if !doomed.is_empty() {
             self.shared.publish(&self.ledger.space);
         }
     }
 
-    fn strike_off(&mut self, number: u32) {
+    /// The file is gone. It stays known as doomed, and takes nothing, until its dead records are struck off.
+    fn take_out(&mut self, number: u32) {
         self.shared.files.write().remove(&number);
-        self.ledger.space.files.remove(&number);
+        *self.ledger.space.file(number) = FileState { stage: Stage::Doomed, ..FileState::open() };
         self.ledger.space.long.remove(&number);
         let dead = self.doomed.remove(&number).unwrap_or_default();
-        if let Err(e) = self.ledger.bury(&dead) {
-            drop(self.shared.index_failed(&e));
+        self.gone.push((number, dead));
+    }
+
+    /// Strikes off dead records of files that are gone, as many as is done at once.
+    pub(crate) fn strike_off_some(&mut self) {
+        let mut left = STRUCK_OFF;
+        while left > 0
+            && let Some((number, dead)) = self.gone.last_mut()
+        {
+            let (number, some) = (*number, dead.split_off(dead.len().saturating_sub(left)));
+            left -= some.len();
+            if dead.is_empty() {
+                self.gone.pop();
+                self.ledger.space.files.remove(&number);
+            }
+            if let Err(e) = self.ledger.bury(&some) {
+                drop(self.shared.index_failed(&e));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::id::SlotId;
+
+    use crate::fault_tests::{ask, ask_put, fresh, key, recover};
+    use crate::shared::queue::Ask;
+
+    /// A file goes, and so many of its records are dead that they are struck off little by little. Whatever of that is not
+    /// durable when the disk fails is made up for when it is opened: no delete stays remembered for nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn dead_records_of_a_file_that_is_gone_are_struck_off_through_crashes() {
+        let dir = fresh();
+        let mut owner = recover(&dir);
+        let all: Vec<_> = (0..4200).map(|n| key(n, 100)).collect();
+        for keys in all.chunks(400) {
+            let puts: Vec<_> = keys.iter().map(|key| ask_put(&owner, *key)).collect();
+            owner.turn(owner.patience());
+            for put in puts {
+                assert_eq!(put.await, Ok(()));
+            }
+        }
+        for keys in all.chunks(1000) {
+            let blobs: Vec<_> = keys.iter().map(|key| key.blob).collect();
+            for asks in [Ask::Delete(blobs.clone(), None), Ask::Forget(blobs, None)] {
+                let asked = ask(&owner, asks);
+                owner.turn(owner.patience());
+                assert_eq!(asked.await, Ok(()));
+            }
+        }
+        while owner.doomed.is_empty() {
+            owner.background(false);
+        }
+        assert_eq!(owner.checkpoint_now(), Ok(()));
+        assert!(!dir.path().join("d/blocks/00000001").exists());
+        assert!(!owner.gone.is_empty(), "they are struck off at once");
+        // What is durable knows of some; then it fails.
+        assert_eq!(owner.checkpoint_now(), Ok(()));
+        owner.ledger.index.close();
+        drop(owner);
+        let owner = recover(&dir);
+        assert!(!owner.ledger.space.files.contains_key(&1));
+        assert!(owner.ledger.index.dead_in(|file| file == 1).unwrap().is_empty());
+        for key in all.iter().take(4000) {
+            let remembered = owner.ledger.index.tombstone(SlotId(0), key.blob).unwrap();
+            assert_eq!(remembered, None, "{key}");
         }
     }
 }

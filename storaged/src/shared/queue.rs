@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use proto::checksum::Checked;
@@ -61,6 +61,8 @@ pub(crate) struct Request {
     pub(crate) ask: Ask,
     /// Who waits.
     pub(crate) waiter: Waiter,
+    /// Since when it waits for room on the disk.
+    pub(crate) waits_since: Option<Instant>,
 }
 
 /// Where an answer goes, and the share of the room that is given back with it.
@@ -78,6 +80,20 @@ impl Waiter {
 }
 
 impl Ask {
+    /// Is it new data?
+    pub(crate) fn is_put(&self) -> bool {
+        matches!(self, Self::Put(..))
+    }
+
+    /// The blobs that it names.
+    pub(crate) fn blobs(&self) -> &[BlobId] {
+        match self {
+            Self::Put(key, ..) | Self::DropPart(key, _) => std::slice::from_ref(&key.blob),
+            Self::Delete(blobs, _) | Self::Forget(blobs, _) => blobs,
+            Self::Rebuilt(..) | Self::Serve | Self::Fence(..) | Self::Turn => &[],
+        }
+    }
+
     /// Blocks of disk that the record will take at most.
     pub(crate) fn blocks(&self) -> u32 {
         footprint_blocks(match self {
@@ -92,7 +108,8 @@ impl Ask {
     }
 }
 
-fn closed() -> PartError {
+/// What is said once the queue is closed.
+pub(crate) fn closed() -> PartError {
     PartError::Io("the disk is closed".to_owned())
 }
 
@@ -132,7 +149,8 @@ impl Queue {
         room: OwnedSemaphorePermit,
     ) -> impl Future<Output = Result<(), PartError>> + Send + use<> {
         let (done, answer) = oneshot::channel();
-        let request = Request { to, ask, waiter: Waiter { done, _room: room } };
+        let waiter = Waiter { done, _room: room };
+        let request = Request { to, ask, waiter, waits_since: None };
         {
             let mut state = self.state.lock();
             // One that comes too late is dropped, and so answered.
