@@ -21,7 +21,7 @@ const BLOCK: u64 = DISK_BLOCK as u64;
 /// Most holes that are remembered; compaction gains what is forgotten.
 const MAX_HOLES: usize = 64 << 10;
 /// Holes made at once, between two batches.
-const HOLES: usize = 256;
+const HOLES: usize = 16;
 /// Dead records struck off at once.
 const STRUCK_OFF: usize = 1024;
 const REMOVING: &str = "removing a block file";
