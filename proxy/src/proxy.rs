@@ -107,6 +107,8 @@ pub struct Proxy {
     rules: RwLock<HashMap<VolumeId, VolumeRules>>,
     /// In whose name volumes are changed that were taken over.
     pub(crate) issuers: RwLock<HashMap<VolumeId, Issuer>>,
+    /// Losses that blobs of those survive.
+    losses: RwLock<HashMap<VolumeId, usize>>,
     /// In whose name those are that others have taken over, who let this do it for them.
     adopted: RwLock<HashMap<VolumeId, Issuer>>,
     /// Which blobs must be left alone, what wants mending, and whether users are about.
@@ -152,7 +154,7 @@ impl Proxy {
         let ticking = clock.clone();
         watchers.spawn(async move { ticking.tick().await });
         let (rules, issuers, metrics) = (RwLock::default(), RwLock::default(), Metrics::new());
-        let adopted = RwLock::default();
+        let (losses, adopted) = (RwLock::default(), RwLock::default());
         let (claims, notices, traffic) = <(Claims, Notices, Traffic)>::default();
         Arc::new(Self {
             id,
@@ -160,6 +162,7 @@ impl Proxy {
             group,
             rules,
             issuers,
+            losses,
             adopted,
             claims,
             notices,
@@ -211,6 +214,8 @@ impl Proxy {
     pub(crate) async fn inherit(&self, before: &Self) {
         let issuers = before.issuers.read().clone();
         self.issuers.write().extend(issuers.iter().map(|(volume, issuer)| (*volume, *issuer)));
+        let losses = before.losses.read().clone();
+        self.losses.write().extend(losses);
         let promising = issuers.into_iter().flat_map(|(volume, issuer)| {
             self.slots.iter().map(move |slot| slot.fence(volume, issuer))
         });
@@ -309,6 +314,19 @@ impl Proxy {
     /// How they lie where each has a unit of its own.
     fn apart(&self, id: BlobId) -> Spread {
         Spread::Apart(self.rules_of(id).layout)
+    }
+
+    /// A volume was taken over by this, of whose blobs so many parts may be lost.
+    pub(crate) fn leads(&self, volume: VolumeId, issuer: Issuer, m: usize) {
+        self.losses.write().insert(volume, m);
+        self.issuers.write().insert(volume, issuer);
+    }
+
+    /// In whose name it was, and how many that are; `None`: others have taken it over, or nobody.
+    pub(crate) fn led(&self, volume: VolumeId) -> Option<(Issuer, usize)> {
+        let issuer = self.issuers.read().get(&volume).copied()?;
+        let m = self.losses.read().get(&volume).copied()?;
+        Some((issuer, m))
     }
 
     pub(crate) fn issuer(&self, volume: VolumeId) -> Option<Issuer> {

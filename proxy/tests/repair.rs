@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, PartSet, VolumeId};
-use proto::part_store::{Issuer, PartStore};
+use proto::part_store::{Issuer, PartError, PartStore};
 use proxy::repair::{Examiner, Fate, HealSettings, Healer, Health, Ledger, Report, Users, Wanted};
 use proxy::{BlobError, BlobStore, LiveProxy, Proxy, ProxySettings, SlotConfig, Stored};
 use support::{MemorySlot, Mood, SCRUB_LEFT, another_over, blob, config, noise, proxy_over};
@@ -363,6 +363,22 @@ async fn slots_that_know_nothing_of_the_owner_are_told_of_it() {
         let late = old.put_apart(blob(sequence, 100, "copies(3)"), noise(100, sequence)).await;
         assert_eq!(late, Err(BlobError::Fenced { volume: VOLUME, epoch: Epoch(2) }));
     }
+}
+
+/// Whoever was taken over, and has heard nothing of that, neither has a slot that was emptied promise it the volume, nor calls
+/// it whole: it would be heard as one that knows whose the volume is.
+#[tokio::test(start_paused = true)]
+async fn who_was_taken_over_is_promised_nothing_by_a_slot_that_has_forgotten() {
+    const EMPTIED: usize = 2;
+    let mut led = Led::over(6).await;
+    led.heal();
+    led.until_healthy().await;
+    let other = another_over(&led.slots);
+    other.fence(VOLUME, Epoch(2), OwnerId::random(), 2).await.unwrap();
+    led.slots[EMPTIED].wipe();
+    led.until("noticed", |report| report.disks_rebuilding == 1).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(led.slots[EMPTIED].promised(VOLUME).await, Err(PartError::NotRebuilt));
 }
 
 #[tokio::test(start_paused = true)]

@@ -131,7 +131,7 @@ impl Proxy {
         let fence = |slot: Arc<SlotClient>| async move { slot.fence(volume, issuer).await };
         let asked = self.ask_all((volume, m), fence).await;
         if self.may_be_silent((volume, m), asked.silent) {
-            self.issuers.write().insert(volume, issuer);
+            self.leads(volume, issuer, m);
             return Ok(());
         }
         let epochs = asked.reasons.iter().filter_map(|(_, why)| match why {
@@ -147,15 +147,47 @@ impl Proxy {
         }
     }
 
-    /// Has these slots promise the volume to whoever has it by this proxy. One that was away when it was taken over knows
-    /// nothing of that, nor does one that has come back empty: whoever had it before could change what they hold, and
-    /// store on so many of them, together, what nobody finds.
-    pub(crate) async fn promise_again(&self, volume: VolumeId, slots: SlotSet) {
-        let Some(issuer) = self.issuer(volume) else { return };
-        let promising = slots.iter().map(|slot| self.slots[slot].fence(volume, issuer));
-        for error in join_all(promising).await.into_iter().filter_map(Result::err) {
-            tracing::debug!("a slot does not promise the volume again: {error}");
+    /// Has these slots promise the volume to whoever has taken it over by this proxy; nothing is to be done where others
+    /// have, or nobody has. One that was away then knows nothing of that, nor does one that has come back empty: whoever
+    /// had it before could change what they hold, and store on enough of them, together, what nobody finds.
+    ///
+    /// One that has forgotten what it had promised is not to promise less: it would be heard as one that knows whose the
+    /// volume is. So more slots than whoever takes it over can do without have to say first that they have promised it so, or
+    /// all have to say that they know of nobody else.
+    ///
+    /// # Errors
+    /// It is another's by now, or too few say that it is not, and none was asked to promise anything; or what the first of
+    /// them said that does not promise it.
+    pub(crate) async fn promise_again(
+        &self,
+        volume: VolumeId,
+        slots: SlotSet,
+    ) -> Result<(), PartError> {
+        let Some((issuer, m)) = self.led(volume) else { return Ok(()) };
+        let ask = |(slot, client): (usize, &Arc<SlotClient>)| {
+            let client = client.clone();
+            async move { (slot, client.promised(volume).await) }
+        };
+        let mut asking: FuturesUnordered<_> = self.slots.iter().enumerate().map(ask).collect();
+        let (mut knowing, mut all_heard) = (SlotSet::EMPTY, true);
+        while self.may_be_silent((volume, m), knowing) {
+            match asking.next().await {
+                Some((slot, Ok(Some(promise)))) if promise == issuer => knowing.insert(slot),
+                Some((_, Ok(Some(Issuer { epoch, .. })))) if epoch > issuer.epoch => {
+                    return Err(PartError::Fenced { epoch });
+                }
+                Some((_, Ok(_) | Err(PartError::NotRebuilt))) => {}
+                Some((_, Err(_))) => all_heard = false,
+                None if all_heard => break,
+                None => {
+                    let why = format!("too few slots know whose volume {volume} is");
+                    return Err(PartError::Unreachable(why));
+                }
+            }
         }
+        drop(asking);
+        let promising = slots.iter().map(|slot| self.slots[slot].fence(volume, issuer));
+        join_all(promising).await.into_iter().collect()
     }
 
     /// See [`crate::BlobStore::promised`].

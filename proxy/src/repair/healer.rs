@@ -325,11 +325,16 @@ impl Inner {
 
     async fn count(self: Arc<Self>, census: u64, attendance: Attendance, began: Instant) -> Done {
         let find = |blob, finding| self.course.lock().found(census, blob, finding);
-        // One that comes back is counted, and does not take what its owner's forerunner asks any more.
+        // One that has come back takes nothing any more from whoever had the volume before.
         let promising = self.proxy.promise_again(self.volume, attendance.writable);
         let counting = self.proxy.census(self.volume, attendance, &self.ledger, find);
         match caught_in("a census", join(promising, counting)).await {
-            Ok(((), outcome)) => Done::Counted { outcome, began },
+            Ok((promised, outcome)) => {
+                if let Err(why) = promised {
+                    tracing::debug!("not all promise volume {} again: {why}", self.volume);
+                }
+                Done::Counted { outcome, began }
+            }
             Err(_) => Done::Panicked,
         }
     }

@@ -288,15 +288,17 @@ impl Proxy {
         }
     }
 
-    /// Tells the slots that they have again all that they should of the volume.
+    /// Tells the slots that they have again all that they should of the volume. Before that they know whose it is: one that
+    /// is whole is believed when it says that it has promised it to nobody.
     ///
     /// # Errors
-    /// What the first of them said that does not know it now.
+    /// What the first of them said that does not know it now, or [`Proxy::promise_again`]'s.
     pub(crate) async fn all_rebuilt(
         &self,
         volume: VolumeId,
         slots: SlotSet,
     ) -> Result<(), PartError> {
+        self.promise_again(volume, slots).await?;
         let issuer = self.issuer(volume);
         let telling = slots.iter().map(|slot| self.slots[slot].rebuilt(volume, issuer));
         join_all(telling).await.into_iter().collect()
