@@ -51,7 +51,6 @@ impl Keeper for Told {
 
 /// A metad that serves one volume.
 struct Served {
-    metad: Arc<Metad>,
     cluster: ClusterId,
     address: SocketAddr,
     /// The keeper's session, and what that is told.
@@ -77,8 +76,8 @@ impl Served {
         metad.lead(keeper.opened_on().clone(), told.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(metad.clone().serve(listener, stop.clone()));
-        Self { metad, cluster, address, keeper, told, memory, stop, serving }
+        let serving = tokio::spawn(metad.serve(listener, stop.clone()));
+        Self { cluster, address, keeper, told, memory, stop, serving }
     }
 
     fn target_at(&self, address: SocketAddr) -> Target {
