@@ -16,7 +16,7 @@ use serde_json::Value;
 use tests::binaries::ashlar;
 use tests::cluster::{DEMO_VOLUME, Demo, Mode, Setup, Stop, allocated, can_mount};
 use tests::machine::Machine;
-use tests::process::{PATIENCE, answer, output, shell};
+use tests::process::{PATIENCE, answer, output, shell, wait_until};
 use tests::records::{Disks, Role};
 use tests::seed::{Seed, content, fill};
 
@@ -371,6 +371,9 @@ fn damage_under_a_mount_is_three_things_and_what_can_be_restored_is() -> Result<
     // What is lost goes with its file, and nothing is left to be found.
     fs::remove_file(demo.file(file.trim_start_matches('/')))?;
     demo.drop_caches()?;
+    wait_until("the file's bytes to go", SEEN, || {
+        three(&cluster, &words).is_ok_and(|(_, counts, _)| counts == [0, 0, 0])
+    })?;
     for words in [&["--online", "--data"][..], &["--online", "--data", "--repair"]] {
         let (code, counts, found) = three(&cluster, words)?;
         ensure!((code, counts) == (0, [0, 0, 0]) && found["mended_count"] == 0, "{found}");

@@ -52,6 +52,13 @@ impl Conditions {
         news
     }
 
+    /// A blob is whole again, whatever was said of it before that: what is damaged still is said again.
+    pub(crate) fn is_whole(&mut self, blob: &BlobId) {
+        for said in self.last.iter_mut().flatten() {
+            said.damaged.retain(|damaged| damaged != blob);
+        }
+    }
+
     /// Too little of a blob is left to mend it, and nobody wants it: that it is damaged harms nobody.
     pub(crate) fn nobody_wants(&mut self, blob: BlobId) {
         if self.told.contains(&blob) {
@@ -132,6 +139,11 @@ mod tests {
         assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [blob(4)]);
         conditions.tell_again();
         assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [1, 4].map(blob));
+        // It is mended before that is said.
+        conditions.is_whole(&blob(1));
+        assert_eq!(conditions.damaged_blobs(), 1);
+        assert_eq!(conditions.hear(vec![says(&[1]), says(&[4])]), [], "it was told of");
+        assert_eq!(conditions.damaged_blobs(), 2);
         // What is left of a put that failed stays until it is swept.
         conditions.nobody_wants(blob(4));
         assert_eq!(conditions.damaged_blobs(), 1);

@@ -281,6 +281,8 @@ impl Course {
                 if mended.unheard {
                     self.unsure = true;
                     self.left_undone(item, SlotSet::first(MAX_SLOTS), now);
+                } else {
+                    self.conditions.is_whole(&blob);
                 }
             }
             End::Deleted { .. } => {
