@@ -146,6 +146,7 @@ impl Owner {
 
     /// Leaves everything in redb.
     pub(crate) fn end(&mut self) {
+        self.punch();
         self.finish_checkpoint();
         if let Err(e) = self.checkpoint_now() {
             tracing::error!(disk = %self.shared.disk, "last checkpoint: {e}");
@@ -169,7 +170,13 @@ impl Owner {
 
     /// How soon there is something to do besides, without requests.
     pub(crate) fn patience(&self) -> Duration {
-        if self.compaction.is_some() || self.checkpoint.is_some() { SOON } else { CHECKPOINT_IDLE }
+        if self.has_holes() {
+            Duration::ZERO
+        } else if self.compaction.is_some() || self.checkpoint.is_some() {
+            SOON
+        } else {
+            CHECKPOINT_IDLE
+        }
     }
 
     /// Blocks left in the current file.
@@ -403,6 +410,10 @@ impl Owner {
             if !fits && self.ledger.space.may_open(new_data) && self.roll()? {
                 continue;
             }
+            if self.has_holes() {
+                self.punch();
+                continue;
+            }
             if !self.reclaim()? {
                 break;
             }
@@ -463,7 +474,7 @@ impl Owner {
         for record in records {
             record.answer(result.clone());
         }
-        self.punch();
+        self.punch_some();
         self.changed_at = Instant::now();
         result
     }
@@ -554,6 +565,9 @@ impl Owner {
             return;
         }
         self.fulfil_wishes();
+        if idle {
+            self.punch_some();
+        }
         self.take_checkpoint(Receiver::try_recv);
         let pending = self.ledger.index.pending();
         // Whether the filesystem has room again is found out by trying, from the next one on.
@@ -573,7 +587,8 @@ impl Owner {
         if rested && self.scratch.len() > IDLE_SCRATCH {
             self.scratch = Aligned::zeroed(DISK_BLOCK);
         }
-        if Instant::now() >= self.compact_from {
+        // What holes give back need not be moved for.
+        if !self.has_holes() && Instant::now() >= self.compact_from {
             self.compact_in_background();
         }
     }

@@ -1,6 +1,9 @@
 //! Giving space back to the filesystem: holes for dead payloads, files cut off behind their last record,
 //! files that are not needed any more.
 //!
+//! Of many holes a few are made at a time, so that whoever waits for a put does not wait for all that others have
+//! deleted. What is left of them when the process is killed stays in use until its file is compacted.
+//!
 //! None of it is owed to anybody: what the filesystem declines, for want of room for its own notes or
 //! because it never can, stays in use, is counted so, is said once, and is tried again. Any other error
 //! is the disk's, as everywhere.
@@ -19,6 +22,8 @@ use crate::owner::{NO_ROOM, Owner};
 const BLOCK: u64 = DISK_BLOCK as u64;
 /// Most holes that are remembered; compaction gains what is forgotten.
 const MAX_HOLES: usize = 64 << 10;
+/// Holes that are made in a row while others may wait: each takes about as long as a small write.
+const HOLES_AT_ONCE: usize = 8;
 
 impl Owner {
     fn declined(&mut self, doing: &'static str, why: &io::Error) {
@@ -41,7 +46,7 @@ impl Owner {
             return;
         }
         self.declined.until = None;
-        self.punch();
+        self.punch_some();
         for number in self.ledger.space.long.clone() {
             let file = self.shared.files.read().get(&number).cloned();
             match file {
@@ -52,17 +57,32 @@ impl Owner {
         }
     }
 
-    /// Gives the space of large dead payloads back.
+    /// Gives the space of large dead payloads back: a little of it, where there is much.
+    pub(crate) fn punch_some(&mut self) {
+        self.punch_up_to(HOLES_AT_ONCE);
+    }
+
+    /// All of it, which may last.
     pub(crate) fn punch(&mut self) {
+        self.punch_up_to(MAX_HOLES);
+    }
+
+    /// Is there space left to be given back so, and nothing in the way of that?
+    pub(crate) fn has_holes(&self) -> bool {
+        let may = !self.declined.rests() && self.shared.read_only().is_none();
+        may && !self.ledger.holes.is_empty()
+    }
+
+    fn punch_up_to(&mut self, most: usize) {
         if self.declined.no_holes || self.shared.read_only().is_some() {
             self.ledger.holes.clear();
         }
-        if self.ledger.holes.len() > MAX_HOLES {
-            self.ledger.holes.truncate(MAX_HOLES);
-        }
-        while !self.declined.rests()
-            && let Some(hole) = self.ledger.holes.pop()
-        {
+        self.ledger.holes.truncate(MAX_HOLES);
+        for _ in 0..most {
+            if self.declined.rests() {
+                return;
+            }
+            let Some(hole) = self.ledger.holes.pop() else { return };
             match self.punch_one(hole) {
                 Ok(()) => drop(self.declined.said.remove("making a hole")),
                 Err(e) if is_unsupported(&e) => {
@@ -146,5 +166,60 @@ impl Owner {
         if let Err(e) = self.ledger.bury(&dead) {
             drop(self.shared.index_failed(&e));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proto::id::{Generation, GroupId, SlotId};
+
+    use super::*;
+    use crate::DiskOptions;
+    use crate::disk::open;
+    use crate::fault_tests::{self, MIB, fresh, key, put, taken};
+    use crate::format::superblock::Superblock;
+    use crate::io::system::disk_dir;
+    use crate::log::block_file::Access;
+    use crate::shared::hands::own_threads;
+    use crate::shared::queue::{Ask, To};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_put_does_not_wait_for_all_that_was_deleted_before_it() {
+        const PARTS: u64 = 40;
+        let large = |n| key(n, MIB as u32);
+        let dir = fresh();
+        {
+            let (_disk, store) = fault_tests::open(&dir);
+            for n in 0..PARTS {
+                put(&store, large(n)).await.unwrap();
+            }
+        }
+        let path = dir.path().join("d");
+        let superblock = Superblock::read(&path).unwrap();
+        let options = DiskOptions::default();
+        let home = disk_dir(&path);
+        let owner = open::recover(&home, &superblock, &options, own_threads(), Access::Write);
+        let mut owner = owner.unwrap();
+        let before = taken(&dir);
+        let shared = owner.shared.clone();
+        let asked = tokio::spawn(async move {
+            let to = To { slot: SlotId(0), group: GroupId(0), generation: Generation(1) };
+            let blobs = (0..PARTS).map(|n| large(n).blob).collect();
+            shared.queue.ask(to, Ask::Delete(blobs, None)).await
+        });
+        owner.turn(Duration::from_secs(30));
+        asked.await.unwrap().unwrap();
+        assert!(owner.has_holes(), "the next request has its turn before all of it is given back");
+        // Nobody asks for anything: the rest follows without a pause.
+        while owner.patience().is_zero() {
+            owner.turn(Duration::ZERO);
+        }
+        assert!(owner.ledger.holes.is_empty());
+        let gone = before - taken(&dir);
+        assert!(gone >= PARTS * (MIB - (64 << 10)), "{gone} bytes came back of {before}");
+        owner.end();
+        owner.ledger.index.close();
     }
 }
