@@ -270,6 +270,15 @@ pub struct DirEntry {
     pub damaged: bool,
 }
 
+/// What a name of a directory is, with an extended attribute of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// It.
+    pub attr: Attr,
+    /// The attribute's value, if it has that.
+    pub value: Option<Vec<u8>>,
+}
+
 /// A run of a file's bytes and where they lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -437,6 +446,13 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// The inode that `name` is in `parent`. `.` and `..` work too.
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
+    /// What these names of a directory are, in their order, each with this extended attribute; `None`: it is not there.
+    async fn look(
+        &self,
+        parent: Ino,
+        names: &[Vec<u8>],
+        attribute: &[u8],
+    ) -> Result<Vec<Option<Looked>>, MetaError>;
     /// Creates an inode with a name. The caller's umask is taken off `mode`, or the parent's default
     /// access list decides; a setgid parent hands down its group (and, to directories, the bit).
     async fn create(

@@ -139,6 +139,13 @@ impl Names {
         self.sorted.get(at).map(|place| self.name(place))
     }
 
+    /// This name, and those of files that come next: so many at most.
+    pub(super) fn files(&self, from: &[u8], most: usize) -> Vec<Vec<u8>> {
+        let at = self.behind(|name| name < from);
+        let names = self.sorted[at..].iter().map(|place| self.name(place));
+        names.filter(|name| !name.ends_with(b"/")).take(most).map(<[u8]>::to_vec).collect()
+    }
+
     /// There are no more than these.
     pub(super) fn is_complete(&self) -> bool {
         self.complete
@@ -311,6 +318,8 @@ mod tests {
             from = From::Beyond(name.to_vec());
         }
         assert_eq!(seen, ["a", "b/", "b0", "c"]);
+        assert_eq!(all.files(b"a", 2), [&b"a"[..], b"b0"]);
+        assert_eq!(all.files(b"b0", 9), [&b"b0"[..], b"c"]);
         for (from, expected) in [
             (within("a"), Some("b/")),
             (within("b/x"), Some("b/")),

@@ -26,8 +26,8 @@ use crate::ops::{
 };
 use crate::store::{
     Above, Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, Fate, FileUpdate, Ino,
-    JournalStatus, MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces, SetAttr, Takes,
-    Time, Trashed, Unlinked, Usage, VolumeInfo,
+    JournalStatus, Looked, MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces,
+    SetAttr, Takes, Time, Trashed, Unlinked, Usage, VolumeInfo,
 };
 use crate::txn::Txn;
 use crate::volume::opened::Volume;
@@ -194,6 +194,15 @@ impl MetaStore for Session {
 
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
         self.read(|txn| names::lookup(txn, parent, name)).await
+    }
+
+    async fn look(
+        &self,
+        parent: Ino,
+        names: &[Vec<u8>],
+        attribute: &[u8],
+    ) -> Result<Vec<Option<Looked>>, MetaError> {
+        self.read(|txn| names::look(txn, parent, names, attribute)).await
     }
 
     async fn create(
