@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use super::last_name::{anything_of, drop_name, lose_name, nanoseconds, put, take_out};
 use super::list;
 use super::names::{living_directory, named, take_away};
-use crate::key;
+use crate::key::{self, Key};
 use crate::record::inode::Inode;
 use crate::record::trash::Deletion;
 use crate::rules::name::Name;
@@ -83,12 +83,15 @@ pub(crate) fn of(
 ) -> Result<Vec<Trashed>, MetaError> {
     let start = key::trash::of(dir);
     let from = after.map_or(start, |after| key::trash::key(dir, after).successor());
-    let mut found = Vec::new();
-    let _ = txn.scan(from..start.after_prefix(), &mut |key, _| {
-        found.extend(key::trash::parse(key).map(|(_, ino)| ino));
-        Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-    })?;
-    all_of(txn, &found)
+    readable(txn, limit, |behind, wanted| {
+        let from = behind.map_or(from, |last| last.successor());
+        let mut found = Vec::new();
+        let _ = txn.scan(from..start.after_prefix(), &mut |key, _| {
+            found.extend(key::trash::parse(key).map(|(_, ino)| (*key, ino)));
+            Ok(goes_on(found.len() < wanted))
+        })?;
+        Ok(found)
+    })
 }
 
 /// What was deleted last, before `before`, the newest first.
@@ -102,15 +105,16 @@ pub(crate) fn newest(
     let end = before.map_or(key::trash::all_by_time().after_prefix(), |(when, ino)| {
         key::trash::key_by_time(nanoseconds(when), ino)
     });
-    let mut found = Vec::new();
-    if start < end {
-        let _ = txn.scan_back(start..end, &mut |key, _| {
-            found.extend(key::trash::parse_by_time(key).map(|(_, ino)| ino));
-            let on = found.len() < limit;
-            Ok(if on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
-    }
-    all_of(txn, &found)
+    readable(txn, limit, |behind, wanted| {
+        let (end, mut found) = (behind.unwrap_or(end), Vec::new());
+        if start < end {
+            let _ = txn.scan_back(start..end, &mut |key, _| {
+                found.extend(key::trash::parse_by_time(key).map(|(_, ino)| (*key, ino)));
+                Ok(goes_on(found.len() < wanted))
+            })?;
+        }
+        Ok(found)
+    })
 }
 
 /// What is wanted gone, and then what was deleted before `until`, the oldest first.
@@ -126,15 +130,41 @@ pub(crate) fn oldest(
         key::trash::key_by_time(when, ino).successor()
     });
     let end = key::trash::key_by_time(nanoseconds(until), Ino(0));
-    let mut found = Vec::new();
-    if from < end {
-        let _ = txn.scan(from..end, &mut |key, _| {
-            found.extend(key::trash::parse_by_time(key).map(|(_, ino)| ino));
-            let on = found.len() < limit;
-            Ok(if on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
+    readable(txn, limit, |behind, wanted| {
+        let from = behind.map_or(from, |last| last.successor());
+        let mut found = Vec::new();
+        if from < end {
+            let _ = txn.scan(from..end, &mut |key, _| {
+                found.extend(key::trash::parse_by_time(key).map(|(_, ino)| (*key, ino)));
+                Ok(goes_on(found.len() < wanted))
+            })?;
+        }
+        Ok(found)
+    })
+}
+
+fn goes_on(yes: bool) -> ControlFlow<()> {
+    if yes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
+/// The first `limit` that can be read, of those that `next` finds behind a key: so many of them, or all that there are. Fewer
+/// are the last.
+fn readable(
+    txn: &Txn<'_>,
+    limit: usize,
+    mut next: impl FnMut(Option<Key>, usize) -> Result<Vec<(Key, Ino)>, MetaError>,
+) -> Result<Vec<Trashed>, MetaError> {
+    let (mut found, mut behind) = (Vec::new(), None);
+    loop {
+        let wanted = limit - found.len();
+        let page = next(behind, wanted)?;
+        let inos: Vec<Ino> = page.iter().map(|(_, ino)| *ino).collect();
+        found.extend(all_of(txn, &inos)?);
+        match page.last() {
+            Some((last, _)) if page.len() == wanted && found.len() < limit => behind = Some(*last),
+            _ => return Ok(found),
+        }
     }
-    all_of(txn, &found)
 }
 
 /// A damaged one is passed over, and logged.
