@@ -139,6 +139,8 @@ pub struct Filesystem {
     dead_wake: Notify,
     /// Somebody wants something in the trash gone, or it is kept for another time.
     trash_wake: Notify,
+    /// When somebody changed here how long anything is kept there.
+    trash_set: Mutex<Option<tokio::time::Instant>>,
     stopped: AtomicBool,
     /// Those who come by doors change nothing; who comes by the mount the kernel refuses.
     read_only: AtomicBool,
@@ -175,6 +177,7 @@ impl Filesystem {
             dead: Mutex::default(),
             dead_wake: Notify::new(),
             trash_wake: Notify::new(),
+            trash_set: Mutex::default(),
             stopped: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             atimes: Atimes::new(),
@@ -496,8 +499,12 @@ impl Filesystem {
         if let Some(gone) = self.meta.rename(from, to, mode, fate).await? {
             self.unlinked(gone);
             // Of what is replaced whole the kernel is told behind it, and has not done that itself.
-            if !whole && !gone.orphan && self.meta.getattr(gone.ino).await?.kind == Kind::Directory
-            {
+            let gone_is_a_directory = async {
+                // The rename is done, whatever comes of this look.
+                let attr = self.meta.getattr(gone.ino).await;
+                attr.is_ok_and(|attr| attr.kind == Kind::Directory)
+            };
+            if !whole && !gone.orphan && gone_is_a_directory.await {
                 self.died(gone);
             }
         }

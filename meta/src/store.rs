@@ -607,7 +607,7 @@ pub trait MetaStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<BlobRecord>, MetaError>;
     /// Extents of any file that lie in a blob, clones included, at most `limit` (above 0), and where to go on:
-    /// those behind the one of that file that ends there, in an order of their own. Damaged ones are left out, and others take their place: fewer than `limit` are the last.
+    /// those behind the one of that file that ends there, in an order of their own. Damaged ones are left out.
     async fn references(
         &self,
         id: BlobId,
@@ -647,7 +647,8 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn trashed(&self, _ino: Ino) -> Result<Trashed, MetaError> {
         Err(MetaError::NotFound)
     }
-    /// What was deleted last, before that one, the newest first, at most `limit`. Damaged ones are left out, and others take their place: fewer than `limit` are the last.
+    /// What was deleted last, before that one, the newest first, at most `limit`. Damaged ones are left out, and others take
+    /// their place: fewer than `limit` are the last.
     async fn newest_trash(
         &self,
         _before: Option<(Time, Ino)>,
@@ -706,7 +707,7 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn account(&self, _kind: AccountKind, _name: &str) -> Result<Option<Account>, MetaError> {
         Ok(None)
     }
-    /// Those of a kind in the order of their names, behind `after`, at most `limit`. Damaged ones are left out, and others take their place: fewer than `limit` are the last.
+    /// Those of a kind in the order of their names, behind `after`, at most `limit`. Damaged ones are left out.
     async fn accounts(
         &self,
         _kind: AccountKind,

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{Fate, Ino, Kind, MetaError, Takes, Time, Trashed, Unlinked};
+use meta::{Attr, Fate, Ino, Kind, MetaError, Steady, Takes, Time, Trashed, Unlinked};
 use tokio::time::Instant;
 
+use super::Filesystem;
 use super::outdated::Outdated;
-use super::{Filesystem, now};
 use crate::error::FsResult;
 
 /// Days that something is kept in the trash where the volume does not say how many.
@@ -50,14 +50,22 @@ impl Filesystem {
         }
     }
 
-    /// Changes how long what is deleted stays in the trash.
+    /// Changes how long what is deleted stays in the trash. What has been there longer than it may from now on stays for some
+    /// minutes yet: until then it can be kept by another change.
     ///
     /// # Errors
     /// When it cannot be stored.
     pub async fn set_trash_days(&self, days: u16) -> FsResult<()> {
+        // Before: it may be looked for what is old at once.
+        *self.trash_set.lock() = Some(Instant::now());
         self.meta.set_trash_days(days).await?;
         self.trash_wake.notify_one();
         Ok(())
+    }
+
+    /// Is it so long ago that somebody changed how long anything stays that what is older goes?
+    fn may_expire(&self) -> bool {
+        self.trash_set.lock().is_none_or(|set| set.elapsed() >= EVERY)
     }
 
     /// Puts this inode into the trash, a directory with all that is in it, by taking its name away.
@@ -103,24 +111,21 @@ impl Filesystem {
     }
 
     pub(super) async fn empty_forever(self: Arc<Self>) {
-        let began = Instant::now();
-        let mut last = (began, now());
+        let mut clock = Steady::new(EVERY);
         loop {
             // Woken or not: it is looked again. The first to wake it is whoever says that something may be changed.
             let _ = tokio::time::timeout(EVERY, self.trash_wake.notified()).await;
             if self.is_stopped() {
                 return;
             }
+            let now = clock.look().filter(|_| self.may_expire());
             // What may not be changed is not emptied either.
-            let (then, this) = (last, (Instant::now(), now()));
-            last = this;
             if self.is_read_only() {
                 continue;
             }
-            // A clock that was just set, or that nobody has had the time to set, says nothing of what is old.
-            match began.elapsed() >= EVERY && goes_evenly(then, this) {
-                true => self.empty_trash(this.1).await,
-                false => self.delete_until(Time::default()).await,
+            match now {
+                Some(now) => self.empty_trash(now).await,
+                None => self.delete_until(Time::default()).await,
             }
         }
     }
@@ -144,8 +149,8 @@ impl Filesystem {
             for one in page {
                 after = Some((one.when, one.attr.ino));
                 if let Err(why) = self.burn(&one).await {
-                    let name = String::from_utf8_lossy(&one.name);
-                    tracing::error!("{name:?} stays in the trash for now: {why}");
+                    let (name, ino) = (String::from_utf8_lossy(&one.name), one.attr.ino.0);
+                    tracing::error!("{name:?} ({ino}) stays in the trash for now: {why}");
                 }
             }
         }
@@ -153,8 +158,8 @@ impl Filesystem {
 
     /// Deletes one thing in the trash, with all that is in it, and all in the trash that was.
     async fn burn(&self, one: &Trashed) -> FsResult<()> {
-        let top = Burning { ino: one.attr.ino, named: None };
-        if one.attr.kind != Kind::Directory {
+        let top = Burning { ino: one.attr.ino, kind: one.attr.kind, named: None };
+        if top.kind != Kind::Directory {
             return self.burnt(&top).await;
         }
         if !self.take(top.ino).await? {
@@ -176,12 +181,12 @@ impl Filesystem {
                 continue;
             }
             let (folders, others): (Vec<_>, Vec<_>) =
-                inside.into_iter().partition(|(_, kind)| *kind == Kind::Directory);
-            for (other, _) in &others {
+                inside.into_iter().partition(|one| one.kind == Kind::Directory);
+            for other in &others {
                 self.burnt(other).await?;
             }
             // One that has a name is looked for by it when its turn comes.
-            if let Some((folder, _)) = folders.into_iter().next()
+            if let Some(folder) = folders.into_iter().next()
                 && (folder.named.is_some() || self.take(folder.ino).await?)
             {
                 path.push(folder);
@@ -213,48 +218,37 @@ impl Filesystem {
     }
 
     /// Some of what is in a directory, or in the trash and was.
-    async fn some_in(&self, dir: Ino) -> FsResult<Vec<(Burning, Kind)>> {
+    async fn some_in(&self, dir: Ino) -> FsResult<Vec<Burning>> {
+        let burning = |attr: &Attr, named| Burning { ino: attr.ino, kind: attr.kind, named };
         let was = self.meta.trash_of(dir, None, AT_ONCE).await?;
-        let was = was.iter().map(|one| (Burning { ino: one.attr.ino, named: None }, one.attr.kind));
-        let mut all: Vec<_> = was.collect();
+        let mut all: Vec<Burning> = was.iter().map(|one| burning(&one.attr, None)).collect();
         let entries = self.meta.readdir(dir, 0, AT_ONCE).await?;
         let entries = entries.into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b".."));
-        all.extend(entries.map(|entry| {
-            let named = Some((dir, entry.name));
-            (Burning { ino: entry.attr.ino, named }, entry.attr.kind)
-        }));
+        all.extend(entries.map(|entry| burning(&entry.attr, Some((dir, entry.name)))));
         Ok(all)
     }
 
     /// Deletes one thing that nothing is in.
     async fn burnt(&self, one: &Burning) -> FsResult<()> {
-        let gone = match &one.named {
-            None => self.meta.delete_trash(one.ino).await,
-            Some((dir, name)) => match self.meta.unlink(*dir, name).await {
-                Err(MetaError::IsDirectory) => self.meta.rmdir(*dir, name).await,
-                unlinked => unlinked,
-            },
+        let gone = match (&one.named, one.kind) {
+            (None, _) => self.meta.delete_trash(one.ino).await,
+            (Some((dir, name)), Kind::Directory) => self.meta.rmdir(*dir, name).await,
+            (Some((dir, name)), _) => self.meta.unlink(*dir, name).await,
         };
         match gone {
             Ok(gone) => self.unlinked(gone),
-            // Somebody was faster.
-            Err(MetaError::NotFound) => {}
+            // Somebody was faster, or has put something else there.
+            Err(MetaError::NotFound | MetaError::IsDirectory | MetaError::NotDirectory) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 }
 
-/// Has the clock gone on between two looks as time did?
-fn goes_evenly(before: (Instant, Time), after: (Instant, Time)) -> bool {
-    let passed = (after.0 - before.0).as_secs();
-    let shown = u64::try_from(after.1.secs - before.1.secs).unwrap_or(u64::MAX);
-    shown.abs_diff(passed) < EVERY.as_secs()
-}
-
 /// Something that is being deleted.
 struct Burning {
     ino: Ino,
+    kind: Kind,
     /// Its directory and its name there; `None`: it is in the trash itself.
     named: Option<(Ino, Vec<u8>)>,
 }
@@ -269,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Data, DataSettings};
+    use crate::filesystem::now;
     use crate::testing::MemoryBlobs;
 
     const CALLER: Caller = Caller { uid: 7, gid: 7, umask: 0 };
@@ -344,15 +339,16 @@ mod tests {
         assert!(meta.opened_on().check().await.unwrap().is_clean());
     }
 
-    #[test]
-    fn a_clock_that_jumps_says_nothing_of_what_is_old() {
-        let (begin, at) = (Instant::now(), |secs| Time { secs, nanos: 0 });
-        let later = begin + EVERY;
-        for (shown, evenly) in
-            [(1_600, true), (1_200, true), (1_000, false), (90_000, false), (0, false)]
-        {
-            assert_eq!(goes_evenly((begin, at(1_000)), (later, at(shown))), evenly, "{shown}");
-        }
+    #[tokio::test(start_paused = true)]
+    async fn who_shortens_the_time_by_mistake_can_take_that_back() {
+        let (fs, _) = started();
+        assert!(fs.may_expire());
+        fs.set_trash_days(3).await.unwrap();
+        assert!(!fs.may_expire());
+        tokio::time::advance(EVERY - Duration::from_secs(1)).await;
+        assert!(!fs.may_expire());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(fs.may_expire());
     }
 
     #[tokio::test(start_paused = true)]
