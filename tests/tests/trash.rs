@@ -298,7 +298,7 @@ fn a_crash_leaves_what_is_deleted_in_the_tree_or_in_the_trash() -> Result<()> {
         ensure!(there != kept, "{at}: in the tree {there}, in the trash {kept}");
         ensure!(kept || at >= 100, "{at}: its deletion was synced");
     }
-    site.say("trash restore /")?;
+    site.say("trash restore / --all")?;
     for at in 0..200 {
         ensure!(fs::read(site.demo.file(name(at)))? == content(at as u64, 3000), "{at}");
     }
@@ -541,6 +541,8 @@ fn the_commands_say_what_makes_no_sense() -> Result<()> {
         ("trash restore 99", "99 is not in the trash"),
         ("trash restore /none", "/none is not in the trash"),
         ("trash restore none", "begins with a slash"),
+        ("trash restore /", "give --all"),
+        ("trash restore /none --all", "give / with it"),
         ("trash restore /a/../b", "has the name . or .."),
         ("trash empty 99", "99 is not in the trash"),
         ("trash list --under none", "begins with a slash"),

@@ -562,7 +562,12 @@ impl MetaStore for Session {
         replaces: bool,
         by: u32,
     ) -> Result<Option<Unlinked>, MetaError> {
-        self.grow(|txn| trash::restore(txn, ino, to, replaces, by)).await
+        let restore = |txn: &mut Txn<'_>| trash::restore(txn, ino, to, replaces, by);
+        match replaces {
+            true => self.grow(restore).await,
+            // It takes no more room than it gives back.
+            false => self.write(restore).await,
+        }
     }
 
     async fn give_up_trash(&self, inos: &[Ino]) -> Result<(), MetaError> {
