@@ -1,7 +1,7 @@
 //! The trash: what was deleted and can be had back, by whoever deleted it, or whose it is.
 
 use axum::response::Response;
-use fs::tree::{InTrash, TrashPlace, TreeError};
+use fs::tree::{InTrash, TrashPlace, TreeError, TreePath, View};
 use http::StatusCode;
 use meta::{Ino, Kind, Time};
 use serde::{Deserialize, Serialize};
@@ -134,14 +134,19 @@ pub(super) async fn restore(asked: &Asked, body: &[u8]) -> Result<Response, Refu
     };
     match view.restore(ino, to.as_ref(), replace).await {
         Ok(()) => json(StatusCode::OK, &json!({ "path": address::write(&path) })),
-        Err(e) if e.is_there_already() => {
-            // What is in the way may be that of a folder above.
-            let there = view.stat_itself(&path).await.map_or(Kind::File, |attr| attr.kind);
-            let why = "something is there already: give replace: true, which puts that into the trash, or another place with to";
-            Err(Refusal::taken(there, why))
-        }
+        Err(e) if e.is_there_already() => Err(in_the_way(view, &path).await),
         Err(e) => Err(no_folder(&e)),
     }
+}
+
+/// Why something cannot have this place, which is taken, or that of a folder above.
+async fn in_the_way(view: &View, path: &TreePath) -> Refusal {
+    if let Ok(there) = view.stat_itself(path).await {
+        let why = "something is there already: give replace: true, which puts that into the trash, or another place with to";
+        return Refusal::taken(there.kind, why);
+    }
+    let why = "something else is where a folder was that it was in, or has its name: give another place with to";
+    Refusal::new(Code::Conflict, why)
 }
 
 /// DELETE /trash/ID.
