@@ -8,6 +8,7 @@
 //! implementation never waits except in [`MetaStore::sync`] and between the steps of those long ones,
 //! so its futures are ready when first polled.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -676,8 +677,9 @@ pub trait MetaStore: Send + Sync + 'static {
     ) -> Result<Vec<Trashed>, MetaError> {
         Ok(Vec::new())
     }
-    /// What a directory is called, and where it is, or was.
-    async fn above(&self, _dir: Ino) -> Result<Above, MetaError> {
+    /// What these directories are called, and where they are, or were. Of those that are not there, have no name, or cannot
+    /// be read, nothing is said. The entries of a directory are looked through once for all that it has of them.
+    async fn above(&self, _dirs: &[Ino]) -> Result<BTreeMap<Ino, Above>, MetaError> {
         Err(MetaError::NotSupported)
     }
     /// Puts something in the trash back under this name. What has the name goes to the trash in its place, whatever it is, by

@@ -68,6 +68,7 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
         uploads: Arc::default(),
         archives: Arc::default(),
         looks: Shares::new(LOOKS.0, LOOKS.1),
+        trash: Shares::new(LOOKS.0, LOOKS.1),
         tickets: Tickets::new()?,
         linking: Mutex::default(),
         volumes,
@@ -215,7 +216,7 @@ async fn told(
         Tell::Status => status::status(door).await,
         Tell::Places => status::places(door, asked).await,
         Tell::Links => links::list(&door.who, asked).await,
-        Tell::Trash => trash::list(asked).await,
+        Tell::Trash => trash::list(door, asked).await,
         Tell::Description => Ok(([(header::CONTENT_TYPE, JSON)], DESCRIPTION).into_response()),
         Tell::Admin(what) => admin::told(door, what).await,
     }
@@ -251,8 +252,8 @@ async fn changed(
         Change::MakeLink => links::make(door, asked, body).await,
         Change::RevokeLink => links::revoke(&door.who, asked, id).await,
         Change::Restore => trash::restore(asked, body).await,
-        Change::DeleteTrashed => trash::delete(asked, id).await,
-        Change::EmptyTrash => trash::empty(asked).await,
+        Change::DeleteTrashed => trash::delete(door, asked, id).await,
+        Change::EmptyTrash => trash::empty(door, asked).await,
         Change::Admin(what) => admin::done(door, asked, (what, id), body).await,
     }
 }

@@ -8,6 +8,7 @@
 //! itself. So where something was is known by the directory, and not by a path of then: when that was moved since, what it
 //! held goes back to where it is now.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::last_name::{anything_of, drop_name, lose_name, nanoseconds, put, take_out};
@@ -20,7 +21,7 @@ use crate::rules::name::Name;
 use crate::store::{Above, Fate, Ino, MetaError, ROOT, Takes, Time, Trashed, Unlinked};
 use crate::txn::{Txn, damaged};
 
-/// Entries of a directory that are looked through at once for the name of something.
+/// Entries of a directory that are looked through at once for names of some of them.
 const LOOK: usize = 4096;
 
 fn time(nanos: u64) -> Time {
@@ -268,19 +269,46 @@ pub(crate) fn delete(txn: &mut Txn<'_>, ino: Ino) -> Result<Unlinked, MetaError>
     Ok(drop_name(txn, &mut inode))
 }
 
-/// What a directory is called, and where, as far as the entries of that behind `cookie` say; or where to look on.
-pub(crate) fn above(txn: &Txn<'_>, ino: Ino, cookie: u64) -> Result<Result<Above, u64>, MetaError> {
-    let dir = txn.directory(ino)?;
-    if dir.in_trash {
-        let (_, deletion) = find(txn, ino)?;
-        return Ok(Ok(Above { dir: dir.parent, name: deletion.name, in_trash: true }));
+/// Where directories are.
+#[derive(Default)]
+pub(crate) struct Parents {
+    /// Those in the trash: where they were.
+    pub(crate) known: BTreeMap<Ino, Above>,
+    /// The others, by the directory whose entries name them.
+    pub(crate) named: BTreeMap<Ino, BTreeSet<Ino>>,
+}
+
+/// Where these directories are. Of those that are not there, or cannot be read, nothing is said.
+pub(crate) fn parents(txn: &Txn<'_>, inos: &[Ino]) -> Result<Parents, MetaError> {
+    txn.look_ahead_at_inodes(inos.iter().copied())?;
+    let mut all = Parents::default();
+    for ino in inos {
+        let Some(dir) = readable_one(txn.directory(*ino))? else { continue };
+        if !dir.in_trash {
+            all.named.entry(dir.parent).or_default().insert(*ino);
+        } else if let Some((_, deletion)) = readable_one(find(txn, *ino))? {
+            all.known.insert(*ino, Above { dir: dir.parent, name: deletion.name, in_trash: true });
+        }
     }
-    let page = list::page(txn, dir.parent, cookie, LOOK)?;
-    if let Some((_, name, _)) = page.iter().find(|(.., named)| *named == ino) {
-        return Ok(Ok(Above { dir: dir.parent, name: name.clone(), in_trash: false }));
+    Ok(all)
+}
+
+fn readable_one<T>(found: Result<T, MetaError>) -> Result<Option<T>, MetaError> {
+    match found {
+        Err(MetaError::NotFound | MetaError::Damaged(_)) => Ok(None),
+        found => found.map(Some),
     }
-    match page.last() {
-        Some((last, ..)) if page.len() == LOOK => Ok(Err(*last)),
-        _ => Err(MetaError::NotFound),
-    }
+}
+
+/// What those that are wanted are called in a directory, as far as its entries behind `cookie` say; and where to look on.
+pub(crate) fn names(
+    txn: &Txn<'_>,
+    dir: Ino,
+    wanted: &BTreeSet<Ino>,
+    cookie: u64,
+) -> Result<(Vec<(Ino, Vec<u8>)>, Option<u64>), MetaError> {
+    let page = list::page(txn, dir, cookie, LOOK)?;
+    let next = page.last().filter(|_| page.len() == LOOK).map(|(last, ..)| *last);
+    let found = page.into_iter().filter(|(.., ino)| wanted.contains(ino));
+    Ok((found.map(|(_, name, ino)| (ino, name)).collect(), next))
 }

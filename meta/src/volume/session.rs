@@ -9,6 +9,7 @@
 //! never waits for the disk, except [`MetaStore::sync`], [`MetaStore::close_session`], and
 //! back-pressure when far too much is unsynced.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ use crate::engine::{Value, View};
 use crate::key;
 use crate::ops::{
     Step, accounts, acl, attr, blobs, content, list, nameless, names, orphans, rename, sessions,
-    trash, xattr,
+    trash::{self, Parents},
+    xattr,
 };
 use crate::store::{
     Above, Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, Fate, FileUpdate, Ino,
@@ -544,15 +546,21 @@ impl MetaStore for Session {
         self.read(|txn| trash::of(txn, dir, after, limit)).await
     }
 
-    async fn above(&self, dir: Ino) -> Result<Above, MetaError> {
-        let mut cookie = 0;
-        loop {
-            match self.read(|txn| trash::above(txn, dir, cookie)).await? {
-                Ok(above) => return Ok(above),
-                Err(next) => cookie = next,
+    async fn above(&self, dirs: &[Ino]) -> Result<BTreeMap<Ino, Above>, MetaError> {
+        let Parents { mut known, named } = self.read(|txn| trash::parents(txn, dirs)).await?;
+        for (dir, mut wanted) in named {
+            let mut cookie = Some(0);
+            while let Some(at) = cookie.filter(|_| !wanted.is_empty()) {
+                let (names, next) = self.read(|txn| trash::names(txn, dir, &wanted, at)).await?;
+                for (ino, name) in names {
+                    wanted.remove(&ino);
+                    known.insert(ino, Above { dir, name, in_trash: false });
+                }
+                cookie = next;
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
         }
+        Ok(known)
     }
 
     async fn restore(
