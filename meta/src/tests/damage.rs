@@ -102,6 +102,24 @@ fn what_is_damaged_in_the_trash_hides_nothing_that_was_deleted_before_it() {
     assert_eq!(of(wait(meta.newest_trash(None, 1))), [inos[5]]);
 }
 
+#[test]
+fn what_is_in_the_trash_is_told_by_where_it_was() {
+    let (_, _, meta) = volume(name::hash);
+    let new = |parent: Ino, name: &[u8], node| {
+        wait(meta.create(ADMIN, parent, name, 0o755, node)).unwrap().ino
+    };
+    let dir = new(ROOT, b"dir", NewNode::Directory);
+    let (file, other) = (new(dir, b"file", NewNode::File), new(dir, b"other", NewNode::File));
+    let told = || {
+        let paths = wait(meta.opened_on().paths([file, other].into())).unwrap();
+        [file, other].map(|ino| paths[&ino].clone())
+    };
+    wait(meta.discard(dir, b"file", Takes::Only(file), 0)).unwrap();
+    assert_eq!(told(), ["/dir/file, which is in the trash", "/dir/other"]);
+    wait(meta.discard(ROOT, b"dir", Takes::Only(dir), 0)).unwrap();
+    assert_eq!(told(), ["/dir/file, which is in the trash", "/dir/other, which is in the trash"]);
+}
+
 /// A repair puts it right, and another finds nothing; its bytes are where they were, and it can be worked on.
 fn repaired_and_at_work(meta: &Session, expected: &str, file: Ino, place: Option<Place>) {
     let repaired = wait(meta.opened_on().repair()).unwrap();
