@@ -442,21 +442,24 @@ impl Filesystem {
 
     /// unlink(2), by this user.
     pub async fn unlink(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.remove((parent, name), Kind::File, self.fate(by, [name])).await
+        self.remove((parent, name), Kind::File, self.fate(by, [name])).await.map(drop)
     }
 
-    /// rmdir(2), by this user.
+    /// rmdir(2), by this user of the mount.
     pub async fn rmdir(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.remove((parent, name), Kind::Directory, self.fate(by, [name])).await
+        let gone = self.remove((parent, name), Kind::Directory, self.fate(by, [name])).await?;
+        self.died(gone);
+        Ok(())
     }
 
-    /// rmdir(2) of a directory, unlink(2) of anything else.
+    /// rmdir(2) of a directory, unlink(2) of anything else. Who is not the kernel has it told afterwards, and so that does not take
+    /// the directory for dead.
     pub(crate) async fn remove(
         &self,
         (parent, name): (Ino, &[u8]),
         kind: Kind,
         fate: Fate,
-    ) -> FsResult<()> {
+    ) -> FsResult<Unlinked> {
         let directory = kind == Kind::Directory;
         // Of `.` and `..` it is said what is wrong, as ever.
         let dots = matches!(name, b"." | b"..");
@@ -471,10 +474,7 @@ impl Filesystem {
             (Fate::Gone, false) => self.meta.unlink(parent, name).await?,
         };
         self.unlinked(gone);
-        if directory {
-            self.died(gone);
-        }
-        Ok(())
+        Ok(gone)
     }
 
     /// rename(2). Programs replace a file by writing another and renaming it over: after a crash

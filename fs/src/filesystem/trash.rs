@@ -324,6 +324,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_directory_that_a_door_has_taken_away_is_not_dead_for_the_kernel() {
+        let (fs, _) = started();
+        fs.set_trash_days(5).await.unwrap();
+        for (name, by_a_door) in [("one", true), ("other", false)] {
+            let dir = make(&fs, ROOT, name, NewNode::Directory).await;
+            fs.lookup(ROOT, name.as_bytes()).await.unwrap().unwrap();
+            match by_a_door {
+                true => {
+                    let fate = Fate::Trash { by: 7 };
+                    let removed = fs.remove((ROOT, name.as_bytes()), Kind::Directory, fate).await;
+                    assert_eq!(removed.unwrap().ino, dir);
+                }
+                false => fs.rmdir(7, ROOT, name.as_bytes()).await.unwrap(),
+            }
+            fs.revived(&[dir]);
+            assert_eq!(fs.generation(dir), u64::from(!by_a_door), "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_has_come_back_meanwhile_is_not_deleted() {
         let (fs, meta) = started();
         let dir = make(&fs, ROOT, "dir", NewNode::Directory).await;
