@@ -146,7 +146,7 @@ impl Owner {
 
     /// Leaves everything in redb.
     pub(crate) fn end(&mut self) {
-        self.punch();
+        self.punch_last();
         self.finish_checkpoint();
         if let Err(e) = self.checkpoint_now() {
             tracing::error!(disk = %self.shared.disk, "last checkpoint: {e}");

@@ -2,7 +2,7 @@
 //! files that are not needed any more.
 //!
 //! Of many holes a few are made at a time, so that whoever waits for a put does not wait for all that others have
-//! deleted. What is left of them when the process is killed stays in use until its file is compacted.
+//! deleted. What is left of them at the end stays in use until its file is compacted.
 //!
 //! None of it is owed to anybody: what the filesystem declines, for want of room for its own notes or
 //! because it never can, stays in use, is counted so, is said once, and is tried again. Any other error
@@ -24,6 +24,8 @@ const BLOCK: u64 = DISK_BLOCK as u64;
 const MAX_HOLES: usize = 64 << 10;
 /// Holes that are made in a row while others may wait: each takes about as long as a small write.
 const HOLES_AT_ONCE: usize = 8;
+/// Holes that are still made when a disk is closed, which is waited for.
+const LAST_HOLES: usize = 4096;
 
 impl Owner {
     fn declined(&mut self, doing: &'static str, why: &io::Error) {
@@ -60,6 +62,11 @@ impl Owner {
     /// Gives the space of large dead payloads back: a little of it, where there is much.
     pub(crate) fn punch_some(&mut self) {
         self.punch_up_to(HOLES_AT_ONCE);
+    }
+
+    /// What is left at the end, within bounds.
+    pub(crate) fn punch_last(&mut self) {
+        self.punch_up_to(LAST_HOLES);
     }
 
     /// All of it, which may last.
