@@ -57,9 +57,17 @@ impl Level {
             _ => self.ahead.clear(),
         }
         let names = self.names.as_ref().map(|names| names.files(name, self.at_once));
-        let names = names.unwrap_or_else(|| vec![name.to_vec()]);
+        let mut names = names.unwrap_or_else(|| vec![name.to_vec()]);
         self.at_once = (self.at_once * 2).min(AT_ONCE);
-        let found = self.folder.look_at(&names, STATE).await?;
+        let found = match self.folder.look_at(&names, STATE).await {
+            // It may be one of the others that cannot be looked at, and perhaps is not wanted.
+            Err(_) if names.len() > 1 => {
+                names.truncate(1);
+                self.leave();
+                self.folder.look_at(&names, STATE).await?
+            }
+            found => found?,
+        };
         self.ahead = names.into_iter().zip(found).collect();
         Ok(self.ahead.pop_front().and_then(|(_, looked)| looked))
     }
