@@ -18,16 +18,17 @@ pub fn wall_clock() -> Time {
     Time { secs: now.tv_sec(), nanos: now.tv_nsec() as u32 }
 }
 
-/// When the clock is believed by whoever takes away for good what is old by it: when it has gone on, since it was looked at
-/// before, as time did. One that was just set, or that nobody has had the time to set, says nothing of what is old.
+/// When the clock is believed by whoever takes away for good what is old by it: when it has gone on as time did, for long enough and
+/// whenever it was looked at. One that was just set, or that nobody has had the time to set, says nothing of what is old.
 pub struct Steady {
     every: Duration,
+    /// From here on it has gone evenly.
     began: Instant,
     last: (Instant, Time),
 }
 
 impl Steady {
-    /// To be looked at about so often; it is not believed before so much time has passed.
+    /// To be looked at so often at least; it is not believed before it has gone evenly for so long.
     pub fn new(every: Duration) -> Self {
         let now = Instant::now();
         Self { every, began: now, last: (now, wall_clock()) }
@@ -37,8 +38,10 @@ impl Steady {
     pub fn look(&mut self) -> Option<Time> {
         let this = (Instant::now(), wall_clock());
         let before = std::mem::replace(&mut self.last, this);
-        let may = self.began.elapsed() >= self.every && goes_evenly(before, this, self.every);
-        may.then_some(this.1)
+        if !goes_evenly(before, this, self.every) {
+            self.began = this.0;
+        }
+        (self.began.elapsed() >= self.every).then_some(this.1)
     }
 }
 
@@ -68,12 +71,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_believes_a_clock_at_first_sight() {
-        let every = Duration::from_secs(600);
-        let mut clock = Steady::new(every);
+        // Time goes on here as it is told, and the clock as it ever does.
+        let mut clock = Steady::new(Duration::from_secs(600));
         assert!(clock.look().is_none());
-        // Time goes on here, and the clock does not.
-        tokio::time::advance(every).await;
-        assert!(clock.look().is_none());
-        assert!(clock.look().is_some(), "since then both have stood still");
+        for (seconds, believed) in
+            [(300, false), (300, true), (600, false), (0, false), (300, false), (300, true)]
+        {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            assert_eq!(clock.look().is_some(), believed, "after {seconds} more");
+        }
     }
 }
