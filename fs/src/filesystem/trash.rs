@@ -158,7 +158,7 @@ impl Filesystem {
 
     /// Deletes one thing in the trash, with all that is in it, and all in the trash that was.
     async fn burn(&self, one: &Trashed) -> FsResult<()> {
-        let top = Burning { ino: one.attr.ino, kind: one.attr.kind, named: None };
+        let top = Burning::new(&one.attr, None);
         if top.kind != Kind::Directory {
             return self.burnt(&top).await;
         }
@@ -166,7 +166,7 @@ impl Filesystem {
             return Ok(());
         }
         let mut path = vec![top];
-        while let Some(at) = path.last() {
+        while let Some(at) = path.last_mut() {
             if self.is_stopped() {
                 return Ok(());
             }
@@ -174,12 +174,18 @@ impl Filesystem {
                 path.pop();
                 continue;
             }
-            let inside = self.some_in(at.ino).await?;
+            let inside = self.some_in(at).await?;
             if inside.is_empty() {
+                if std::mem::take(&mut at.found) {
+                    // Folders were passed over, and something may have come meanwhile.
+                    at.from = (None, 0);
+                    continue;
+                }
                 self.burnt(at).await?;
                 path.pop();
                 continue;
             }
+            at.found = true;
             let (folders, others): (Vec<_>, Vec<_>) =
                 inside.into_iter().partition(|one| one.kind == Kind::Directory);
             for other in &others {
@@ -217,14 +223,17 @@ impl Filesystem {
         }
     }
 
-    /// Some of what is in a directory, or in the trash and was.
-    async fn some_in(&self, dir: Ino) -> FsResult<Vec<Burning>> {
-        let burning = |attr: &Attr, named| Burning { ino: attr.ino, kind: attr.kind, named };
-        let was = self.meta.trash_of(dir, None, AT_ONCE).await?;
-        let mut all: Vec<Burning> = was.iter().map(|one| burning(&one.attr, None)).collect();
-        let entries = self.meta.readdir(dir, 0, AT_ONCE).await?;
+    /// Some of what is in a directory, or in the trash and was, behind what was looked at before: what was deleted since then would
+    /// have to be passed over again and again.
+    async fn some_in(&self, dir: &mut Burning) -> FsResult<Vec<Burning>> {
+        let (ino, (after, cookie)) = (dir.ino, dir.from);
+        let was = self.meta.trash_of(ino, after, AT_ONCE).await?;
+        let entries = self.meta.readdir(ino, cookie, AT_ONCE).await?;
+        let after = was.last().map_or(after, |last| Some(last.attr.ino));
+        dir.from = (after, entries.last().map_or(cookie, |last| last.cookie));
+        let mut all: Vec<Burning> = was.iter().map(|one| Burning::new(&one.attr, None)).collect();
         let entries = entries.into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b".."));
-        all.extend(entries.map(|entry| burning(&entry.attr, Some((dir, entry.name)))));
+        all.extend(entries.map(|entry| Burning::new(&entry.attr, Some((ino, entry.name)))));
         Ok(all)
     }
 
@@ -251,6 +260,16 @@ struct Burning {
     kind: Kind,
     /// Its directory and its name there; `None`: it is in the trash itself.
     named: Option<(Ino, Vec<u8>)>,
+    /// What was in it, and what is, was looked at up to here.
+    from: (Option<Ino>, u64),
+    /// Something was found on the way there.
+    found: bool,
+}
+
+impl Burning {
+    fn new(attr: &Attr, named: Option<(Ino, Vec<u8>)>) -> Self {
+        Self { ino: attr.ino, kind: attr.kind, named, from: (None, 0), found: false }
+    }
 }
 
 #[cfg(test)]
@@ -306,6 +325,11 @@ mod tests {
         let sub = make(&fs, dir, "sub", NewNode::Directory).await;
         for number in 0..200 {
             make(&fs, sub, &format!("f{number}"), NewNode::File).await;
+        }
+        // More folders than are looked at in one step.
+        for number in 0..70 {
+            let inner = make(&fs, sub, &format!("d{number}"), NewNode::Directory).await;
+            make(&fs, inner, "f", NewNode::File).await;
         }
         let was = make(&fs, sub, "was there", NewNode::File).await;
         fs.discard(7, (sub, b"was there"), was).await.unwrap();
