@@ -142,6 +142,8 @@ pub struct Filesystem {
     left_behind: AtomicBool,
     /// Somebody wants something in the trash gone, or it is kept for another time.
     trash_wake: Notify,
+    /// Days that anything is kept there, as seen last, and when it was seen that somebody had changed them.
+    trash_days_seen: Mutex<(u16, Option<tokio::time::Instant>)>,
     stopped: AtomicBool,
     /// Those who come by doors change nothing; who comes by the mount the kernel refuses.
     read_only: AtomicBool,
@@ -170,6 +172,7 @@ impl Filesystem {
         data: Arc<Data>,
         blobs: Arc<dyn BlobStore>,
     ) -> Arc<Self> {
+        let trash_days = meta.trash_days();
         let filesystem = Arc::new(Self {
             meta,
             data,
@@ -179,6 +182,7 @@ impl Filesystem {
             dead_wake: Notify::new(),
             left_behind: AtomicBool::new(false),
             trash_wake: Notify::new(),
+            trash_days_seen: Mutex::new((trash_days, None)),
             stopped: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             atimes: Atimes::new(),
@@ -453,21 +457,24 @@ impl Filesystem {
 
     /// unlink(2), by this user.
     pub async fn unlink(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.remove((parent, name), Kind::File, self.fate(by, [name])).await
+        self.remove((parent, name), Kind::File, self.fate(by, [name])).await.map(drop)
     }
 
-    /// rmdir(2), by this user.
+    /// rmdir(2), by this user of the mount.
     pub async fn rmdir(&self, by: u32, parent: Ino, name: &[u8]) -> FsResult<()> {
-        self.remove((parent, name), Kind::Directory, self.fate(by, [name])).await
+        let gone = self.remove((parent, name), Kind::Directory, self.fate(by, [name])).await?;
+        self.died(gone);
+        Ok(())
     }
 
-    /// rmdir(2) of a directory, unlink(2) of anything else.
+    /// rmdir(2) of a directory, unlink(2) of anything else. Who is not the kernel has it told afterwards, and so that does not take
+    /// the directory for dead.
     pub(crate) async fn remove(
         &self,
         (parent, name): (Ino, &[u8]),
         kind: Kind,
         fate: Fate,
-    ) -> FsResult<()> {
+    ) -> FsResult<Unlinked> {
         let directory = kind == Kind::Directory;
         // Of `.` and `..` it is said what is wrong, as ever.
         let dots = matches!(name, b"." | b"..");
@@ -482,10 +489,7 @@ impl Filesystem {
             (Fate::Gone, false) => self.meta.unlink(parent, name).await?,
         };
         self.unlinked(gone);
-        if directory {
-            self.died(gone);
-        }
-        Ok(())
+        Ok(gone)
     }
 
     /// rename(2). Programs replace a file by writing another and renaming it over: after a crash
@@ -510,8 +514,12 @@ impl Filesystem {
         if let Some(gone) = self.meta.rename(from, to, mode, fate).await? {
             self.unlinked(gone);
             // Of what is replaced whole the kernel is told behind it, and has not done that itself.
-            if !whole && !gone.orphan && self.meta.getattr(gone.ino).await?.kind == Kind::Directory
-            {
+            let gone_is_a_directory = async {
+                // The rename is done, whatever comes of this look.
+                let attr = self.meta.getattr(gone.ino).await;
+                attr.is_ok_and(|attr| attr.kind == Kind::Directory)
+            };
+            if !whole && !gone.orphan && gone_is_a_directory.await {
                 self.died(gone);
             }
         }

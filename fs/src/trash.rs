@@ -4,8 +4,8 @@
 //! it at all, is found here (`look`), by going up from there. To put something back (`back`), the folders that it was in have
 //! to be there: those that are in the trash themselves come back before it. `orders` is how commands have it done.
 //!
-//! A folder that was empty when it was deleted comes back with what had been deleted from it, which is what `rm -r` leaves; one
-//! that was deleted with something in it comes back as it was.
+//! A folder that was empty when it was deleted comes back with what had been deleted from it just before, by the same user, which
+//! is what `rm -r` leaves; one that was deleted with something in it comes back as it was.
 
 pub(crate) mod back;
 pub(crate) mod look;

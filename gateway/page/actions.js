@@ -174,7 +174,8 @@ export async function remove(view, entries) {
 
 /// Puts back what was just deleted, what went last first.
 async function undo(view, kept) {
-  const done = await each(view, [...kept].reverse(), "Restoring", async (entry) => (await putBack(entry)) !== null);
+  const top = view.me.volume;
+  const done = await each(view, [...kept].reverse(), "Restoring", async (entry) => (await putBack(entry, top)) !== null);
   if (done > 0) note(`${counted(done, "item")} restored.`);
   view.reload();
 }

@@ -203,7 +203,8 @@ export async function trash(after) {
 export const restore = (id, to, replace = false) =>
   jsonOf("POST", "/trash/restore", { json: { id, to, replace } }).then(({ path }) => ({ path: canonicalPath(path) }));
 export const deleteTrashed = (id) => jsonOf("DELETE", `/trash/${id}`);
-export const emptyTrash = () => jsonOf("DELETE", "/trash");
+/// What was deleted before a moment, in milliseconds since 1970.
+export const emptyTrash = (before) => jsonOf("DELETE", "/trash", { query: { before } });
 
 function whole(answer) {
   const failures = answer.failures ?? [];

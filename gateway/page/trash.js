@@ -4,13 +4,16 @@ import * as api from "./api.js";
 import { confirm, dialog, note } from "./dialogs.js";
 import { button, fill, h, icon } from "./dom.js";
 import { decode, encode, join, last, numbered, parent } from "./paths.js";
+import { chooseFolder } from "./tree.js";
 import { bytes, counted, moment, number } from "./words.js";
 
 const MOST_NUMBERS = 100;
+/// Parts of the list that are read in a row without anything in them for this user.
+const MOST_LOOKS = 3;
 
 export class Trash {
   constructor({ me, go }) {
-    Object.assign(this, { me, go, entries: [], chosen: new Set(), next: undefined });
+    Object.assign(this, { me, go, entries: [], chosen: new Set(), next: undefined, works: false });
     this.count = h("p", { class: "quiet", role: "status" });
     this.wrong = h("p", { class: "wrong", role: "alert" });
     this.buttons = h("div", { class: "tools" });
@@ -41,11 +44,13 @@ export class Trash {
     this.busy("Reading");
     try {
       const before = this.entries.length;
+      let looks = 0;
       do {
         const answer = await api.trash(this.next);
         Object.assign(this, { days: answer.days, next: answer.next });
         this.entries.push(...answer.entries);
-      } while (this.next && this.entries.length === before);
+        looks += 1;
+      } while (this.next && this.entries.length === before && looks < MOST_LOOKS);
       fill(this.wrong);
     } catch (why) {
       fill(this.wrong, why.message);
@@ -66,30 +71,42 @@ export class Trash {
         : counted(entries.length, "item");
     fill(this.count, [this.next ? `${some} and more` : some, kept].filter(Boolean).join(" · "));
     this.drawButtons();
-    if (entries.length === 0) {
+    if (entries.length === 0 && !this.next) {
       fill(this.table, h("div", { class: "message" }, icon("delete"), h("p", {}, "The trash is empty.")));
       return;
     }
     const more = this.next ? button("Show more", { onclick: () => this.more() }) : null;
-    fill(this.table, this.drawTable(), more);
+    const none = h("div", { class: "message" }, h("p", {}, "Nothing of yours is among what was deleted last."));
+    fill(this.table, entries.length > 0 ? this.drawTable() : none, more);
   }
 
   drawButtons() {
     const { entries, chosen } = this;
     const write = this.me.write;
+    const disabled = this.works;
     const some = entries.filter((entry) => chosen.has(entry.id));
     fill(
       this.buttons,
       write && some.length > 0
         ? [
-            button("Restore", { picture: "again", kind: "primary", onclick: () => this.restore(some) }),
-            button("Delete for good", { picture: "delete", kind: "plain dangerous", onclick: () => this.remove(some) }),
+            button("Restore", { picture: "again", kind: "primary", disabled, onclick: () => this.restore(some) }),
+            button("Delete for good", {
+              picture: "delete",
+              kind: "plain dangerous",
+              disabled,
+              onclick: () => this.remove(some),
+            }),
           ]
         : null,
       write && entries.length > 0
-        ? button("Empty the trash", { picture: "delete", kind: "plain dangerous", onclick: () => this.empty() })
+        ? button("Empty the trash", {
+            picture: "delete",
+            kind: "plain dangerous",
+            disabled,
+            onclick: () => this.empty(),
+          })
         : null,
-      button("Read again", { picture: "again", textless: true, onclick: () => this.load() }),
+      button("Read again", { picture: "again", textless: true, disabled, onclick: () => this.load() }),
     );
   }
 
@@ -150,6 +167,8 @@ export class Trash {
   /// Does something with each of these, and takes those from the list that it was done with.
   async each(entries, doing, does) {
     let done = 0;
+    this.works = true;
+    this.drawButtons();
     for (const [at, entry] of entries.entries()) {
       this.busy(entries.length > 1 ? `${doing} ${at + 1} of ${entries.length}` : doing);
       try {
@@ -161,6 +180,7 @@ export class Trash {
         note(`“${entry.name}”: ${why.message}`, { wrong: true });
       }
     }
+    this.works = false;
     this.draw();
     this.element.focus();
     return done;
@@ -169,7 +189,7 @@ export class Trash {
   async restore(entries) {
     let where = "";
     const done = await this.each(entries, "Restoring", async (entry) => {
-      const path = await putBack(entry);
+      const path = await putBack(entry, this.me.volume);
       if (path === null) return false;
       where = parent(path);
       return true;
@@ -196,21 +216,27 @@ export class Trash {
     if (done > 0) note(`${counted(done, "item")} deleted for good.`);
   }
 
+  /// What was deleted since the list was read stays.
   async empty() {
+    const before = this.entries[0].deleted + 1;
+    const whose =
+      this.me.uid === 0
+        ? "Everything in it, whoever has deleted it and whosever it is,"
+        : "Everything in it that you have deleted, or that is yours,";
     const sure = await confirm({
       title: "Empty the trash?",
-      text: "Everything in it that you have deleted, or that is yours, will be deleted for good. There is no way back.",
+      text: `${whose} will be deleted for good. There is no way back.`,
       action: "Empty the trash",
       dangerous: true,
     });
     if (!sure) return;
     this.busy("Deleting");
     try {
-      const { denied } = await api.emptyTrash();
+      const { deleted, denied } = await api.emptyTrash(before);
       note(
         denied > 0
           ? `${counted(denied, "item")} may not be deleted by you: others have something in there.`
-          : "The trash is empty.",
+          : `${counted(deleted, "item")} deleted for good.`,
         { wrong: denied > 0 },
       );
     } catch (why) {
@@ -221,17 +247,34 @@ export class Trash {
   }
 }
 
-/// Puts something back where it was; asks where something is there. Answers where it is now, or `null`.
-export async function putBack({ id, name, path, kind }) {
+/// Puts something back where it was; asks where something is there, or its folder is not. `top`: what the uppermost folder is called.
+/// Answers where it is now, or `null`.
+export function putBack(entry, top) {
+  return put(entry, undefined, top);
+}
+
+async function put(entry, to, top) {
+  const { id, name, path, kind } = entry;
   try {
-    return (await api.restore(id)).path;
+    return (await api.restore(id, to)).path;
   } catch (why) {
-    if (!why.answer?.there) throw why;
-    const how = await askHow(name, why.answer.there);
+    const there = why.answer?.there;
+    if (!there && why.word === "conflict" && to === undefined) {
+      const folder = await chooseFolder({
+        title: `Something else is where “${name}” was. Restore it to`,
+        action: "Restore here",
+        top,
+        start: "",
+      });
+      return folder === null ? null : put(entry, join(folder, last(path)), top);
+    }
+    if (!there) throw why;
+    const how = await askHow(name, there);
     if (how === null) return null;
-    if (how === "replace") return (await api.restore(id, undefined, true)).path;
+    if (how === "replace") return (await api.restore(id, to, true)).path;
+    const place = to ?? path;
     for (let at = 2; at <= MOST_NUMBERS; at += 1) {
-      const other = join(parent(path), encode(numbered(decode(last(path)), at, kind === "folder")));
+      const other = join(parent(place), encode(numbered(decode(last(place)), at, kind === "folder")));
       try {
         return (await api.restore(id, other)).path;
       } catch (refusal) {

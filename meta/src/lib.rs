@@ -49,7 +49,7 @@ mod wire;
 pub use account::{ACCOUNT_NAME_MAX, Account, AccountKind, Pass, Secret, User, UserChange};
 pub use check::Report;
 pub use check::repair::Repaired;
-pub use clock::wall_clock;
+pub use clock::{Steady, wall_clock};
 pub use journal::destroy::Destroyed;
 pub use journal::pulse::Holder;
 pub use journal::takeover::remains::{Losses, LostEntries};

@@ -8,6 +8,7 @@
 //! implementation never waits except in [`MetaStore::sync`] and between the steps of those long ones,
 //! so its futures are ready when first polled.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -272,6 +273,15 @@ pub struct DirEntry {
     pub damaged: bool,
 }
 
+/// What a name of a directory is, with an extended attribute of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// It.
+    pub attr: Attr,
+    /// The attribute's value, if it has that.
+    pub value: Option<Vec<u8>>,
+}
+
 /// A run of a file's bytes and where they lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -482,6 +492,13 @@ pub trait MetaStore: Send + Sync + 'static {
 
     /// The inode that `name` is in `parent`. `.` and `..` work too.
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError>;
+    /// What these names of a directory are, in their order, each with this extended attribute; `None`: it is not there.
+    async fn look(
+        &self,
+        parent: Ino,
+        names: &[Vec<u8>],
+        attribute: &[u8],
+    ) -> Result<Vec<Option<Looked>>, MetaError>;
     /// Creates an inode with a name. The caller's umask is taken off `mode`, or the parent's default
     /// access list decides; a setgid parent hands down its group (and, to directories, the bit).
     async fn create(
@@ -676,7 +693,8 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn trashed(&self, _ino: Ino) -> Result<Trashed, MetaError> {
         Err(MetaError::NotFound)
     }
-    /// What was deleted last, before that one, the newest first, at most `limit`. Damaged ones are left out.
+    /// What was deleted last, before that one, the newest first, at most `limit`. Damaged ones are left out, and others take
+    /// their place: fewer than `limit` are the last.
     async fn newest_trash(
         &self,
         _before: Option<(Time, Ino)>,
@@ -685,7 +703,7 @@ pub trait MetaStore: Send + Sync + 'static {
         Ok(Vec::new())
     }
     /// What is wanted gone for good, and then what was deleted before `until`, behind `after`, the oldest first, at most
-    /// `limit`. Damaged ones are left out.
+    /// `limit`. Damaged ones are left out, and others take their place: fewer than `limit` are the last.
     async fn oldest_trash(
         &self,
         _until: Time,
@@ -695,7 +713,7 @@ pub trait MetaStore: Send + Sync + 'static {
         Ok(Vec::new())
     }
     /// What is in the trash and was in this directory, behind `after`, in the order of inodes, at most `limit`; what is
-    /// wanted gone is among it. Damaged ones are left out.
+    /// wanted gone is among it. Damaged ones are left out, and others take their place: fewer than `limit` are the last.
     async fn trash_of(
         &self,
         _dir: Ino,
@@ -704,8 +722,9 @@ pub trait MetaStore: Send + Sync + 'static {
     ) -> Result<Vec<Trashed>, MetaError> {
         Ok(Vec::new())
     }
-    /// What a directory is called, and where it is, or was.
-    async fn above(&self, _dir: Ino) -> Result<Above, MetaError> {
+    /// What these directories are called, and where they are, or were. Of those that are not there, have no name, or cannot
+    /// be read, nothing is said. The entries of a directory are looked through once for all that it has of them.
+    async fn above(&self, _dirs: &[Ino]) -> Result<BTreeMap<Ino, Above>, MetaError> {
         Err(MetaError::NotSupported)
     }
     /// Puts something in the trash back under this name. What has the name goes to the trash in its place, whatever it is, by

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use proto::id::{BlobId, Epoch, GroupId, OwnerId, SessionId, VolumeId};
 use proto::part_store::{Beat, Issuer, LastBeat};
 use proto::scheme::Scheme;
+use tokio::sync::Semaphore;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::key;
@@ -51,6 +52,8 @@ struct Shared {
     puts: u64,
     /// Bytes that may still be put; `None`: any number.
     room: Option<u64>,
+    /// What deletes wait for.
+    gate: Option<Arc<Semaphore>>,
 }
 
 /// Whether a put fails, and how.
@@ -181,6 +184,13 @@ impl MemoryStore {
         self.shared.lock().dice = seed | 1;
     }
 
+    /// From now on deletes of anybody wait, until a permit is added to this.
+    pub fn hold_deletes(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.shared.lock().gate = Some(gate.clone());
+        gate
+    }
+
     /// From now on there is room for so many more bytes.
     pub fn limit_room(&self, bytes: u64) {
         self.shared.lock().room = Some(bytes);
@@ -308,6 +318,10 @@ impl VolumeStore for MemoryStore {
     }
 
     async fn delete(&self, ids: &[BlobId]) -> Result<(), StoreError> {
+        let gate = self.shared.lock().gate.clone();
+        if let Some(gate) = gate {
+            drop(gate.acquire().await);
+        }
         self.travel().await?;
         let mut shared = self.shared.lock();
         self.obeyed(&shared)?;

@@ -31,6 +31,8 @@ pub const MAX_OPS: usize = 256;
 pub const MAX_SESSIONS: usize = 4096;
 /// Most entries of any list between a session and its metad.
 pub const MAX_ENTRIES: usize = 4096;
+/// Most names that a session looks at by one op: each may come with an extended attribute, the longest of which has 64 KiB.
+pub const MAX_LOOKS: usize = 64;
 
 /// Where a payload of so many bytes starts within its record on disk: behind header and checksum
 /// table if that saves a disk block, else in the next one.

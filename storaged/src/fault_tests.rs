@@ -572,7 +572,7 @@ async fn a_disk_that_hangs_says_so_until_it_answers_and_others_do_not_wait_for_i
 }
 
 /// Bytes that the block files take.
-fn taken(dir: &TempDir) -> u64 {
+pub(crate) fn taken(dir: &TempDir) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let files = std::fs::read_dir(dir.path().join("d/blocks")).unwrap();
     files.map(|file| file.unwrap().metadata().map_or(0, |file| file.blocks() * 512)).sum()

@@ -298,7 +298,7 @@ fn a_crash_leaves_what_is_deleted_in_the_tree_or_in_the_trash() -> Result<()> {
         ensure!(there != kept, "{at}: in the tree {there}, in the trash {kept}");
         ensure!(kept || at >= 100, "{at}: its deletion was synced");
     }
-    site.say("trash restore /")?;
+    site.say("trash restore / --all")?;
     for at in 0..200 {
         ensure!(fs::read(site.demo.file(name(at)))? == content(at as u64, 3000), "{at}");
     }
@@ -359,6 +359,18 @@ fn what_the_page_deletes_is_in_the_trash_and_comes_back() -> Result<()> {
     );
     post(&door, "trash/restore", &json!({ "id": small }))?.expect(200)?;
     ensure!(fs::read(file(&site, "a/tree/small"))? == b"small");
+
+    // Something else has the name of a folder that it was in: to replace it makes no sense, another place does.
+    fs::create_dir_all(file(&site, "d/e"))?;
+    fs::write(file(&site, "d/e/deep"), b"deep")?;
+    let deep = door.delete(&at("entries/d/e/deep?trash"))?.expect(200)?.json()?["trash"].clone();
+    site.run("rm -rf d")?;
+    fs::write(file(&site, "d"), b"a file")?;
+    let refused = post(&door, "trash/restore", &json!({ "id": deep }))?.expect(409)?.json()?;
+    ensure!(refused["error"] == "conflict" && refused.get("there").is_none(), "{refused}");
+    post(&door, "trash/restore", &json!({ "id": deep, "to": "deep" }))?.expect(200)?;
+    ensure!(fs::read(file(&site, "deep"))? == b"deep");
+    site.say("trash empty")?;
 
     // For good, one and all.
     for (name, how) in [("b", "?forever"), ("a", "?trash")] {
@@ -541,6 +553,8 @@ fn the_commands_say_what_makes_no_sense() -> Result<()> {
         ("trash restore 99", "99 is not in the trash"),
         ("trash restore /none", "/none is not in the trash"),
         ("trash restore none", "begins with a slash"),
+        ("trash restore /", "give --all"),
+        ("trash restore /none --all", "give / with it"),
         ("trash restore /a/../b", "has the name . or .."),
         ("trash empty 99", "99 is not in the trash"),
         ("trash list --under none", "begins with a slash"),

@@ -1,5 +1,6 @@
 // What `doors` puts by lines of JSON over TCP: CLIENTS connections, each with one request under way, a key of its own for
-// each, 100 bytes of value, for SECONDS. Prints what came of it as a line of JSON.
+// each, 100 bytes of value, for SECONDS. Prints what came of it as a line of JSON. As wrk does, it counts a pause for each
+// request that would have come in it, had the client gone on asking at its usual pace.
 //
 //   lines PORT CLIENTS SECONDS
 #include <arpa/inet.h>
@@ -71,6 +72,18 @@ over:
     return NULL;
 }
 
+/// What requests would have taken that would have come within pauses: how many, and in `more`, if it is there, how long.
+static size_t within(const uint32_t *took, size_t count, int64_t pace, uint32_t *more) {
+    size_t found = 0;
+    for (size_t n = 0; n < count && pace > 0; n++) {
+        for (int64_t left = took[n] - pace; left > pace; left -= pace) {
+            if (more) more[found] = left;
+            found++;
+        }
+    }
+    return found;
+}
+
 static int less(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return (x > y) - (x < y);
@@ -98,15 +111,20 @@ int main(int argc, char **argv) {
         failed += all[n].failed;
     }
     double took = now() - began;
-    uint32_t *sorted = malloc((answered + 1) * sizeof(uint32_t));
+    int64_t pace = answered >= (size_t)clients ? took * 1e6 / (answered / clients) : 0;
+    uint32_t *each = malloc((answered + 1) * sizeof(uint32_t));
     size_t at = 0;
     for (int n = 0; n < clients; n++) {
-        memcpy(sorted + at, all[n].took, all[n].answered * sizeof(uint32_t));
+        memcpy(each + at, all[n].took, all[n].answered * sizeof(uint32_t));
         at += all[n].answered;
     }
-    sorted[answered] = 0;
-    qsort(sorted, answered, sizeof(uint32_t), less);
-    printf("{\"answered\":%zu,\"seconds\":%f,\"failed\":%zu,\"p50_ms\":%f,\"p99_ms\":%f}\n", answered, took, failed,
-           sorted[answered / 2] / 1e3, sorted[answered * 99 / 100] / 1e3);
+    size_t count = answered + within(each, answered, pace, NULL);
+    uint32_t *sorted = malloc((count + 1) * sizeof(uint32_t));
+    memcpy(sorted, each, answered * sizeof(uint32_t));
+    within(each, answered, pace, sorted + answered);
+    qsort(sorted, count, sizeof(uint32_t), less);
+    sorted[count] = 0;
+    printf("{\"answered\":%zu,\"seconds\":%f,\"failed\":%zu,\"p50_ms\":%f,\"p99_ms\":%f,\"max_ms\":%f}\n", answered, took,
+           failed, sorted[count / 2] / 1e3, sorted[count * 99 / 100] / 1e3, count ? sorted[count - 1] / 1e3 : 0);
     return 0;
 }

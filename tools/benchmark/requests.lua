@@ -67,7 +67,7 @@ function done(summary, latency)
    for _, thread in ipairs(threads) do table.insert(counts, thread:get("sent")) end
    local errors = summary.errors
    local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
-   io.write(("{\"answered\":%d,\"seconds\":%f,\"failed\":%d,\"p50_ms\":%f,\"p99_ms\":%f,\"sent\":[%s]}\n"):format(
+   io.write(("{\"answered\":%d,\"seconds\":%f,\"failed\":%d,\"p50_ms\":%f,\"p99_ms\":%f,\"max_ms\":%f,\"sent\":[%s]}\n"):format(
       summary.requests, summary.duration / 1e6, failed, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-      table.concat(counts, ",")))
+      latency.max / 1e3, table.concat(counts, ",")))
 end

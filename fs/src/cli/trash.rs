@@ -42,7 +42,7 @@ enum Command {
     ///
     /// It comes back to where it was, as it was: with its owner, permissions, times and attributes. Folders that it was in and that
     /// are in the trash, too, come back before it. A folder that was deleted with all in it comes back with all in it; one that was
-    /// empty when it was deleted comes back with what had been deleted from it: that is what `rm -r` leaves.
+    /// empty when it was deleted comes back with what the same user had deleted from it just before: that is what `rm -r` leaves.
     Restore(RestoreArgs),
     /// Delete what is in the trash for good
     ///
@@ -79,6 +79,9 @@ struct RestoreArgs {
     /// What is there goes to the trash
     #[arg(long)]
     replace: bool,
+    /// With the path /: all that is in the trash, of all users
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(clap::Args)]
@@ -180,11 +183,21 @@ fn list(args: &ListArgs) -> Result<String> {
 }
 
 fn restore(args: RestoreArgs) -> Result<ExitCode> {
-    let RestoreArgs { of, what, to, replace } = args;
+    let RestoreArgs { of, what, to, replace, all } = args;
     let which = match what.to_str().and_then(|text| text.parse().ok()) {
         Some(id) => Which::Id(id),
         None => Which::Path(names(what).context("what shall be put back")?),
     };
+    let is_all = matches!(&which, Which::Path(names) if names.is_empty());
+    match (is_all, all) {
+        (true, false) => bail!(
+            "/ is all that is in the trash, of all users: give --all with it if that is meant"
+        ),
+        (false, true) => {
+            bail!("--all is for all that is in the trash: give / with it, or leave it out")
+        }
+        _ => {}
+    }
     let to = to.map(names).transpose().context("where it shall be put")?;
     let (count, taken) = match of.have_of_trash(Order::Restore { which, to, replace })? {
         Answer::Restored(count, taken) => (count, taken),

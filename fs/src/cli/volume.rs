@@ -20,6 +20,7 @@ use proxy::{BlobStore, VolumeRules};
 
 use super::directories;
 use super::setup::{ClusterFile, block_on};
+use crate::filesystem::trash::DAYS;
 use crate::mount;
 use crate::mount::catalog::{self, Listed, Volumes};
 use crate::mount::control::ControlClient;
@@ -171,13 +172,21 @@ fn set(args: &SetArgs) -> Result<ExitCode> {
         say(format!("volume {volume} stores while {disks} more disks may be lost"))?;
     }
     if let Some(days) = args.trash_days {
-        say(match days {
-            0 => format!("volume {volume} keeps nothing of what is deleted"),
-            1 => format!("volume {volume} keeps what is deleted in the trash for a day"),
-            _ => format!("volume {volume} keeps what is deleted in the trash for {days} days"),
-        })?;
+        say(kept(volume, days))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of what is deleted, and of what was.
+fn kept(volume: &str, days: u16) -> String {
+    let (deleted, stays) = match days {
+        0 => ("keeps nothing of what is deleted from now on".to_owned(), DAYS),
+        1 => ("keeps what is deleted in the trash for a day".to_owned(), 1),
+        _ => (format!("keeps what is deleted in the trash for {days} days"), days),
+    };
+    format!(
+        "volume {volume} {deleted}; what was deleted more than {stays} days ago goes for good, but not for ten minutes: until then this can be changed again"
+    )
 }
 
 /// Tells the process that serves it.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{Attr, Caller, Ino, MetaError, Outdated, Replaces};
+use meta::{Attr, Caller, Ino, Looked, MetaError, Outdated, Replaces};
 use tokio::sync::oneshot;
 
 use crate::error::FsResult;
@@ -100,6 +100,25 @@ impl Filesystem {
             };
             if self.moves() == moves {
                 return Ok(Some(attr));
+            }
+        }
+    }
+
+    /// The same of many names, in their order, each with an extended attribute.
+    pub async fn glance_at(
+        &self,
+        parent: Ino,
+        names: &[Vec<u8>],
+        attribute: &[u8],
+    ) -> FsResult<Vec<Option<Looked>>> {
+        loop {
+            let moves = self.moves();
+            let mut found = self.meta.look(parent, names, attribute).await?;
+            for one in found.iter_mut().flatten() {
+                one.attr = self.overlay(one.attr);
+            }
+            if self.moves() == moves {
+                return Ok(found);
             }
         }
     }

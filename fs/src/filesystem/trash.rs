@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meta::{Fate, Ino, Kind, MetaError, Outdated, Takes, Time, Trashed, Unlinked};
+use meta::{Attr, Fate, Ino, Kind, MetaError, Outdated, Steady, Takes, Time, Trashed, Unlinked};
 use tokio::time::Instant;
 
-use super::{Filesystem, now};
+use super::Filesystem;
 use crate::error::FsResult;
 
 /// Days that something is kept in the trash where the volume does not say how many.
@@ -23,6 +23,14 @@ const EVERY: Duration = Duration::from_secs(600);
 const AT_ONCE: usize = 64;
 /// What begins so is nobody's but ours for a moment, and never goes to the trash.
 const TEMPORARY: &[u8] = b".ashlar-";
+
+/// Days that what is in the trash is kept, where the volume says so many.
+fn kept(trash_days: u16) -> u16 {
+    match trash_days {
+        0 => DAYS,
+        days => days,
+    }
+}
 
 impl Filesystem {
     /// What becomes of what this user deletes at this path, or under this name. Parts of uploads, and halves of copies, are nobody's
@@ -43,13 +51,11 @@ impl Filesystem {
 
     /// Days that what is in the trash is kept.
     pub fn kept_days(&self) -> u16 {
-        match self.meta.trash_days() {
-            0 => DAYS,
-            days => days,
-        }
+        kept(self.meta.trash_days())
     }
 
-    /// Changes how long what is deleted stays in the trash.
+    /// Changes how long what is deleted stays in the trash. What has been there longer than it may from now on stays for some
+    /// minutes yet: until then it can be kept by another change.
     ///
     /// # Errors
     /// When it cannot be stored.
@@ -57,6 +63,16 @@ impl Filesystem {
         self.meta.set_trash_days(days).await?;
         self.trash_wake.notify_one();
         Ok(())
+    }
+
+    /// Days after which what is in the trash goes; `None`: somebody has changed them just now, here or in a session of a metad.
+    fn settled_days(&self) -> Option<u16> {
+        let mut seen = self.trash_days_seen.lock();
+        let days = self.meta.trash_days();
+        if seen.0 != days {
+            *seen = (days, Some(Instant::now()));
+        }
+        seen.1.is_none_or(|changed| changed.elapsed() >= EVERY).then(|| kept(days))
     }
 
     /// Puts this inode into the trash, a directory with all that is in it, by taking its name away.
@@ -102,32 +118,29 @@ impl Filesystem {
     }
 
     pub(super) async fn empty_forever(self: Arc<Self>) {
-        let began = Instant::now();
-        let mut last = (began, now());
+        let mut clock = Steady::new(EVERY);
         loop {
             // Woken or not: it is looked again. The first to wake it is whoever says that something may be changed.
             let _ = tokio::time::timeout(EVERY, self.trash_wake.notified()).await;
             if self.is_stopped() {
                 return;
             }
+            let (now, days) = (clock.look(), self.settled_days());
             // What may not be changed is not emptied either.
-            let (then, this) = (last, (Instant::now(), now()));
-            last = this;
             if self.is_read_only() {
                 continue;
             }
-            // A clock that was just set, or that nobody has had the time to set, says nothing of what is old.
-            match began.elapsed() >= EVERY && goes_evenly(then, this) {
-                true => self.empty_trash(this.1).await,
-                false => self.delete_until(Time::default()).await,
+            match now.zip(days) {
+                Some((now, days)) => self.empty_trash(now, days).await,
+                None => self.delete_until(Time::default()).await,
             }
         }
     }
 
-    /// Deletes what somebody wants gone, and what has been in the trash too long at this time. What cannot be deleted stays for
-    /// the next time.
-    pub(crate) async fn empty_trash(&self, at: Time) {
-        let until = Time { secs: at.secs - i64::from(self.kept_days()) * DAY, ..at };
+    /// Deletes what somebody wants gone, and what has been in the trash for so many days at this time. What cannot be deleted
+    /// stays for the next time.
+    async fn empty_trash(&self, at: Time, days: u16) {
+        let until = Time { secs: at.secs - i64::from(days) * DAY, ..at };
         self.delete_until(until).await;
     }
 
@@ -143,8 +156,8 @@ impl Filesystem {
             for one in page {
                 after = Some((one.when, one.attr.ino));
                 if let Err(why) = self.burn(&one).await {
-                    let name = String::from_utf8_lossy(&one.name);
-                    tracing::error!("{name:?} stays in the trash for now: {why}");
+                    let (name, ino) = (String::from_utf8_lossy(&one.name), one.attr.ino.0);
+                    tracing::error!("{name:?} ({ino}) stays in the trash for now: {why}");
                 }
             }
         }
@@ -152,15 +165,15 @@ impl Filesystem {
 
     /// Deletes one thing in the trash, with all that is in it, and all in the trash that was.
     async fn burn(&self, one: &Trashed) -> FsResult<()> {
-        let top = Burning { ino: one.attr.ino, named: None };
-        if one.attr.kind != Kind::Directory {
+        let top = Burning::new(&one.attr, None);
+        if top.kind != Kind::Directory {
             return self.burnt(&top).await;
         }
         if !self.take(top.ino).await? {
             return Ok(());
         }
         let mut path = vec![top];
-        while let Some(at) = path.last() {
+        while let Some(at) = path.last_mut() {
             if self.is_stopped() {
                 return Ok(());
             }
@@ -168,19 +181,25 @@ impl Filesystem {
                 path.pop();
                 continue;
             }
-            let inside = self.some_in(at.ino).await?;
+            let inside = self.some_in(at).await?;
             if inside.is_empty() {
+                if std::mem::take(&mut at.found) {
+                    // Folders were passed over, and something may have come meanwhile.
+                    at.from = (None, 0);
+                    continue;
+                }
                 self.burnt(at).await?;
                 path.pop();
                 continue;
             }
+            at.found = true;
             let (folders, others): (Vec<_>, Vec<_>) =
-                inside.into_iter().partition(|(_, kind)| *kind == Kind::Directory);
-            for (other, _) in &others {
+                inside.into_iter().partition(|one| one.kind == Kind::Directory);
+            for other in &others {
                 self.burnt(other).await?;
             }
             // One that has a name is looked for by it when its turn comes.
-            if let Some((folder, _)) = folders.into_iter().next()
+            if let Some(folder) = folders.into_iter().next()
                 && (folder.named.is_some() || self.take(folder.ino).await?)
             {
                 path.push(folder);
@@ -211,63 +230,66 @@ impl Filesystem {
         }
     }
 
-    /// Some of what is in a directory, or in the trash and was.
-    async fn some_in(&self, dir: Ino) -> FsResult<Vec<(Burning, Kind)>> {
-        let was = self.meta.trash_of(dir, None, AT_ONCE).await?;
-        let was = was.iter().map(|one| (Burning { ino: one.attr.ino, named: None }, one.attr.kind));
-        let mut all: Vec<_> = was.collect();
-        let entries = self.meta.readdir(dir, 0, AT_ONCE).await?;
+    /// Some of what is in a directory, or in the trash and was, behind what was looked at before: what was deleted since then would
+    /// have to be passed over again and again.
+    async fn some_in(&self, dir: &mut Burning) -> FsResult<Vec<Burning>> {
+        let (ino, (after, cookie)) = (dir.ino, dir.from);
+        let was = self.meta.trash_of(ino, after, AT_ONCE).await?;
+        let entries = self.meta.readdir(ino, cookie, AT_ONCE).await?;
+        let after = was.last().map_or(after, |last| Some(last.attr.ino));
+        dir.from = (after, entries.last().map_or(cookie, |last| last.cookie));
+        let mut all: Vec<Burning> = was.iter().map(|one| Burning::new(&one.attr, None)).collect();
         let entries = entries.into_iter().filter(|entry| !matches!(&entry.name[..], b"." | b".."));
-        all.extend(entries.map(|entry| {
-            let named = Some((dir, entry.name));
-            (Burning { ino: entry.attr.ino, named }, entry.attr.kind)
-        }));
+        all.extend(entries.map(|entry| Burning::new(&entry.attr, Some((ino, entry.name)))));
         Ok(all)
     }
 
     /// Deletes one thing that nothing is in.
     async fn burnt(&self, one: &Burning) -> FsResult<()> {
-        let gone = match &one.named {
-            None => self.meta.delete_trash(one.ino).await,
-            Some((dir, name)) => match self.meta.unlink(*dir, name).await {
-                Err(MetaError::IsDirectory) => self.meta.rmdir(*dir, name).await,
-                unlinked => unlinked,
-            },
+        let gone = match (&one.named, one.kind) {
+            (None, _) => self.meta.delete_trash(one.ino).await,
+            (Some((dir, name)), Kind::Directory) => self.meta.rmdir(*dir, name).await,
+            (Some((dir, name)), _) => self.meta.unlink(*dir, name).await,
         };
         match gone {
             Ok(gone) => self.unlinked(gone),
-            // Somebody was faster.
-            Err(MetaError::NotFound) => {}
+            // Somebody was faster, or has put something else there.
+            Err(MetaError::NotFound | MetaError::IsDirectory | MetaError::NotDirectory) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 }
 
-/// Has the clock gone on between two looks as time did?
-fn goes_evenly(before: (Instant, Time), after: (Instant, Time)) -> bool {
-    let passed = (after.0 - before.0).as_secs();
-    let shown = u64::try_from(after.1.secs - before.1.secs).unwrap_or(u64::MAX);
-    shown.abs_diff(passed) < EVERY.as_secs()
-}
-
 /// Something that is being deleted.
 struct Burning {
     ino: Ino,
+    kind: Kind,
     /// Its directory and its name there; `None`: it is in the trash itself.
     named: Option<(Ino, Vec<u8>)>,
+    /// What was in it, and what is, was looked at up to here.
+    from: (Option<Ino>, u64),
+    /// Something was found on the way there.
+    found: bool,
+}
+
+impl Burning {
+    fn new(attr: &Attr, named: Option<(Ino, Vec<u8>)>) -> Self {
+        Self { ino: attr.ino, kind: attr.kind, named, from: (None, 0), found: false }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use meta::{Caller, MetaStore, NewNode, ROOT, Replaces, VolumeInfo};
+    use meta::{Caller, Keeper, MetaStore, NewNode, ROOT, Replaces, VolumeInfo};
     use proto::id::{ClusterId, VolumeId};
     use proto::scheme::Scheme;
 
     use super::*;
     use crate::data::{Data, DataSettings, Housekeeping};
+    use crate::filesystem::now;
     use crate::testing::MemoryBlobs;
 
     const CALLER: Caller = Caller { uid: 7, gid: 7, umask: 0 };
@@ -318,6 +340,11 @@ mod tests {
         for number in 0..200 {
             make(&fs, sub, &format!("f{number}"), NewNode::File).await;
         }
+        // More folders than are looked at in one step.
+        for number in 0..70 {
+            let inner = make(&fs, sub, &format!("d{number}"), NewNode::Directory).await;
+            make(&fs, inner, "f", NewNode::File).await;
+        }
         let was = make(&fs, sub, "was there", NewNode::File).await;
         fs.discard(7, (sub, b"was there"), was).await.unwrap();
         fs.discard(7, (ROOT, b"dir"), dir).await.unwrap();
@@ -325,13 +352,33 @@ mod tests {
         let days = |days: i64| Time { secs: now().secs + days * DAY, ..now() };
         for (keeps, until) in [(0, 29), (3, 2)] {
             fs.set_trash_days(keeps).await.unwrap();
-            fs.empty_trash(days(until)).await;
+            fs.empty_trash(days(until), fs.kept_days()).await;
             assert_eq!(trash(&meta).await, [was, dir].into(), "{keeps} {until}");
         }
-        fs.empty_trash(days(4)).await;
+        fs.empty_trash(days(4), fs.kept_days()).await;
         assert_eq!(trash(&meta).await, [].into());
         reaped(&fs, &meta, 1).await;
         assert!(meta.opened_on().check().await.unwrap().is_clean());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_that_a_door_has_taken_away_is_not_dead_for_the_kernel() {
+        let (fs, _) = started();
+        fs.set_trash_days(5).await.unwrap();
+        for (name, by_a_door) in [("one", true), ("other", false)] {
+            let dir = make(&fs, ROOT, name, NewNode::Directory).await;
+            fs.lookup(ROOT, name.as_bytes()).await.unwrap().unwrap();
+            match by_a_door {
+                true => {
+                    let fate = Fate::Trash { by: 7 };
+                    let removed = fs.remove((ROOT, name.as_bytes()), Kind::Directory, fate).await;
+                    assert_eq!(removed.unwrap().ino, dir);
+                }
+                false => fs.rmdir(7, ROOT, name.as_bytes()).await.unwrap(),
+            }
+            fs.revived(&[dir]);
+            assert_eq!(fs.generation(dir), u64::from(!by_a_door), "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -350,14 +397,24 @@ mod tests {
         assert!(meta.opened_on().check().await.unwrap().is_clean());
     }
 
-    #[test]
-    fn a_clock_that_jumps_says_nothing_of_what_is_old() {
-        let (begin, at) = (Instant::now(), |secs| Time { secs, nanos: 0 });
-        let later = begin + EVERY;
-        for (shown, evenly) in
-            [(1_600, true), (1_200, true), (1_000, false), (90_000, false), (0, false)]
-        {
-            assert_eq!(goes_evenly((begin, at(1_000)), (later, at(shown))), evenly, "{shown}");
+    #[tokio::test(start_paused = true)]
+    async fn who_shortens_the_time_by_mistake_can_take_that_back() {
+        let (fs, meta) = started();
+        assert_eq!(fs.settled_days(), Some(DAYS));
+        for (days, here) in [(3, true), (2, false)] {
+            match here {
+                true => fs.set_trash_days(days).await.unwrap(),
+                // By a session of a metad: who keeps the house is told that something has changed.
+                false => {
+                    meta.set_trash_days(days).await.unwrap();
+                    fs.trash_changed();
+                }
+            }
+            assert_eq!(fs.settled_days(), None);
+            tokio::time::advance(EVERY - Duration::from_secs(1)).await;
+            assert_eq!(fs.settled_days(), None);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(fs.settled_days(), Some(days));
         }
     }
 
@@ -394,7 +451,7 @@ mod tests {
         reaped(&fs, &meta, 2).await;
         tokio::time::sleep(2 * EVERY).await;
         assert_eq!(meta.usage().await.unwrap().inodes, 2, "it is another's to delete");
-        fs.empty_trash(Time::default()).await;
+        fs.delete_until(Time::default()).await;
         reaped(&fs, &meta, 1).await;
     }
 

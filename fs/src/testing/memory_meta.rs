@@ -229,6 +229,14 @@ impl MetaStore for MemoryMeta {
     async fn lookup(&self, _: Ino, _: &[u8]) -> Result<Attr, MetaError> {
         Err(MetaError::NotSupported)
     }
+    async fn look(
+        &self,
+        _: Ino,
+        _: &[Vec<u8>],
+        _: &[u8],
+    ) -> Result<Vec<Option<Looked>>, MetaError> {
+        Err(MetaError::NotSupported)
+    }
     async fn create(
         &self,
         _: Caller,

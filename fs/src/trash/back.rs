@@ -1,13 +1,16 @@
 //! Putting something back from the trash: where it was, or at another place.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use meta::{Attr, Ino, Kind, MetaError, MetaStore, Outdated, Trashed};
+use meta::{Ino, Kind, MetaError, MetaStore, Outdated, Time, Trashed};
 
 use super::look::{Entry, Look, Wish, is_whose};
 
 /// What is looked at in one transaction.
 const PAGE: usize = 1000;
+/// What was deleted from a folder longer than this before what was deleted from it next was deleted by itself, in seconds.
+const TOGETHER: i64 = 3600;
 
 /// A directory, and a name in it.
 type Named = (Ino, Box<[u8]>);
@@ -106,47 +109,44 @@ impl Plan {
         done.note(ino, &self.to);
         done.outdated.extend(gone.map(|gone| Outdated::Attributes(gone.ino)));
         if trashed.attr.kind == Kind::Directory {
-            contents(meta, ino, (by, whose), done).await?;
+            contents(meta, trashed, (by, whose), done).await?;
         }
         Ok(())
     }
 }
 
-/// Puts back what had been deleted from a folder that has come back empty, and from folders that come back so.
+/// Puts back what had been deleted together with a folder that has come back empty, and with folders that come back so.
 async fn contents(
     meta: &dyn MetaStore,
-    folder: Ino,
+    folder: &Trashed,
     (by, whose): (u32, Option<u32>),
     done: &mut Done,
 ) -> Result<(), MetaError> {
-    let mut folders = vec![folder];
+    let mut folders = vec![folder.clone()];
     while let Some(folder) = folders.pop() {
         // `.` and `..` are listed, too.
-        if meta.readdir(folder, 0, 3).await?.len() > 2 {
+        if meta.readdir(folder.attr.ino, 0, 3).await?.len() > 2 {
             continue;
         }
-        for (name, one) in newest(meta, folder, whose).await? {
-            let to = (folder, name);
-            match meta.restore(one.ino, (to.0, &to.1), false, by).await {
+        let all = all_of(meta, folder.attr.ino).await?;
+        for (name, one) in together(&folder, all, whose) {
+            let to = (folder.attr.ino, name);
+            match meta.restore(one.attr.ino, (to.0, &to.1), false, by).await {
                 // Somebody was faster.
                 Err(MetaError::Exists | MetaError::NotFound) => continue,
                 restored => drop(restored?),
             }
-            done.note(one.ino, &to);
-            if one.kind == Kind::Directory {
-                folders.push(one.ino);
+            done.note(one.attr.ino, &to);
+            if one.attr.kind == Kind::Directory {
+                folders.push(one);
             }
         }
     }
     Ok(())
 }
 
-/// What was deleted from a folder: of each name what was deleted last.
-async fn newest(
-    meta: &dyn MetaStore,
-    folder: Ino,
-    whose: Option<u32>,
-) -> Result<BTreeMap<Box<[u8]>, Attr>, MetaError> {
+/// All in the trash that was in a folder.
+async fn all_of(meta: &dyn MetaStore, folder: Ino) -> Result<Vec<Trashed>, MetaError> {
     let mut all: Vec<Trashed> = Vec::new();
     loop {
         let after = all.last().map(|one| one.attr.ino);
@@ -154,13 +154,30 @@ async fn newest(
         let is_last = page.len() < PAGE;
         all.extend(page);
         if is_last {
-            break;
+            return Ok(all);
         }
     }
-    let given_up = meta::Time::default();
-    all.retain(|one| one.when != given_up && is_whose(one, whose));
-    all.sort_by_key(|one| (one.when, one.attr.ino));
-    Ok(all.into_iter().map(|one| (one.name.into(), one.attr)).collect())
+}
+
+/// Of all that was deleted from a folder what went with it, as `rm -r` has it go: by the same user, one after the other up to the
+/// folder itself. Of each name what was deleted last.
+fn together(
+    folder: &Trashed,
+    mut all: Vec<Trashed>,
+    whose: Option<u32>,
+) -> BTreeMap<Box<[u8]>, Trashed> {
+    let given_up = Time::default();
+    all.retain(|one| one.when != given_up && one.by == folder.by && is_whose(one, whose));
+    all.sort_by_key(|one| Reverse((one.when, one.attr.ino)));
+    let (mut found, mut next) = (BTreeMap::new(), folder.when);
+    for one in all {
+        if next.secs.saturating_sub(one.when.secs) > TOGETHER {
+            break;
+        }
+        next = one.when;
+        found.entry(one.name.clone().into()).or_insert(one);
+    }
+    found
 }
 
 /// All that anybody has at a path in the trash, or below: what was deleted last first, and each with the folders that it was in.
@@ -184,5 +201,56 @@ pub(crate) async fn at_or_below(
             Some(next) => after = Some(next),
             None => return Ok(all),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meta::Attr;
+
+    use super::*;
+
+    fn deleted(ino: u64, name: &str, secs: i64, by: u32) -> Trashed {
+        let when = Time { secs, nanos: 0 };
+        let attr = Attr {
+            ino: Ino(ino),
+            kind: Kind::File,
+            mode: 0,
+            nlink: 0,
+            uid: 7,
+            gid: 7,
+            rdev: 0,
+            xattrs: 0,
+            size: 0,
+            stored: 0,
+            atime: when,
+            mtime: when,
+            ctime: when,
+            btime: when,
+        };
+        Trashed { attr, dir: Ino(2), name: name.into(), when, by }
+    }
+
+    #[test]
+    fn a_folder_comes_back_with_what_went_with_it_and_not_with_what_was_deleted_long_before() {
+        const AT: i64 = 1_000_000;
+        let folder = deleted(2, "folder", AT, 7);
+        let all = vec![
+            deleted(3, "a", AT - 90 * 60, 7),
+            deleted(4, "b", AT - 50 * 60, 7),
+            deleted(5, "b", AT - 10, 7),
+            deleted(6, "others", AT - 20, 8),
+            deleted(7, "c", AT - 90 * 60 - TOGETHER - 1, 7),
+            deleted(8, "given up", 0, 7),
+            // By a clock that was set back meanwhile.
+            deleted(9, "later", AT + 5, 7),
+        ];
+        let found = |whose| {
+            let found = together(&folder, all.clone(), whose).into_values();
+            found.map(|one| one.attr.ino.0).collect::<Vec<_>>()
+        };
+        assert_eq!(found(None), [3, 5, 9]);
+        assert_eq!(found(Some(7)), [3, 5, 9]);
+        assert!(found(Some(9)).is_empty());
     }
 }

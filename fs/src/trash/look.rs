@@ -1,6 +1,6 @@
 //! A look at the trash: what is in it that was within a subtree, and where.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use meta::{Above, Ino, MetaError, MetaStore, ROOT, Time, Trashed};
@@ -97,12 +97,35 @@ pub(crate) struct Look<'a> {
     whose: Option<u32>,
     /// `None`: it is not in the subtree.
     known: HashMap<Ino, Option<Way>>,
+    /// Where directories are whose ways are not known yet.
+    above: HashMap<Ino, Above>,
 }
 
 impl<'a> Look<'a> {
     /// From this root, for this user; `None`: all of it is shown.
     pub(crate) fn new(meta: &'a dyn MetaStore, root: Ino, whose: Option<u32>) -> Self {
-        Self { meta, root, whose, known: HashMap::new() }
+        Self { meta, root, whose, known: HashMap::new(), above: HashMap::new() }
+    }
+
+    /// Learns where these directories are, and those above them, as far as that is not known: all that are as deep at once, so that
+    /// a directory that has many of them is not looked through for each.
+    async fn learn(&mut self, dirs: impl Iterator<Item = Ino>) -> Result<(), MetaError> {
+        let mut wanted: BTreeSet<Ino> = dirs.filter(|dir| self.is_new(*dir)).collect();
+        let mut depth = 0;
+        while !wanted.is_empty() && depth <= DEPTH_MOST {
+            let all: Vec<Ino> = wanted.into_iter().collect();
+            let found = self.meta.above(&all).await?;
+            let next = found.values().map(|above| above.dir);
+            wanted = next.filter(|dir| self.is_new(*dir) && !found.contains_key(dir)).collect();
+            self.above.extend(found);
+            depth += 1;
+        }
+        Ok(())
+    }
+
+    fn is_new(&self, dir: Ino) -> bool {
+        let is_end = dir == self.root || dir == ROOT;
+        !is_end && !self.known.contains_key(&dir) && !self.above.contains_key(&dir)
     }
 
     /// The way to a directory; `None`: it is not in the subtree.
@@ -110,6 +133,7 @@ impl<'a> Look<'a> {
     /// # Errors
     /// When metadata cannot be had.
     pub(crate) async fn way_to(&mut self, dir: Ino) -> Result<Option<Way>, MetaError> {
+        self.learn(std::iter::once(dir)).await?;
         let mut up: Vec<(Ino, Above)> = Vec::new();
         let mut at = dir;
         let mut way = loop {
@@ -122,11 +146,8 @@ impl<'a> Look<'a> {
             if let Some(known) = self.known.get(&at) {
                 break known.clone();
             }
-            let above = match self.meta.above(at).await {
-                // It has no name any more, or what is above is damaged.
-                Err(MetaError::NotFound | MetaError::Damaged(_)) => break None,
-                above => above?,
-            };
+            // It has no name any more, or what is above is damaged.
+            let Some(above) = self.above.remove(&at) else { break None };
             let next = above.dir;
             up.push((at, above));
             at = next;
@@ -141,6 +162,9 @@ impl<'a> Look<'a> {
                 }
             };
             self.known.insert(ino, way.clone());
+        }
+        if way.is_none() {
+            self.known.insert(dir, None);
         }
         Ok(way)
     }
@@ -185,6 +209,12 @@ impl<'a> Look<'a> {
         loop {
             let page = self.meta.newest_trash(after, PAGE).await?;
             let is_last = page.len() < PAGE;
+            let own: Vec<Ino> = page
+                .iter()
+                .filter(|trashed| is_whose(trashed, self.whose))
+                .map(|trashed| trashed.dir)
+                .collect();
+            self.learn(own.into_iter()).await?;
             for trashed in page {
                 if found.len() == limit || looked == LOOKED_MOST {
                     return Ok((found, after));

@@ -2,7 +2,7 @@
 //! of them, and does not walk to it each time.
 
 use meta::may::READ;
-use meta::{Attr, MetaError};
+use meta::{Attr, Looked, MetaError};
 
 use super::{TreePath, TreeResult, View};
 use crate::error::FsError;
@@ -41,6 +41,29 @@ impl Folder {
     /// When metadata cannot be had.
     pub async fn look(&self, name: &[u8]) -> TreeResult<Option<Attr>> {
         Ok(self.view.filesystem.glance(self.held.ino(), name).await?)
+    }
+
+    /// The same of many names, in their order, each with an attribute that users gave (`user.`), as far as that may be read.
+    ///
+    /// # Errors
+    /// When metadata cannot be had.
+    pub async fn look_at(
+        &self,
+        names: &[Vec<u8>],
+        attribute: &[u8],
+    ) -> TreeResult<Vec<Option<Looked>>> {
+        let filesystem = &self.view.filesystem;
+        let mut found = filesystem.glance_at(self.held.ino(), names, attribute).await?;
+        for one in found.iter_mut().flatten() {
+            if one.value.is_none() {
+                continue;
+            }
+            let may = self.view.may(&one.attr, |who, inode| who.getxattr(inode, attribute)).await;
+            if may.is_err() {
+                one.value = None;
+            }
+        }
+        Ok(found)
     }
 
     /// Is there nothing in it?

@@ -153,7 +153,7 @@ impl View {
     }
 
     /// Puts something back: where it was, with the folders that it was in, or to this place; if something is there, and
-    /// `replace` says so, that goes to the trash. An empty folder comes back with what had been deleted from it.
+    /// `replace` says so, that goes to the trash. An empty folder comes back with what had been deleted together with it.
     ///
     /// # Errors
     /// When it is not there, for this viewer, or may not be put there; [`MetaError::Exists`] when something is there, or in the

@@ -12,20 +12,19 @@ use super::accounts;
 use super::asked::{Asked, json, said};
 use super::door::Door;
 use super::entries::may_change;
-use super::routes::Operation;
+use super::routes::{AdminChange, AdminTell};
 use crate::refusal::{Code, Refusal};
 
 /// What only tells.
-pub(super) async fn told(door: &Door, operation: Operation) -> Result<Response, Refusal> {
-    match operation {
-        Operation::Accounts(kind) => accounts::list(&door.who, kind).await,
-        Operation::Options => options(door),
-        Operation::Volumes => {
+pub(super) async fn told(door: &Door, what: AdminTell) -> Result<Response, Refusal> {
+    match what {
+        AdminTell::Accounts(kind) => accounts::list(&door.who, kind).await,
+        AdminTell::Options => options(door),
+        AdminTell::Volumes => {
             let found = door.volumes.now().await;
             json(StatusCode::OK, &json!({ "volumes": found.listed, "missed": found.missed }))
         }
-        Operation::LastCheck => door.check.told(),
-        _ => Err(Refusal::new(Code::Broken, "a request that nothing answers")),
+        AdminTell::LastCheck => door.check.told(),
     }
 }
 
@@ -33,20 +32,19 @@ pub(super) async fn told(door: &Door, operation: Operation) -> Result<Response, 
 pub(super) async fn done(
     door: &Door,
     asked: &Asked,
-    (operation, id): (Operation, &str),
+    (what, id): (AdminChange, &str),
     body: &[u8],
 ) -> Result<Response, Refusal> {
-    match operation {
-        Operation::AddAccount(AccountKind::User) => {
+    match what {
+        AdminChange::AddAccount(AccountKind::User) => {
             accounts::add_user(&door.who, asked, body).await
         }
-        Operation::AddAccount(kind) => accounts::add_pass(&door.who, asked, (kind, body)).await,
-        Operation::ChangeUser => accounts::change_user(&door.who, asked, (id, body)).await,
-        Operation::RemoveAccount(kind) => accounts::remove(&door.who, asked, (kind, id)).await,
-        Operation::SetOptions => set_options(door, asked, body).await,
-        Operation::Scrub => scrub(door, asked).await,
-        Operation::BeginCheck => check(door, asked, body),
-        _ => Err(Refusal::new(Code::Broken, "a request that nothing answers")),
+        AdminChange::AddAccount(kind) => accounts::add_pass(&door.who, asked, (kind, body)).await,
+        AdminChange::ChangeUser => accounts::change_user(&door.who, asked, (id, body)).await,
+        AdminChange::RemoveAccount(kind) => accounts::remove(&door.who, asked, (kind, id)).await,
+        AdminChange::SetOptions => set_options(door, asked, body).await,
+        AdminChange::Scrub => scrub(door, asked).await,
+        AdminChange::BeginCheck => check(door, asked, body),
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Door {
     pub(super) archives: Arc<Archives>,
     /// Turns for what looks through much: searches, and where files lie.
     pub(super) looks: Shares,
+    /// The same of what looks through the trash.
+    pub(super) trash: Shares,
     pub(super) tickets: Tickets,
     /// One at a time makes a share link.
     pub(super) linking: Mutex<()>,

@@ -14,90 +14,109 @@ pub(super) const PREFIX: &str = "/api/v1";
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
+    /// The body is a file's content.
+    Put,
+    /// The body is some of it.
+    AddToUpload,
+    EndUpload,
+    Tell(Tell),
+    Change(Change),
+}
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tell {
     Me,
     Entries,
     Entry,
-    Delete,
-    MakeFolder,
     Content,
-    Put,
-    Move,
-    Copy,
-    BeginUpload,
     Uploads,
     Upload,
-    AddToUpload,
-    FinishUpload,
-    EndUpload,
     Archive,
     Search,
     Ticket,
     Status,
     Places,
     Links,
+    Trash,
+    Description,
+    Admin(AdminTell),
+}
+
+/// What administrators alone are told, beside the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AdminTell {
+    Accounts(AccountKind),
+    Options,
+    Volumes,
+    LastCheck,
+}
+
+/// What is changed: in turn, and carried through whoever goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    MakeFolder,
+    Delete,
+    Move,
+    Copy,
+    BeginUpload,
+    FinishUpload,
     MakeLink,
     RevokeLink,
-    Trash,
     Restore,
     DeleteTrashed,
     EmptyTrash,
-    Accounts(AccountKind),
+    Admin(AdminChange),
+}
+
+/// What administrators alone change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AdminChange {
     AddAccount(AccountKind),
     ChangeUser,
     RemoveAccount(AccountKind),
-    Options,
     SetOptions,
-    Volumes,
     Scrub,
-    LastCheck,
     BeginCheck,
-    Description,
 }
 
 impl Operation {
     /// Is nobody else answered?
     pub(super) fn is_for_administrators(self) -> bool {
+        matches!(self, Self::Tell(Tell::Status | Tell::Admin(_)) | Self::Change(Change::Admin(_)))
+    }
+
+    /// Is what stands at the end of its address no path of the tree?
+    pub(super) fn is_about_an_id(self) -> bool {
         match self {
-            Self::Status
-            | Self::Accounts(_)
-            | Self::AddAccount(_)
-            | Self::ChangeUser
-            | Self::RemoveAccount(_)
-            | Self::Options
-            | Self::SetOptions
-            | Self::Volumes
-            | Self::Scrub
-            | Self::LastCheck
-            | Self::BeginCheck => true,
-            Self::Me
-            | Self::Entries
-            | Self::Entry
-            | Self::Delete
-            | Self::MakeFolder
-            | Self::Content
-            | Self::Put
-            | Self::Move
-            | Self::Copy
-            | Self::BeginUpload
-            | Self::Uploads
-            | Self::Upload
-            | Self::AddToUpload
-            | Self::FinishUpload
-            | Self::EndUpload
-            | Self::Archive
-            | Self::Search
-            | Self::Ticket
-            | Self::Places
-            | Self::Links
-            | Self::MakeLink
-            | Self::RevokeLink
-            | Self::Trash
-            | Self::Restore
-            | Self::DeleteTrashed
-            | Self::EmptyTrash
-            | Self::Description => false,
+            Self::AddToUpload | Self::EndUpload => true,
+            Self::Put => false,
+            Self::Tell(tell) => tell == Tell::Upload,
+            Self::Change(change) => matches!(
+                change,
+                Change::FinishUpload
+                    | Change::RevokeLink
+                    | Change::DeleteTrashed
+                    | Change::Admin(AdminChange::ChangeUser | AdminChange::RemoveAccount(_))
+            ),
         }
     }
+}
+
+const fn tell(what: Tell) -> Operation {
+    Operation::Tell(what)
+}
+
+const fn change(what: Change) -> Operation {
+    Operation::Change(what)
+}
+
+const fn admin_tell(what: AdminTell) -> Operation {
+    tell(Tell::Admin(what))
+}
+
+const fn admin_change(what: AdminChange) -> Operation {
+    change(Change::Admin(what))
 }
 
 /// A method, an address below the prefix, and what it asks for. `{path}` is the path of something in the tree, and may be
@@ -107,54 +126,66 @@ type Route = (&'static str, &'static str, Operation);
 
 /// All of them. What is asked for by GET is by HEAD, too.
 pub(super) const ROUTES: [Route; 47] = [
-    ("GET", "/me", Operation::Me),
-    ("GET", "/entries/{path}", Operation::Entries),
-    ("GET", "/entry/{path}", Operation::Entry),
-    ("DELETE", "/entries/{path}", Operation::Delete),
-    ("POST", "/folders/{path}", Operation::MakeFolder),
-    ("GET", "/content/{path}", Operation::Content),
+    ("GET", "/me", tell(Tell::Me)),
+    ("GET", "/entries/{path}", tell(Tell::Entries)),
+    ("GET", "/entry/{path}", tell(Tell::Entry)),
+    ("DELETE", "/entries/{path}", change(Change::Delete)),
+    ("POST", "/folders/{path}", change(Change::MakeFolder)),
+    ("GET", "/content/{path}", tell(Tell::Content)),
     ("PUT", "/content/{path}", Operation::Put),
-    ("POST", "/move", Operation::Move),
-    ("POST", "/copy", Operation::Copy),
+    ("POST", "/move", change(Change::Move)),
+    ("POST", "/copy", change(Change::Copy)),
     // Before that of any path: no path has such a name for a folder, as `is_id` says.
-    ("POST", "/uploads/{id}/finish", Operation::FinishUpload),
-    ("POST", "/uploads/{path}", Operation::BeginUpload),
-    ("GET", "/uploads", Operation::Uploads),
-    ("GET", "/uploads/{id}", Operation::Upload),
+    ("POST", "/uploads/{id}/finish", change(Change::FinishUpload)),
+    ("POST", "/uploads/{path}", change(Change::BeginUpload)),
+    ("GET", "/uploads", tell(Tell::Uploads)),
+    ("GET", "/uploads/{id}", tell(Tell::Upload)),
     ("PATCH", "/uploads/{id}", Operation::AddToUpload),
     ("DELETE", "/uploads/{id}", Operation::EndUpload),
-    ("GET", "/archive/{path}", Operation::Archive),
-    ("GET", "/search/{path}", Operation::Search),
-    ("POST", "/ticket", Operation::Ticket),
-    ("GET", "/status", Operation::Status),
-    ("GET", "/places/{path}", Operation::Places),
-    ("GET", "/links", Operation::Links),
-    ("POST", "/links", Operation::MakeLink),
-    ("DELETE", "/links/{link}", Operation::RevokeLink),
-    ("GET", "/trash", Operation::Trash),
-    ("DELETE", "/trash", Operation::EmptyTrash),
-    ("POST", "/trash/restore", Operation::Restore),
-    ("DELETE", "/trash/{trashed}", Operation::DeleteTrashed),
-    ("GET", "/admin/users", Operation::Accounts(AccountKind::User)),
-    ("POST", "/admin/users", Operation::AddAccount(AccountKind::User)),
-    ("DELETE", "/admin/users/{account}", Operation::RemoveAccount(AccountKind::User)),
-    ("GET", "/admin/keys", Operation::Accounts(AccountKind::Key)),
-    ("POST", "/admin/keys", Operation::AddAccount(AccountKind::Key)),
-    ("DELETE", "/admin/keys/{account}", Operation::RemoveAccount(AccountKind::Key)),
-    ("GET", "/admin/tokens", Operation::Accounts(AccountKind::Token)),
-    ("POST", "/admin/tokens", Operation::AddAccount(AccountKind::Token)),
-    ("DELETE", "/admin/tokens/{account}", Operation::RemoveAccount(AccountKind::Token)),
-    ("GET", "/admin/links", Operation::Accounts(AccountKind::Link)),
-    ("POST", "/admin/links", Operation::AddAccount(AccountKind::Link)),
-    ("DELETE", "/admin/links/{account}", Operation::RemoveAccount(AccountKind::Link)),
-    ("PATCH", "/admin/users/{account}", Operation::ChangeUser),
-    ("GET", "/admin/options", Operation::Options),
-    ("PATCH", "/admin/options", Operation::SetOptions),
-    ("GET", "/admin/volumes", Operation::Volumes),
-    ("POST", "/admin/scrub", Operation::Scrub),
-    ("GET", "/admin/check", Operation::LastCheck),
-    ("POST", "/admin/check", Operation::BeginCheck),
-    ("GET", "/openapi.json", Operation::Description),
+    ("GET", "/archive/{path}", tell(Tell::Archive)),
+    ("GET", "/search/{path}", tell(Tell::Search)),
+    ("POST", "/ticket", tell(Tell::Ticket)),
+    ("GET", "/status", tell(Tell::Status)),
+    ("GET", "/places/{path}", tell(Tell::Places)),
+    ("GET", "/links", tell(Tell::Links)),
+    ("POST", "/links", change(Change::MakeLink)),
+    ("DELETE", "/links/{link}", change(Change::RevokeLink)),
+    ("GET", "/trash", tell(Tell::Trash)),
+    ("DELETE", "/trash", change(Change::EmptyTrash)),
+    ("POST", "/trash/restore", change(Change::Restore)),
+    ("DELETE", "/trash/{trashed}", change(Change::DeleteTrashed)),
+    ("GET", "/admin/users", admin_tell(AdminTell::Accounts(AccountKind::User))),
+    ("POST", "/admin/users", admin_change(AdminChange::AddAccount(AccountKind::User))),
+    (
+        "DELETE",
+        "/admin/users/{account}",
+        admin_change(AdminChange::RemoveAccount(AccountKind::User)),
+    ),
+    ("GET", "/admin/keys", admin_tell(AdminTell::Accounts(AccountKind::Key))),
+    ("POST", "/admin/keys", admin_change(AdminChange::AddAccount(AccountKind::Key))),
+    ("DELETE", "/admin/keys/{account}", admin_change(AdminChange::RemoveAccount(AccountKind::Key))),
+    ("GET", "/admin/tokens", admin_tell(AdminTell::Accounts(AccountKind::Token))),
+    ("POST", "/admin/tokens", admin_change(AdminChange::AddAccount(AccountKind::Token))),
+    (
+        "DELETE",
+        "/admin/tokens/{account}",
+        admin_change(AdminChange::RemoveAccount(AccountKind::Token)),
+    ),
+    ("GET", "/admin/links", admin_tell(AdminTell::Accounts(AccountKind::Link))),
+    ("POST", "/admin/links", admin_change(AdminChange::AddAccount(AccountKind::Link))),
+    (
+        "DELETE",
+        "/admin/links/{account}",
+        admin_change(AdminChange::RemoveAccount(AccountKind::Link)),
+    ),
+    ("PATCH", "/admin/users/{account}", admin_change(AdminChange::ChangeUser)),
+    ("GET", "/admin/options", admin_tell(AdminTell::Options)),
+    ("PATCH", "/admin/options", admin_change(AdminChange::SetOptions)),
+    ("GET", "/admin/volumes", admin_tell(AdminTell::Volumes)),
+    ("POST", "/admin/scrub", admin_change(AdminChange::Scrub)),
+    ("GET", "/admin/check", admin_tell(AdminTell::LastCheck)),
+    ("POST", "/admin/check", admin_change(AdminChange::BeginCheck)),
+    ("GET", "/openapi.json", tell(Tell::Description)),
 ];
 
 /// What a request asks for, and what its address has in the place of what is in braces.
@@ -249,9 +280,12 @@ mod tests {
         let of = |method: &str, address: &'static str| {
             find(&method.parse().unwrap(), address).map_err(|(refusal, _)| refusal.code)
         };
-        let token = Operation::RemoveAccount(AccountKind::Token);
+        let token = admin_change(AdminChange::RemoveAccount(AccountKind::Token));
         assert_eq!(of("DELETE", "/api/v1/admin/tokens/0f"), Ok((token, "0f")));
-        assert_eq!(of("PATCH", "/api/v1/admin/users/a%40b"), Ok((Operation::ChangeUser, "a%40b")));
+        assert_eq!(
+            of("PATCH", "/api/v1/admin/users/a%40b"),
+            Ok((admin_change(AdminChange::ChangeUser), "a%40b"))
+        );
         assert_eq!(of("PATCH", "/api/v1/admin/keys/a"), Err(Code::WrongMethod));
         assert_eq!(of("DELETE", "/api/v1/admin/users/"), Err(Code::NoSuchPage));
         assert_eq!(of("DELETE", "/api/v1/admin/users/a/b"), Err(Code::NoSuchPage));
@@ -262,11 +296,11 @@ mod tests {
         let of = |method: &str, address: &'static str| {
             find(&method.parse().unwrap(), address).map_err(|(refusal, _)| refusal.code)
         };
-        assert_eq!(of("GET", "/api/v1/me"), Ok((Operation::Me, "")));
-        assert_eq!(of("GET", "/api/v1/entries"), Ok((Operation::Entries, "")));
-        assert_eq!(of("HEAD", "/api/v1/entries/"), Ok((Operation::Entries, "")));
-        assert_eq!(of("DELETE", "/api/v1/entries/a/b"), Ok((Operation::Delete, "a/b")));
-        assert_eq!(of("GET", "/api/v1/entry/me"), Ok((Operation::Entry, "me")));
+        assert_eq!(of("GET", "/api/v1/me"), Ok((tell(Tell::Me), "")));
+        assert_eq!(of("GET", "/api/v1/entries"), Ok((tell(Tell::Entries), "")));
+        assert_eq!(of("HEAD", "/api/v1/entries/"), Ok((tell(Tell::Entries), "")));
+        assert_eq!(of("DELETE", "/api/v1/entries/a/b"), Ok((change(Change::Delete), "a/b")));
+        assert_eq!(of("GET", "/api/v1/entry/me"), Ok((tell(Tell::Entry), "me")));
         assert_eq!(of("PUT", "/api/v1/content//a"), Ok((Operation::Put, "/a")));
         for (method, address) in [
             ("GET", "/api/v1"),
@@ -278,11 +312,17 @@ mod tests {
         ] {
             assert_eq!(of(method, address), Err(Code::NoSuchPage), "{address}");
         }
-        assert_eq!(of("POST", "/api/v1/uploads/!1f/finish"), Ok((Operation::FinishUpload, "!1f")));
+        assert_eq!(
+            of("POST", "/api/v1/uploads/!1f/finish"),
+            Ok((change(Change::FinishUpload), "!1f"))
+        );
         let path = "a/finish";
-        assert_eq!(of("POST", "/api/v1/uploads/a/finish"), Ok((Operation::BeginUpload, path)));
+        assert_eq!(of("POST", "/api/v1/uploads/a/finish"), Ok((change(Change::BeginUpload), path)));
         let path = "%211f/finish";
-        assert_eq!(of("POST", "/api/v1/uploads/%211f/finish"), Ok((Operation::BeginUpload, path)));
+        assert_eq!(
+            of("POST", "/api/v1/uploads/%211f/finish"),
+            Ok((change(Change::BeginUpload), path))
+        );
         assert_eq!(of("PATCH", "/api/v1/uploads/!1f"), Ok((Operation::AddToUpload, "!1f")));
         assert_eq!(of("PATCH", "/api/v1/uploads/a"), Err(Code::WrongMethod));
         assert_eq!(of("PUT", "/api/v1/me"), Err(Code::WrongMethod));

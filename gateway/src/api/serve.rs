@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use fs::access::Return;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use meta::Directories;
 use proto::metrics_server::Metrics;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::asked::{Asked, json, said};
 use super::door::{Door, LOOKS};
 use super::entry::milliseconds;
 use super::query::Query;
-use super::routes::{Operation, find};
+use super::routes::{Change, Operation, Tell, find};
 use super::shares::Shares;
 use super::tickets::Tickets;
 use super::volumes::Volumes;
@@ -68,6 +68,7 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
         uploads: Arc::default(),
         archives: Arc::default(),
         looks: Shares::new(LOOKS.0, LOOKS.1),
+        trash: Shares::new(LOOKS.0, LOOKS.1),
         tickets: Tickets::new()?,
         linking: Mutex::default(),
         volumes,
@@ -95,7 +96,7 @@ pub(crate) fn routes(about: About<'_>) -> Result<Router, getrandom::Error> {
 /// What has no site of its own, as a video that was opened by its address, fetches itself.
 async fn not_from_elsewhere(request: Request, next: Next) -> Response {
     match find(request.method(), request.uri().path()) {
-        Ok((Operation::Content, _)) => next.run(request).await,
+        Ok((Operation::Tell(Tell::Content), _)) => next.run(request).await,
         _ => guard::not_from_elsewhere(request, next).await,
     }
 }
@@ -121,7 +122,7 @@ async fn let_in(State(door): State<Arc<Door>>, mut request: Request, next: Next)
 fn by_ticket(door: &Door, request: &Request) -> Result<Option<Option<Return>>, Refusal> {
     let (query, address) = (Query::of(request.uri()), request.uri().path());
     let Some(ticket) = query.one("ticket")? else { return Ok(None) };
-    let (Operation::Content | Operation::Archive, path) =
+    let (Operation::Tell(Tell::Content | Tell::Archive), path) =
         find(request.method(), address).map_err(|(refusal, _)| refusal)?
     else {
         return Err(Refusal::new(Code::Denied, "a ticket is for files and archives, to read"));
@@ -166,61 +167,59 @@ async fn answered(
     (parts, operation, path): (&Parts, Operation, &str),
     body: &mut Body,
 ) -> Result<Response, Refusal> {
-    use Operation as Op;
-    let asked = Asked::of(parts, if is_about_an_id(operation) { "" } else { path })?;
+    let asked = Asked::of(parts, if operation.is_about_an_id() { "" } else { path })?;
     if operation.is_for_administrators() {
         entries::administrator(&asked)?;
     }
     match operation {
-        Op::Put => return content::put(&asked, body).await,
-        Op::AddToUpload => return door.uploads.add(&asked, path, body).await,
-        _ => {}
-    }
-    let body = transfer::small(&parts.headers, body, BODY).await?;
-    match operation {
-        Op::Me => entries::me(&asked),
-        Op::Entries => entries::list(&asked).await,
-        Op::Entry => entries::entry(&asked).await,
-        Op::Content => content::get(&door.who, &asked).await,
-        Op::Uploads => door.uploads.list(&asked),
-        Op::Upload => door.uploads.state(&asked, path),
-        Op::EndUpload => door.uploads.give_up(&asked, path),
-        Op::Archive => {
-            let memory = door.who.sending();
-            archive::send(&door.archives, memory, &asked, &parts.method).await
+        Operation::Put => content::put(&asked, body).await,
+        Operation::AddToUpload => door.uploads.add(&asked, path, body).await,
+        Operation::EndUpload => {
+            small(parts, body).await?;
+            door.uploads.give_up(&asked, path)
         }
-        Op::Search => search::search(&door.looks, &asked, &parts.method).await,
-        Op::Ticket => ticket(door, &asked, &body).await,
-        Op::Status => status::status(door).await,
-        Op::Places => status::places(door, &asked).await,
-        Op::Links => links::list(&door.who, &asked).await,
-        Op::Trash => trash::list(&asked).await,
-        Op::Accounts(_) | Op::Options | Op::Volumes | Op::LastCheck => {
-            admin::told(door, operation).await
+        Operation::Tell(what) => {
+            let body = small(parts, body).await?;
+            told(door, (&asked, &parts.method), (what, path), &body).await
         }
-        Op::Description => Ok(([(header::CONTENT_TYPE, JSON)], DESCRIPTION).into_response()),
-        _ => {
+        Operation::Change(what) => {
+            let body = small(parts, body).await?;
             let (door, id) = (door.clone(), path.to_owned());
-            let changed = async move { changed(&door, &asked, (operation, &id), &body).await };
+            let changed = async move { changed(&door, &asked, (what, &id), &body).await };
             in_turn("a request by the API", changed).await
         }
     }
 }
 
-/// What has no path of the tree at the end of its address.
-fn is_about_an_id(operation: Operation) -> bool {
-    use Operation as Op;
-    matches!(
-        operation,
-        Op::Upload
-            | Op::AddToUpload
-            | Op::FinishUpload
-            | Op::EndUpload
-            | Op::RevokeLink
-            | Op::DeleteTrashed
-            | Op::ChangeUser
-            | Op::RemoveAccount(_)
-    )
+/// A body that says what is to be done.
+async fn small(parts: &Parts, body: &mut Body) -> Result<Vec<u8>, Refusal> {
+    transfer::small(&parts.headers, body, BODY).await
+}
+
+/// What only tells.
+async fn told(
+    door: &Door,
+    (asked, method): (&Asked, &Method),
+    (what, id): (Tell, &str),
+    body: &[u8],
+) -> Result<Response, Refusal> {
+    match what {
+        Tell::Me => entries::me(asked),
+        Tell::Entries => entries::list(asked).await,
+        Tell::Entry => entries::entry(asked).await,
+        Tell::Content => content::get(&door.who, asked).await,
+        Tell::Uploads => door.uploads.list(asked),
+        Tell::Upload => door.uploads.state(asked, id),
+        Tell::Archive => archive::send(&door.archives, door.who.sending(), asked, method).await,
+        Tell::Search => search::search(&door.looks, asked, method).await,
+        Tell::Ticket => ticket(door, asked, body).await,
+        Tell::Status => status::status(door).await,
+        Tell::Places => status::places(door, asked).await,
+        Tell::Links => links::list(&door.who, asked).await,
+        Tell::Trash => trash::list(door, asked).await,
+        Tell::Description => Ok(([(header::CONTENT_TYPE, JSON)], DESCRIPTION).into_response()),
+        Tell::Admin(what) => admin::told(door, what).await,
+    }
 }
 
 /// POST /ticket.
@@ -240,21 +239,21 @@ async fn ticket(door: &Door, asked: &Asked, body: &[u8]) -> Result<Response, Ref
 async fn changed(
     door: &Door,
     asked: &Asked,
-    (operation, id): (Operation, &str),
+    (what, id): (Change, &str),
     body: &[u8],
 ) -> Result<Response, Refusal> {
-    match operation {
-        Operation::MakeFolder => change::make_folder(asked).await,
-        Operation::Delete => change::delete(asked).await,
-        Operation::Move => change::move_to(asked, body).await,
-        Operation::Copy => change::copy(asked, body).await,
-        Operation::BeginUpload => door.uploads.begin(asked).await,
-        Operation::FinishUpload => door.uploads.finish(asked, id).await,
-        Operation::MakeLink => links::make(door, asked, body).await,
-        Operation::RevokeLink => links::revoke(&door.who, asked, id).await,
-        Operation::Restore => trash::restore(asked, body).await,
-        Operation::DeleteTrashed => trash::delete(asked, id).await,
-        Operation::EmptyTrash => trash::empty(asked).await,
-        _ => admin::done(door, asked, (operation, id), body).await,
+    match what {
+        Change::MakeFolder => change::make_folder(asked).await,
+        Change::Delete => change::delete(asked).await,
+        Change::Move => change::move_to(asked, body).await,
+        Change::Copy => change::copy(asked, body).await,
+        Change::BeginUpload => door.uploads.begin(asked).await,
+        Change::FinishUpload => door.uploads.finish(asked, id).await,
+        Change::MakeLink => links::make(door, asked, body).await,
+        Change::RevokeLink => links::revoke(&door.who, asked, id).await,
+        Change::Restore => trash::restore(asked, body).await,
+        Change::DeleteTrashed => trash::delete(door, asked, id).await,
+        Change::EmptyTrash => trash::empty(door, asked).await,
+        Change::Admin(what) => admin::done(door, asked, (what, id), body).await,
     }
 }

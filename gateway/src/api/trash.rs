@@ -1,15 +1,17 @@
 //! The trash: what was deleted and can be had back, by whoever deleted it, or whose it is.
 
 use axum::response::Response;
-use fs::tree::{InTrash, TrashPlace, TreeError};
+use fs::tree::{InTrash, TrashPlace, TreeError, TreePath, View};
 use http::StatusCode;
 use meta::{Ino, Kind, Time};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::asked::{Asked, json, said};
+use super::door::Door;
 use super::entries::is_by_link;
 use super::entry::{milliseconds, time};
+use super::shares::Share;
 use crate::address;
 use crate::place::{no_folder, refused};
 use crate::refusal::{Code, Refusal, word};
@@ -63,6 +65,13 @@ fn check(asked: &Asked) -> Result<(), Refusal> {
     }
 }
 
+/// A turn to look through the trash, which may be long.
+async fn turn(door: &Door, asked: &Asked) -> Result<Share, Refusal> {
+    let busy = "as much is looked for in the trash as may be at once: wait for some of it";
+    let turn = door.trash.turn(&asked.account()).await;
+    turn.ok_or_else(|| Refusal::new(Code::Busy, busy))
+}
+
 fn not_there(error: &TreeError) -> Refusal {
     match error.is_not_found() {
         true => Refusal::new(Code::NoSuchFile, "there is no such thing in the trash"),
@@ -88,7 +97,7 @@ fn read_cursor(text: &[u8]) -> Option<TrashPlace> {
 }
 
 /// GET /trash.
-pub(super) async fn list(asked: &Asked) -> Result<Response, Refusal> {
+pub(super) async fn list(door: &Door, asked: &Asked) -> Result<Response, Refusal> {
     check(asked)?;
     let after = match asked.query.one("after")? {
         None => None,
@@ -103,6 +112,7 @@ pub(super) async fn list(asked: &Asked) -> Result<Response, Refusal> {
         let why = format!("limit has to be from 1 to {LIMIT_MAX}");
         return Err(Refusal::new(Code::BadRequest, why));
     }
+    let _turn = turn(door, asked).await?;
     let (found, next) = asked.view.trash(after, limit).await.map_err(|e| refused(&e))?;
     let entries: Vec<Trashed> = found.iter().map(Trashed::of).collect();
     let mut answer = json!({ "days": asked.view.kept_days(), "entries": entries });
@@ -134,28 +144,36 @@ pub(super) async fn restore(asked: &Asked, body: &[u8]) -> Result<Response, Refu
     };
     match view.restore(ino, to.as_ref(), replace).await {
         Ok(()) => json(StatusCode::OK, &json!({ "path": address::write(&path) })),
-        Err(e) if e.is_there_already() => {
-            // What is in the way may be that of a folder above.
-            let there = view.stat_itself(&path).await.map_or(Kind::File, |attr| attr.kind);
-            let why = "something is there already: give replace: true, which puts that into the trash, or another place with to";
-            Err(Refusal::taken(there, why))
-        }
+        Err(e) if e.is_there_already() => Err(in_the_way(view, &path).await),
         Err(e) => Err(no_folder(&e)),
     }
 }
 
+/// Why something cannot have this place, which is taken, or that of a folder above.
+async fn in_the_way(view: &View, path: &TreePath) -> Refusal {
+    if let Ok(there) = view.stat_itself(path).await {
+        let why = "something is there already: give replace: true, which puts that into the trash, or another place with to";
+        return Refusal::taken(there.kind, why);
+    }
+    let why = "something else is where a folder was that it was in, or has its name: give another place with to";
+    Refusal::new(Code::Conflict, why)
+}
+
 /// DELETE /trash/ID.
-pub(super) async fn delete(asked: &Asked, text: &str) -> Result<Response, Refusal> {
+pub(super) async fn delete(door: &Door, asked: &Asked, text: &str) -> Result<Response, Refusal> {
     check(asked)?;
-    asked.view.delete_in_trash(id(text)?).await.map_err(|e| not_there(&e))?;
+    let id = id(text)?;
+    let _turn = turn(door, asked).await?;
+    asked.view.delete_in_trash(id).await.map_err(|e| not_there(&e))?;
     json(StatusCode::OK, &json!({ "deleted": 1, "denied": 0 }))
 }
 
 /// DELETE /trash.
-pub(super) async fn empty(asked: &Asked) -> Result<Response, Refusal> {
+pub(super) async fn empty(door: &Door, asked: &Asked) -> Result<Response, Refusal> {
     check(asked)?;
     let before: Option<i64> = asked.query.read("before", "milliseconds since 1970")?;
     let before = before.map_or(ALL, time);
+    let _turn = turn(door, asked).await?;
     let (deleted, denied) = asked.view.empty_trash(before).await.map_err(|e| refused(&e))?;
     json(StatusCode::OK, &json!({ "deleted": deleted, "denied": denied }))
 }

@@ -13,7 +13,7 @@ use crate::who::Who;
 
 /// Documents of more than a little that are read at once: each is up to 4 MiB, and what is made of it.
 const DOCUMENTS: usize = 4;
-/// Lists that are made at once: each holds names of two folders, of up to some 5 MiB.
+/// Lists that are made at once: each holds names of two folders, each of up to 5 MiB.
 const LISTS: usize = 32;
 
 /// The door to one volume.

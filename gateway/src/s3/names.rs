@@ -1,12 +1,13 @@
 //! Names of a folder in the order of keys. Folders have an order of their own, by hashes of names; a listing wants that of
 //! bytes, a page at a time. So a folder is read whole, and of its names the next so many are kept, sorted: memory is
-//! bounded however many there are, and a folder of a million is read some thirty times for all its pages, not a thousand.
+//! bounded however many there are, and a folder of a million is read some eight times for all its pages, not a thousand.
 //!
 //! What is sorted is kept for the pages that follow, as long as the folder has not changed since. The filesystem's clock
 //! is coarse, so a folder that has changed a moment ago might change again without being seen: what was read of such a
 //! one serves the request alone that has read it.
 
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use fs::tree::{Folder, TreePath, TreeResult, View};
@@ -16,12 +17,11 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 /// Names that are kept of a folder at once, and bytes of them.
-const NAMES: usize = 32_768;
+const NAMES: usize = 131_072;
 const BYTES: usize = 4 << 20;
 /// What all that are kept may take, in bytes.
 const ALL: usize = 32 << 20;
-/// What a name takes beside its bytes, and what all of a folder take.
-const OVERHEAD: usize = 48;
+/// What all names of a folder take beside their bytes, and where each is.
 const ENTRY: usize = 256;
 /// Folders that are read at once.
 const AT_ONCE: usize = 4;
@@ -74,13 +74,34 @@ impl From {
 /// Names of one folder, in order.
 pub(super) struct Names {
     from: From,
-    /// All of them that are wanted, or the first.
-    sorted: Vec<Sorted>,
+    /// All of them that are wanted, or the first: where each is in `text`.
+    sorted: Vec<Range<u32>>,
+    text: Vec<u8>,
     complete: bool,
     changed: (Time, Time),
 }
 
 impl Names {
+    fn new(from: From, sorted: &[Sorted], complete: bool, changed: (Time, Time)) -> Self {
+        let text: Vec<u8> = sorted.concat();
+        let mut end = 0;
+        let place = |name: &Sorted| {
+            let start = end;
+            end += u32::try_from(name.len()).expect("a name is short");
+            start..end
+        };
+        Self { from, sorted: sorted.iter().map(place).collect(), text, complete, changed }
+    }
+
+    fn name(&self, place: &Range<u32>) -> &[u8] {
+        &self.text[place.start as usize..place.end as usize]
+    }
+
+    /// Where the first name is for which this does not hold, as it does for all before.
+    fn behind(&self, is_before: impl Fn(&[u8]) -> bool) -> usize {
+        self.sorted.partition_point(|place| is_before(self.name(place)))
+    }
+
     /// Are all that are wanted from there in it, or so many that it is worth to begin with them?
     fn covers(&self, from: &From) -> bool {
         let begins = match (&self.from, from) {
@@ -97,7 +118,7 @@ impl Names {
             (From::Beyond(own) | From::Within(own), From::At(key)) => key > own,
             (own, from) => from.key() >= own.key(),
         };
-        let goes_on = self.sorted.last().is_some_and(|last| &last[..] > from.key());
+        let goes_on = self.sorted.last().is_some_and(|last| self.name(last) > from.key());
         begins && (self.complete || goes_on)
     }
 
@@ -106,16 +127,23 @@ impl Names {
         let key = from.key();
         if let From::Within(key) = from
             && let Some(end) = key.iter().position(|byte| *byte == b'/')
-            && let Ok(at) = self.sorted.binary_search_by(|name| name[..].cmp(&key[..=end]))
+            && let Ok(at) = self.sorted.binary_search_by(|place| self.name(place).cmp(&key[..=end]))
         {
-            return Some(&self.sorted[at]);
+            return Some(self.name(&self.sorted[at]));
         }
         let at = match from {
             From::Start => 0,
-            From::At(_) => self.sorted.partition_point(|name| name[..] < *key),
-            _ => self.sorted.partition_point(|name| name[..] <= *key),
+            From::At(_) => self.behind(|name| name < key),
+            _ => self.behind(|name| name <= key),
         };
-        self.sorted.get(at).map(|name| &name[..])
+        self.sorted.get(at).map(|place| self.name(place))
+    }
+
+    /// This name, and those of files that come next: so many at most.
+    pub(super) fn files(&self, from: &[u8], most: usize) -> Vec<Vec<u8>> {
+        let at = self.behind(|name| name < from);
+        let names = self.sorted[at..].iter().map(|place| self.name(place));
+        names.filter(|name| !name.ends_with(b"/")).take(most).map(<[u8]>::to_vec).collect()
     }
 
     /// There are no more than these.
@@ -124,8 +152,8 @@ impl Names {
     }
 
     fn bytes(&self) -> usize {
-        let from = ENTRY + self.from.key().len();
-        from + self.sorted.iter().map(|name| name.len() + OVERHEAD).sum::<usize>()
+        let places = self.sorted.len() * size_of::<Range<u32>>();
+        ENTRY + self.from.key().len() + self.text.len() + places
     }
 }
 
@@ -260,7 +288,7 @@ async fn read(
         tokio::task::yield_now().await;
     }
     let Gather { found, complete, .. } = gather;
-    Ok(Names { from, sorted: found.into_sorted_vec(), complete, changed: changed(attr) })
+    Ok(Names::new(from, &found.into_sorted_vec(), complete, changed(attr)))
 }
 
 #[cfg(test)]
@@ -268,8 +296,8 @@ mod tests {
     use super::*;
 
     fn names(from: From, sorted: &[&str], complete: bool) -> Names {
-        let sorted = sorted.iter().map(|name| name.as_bytes().into()).collect();
-        Names { from, sorted, complete, changed: Default::default() }
+        let sorted: Vec<Sorted> = sorted.iter().map(|name| name.as_bytes().into()).collect();
+        Names::new(from, &sorted, complete, Default::default())
     }
 
     fn within(key: &str) -> From {
@@ -290,6 +318,8 @@ mod tests {
             from = From::Beyond(name.to_vec());
         }
         assert_eq!(seen, ["a", "b/", "b0", "c"]);
+        assert_eq!(all.files(b"a", 2), [&b"a"[..], b"b0"]);
+        assert_eq!(all.files(b"b0", 9), [&b"b0"[..], b"c"]);
         for (from, expected) in [
             (within("a"), Some("b/")),
             (within("b/x"), Some("b/")),
@@ -371,12 +401,12 @@ mod tests {
     #[test]
     fn the_first_names_are_kept_whatever_the_order_they_come_in() {
         let mut gather = Gather { found: BinaryHeap::new(), bytes: 0, complete: true };
-        for n in 0..100_000u32 {
-            gather.add(format!("{:05}", n.wrapping_mul(7919) % 100_000).into_bytes().into());
+        for n in 0..300_000u32 {
+            gather.add(format!("{:06}", n.wrapping_mul(7919) % 300_000).into_bytes().into());
             assert!(gather.found.len() <= NAMES && gather.bytes <= BYTES);
         }
         let sorted = gather.found.into_sorted_vec();
         assert!(!gather.complete && sorted.len() == NAMES);
-        assert!(sorted.iter().enumerate().all(|(n, name)| **name == *format!("{n:05}").as_bytes()));
+        assert!(sorted.iter().enumerate().all(|(n, name)| **name == *format!("{n:06}").as_bytes()));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fs::tree::{Folder, OpenFile, TreePath, TreeResult, Upload, View};
 use futures::StreamExt;
-use meta::{Attr, Ino, Kind, RenameMode, Replaces, Time};
+use meta::{Attr, Ino, Kind, RenameMode, Replaces, Steady, Time};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -423,9 +423,9 @@ impl Drop for Ending<'_> {
 impl Door {
     /// Takes away what lies open for too long, until it is told to stop.
     pub(crate) async fn tidy(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = HashMap::new();
+        let mut clock = Steady::new(LOOKS);
         loop {
-            match stop.run_until_cancelled(sweep(&self, &mut seen)).await {
+            match stop.run_until_cancelled(sweep(&self, clock.look())).await {
                 None => return,
                 Some(Err(e)) => {
                     let why = e.message;
@@ -440,14 +440,12 @@ impl Door {
     }
 }
 
-/// One look at all of them. `seen`: when each had changed last by the look before; one that has changed since is not given
-/// up, so that a clock which is put forward ends nothing that goes on.
-async fn sweep(door: &Door, seen: &mut HashMap<String, Time>) -> S3Result<()> {
+/// One look at all of them. `now`: the time, where the clock may be believed; else none is given up.
+async fn sweep(door: &Door, now: Option<Time>) -> S3Result<()> {
     let own = &door.own;
-    let before = std::mem::take(seen);
     let Some(home) = home(own).await? else { return Ok(()) };
     let listing = own.list_only(&above(), home.attr().ino).await;
-    let (mut listing, now) = (listing.map_err(failed)?, meta::wall_clock().secs);
+    let mut listing = listing.map_err(failed)?;
     loop {
         let entries = listing.next().await.map_err(failed)?;
         if entries.is_empty() {
@@ -464,13 +462,10 @@ async fn sweep(door: &Door, seen: &mut HashMap<String, Time>) -> S3Result<()> {
                 true if name.starts_with(ENDED) => {
                     discard(own, &path_of_ended(&id)?, entry.attr.ino).await
                 }
-                true if lies(last, now) && before.get(&id) == Some(&last) => {
+                true if now.is_some_and(|now| lies(last, now.secs)) => {
                     give_up(door, &home, (id.as_str(), &entry.attr)).await
                 }
-                true => {
-                    seen.insert(id.clone(), last);
-                    Ok(())
-                }
+                true => Ok(()),
             };
             match done {
                 Err(e) if !e.is_not_found() => {

@@ -1,18 +1,21 @@
 //! Keys of a bucket in the order of their bytes, from somewhere on: a walk down and up its folders, of which it keeps no
 //! more than their names' places.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use fs::tree::{Folder, TreeError, TreePath, Trouble};
+use fs::tree::{Folder, TreeError, TreePath, TreeResult, Trouble};
 use futures::future::BoxFuture;
-use meta::{Attr, Ino, Kind};
+use meta::{Attr, Ino, Kind, Looked};
 
 use super::asked::Asked;
 use super::attributes::{FOLDER, STATE, Seen};
 use super::error::{S3Error, S3Result, Wrong};
 use super::names::{From, Names};
 use super::object::FolderMark;
+
+/// Names that are looked at together, once so many before were wanted in a row.
+const AT_ONCE: usize = 64;
 
 /// What is found.
 pub(super) enum Found {
@@ -39,6 +42,41 @@ struct Level {
     prefix: Vec<u8>,
     from: From,
     names: Option<Arc<Names>>,
+    /// Files that were looked at before their turn, in the order of names.
+    ahead: VecDeque<(Vec<u8>, Option<Looked>)>,
+    /// So many are looked at the next time.
+    at_once: usize,
+}
+
+impl Level {
+    /// What this name of a file is, with what is known of it as an object. Those that come next are looked at with it: more of
+    /// them each time that they were wanted.
+    async fn look(&mut self, name: &[u8]) -> TreeResult<Option<Looked>> {
+        match self.ahead.pop_front() {
+            Some((next, looked)) if next == name => return Ok(looked),
+            _ => self.ahead.clear(),
+        }
+        let names = self.names.as_ref().map(|names| names.files(name, self.at_once));
+        let mut names = names.unwrap_or_else(|| vec![name.to_vec()]);
+        self.at_once = (self.at_once * 2).min(AT_ONCE);
+        let found = match self.folder.look_at(&names, STATE).await {
+            // It may be one of the others that cannot be looked at, and perhaps is not wanted.
+            Err(_) if names.len() > 1 => {
+                names.truncate(1);
+                self.leave();
+                self.folder.look_at(&names, STATE).await?
+            }
+            found => found?,
+        };
+        self.ahead = names.into_iter().zip(found).collect();
+        Ok(self.ahead.pop_front().and_then(|(_, looked)| looked))
+    }
+
+    /// Others are wanted first.
+    fn leave(&mut self) {
+        self.ahead.clear();
+        self.at_once = 1;
+    }
 }
 
 fn failed(error: TreeError) -> S3Error {
@@ -155,6 +193,7 @@ impl<'a> Walk<'a> {
                 && let Some(from) = From::behind(rest)
             {
                 level.from = from;
+                level.leave();
                 return;
             }
             // All of it begins so, or no name in it comes behind.
@@ -217,7 +256,11 @@ impl<'a> Walk<'a> {
         if let Some(far) = self.levels.iter_mut().rev().nth(1) {
             far.names = None;
         }
-        self.levels.push(Level { path, key, folder, prefix, from, names: None });
+        if let Some(above) = self.levels.last_mut() {
+            above.leave();
+        }
+        let ahead = VecDeque::new();
+        self.levels.push(Level { path, key, folder, prefix, from, names: None, ahead, at_once: 1 });
     }
 
     /// A folder: it is found, or gone into.
@@ -267,18 +310,22 @@ impl<'a> Walk<'a> {
     }
 
     /// A file, or a link to one.
-    async fn file(&self, name: &[u8], key: Vec<u8>) -> S3Result<Option<Found>> {
-        let Some(level) = self.levels.last() else { return Ok(None) };
-        let attr = match level.folder.look(name).await.map_err(failed)? {
-            Some(attr) if attr.kind == Kind::Symlink => {
+    async fn file(&mut self, name: &[u8], key: Vec<u8>) -> S3Result<Option<Found>> {
+        let Some(level) = self.levels.last_mut() else { return Ok(None) };
+        let Some(looked) = level.look(name).await.map_err(failed)? else { return Ok(None) };
+        let Looked { attr, value: kept } = match looked.attr.kind {
+            Kind::File => looked,
+            Kind::Symlink => {
                 let path = level.path.join(name).map_err(|e| failed(e.into()))?;
                 // One that leads out or nowhere is not shown.
-                self.asked.view.stat(&path).await.ok()
+                let target = self.asked.view.stat(&path).await.ok();
+                let target = target.filter(|target| target.kind == Kind::File);
+                let Some(attr) = target else { return Ok(None) };
+                let value = level.folder.attribute_of(&attr, STATE).await.map_err(failed)?;
+                Looked { attr, value }
             }
-            found => found,
+            _ => return Ok(None),
         };
-        let Some(attr) = attr.filter(|attr| attr.kind == Kind::File) else { return Ok(None) };
-        let kept = level.folder.attribute_of(&attr, STATE).await.map_err(failed)?;
         let seen = Seen::of(&attr, kept.as_deref());
         Ok(Some(Found::Object(Box::new(Listed { key, attr, seen }))))
     }

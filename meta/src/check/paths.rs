@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::key;
 use crate::record::dentry;
+use crate::record::trash::Deletion;
 use crate::store::{Ino, MetaError, ROOT};
 use crate::txn::Txn;
 
@@ -14,14 +15,15 @@ const DEPTH_MOST: usize = 4096;
 /// Where an inode is named, and how.
 type Named = HashMap<Ino, (Ino, Vec<u8>)>;
 
-/// Paths of inodes that have any: of several one. Reads all entries, once for the inodes and once for the
-/// directories above them.
+/// Paths of inodes that have any: of several one. Of what is in the trash, where it was, and that it is there. Reads all
+/// entries, once for the inodes and once for the directories above them.
 pub(super) fn of(txn: &Txn<'_>, inos: &BTreeSet<Ino>) -> Result<BTreeMap<Ino, String>, MetaError> {
     if inos.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mut named = Named::new();
+    let (mut named, mut trashed) = (Named::new(), BTreeSet::new());
     find(txn, inos, &mut named)?;
+    find_deleted(txn, inos, (&mut named, &mut trashed))?;
     let mut above = BTreeSet::new();
     for (parent, _) in named.values() {
         let mut at = *parent;
@@ -35,8 +37,30 @@ pub(super) fn of(txn: &Txn<'_>, inos: &BTreeSet<Ino>) -> Result<BTreeMap<Ino, St
     }
     if !above.is_empty() {
         find(txn, &above, &mut named)?;
+        find_deleted(txn, &above, (&mut named, &mut trashed))?;
     }
-    Ok(inos.iter().filter_map(|ino| Some((*ino, path(*ino, &named)?))).collect())
+    Ok(inos.iter().filter_map(|ino| Some((*ino, path(*ino, &named, &trashed)?))).collect())
+}
+
+/// Finds the names that those of these had which are in the trash.
+fn find_deleted(
+    txn: &Txn<'_>,
+    wanted: &BTreeSet<Ino>,
+    (named, trashed): (&mut Named, &mut BTreeSet<Ino>),
+) -> Result<(), MetaError> {
+    for ino in wanted {
+        let inode = match txn.find_inode(*ino) {
+            Ok(Some(inode)) if inode.in_trash => inode,
+            Ok(_) | Err(MetaError::Damaged(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        let record = txn.get(&key::trash::key(inode.parent, *ino))?;
+        if let Some(deletion) = record.and_then(|record| Deletion::decode(&record)) {
+            named.insert(*ino, (inode.parent, deletion.name));
+            trashed.insert(*ino);
+        }
+    }
+    Ok(())
 }
 
 /// Finds the entries that name any of these.
@@ -53,13 +77,15 @@ fn find(txn: &Txn<'_>, wanted: &BTreeSet<Ino>, named: &mut Named) -> Result<(), 
     .map(drop)
 }
 
-fn path(ino: Ino, named: &Named) -> Option<String> {
-    let (mut at, mut names) = (ino, Vec::new());
+fn path(ino: Ino, named: &Named, trashed: &BTreeSet<Ino>) -> Option<String> {
+    let (mut at, mut names, mut is_trashed) = (ino, Vec::new(), false);
     while at != ROOT {
+        is_trashed |= trashed.contains(&at);
         let (parent, name) = named.get(&at).filter(|_| names.len() < DEPTH_MOST)?;
         names.push(String::from_utf8_lossy(name));
         at = *parent;
     }
     names.reverse();
-    Some(format!("/{}", names.join("/")))
+    let words = if is_trashed { ", which is in the trash" } else { "" };
+    Some(format!("/{}{words}", names.join("/")))
 }

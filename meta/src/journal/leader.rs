@@ -11,7 +11,7 @@
 //! * An entry or a manifest whose put failed is put again, the same bytes under the same name, until it is
 //!   there.
 //! * A manifest is written after all chunks that it names; entries, chunks and manifests are deleted only
-//!   after a newer manifest that does not need them is in the store.
+//!   after a newer manifest that does not need them is in the store. Batches go on meanwhile, and the next snapshot waits for it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -52,6 +52,8 @@ const LAST_SNAPSHOT: usize = 256 << 10;
 const LAST_SNAPSHOT_WAIT: Duration = Duration::from_secs(20);
 /// A snapshot is taken from so many journaled bytes on even where it has fewer.
 const SNAPSHOT_LEAST: usize = 2 << 20;
+/// Blobs that a snapshot made needless are deleted so many at a time: disks do little else until they have deleted them.
+const DELETED_AT_ONCE: usize = 128;
 /// How often the store is asked for its room, at most.
 const ROOM_EVERY: Duration = Duration::from_millis(200);
 
@@ -118,9 +120,32 @@ impl Sending {
     }
 }
 
-/// A snapshot under way, or when there may be one.
+/// What goes on beside batches.
+enum Work {
+    /// A snapshot is taken.
+    Snapshot(JoinHandle<Result<Taken, MetaError>>),
+    /// What it made needless is deleted.
+    Deletion(JoinHandle<()>),
+}
+
+impl Work {
+    fn abort(&self) {
+        match self {
+            Self::Snapshot(task) => task.abort(),
+            Self::Deletion(task) => task.abort(),
+        }
+    }
+}
+
+/// What has ended of that.
+enum Ended {
+    Snapshot(Result<Taken, MetaError>),
+    Deletion,
+}
+
+/// A snapshot under way, or what comes after it, or when there may be one.
 struct Snapshots {
-    task: Option<JoinHandle<Result<Taken, MetaError>>>,
+    task: Option<Work>,
     not_before: Instant,
 }
 
@@ -129,10 +154,20 @@ impl Snapshots {
         self.task.is_none() && Instant::now() >= self.not_before
     }
 
-    /// What comes of the one that is under way; it is, no longer.
-    async fn ended(&mut self) -> Result<Taken, MetaError> {
+    /// What comes of what is under way; it is, no longer.
+    async fn ended(&mut self) -> Ended {
         let Some(task) = &mut self.task else { return std::future::pending().await };
-        let ended = task.await.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string())));
+        let ended = match task {
+            Work::Snapshot(task) => {
+                let taken = task.await;
+                Ended::Snapshot(taken.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string()))))
+            }
+            Work::Deletion(task) => {
+                // What one that panicked has left is deleted by the next mount.
+                let _panicked = task.await;
+                Ended::Deletion
+            }
+        };
         self.task = None;
         ended
     }
@@ -160,22 +195,33 @@ impl Leader {
             self.send_what_is_due(&mut sending, end.is_some());
             let all_sent = sending.flying.is_empty();
             if snapshots.may_begin() && (end.is_none() || all_sent) {
-                snapshots.task = self.begin_snapshot(end.is_some());
+                snapshots.task = self.begin_snapshot(end.is_some()).map(Work::Snapshot);
             }
             let late = end.is_some_and(|end| Instant::now() >= end);
             if end.is_some() && all_sent && (late || snapshots.task.is_none()) {
-                snapshots.task.iter().for_each(JoinHandle::abort);
+                snapshots.task.iter().for_each(Work::abort);
                 return;
             }
             let (due, again) = (sending.due(), snapshots.again());
             let goes_on = tokio::select! {
                 landed = sending.landed() => self.land(landed, &mut sending).await,
                 fenced = deposed.heard() => self.yield_to(&fenced),
-                taken = snapshots.ended() => {
-                    let taken = self.take_over_snapshot(taken).await;
-                    snapshots.not_before = Instant::now() + if taken { Duration::ZERO } else { SNAPSHOT_RETRY };
-                    taken || end.is_none()
-                }
+                ended = snapshots.ended() => match ended {
+                    Ended::Snapshot(Ok(taken)) => {
+                        snapshots.task = Some(Work::Deletion(self.take_over_snapshot(taken)));
+                        true
+                    }
+                    Ended::Snapshot(Err(error)) => {
+                        tracing::warn!("the snapshot of the metadata will be tried again: {error}");
+                        snapshots.not_before = Instant::now() + SNAPSHOT_RETRY;
+                        end.is_none()
+                    }
+                    Ended::Deletion => {
+                        self.asked_for_room = None;
+                        self.learn_room().await;
+                        true
+                    }
+                },
                 () = self.tables.wanted.notified() => true,
                 () = wait_until(due) => true,
                 () = wait_until(again) => true,
@@ -349,18 +395,10 @@ impl Leader {
         }))
     }
 
-    /// A snapshot has ended: what it made needless is deleted. `false`: it failed.
-    async fn take_over_snapshot(&mut self, taken: Result<Taken, MetaError>) -> bool {
-        let Taken { manifest, id } = match taken {
-            Ok(taken) => taken,
-            Err(error) => {
-                tracing::warn!("the snapshot of the metadata will be tried again: {error}");
-                return false;
-            }
-        };
+    /// A snapshot has been taken: what it made needless is deleted, while batches go on.
+    fn take_over_snapshot(&mut self, Taken { manifest, id }: Taken) -> JoinHandle<()> {
         self.tables.merged(manifest.runs.clone());
         self.tables.note_snapshot();
-        self.asked_for_room = None;
         let (old, old_id) = std::mem::replace(&mut self.snapshot, (manifest, Some(id)));
         let kept: BTreeSet<BlobId> = self.snapshot.0.chunks().map(|chunk| chunk.id).collect();
         let chunks = old.chunks().map(|chunk| chunk.id).filter(|id| !kept.contains(id));
@@ -370,12 +408,30 @@ impl Leader {
         let mut needless: Vec<BlobId> = self.entries.drain(..behind).collect();
         needless.extend(&chunks);
         needless.extend(old_id);
-        if let Err(error) = self.store.delete(&needless).await {
+        self.count();
+        let (store, tables) = (self.store.clone(), self.tables.clone());
+        tokio::spawn(async move {
+            delete(&*store, &needless).await;
+            chunks.iter().for_each(|chunk| tables.cache.forget(*chunk));
+        })
+    }
+}
+
+/// Deletes blobs that nobody needs, a few at a time. Those of which that is not confirmed are deleted again with others.
+async fn delete(store: &dyn VolumeStore, needless: &[BlobId]) {
+    let mut left = needless;
+    while !left.is_empty() {
+        let (some, others) = left.split_at(left.len().min(DELETED_AT_ONCE));
+        let mut deleted = store.delete(some).await;
+        left = others;
+        if deleted.is_err() && !left.is_empty() {
+            // With each of them those before would be asked for again: all others at once.
+            deleted = store.delete(left).await;
+            left = &[];
+        }
+        if let Err(error) = deleted {
             tracing::debug!("needless blobs of metadata stay for the next mount: {error}");
         }
-        chunks.iter().for_each(|chunk| self.tables.cache.forget(*chunk));
-        self.count();
-        true
     }
 }
 

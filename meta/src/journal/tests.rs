@@ -264,6 +264,29 @@ async fn what_is_not_needed_any_more_is_deleted() {
     assert!(of(Role::Entry) <= 2 * TINY.snapshot_entries && of(Role::Chunk) <= 8, "{names:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_until_what_a_snapshot_made_needless_is_deleted() {
+    let mount = Mount::open(MemoryStore::default(), None).await.unwrap();
+    let gate = mount.store.hold_deletes();
+    // By far more entries than a snapshot is taken from.
+    for n in 0..10 * TINY.snapshot_entries as u64 {
+        let batch = Batch::from([(key(n), Some(Value::from(&b"x"[..])))]);
+        mount.transact(&batch).await.unwrap();
+        let synced = tokio::time::timeout(Duration::from_secs(10), mount.kv.sync()).await;
+        synced.expect("it waits for what is deleted").unwrap();
+    }
+    let of = |store: &MemoryStore, role| {
+        let names = store.names();
+        names.iter().filter(|id| Role::of(id.session()).0 == role).count()
+    };
+    assert!(of(&mount.store, Role::Manifest) > 0, "no snapshot was taken");
+    assert!(of(&mount.store, Role::Entry) > 9 * TINY.snapshot_entries, "something was deleted");
+    gate.add_permits(1);
+    let store = mount.end().await;
+    assert_eq!(of(&store, Role::Manifest), 1);
+    assert!(of(&store, Role::Entry) <= 2 * TINY.snapshot_entries);
+}
+
 /// Bounds as a volume has them, but for a journal that a test can fill.
 const FULL: Bounds = Bounds { snapshot_bytes: 1 << 20, batch_bytes: 256 << 10, ..TINY };
 

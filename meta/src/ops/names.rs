@@ -1,13 +1,13 @@
 //! Names: lookup, create, link, unlink, rmdir.
 
-use super::acl;
 use super::last_name::lose_name;
+use super::{acl, xattr};
 use crate::key;
 use crate::record::inode::Inode;
 use crate::rules::name::Name;
 use crate::rules::perm;
 use crate::store::{
-    Attr, Caller, Fate, Ino, Kind, LINK_MAX, MetaError, NewNode, SYMLINK_MAX, Unlinked,
+    Attr, Caller, Fate, Ino, Kind, LINK_MAX, Looked, MetaError, NewNode, SYMLINK_MAX, Unlinked,
 };
 use crate::txn::{Txn, damaged};
 
@@ -24,6 +24,28 @@ pub(crate) fn lookup(txn: &Txn<'_>, parent: Ino, name: &[u8]) -> Result<Attr, Me
         },
     };
     Ok(txn.directory(ino)?.stat())
+}
+
+/// What these names of a directory are, each with this extended attribute; `None`: it is not there.
+pub(crate) fn look(
+    txn: &Txn<'_>,
+    parent: Ino,
+    names: &[Vec<u8>],
+    attribute: &[u8],
+) -> Result<Vec<Option<Looked>>, MetaError> {
+    txn.look_ahead(names.iter().map(|name| txn.entry_key(parent, name)))?;
+    let found = names.iter().map(|name| txn.entry(parent, name));
+    let found: Vec<Option<Ino>> = found.collect::<Result<_, _>>()?;
+    txn.look_ahead_at_inodes(found.iter().flatten().copied())?;
+    let inodes = found.into_iter().map(|ino| ino.map(|ino| named(txn, ino)).transpose());
+    let inodes: Vec<Option<Inode>> = inodes.collect::<Result<_, _>>()?;
+    let with_any = inodes.iter().flatten().filter(|inode| inode.attr.xattrs > 0);
+    txn.look_ahead(with_any.map(|inode| xattr::key_of(txn, inode, attribute)))?;
+    let look = |inode: Inode| -> Result<Looked, MetaError> {
+        let value = xattr::find(txn, &inode, attribute)?;
+        Ok(Looked { attr: inode.stat(), value })
+    };
+    inodes.into_iter().map(|inode| inode.map(look).transpose()).collect()
 }
 
 /// The inode that an entry names: it is there.

@@ -8,19 +8,20 @@
 //! itself. So where something was is known by the directory, and not by a path of then: when that was moved since, what it
 //! held goes back to where it is now.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::last_name::{anything_of, drop_name, lose_name, nanoseconds, put, take_out};
 use super::list;
 use super::names::{living_directory, named, take_away};
-use crate::key;
+use crate::key::{self, Key};
 use crate::record::inode::Inode;
 use crate::record::trash::Deletion;
 use crate::rules::name::Name;
 use crate::store::{Above, Fate, Ino, MetaError, ROOT, Takes, Time, Trashed, Unlinked};
 use crate::txn::{Txn, damaged};
 
-/// Entries of a directory that are looked through at once for the name of something.
+/// Entries of a directory that are looked through at once for names of some of them.
 const LOOK: usize = 4096;
 
 fn time(nanos: u64) -> Time {
@@ -83,12 +84,15 @@ pub(crate) fn of(
 ) -> Result<Vec<Trashed>, MetaError> {
     let start = key::trash::of(dir);
     let from = after.map_or(start, |after| key::trash::key(dir, after).successor());
-    let mut found = Vec::new();
-    let _ = txn.scan(from..start.after_prefix(), &mut |key, _| {
-        found.extend(key::trash::parse(key).map(|(_, ino)| ino));
-        Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-    })?;
-    all_of(txn, &found)
+    readable(txn, limit, |behind, wanted| {
+        let from = behind.map_or(from, |last| last.successor());
+        let mut found = Vec::new();
+        let _ = txn.scan(from..start.after_prefix(), &mut |key, _| {
+            found.extend(key::trash::parse(key).map(|(_, ino)| (*key, ino)));
+            Ok(goes_on(found.len() < wanted))
+        })?;
+        Ok(found)
+    })
 }
 
 /// What was deleted last, before `before`, the newest first.
@@ -102,15 +106,16 @@ pub(crate) fn newest(
     let end = before.map_or(key::trash::all_by_time().after_prefix(), |(when, ino)| {
         key::trash::key_by_time(nanoseconds(when), ino)
     });
-    let mut found = Vec::new();
-    if start < end {
-        let _ = txn.scan_back(start..end, &mut |key, _| {
-            found.extend(key::trash::parse_by_time(key).map(|(_, ino)| ino));
-            let on = found.len() < limit;
-            Ok(if on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
-    }
-    all_of(txn, &found)
+    readable(txn, limit, |behind, wanted| {
+        let (end, mut found) = (behind.unwrap_or(end), Vec::new());
+        if start < end {
+            let _ = txn.scan_back(start..end, &mut |key, _| {
+                found.extend(key::trash::parse_by_time(key).map(|(_, ino)| (*key, ino)));
+                Ok(goes_on(found.len() < wanted))
+            })?;
+        }
+        Ok(found)
+    })
 }
 
 /// What is wanted gone, and then what was deleted before `until`, the oldest first.
@@ -126,15 +131,41 @@ pub(crate) fn oldest(
         key::trash::key_by_time(when, ino).successor()
     });
     let end = key::trash::key_by_time(nanoseconds(until), Ino(0));
-    let mut found = Vec::new();
-    if from < end {
-        let _ = txn.scan(from..end, &mut |key, _| {
-            found.extend(key::trash::parse_by_time(key).map(|(_, ino)| ino));
-            let on = found.len() < limit;
-            Ok(if on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
+    readable(txn, limit, |behind, wanted| {
+        let from = behind.map_or(from, |last| last.successor());
+        let mut found = Vec::new();
+        if from < end {
+            let _ = txn.scan(from..end, &mut |key, _| {
+                found.extend(key::trash::parse_by_time(key).map(|(_, ino)| (*key, ino)));
+                Ok(goes_on(found.len() < wanted))
+            })?;
+        }
+        Ok(found)
+    })
+}
+
+fn goes_on(yes: bool) -> ControlFlow<()> {
+    if yes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
+/// The first `limit` that can be read, of those that `next` finds behind a key: so many of them, or all that there are. Fewer
+/// are the last.
+fn readable(
+    txn: &Txn<'_>,
+    limit: usize,
+    mut next: impl FnMut(Option<Key>, usize) -> Result<Vec<(Key, Ino)>, MetaError>,
+) -> Result<Vec<Trashed>, MetaError> {
+    let (mut found, mut behind) = (Vec::new(), None);
+    loop {
+        let wanted = limit - found.len();
+        let page = next(behind, wanted)?;
+        let inos: Vec<Ino> = page.iter().map(|(_, ino)| *ino).collect();
+        found.extend(all_of(txn, &inos)?);
+        match page.last() {
+            Some((last, _)) if page.len() == wanted && found.len() < limit => behind = Some(*last),
+            _ => return Ok(found),
+        }
     }
-    all_of(txn, &found)
 }
 
 /// A damaged one is passed over, and logged.
@@ -238,19 +269,46 @@ pub(crate) fn delete(txn: &mut Txn<'_>, ino: Ino) -> Result<Unlinked, MetaError>
     Ok(drop_name(txn, &mut inode))
 }
 
-/// What a directory is called, and where, as far as the entries of that behind `cookie` say; or where to look on.
-pub(crate) fn above(txn: &Txn<'_>, ino: Ino, cookie: u64) -> Result<Result<Above, u64>, MetaError> {
-    let dir = txn.directory(ino)?;
-    if dir.in_trash {
-        let (_, deletion) = find(txn, ino)?;
-        return Ok(Ok(Above { dir: dir.parent, name: deletion.name, in_trash: true }));
+/// Where directories are.
+#[derive(Default)]
+pub(crate) struct Parents {
+    /// Those in the trash: where they were.
+    pub(crate) known: BTreeMap<Ino, Above>,
+    /// The others, by the directory whose entries name them.
+    pub(crate) named: BTreeMap<Ino, BTreeSet<Ino>>,
+}
+
+/// Where these directories are. Of those that are not there, or cannot be read, nothing is said.
+pub(crate) fn parents(txn: &Txn<'_>, inos: &[Ino]) -> Result<Parents, MetaError> {
+    txn.look_ahead_at_inodes(inos.iter().copied())?;
+    let mut all = Parents::default();
+    for ino in inos {
+        let Some(dir) = readable_one(txn.directory(*ino))? else { continue };
+        if !dir.in_trash {
+            all.named.entry(dir.parent).or_default().insert(*ino);
+        } else if let Some((_, deletion)) = readable_one(find(txn, *ino))? {
+            all.known.insert(*ino, Above { dir: dir.parent, name: deletion.name, in_trash: true });
+        }
     }
-    let page = list::page(txn, dir.parent, cookie, LOOK)?;
-    if let Some((_, name, _)) = page.iter().find(|(.., named)| *named == ino) {
-        return Ok(Ok(Above { dir: dir.parent, name: name.clone(), in_trash: false }));
+    Ok(all)
+}
+
+fn readable_one<T>(found: Result<T, MetaError>) -> Result<Option<T>, MetaError> {
+    match found {
+        Err(MetaError::NotFound | MetaError::Damaged(_)) => Ok(None),
+        found => found.map(Some),
     }
-    match page.last() {
-        Some((last, ..)) if page.len() == LOOK => Ok(Err(*last)),
-        _ => Err(MetaError::NotFound),
-    }
+}
+
+/// What those that are wanted are called in a directory, as far as its entries behind `cookie` say; and where to look on.
+pub(crate) fn names(
+    txn: &Txn<'_>,
+    dir: Ino,
+    wanted: &BTreeSet<Ino>,
+    cookie: u64,
+) -> Result<(Vec<(Ino, Vec<u8>)>, Option<u64>), MetaError> {
+    let page = list::page(txn, dir, cookie, LOOK)?;
+    let next = page.last().filter(|_| page.len() == LOOK).map(|(last, ..)| *last);
+    let found = page.into_iter().filter(|(.., ino)| wanted.contains(ino));
+    Ok((found.map(|(_, name, ino)| (ino, name)).collect(), next))
 }

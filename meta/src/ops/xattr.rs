@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::key;
+use crate::key::{self, Key};
 use crate::record::inode::Inode;
 use crate::record::xattr;
 use crate::store::{Ino, MetaError, NAME_MAX, XATTR_COUNT_MAX, XATTR_VALUE_MAX};
@@ -23,6 +23,11 @@ pub(crate) fn get(txn: &Txn<'_>, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetaE
     find(txn, &txn.inode(ino)?, name)?.ok_or(MetaError::NoAttribute)
 }
 
+/// The key of an attribute.
+pub(super) fn key_of(txn: &Txn<'_>, inode: &Inode, name: &[u8]) -> Key {
+    key::xattr::key(inode.attr.ino, txn.hash(name))
+}
+
 /// The value of an attribute, if it is there.
 pub(crate) fn find(
     txn: &Txn<'_>,
@@ -32,7 +37,7 @@ pub(crate) fn find(
     if inode.attr.xattrs == 0 {
         return Ok(None);
     }
-    let bucket = txn.get(&key::xattr::key(inode.attr.ino, txn.hash(name)))?;
+    let bucket = txn.get(&key_of(txn, inode, name))?;
     Ok(xattr::find(bucket.as_deref().unwrap_or_default(), name)?.map(<[u8]>::to_vec))
 }
 

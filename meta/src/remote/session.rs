@@ -5,6 +5,7 @@
 //! What keeps house is done where the volume is led: here there are no orphans, no garbage, no blobs to look at, and
 //! nothing of the kind can be changed.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::id::{BlobId, SessionId};
-use proto::limits::MAX_ENTRIES;
+use proto::limits::{MAX_ENTRIES, MAX_LOOKS};
 use proto::part_store::Issuer;
 use tokio::sync::watch;
 
@@ -21,7 +22,7 @@ use super::link::{Link, RemoteError, Target};
 use crate::account::{Account, AccountKind, Secret, UserChange};
 use crate::rules::extent;
 use crate::store::{
-    Above, Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, Fate, FileUpdate, Ino,
+    Above, Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, Fate, FileUpdate, Ino, Looked,
     MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces, SetAttr, Takes, Time, Trashed,
     Unlinked, Usage, VolumeInfo,
 };
@@ -209,6 +210,24 @@ impl MetaStore for RemoteSession {
 
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
         self.attr(Op::Look(Look::Lookup(parent, copied(name)))).await
+    }
+
+    async fn look(
+        &self,
+        parent: Ino,
+        names: &[Vec<u8>],
+        attribute: &[u8],
+    ) -> Result<Vec<Option<Looked>>, MetaError> {
+        let (mut found, attribute) = (Vec::with_capacity(names.len()), copied(attribute));
+        for some in names.chunks(MAX_LOOKS) {
+            let names = some.iter().map(|name| copied(name)).collect();
+            let look = Look::At { parent, names, attribute: attribute.clone() };
+            match self.link.ask(&Op::Look(look)).await? {
+                Answer::Looks(looked) if looked.len() == some.len() => found.extend(looked),
+                _ => return unexpected(),
+            }
+        }
+        Ok(found)
     }
 
     async fn create(
@@ -533,11 +552,15 @@ impl MetaStore for RemoteSession {
         self.trash(TrashOp::Of { dir, after, limit }).await
     }
 
-    async fn above(&self, dir: Ino) -> Result<Above, MetaError> {
-        match self.link.ask(&Op::Trash(TrashOp::Above(dir))).await? {
-            Answer::Above(above) => Ok(above),
-            _ => unexpected(),
+    async fn above(&self, dirs: &[Ino]) -> Result<BTreeMap<Ino, Above>, MetaError> {
+        let mut found = BTreeMap::new();
+        for some in dirs.chunks(MAX_ENTRIES) {
+            match self.link.ask(&Op::Trash(TrashOp::Above(some.to_vec()))).await? {
+                Answer::Places(places) => found.extend(places),
+                _ => return unexpected(),
+            }
         }
+        Ok(found)
     }
 
     async fn restore(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, GroupId, SessionId};
+use proto::limits::MAX_LOOKS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -18,7 +19,7 @@ use super::{RemoteError, RemoteSession, Target};
 use crate::serve::{Keeper, Metad};
 use crate::store::{
     Caller, Fate, FileUpdate, INLINE, Ino, MetaError, MetaStore, NewNode, Place, ROOT, RenameMode,
-    Takes, Time,
+    Takes, Time, XATTR_VALUE_MAX,
 };
 use crate::volume::MemoryVolume;
 use crate::volume::session::Session;
@@ -157,6 +158,41 @@ async fn what_a_session_does_those_see_who_work_where_it_is_led() {
     assert_eq!(two.trashed(gone.ino).await.unwrap().name, b"l");
     one.give_up_trash(&[gone.ino]).await.unwrap();
     assert_eq!(*served.told.changed.lock(), ["trash", "rules", "trash"]);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn many_names_are_looked_at_and_many_folders_found_at_once() {
+    let served = Served::start().await;
+    let (one, two) = (served.session().await, served.keeper.clone());
+    let longest = |of: usize| vec![of as u8; XATTR_VALUE_MAX];
+    let mut names = vec![b"none".to_vec()];
+    for n in 0..MAX_LOOKS + 6 {
+        let name = format!("f{n}").into_bytes();
+        let made = two.create(Caller::default(), ROOT, &name, 0o644, file()).await.unwrap();
+        two.setxattr(made.ino, b"user.a", &longest(n), None).await.unwrap();
+        names.push(name);
+    }
+    let looked = one.look(ROOT, &names, b"user.a").await.unwrap();
+    let values = looked.iter().map(|one| one.as_ref().and_then(|one| one.value.as_deref()));
+    let (first, last) = (longest(0), longest(MAX_LOOKS + 5));
+    let values: Vec<_> = values.collect();
+    assert!(values[..2] == [None, Some(&first[..])] && values.last() == Some(&Some(&last[..])));
+    assert!(looked == two.look(ROOT, &names, b"user.a").await.unwrap());
+    let mut dirs = vec![Ino(1 << 40)];
+    for (n, name) in [&b"dir"[..], b"sub", b"gone"].into_iter().enumerate() {
+        let parent = if n == 0 { ROOT } else { dirs[1] };
+        let node = NewNode::Directory;
+        dirs.push(two.create(Caller::default(), parent, name, 0o755, node).await.unwrap().ino);
+    }
+    two.discard(dirs[1], b"gone", Takes::EmptyDirectory, 7).await.unwrap();
+    let above = one.above(&dirs).await.unwrap();
+    let told: Vec<_> = above.iter().map(|(ino, above)| (*ino, above.in_trash)).collect();
+    assert_eq!(told, [(dirs[1], false), (dirs[2], false), (dirs[3], true)]);
+    assert_eq!(above, two.above(&dirs).await.unwrap());
+    // Nothing is replaced, so that it takes no room.
+    assert_eq!(one.restore(dirs[3], (ROOT, b"back"), false, 7).await, Ok(None));
+    assert_eq!(two.lookup(ROOT, b"back").await.unwrap().ino, dirs[3]);
     served.end().await;
 }
 

@@ -9,12 +9,12 @@ use crate::record::window::Outcome;
 use crate::store::{Ino, MetaStore, Unlinked};
 use crate::wire::accounts::{AccountOp, secret_to_wire};
 use crate::wire::answer::{Answer, Answered};
-use crate::wire::bad;
 use crate::wire::content::ContentOp;
 use crate::wire::look::Look;
 use crate::wire::names::{AttrOp, NameOp};
 use crate::wire::op::Op;
 use crate::wire::trash::TrashOp;
+use crate::wire::{bad, owned};
 
 /// Does it, and answers also for a panic.
 pub(super) async fn answer(meta: &dyn MetaStore, op: Op) -> Answered {
@@ -57,6 +57,10 @@ async fn done(meta: &dyn MetaStore, op: Op) -> Answered {
 async fn look(meta: &dyn MetaStore, op: Look) -> Answered {
     Ok(match op {
         Look::Lookup(parent, name) => Answer::Attr(meta.lookup(parent, &name).await?),
+        Look::At { parent, names, attribute } => {
+            let names: Vec<Vec<u8>> = names.into_iter().map(owned).collect();
+            Answer::Looks(meta.look(parent, &names, &attribute).await?)
+        }
         Look::Readdir { ino, cookie, limit } => {
             Answer::Entries(meta.readdir(ino, cookie, limit).await?)
         }
@@ -151,7 +155,7 @@ async fn trash(meta: &dyn MetaStore, op: TrashOp) -> Answered {
             Answer::Trash(meta.oldest_trash(until, after, limit).await?)
         }
         TrashOp::Of { dir, after, limit } => Answer::Trash(meta.trash_of(dir, after, limit).await?),
-        TrashOp::Above(dir) => Answer::Above(meta.above(dir).await?),
+        TrashOp::Above(dirs) => Answer::Places(meta.above(&dirs).await?),
         TrashOp::Restore { ino, to, replaces, by } => {
             Answer::Unlinked(meta.restore(ino, (to.0, &to.1), replaces, by).await?)
         }

@@ -7,7 +7,8 @@ use crate::engine::{Batch, Kv, Value};
 use crate::key::{self, Key};
 use crate::rules::name;
 use crate::store::{
-    Extent, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation, Time,
+    Extent, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation, Takes, Time,
+    Trashed,
 };
 use crate::volume::session::Session;
 
@@ -74,6 +75,49 @@ fn every_kind_of_damage_is_reported() {
         );
         repaired_and_at_work(&meta, expected, file, place);
     }
+}
+
+#[test]
+fn what_is_damaged_in_the_trash_hides_nothing_that_was_deleted_before_it() {
+    let (kv, _, meta) = volume(name::hash);
+    let delete = |number: u32| {
+        let name = format!("f{number}");
+        let made = meta.create(ADMIN, ROOT, name.as_bytes(), 0o644, NewNode::File);
+        let ino = wait(made).unwrap().ino;
+        wait(meta.discard(ROOT, name.as_bytes(), Takes::Only(ino), 0)).unwrap();
+        ino
+    };
+    let inos: Vec<Ino> = (0..6).map(delete).collect();
+    let nonsense = |ino: &Ino| (key::trash::key(ROOT, *ino), Some(Value::from(&[9u8][..])));
+    let damage = Batch::from_iter(inos[1..5].iter().map(nonsense));
+    kv.transact(&mut |_| Ok(damage.clone().into())).unwrap();
+    let of = |all: Result<Vec<Trashed>, MetaError>| -> Vec<Ino> {
+        all.unwrap().iter().map(|one| one.attr.ino).collect()
+    };
+    // As many as are asked for: fewer would be the last.
+    let until = Time { secs: i64::MAX, nanos: 0 };
+    assert_eq!(of(wait(meta.newest_trash(None, 2))), [inos[5], inos[0]]);
+    assert_eq!(of(wait(meta.oldest_trash(until, None, 2))), [inos[0], inos[5]]);
+    assert_eq!(of(wait(meta.trash_of(ROOT, None, 2))), [inos[0], inos[5]]);
+    assert_eq!(of(wait(meta.newest_trash(None, 1))), [inos[5]]);
+}
+
+#[test]
+fn what_is_in_the_trash_is_told_by_where_it_was() {
+    let (_, _, meta) = volume(name::hash);
+    let new = |parent: Ino, name: &[u8], node| {
+        wait(meta.create(ADMIN, parent, name, 0o755, node)).unwrap().ino
+    };
+    let dir = new(ROOT, b"dir", NewNode::Directory);
+    let (file, other) = (new(dir, b"file", NewNode::File), new(dir, b"other", NewNode::File));
+    let told = || {
+        let paths = wait(meta.opened_on().paths([file, other].into())).unwrap();
+        [file, other].map(|ino| paths[&ino].clone())
+    };
+    wait(meta.discard(dir, b"file", Takes::Only(file), 0)).unwrap();
+    assert_eq!(told(), ["/dir/file, which is in the trash", "/dir/other"]);
+    wait(meta.discard(ROOT, b"dir", Takes::Only(dir), 0)).unwrap();
+    assert_eq!(told(), ["/dir/file, which is in the trash", "/dir/other, which is in the trash"]);
 }
 
 /// A repair puts it right, and another finds nothing; its bytes are where they were, and it can be worked on.

@@ -17,7 +17,7 @@ use crate::key::counters::Counters;
 use crate::missing::Missing;
 use crate::rules::name;
 use crate::store::{
-    Extent, Fate, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation,
+    Above, Extent, Fate, FileUpdate, Ino, MetaError, MetaStore, NewNode, Place, ROOT, Relocation,
     RenameMode, Time,
 };
 use crate::volume::session::Session;
@@ -168,6 +168,17 @@ fn what_is_named_is_fetched_in_one_round() {
     site.rounds("lookup: the name, then what it names", 2, meta.lookup(here, b"file0"));
     let what = "readdir: the directory with its names, then the inodes";
     assert_eq!(site.rounds(what, 2, meta.readdir(here, 0, 99)).len(), 2 + files.len());
+    let what = "above: the directories, then the names in the one that they are in";
+    let above = site.rounds(what, 2, meta.above(&[here, there, Ino(1 << 40)]));
+    let at = |name: &[u8]| Above { dir: ROOT, name: name.to_vec(), in_trash: false };
+    assert!(above.into_iter().eq([(here, at(b"here")), (there, at(b"there"))]));
+    wait(meta.setxattr(files[2], b"user.a", b"value", None)).unwrap();
+    let names = [&b"file2"[..], b"none", b"file0"].map(<[u8]>::to_vec);
+    let what = "look: the names, then what they name, then their attributes";
+    let looked = site.rounds(what, 3, meta.look(here, &names, b"user.a"));
+    let looked = looked.into_iter().map(|one| one.map(|one| (one.attr.ino, one.value)));
+    let value = Some(b"value".to_vec());
+    assert!(looked.eq([Some((files[2], value)), None, Some((files[0], None))]));
     let new = meta.create(ADMIN, here, b"new", 0o644, NewNode::File);
     site.rounds("create", 1, new);
     site.rounds("link", 1, meta.link(files[0], there, b"link"));

@@ -9,6 +9,7 @@
 //! never waits for the disk, except [`MetaStore::sync`], [`MetaStore::close_session`], and
 //! back-pressure when far too much is unsynced.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,13 +24,14 @@ use crate::engine::{Value, View};
 use crate::key;
 use crate::ops::{
     Step, accounts, acl, attr, blobs, content, list, nameless, names, orphans, rename, sessions,
-    trash, xattr,
+    trash::{self, Parents},
+    xattr,
 };
 use crate::record::window::Window;
 use crate::store::{
     Above, Attr, BlobRecord, Caller, DirEntry, Extent, ExtentPage, Fate, FileUpdate, Ino,
-    JournalStatus, MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces, SetAttr, Takes,
-    Time, Trashed, Unlinked, Usage, VolumeInfo,
+    JournalStatus, Looked, MetaError, MetaStore, NewNode, Relocation, RenameMode, Replaces,
+    SetAttr, Takes, Time, Trashed, Unlinked, Usage, VolumeInfo,
 };
 use crate::txn::Txn;
 use crate::volume::once::{Comes, Once};
@@ -267,6 +269,15 @@ impl MetaStore for Session {
 
     async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, MetaError> {
         self.read(|txn| names::lookup(txn, parent, name)).await
+    }
+
+    async fn look(
+        &self,
+        parent: Ino,
+        names: &[Vec<u8>],
+        attribute: &[u8],
+    ) -> Result<Vec<Option<Looked>>, MetaError> {
+        self.read(|txn| names::look(txn, parent, names, attribute)).await
     }
 
     async fn create(
@@ -613,15 +624,21 @@ impl MetaStore for Session {
         self.read(|txn| trash::of(txn, dir, after, limit)).await
     }
 
-    async fn above(&self, dir: Ino) -> Result<Above, MetaError> {
-        let mut cookie = 0;
-        loop {
-            match self.read(|txn| trash::above(txn, dir, cookie)).await? {
-                Ok(above) => return Ok(above),
-                Err(next) => cookie = next,
+    async fn above(&self, dirs: &[Ino]) -> Result<BTreeMap<Ino, Above>, MetaError> {
+        let Parents { mut known, named } = self.read(|txn| trash::parents(txn, dirs)).await?;
+        for (dir, mut wanted) in named {
+            let mut cookie = Some(0);
+            while let Some(at) = cookie.filter(|_| !wanted.is_empty()) {
+                let (names, next) = self.read(|txn| trash::names(txn, dir, &wanted, at)).await?;
+                for (ino, name) in names {
+                    wanted.remove(&ino);
+                    known.insert(ino, Above { dir, name, in_trash: false });
+                }
+                cookie = next;
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
         }
+        Ok(known)
     }
 
     async fn restore(
@@ -631,7 +648,12 @@ impl MetaStore for Session {
         replaces: bool,
         by: u32,
     ) -> Result<Option<Unlinked>, MetaError> {
-        self.grow(|txn| trash::restore(txn, ino, to, replaces, by)).await
+        let restore = |txn: &mut Txn<'_>| trash::restore(txn, ino, to, replaces, by);
+        match replaces {
+            true => self.grow(restore).await,
+            // It takes no more room than it gives back.
+            false => self.write(restore).await,
+        }
     }
 
     async fn give_up_trash(&self, inos: &[Ino]) -> Result<(), MetaError> {

@@ -1,5 +1,7 @@
 //! What an op is answered with.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use proto::rpc::metad as wire;
 use proto::rpc::metad::answer::Answer as Wire;
@@ -9,12 +11,13 @@ use super::failure::{failure_from_wire, failure_to_wire};
 use super::trash::{above_from_wire, above_to_wire, trashed_from_wire, trashed_to_wire};
 use super::values::{
     attr_from_wire, attr_to_wire, entry_from_wire, entry_to_wire, extents_from_wire,
-    extents_to_wire, usage_from_wire, usage_to_wire, volume_from_wire, volume_to_wire,
+    extents_to_wire, looked_from_wire, looked_to_wire, usage_from_wire, usage_to_wire,
+    volume_from_wire, volume_to_wire,
 };
 use super::{few, owned};
 use crate::account::Account;
 use crate::store::{
-    Above, Attr, DirEntry, Extent, Ino, MetaError, Trashed, Unlinked, Usage, VolumeInfo,
+    Above, Attr, DirEntry, Extent, Ino, Looked, MetaError, Trashed, Unlinked, Usage, VolumeInfo,
 };
 
 /// An op that was done.
@@ -23,6 +26,8 @@ pub(crate) enum Answer {
     Done,
     Attr(Attr),
     Entries(Vec<DirEntry>),
+    /// Of names in their order, those that are there.
+    Looks(Vec<Option<Looked>>),
     /// What lost a name, if anything did.
     Unlinked(Option<Unlinked>),
     /// Bytes, if there are any.
@@ -32,7 +37,8 @@ pub(crate) enum Answer {
     /// The counters, and the bytes of disk that metadata take.
     Usage(Usage, u64),
     Trash(Vec<Trashed>),
-    Above(Above),
+    /// Where directories are.
+    Places(BTreeMap<Ino, Above>),
     Accounts(Vec<Account>),
     Yes(bool),
     /// What the volume is, and the days that what is deleted stays in its trash.
@@ -59,6 +65,10 @@ fn done_to_wire(answer: Answer) -> Wire {
             let entries = entries.into_iter().map(entry_to_wire).collect();
             Wire::Entries(wire::Entries { entries })
         }
+        Answer::Looks(looked) => {
+            let looked = looked.into_iter().map(looked_to_wire).collect();
+            Wire::Looks(wire::Looks { looked })
+        }
         Answer::Unlinked(None) => Wire::Unlinked(wire::Unlinked { ino: 0, orphan: false }),
         Answer::Unlinked(Some(Unlinked { ino, orphan })) => {
             Wire::Unlinked(wire::Unlinked { ino: ino.0, orphan })
@@ -78,7 +88,10 @@ fn done_to_wire(answer: Answer) -> Wire {
             let trashed = trashed.into_iter().map(trashed_to_wire).collect();
             Wire::Trash(wire::TrashList { trashed })
         }
-        Answer::Above(above) => Wire::Above(above_to_wire(above)),
+        Answer::Places(places) => {
+            let places = places.into_iter().map(above_to_wire).collect();
+            Wire::Places(wire::Places { places })
+        }
         Answer::Accounts(accounts) => {
             let accounts = accounts.iter().map(account_to_wire).collect();
             Wire::Accounts(wire::Accounts { accounts })
@@ -111,6 +124,7 @@ fn done_from_wire(answer: Wire) -> Answered {
         Wire::Done(wire::Done {}) => Answer::Done,
         Wire::Attr(attr) => Answer::Attr(attr_from_wire(attr)?),
         Wire::Entries(wire::Entries { entries }) => Answer::Entries(all(entries, entry_from_wire)?),
+        Wire::Looks(wire::Looks { looked }) => Answer::Looks(all(looked, looked_from_wire)?),
         Wire::Unlinked(wire::Unlinked { ino: 0, .. }) => Answer::Unlinked(None),
         Wire::Unlinked(wire::Unlinked { ino, orphan }) => {
             Answer::Unlinked(Some(Unlinked { ino: Ino(ino), orphan }))
@@ -123,7 +137,10 @@ fn done_from_wire(answer: Wire) -> Answered {
             Answer::Usage(usage_from_wire(counters), metadata)
         }
         Wire::Trash(wire::TrashList { trashed }) => Answer::Trash(all(trashed, trashed_from_wire)?),
-        Wire::Above(above) => Answer::Above(above_from_wire(above)),
+        Wire::Places(wire::Places { places }) => {
+            let places = all(places, |place| Ok(above_from_wire(place)))?;
+            Answer::Places(places.into_iter().collect())
+        }
         Wire::Accounts(wire::Accounts { accounts }) => {
             Answer::Accounts(all(accounts, account_from_wire)?)
         }

@@ -4,17 +4,19 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use proto::id::BlobId;
+use proto::limits::MAX_LOOKS;
 use proto::rpc::metad as wire;
 use proto::rpc::metad::look::Look as Wire;
 
 use super::values::{blob_from_wire, blob_to_wire, range_from_wire};
-use super::{limit_from_wire, limit_to_wire};
+use super::{bad, limit_from_wire, limit_to_wire};
 use crate::store::{Ino, MetaError};
 
 /// One of them: a method of [`crate::store::MetaStore`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     Lookup(Ino, Bytes),
+    At { parent: Ino, names: Vec<Bytes>, attribute: Bytes },
     Readdir { ino: Ino, cookie: u64, limit: usize },
     Getattr(Ino),
     Readlink(Ino),
@@ -31,6 +33,11 @@ impl Look {
             Self::Lookup(parent, name) => {
                 Wire::Lookup(wire::Lookup { parent: parent.0, name: name.clone() })
             }
+            Self::At { parent, names, attribute } => Wire::At(wire::LookAt {
+                parent: parent.0,
+                names: names.clone(),
+                attribute: attribute.clone(),
+            }),
             Self::Readdir { ino, cookie, limit } => {
                 let (ino, cookie, limit) = (ino.0, *cookie, limit_to_wire(*limit));
                 Wire::Readdir(wire::Readdir { ino, cookie, limit })
@@ -58,6 +65,12 @@ impl Look {
     pub(crate) fn from_wire(look: wire::Look) -> Result<Self, MetaError> {
         Ok(match look.look.ok_or(MetaError::NotSupported)? {
             Wire::Lookup(wire::Lookup { parent, name }) => Self::Lookup(Ino(parent), name),
+            Wire::At(wire::LookAt { parent, names, attribute }) => {
+                if names.len() > MAX_LOOKS {
+                    return Err(bad("a look at too many names"));
+                }
+                Self::At { parent: Ino(parent), names, attribute }
+            }
             Wire::Readdir(wire::Readdir { ino, cookie, limit }) => {
                 Self::Readdir { ino: Ino(ino), cookie, limit: limit_from_wire(limit)? }
             }

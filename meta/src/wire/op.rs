@@ -9,7 +9,7 @@ use super::look::Look;
 use super::names::{AttrOp, NameOp};
 use super::trash::TrashOp;
 use super::values::small;
-use crate::store::MetaError;
+use crate::store::{MetaError, XATTR_VALUE_MAX};
 
 /// Bytes of an entry of a page, about.
 const ENTRY: usize = 256;
@@ -84,6 +84,8 @@ impl Op {
                 | TrashOp::Of { limit, .. },
             )
             | Self::Accounts(AccountOp::List { limit, .. }) => *limit,
+            Self::Look(Look::At { names, .. }) => names.len() * (1 + XATTR_VALUE_MAX / ENTRY),
+            Self::Trash(TrashOp::Above(dirs)) => dirs.len(),
             Self::Look(Look::InlineBytes(_) | Look::Getxattr(..) | Look::Listxattr(_)) => 64,
             _ => 1,
         };
@@ -140,6 +142,7 @@ impl Op {
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
+    use proto::limits::{MAX_ENTRIES, MAX_LOOKS};
 
     use super::*;
     use crate::store::Ino;
@@ -178,6 +181,22 @@ mod tests {
         let both = wire::Op { op: Some(Wire::SetVolume(both)) };
         for op in [empty, empty_look, both] {
             assert_eq!(Op::from_wire(op), Err(MetaError::NotSupported));
+        }
+    }
+
+    #[test]
+    fn nobody_asks_for_more_than_can_be_answered() {
+        let at = |names| {
+            let names = vec![Bytes::from_static(b"name"); names];
+            Op::Look(Look::At { parent: Ino(1), names, attribute: Bytes::new() })
+        };
+        let above = |dirs| Op::Trash(TrashOp::Above(vec![Ino(1); dirs]));
+        for most in [at(MAX_LOOKS), above(MAX_ENTRIES)] {
+            assert!(most.memory() < 7 << 20, "{} bytes", most.memory());
+            assert_eq!(Op::from_wire(most.to_wire()), Ok(most));
+        }
+        for more in [at(MAX_LOOKS + 1), above(MAX_ENTRIES + 1)] {
+            assert!(matches!(Op::from_wire(more.to_wire()), Err(MetaError::Invalid(_))));
         }
     }
 }

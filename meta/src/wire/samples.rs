@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proto::cluster::Level;
@@ -21,8 +21,8 @@ use super::op::Op;
 use super::trash::TrashOp;
 use crate::account::{Account, AccountKind, Pass, Secret, User, UserChange};
 use crate::store::{
-    Above, Attr, Caller, DirEntry, Extent, Fate, FileUpdate, Ino, Kind, NewNode, Place, RenameMode,
-    Replaces, SetAttr, Takes, Time, Trashed, Unlinked, Usage, VolumeInfo,
+    Above, Attr, Caller, DirEntry, Extent, Fate, FileUpdate, Ino, Kind, Looked, NewNode, Place,
+    RenameMode, Replaces, SetAttr, Takes, Time, Trashed, Unlinked, Usage, VolumeInfo,
 };
 
 fn ino() -> impl Strategy<Value = Ino> {
@@ -116,6 +116,11 @@ fn attr() -> impl Strategy<Value = Attr> {
 fn look() -> impl Strategy<Value = Look> {
     prop_oneof![
         named().prop_map(|(parent, name)| Look::Lookup(parent, name)),
+        (ino(), vec(name(), 0..5), name()).prop_map(|(parent, names, attribute)| Look::At {
+            parent,
+            names,
+            attribute
+        }),
         (ino(), any::<u64>(), limit()).prop_map(|(ino, cookie, limit)| Look::Readdir {
             ino,
             cookie,
@@ -267,7 +272,7 @@ fn trash() -> impl Strategy<Value = TrashOp> {
             after,
             limit
         }),
-        ino().prop_map(TrashOp::Above),
+        vec(ino(), 0..5).prop_map(TrashOp::Above),
         (ino(), named(), any::<bool>(), any::<u32>())
             .prop_map(|(ino, to, replaces, by)| TrashOp::Restore { ino, to, replaces, by }),
         vec(ino(), 0..5).prop_map(TrashOp::GiveUp),
@@ -393,6 +398,8 @@ pub(crate) fn a_volume() -> VolumeInfo {
 pub(crate) fn answer() -> impl Strategy<Value = Answer> {
     let unlinked =
         (1..=u64::MAX, any::<bool>()).prop_map(|(ino, orphan)| Unlinked { ino: Ino(ino), orphan });
+    let looked = (attr(), option::of(vec(any::<u8>(), 0..9)))
+        .prop_map(|(attr, value)| Looked { attr, value });
     let above = (named(), any::<bool>()).prop_map(|((dir, name), in_trash)| Above {
         dir,
         name: name.into(),
@@ -402,13 +409,14 @@ pub(crate) fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::Done),
         attr().prop_map(Answer::Attr),
         vec(entry(), 0..4).prop_map(Answer::Entries),
+        vec(option::of(looked), 0..4).prop_map(Answer::Looks),
         option::of(unlinked).prop_map(Answer::Unlinked),
         option::of(name()).prop_map(Answer::Bytes),
         vec(vec(any::<u8>(), 0..9), 0..4).prop_map(Answer::Names),
         vec(extent(), 0..4).prop_map(Answer::Extents),
         (usage(), any::<u64>()).prop_map(|(usage, metadata)| Answer::Usage(usage, metadata)),
         vec(trashed(), 0..4).prop_map(Answer::Trash),
-        above.prop_map(Answer::Above),
+        btree_map(ino(), above, 0..4).prop_map(Answer::Places),
         vec(account(), 0..4).prop_map(Answer::Accounts),
         any::<bool>().prop_map(Answer::Yes),
         (volume(), any::<u16>()).prop_map(|(info, days)| Answer::Volume(info, days)),

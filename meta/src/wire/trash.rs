@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use proto::rpc::metad as wire;
-use proto::rpc::metad::discard;
 use proto::rpc::metad::trash_op::Op as Wire;
+use proto::rpc::metad::{discard, places};
 
 use super::values::{
     attr_from_wire, attr_to_wire, name_from_wire, name_to_wire, time_from_wire, time_to_wire,
@@ -19,7 +19,7 @@ pub(crate) enum TrashOp {
     Newest { before: Option<(Time, Ino)>, limit: usize },
     Oldest { until: Time, after: Option<(Time, Ino)>, limit: usize },
     Of { dir: Ino, after: Option<Ino>, limit: usize },
-    Above(Ino),
+    Above(Vec<Ino>),
     Restore { ino: Ino, to: (Ino, Bytes), replaces: bool, by: u32 },
     GiveUp(Vec<Ino>),
     Delete(Ino),
@@ -60,7 +60,7 @@ impl TrashOp {
                 let (dir, after) = (dir.0, after.map(|ino| ino.0));
                 Wire::Of(wire::TrashOf { dir, after, limit: limit_to_wire(*limit) })
             }
-            Self::Above(dir) => Wire::Above(dir.0),
+            Self::Above(dirs) => Wire::Above(wire::Inodes { inos: inos_to_wire(dirs) }),
             Self::Restore { ino, to, replaces, by } => Wire::Restore(wire::Restore {
                 ino: ino.0,
                 to: Some(name_to_wire(to.0, &to.1)),
@@ -96,7 +96,7 @@ impl TrashOp {
             Wire::Of(wire::TrashOf { dir, after, limit }) => {
                 Self::Of { dir: Ino(dir), after: after.map(Ino), limit: limit_from_wire(limit)? }
             }
-            Wire::Above(dir) => Self::Above(Ino(dir)),
+            Wire::Above(wire::Inodes { inos }) => Self::Above(inos_from_wire(inos)?),
             Wire::Restore(wire::Restore { ino, to, replaces, by }) => {
                 Self::Restore { ino: Ino(ino), to: name_from_wire(to)?, replaces, by }
             }
@@ -143,12 +143,12 @@ pub(crate) fn trashed_from_wire(trashed: wire::Trashed) -> Result<Trashed, MetaE
     Ok(Trashed { attr, dir: Ino(dir), name: owned(name), when, by })
 }
 
-pub(crate) fn above_to_wire(above: Above) -> wire::Above {
+pub(crate) fn above_to_wire((ino, above): (Ino, Above)) -> places::Place {
     let Above { dir, name, in_trash } = above;
-    wire::Above { dir: dir.0, name: name.into(), in_trash }
+    places::Place { ino: ino.0, dir: dir.0, name: name.into(), in_trash }
 }
 
-pub(crate) fn above_from_wire(above: wire::Above) -> Above {
-    let wire::Above { dir, name, in_trash } = above;
-    Above { dir: Ino(dir), name: owned(name), in_trash }
+pub(crate) fn above_from_wire(place: places::Place) -> (Ino, Above) {
+    let places::Place { ino, dir, name, in_trash } = place;
+    (Ino(ino), Above { dir: Ino(dir), name: owned(name), in_trash })
 }

@@ -11,7 +11,8 @@ use proxy::{Layout, VolumeRules};
 
 use super::{bad, few, owned, there};
 use crate::store::{
-    Attr, Caller, DirEntry, Extent, Fate, Ino, Kind, MetaError, Place, Time, Usage, VolumeInfo,
+    Attr, Caller, DirEntry, Extent, Fate, Ino, Kind, Looked, MetaError, Place, Time, Usage,
+    VolumeInfo,
 };
 
 /// By the numbers that they travel as.
@@ -185,6 +186,20 @@ pub(crate) fn entry_to_wire(entry: DirEntry) -> wire::Entry {
 pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<DirEntry, MetaError> {
     let wire::Entry { cookie, name, attr, damaged } = entry;
     Ok(DirEntry { cookie, name: owned(name), attr: attr_from_wire(there(attr)?)?, damaged })
+}
+
+/// What a name is; `None`: it is not there.
+pub(crate) fn looked_to_wire(looked: Option<Looked>) -> wire::Looked {
+    looked.map_or_else(wire::Looked::default, |Looked { attr, value }| wire::Looked {
+        attr: Some(attr_to_wire(&attr)),
+        value: value.map(Bytes::from),
+    })
+}
+
+pub(crate) fn looked_from_wire(looked: wire::Looked) -> Result<Option<Looked>, MetaError> {
+    let wire::Looked { attr, value } = looked;
+    let value = value.map(owned);
+    attr.map(|attr| Ok(Looked { attr: attr_from_wire(attr)?, value })).transpose()
 }
 
 pub(crate) fn usage_to_wire(usage: Usage) -> wire::Counters {

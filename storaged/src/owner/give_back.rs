@@ -193,10 +193,43 @@ impl Owner {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use proto::id::SlotId;
 
-    use crate::fault_tests::{ask, ask_put, fresh, key, recover};
+    use crate::fault_tests::{self, MIB, ask, ask_put, fresh, key, put, recover, taken};
     use crate::shared::queue::Ask;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_put_does_not_wait_for_all_that_was_deleted_before_it() {
+        const PARTS: u64 = 40;
+        let large = |n| key(n, MIB as u32);
+        let dir = fresh();
+        {
+            let (_disk, store) = fault_tests::open(&dir);
+            for n in 0..PARTS {
+                put(&store, large(n)).await.unwrap();
+            }
+        }
+        let mut owner = recover(&dir);
+        // What comes back is what holes give.
+        owner.compact_from = Instant::now() + Duration::from_secs(3600);
+        let before = taken(&dir);
+        let deleted = (0..PARTS).map(|n| large(n).blob).collect();
+        let asked = ask(&owner, Ask::Delete(deleted, None));
+        owner.turn(owner.patience());
+        assert_eq!(asked.await, Ok(()));
+        assert!(owner.has_holes(), "the next request has its turn before all of it is given back");
+        // Nobody asks for anything, and the rest follows.
+        while owner.owes_something_back() {
+            owner.turn(Duration::ZERO);
+        }
+        assert!(owner.ledger.holes.is_empty());
+        let gone = before - taken(&dir);
+        assert!(gone >= PARTS * (MIB - (64 << 10)), "{gone} bytes came back of {before}");
+        owner.end();
+        owner.ledger.index.close();
+    }
 
     /// A file goes, and so many of its records are dead that they are struck off little by little. Whatever of that is not
     /// durable when the disk fails is made up for when it is opened: no delete stays remembered for nothing.
