@@ -11,6 +11,7 @@ use proto::cluster::{Cluster, Slot};
 use proto::id::{ClusterId, DiskId, Generation, SlotId};
 use proto::program::say;
 use proto::rpc::storaged::{DiskStatus, StatusReply};
+use proto::tls::Connector;
 use proto::touch::touch;
 use storaged::superblock::Superblock;
 
@@ -78,6 +79,13 @@ struct FileArgs {
     /// [default: whoever mounts a volume leads it]
     #[arg(long, value_name = "HOST:PORT")]
     metad: Vec<String>,
+    /// Directory of this machine's certificate in the cluster, which goes into the file
+    /// [default: not in the file; /var/lib/ashlar/node, where there is one]
+    #[arg(long, value_name = "DIR", env = "ASHLAR_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// Speak to other machines without TLS: on a network that you trust
+    #[arg(long, conflicts_with = "identity")]
+    insecure: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
@@ -120,11 +128,15 @@ async fn given_up(store: &Store, disks: &[DiskId]) -> Result<()> {
 async fn cluster(args: &FileArgs) -> Result<Cluster> {
     let mut cluster = None;
     let mut slots: Vec<Slot> = Vec::new();
+    let connector = match args.insecure {
+        true => Connector::insecure(),
+        false => Connector::with(args.identity.as_deref())?,
+    };
     for place in &args.places {
         let (id, found) = match place.rsplit_once(':') {
             _ if is_directory(place)? => in_directory(place)?,
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                served(place, args.by_host).await?
+                served(place, &connector, args.by_host).await?
             }
             _ => bail!("{place} is neither HOST:PORT, as 10.0.0.1:7411, nor a directory"),
         };
@@ -141,7 +153,10 @@ async fn cluster(args: &FileArgs) -> Result<Cluster> {
     }
     let cluster = cluster.context("no disks")?;
     let (cache, metad) = (args.cache.clone(), args.metad.clone());
-    Ok(Cluster { cluster, generation: Generation(1), cache, metad, slots })
+    let identity = args.identity.as_deref().map(std::path::absolute).transpose();
+    let (identity, insecure) = (identity.context("--identity")?, args.insecure);
+    let generation = Generation(1);
+    Ok(Cluster { cluster, generation, cache, metad, identity, insecure, slots })
 }
 
 fn is_directory(place: &str) -> Result<bool> {
@@ -157,8 +172,12 @@ fn in_directory(place: &str) -> Result<(ClusterId, Vec<Slot>)> {
     Ok((cluster, vec![Slot { disk, replaces, address, path, slot, domain, rack, drain: false }]))
 }
 
-async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> {
-    let status = ask(address).await.with_context(|| format!("storaged at {address}"))?;
+async fn served(
+    address: &str,
+    connector: &Connector,
+    by_host: bool,
+) -> Result<(ClusterId, Vec<Slot>)> {
+    let status = ask(address, connector).await.with_context(|| format!("storaged at {address}"))?;
     let cluster = ClusterId::from_slice(&status.cluster)
         .with_context(|| format!("storaged at {address} names no cluster"))?;
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -175,8 +194,8 @@ async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> 
     Ok((cluster, status.disks.iter().map(slot).collect::<Result<_>>()?))
 }
 
-async fn ask(address: &str) -> Result<StatusReply> {
-    let daemon = Daemon::new(address)?;
+async fn ask(address: &str, connector: &Connector) -> Result<StatusReply> {
+    let daemon = Daemon::through(address, connector.clone())?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match tokio::time::timeout(ANSWER, daemon.status()).await {
