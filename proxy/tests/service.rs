@@ -15,6 +15,7 @@ use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
 use proto::rpc::proxyd as wire;
 use proto::rpc::proxyd::blob_failure::Kind;
 use proto::rpc::proxyd::proxyd_client::ProxydClient;
+use proto::tls::Acceptor;
 use proxy::{BlobStore, LiveProxy, Proxy, ProxySettings, Stored};
 use support::{MemorySlot, Mood, blob, config, noise, proxy_over};
 use tokio::net::TcpListener;
@@ -30,9 +31,13 @@ async fn blobs_go_in_and_out_over_grpc() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(proxy::service::serve(LiveProxy::new(proxy), listener, async {
-        let _ = stopped.await;
-    }));
+    let server = tokio::spawn(proxy::service::serve(
+        LiveProxy::new(proxy),
+        (listener, Acceptor::plain()),
+        async {
+            let _ = stopped.await;
+        },
+    ));
     let client = ProxydClient::connect(address).await.unwrap();
     let limit = proto::limits::MAX_MESSAGE;
     let mut client = client.max_decoding_message_size(limit).max_encoding_message_size(limit);

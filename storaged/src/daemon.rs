@@ -15,6 +15,7 @@ use proto::observe::change_filter;
 use proto::program::sentence;
 use proto::signals::{self, Hangup};
 use proto::systemd;
+use proto::tls::Acceptor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::unbounded_channel;
@@ -39,6 +40,10 @@ pub struct RunConfig {
     pub disk: Vec<PathBuf>,
     /// Address to serve on.
     pub listen: Option<Listen>,
+    /// Directory of this machine's certificate in the cluster.
+    pub identity: Option<PathBuf>,
+    /// Serve without TLS to whoever reaches the address.
+    pub insecure: bool,
     /// Address to serve metrics on.
     pub metrics: Option<Listen>,
     /// What to log.
@@ -61,6 +66,8 @@ impl RunConfig {
         Self {
             disk: if self.disk.is_empty() { file.disk } else { self.disk },
             listen: self.listen.or(file.listen),
+            identity: self.identity.or(file.identity),
+            insecure: self.insecure || file.insecure,
             metrics: self.metrics.or(file.metrics),
             log: self.log.or(file.log),
             scrub_days: self.scrub_days.or(file.scrub_days),
@@ -89,12 +96,6 @@ pub(crate) async fn run(
     // Before that as well, so that nothing is opened in vain.
     let listener = TcpListener::bind(listen.addresses()).await;
     let listener = listener.with_context(|| format!("listening on {listen}"))?;
-    if listen.is_everywhere() {
-        tracing::warn!(
-            "listening on {listen}: whoever reaches this machine there can read and delete"
-        );
-    }
-    let listen = listener.local_addr()?;
     if let Some(address) = &config.metrics {
         serve_metrics(address)?;
     }
@@ -103,14 +104,27 @@ pub(crate) async fn run(
         // What is being opened is left as a crash would leave it.
         () = stop.cancelled() => return Ok(()),
     };
+    let identity = config.identity.as_deref();
+    let acceptor = Acceptor::listening(&listen, identity, bays.cluster(), config.insecure);
+    let acceptor = match acceptor {
+        Ok(acceptor) => acceptor,
+        Err(why) => {
+            bays.close().await;
+            return Err(why.into());
+        }
+    };
+    if !acceptor.is_secure() && !listen.is_here() {
+        tracing::warn!("listening on {listen} without TLS: whoever reaches it can read and delete");
+    }
+    let listen = listener.local_addr()?;
     let metrics = config.metrics.map_or("none".to_owned(), |address| address.to_string());
     let (disks, out) = (bays.count_in(), bays.all().len() - bays.count_in());
     tracing::info!(
         version = proto::VERSION, %listen, cluster = %bays.cluster(),
-        disks, out, metrics, "storaged is ready"
+        disks, out, metrics, tls = acceptor.is_secure(), "storaged is ready"
     );
     systemd::ready();
-    let served = Service::new(bays.clone()).serve(listener, stop).await;
+    let served = Service::new(bays.clone()).admitting(acceptor).serve(listener, stop).await;
     bays.close().await;
     tracing::info!("stopped");
     Ok(served?)

@@ -12,6 +12,7 @@ use nix::sys::statvfs::statvfs;
 use proto::client::Daemon;
 use proto::id::{ClusterId, DiskId, PartKey};
 use proto::program::{self, complain, sentence};
+use proto::tls::Connector;
 use proto::touch::touch;
 use serde_json::{Value, json};
 
@@ -268,7 +269,8 @@ pub(crate) fn rebuild_index(disks: &Disks) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let daemon = Daemon::new(&args.address)?;
+    let connector = Connector::with(args.identity.as_deref())?;
+    let daemon = Daemon::through(&args.address, connector)?;
     let status = tokio::time::timeout(ANSWER, daemon.status())
         .await
         .with_context(|| format!("{}: no answer within {ANSWER:?}", args.address))?
