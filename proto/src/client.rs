@@ -47,6 +47,27 @@ pub struct BadAddress {
     source: tonic::transport::Error,
 }
 
+/// For gRPC to `HOST:PORT`, connected on first use. Must be called within a tokio runtime.
+///
+/// # Errors
+/// [`BadAddress`].
+pub fn channel(address: &str, connector: Connector) -> Result<Channel, BadAddress> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|source| BadAddress { address: address.to_owned(), source })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
+    let address: Arc<str> = address.into();
+    let connecting = move |_: Uri| {
+        let (connector, address) = (connector.clone(), address.clone());
+        async move { connector.connect(&address, Protocol::Grpc).await.map(TokioIo::new) }
+    };
+    Ok(endpoint.connect_with_connector_lazy(service_fn(connecting)))
+}
+
 /// One storage daemon. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Daemon {
@@ -65,22 +86,8 @@ impl Daemon {
     /// # Errors
     /// [`BadAddress`].
     pub fn through(address: &str, connector: Connector) -> Result<Self, BadAddress> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|source| BadAddress { address: address.to_owned(), source })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
         let link = Arc::new(Link::new(address, connector.clone(), CONNECT_TIMEOUT));
-        let address: Arc<str> = address.into();
-        let connecting = move |_: Uri| {
-            let (connector, address) = (connector.clone(), address.clone());
-            async move { connector.connect(&address, Protocol::Grpc).await.map(TokioIo::new) }
-        };
-        let channel = endpoint.connect_with_connector_lazy(service_fn(connecting));
-        Ok(Self { client: StoragedClient::new(channel), link })
+        Ok(Self { client: StoragedClient::new(channel(address, connector)?), link })
     }
 
     /// One slot of this daemon.

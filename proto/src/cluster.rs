@@ -438,7 +438,8 @@ impl Cluster {
     }
 }
 
-fn is_address(text: &str) -> bool {
+/// Is it `HOST:PORT`?
+pub fn is_address(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
 }

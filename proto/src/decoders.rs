@@ -6,6 +6,8 @@
 
 use std::sync::LazyLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -24,6 +26,7 @@ use crate::part_store::{Issuer, Scope};
 use crate::scheme::Scheme;
 use crate::tls::authority::{Authority, MACHINE_LASTS, from_now, new_key, request, validity};
 use crate::tls::identity::{Identity, Revoked, Role};
+use crate::tls::token::Token;
 
 /// One of them.
 pub struct Decoder {
@@ -97,6 +100,7 @@ pub const DECODERS: &[Decoder] = &[
         seal: unsealed,
     },
     Decoder { name: "revoked", decode: read_revoked, example: a_revoked, seal: unsealed },
+    Decoder { name: "token", decode: read_token, example: a_token, seal: seal_token },
 ];
 
 /// A blob's id, for examples.
@@ -264,6 +268,29 @@ fn a_revoked() -> Vec<u8> {
 fn read_revoked(bytes: &[u8]) {
     if let Ok(revoked) = Revoked::parse(&String::from_utf8_lossy(bytes)) {
         assert_eq!(Revoked::parse(&revoked.to_text()), Ok(revoked), "a list is read as written");
+    }
+}
+
+fn a_token() -> Vec<u8> {
+    let (cluster, expires) = (ClusterId::random(), 2_000_000_000);
+    let addresses = vec!["10.0.0.1:7410".to_owned(), "root-b:7410".to_owned()];
+    let (fingerprint, secret) = ([1; 32], [2; 32]);
+    Token { cluster, fingerprint, secret, expires, addresses }.to_string().into_bytes()
+}
+
+/// Makes the checksum right, of whatever can be decoded.
+fn seal_token(bytes: &mut Vec<u8>) {
+    let Some(encoded) = bytes.strip_prefix(b"ashlar1.") else { return };
+    let Ok(mut inner) = URL_SAFE_NO_PAD.decode(encoded) else { return };
+    let Some(len) = inner.len().checked_sub(4) else { return };
+    inner.truncate(len);
+    inner.extend_from_slice(&crc32c::crc32c(&inner).to_be_bytes());
+    *bytes = format!("ashlar1.{}", URL_SAFE_NO_PAD.encode(inner)).into_bytes();
+}
+
+fn read_token(bytes: &[u8]) {
+    if let Ok(token) = String::from_utf8_lossy(bytes).parse::<Token>() {
+        assert_eq!(token.to_string().parse(), Ok(token), "a token is read as it is written");
     }
 }
 

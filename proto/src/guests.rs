@@ -206,6 +206,11 @@ impl Guest {
         }
     }
 
+    /// Who it is, if that is known.
+    pub fn peer(&self) -> Option<Peer> {
+        self.guests.book.lock().here.get(&self.number)?.peer.clone()
+    }
+
     /// A whole request has arrived; it is under way until the answer is dropped.
     pub fn begin(self: &Arc<Self>) -> UnderWay {
         if let Some(entry) = self.guests.book.lock().here.get_mut(&self.number) {

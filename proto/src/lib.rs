@@ -68,6 +68,10 @@ pub mod rpc {
     pub mod proxyd {
         tonic::include_proto!("ashlar.proxyd.v1");
     }
+    /// What machines ask of a root of their cluster.
+    pub mod root {
+        tonic::include_proto!("ashlar.root.v1");
+    }
     /// What sessions ask of whoever leads a volume.
     pub mod metad {
         tonic::include_proto!("ashlar.metad.v1");

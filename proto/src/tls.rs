@@ -3,7 +3,8 @@
 //!
 //! * [`Acceptor`] is how a server takes connections, [`Connector`] how a client makes them. One without credentials speaks
 //!   without TLS: to this machine alone, unless its cluster file says `insecure = true`.
-//! * [`credentials`] are the files of a machine, [`identity`] what a certificate says; [`authority`] is the CA.
+//! * [`credentials`] are the files of a machine, [`identity`] what a certificate says; [`authority`] is the CA, and with a
+//!   [`token`] a machine gets its first certificate.
 //! * [`wire`] is a connection. What is spoken on it is agreed on within TLS.
 //!
 //! Handshakes are bounded: in time by [`HANDSHAKE`], in number by the [guests](crate::guests) that may be strangers.
@@ -15,6 +16,7 @@ pub mod files;
 pub mod identity;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod verify;
 pub mod wire;
 
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 use metrics::counter;
 use parking_lot::Mutex;
 use rustls::pki_types::{DnsName, ServerName};
-use rustls::{CertificateError, CommonState, Error};
+use rustls::{CertificateError, ClientConfig, CommonState, Error};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -54,6 +56,8 @@ const NO_NAME: &str = "node.ashlar.invalid";
 #[derive(Clone, Debug, Default)]
 pub struct Acceptor {
     credentials: Option<Arc<Credentials>>,
+    /// Who shows no certificate comes in, too.
+    strangers: bool,
     refused: Arc<Mutex<Refused>>,
 }
 
@@ -80,7 +84,13 @@ struct Refused {
 impl Acceptor {
     /// With these; without any there is no TLS.
     pub fn new(credentials: Option<Arc<Credentials>>) -> Self {
-        Self { credentials, refused: Arc::default() }
+        Self { credentials, strangers: false, refused: Arc::default() }
+    }
+
+    /// The same, for strangers as well: [`Wire::peer`] says who is none. They are shown the CA, too.
+    #[must_use]
+    pub fn with_strangers(self) -> Self {
+        Self { strangers: true, ..self }
     }
 
     /// Without TLS.
@@ -121,7 +131,11 @@ impl Acceptor {
     pub async fn accept(&self, stream: TcpStream, protocols: &[Protocol]) -> io::Result<Wire> {
         let Some(credentials) = &self.credentials else { return Ok(stream.into()) };
         let from = stream.peer_addr();
-        let mut config = credentials.current().server.clone();
+        let current = credentials.current();
+        let mut config = match self.strangers {
+            true => current.open.clone(),
+            false => current.server.clone(),
+        };
         config.alpn_protocols = protocols.iter().map(|one| one.name().to_vec()).collect();
         let accepting = TlsAcceptor::from(Arc::new(config)).accept(stream);
         let agreed = match timeout(HANDSHAKE, Box::pin(accepting)).await {
@@ -132,7 +146,10 @@ impl Acceptor {
             let agreed = stream.get_ref().1.alpn_protocol().is_some();
             let stream = TlsStream::from(stream);
             // A client that names no protocol is none of ours.
-            if agreed { known(stream, credentials) } else { Err(no_protocol()) }
+            match agreed {
+                true => known(stream, Some(credentials)),
+                false => Err(no_protocol()),
+            }
         });
         agreed.inspect_err(|why| {
             let from = from.map_or("somebody".to_owned(), |from| from.to_string());
@@ -160,13 +177,16 @@ fn no_protocol() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "it does not say what it speaks")
 }
 
-/// Who is at the other end of a connection that was agreed on.
-fn known(stream: TlsStream<TcpStream>, credentials: &Arc<Credentials>) -> io::Result<Wire> {
+/// Who is at the other end of a connection that was agreed on: nobody, where strangers come in.
+fn known(stream: TlsStream<TcpStream>, credentials: Option<&Arc<Credentials>>) -> io::Result<Wire> {
     let state: &CommonState = stream.get_ref().1;
     let certificate = state.peer_certificates().and_then(<[_]>::first);
-    let certificate =
-        certificate.ok_or_else(|| io::Error::other(Error::NoCertificatesPresented))?;
-    let peer = Peer::new(certificate, credentials).map_err(io::Error::other)?;
+    let peer = match (certificate, credentials) {
+        (Some(certificate), Some(credentials)) => {
+            Some(Peer::new(certificate, credentials).map_err(io::Error::other)?)
+        }
+        _ => None,
+    };
     Ok(Wire::secured(stream, peer))
 }
 
@@ -205,6 +225,8 @@ enum Kind {
     Plain { anywhere: bool },
     /// With what this machine has.
     Tls(Arc<Credentials>),
+    /// To a root of a cluster that this machine is to be of.
+    Pinned(Arc<ClientConfig>),
 }
 
 impl Connector {
@@ -247,6 +269,14 @@ impl Connector {
         directory.map(Credentials::open).transpose().map(Self::new)
     }
 
+    /// To a root of a cluster of which nothing is known but this fingerprint of its CA, without saying who is there.
+    ///
+    /// # Errors
+    /// When the library has no TLS.
+    pub fn pinned(cluster: ClusterId, fingerprint: [u8; 32]) -> Result<Self, TlsError> {
+        credentials::pinned(cluster, fingerprint).map(|config| Self(Kind::Pinned(Arc::new(config))))
+    }
+
     /// Connects to `HOST:PORT`, to speak this. Bounding the time is the caller's, but for the handshake.
     ///
     /// # Errors
@@ -254,25 +284,25 @@ impl Connector {
     pub async fn connect(&self, address: &str, protocol: Protocol) -> io::Result<Wire> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let credentials = match &self.0 {
+        let (mut config, credentials) = match &self.0 {
             Kind::Plain { anywhere } => {
                 let here = stream.peer_addr()?.ip().to_canonical().is_loopback();
                 return if *anywhere || here { Ok(stream.into()) } else { Err(unknown_here()) };
             }
-            Kind::Tls(credentials) => credentials,
+            Kind::Tls(credentials) => (credentials.current().client.clone(), Some(credentials)),
+            Kind::Pinned(config) => ((**config).clone(), None),
         };
-        let mut config = credentials.current().client.clone();
         config.alpn_protocols = vec![protocol.name().to_vec()];
         let name = ServerName::DnsName(DnsName::try_from(NO_NAME).map_err(io::Error::other)?);
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
         let agreed = timeout(HANDSHAKE, Box::pin(connecting)).await;
         let stream = agreed.map_err(|_| late())?.map_err(said)?;
         let wire = known(stream.into(), credentials)?;
-        let serves = wire.peer().is_some_and(|peer| match protocol {
-            Protocol::Session => peer.identity().is(Role::Root),
-            Protocol::Link | Protocol::Grpc => peer.identity().may_serve(),
-        });
-        if serves { Ok(wire) } else { Err(no_root()) }
+        let leads = |peer: &Peer| peer.identity().is(Role::Root);
+        match wire.peer() {
+            Some(peer) if protocol == Protocol::Session && !leads(peer) => Err(no_root()),
+            _ => Ok(wire),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use proto::tls::Acceptor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::unbounded_channel;
+use tokio_util::sync::CancellationToken;
 
 use crate::disk::bay::{Bay, BayPlan, BayState, Bays};
 use crate::disk::late::all_but_late;
@@ -75,11 +76,21 @@ impl RunConfig {
     }
 }
 
-/// Serves until it is told to end; `reload` is what SIGHUP means.
+/// Serves until a signal ends it; `reload` is what SIGHUP means.
 pub(crate) async fn run(
     config: RunConfig,
     reload: impl FnMut() + Send + 'static,
 ) -> anyhow::Result<()> {
+    // Before disks are opened, which may take long: whoever says stop then means it, too.
+    let stop = signals::take("storaged", Hangup::Reloads(Box::new(reload)))?;
+    serve(config, stop).await
+}
+
+/// Serves until `stop`: for a program that does more than that.
+///
+/// # Errors
+/// When nothing can be served, in a sentence.
+pub async fn serve(config: RunConfig, stop: CancellationToken) -> anyhow::Result<()> {
     if config.disk.is_empty() {
         bail!("no disks: give at least one --disk DIR");
     }
@@ -91,9 +102,7 @@ pub(crate) async fn run(
         Some(address) => address,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
     };
-    // Before disks are opened, which may take long: whoever says stop then means it, too.
-    let stop = signals::take("storaged", Hangup::Reloads(Box::new(reload)))?;
-    // Before that as well, so that nothing is opened in vain.
+    // Before disks are opened, so that none is in vain.
     let listener = TcpListener::bind(listen.addresses()).await;
     let listener = listener.with_context(|| format!("listening on {listen}"))?;
     if let Some(address) = &config.metrics {

@@ -8,16 +8,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
-    date_time_ymd,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::credentials::NodeFiles;
 use super::files::TlsError;
 use super::identity::{Identity, Serial};
-use crate::id::ClusterId;
+use crate::id::{ClusterId, NodeId};
 
 /// How long a machine's certificate is valid. It is renewed at half of that.
 pub const MACHINE_LASTS: Duration = Duration::from_secs(30 * 86400);
@@ -137,11 +138,7 @@ impl Authority {
         identity: &Identity,
         when: &Range<SystemTime>,
     ) -> Result<Issued, TlsError> {
-        if request.len() > LONGEST_REQUEST {
-            return Err(TlsError::Making("the request is too long".to_owned()));
-        }
-        let request = CertificateSigningRequestDer::from(request);
-        let asked = CertificateSigningRequestParams::from_der(&request).map_err(failed)?;
+        let asked = asked(request)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&identity.node.to_string());
         params.is_ca = IsCa::ExplicitNoCa;
@@ -163,6 +160,15 @@ impl Authority {
         Ok(Issued { certificate: certificate.pem(), serial })
     }
 
+    /// Which machine asks: the one that has this key, and no other.
+    ///
+    /// # Errors
+    /// [`TlsError::Making`] when the request makes no sense, or is not signed by its key.
+    pub fn node_of(request: &[u8]) -> Result<NodeId, TlsError> {
+        let key = Sha256::digest(asked(request)?.public_key.der_bytes());
+        NodeId::from_slice(&key[..16]).ok_or_else(|| TlsError::Making("no id".to_owned()))
+    }
+
     /// Makes a machine what the identity says: a key and a certificate, as [`Self::issue`] makes it, into its files. For
     /// the machine that the CA is on.
     ///
@@ -179,6 +185,14 @@ impl Authority {
         files.keep(&key, &issued.certificate, &self.certificate)?;
         Ok(issued)
     }
+}
+
+fn asked(request: &[u8]) -> Result<CertificateSigningRequestParams, TlsError> {
+    if request.len() > LONGEST_REQUEST {
+        return Err(TlsError::Making("the request is too long".to_owned()));
+    }
+    let request = CertificateSigningRequestDer::from(request);
+    CertificateSigningRequestParams::from_der(&request).map_err(failed)
 }
 
 fn named(name: &str) -> DistinguishedName {
@@ -206,7 +220,6 @@ mod tests {
     use rustls::pki_types::pem::PemObject;
 
     use super::*;
-    use crate::id::NodeId;
     use crate::tls::identity::Role;
 
     fn somebody(cluster: ClusterId) -> Identity {
@@ -234,6 +247,11 @@ mod tests {
         assert!(apart < Duration::from_secs(1), "{read:?}");
         let again = authority.issue(&asked, &identity, &when).unwrap();
         assert_ne!(again.serial, issued.serial, "each has a number of its own");
+        let other = params.serialize_request(&key).unwrap().der().to_vec();
+        let node = Authority::node_of(&asked).unwrap();
+        assert_eq!(Authority::node_of(&other).unwrap(), node, "it is who has the key");
+        let stranger = request(&new_key().unwrap()).unwrap();
+        assert_ne!(Authority::node_of(&stranger).unwrap(), node);
     }
 
     #[test]

@@ -106,6 +106,8 @@ impl NodeFiles {
 pub(super) struct Current {
     pub(super) identity: Arc<Identity>,
     pub(super) server: ServerConfig,
+    /// For a server that strangers may come to: it shows the CA, too.
+    pub(super) open: ServerConfig,
     pub(super) client: ClientConfig,
     revoked: Arc<Revoked>,
 }
@@ -115,41 +117,67 @@ impl Current {
         let pair = load(&files.certificate(), &files.key())?;
         let (identity, _) = files.whom(&pair.cert)?;
         let mut roots = RootCertStore::empty();
-        for ca in certificates(&files.ca())? {
+        let authorities = certificates(&files.ca())?;
+        for ca in authorities.clone() {
             roots.add(ca).map_err(|why| at(&files.ca())(why.to_string()))?;
         }
         let revoked = Arc::new(files.read_revoked()?);
         let provider = Arc::new(crypto::ring::default_provider());
         let verifier = Verifier::new(identity.cluster, roots, revoked.clone(), provider.clone());
         let verifier = verifier.map_err(|why| at(&files.ca())(why))?;
-        let (server, client) = configure(pair, &verifier, &provider)
-            .map_err(|why| TlsError::Making(why.to_string()))?;
-        Ok(Self { identity: Arc::new(identity), server, client, revoked })
+        let making = |why: rustls::Error| TlsError::Making(why.to_string());
+        let shown = [pair.cert.clone(), authorities].concat();
+        let shown = CertifiedKey::new(shown, pair.key.clone());
+        let open = serving(shown, verifier.with_strangers(), &provider).map_err(making)?;
+        let client = asking(Some(pair.clone()), verifier.clone(), &provider).map_err(making)?;
+        let server = serving(pair, verifier, &provider).map_err(making)?;
+        Ok(Self { identity: Arc::new(identity), server, open, client, revoked })
     }
+}
+
+/// How a machine asks a root of a cluster that it is to be of.
+///
+/// # Errors
+/// When the library has no TLS.
+pub(super) fn pinned(cluster: ClusterId, fingerprint: [u8; 32]) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(crypto::ring::default_provider());
+    let verifier = Verifier::pinned(cluster, fingerprint, &provider);
+    asking(None, verifier, &provider).map_err(|why| TlsError::Making(why.to_string()))
 }
 
 /// TLS 1.3, and nothing of a connection is taken up again by another: that would let in whose certificate was revoked
 /// meanwhile.
-fn configure(
-    pair: CertifiedKey,
-    verifier: &Arc<Verifier>,
+fn serving(
+    own: CertifiedKey,
+    verifier: Arc<Verifier>,
     provider: &Arc<CryptoProvider>,
-) -> Result<(ServerConfig, ClientConfig), rustls::Error> {
-    let own = Arc::new(SingleCertAndKey::from(pair));
+) -> Result<ServerConfig, rustls::Error> {
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(verifier.clone())
-        .with_cert_resolver(own.clone());
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
-    let mut client = ClientConfig::builder_with_provider(provider.clone())
+    Ok(server)
+}
+
+/// The same for who asks; `own`: unless he has none.
+fn asking(
+    own: Option<CertifiedKey>,
+    verifier: Arc<Verifier>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(verifier.clone())
-        .with_client_cert_resolver(own);
+        .with_custom_certificate_verifier(verifier);
+    let mut client = match own {
+        Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
+        None => builder.with_no_client_auth(),
+    };
     client.resumption = Resumption::disabled();
     client.enable_sni = false;
-    Ok((server, client))
+    Ok(client)
 }
 
 /// A machine's certificate in use.

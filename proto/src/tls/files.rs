@@ -2,9 +2,9 @@
 //!
 //! A file is written whole or not at all. One that is exchanged while it is in use is seen within [`LOOK`].
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -169,6 +169,8 @@ fn write(
     // One that was left half-written may have another mode.
     let _ = fs::remove_file(&new);
     let mut file = File::options().write(true).create_new(true).mode(mode).open(&new)?;
+    // Whatever the process leaves out of what it makes.
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     put(&new)?;

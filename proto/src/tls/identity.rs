@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
 use webpki::EndEntityCert;
 
 use crate::id::{ClusterId, NodeId};
@@ -18,7 +19,8 @@ const SCHEME: &str = "ashlar://";
 const LONGEST_SERIAL: usize = 20;
 
 /// What a machine may be in its cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It leads volumes, takes machines in, and signs their certificates.
     Root,

@@ -296,6 +296,46 @@ async fn nobody_takes_a_client_for_a_server_nor_a_node_for_a_root() {
 }
 
 #[tokio::test]
+async fn who_knows_the_ca_by_its_fingerprint_alone_finds_a_root_as_a_stranger() {
+    let (site, other) = (Site::new(), Site::new());
+    let print = |site: &Site| {
+        let ca = CertificateDer::from_pem_slice(site.authority.certificate().as_bytes()).unwrap();
+        files::fingerprint(&ca)
+    };
+    let client = site.machine(&[Role::Client]);
+    for (server, may) in [
+        (site.machine(&[Role::Root, Role::Node]), true),
+        (site.machine(&[Role::Node]), false),
+        (other.machine(&[Role::Root]), false),
+    ] {
+        let acceptor = Acceptor::new(Some(server.open())).with_strangers();
+        let connector = Connector::pinned(site.cluster, print(&site)).unwrap();
+        let (far, near) = meet(&acceptor, &connector, Protocol::Link).await;
+        assert_eq!(near.is_ok(), may, "{}", server.identity);
+        if let (Ok(far), Ok(near)) = (far, near) {
+            assert!(far.peer().is_none(), "a stranger is known to be one");
+            says(near, far).await;
+            let known = Connector::new(Some(client.open()));
+            let (far, _near) = meet(&acceptor, &known, Protocol::Link).await;
+            assert_eq!(far.unwrap().peer().unwrap().identity(), &client.identity);
+        }
+    }
+    let acceptor = Acceptor::new(Some(site.machine(&[Role::Root]).open())).with_strangers();
+    for wrong in [
+        Connector::pinned(site.cluster, print(&other)).unwrap(),
+        Connector::pinned(other.cluster, print(&site)).unwrap(),
+        Connector::new(Some(other.machine(&[Role::Root]).open())),
+    ] {
+        let (_, near) = meet(&acceptor, &wrong, Protocol::Link).await;
+        assert!(near.is_err(), "{near:?}");
+    }
+    let closed = Acceptor::new(Some(site.machine(&[Role::Root]).open()));
+    let connector = Connector::pinned(site.cluster, print(&site)).unwrap();
+    let (far, _near) = meet(&closed, &connector, Protocol::Link).await;
+    assert!(far.is_err(), "strangers come in where that is meant");
+}
+
+#[tokio::test]
 async fn what_was_renewed_or_revoked_is_known_at_once() {
     let site = Site::new();
     let (server, client) = (site.machine(&[Role::Node]), site.machine(&[Role::Node]));

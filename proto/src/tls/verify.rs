@@ -16,14 +16,26 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::identity::{Identity, Revoked};
+use super::files::fingerprint;
+use super::identity::{Identity, Revoked, Role};
 use crate::id::ClusterId;
 
+/// Whose signatures are believed.
+#[derive(Clone, Debug)]
+enum Believed {
+    /// Of these CAs.
+    Roots(Arc<RootCertStore>),
+    /// Of the one with this fingerprint, which a root shows beside its own certificate.
+    Pinned([u8; 32]),
+}
+
 /// Looks at certificates in the name of one cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Verifier {
     cluster: ClusterId,
-    roots: Arc<RootCertStore>,
+    believed: Believed,
+    /// Clients may show no certificate.
+    strangers: bool,
     clients: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
     revoked: Arc<Revoked>,
@@ -43,7 +55,46 @@ impl Verifier {
         let (roots, algorithms) = (Arc::new(roots), provider.signature_verification_algorithms);
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider).build();
         let clients = clients.map_err(|why| why.to_string())?;
-        Ok(Arc::new(Self { cluster, roots, clients, algorithms, revoked }))
+        let (believed, strangers) = (Believed::Roots(roots), false);
+        Ok(Arc::new(Self { cluster, believed, strangers, clients, algorithms, revoked }))
+    }
+
+    /// The same, where clients may show no certificate.
+    pub(super) fn with_strangers(&self) -> Arc<Self> {
+        Arc::new(Self { strangers: true, ..self.clone() })
+    }
+
+    /// For who knows nothing but the fingerprint of the CA, and looks for a root.
+    pub(super) fn pinned(
+        cluster: ClusterId,
+        fingerprint: [u8; 32],
+        provider: &CryptoProvider,
+    ) -> Arc<Self> {
+        let algorithms = provider.signature_verification_algorithms;
+        let (believed, strangers) = (Believed::Pinned(fingerprint), false);
+        let (clients, revoked) = (WebPkiClientVerifier::no_client_auth(), Arc::default());
+        Arc::new(Self { cluster, believed, strangers, clients, algorithms, revoked })
+    }
+
+    /// The CAs that may have signed a server's certificate.
+    fn roots(&self, shown: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, Error> {
+        let pinned = match &self.believed {
+            Believed::Roots(roots) => return Ok(roots.clone()),
+            Believed::Pinned(pinned) => pinned,
+        };
+        let ca = shown.iter().find(|one| fingerprint(one) == *pinned);
+        let ca = ca.ok_or(CertificateError::UnknownIssuer)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone())?;
+        Ok(Arc::new(roots))
+    }
+
+    /// Is somebody who is known the server that is looked for?
+    fn may_serve(&self, identity: &Identity) -> bool {
+        match self.believed {
+            Believed::Roots(_) => identity.may_serve(),
+            Believed::Pinned(_) => identity.is(Role::Root),
+        }
     }
 
     /// Whom a certificate is for that is signed and valid.
@@ -70,15 +121,9 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        match self.whom(end_entity)?.may_serve() {
+        let (roots, algorithms) = (self.roots(intermediates)?, self.algorithms.all);
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], now, algorithms)?;
+        match self.may_serve(&self.whom(end_entity)?) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
@@ -108,6 +153,10 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.strangers
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.clients.root_hint_subjects()
     }

@@ -52,7 +52,7 @@ pub enum Wire {
 #[derive(Debug)]
 pub struct Secured {
     stream: TlsStream<TcpStream>,
-    peer: Peer,
+    peer: Option<Peer>,
 }
 
 impl From<TcpStream> for Wire {
@@ -62,8 +62,8 @@ impl From<TcpStream> for Wire {
 }
 
 impl Wire {
-    /// With TLS, to whom is known.
-    pub(super) fn secured(stream: TlsStream<TcpStream>, peer: Peer) -> Self {
+    /// With TLS, to who is known or a stranger.
+    pub(super) fn secured(stream: TlsStream<TcpStream>, peer: Option<Peer>) -> Self {
         Self::Tls(Box::new(Secured { stream, peer }))
     }
 
@@ -75,11 +75,11 @@ impl Wire {
         }
     }
 
-    /// Who is at the other end; `None`: without TLS nobody knows.
+    /// Who is at the other end; `None`: a stranger, or without TLS nobody knows.
     pub fn peer(&self) -> Option<&Peer> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(secured) => Some(&secured.peer),
+            Self::Tls(secured) => secured.peer.as_ref(),
         }
     }
 
