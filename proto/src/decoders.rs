@@ -243,7 +243,7 @@ fn a_certificate() -> Vec<u8> {
 
 fn read_certificate(bytes: &[u8]) {
     let certificate = CertificateDer::from(bytes);
-    drop(validity(&certificate));
+    let _ = validity(&certificate);
     if let Ok((identity, serial)) = Identity::of(&certificate) {
         let uris = identity.uris();
         let read = Identity::from_uris(uris.iter().map(String::as_str));

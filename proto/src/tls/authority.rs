@@ -202,10 +202,11 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 fn valid(params: &mut CertificateParams, when: &Range<SystemTime>) {
-    let since_epoch = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Certificates know seconds.
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let epoch = date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + since_epoch(when.start);
-    params.not_after = epoch + since_epoch(when.end);
+    params.not_before = epoch + Duration::from_secs(seconds(when.start));
+    params.not_after = epoch + Duration::from_secs(seconds(when.end));
 }
 
 /// Random, positive, and with no byte to be left out in front.
