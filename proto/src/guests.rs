@@ -363,6 +363,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn there_are_only_so_many_strangers_whatever_place_there_is() {
+        let guests = Guests::new(2 * STRANGERS);
+        let mut all: Vec<_> = (0..STRANGERS).map(|_| Arc::new(guests.admit())).collect();
+        tokio::time::advance(HEARD).await;
+        let mut waiting = Box::pin(guests.place());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        let leaving: Vec<_> = (0..all.len()).filter(|at| has_to_leave(&all[*at])).collect();
+        assert_eq!(leaving.len(), 1, "one makes room");
+        drop(all.swap_remove(leaving[0]));
+        waiting.await;
+        let known = Arc::new(guests.admit());
+        assert!(futures::poll!(Box::pin(guests.place())).is_pending(), "as many as before");
+        drop(known.begin());
+        assert!(futures::poll!(Box::pin(guests.place())).is_ready(), "one of them is none");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_has_just_come_is_heard_first() {
         let guests = Guests::new(2);
         let admit = || Arc::new(guests.admit());

@@ -35,7 +35,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use self::credentials::{Credentials, DEFAULT_DIRECTORY, NodeFiles, Peer};
 use self::files::TlsError;
-use self::identity::Role;
+use self::identity::{Identity, Role};
 use self::wire::{Protocol, Wire, told};
 use crate::cluster::Cluster;
 use crate::id::ClusterId;
@@ -117,6 +117,11 @@ impl Acceptor {
             None if !listen.is_here() => Err(ListenError::Open(listen.clone())),
             credentials => Ok(Self::new(credentials)),
         }
+    }
+
+    /// Who this machine is; `None`: it has no certificate.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.credentials.as_ref().map(|credentials| credentials.identity())
     }
 
     /// Does it know who connects?

@@ -13,6 +13,7 @@ use proto::program::say;
 use proto::signals::{self, Hangup};
 use proto::systemd;
 use proto::tls::Acceptor;
+use proto::tls::identity::Role;
 use proxy::repair::HealSettings;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -88,6 +89,9 @@ async fn serve(args: RunArgs) -> Result<()> {
     let listener = listener.with_context(|| format!("listening on {listen}"))?;
     let identity = cluster.identity.as_deref();
     let acceptor = Acceptor::listening(&listen, identity, cluster.cluster, cluster.insecure)?;
+    if let Some(own) = acceptor.identity().filter(|own| !own.is(Role::Root)) {
+        bail!("volumes are led by roots of the cluster, and this machine is {own}");
+    }
     if !acceptor.is_secure() && !listen.is_here() {
         tracing::warn!(
             "listening on {listen} without TLS: whoever reaches it can read and change every volume"

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::authority::{Authority, MACHINE_LASTS, from_now};
-use super::identity::{Identity, Revoked, Role};
+use super::identity::Revoked;
 use super::*;
 use crate::id::NodeId;
 use crate::link::outgoing::Outgoing;

@@ -19,6 +19,7 @@ use proto::rpc::root::root_server::{Root, RootServer};
 use proto::tls::Acceptor;
 use proto::tls::authority::{Authority, MACHINE_LASTS, from_now};
 use proto::tls::identity::{Identity, Role};
+use proto::tls::token::LONGEST_NAME;
 use proto::tls::wire::Protocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -257,6 +258,10 @@ fn checked(
 ) -> Result<(DiskId, &wire::add_disks_request::Disk)> {
     let id = DiskId::from_slice(&disk.disk).context("a disk's id is not 16 bytes")?;
     ensure!(is_address(&disk.address), "{:?} is not HOST:PORT", disk.address);
+    ensure!(
+        disk.domain.len() <= LONGEST_NAME,
+        "the name of a host has {LONGEST_NAME} bytes at most"
+    );
     Ok((id, disk))
 }
 
