@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tests::binaries::{ashlar, proxyd};
-use tests::door::free_address;
+use tests::door::{Door, free_address};
 use tests::process::{PATIENCE, Process, output, run, wait_until};
 use tests::seed::content;
 
@@ -67,7 +67,7 @@ impl Site {
     /// A command of `ashlar cluster` for a machine that brings disks.
     fn command(&self, what: &str, name: &str, disks: usize) -> Result<Command> {
         let mut command = Command::new(ashlar());
-        command.args(["cluster", what, "--capacity", "512MiB", "--port"]);
+        command.args(["cluster", what, "--capacity", "1GiB", "--port"]);
         command.arg(port(&free_address()?)?).arg("--state").arg(self.home.path().join(name));
         for number in 0..disks {
             command.arg("--disk").arg(self.home.path().join(format!("{name}-disk{number}")));
@@ -111,10 +111,11 @@ impl Machine {
         self.state.join("cluster.toml")
     }
 
-    /// Its cluster file, with a cache of its own.
-    fn cached(&self) -> Result<PathBuf> {
+    /// Its cluster file, with a cache of its own, and these metads.
+    fn cached(&self, metad: &[&str]) -> Result<PathBuf> {
         let (cache, file) = (self.state.join("cache"), self.state.join("cached.toml"));
-        fs::write(&file, format!("cache = {cache:?}\n{}", fs::read_to_string(self.file())?))?;
+        let text = fs::read_to_string(self.file())?;
+        fs::write(&file, format!("cache = {cache:?}\nmetad = {metad:?}\n{text}"))?;
         Ok(file)
     }
 
@@ -171,8 +172,8 @@ fn machines_join_by_a_token_and_nobody_else_gets_anything() -> Result<()> {
     let ashlar = |words: [&str; 2], file: PathBuf| {
         run(Command::new(ashlar()).args(words).arg("--cluster").arg(file), 2 * PATIENCE)
     };
-    ashlar(["format", "photos"], first.cached()?)?;
-    ashlar(["fsck", "photos"], second.cached()?)?;
+    ashlar(["format", "photos"], first.cached(&[])?)?;
+    ashlar(["fsck", "photos"], second.cached(&[])?)?;
     let (bytes, stored) = (content(7, LEN), site.home.path().join("bytes"));
     fs::write(&stored, &bytes)?;
     put(&first.file(), &stored)?;
@@ -197,6 +198,48 @@ fn machines_join_by_a_token_and_nobody_else_gets_anything() -> Result<()> {
     drop(elsewhere);
     drop(client);
     second.end()?;
+    first.end()
+}
+
+#[test]
+fn a_root_leads_a_volume_for_machines_of_the_cluster_alone() -> Result<()> {
+    let (site, first) = Site::start()?;
+    let client = site.joined("m2", "127.0.0.3", &first.token(&["--role", "client"])?, 0)?;
+    let node = site.joined("m3", "127.0.0.4", &first.token(&[])?, 0)?;
+    let leader = format!("127.0.0.2:{}", port(&free_address()?)?);
+    let ashlar = |words: &[&str], machine: &Machine| -> Result<Command> {
+        let mut command = Command::new(ashlar());
+        command.args(words).arg("--cluster").arg(machine.cached(&[&leader])?);
+        Ok(command)
+    };
+    run(&mut ashlar(&["format", "photos", "--scheme", "copies(2)"], &first)?, PATIENCE)?;
+    let lead = ["metad", "run", "--volume", "photos", "--listen", &leader];
+    let (code, said) = ended(&mut ashlar(&lead, &node)?)?;
+    ensure!(code != 0 && said.contains("led by roots"), "{said}");
+    let log = site.home.path().join("metad.log");
+    let mut metad = Process::start_ready(&mut ashlar(&lead, &first)?, "leading", &log)?;
+
+    let door = Door::at(&free_address()?);
+    let serve = ["serve", "photos", "--http", &door.address];
+    let log = site.home.path().join("serve.log");
+    let mut server = Process::start_ready(&mut ashlar(&serve, &client)?, "serving", &log)?;
+    door.post("/refs/a", b"over two machines")?.expect(201)?;
+    ensure!(door.get("/refs/a")?.expect(200)?.body == b"over two machines");
+    // Who has no certificate has no session, be there one or none.
+    let nobody = Machine { state: site.home.path().join("nobody"), node: None };
+    fs::create_dir(&nobody.state)?;
+    let text = fs::read_to_string(client.file())?;
+    let without: Vec<&str> = text.lines().filter(|line| !line.starts_with("identity")).collect();
+    fs::write(nobody.file(), without.join("\n"))?;
+    let elsewhere = free_address()?;
+    let (code, said) = ended(&mut ashlar(&["serve", "photos", "--http", &elsewhere], &nobody)?)?;
+    ensure!(code != 0, "{said}");
+    ensure!(door.get("/refs/a")?.expect(200)?.body == b"over two machines", "it goes on");
+    for process in [&mut server, &mut metad] {
+        process.signal(Signal::SIGTERM)?;
+        let status = process.wait(PATIENCE)?;
+        ensure!(status.success(), "it ended with {status}:\n{}", process.said());
+    }
     first.end()
 }
 

@@ -95,8 +95,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mine, theirs) = (directory.path().join("mine"), directory.path().join("theirs"));
         let cluster = ClusterId::random();
-        let capacity = Some(Size(96 << 20));
-        let options = InitOptions { capacity: Some(96 << 20), ..Default::default() };
+        let capacity = Some(Size(1 << 30));
+        let options = InitOptions { capacity: Some(1 << 30), ..Default::default() };
         init_disk(&theirs, ClusterId::random(), options).unwrap();
         let disks = vec![mine.clone(), theirs];
         let args = ServedArgs { disks, capacity, port: 1 };
