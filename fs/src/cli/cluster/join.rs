@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -13,8 +14,8 @@ use proto::id::NodeId;
 use proto::program::say;
 use proto::rpc::root as wire;
 use proto::tls::Connector;
-use proto::tls::authority::{Authority, new_key, request};
-use proto::tls::files::{fingerprint, replace};
+use proto::tls::authority::{Authority, new_key, request, validity};
+use proto::tls::files::{certificates, fingerprint, replace};
 use proto::tls::identity::{Identity, Role};
 use proto::tls::token::Token;
 use rustls::pki_types::CertificateDer;
@@ -46,31 +47,29 @@ pub(super) async fn join(args: &JoinArgs) -> Result<ExitCode> {
         Some(address) => address.clone(),
         None => own_address(&token.addresses)?,
     };
-    if !state.is_member() {
+    if !is_admitted(&state, &token)? {
         if token.has_expired(SystemTime::now()) {
             bail!("the token has expired: make another one (ashlar cluster token)");
         }
         be_admitted(&state, &token, &host).await?;
     }
     let (identity, _) = state.files().identity()?;
-    if identity.cluster != token.cluster {
-        bail!(
-            "this machine is of cluster {} already: leave it first (ashlar cluster leave)",
-            identity.cluster
-        );
-    }
     if args.served.has_disks() && !identity.is(Role::Node) {
         bail!(
             "this machine was taken in as {identity}, which serves no disks: join without --disk"
         );
     }
-    let disks = args.served.prepare(identity.cluster)?;
+    let disks: Vec<PathBuf> = match args.served.has_disks() {
+        true => args.served.prepare(identity.cluster)?.into_iter().map(|(path, _)| path).collect(),
+        // Those that it has.
+        false => state.settings().map(|known| known.disk).unwrap_or_default(),
+    };
     state.keep_settings(&Settings {
         roots: token.addresses.clone(),
         address: args.served.address(&host),
         root_address: None,
         host,
-        disk: disks.into_iter().map(|(path, _)| path).collect(),
+        disk: disks,
     })?;
     let run = match state.publish() {
         Some(_) => "systemctl enable --now ashlar-node".to_owned(),
@@ -79,6 +78,26 @@ pub(super) async fn join(args: &JoinArgs) -> Result<ExitCode> {
     let cluster = identity.cluster;
     say(format!("{identity} of cluster {cluster}\nserve it, and be kept up to date:  {run}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Is this machine one of the token's cluster, with a certificate that is not over?
+fn is_admitted(state: &State, token: &Token) -> Result<bool> {
+    if !state.is_member() {
+        return Ok(false);
+    }
+    let (identity, _) = state.files().identity()?;
+    if identity.cluster != token.cluster {
+        bail!(
+            "this machine is of cluster {} already: leave it first (ashlar cluster leave)",
+            identity.cluster
+        );
+    }
+    if identity.is(Role::Root) {
+        bail!("this machine is the root of the cluster");
+    }
+    let own = certificates(&state.files().certificate())?;
+    let valid = own.first().and_then(validity).context("this machine's certificate")?;
+    Ok(valid.end > SystemTime::now())
 }
 
 /// The address of this machine from which a root is reached. Nothing is sent.
