@@ -8,11 +8,8 @@
 //! readable by its owner only. A copy without the key is for those who are to trust it.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -21,9 +18,9 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
 
@@ -155,84 +152,19 @@ impl Certificate {
 /// How long a client may take to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A connection, with TLS or without.
-pub(crate) enum Wire {
-    /// As it is.
-    Clear(Patient),
-    /// Nobody listens.
-    Tls(Box<TlsStream<Patient>>),
-}
+/// A connection: as it is, or with TLS.
+pub(crate) type Wire = Either<Patient, Box<TlsStream<Patient>>>;
 
-impl Wire {
-    /// Over a connection, with TLS if there is an acceptor. `None`: the client has not agreed on it.
-    pub(crate) async fn over(stream: Patient, tls: Option<TlsAcceptor>) -> Option<Self> {
-        let Some(tls) = tls else { return Some(Self::Clear(stream)) };
-        match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(agreed)) => Some(Self::Tls(Box::new(agreed))),
-            Ok(Err(why)) => {
-                tracing::debug!("a client at a door does not agree on TLS: {why}");
-                None
-            }
-            Err(_) => None,
+/// Over a connection, with TLS if there is an acceptor. `None`: the client has not agreed on it.
+pub(crate) async fn agree(stream: Patient, tls: Option<TlsAcceptor>) -> Option<Wire> {
+    let Some(tls) = tls else { return Some(Either::Left(stream)) };
+    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(agreed)) => Some(Either::Right(Box::new(agreed))),
+        Ok(Err(why)) => {
+            tracing::debug!("a client at a door does not agree on TLS: {why}");
+            None
         }
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Clear(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        Err(_) => None,
     }
 }
 

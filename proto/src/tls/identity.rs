@@ -207,7 +207,11 @@ impl Revoked {
     /// At a line that is none: a list of which one line is not understood lets nobody in by it.
     pub fn parse(text: &str) -> Result<Self, NoSerial> {
         let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-        lines.filter(|line| !line.is_empty()).map(str::parse).collect::<Result<_, _>>().map(Self)
+        lines
+            .filter(|line| !line.is_empty())
+            .map(str::parse::<Serial>)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Is this one among them?

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::TlsStream;
+use tokio_util::either::Either;
 
 use super::credentials::Peer;
 
@@ -39,67 +40,56 @@ impl Protocol {
     }
 }
 
-/// A connection.
+/// A connection, and who is at its other end.
 #[derive(Debug)]
-pub enum Wire {
-    /// As it is.
-    Plain(TcpStream),
-    /// Between two machines that know each other.
-    Tls(Box<Secured>),
-}
-
-/// A connection with TLS.
-#[derive(Debug)]
-pub struct Secured {
-    stream: TlsStream<TcpStream>,
+pub struct Wire {
+    /// As it is, or with TLS.
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     peer: Option<Peer>,
 }
 
 impl From<TcpStream> for Wire {
     fn from(stream: TcpStream) -> Self {
-        Self::Plain(stream)
+        Self { stream: Either::Left(stream), peer: None }
     }
 }
 
 impl Wire {
     /// With TLS, to who is known or a stranger.
     pub(super) fn secured(stream: TlsStream<TcpStream>, peer: Option<Peer>) -> Self {
-        Self::Tls(Box::new(Secured { stream, peer }))
+        Self { stream: Either::Right(Box::new(stream)), peer }
     }
 
     /// The connection below.
     pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(secured) => secured.stream.get_ref().0,
+        match &self.stream {
+            Either::Left(stream) => stream,
+            Either::Right(stream) => stream.get_ref().0,
         }
     }
 
     /// Who is at the other end; `None`: a stranger, or without TLS nobody knows.
     pub fn peer(&self) -> Option<&Peer> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(secured) => secured.peer.as_ref(),
-        }
+        self.peer.as_ref()
     }
 
     /// What both have agreed to speak; `None`: without TLS nothing is agreed on.
     pub fn agreed(&self) -> Option<&[u8]> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(secured) => secured.stream.get_ref().1.alpn_protocol(),
+        match &self.stream {
+            Either::Left(_) => None,
+            Either::Right(stream) => stream.get_ref().1.alpn_protocol(),
         }
     }
 
     /// Its two halves.
     pub fn split(self) -> (Reading, Writing) {
-        match self {
-            Self::Plain(stream) => {
+        match self.stream {
+            Either::Left(stream) => {
                 let (read, write) = stream.into_split();
-                (Reading(Read::Plain(read)), Writing(Write::Plain(write)))
+                (read.into(), write.into())
             }
-            Self::Tls(secured) => {
-                let both = Arc::new(Mutex::new(secured.stream));
+            Either::Right(stream) => {
+                let both = Arc::new(Mutex::new(*stream));
                 (Reading(Read::Tls(both.clone())), Writing(Write::Tls(both)))
             }
         }
@@ -133,59 +123,41 @@ pub(super) fn told(why: io::Error) -> io::Error {
 
 impl AsyncRead for Wire {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(secured) => closed(Pin::new(&mut secured.stream).poll_read(cx, buf)),
-        }
+        closed(Pin::new(&mut self.stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(secured) => Pin::new(&mut secured.stream).poll_write(cx, buf),
-        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(secured) => Pin::new(&mut secured.stream).poll_write_vectored(cx, bufs),
-        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(secured) => secured.stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(secured) => Pin::new(&mut secured.stream).poll_flush(cx),
-        }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(secured) => Pin::new(&mut secured.stream).poll_shutdown(cx),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -39,7 +39,7 @@ impl ServedArgs {
     /// # Errors
     /// At the first that cannot be one.
     pub(super) fn prepare(&self, cluster: ClusterId) -> Result<Vec<(PathBuf, DiskId)>> {
-        let disks = self.disks.iter().map(|disk| std::path::absolute(disk));
+        let disks = self.disks.iter().map(std::path::absolute);
         let disks: Vec<PathBuf> = disks.collect::<Result<_, _>>().context("--disk")?;
         // Nothing is made of one when another is somebody else's.
         let known = disks.iter().map(|disk| known(disk, cluster)).collect::<Result<Vec<_>>>()?;
