@@ -252,7 +252,7 @@ mod tests {
             assert_eq!(read(&identity.uris()), Ok(identity));
         }
         let (one, two) = (somebody(&[Role::Node]), somebody(&[Role::Client]));
-        let [node, role] = one.uris().try_into().unwrap();
+        let [node, role]: [String; 2] = one.uris().try_into().unwrap();
         let of = |cluster: ClusterId, rest: &str| format!("ashlar://{cluster}/{rest}");
         for uris in [
             vec![],
