@@ -7,13 +7,15 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SubjectPublicKeyInfo, date_time_ymd,
 };
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 use super::credentials::NodeFiles;
 use super::files::TlsError;
@@ -156,7 +158,7 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(serial.to_vec()));
         let serial = Serial::from_bytes(&serial)
             .ok_or_else(|| TlsError::Making("the serial number is none".to_owned()))?;
-        let certificate = params.signed_by(&asked.public_key, &self.issuer).map_err(failed)?;
+        let certificate = params.signed_by(&asked, &self.issuer).map_err(failed)?;
         Ok(Issued { certificate: certificate.pem(), serial })
     }
 
@@ -165,7 +167,7 @@ impl Authority {
     /// # Errors
     /// [`TlsError::Making`] when the request makes no sense, or is not signed by its key.
     pub fn node_of(request: &[u8]) -> Result<NodeId, TlsError> {
-        let key = Sha256::digest(asked(request)?.public_key.der_bytes());
+        let key = Sha256::digest(asked(request)?.der_bytes());
         NodeId::from_slice(&key[..16]).ok_or_else(|| TlsError::Making("no id".to_owned()))
     }
 
@@ -187,12 +189,24 @@ impl Authority {
     }
 }
 
-fn asked(request: &[u8]) -> Result<CertificateSigningRequestParams, TlsError> {
+/// The key of a request that is signed by it, of the one kind that machines make. Nothing else in it is looked at.
+fn asked(request: &[u8]) -> Result<SubjectPublicKeyInfo, TlsError> {
+    let bad = |why: &str| TlsError::Making(format!("the request {why}"));
     if request.len() > LONGEST_REQUEST {
-        return Err(TlsError::Making("the request is too long".to_owned()));
+        return Err(bad("is too long"));
     }
-    let request = CertificateSigningRequestDer::from(request);
-    CertificateSigningRequestParams::from_der(&request).map_err(failed)
+    let parsed = X509CertificationRequest::from_der(request);
+    let (rest, parsed) = parsed.map_err(|_| bad("makes no sense"))?;
+    if !rest.is_empty() {
+        return Err(bad("is longer than it says"));
+    }
+    parsed.verify_signature().map_err(|_| bad("is not signed by its key"))?;
+    let key = parsed.certification_request_info.subject_pki.raw;
+    let key = SubjectPublicKeyInfo::from_der(key).map_err(failed)?;
+    match *key.algorithm() == PKCS_ECDSA_P256_SHA256 {
+        true => Ok(key),
+        false => Err(bad("has another kind of key than machines have")),
+    }
 }
 
 fn named(name: &str) -> DistinguishedName {
@@ -218,6 +232,7 @@ fn serial() -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::SigningKey;
     use rustls::pki_types::pem::PemObject;
 
     use super::*;
@@ -268,5 +283,36 @@ mod tests {
             assert!(authority.issue(&changed, &identity, &when).is_err(), "byte {at}");
         }
         assert!(authority.issue(&vec![0x30; LONGEST_REQUEST + 1], &identity, &when).is_err());
+        let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let other = CertificateParams::default().serialize_request(&other).unwrap();
+        let why = authority.issue(other.der(), &identity, &when).unwrap_err().to_string();
+        assert!(why.contains("another kind of key"), "{why}");
+        let longer = [&asked[..], &[0]].concat();
+        assert!(authority.issue(&longer, &identity, &when).is_err());
+    }
+
+    /// DER of fewer than 256 bytes.
+    fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let body = parts.concat();
+        let len = u8::try_from(body.len()).unwrap();
+        let head = if len < 128 { vec![tag, len] } else { vec![tag, 0x81, len] };
+        [head, body].concat()
+    }
+
+    #[test]
+    fn a_name_that_is_not_looked_at_may_be_anything() {
+        let (authority, _) = Authority::make(ClusterId::random()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let (identity, when) = (somebody(ClusterId::random()), from_now(MACHINE_LASTS));
+        let ecdsa_with_sha256 = [0x30_u8, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+        // A set without anything in it, over which libraries fall; and none.
+        for name in [der(0x30, &[&der(0x31, &[])]), der(0x30, &[])] {
+            let spki = key.subject_public_key_info();
+            let info = der(0x30, &[&[2, 1, 0], &name, &spki, &[0xa0, 0]]);
+            let signature = der(3, &[&[0], &key.sign(&info).unwrap()]);
+            let asked = der(0x30, &[&info, &ecdsa_with_sha256, &signature]);
+            let node = Authority::node_of(&asked);
+            assert_eq!(authority.issue(&asked, &identity, &when).is_ok(), node.is_ok());
+        }
     }
 }
