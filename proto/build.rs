@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/storaged.proto", "proto/proxyd.proto", "proto/metad.proto"];
+    let files =
+        ["proto/storaged.proto", "proto/proxyd.proto", "proto/metad.proto", "proto/root.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -24,6 +24,7 @@ mod kv;
 mod manual;
 mod metad;
 mod mount;
+mod node;
 mod options;
 mod pass;
 mod progress;
@@ -47,7 +48,7 @@ use crate::doors::Opener;
 #[command(name = "ashlar", version = proto::VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log: error, warn, info, debug, or a filter such as fs=debug,proxy=info
-    /// [default: $RUST_LOG, or info for mount, serve and demo --background, error for format, status, fsck, volume, user, key,
+    /// [default: $RUST_LOG, or info for mount, serve, node and demo --background, error for format, status, fsck, volume, user, key,
     /// token, link and trash, warn for the others]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
@@ -63,6 +64,7 @@ enum Command {
     Mount(mount::Args),
     Serve(serve::Args),
     Metad(metad::Args),
+    Node(node::Args),
     Kv(kv::Args),
     Status(status::Args),
     Heal(heal::Args),
@@ -108,6 +110,7 @@ pub fn main(doors: Opener) -> ExitCode {
         Command::Mount(args) => mount::run(args, log),
         Command::Serve(args) => with_logs(log, "info", || serve::run(args)),
         Command::Metad(args) => with_logs(log, "info", || metad::run(args)),
+        Command::Node(args) => with_logs(log, "info", || node::run(args)),
         Command::Kv(args) => with_logs(log, "error", || kv::run(args)),
         Command::Status(args) => {
             let shown = with_logs(log, "error", || status::run(&args));

@@ -27,7 +27,7 @@ use tower::Service;
 
 use crate::metrics::Connected;
 use crate::patient::Patient;
-use crate::tls::Wire;
+use crate::tls::{Wire, agree};
 
 /// Connections to a door at once, and at most half of the file descriptors that are left.
 const CONNECTIONS: usize = 1024;
@@ -106,7 +106,7 @@ impl Server {
                 let (attend, tls) = (attend.clone(), tls.clone());
                 let (served, cut) = (server.clone(), server.cut.clone());
                 let attending = async move {
-                    if let Some(wire) = Wire::over(Patient::new(stream), tls).await {
+                    if let Some(wire) = agree(Patient::new(stream), tls).await {
                         attend(served, wire, known).await;
                     }
                 };

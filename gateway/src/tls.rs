@@ -7,83 +7,40 @@
 //! compares that once. It lies with its key in one file, so that nobody meets one of them with another's other; that is
 //! readable by its owner only. A copy without the key is for those who are to trust it.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::RwLock;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use proto::tls::files::{Watched, at, fingerprint, load, shown, write_new};
+use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto};
-use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
 
 use crate::patient::Patient;
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(10);
+pub(crate) use proto::tls::files::TlsError;
+
 /// Of a certificate that was made here, in the directory where it is kept: with its key, and without.
 const OWN: &str = "tls.key";
 const OWN_COPY: &str = "tls.crt";
 /// How a certificate begins in PEM.
 const BEGINS: &str = "-----BEGIN CERTIFICATE-----";
 
-/// Why there is no TLS.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
-    /// A file cannot be read or written.
-    #[error("{}: {why}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// The two are no certificate with its key.
-    #[error("certificate {} with key {}: {why}", cert.display(), key.display())]
-    Pair {
-        /// One.
-        cert: PathBuf,
-        /// The other.
-        key: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// None could be made.
-    #[error("making a certificate: {0}")]
-    Making(String),
-}
-
-fn at(path: &Path) -> impl Fn(String) -> TlsError {
-    move |why| TlsError::File { path: path.to_owned(), why }
-}
-
 /// A certificate with its key, in two files.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     files: [PathBuf; 2],
     /// As they were when they were read first.
-    first: [Option<Seen>; 2],
+    first: Watched,
     current: RwLock<Arc<CertifiedKey>>,
-}
-
-/// By what a file is known to be another, or to have changed: also one that is older than what it replaces.
-type Seen = (SystemTime, u64, u64);
-
-fn look(file: &Path) -> Option<Seen> {
-    let metadata = fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
 impl ResolvesServerCert for Certificate {
@@ -99,7 +56,7 @@ impl Certificate {
     /// When they make no sense.
     pub(crate) fn read(cert: PathBuf, key: PathBuf) -> Result<Arc<Self>, TlsError> {
         // Before: what is exchanged meanwhile is seen.
-        let first = [look(&cert), look(&key)];
+        let first = Watched::new(vec![cert.clone(), key.clone()]);
         let current = RwLock::new(Arc::new(load(&cert, &key)?));
         Ok(Arc::new(Self { files: [cert, key], first, current }))
     }
@@ -114,14 +71,14 @@ impl Certificate {
             let made = rcgen::generate_simple_self_signed(names.clone());
             let made = made.map_err(|why| TlsError::Making(why.to_string()))?;
             let both = made.signing_key.serialize_pem() + &made.cert.pem();
-            write(&own, &both, 0o600)?;
+            write_new(&own, &both, 0o600)?;
         }
         let read = Self::read(own.clone(), own.clone())?;
         let both = fs::read_to_string(&own).map_err(|why| at(&own)(why.to_string()))?;
         let begins = both.find(BEGINS).unwrap_or(both.len());
         // One of before may be another's.
         let _ = fs::remove_file(&copy);
-        write(&copy, &both[begins..], 0o644)?;
+        write_new(&copy, &both[begins..], 0o644)?;
         let missing = read.missing(&names);
         if !missing.is_empty() {
             let own = own.display();
@@ -149,9 +106,7 @@ impl Certificate {
     /// SHA-256 of it, as browsers show it.
     pub(crate) fn fingerprint(&self) -> String {
         let current = self.current.read();
-        let digest = Sha256::digest(current.cert.first().map_or(&[][..], |cert| cert));
-        let bytes: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
-        bytes.join(":")
+        shown(&fingerprint(current.cert.first().map_or(&[][..], |cert| cert)))
     }
 
     /// Begins TLS on connections. `protocols`: what is spoken within, as clients name it.
@@ -170,21 +125,10 @@ impl Certificate {
 
     /// Takes changed files, until it is told to stop.
     pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = self.first;
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            let now = self.changed().await;
-            if now != seen {
-                seen = now;
-                self.take().await;
-            }
+        let mut watched = self.first.clone();
+        while stop.run_until_cancelled(watched.changed()).await.is_some() {
+            self.take().await;
         }
-    }
-
-    /// When the files have changed last.
-    async fn changed(&self) -> [Option<Seen>; 2] {
-        let files = self.files.clone();
-        let look = move || files.map(|file| look(&file));
-        tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
     async fn take(self: &Arc<Self>) {
@@ -208,122 +152,28 @@ impl Certificate {
 /// How long a client may take to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A connection, with TLS or without.
-pub(crate) enum Wire {
-    /// As it is.
-    Clear(Patient),
-    /// Nobody listens.
-    Tls(Box<TlsStream<Patient>>),
-}
+/// A connection: as it is, or with TLS.
+pub(crate) type Wire = Either<Patient, Box<TlsStream<Patient>>>;
 
-impl Wire {
-    /// Over a connection, with TLS if there is an acceptor. `None`: the client has not agreed on it.
-    pub(crate) async fn over(stream: Patient, tls: Option<TlsAcceptor>) -> Option<Self> {
-        let Some(tls) = tls else { return Some(Self::Clear(stream)) };
-        match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(agreed)) => Some(Self::Tls(Box::new(agreed))),
-            Ok(Err(why)) => {
-                tracing::debug!("a client at a door does not agree on TLS: {why}");
-                None
-            }
-            Err(_) => None,
+/// Over a connection, with TLS if there is an acceptor. `None`: the client has not agreed on it.
+pub(crate) async fn agree(stream: Patient, tls: Option<TlsAcceptor>) -> Option<Wire> {
+    let Some(tls) = tls else { return Some(Either::Left(stream)) };
+    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(agreed)) => Some(Either::Right(Box::new(agreed))),
+        Ok(Err(why)) => {
+            tracing::debug!("a client at a door does not agree on TLS: {why}");
+            None
         }
+        Err(_) => None,
     }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Clear(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
-fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
-    let chain: Vec<_> = chain.map_err(|why| at(cert)(why.to_string()))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|why| at(key)(why.to_string()))?;
-    if fs::metadata(key).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
-        tracing::warn!("everybody on this machine can read {}, a private key", key.display());
-    }
-    let pair = CertifiedKey::from_der(chain, private, &crypto::ring::default_provider());
-    let (cert, key) = (cert.to_owned(), key.to_owned());
-    pair.map_err(|why| TlsError::Pair { cert, key, why: why.to_string() })
-}
-
-/// Writes a file whole, or not at all: not either where somebody else has been first.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
-    let new = path.with_added_extension(format!("{}.new", std::process::id()));
-    let written = (|| -> io::Result<()> {
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        let linked = fs::hard_link(&new, path);
-        fs::remove_file(&new)?;
-        match linked {
-            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
-            linked => linked?,
-        }
-        // Else another is made after a power cut, with another fingerprint.
-        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
-    })();
-    written.map_err(|why| at(path)(why.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::PermissionsExt;
+
+    use proto::tls::files::LOOK;
 
     use super::*;
 

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tonic::transport::{Channel, Endpoint};
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
 
 use crate::checksum::{Checked, widen};
 use crate::convert::{Address, transport_error};
@@ -27,6 +29,8 @@ use crate::part_store::{
 };
 use crate::rpc::storaged as wire;
 use crate::rpc::storaged::storaged_client::StoragedClient;
+use crate::tls::Connector;
+use crate::tls::wire::Protocol;
 
 /// How long a connection may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,6 +47,27 @@ pub struct BadAddress {
     source: tonic::transport::Error,
 }
 
+/// For gRPC to `HOST:PORT`, connected on first use. Must be called within a tokio runtime.
+///
+/// # Errors
+/// [`BadAddress`].
+pub fn channel(address: &str, connector: Connector) -> Result<Channel, BadAddress> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|source| BadAddress { address: address.to_owned(), source })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
+    let address: Arc<str> = address.into();
+    let connecting = move |_: Uri| {
+        let (connector, address) = (connector.clone(), address.clone());
+        async move { connector.connect(&address, Protocol::Grpc).await.map(TokioIo::new) }
+    };
+    Ok(endpoint.connect_with_connector_lazy(service_fn(connecting)))
+}
+
 /// One storage daemon. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Daemon {
@@ -51,19 +76,18 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Connects to `HOST:PORT` on first use. Must be called within a tokio runtime.
+    /// One of this machine, at `HOST:PORT`, without TLS. Connects on first use. Must be called within a tokio runtime.
     pub fn new(address: &str) -> Result<Self, BadAddress> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|source| BadAddress { address: address.to_owned(), source })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
-        let client = StoragedClient::new(endpoint.connect_lazy());
-        Ok(Self { client, link: Arc::new(Link::new(address, CONNECT_TIMEOUT)) })
+        Self::through(address, Connector::plain())
+    }
+
+    /// Connects to `HOST:PORT` on first use, by this. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub fn through(address: &str, connector: Connector) -> Result<Self, BadAddress> {
+        let link = Arc::new(Link::new(address, connector.clone(), CONNECT_TIMEOUT));
+        Ok(Self { client: StoragedClient::new(channel(address, connector)?), link })
     }
 
     /// One slot of this daemon.

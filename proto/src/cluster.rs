@@ -5,6 +5,8 @@
 //! generation = 1                  # raise it with every change of the list below
 //! cache = "/srv/cache/ashlar"     # where this machine keeps what makes volumes fast; may be left out
 //! metad = ["10.0.0.1:7413"]       # who leads the volumes; left out: whoever mounts one leads it
+//! identity = "/var/lib/ashlar/node" # certificate of this machine in the cluster; left out: that one, if it is there
+//! insecure = true                 # speak to other machines without TLS, over a network that is trusted
 //!
 //! [[slot]]
 //! disk = "0b6c..."                # printed by `storaged disk init`
@@ -71,6 +73,13 @@ pub struct Cluster {
     /// `HOST:PORT` of each metad that may lead the volumes. Empty: whoever mounts one leads it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metad: Vec<String>,
+    /// Directory of this machine's certificate ([`crate::tls::credentials`]). Relative to the cluster file. `None`: where
+    /// such a thing is by default, if it is there and of this cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<PathBuf>,
+    /// Other machines are spoken to without TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
     /// The slots of the group, in the order that numbers them from 0.
     #[serde(rename = "slot", default)]
     pub slots: Vec<Slot>,
@@ -260,6 +269,9 @@ pub enum BadCluster {
         /// What they do not.
         outer: Level,
     },
+    /// A certificate that is not to be used.
+    #[error("insecure is true, and identity is given: leave one of the two lines out")]
+    Insecure,
     /// Some slots have a rack and others have none.
     #[error("slot {0} has no rack, and others have: give all slots a rack, or none")]
     NoRack(usize),
@@ -312,6 +324,7 @@ impl Cluster {
         }
         let mut cluster: Self = toml::from_str(text).map_err(bad)?;
         cluster.cache = cluster.cache.take().map(|path| base.join(path));
+        cluster.identity = cluster.identity.take().map(|path| base.join(path));
         for slot in &mut cluster.slots {
             slot.path = slot.path.take().map(|path| base.join(path));
         }
@@ -323,6 +336,7 @@ impl Cluster {
         match self.slots.len() {
             0 => return Err(BadCluster::Empty),
             n if n > MAX_SLOTS => return Err(BadCluster::TooMany(n)),
+            _ if self.insecure && self.identity.is_some() => return Err(BadCluster::Insecure),
             _ => {}
         }
         let (mut disks, mut stand_for) = (BTreeMap::new(), BTreeMap::new());
@@ -424,7 +438,8 @@ impl Cluster {
     }
 }
 
-fn is_address(text: &str) -> bool {
+/// Is it `HOST:PORT`?
+pub fn is_address(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
 }
@@ -476,6 +491,23 @@ mod tests {
         }
         assert_eq!(with("meta = \"a\"\ncache = \"b\""), Err(BadCluster::CacheTwice));
         assert!(matches!(with("meta = 3"), Err(BadCluster::Text(_))));
+    }
+
+    #[test]
+    fn how_machines_know_each_other_is_said_once() {
+        let with = |lines: &str| {
+            let text = format!("{HEAD}{lines}\n{}", slot(1, "address = \"h:1\""));
+            Cluster::parse(&text, Path::new("/etc/ashlar"))
+        };
+        let cluster = with("identity = \"node\"").unwrap();
+        assert_eq!(cluster.identity.as_deref(), Some(Path::new("/etc/ashlar/node")));
+        assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster));
+        let cluster = with("insecure = true").unwrap();
+        assert!(cluster.insecure);
+        assert_eq!(Cluster::parse(&cluster.to_toml(), Path::new("/")), Ok(cluster));
+        let plain = with("").unwrap();
+        assert!(!plain.insecure && plain.identity.is_none());
+        assert_eq!(with("identity = \"a\"\ninsecure = true"), Err(BadCluster::Insecure));
     }
 
     #[test]

@@ -4,20 +4,29 @@
 //! Each crate lists its own; its tests try them with [`hold`], and `tools/fuzz` for as long as one likes. Only there: the
 //! module is behind the feature `decoders`.
 
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::cluster::Cluster;
 use crate::convert::Address;
-use crate::id::{BlobId, ClusterId, DiskId, Epoch, Generation, GroupId, OwnerId};
+use crate::id::{BlobId, ClusterId, DiskId, Epoch, Generation, GroupId, NodeId, OwnerId};
 use crate::id::{PartKey, SessionId, SlotId, VolumeId};
 use crate::link::frame::{self, HEADER_LEN, Kind};
 use crate::link::request::{Hello, Request};
 use crate::part_store::{Issuer, Scope};
 use crate::scheme::Scheme;
+use crate::tls::authority::{Authority, MACHINE_LASTS, from_now, new_key, request, validity};
+use crate::tls::identity::{Identity, Revoked, Role};
+use crate::tls::token::Token;
 
 /// One of them.
 pub struct Decoder {
@@ -78,6 +87,20 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "answer", decode: read_answer, example: a_request, seal: unsealed },
     Decoder { name: "cluster file", decode: read_cluster, example: a_cluster, seal: unsealed },
     Decoder { name: "names", decode: read_names, example: a_name, seal: unsealed },
+    Decoder {
+        name: "certificate",
+        decode: read_certificate,
+        example: a_certificate,
+        seal: unsealed,
+    },
+    Decoder {
+        name: "certificate request",
+        decode: read_certificate_request,
+        example: a_certificate_request,
+        seal: unsealed,
+    },
+    Decoder { name: "revoked", decode: read_revoked, example: a_revoked, seal: unsealed },
+    Decoder { name: "token", decode: read_token, example: a_token, seal: seal_token },
 ];
 
 /// A blob's id, for examples.
@@ -199,6 +222,75 @@ fn read_names(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         drop(text.parse::<BlobId>());
         drop(text.parse::<Scheme>());
+    }
+}
+
+fn somebody() -> Identity {
+    let (cluster, node) = (ClusterId::random(), NodeId::random());
+    Identity { cluster, node, roles: Role::ALL.into() }
+}
+
+/// One CA for all: making it takes longer than all that is tried with it.
+static AUTHORITY: LazyLock<Authority> =
+    LazyLock::new(|| Authority::make(ClusterId::random()).expect("a CA is made").0);
+
+fn a_certificate() -> Vec<u8> {
+    let when = from_now(MACHINE_LASTS);
+    let issued = AUTHORITY.issue(&a_certificate_request(), &somebody(), &when);
+    let pem = issued.expect("it is signed").certificate;
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("it is one").to_vec()
+}
+
+fn read_certificate(bytes: &[u8]) {
+    let certificate = CertificateDer::from(bytes);
+    let _ = validity(&certificate);
+    if let Ok((identity, serial)) = Identity::of(&certificate) {
+        let uris = identity.uris();
+        let read = Identity::from_uris(uris.iter().map(String::as_str));
+        assert_eq!(read, Ok(identity), "who it is is read as it is written");
+        assert_eq!(serial.to_string().parse(), Ok(serial), "a number is read as it is shown");
+    }
+}
+
+fn a_certificate_request() -> Vec<u8> {
+    let asked = new_key().and_then(|key| request(&key));
+    asked.expect("a key is made")
+}
+
+fn read_certificate_request(bytes: &[u8]) {
+    drop(AUTHORITY.issue(bytes, &somebody(), &from_now(MACHINE_LASTS)));
+}
+
+fn a_revoked() -> Vec<u8> {
+    b"# of m2\n0aff\n4100ff # lost\n".to_vec()
+}
+
+fn read_revoked(bytes: &[u8]) {
+    if let Ok(revoked) = Revoked::parse(&String::from_utf8_lossy(bytes)) {
+        assert_eq!(Revoked::parse(&revoked.to_text()), Ok(revoked), "a list is read as written");
+    }
+}
+
+fn a_token() -> Vec<u8> {
+    let (cluster, expires) = (ClusterId::random(), 2_000_000_000);
+    let addresses = vec!["10.0.0.1:7410".to_owned(), "root-b:7410".to_owned()];
+    let (fingerprint, secret) = ([1; 32], [2; 32]);
+    Token { cluster, fingerprint, secret, expires, addresses }.to_string().into_bytes()
+}
+
+/// Makes the checksum right, of whatever can be decoded.
+fn seal_token(bytes: &mut Vec<u8>) {
+    let Some(encoded) = bytes.strip_prefix(b"ashlar1.") else { return };
+    let Ok(mut inner) = URL_SAFE_NO_PAD.decode(encoded) else { return };
+    let Some(len) = inner.len().checked_sub(4) else { return };
+    inner.truncate(len);
+    inner.extend_from_slice(&crc32c::crc32c(&inner).to_be_bytes());
+    *bytes = format!("ashlar1.{}", URL_SAFE_NO_PAD.encode(inner)).into_bytes();
+}
+
+fn read_token(bytes: &[u8]) {
+    if let Ok(token) = String::from_utf8_lossy(bytes).parse::<Token>() {
+        assert_eq!(token.to_string().parse(), Ok(token), "a token is read as it is written");
     }
 }
 

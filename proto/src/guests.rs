@@ -1,7 +1,7 @@
 //! Guests: the connections of a listener, bounded in number, and in how long they may be of no use.
 //!
 //! Anybody can connect. Whoever has made a whole request is *known*; who has not after [`UNKNOWN`] is
-//! asked to leave. When there are as many as there may be, the one of least use makes room: one that is not known before one that is, and one with nothing under way before that the one
+//! asked to leave, and so is within a second whose certificate was revoked. There are [`STRANGERS`] at most who are not known. When there are as many as there may be, the one of least use makes room: one that is not known before one that is, and one with nothing under way before that the one
 //! that has been idle for longest. Who has just come is heard first ([`HEARD`]). A client that is shown the door connects again when it has
 //! something to ask. So strangers cost a bounded amount, and do not keep clients out.
 
@@ -21,8 +21,13 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use crate::tls::credentials::Peer;
+use crate::tls::wire::Wire;
+
 /// How long a connection may be without having made a whole request.
 pub const UNKNOWN: Duration = Duration::from_secs(10);
+/// Most that are not known at once: each may be agreeing on TLS.
+pub const STRANGERS: usize = 1024;
 /// How long who has just come stays in any case: what he asks is on its way to be read.
 const HEARD: Duration = Duration::from_millis(100);
 /// How often those are looked for.
@@ -42,6 +47,8 @@ struct Entry {
     known: bool,
     under_way: usize,
     leave: CancellationToken,
+    /// Who it is, if that is known by a certificate.
+    peer: Option<Peer>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +67,12 @@ struct Outage {
 }
 
 impl Book {
+    /// Is there a place for one more, of at most so many?
+    fn has_place(&self, limit: usize) -> bool {
+        let strangers = || self.here.values().filter(|entry| !entry.known).count();
+        self.here.len() < limit && (self.here.len() < STRANGERS || strangers() < STRANGERS)
+    }
+
     /// Shows the one of least use the door, unless all are at work. It has left when its place is free.
     fn make_room(&mut self) {
         let heard = |entry: &Entry| entry.known || entry.last.elapsed() >= HEARD;
@@ -108,7 +121,7 @@ impl Guests {
         loop {
             {
                 let mut book = self.book.lock();
-                if book.here.len() < self.limit {
+                if book.has_place(self.limit) {
                     return;
                 }
                 book.make_room();
@@ -123,7 +136,8 @@ impl Guests {
         let (number, leave) = (book.next, CancellationToken::new());
         book.next += 1;
         let last = Instant::now();
-        book.here.insert(number, Entry { last, known: false, under_way: 0, leave: leave.clone() });
+        let entry = Entry { last, known: false, under_way: 0, leave: leave.clone(), peer: None };
+        book.here.insert(number, entry);
         Guest { guests: self.clone(), number, leave }
     }
 
@@ -153,13 +167,15 @@ impl Guests {
         }
     }
 
-    /// Shows those the door who have said nothing of use for too long.
+    /// Shows those the door who have said nothing of use for too long, or are nobody any more.
     fn sweep(&self) {
         let mut book = self.book.lock();
         let useless = |entry: &&Entry| {
             !entry.known && entry.under_way == 0 && entry.last.elapsed() >= UNKNOWN
         };
-        book.here.values().filter(useless).for_each(|entry| entry.leave.cancel());
+        let revoked = |entry: &&Entry| entry.peer.as_ref().is_some_and(Peer::is_revoked);
+        let leaving = book.here.values().filter(|entry| useless(entry) || revoked(entry));
+        leaving.for_each(|entry| entry.leave.cancel());
         if let Some(outage) = book.outage.take_if(|outage| outage.last.elapsed() >= QUIET) {
             let lasted = outage.last - outage.since;
             tracing::warn!(
@@ -181,6 +197,18 @@ impl Guest {
     /// Returns when the connection has to be closed.
     pub async fn leave(&self) {
         self.leave.cancelled().await;
+    }
+
+    /// Who it is, if its connection knows.
+    pub fn know(&self, peer: Option<&Peer>) {
+        if let Some(entry) = self.guests.book.lock().here.get_mut(&self.number) {
+            entry.peer = peer.cloned();
+        }
+    }
+
+    /// Who it is, if that is known.
+    pub fn peer(&self) -> Option<Peer> {
+        self.guests.book.lock().here.get(&self.number)?.peer.clone()
     }
 
     /// A whole request has arrived; it is under way until the answer is dropped.
@@ -217,16 +245,16 @@ impl Drop for UnderWay {
 /// leave.
 #[derive(Debug)]
 pub struct GuestStream {
-    stream: TcpStream,
+    stream: Wire,
     guest: Arc<Guest>,
     leave: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl GuestStream {
     /// Of this connection.
-    pub fn new(stream: TcpStream, guest: Arc<Guest>) -> Self {
+    pub fn new(stream: impl Into<Wire>, guest: Arc<Guest>) -> Self {
         let leave = Box::pin(guest.leave.clone().cancelled_owned());
-        Self { stream, guest, leave }
+        Self { stream: stream.into(), guest, leave }
     }
 }
 
@@ -332,6 +360,23 @@ mod tests {
         waiting.await;
         drop((at_work, next_at_work, working, late, next));
         assert!(guests.book.lock().here.is_empty(), "places are given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_are_only_so_many_strangers_whatever_place_there_is() {
+        let guests = Guests::new(2 * STRANGERS);
+        let mut all: Vec<_> = (0..STRANGERS).map(|_| Arc::new(guests.admit())).collect();
+        tokio::time::advance(HEARD).await;
+        let mut waiting = Box::pin(guests.place());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        let leaving: Vec<_> = (0..all.len()).filter(|at| has_to_leave(&all[*at])).collect();
+        assert_eq!(leaving.len(), 1, "one makes room");
+        drop(all.swap_remove(leaving[0]));
+        waiting.await;
+        let known = Arc::new(guests.admit());
+        assert!(futures::poll!(Box::pin(guests.place())).is_pending(), "as many as before");
+        drop(known.begin());
+        assert!(futures::poll!(Box::pin(guests.place())).is_ready(), "one of them is none");
     }
 
     #[tokio::test(start_paused = true)]

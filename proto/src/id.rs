@@ -123,6 +123,10 @@ uuid_id! {
     ClientId
 }
 uuid_id! {
+    /// One machine of a cluster.
+    NodeId
+}
+uuid_id! {
     /// One dedicated device or directory that a `storaged` owns.
     DiskId
 }

@@ -12,13 +12,14 @@
 //! * [`client`], [`link`], [`convert`]: how requests travel; between generated messages ([`rpc`]) and
 //!   our own types.
 //! * [`metad`]: the frames in which a session asks whoever leads its volume.
+//! * [`tls`]: who is at the other end of a connection between machines.
 //! * [`guests`], [`gather`]: what a server stands of those who connect to it.
 //! * [`program`], [`health`], [`signals`], [`size`], [`listen`]: what people type and are told, and how a program ends.
 //! * [`touch`], [`awake`]: waiting for what may hang, with a bound; the clock for it.
 //! * [`observe`], [`log_file`], [`metrics_server`], [`systemd`], [`allocator`], [`buffer`]: logs, metrics, the
 //!   word to systemd, and memory. All of these alike in every binary.
 //!
-//! Nothing here does I/O except [`client`], [`link`], [`metad`], the servers' side of connections,
+//! Nothing here does I/O except [`client`], [`link`], [`metad`], [`tls`], the servers' side of connections,
 //! [`cluster::Cluster::read`] and those of the last two lines.
 
 pub mod allocator;
@@ -51,6 +52,7 @@ pub mod scheme;
 pub mod signals;
 pub mod size;
 pub mod systemd;
+pub mod tls;
 pub mod touch;
 
 /// What `--version`, logs and status say of a program: its version, and the commit it was built from.
@@ -66,6 +68,10 @@ pub mod rpc {
     /// The proxy's contract.
     pub mod proxyd {
         tonic::include_proto!("ashlar.proxyd.v1");
+    }
+    /// What machines ask of a root of their cluster.
+    pub mod root {
+        tonic::include_proto!("ashlar.root.v1");
     }
     /// What sessions ask of whoever leads a volume.
     pub mod metad {

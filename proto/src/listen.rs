@@ -73,6 +73,11 @@ impl Listen {
         &self.addresses
     }
 
+    /// Can only this machine reach it?
+    pub fn is_here(&self) -> bool {
+        self.addresses.iter().all(|address| address.ip().to_canonical().is_loopback())
+    }
+
     /// Can anybody reach it who reaches this machine?
     pub fn is_everywhere(&self) -> bool {
         self.addresses.iter().any(|address| address.ip().is_unspecified())
@@ -100,6 +105,9 @@ mod tests {
         let everywhere = |text: &str| text.parse::<Listen>().unwrap().is_everywhere();
         assert!(everywhere(":1") && everywhere("*:1") && everywhere("0.0.0.0:1"));
         assert!(!everywhere("127.0.0.1:1") && !everywhere("localhost:0"));
+        let here = |text: &str| text.parse::<Listen>().unwrap().is_here();
+        assert!(here("127.0.0.2:1") && here("[::1]:1") && here("localhost:1"));
+        assert!(!here(":1") && !here("10.0.0.1:1") && !here("[::]:1"));
     }
 
     #[test]

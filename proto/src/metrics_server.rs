@@ -65,6 +65,7 @@ pub fn count() -> Result<Metrics, ObserveError> {
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|e| ObserveError::Count { why: e.to_string() })?;
     describe();
+    crate::tls::describe();
     gauge!(BUILD_INFO, "version" => crate::VERSION).set(1.0);
     let upkept = recorder.clone();
     tokio::spawn(async move {

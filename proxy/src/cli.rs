@@ -18,6 +18,7 @@ use proto::listen::Listen;
 use proto::observe::init_logs;
 use proto::program::{self, complain};
 use proto::signals::{self, Hangup};
+use proto::tls::Acceptor;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -59,8 +60,8 @@ enum Command {
 struct Run {
     #[command(flatten)]
     cluster: ClusterFile,
-    /// Where to listen, as in 10.0.0.1:7412; :7412 is every address of the machine, for a network
-    /// that you trust: whoever reaches it can read and delete.
+    /// Where to listen, as in 10.0.0.1:7412; :7412 is every address of the machine. Other machines are
+    /// served by TLS, as far as they are of the cluster.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7412")]
     listen: Listen,
     /// Where to serve Prometheus metrics.
@@ -198,19 +199,23 @@ impl Run {
         let proxy = self.cluster.connect().await?;
         found(&proxy).await?;
         let cluster = Cluster::read(&self.cluster.path)?;
+        let (id, identity, insecure) =
+            (cluster.cluster, cluster.identity.clone(), cluster.insecure);
         let proxy = LiveProxy::new(proxy);
         let path = std::path::absolute(&self.cluster.path).context("the cluster file")?;
         let following = tokio::spawn(follow(proxy.clone(), path, cluster, hangup));
         let address = self.listen;
-        if address.is_everywhere() {
+        let identity = identity.as_deref();
+        let acceptor = Acceptor::listening(&address, identity, id, insecure)?;
+        if !acceptor.is_secure() && !address.is_here() {
             tracing::warn!(
-                "listening on {address}: whoever reaches this machine there can read and delete"
+                "listening on {address} without TLS: whoever reaches it can read and delete"
             );
         }
         let listener = TcpListener::bind(address.addresses()).await;
         let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
         tracing::info!(address = %listener.local_addr()?, "serving");
-        serve(proxy, listener, async move { stop.cancelled().await }).await?;
+        serve(proxy, (listener, acceptor), async move { stop.cancelled().await }).await?;
         following.abort();
         tracing::info!("stopped");
         Ok(())

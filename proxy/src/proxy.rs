@@ -33,6 +33,8 @@ use proto::id::{
 use proto::limits::{MAX_BLOBS_PER_REQUEST, footprint};
 use proto::part_store::{Beat, Held, Issuer, LastBeat, PartError, Scope};
 use proto::scheme::Scheme;
+use proto::tls::Connector;
+use proto::tls::files::TlsError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -80,6 +82,9 @@ pub enum BadSlots {
     /// An address that cannot be one.
     #[error(transparent)]
     Address(#[from] BadAddress),
+    /// The certificate of this machine cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What a slot said when it was asked how it is: that it is the right one, or why it cannot be used; none
@@ -179,6 +184,7 @@ impl Proxy {
     /// called within a tokio runtime.
     pub fn from_cluster(cluster: &Cluster, settings: ProxySettings) -> Result<Arc<Self>, BadSlots> {
         let mut slots = Vec::with_capacity(cluster.slots.len());
+        let connector = Connector::of(cluster)?;
         for (index, slot) in cluster.slots.iter().enumerate() {
             let Endpoint::Remote(address) = slot.endpoint() else {
                 return Err(BadSlots::Local(index));
@@ -192,7 +198,7 @@ impl Proxy {
             };
             // A connection for each slot, also behind one daemon: large parts do not queue up
             // behind each other.
-            let store = Arc::new(Daemon::new(address)?.slot(to));
+            let store = Arc::new(Daemon::through(address, connector.clone())?.slot(to));
             let place = address.to_owned();
             let (disk, stands_for) = (slot.disk, slot.stands_for());
             let (domain, rack) = (slot.domain(), slot.rack.clone());

@@ -2,6 +2,7 @@
 //!
 //! Errors travel as a status whose details are an encoded [`BlobFailure`].
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,12 @@ use proto::part_store::PartError;
 use proto::rpc::proxyd as wire;
 use proto::rpc::proxyd::blob_failure::Kind;
 use proto::rpc::proxyd::proxyd_server::{Proxyd, ProxydServer};
+use proto::tls::Acceptor;
+use proto::tls::wire::Protocol;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use crate::blob_store::{BlobError, BlobStore};
@@ -33,6 +39,8 @@ const WINDOW: u32 = 1 << 20;
 const MAX_HEADERS: u32 = 8 << 10;
 /// Most connections.
 const CONNECTIONS: usize = 256;
+/// Connections that wait to be taken over by gRPC.
+const WAITING: usize = 64;
 /// Blobs that arrive at once, of all connections.
 const LARGE_MESSAGES: usize = 16;
 /// A silent connection is asked for a sign of life this often, and dropped after as long.
@@ -40,22 +48,20 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Most requests of one connection that are worked on at once: each may hold a blob and its parts.
 const REQUESTS_AT_ONCE: u32 = 64;
 
-/// Serves `proxy` on `listener` until `stop` is done; requests that have begun are finished.
+/// Serves `proxy` on `listener` to those who may come in by `acceptor`, until `stop` is done; requests that have begun are
+/// finished.
 pub async fn serve(
     proxy: Arc<LiveProxy>,
-    listener: TcpListener,
+    (listener, acceptor): (TcpListener, Acceptor),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let service = ProxydServer::new(Service { proxy })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let guests = Guests::new(room_for(CONNECTIONS));
-    let incoming = futures::stream::unfold((guests, listener), async |(guests, listener)| {
-        let (stream, guest) = guests.accept(&listener).await;
-        let stream = stream.set_nodelay(true).map(|()| GuestStream::new(stream, Arc::new(guest)));
-        Some((stream, (guests, listener)))
-    });
-    tonic::transport::Server::builder()
+    let (agreed, incoming) = mpsc::channel(WAITING);
+    let accepting = accept(listener, guests, acceptor, agreed);
+    let serving = tonic::transport::Server::builder()
         .layer(Gather::new(LARGE_MESSAGES))
         .max_frame_size(MAX_FRAME)
         .initial_stream_window_size(WINDOW)
@@ -64,9 +70,42 @@ pub async fn serve(
         .max_concurrent_streams(REQUESTS_AT_ONCE)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .serve_with_incoming_shutdown(service, Box::pin(incoming), stop)
-        .await
-        .map_err(ServeError::Transport)
+        .serve_with_incoming_shutdown(service, ReceiverStream::new(incoming), stop);
+    let served = tokio::select! {
+        served = serving => served,
+        never = accepting => match never {},
+    };
+    served.map_err(ServeError::Transport)
+}
+
+/// Takes connections for ever. Each agrees on TLS by itself: none waits for another.
+async fn accept(
+    listener: TcpListener,
+    guests: Arc<Guests>,
+    acceptor: Acceptor,
+    agreed: mpsc::Sender<std::io::Result<GuestStream>>,
+) -> Infallible {
+    let mut agreeing = JoinSet::new();
+    loop {
+        let (stream, guest) = tokio::select! {
+            accepted = guests.accept(&listener) => accepted,
+            // One that panics has logged why.
+            Some(_) = agreeing.join_next() => continue,
+        };
+        let (acceptor, agreed, guest) = (acceptor.clone(), agreed.clone(), Arc::new(guest));
+        agreeing.spawn(async move {
+            let wire = tokio::select! {
+                wire = acceptor.accept(stream, &[Protocol::Grpc]) => wire,
+                () = guest.leave() => return,
+            };
+            // Who may not come in was logged.
+            let Ok(wire) = wire else { return };
+            guest.know(wire.peer());
+            let stream = wire.tcp().set_nodelay(true).map(|()| GuestStream::new(wire, guest));
+            // A server that has stopped takes no more: the connection is closed.
+            drop(agreed.send(stream).await);
+        });
+    }
 }
 
 /// Why serving ended, or never began.

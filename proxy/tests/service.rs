@@ -9,12 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use proto::client::Daemon;
+use proto::client::{Daemon, channel};
 use proto::convert::{Address, blob_to_wire};
-use proto::id::{ClusterId, DiskId, Generation, GroupId, SlotId};
+use proto::id::{ClusterId, DiskId, Generation, GroupId, NodeId, SlotId};
 use proto::rpc::proxyd as wire;
 use proto::rpc::proxyd::blob_failure::Kind;
 use proto::rpc::proxyd::proxyd_client::ProxydClient;
+use proto::tls::authority::{Authority, MACHINE_LASTS, from_now};
+use proto::tls::credentials::{Credentials, NodeFiles};
+use proto::tls::identity::{Identity, Role};
+use proto::tls::{Acceptor, Connector};
 use proxy::{BlobStore, LiveProxy, Proxy, ProxySettings, Stored};
 use support::{MemorySlot, Mood, blob, config, noise, proxy_over};
 use tokio::net::TcpListener;
@@ -30,9 +34,13 @@ async fn blobs_go_in_and_out_over_grpc() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(proxy::service::serve(LiveProxy::new(proxy), listener, async {
-        let _ = stopped.await;
-    }));
+    let server = tokio::spawn(proxy::service::serve(
+        LiveProxy::new(proxy),
+        (listener, Acceptor::plain()),
+        async {
+            let _ = stopped.await;
+        },
+    ));
     let client = ProxydClient::connect(address).await.unwrap();
     let limit = proto::limits::MAX_MESSAGE;
     let mut client = client.max_decoding_message_size(limit).max_encoding_message_size(limit);
@@ -104,4 +112,39 @@ async fn daemons_that_accept_and_never_answer_delay_a_put_by_less_than_five_seco
     }
     assert!(longest < Duration::from_secs(3), "{longest:?}");
     accept.abort();
+}
+
+#[tokio::test]
+async fn a_proxy_of_a_machine_that_is_of_a_cluster_serves_that_alone() {
+    let cluster = ClusterId::random();
+    let [ours, theirs] = [(); 2].map(|()| Authority::make(cluster).unwrap().0);
+    let home = tempfile::tempdir().unwrap();
+    let machine = |name: &str, authority: &Authority, role: Role| {
+        let files = NodeFiles::new(&home.path().join(name));
+        let identity = Identity { cluster, node: NodeId::random(), roles: [role].into() };
+        authority.equip(&files, &identity, &from_now(MACHINE_LASTS)).unwrap();
+        Some(Credentials::open(files.directory()).unwrap())
+    };
+    let (proxy, _slots) = proxy_over(8);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let acceptor = Acceptor::new(machine("server", &ours, Role::Node));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server =
+        tokio::spawn(proxy::service::serve(LiveProxy::new(proxy), (listener, acceptor), async {
+            let _ = stopped.await;
+        }));
+    let id = blob(1, 1000, "ec(4,2)");
+    let stat = async |connector: Connector| {
+        let mut client = ProxydClient::new(channel(&address, connector).unwrap());
+        client.stat(wire::StatRequest { blob: blob_to_wire(id) }).await
+    };
+    let client = Connector::new(machine("client", &ours, Role::Client));
+    assert!(stat(client).await.is_ok());
+    let foreign = Connector::new(machine("foreign", &theirs, Role::Root));
+    for stranger in [Connector::plain(), foreign] {
+        assert!(stat(stranger).await.is_err());
+    }
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
 }

@@ -66,17 +66,24 @@ struct RunArgs {
     /// Directory of a disk; repeat for each
     #[arg(long = "disk", value_name = "DIR")]
     disks: Vec<PathBuf>,
-    /// Address to serve on, as in 10.0.0.1:7411; :7411 is every address of the machine, for a network
-    /// that you trust: whoever reaches it can read and delete [default: 127.0.0.1:7411]
+    /// Address to serve on, as in 10.0.0.1:7411; :7411 is every address of the machine. Other machines are served by TLS,
+    /// as far as they are of the cluster, once this one is (ashlar cluster join) [default: 127.0.0.1:7411]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<Listen>,
+    /// Directory of this machine's certificate in the cluster
+    /// [default: /var/lib/ashlar/node, where there is one of the disks' cluster]
+    #[arg(long, value_name = "DIR", env = "ASHLAR_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// Serve without TLS to whoever reaches the address, who can read and delete: on a network that you trust
+    #[arg(long, conflicts_with = "identity")]
+    insecure: bool,
     /// Address to serve Prometheus metrics on
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<Listen>,
     /// Read and verify everything on the disks within so many days, again and again; 0: never [default: 14]
     #[arg(long, value_name = "DAYS")]
     scrub_days: Option<u32>,
-    /// TOML file with the keys disk (a list), listen, metrics, log and scrub-days; flags win over it
+    /// TOML file with the keys disk (a list), listen, identity, insecure, metrics, log and scrub-days; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -188,8 +195,8 @@ fn dispatch(Cli { log, command }: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn run(args: RunArgs, log: Option<String>) -> anyhow::Result<ExitCode> {
-    let RunArgs { disks, listen, metrics, scrub_days, config: file } = args;
-    let flags = RunConfig { disk: disks, listen, metrics, log, scrub_days };
+    let RunArgs { disks, listen, identity, insecure, metrics, scrub_days, config: file } = args;
+    let flags = RunConfig { disk: disks, listen, identity, insecure, metrics, log, scrub_days };
     let config = match &file {
         Some(path) => flags.clone().or(RunConfig::read(path)?),
         None => flags.clone(),

@@ -15,9 +15,11 @@ use proto::observe::change_filter;
 use proto::program::sentence;
 use proto::signals::{self, Hangup};
 use proto::systemd;
+use proto::tls::Acceptor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::unbounded_channel;
+use tokio_util::sync::CancellationToken;
 
 use crate::disk::bay::{Bay, BayPlan, BayState, Bays};
 use crate::disk::late::all_but_late;
@@ -39,6 +41,10 @@ pub struct RunConfig {
     pub disk: Vec<PathBuf>,
     /// Address to serve on.
     pub listen: Option<Listen>,
+    /// Directory of this machine's certificate in the cluster.
+    pub identity: Option<PathBuf>,
+    /// Serve without TLS to whoever reaches the address.
+    pub insecure: bool,
     /// Address to serve metrics on.
     pub metrics: Option<Listen>,
     /// What to log.
@@ -61,6 +67,8 @@ impl RunConfig {
         Self {
             disk: if self.disk.is_empty() { file.disk } else { self.disk },
             listen: self.listen.or(file.listen),
+            identity: self.identity.or(file.identity),
+            insecure: self.insecure || file.insecure,
             metrics: self.metrics.or(file.metrics),
             log: self.log.or(file.log),
             scrub_days: self.scrub_days.or(file.scrub_days),
@@ -68,11 +76,21 @@ impl RunConfig {
     }
 }
 
-/// Serves until it is told to end; `reload` is what SIGHUP means.
+/// Serves until a signal ends it; `reload` is what SIGHUP means.
 pub(crate) async fn run(
     config: RunConfig,
     reload: impl FnMut() + Send + 'static,
 ) -> anyhow::Result<()> {
+    // Before disks are opened, which may take long: whoever says stop then means it, too.
+    let stop = signals::take("storaged", Hangup::Reloads(Box::new(reload)))?;
+    serve(config, stop).await
+}
+
+/// Serves until `stop`: for a program that does more than that.
+///
+/// # Errors
+/// When nothing can be served, in a sentence.
+pub async fn serve(config: RunConfig, stop: CancellationToken) -> anyhow::Result<()> {
     if config.disk.is_empty() {
         bail!("no disks: give at least one --disk DIR");
     }
@@ -84,17 +102,9 @@ pub(crate) async fn run(
         Some(address) => address,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
     };
-    // Before disks are opened, which may take long: whoever says stop then means it, too.
-    let stop = signals::take("storaged", Hangup::Reloads(Box::new(reload)))?;
-    // Before that as well, so that nothing is opened in vain.
+    // Before disks are opened, so that none is in vain.
     let listener = TcpListener::bind(listen.addresses()).await;
     let listener = listener.with_context(|| format!("listening on {listen}"))?;
-    if listen.is_everywhere() {
-        tracing::warn!(
-            "listening on {listen}: whoever reaches this machine there can read and delete"
-        );
-    }
-    let listen = listener.local_addr()?;
     if let Some(address) = &config.metrics {
         serve_metrics(address)?;
     }
@@ -103,14 +113,27 @@ pub(crate) async fn run(
         // What is being opened is left as a crash would leave it.
         () = stop.cancelled() => return Ok(()),
     };
+    let identity = config.identity.as_deref();
+    let acceptor = Acceptor::listening(&listen, identity, bays.cluster(), config.insecure);
+    let acceptor = match acceptor {
+        Ok(acceptor) => acceptor,
+        Err(why) => {
+            bays.close().await;
+            return Err(why.into());
+        }
+    };
+    if !acceptor.is_secure() && !listen.is_here() {
+        tracing::warn!("listening on {listen} without TLS: whoever reaches it can read and delete");
+    }
+    let listen = listener.local_addr()?;
     let metrics = config.metrics.map_or("none".to_owned(), |address| address.to_string());
     let (disks, out) = (bays.count_in(), bays.all().len() - bays.count_in());
     tracing::info!(
         version = proto::VERSION, %listen, cluster = %bays.cluster(),
-        disks, out, metrics, "storaged is ready"
+        disks, out, metrics, tls = acceptor.is_secure(), "storaged is ready"
     );
     systemd::ready();
-    let served = Service::new(bays.clone()).serve(listener, stop).await;
+    let served = Service::new(bays.clone()).admitting(acceptor).serve(listener, stop).await;
     bays.close().await;
     tracing::info!("stopped");
     Ok(served?)

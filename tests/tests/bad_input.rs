@@ -101,6 +101,19 @@ fn wrong_flags_of_the_mount() -> Result<()> {
             &["/nonexistent/c"],
         ),
         row("no daemon there", ashlar(), &["cluster", "file", "127.0.0.1"], &["127.0.0.1"]),
+        row(
+            "a cluster of nothing",
+            ashlar(),
+            &["cluster", "create", "--address", "h"],
+            &["--disk"],
+        ),
+        row("no token", ashlar(), &["cluster", "join", "nonsense"], &["ashlar1."]),
+        row(
+            "no machine of a cluster",
+            ashlar(),
+            &["node", "run", "--state", "/nonexistent/node"],
+            &["/nonexistent/node"],
+        ),
         row("no log filter", ashlar(), &["status", "/m", "--log", "a=b=c"], &["a=b=c"]),
     ])
 }

@@ -9,11 +9,12 @@ use anyhow::{Context, Result, ensure};
 use tests::binaries::workspace;
 
 /// Where metrics are declared (`metric_names!`).
-const DECLARED: [&str; 6] = [
+const DECLARED: [&str; 7] = [
     "fs/src/metrics.rs",
     "gateway/src/metrics.rs",
     "meta/src/metrics.rs",
     "proto/src/metrics_server.rs",
+    "proto/src/tls.rs",
     "proxy/src/metrics.rs",
     "storaged/src/metrics.rs",
 ];

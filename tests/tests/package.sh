@@ -32,7 +32,7 @@ step units
 # Whether a unit is well-formed; what it names is there.
 if test -x "$root/usr/bin/systemd-analyze" >/dev/null; then
 	in_root systemd-analyze verify --man=no /usr/lib/systemd/system/storaged.service '/usr/lib/systemd/system/ashlar@.service' \
-		'/usr/lib/systemd/system/ashlar-serve@.service' /usr/lib/systemd/system/ashlar-metad.service
+		'/usr/lib/systemd/system/ashlar-serve@.service' /usr/lib/systemd/system/ashlar-metad.service /usr/lib/systemd/system/ashlar-node.service
 else
 	echo 'NOT TESTED: there is no systemd-analyze here to read the units' >&2
 fi
@@ -144,7 +144,7 @@ ends "$daemon" TERM
 
 step remove
 in_root dpkg -r ashlar
-for gone in usr/bin/ashlar usr/bin/storaged sbin/mount.fuse.ashlar usr/lib/systemd/system/storaged.service usr/lib/systemd/system/ashlar-serve@.service usr/lib/systemd/system/ashlar-metad.service; do
+for gone in usr/bin/ashlar usr/bin/storaged sbin/mount.fuse.ashlar usr/lib/systemd/system/storaged.service usr/lib/systemd/system/ashlar-serve@.service usr/lib/systemd/system/ashlar-metad.service usr/lib/systemd/system/ashlar-node.service; do
 	! test -e "$root/$gone" || { echo "/$gone is still there"; exit 1; }
 done
 test -e "$root/etc/ashlar/storaged.toml" -a -e "$root/srv/d0/superblock"

@@ -61,7 +61,7 @@ const APART: &str = r#"set -eu
 scratch=$1 block=$2
 mounts() { grep fuse.ashlar /proc/self/mountinfo || true; }
 before=$(mounts)
-for dir in /etc /usr/sbin /srv /mnt /var/cache; do
+for dir in /etc /usr/sbin /srv /mnt /var/cache /var/lib/ashlar; do
     mkdir -p "$dir" "$scratch$dir"
     case $dir in /etc | /usr/sbin) cp -a "$dir/." "$scratch$dir/" ;; esac
     mount --bind "$scratch$dir" "$dir"

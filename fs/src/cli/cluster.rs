@@ -1,5 +1,10 @@
-//! `ashlar cluster`: the file that describes a cluster, made of what daemons and disks say, so that nobody
-//! has to copy ids.
+//! `ashlar cluster`: the machines of a cluster, and the file that describes it, made of what daemons and disks say, so that
+//! nobody has to copy ids.
+
+mod create;
+mod join;
+mod members;
+mod served;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +16,7 @@ use proto::cluster::{Cluster, Slot};
 use proto::id::{ClusterId, DiskId, Generation, SlotId};
 use proto::program::say;
 use proto::rpc::storaged::{DiskStatus, StatusReply};
+use proto::tls::Connector;
 use proto::touch::touch;
 use storaged::superblock::Superblock;
 
@@ -24,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Write the file that describes a cluster
+/// Begin a cluster, have machines join it, and write the file that describes it
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -33,6 +39,38 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// Begin a cluster with this machine and its disks
+    ///
+    /// Makes the CA by which machines know each other, this machine's key and certificate, its disks, and the cluster file. It is
+    /// the root of the cluster: it takes other machines in, while `ashlar node run` runs.
+    #[command(
+        after_help = "Example:\n  ashlar cluster create --address 10.0.0.1 --disk /srv/disk0 --disk /srv/disk1"
+    )]
+    Create(create::CreateArgs),
+    /// Print a token, with which one other machine can join the cluster (on a root)
+    #[command(after_help = "Example:\n  ashlar cluster token --ttl 1h")]
+    Token(members::TokenArgs),
+    /// Make this machine one of the cluster that a token is of
+    ///
+    /// Its key is made here and stays here; the root is known by the token. Its disks get their slots once `ashlar node run` runs. What
+    /// broke off can be done again.
+    #[command(after_help = "Example:\n  ashlar cluster join ashlar1.AX... --disk /srv/disk0")]
+    Join(join::JoinArgs),
+    /// Say who this machine is, which machines there are (on a root), and which disks answer
+    #[command(after_help = "Example:\n  ashlar cluster status")]
+    Status(members::MemberArgs),
+    /// Have a machine be of the cluster no more (on a root)
+    ///
+    /// Its certificates are worth nothing from then on, and it gets no other. Its disks stay in the cluster file: see storaged disk lost.
+    #[command(
+        after_help = "Example:\n  ashlar cluster revoke 7d1c0000-0000-4000-8000-000000000000"
+    )]
+    Revoke(members::RevokeArgs),
+    /// Take this machine out of its cluster: its certificate is worth nothing from then on, and forgotten
+    ///
+    /// Refused while disks of it are in the cluster file, and on the root.
+    #[command(after_help = "Example:\n  ashlar cluster leave")]
+    Leave(members::MemberArgs),
     /// Print a cluster file with all disks that these daemons serve, or with these disks
     ///
     /// Waits for daemons that are starting. Disks in directories are opened by the mount itself, without
@@ -78,12 +116,25 @@ struct FileArgs {
     /// [default: whoever mounts a volume leads it]
     #[arg(long, value_name = "HOST:PORT")]
     metad: Vec<String>,
+    /// Directory of this machine's certificate in the cluster, which goes into the file
+    /// [default: not in the file; /var/lib/ashlar/node, where there is one]
+    #[arg(long, value_name = "DIR", env = "ASHLAR_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// Speak to other machines without TLS: on a network that you trust
+    #[arg(long, conflicts_with = "identity")]
+    insecure: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     let args = match args.command {
         Command::File(args) => args,
         Command::AcceptLoss(args) => return block_on(accept_loss(&args)),
+        Command::Create(args) => return create::create(&args),
+        Command::Token(args) => return members::token(&args),
+        Command::Join(args) => return block_on(join::join(&args)),
+        Command::Status(args) => return block_on(members::status(&args)),
+        Command::Revoke(args) => return members::revoke(&args),
+        Command::Leave(args) => return block_on(members::leave(&args)),
     };
     let cluster = block_on(cluster(&args))?;
     // What this prints must be a file that can be read.
@@ -120,11 +171,15 @@ async fn given_up(store: &Store, disks: &[DiskId]) -> Result<()> {
 async fn cluster(args: &FileArgs) -> Result<Cluster> {
     let mut cluster = None;
     let mut slots: Vec<Slot> = Vec::new();
+    let connector = match args.insecure {
+        true => Connector::insecure(),
+        false => Connector::with(args.identity.as_deref())?,
+    };
     for place in &args.places {
         let (id, found) = match place.rsplit_once(':') {
             _ if is_directory(place)? => in_directory(place)?,
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                served(place, args.by_host).await?
+                served(place, &connector, args.by_host).await?
             }
             _ => bail!("{place} is neither HOST:PORT, as 10.0.0.1:7411, nor a directory"),
         };
@@ -141,7 +196,10 @@ async fn cluster(args: &FileArgs) -> Result<Cluster> {
     }
     let cluster = cluster.context("no disks")?;
     let (cache, metad) = (args.cache.clone(), args.metad.clone());
-    Ok(Cluster { cluster, generation: Generation(1), cache, metad, slots })
+    let identity = args.identity.as_deref().map(std::path::absolute).transpose();
+    let (identity, insecure) = (identity.context("--identity")?, args.insecure);
+    let generation = Generation(1);
+    Ok(Cluster { cluster, generation, cache, metad, identity, insecure, slots })
 }
 
 fn is_directory(place: &str) -> Result<bool> {
@@ -157,8 +215,12 @@ fn in_directory(place: &str) -> Result<(ClusterId, Vec<Slot>)> {
     Ok((cluster, vec![Slot { disk, replaces, address, path, slot, domain, rack, drain: false }]))
 }
 
-async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> {
-    let status = ask(address).await.with_context(|| format!("storaged at {address}"))?;
+async fn served(
+    address: &str,
+    connector: &Connector,
+    by_host: bool,
+) -> Result<(ClusterId, Vec<Slot>)> {
+    let status = ask(address, connector).await.with_context(|| format!("storaged at {address}"))?;
     let cluster = ClusterId::from_slice(&status.cluster)
         .with_context(|| format!("storaged at {address} names no cluster"))?;
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -175,8 +237,8 @@ async fn served(address: &str, by_host: bool) -> Result<(ClusterId, Vec<Slot>)> 
     Ok((cluster, status.disks.iter().map(slot).collect::<Result<_>>()?))
 }
 
-async fn ask(address: &str) -> Result<StatusReply> {
-    let daemon = Daemon::new(address)?;
+async fn ask(address: &str, connector: &Connector) -> Result<StatusReply> {
+    let daemon = Daemon::through(address, connector.clone())?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match tokio::time::timeout(ANSWER, daemon.status()).await {

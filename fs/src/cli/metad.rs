@@ -12,6 +12,8 @@ use proto::listen::Listen;
 use proto::program::say;
 use proto::signals::{self, Hangup};
 use proto::systemd;
+use proto::tls::Acceptor;
+use proto::tls::identity::Role;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -52,8 +54,8 @@ enum Command {
 struct RunArgs {
     #[command(flatten)]
     cluster: ClusterFile,
-    /// Address to serve on, as in 10.0.0.1:7413; :7413 is every address of the machine, for a network that you trust:
-    /// whoever reaches it can read and change every volume [default: 127.0.0.1:7413]
+    /// Address to serve on, as in 10.0.0.1:7413; :7413 is every address of the machine. Other machines are served by TLS, as
+    /// far as they are of the cluster, once this one is a root of it (ashlar cluster create, join) [default: 127.0.0.1:7413]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<Listen>,
     /// Lead this volume; repeat for each [default: all that nobody has]
@@ -87,13 +89,18 @@ async fn serve(args: RunArgs) -> Result<()> {
     // Before volumes are taken over, so that none is in vain.
     let listener = TcpListener::bind(listen.addresses()).await;
     let listener = listener.with_context(|| format!("listening on {listen}"))?;
-    if listen.is_everywhere() {
+    let identity = cluster.identity.as_deref();
+    let acceptor = Acceptor::listening(&listen, identity, cluster.cluster, cluster.insecure)?;
+    if let Some(own) = acceptor.identity().filter(|own| !own.is(Role::Root)) {
+        bail!("volumes are led by roots of the cluster, and this machine is {own}");
+    }
+    if !acceptor.is_secure() && !listen.is_here() {
         tracing::warn!(
-            "listening on {listen}: whoever reaches this machine there can read and change every volume"
+            "listening on {listen} without TLS: whoever reaches it can read and change every volume"
         );
     }
     let address = listener.local_addr()?;
-    let metad = Metad::new(cluster.cluster);
+    let metad = Metad::new(cluster.cluster, acceptor);
     // Who stands by sends on whoever comes; else nobody is answered before it is known what is led.
     let answers = CancellationToken::new();
     if args.standby {

@@ -19,6 +19,9 @@ pub enum MountError {
     /// The volume.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// The certificate of this machine.
+    #[error(transparent)]
+    Tls(#[from] proto::tls::files::TlsError),
     /// The metad that leads it.
     #[error(transparent)]
     Remote(#[from] RemoteError),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use meta::{MetaStore, RemoteSession, Target};
 use proto::cluster::Cluster;
+use proto::tls::Connector;
 use proxy::BlobStore;
 
 use super::embedded::Store;
@@ -28,6 +29,7 @@ pub(super) async fn open(
     let target = Target {
         addresses: cluster.metad.clone(),
         cluster: cluster.cluster,
+        connector: Connector::of(cluster)?,
         volume: volume.to_owned(),
         name: name(at),
         take_over,

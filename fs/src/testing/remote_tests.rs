@@ -6,6 +6,7 @@ use meta::{Caller, MetaStore, Metad, NewNode, ROOT, RemoteSession, Target, Volum
 use nix::errno::Errno;
 use proto::id::{ClusterId, VolumeId};
 use proto::scheme::Scheme;
+use proto::tls::{Acceptor, Connector};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ impl Led {
         let session = meta::in_memory(&info, (0, 0, 0o755));
         let blobs = Arc::new(MemoryBlobs::new());
         let keeper = over(session.clone(), &blobs, Housekeeping::Here);
-        let metad = Metad::new(info.cluster);
+        let metad = Metad::new(info.cluster, Acceptor::plain());
         metad.lead(session.opened_on().clone(), keeper.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
@@ -62,6 +63,7 @@ impl Led {
         let target = Target {
             addresses: vec![self.address.to_string()],
             cluster: self.info.cluster,
+            connector: Connector::plain(),
             volume: self.info.name.clone(),
             name: "a test".to_owned(),
             take_over: true,

@@ -16,9 +16,9 @@ use proto::on_wake::{self, Threads};
 use proto::rpc::metad as wire;
 use proto::rpc::metad::from_client::Say;
 use proto::rpc::metad::from_metad::Said;
+use proto::tls::Connector;
+use proto::tls::wire::{Protocol, Reading};
 use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -57,7 +57,7 @@ pub(super) enum Ended {
 pub(super) type Known = Option<(VolumeInfo, u16)>;
 
 /// What is received.
-pub(super) type Input = BufReader<OwnedReadHalf>;
+pub(super) type Input = BufReader<Reading>;
 
 /// One connection.
 pub(super) struct Connection {
@@ -96,18 +96,19 @@ impl Connection {
     /// # Errors
     /// Why not.
     pub(super) async fn open(
-        address: &str,
+        (address, connector): (&str, &Connector),
         hello: wire::Hello,
         (volume, kept): (watch::Sender<Known>, Arc<Kept>),
     ) -> Result<(Arc<Self>, Input, wire::Welcome), Ended> {
         let broken = |e: io::Error| Ended::Broken(format!("{address}: {e}"));
         let late = || Ended::Broken(format!("{address} does not answer"));
-        let connected = timeout(CONNECT, TcpStream::connect(address)).await;
+        let connected = timeout(CONNECT, connector.connect(address, Protocol::Session)).await;
         let mut stream = connected.map_err(|_| late())?.map_err(broken)?;
-        prepare(&stream, SILENCE).map_err(broken)?;
+        prepare(stream.tcp(), SILENCE).map_err(broken)?;
         let first = [&PREFACE[..], &say(0, Say::Hello(hello))].concat();
         stream.write_all(&first).await.map_err(broken)?;
-        let (read, write) = stream.into_split();
+        stream.flush().await.map_err(broken)?;
+        let (read, write) = stream.split();
         let mut input = BufReader::with_capacity(READ_BUFFER, read);
         let said = timeout(WELCOME, listen(&mut input)).await;
         match said.map_err(|_| late())?.map_err(broken)? {

@@ -17,6 +17,7 @@ use proto::id::ClusterId;
 use proto::metad::{LEASE, VERSION};
 use proto::part_store::Issuer;
 use proto::rpc::metad as wire;
+use proto::tls::Connector;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -47,6 +48,8 @@ pub struct Target {
     pub addresses: Vec<String>,
     /// The cluster.
     pub cluster: ClusterId,
+    /// How they are reached.
+    pub connector: Connector,
     /// The volume's name.
     pub volume: String,
     /// Who asks, for people: "mount /mnt/a of host-b, process 17".
@@ -147,6 +150,7 @@ pub(super) struct Link {
 /// What one connection is made with after the other.
 struct Keeper {
     addresses: Vec<String>,
+    connector: Connector,
     hello: wire::Hello,
     state: watch::Sender<State>,
     closing: Arc<AtomicBool>,
@@ -169,7 +173,7 @@ impl Link {
         known: watch::Sender<Known>,
         issuer: watch::Sender<Option<Issuer>>,
     ) -> Result<(Self, wire::Welcome), RemoteError> {
-        let Target { addresses, cluster, volume, name, take_over } = target;
+        let Target { addresses, cluster, connector, volume, name, take_over } = target;
         if addresses.is_empty() {
             return Err(RemoteError::Nobody(volume));
         }
@@ -188,6 +192,7 @@ impl Link {
         let (numbers, kept) = <(Arc<Mutex<Numbers>>, Arc<Kept>)>::default();
         let mut keeper = Keeper {
             addresses,
+            connector,
             hello,
             state: state.clone(),
             closing: closing.clone(),
@@ -463,7 +468,8 @@ impl Keeper {
             tried += 1;
             self.hello.connection += 1;
             let known = (self.volume.clone(), self.kept.clone());
-            match Connection::open(&address, self.hello.clone(), known).await {
+            let to = (&*address, &self.connector);
+            match Connection::open(to, self.hello.clone(), known).await {
                 Ok(opened) => {
                     // The first to be tried next time.
                     self.addresses.swap(0, tried - 1);

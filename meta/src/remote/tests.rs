@@ -6,8 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proto::id::{BlobId, ClusterId, GroupId, SessionId};
+use proto::id::{BlobId, ClusterId, GroupId, NodeId, SessionId};
 use proto::limits::MAX_LOOKS;
+use proto::tls::authority::{Authority, MACHINE_LASTS, from_now};
+use proto::tls::credentials::{Credentials, NodeFiles};
+use proto::tls::identity::{Identity, Role};
+use proto::tls::{Acceptor, Connector};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -70,10 +75,15 @@ impl Served {
 
     /// Takes the volume over, and waits for who worked on it.
     async fn over(memory: MemoryVolume) -> Self {
+        Self::admitting(Acceptor::plain(), memory).await
+    }
+
+    /// The same, for those who may come in.
+    async fn admitting(acceptor: Acceptor, memory: MemoryVolume) -> Self {
         let keeper = memory.open();
         keeper.opened_on().await_sessions().await.unwrap();
         let cluster = keeper.volume().cluster;
-        let (metad, told) = (Metad::new(cluster), Arc::<Told>::default());
+        let (metad, told) = (Metad::new(cluster, acceptor), Arc::<Told>::default());
         metad.lead(keeper.opened_on().clone(), told.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
@@ -85,6 +95,7 @@ impl Served {
         Target {
             addresses: vec![address.to_string()],
             cluster: self.cluster,
+            connector: Connector::plain(),
             volume: self.keeper.volume().name,
             name: "a test".to_owned(),
             take_over: false,
@@ -306,6 +317,53 @@ async fn who_does_not_belong_here_is_told_so() {
         stranger.shutdown().await.unwrap();
     }
     assert!(one.getattr(ROOT).await.is_ok());
+    served.end().await;
+}
+
+/// A machine of a cluster whose CA is this, with its files in a directory.
+fn machine(authority: &Authority, cluster: ClusterId, role: Role) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = Identity { cluster, node: NodeId::random(), roles: [role].into() };
+    let files = NodeFiles::new(directory.path());
+    authority.equip(&files, &identity, &from_now(MACHINE_LASTS)).unwrap();
+    directory
+}
+
+#[tokio::test]
+async fn sessions_are_of_machines_of_the_cluster_and_led_by_its_roots() {
+    let volume = samples::a_volume();
+    let memory = MemoryVolume::format(&volume, (0, 0, 0o755));
+    let cluster = volume.cluster;
+    let (authority, other) =
+        (Authority::make(cluster).unwrap().0, Authority::make(cluster).unwrap().0);
+    let with = |directory: &TempDir| Some(Credentials::open(directory.path()).unwrap());
+    let root = machine(&authority, cluster, Role::Root);
+    let served = Served::admitting(Acceptor::new(with(&root)), memory).await;
+    let asked =
+        |connector| RemoteSession::open(Target { connector, ..served.target_at(served.address) });
+    let client = machine(&authority, cluster, Role::Client);
+    let session = asked(Connector::new(with(&client))).await.unwrap();
+    assert!(session.getattr(ROOT).await.is_ok());
+    let foreign = machine(&other, cluster, Role::Root);
+    for stranger in [Connector::plain(), Connector::new(with(&foreign))] {
+        let refused = asked(stranger).await.err();
+        assert!(matches!(refused, Some(RemoteError::NotLed { .. })), "{refused:?}");
+    }
+    // The right certificate, and another cluster in what is said with it.
+    let target = served.target_at(served.address);
+    let (connector, cluster) = (Connector::new(with(&client)), ClusterId::random());
+    let refused = RemoteSession::open(Target { connector, cluster, ..target }).await.err();
+    assert!(matches!(refused, Some(RemoteError::Refused { .. })), "{refused:?}");
+    assert!(session.getattr(ROOT).await.is_ok(), "the session goes on");
+    served.end().await;
+    // Whoever is no root leads nothing.
+    let memory = MemoryVolume::format(&volume, (0, 0, 0o755));
+    let node = machine(&authority, volume.cluster, Role::Node);
+    let served = Served::admitting(Acceptor::new(with(&node)), memory).await;
+    let connector = Connector::new(with(&client));
+    let target = Target { connector, ..served.target_at(served.address) };
+    let refused = RemoteSession::open(target).await.err();
+    assert!(matches!(refused, Some(RemoteError::NotLed { .. })), "{refused:?}");
     served.end().await;
 }
 

@@ -18,9 +18,8 @@ use proto::on_wake::{self, Threads};
 use proto::rpc::metad as wire;
 use proto::rpc::metad::from_client::Say;
 use proto::rpc::metad::from_metad::Said;
+use proto::tls::wire::{Reading, Wire};
 use tokio::io::BufReader;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -53,13 +52,13 @@ const READ_BUFFER: usize = 16 << 10;
 /// # Errors
 /// What the connection says, and for what is no session's.
 pub(super) async fn serve(
-    stream: TcpStream,
+    stream: Wire,
     guest: &Arc<Guest>,
     led: &Led,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    prepare(&stream, SILENCE)?;
-    let (read, write) = stream.into_split();
+    prepare(stream.tcp(), SILENCE)?;
+    let (read, write) = stream.split();
     let mut input = BufReader::with_capacity(READ_BUFFER, read);
     let outgoing = Arc::new(Outgoing::new(write));
     let entered = tokio::select! {
@@ -122,10 +121,7 @@ fn nonsense(why: &str) -> io::Error {
 }
 
 /// Who it is, or what it is told instead.
-async fn enter(
-    input: &mut BufReader<OwnedReadHalf>,
-    led: &Led,
-) -> io::Result<Result<Stay, Box<Said>>> {
+async fn enter(input: &mut BufReader<Reading>, led: &Led) -> io::Result<Result<Stay, Box<Said>>> {
     let mut preface = [0; PREFACE.len()];
     frame::fill(input, &mut preface).await?;
     if preface != PREFACE {
@@ -175,7 +171,7 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     /// Takes what is said until there is no more.
-    async fn receive(&self, input: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
+    async fn receive(&self, input: &mut BufReader<Reading>) -> io::Result<()> {
         while let Some(heard) = hear(input, true).await? {
             self.stay.heard();
             match heard.say {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use proto::guests::{Guest, Guests, room_for};
 use proto::id::ClusterId;
 use proto::limits::MAX_SESSIONS;
+use proto::tls::Acceptor;
+use proto::tls::wire::Protocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -27,14 +29,15 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Serves the volumes that one process leads.
 pub struct Metad {
     led: Led,
+    acceptor: Acceptor,
     /// A volume that another has taken over, and why that is known.
     lost: watch::Sender<Option<String>>,
 }
 
 impl Metad {
-    /// Of this cluster; it leads nothing yet.
-    pub fn new(cluster: ClusterId) -> Arc<Self> {
-        Arc::new(Self { led: Led::new(cluster), lost: watch::Sender::new(None) })
+    /// Of this cluster, for those who may come in by this; it leads nothing yet.
+    pub fn new(cluster: ClusterId, acceptor: Acceptor) -> Arc<Self> {
+        Arc::new(Self { led: Led::new(cluster), acceptor, lost: watch::Sender::new(None) })
     }
 
     /// Takes sessions of the volume from now on. Its house is kept by this one.
@@ -89,7 +92,19 @@ impl Metad {
     }
 
     async fn one(self: Arc<Self>, stream: TcpStream, guest: Arc<Guest>, stop: CancellationToken) {
-        if let Err(e) = door::serve(stream, &guest, &self.led, stop).await {
+        let wire = tokio::select! {
+            wire = self.acceptor.accept(stream, &[Protocol::Session]) => wire,
+            () = guest.leave() => return,
+            () = stop.cancelled() => return,
+        };
+        let served = match wire {
+            Ok(wire) => {
+                guest.know(wire.peer());
+                door::serve(wire, &guest, &self.led, stop).await
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = served {
             tracing::debug!("a session's connection ended: {e}");
         }
     }

@@ -19,8 +19,6 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -34,6 +32,8 @@ use crate::id::ClientId;
 use crate::on_wake::{self, Threads};
 use crate::part_store::PartError;
 use crate::rpc::storaged::PartFailure;
+use crate::tls::Connector;
+use crate::tls::wire::{Protocol, Reading};
 
 /// A daemon that does not even acknowledge bytes for this long is given up.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -47,6 +47,7 @@ type Answer = Result<(Bytes, Bytes), PartError>;
 #[derive(Debug)]
 pub struct Link {
     address: String,
+    connector: Connector,
     connect_timeout: Duration,
     client: ClientId,
     current: tokio::sync::Mutex<Current>,
@@ -61,9 +62,10 @@ struct Current {
 
 impl Link {
     /// To `HOST:PORT`; connects on first use.
-    pub fn new(address: &str, connect_timeout: Duration) -> Self {
+    pub fn new(address: &str, connector: Connector, connect_timeout: Duration) -> Self {
+        let (address, client) = (address.to_owned(), ClientId::random());
         let current = tokio::sync::Mutex::default();
-        Self { address: address.to_owned(), connect_timeout, client: ClientId::random(), current }
+        Self { address, connector, connect_timeout, client, current }
     }
 
     /// Sends a request and waits for its answer, which may have a payload.
@@ -89,7 +91,8 @@ impl Link {
         }
         current.begun += 1;
         let hello = Hello { client: self.client, connection: current.begun };
-        let opening = receivers::run(Connection::open(self.address.clone(), hello));
+        let to = (self.address.clone(), self.connector.clone());
+        let opening = receivers::run(Connection::open(to, hello));
         let opening = tokio::time::timeout(self.connect_timeout, opening);
         let connection = match opening.await {
             Ok(Ok(connection)) => Arc::new(connection),
@@ -171,11 +174,12 @@ impl Drop for Entered<'_> {
 }
 
 impl Connection {
-    async fn open(address: String, hello: Hello) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(address).await?;
-        prepare(&stream, SILENCE)?;
+    async fn open((address, connector): (String, Connector), hello: Hello) -> io::Result<Self> {
+        let mut stream = connector.connect(&address, Protocol::Link).await?;
+        prepare(stream.tcp(), SILENCE)?;
         stream.write_all(&[&PREFACE[..], &hello.frame()].concat()).await?;
-        let (read, write) = stream.into_split();
+        stream.flush().await?;
+        let (read, write) = stream.split();
         let outgoing = Arc::new(Outgoing::new(write));
         let waiting = Arc::new(Waiting(Mutex::new(Ok(HashMap::new()))));
         let mut tasks = JoinSet::new();
@@ -201,13 +205,13 @@ impl Connection {
 }
 
 /// Hands answers to those who wait, until the connection ends, of which they are told.
-async fn receive(stream: OwnedReadHalf, waiting: Arc<Waiting>) {
+async fn receive(stream: Reading, waiting: Arc<Waiting>) {
     let why = caught_in("reading answers", hand_out(stream, &waiting)).await;
     waiting.close(&why.unwrap_or_else(|panicked| panicked.to_string()));
 }
 
 /// Answers why the connection has ended.
-async fn hand_out(stream: OwnedReadHalf, waiting: &Waiting) -> String {
+async fn hand_out(stream: Reading, waiting: &Waiting) -> String {
     let mut input = BufReader::with_capacity(READ_BUFFER, stream);
     loop {
         match answer(&mut input, waiting).await {
@@ -224,7 +228,7 @@ async fn hand_out(stream: OwnedReadHalf, waiting: &Waiting) -> String {
 }
 
 async fn answer(
-    input: &mut BufReader<OwnedReadHalf>,
+    input: &mut BufReader<Reading>,
     waiting: &Waiting,
 ) -> io::Result<Option<(u32, Answer)>> {
     let nonsense = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::timeout;
+
+use crate::tls::wire::Writing;
 
 /// Most buffers given to the kernel in one call.
 const GATHER: usize = 64;
@@ -28,8 +29,22 @@ pub type Share = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 struct Queue {
     /// What is still to be written; of the first, only the rest.
     pieces: VecDeque<Piece>,
+    /// What was written may not be on its way yet.
+    unsent: bool,
     /// Nothing more can be written.
     broken: bool,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && !self.unsent
+    }
+
+    /// Nothing of it will be written any more.
+    fn give_up(&mut self) {
+        (self.broken, self.unsent) = (true, false);
+        self.pieces.clear();
+    }
 }
 
 struct Piece {
@@ -40,7 +55,7 @@ struct Piece {
 
 /// The sending half of a connection.
 pub struct Outgoing {
-    stream: OwnedWriteHalf,
+    stream: Writing,
     queue: Mutex<Queue>,
     /// Bytes are left for `drain`.
     left: Notify,
@@ -50,8 +65,13 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Of a connection.
-    pub fn new(stream: OwnedWriteHalf) -> Self {
-        Self { stream, queue: Mutex::default(), left: Notify::new(), done: Notify::new() }
+    pub fn new(stream: impl Into<Writing>) -> Self {
+        Self {
+            stream: stream.into(),
+            queue: Mutex::default(),
+            left: Notify::new(),
+            done: Notify::new(),
+        }
     }
 
     /// Sends one frame: `head` as [`super::frame::encode`] made it, and its payload. `share` is
@@ -64,7 +84,7 @@ impl Outgoing {
         if queue.broken {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        let idle = queue.pieces.is_empty();
+        let idle = queue.is_empty();
         if payload.is_empty() {
             queue.pieces.push_back(Piece { bytes: head, _share: share });
         } else {
@@ -73,33 +93,43 @@ impl Outgoing {
         }
         if idle {
             self.write(&mut queue)?;
-            if !queue.pieces.is_empty() {
+            if !queue.is_empty() {
                 self.left.notify_one();
             }
         }
         Ok(())
     }
 
-    /// Writes until all is written or the socket takes no more.
+    /// Writes until all is written and sent, or the socket takes no more.
     fn write(&self, queue: &mut Queue) -> io::Result<()> {
         while !queue.pieces.is_empty() {
             let slices: Vec<IoSlice<'_>> =
                 queue.pieces.iter().take(GATHER).map(|piece| IoSlice::new(&piece.bytes)).collect();
             match self.stream.try_write_vectored(&slices) {
-                Ok(written) => advance(&mut queue.pieces, written),
+                Ok(written) => {
+                    advance(&mut queue.pieces, written);
+                    queue.unsent = true;
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => {
-                    queue.broken = true;
-                    queue.pieces.clear();
-                    self.left.notify_one();
-                    self.done.notify_one();
-                    return Err(e);
-                }
+                Err(e) => return Err(self.broken(queue, e)),
             }
+        }
+        match self.stream.flush() {
+            Ok(()) => queue.unsent = false,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(e) => return Err(self.broken(queue, e)),
         }
         self.done.notify_one();
         Ok(())
+    }
+
+    /// Nothing more can be written: everybody who waits learns it.
+    fn broken(&self, queue: &mut Queue, why: io::Error) -> io::Error {
+        queue.give_up();
+        self.left.notify_one();
+        self.done.notify_one();
+        why
     }
 
     /// Writes what senders had to leave, for as long as the connection lives. May be dropped and
@@ -113,9 +143,7 @@ impl Outgoing {
             while self.has_left() {
                 let writable = timeout(STALLED, self.stream.writable()).await;
                 if let Err(e) = writable.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
-                    let mut queue = self.queue.lock();
-                    queue.broken = true;
-                    queue.pieces.clear();
+                    self.queue.lock().give_up();
                     self.done.notify_one();
                     return e;
                 }
@@ -131,7 +159,7 @@ impl Outgoing {
     }
 
     fn has_left(&self) -> bool {
-        !self.queue.lock().pieces.is_empty()
+        !self.queue.lock().is_empty()
     }
 
     /// Waits until everything sent so far is written, or never will be. One waiter at a time.
@@ -139,7 +167,7 @@ impl Outgoing {
         loop {
             {
                 let queue = self.queue.lock();
-                if queue.broken || queue.pieces.is_empty() {
+                if queue.broken || queue.is_empty() {
                     return;
                 }
             }

@@ -144,6 +144,9 @@ pub(crate) struct ScrubArgs {
     /// Where the daemon listens
     #[arg(long, value_name = "HOST:PORT", default_value = daemon::DEFAULT_LISTEN)]
     pub(crate) address: String,
+    /// Directory of this machine's certificate in the cluster [default: /var/lib/ashlar/node, where there is one]
+    #[arg(long, value_name = "DIR", env = "ASHLAR_IDENTITY")]
+    pub(crate) identity: Option<PathBuf>,
     /// Return when they are read, and say what is damaged
     #[arg(long)]
     pub(crate) wait: bool,
@@ -158,6 +161,9 @@ pub(crate) struct StatusArgs {
     /// Where it listens
     #[arg(long, value_name = "HOST:PORT", default_value = daemon::DEFAULT_LISTEN)]
     pub(crate) address: String,
+    /// Directory of this machine's certificate in the cluster [default: /var/lib/ashlar/node, where there is one]
+    #[arg(long, value_name = "DIR", env = "ASHLAR_IDENTITY")]
+    pub(crate) identity: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -8,6 +8,7 @@ use proto::client::Daemon;
 use proto::id::DiskId;
 use proto::program;
 use proto::rpc::storaged::DiskStatus;
+use proto::tls::Connector;
 use serde_json::json;
 
 use crate::cli::arguments::ScrubArgs;
@@ -18,7 +19,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) async fn scrub(args: &ScrubArgs) -> Result<ExitCode> {
-    let daemon = Daemon::new(&args.address)?;
+    let connector = Connector::with(args.identity.as_deref())?;
+    let daemon = Daemon::through(&args.address, connector)?;
     let mut begun = 0;
     for disk in named(args) {
         let asked = tokio::time::timeout(ANSWER, daemon.scrub(disk)).await;

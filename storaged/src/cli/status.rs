@@ -12,6 +12,7 @@ use proto::health::Health;
 use proto::id::{ClusterId, DiskId};
 use proto::part_store::{FillLevel, HANGS};
 use proto::rpc::storaged::DiskStatus;
+use proto::tls::Connector;
 use serde_json::{Value, json};
 
 use crate::cli::admin::{human, print, said_damaged, said_scrubbed};
@@ -21,7 +22,8 @@ use crate::cli::arguments::StatusArgs;
 const ANSWER: Duration = Duration::from_secs(5);
 
 pub(crate) async fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let daemon = Daemon::new(&args.address)?;
+    let connector = Connector::with(args.identity.as_deref())?;
+    let daemon = Daemon::through(&args.address, connector)?;
     let status = tokio::time::timeout(ANSWER, daemon.status())
         .await
         .with_context(|| format!("{}: no answer within {ANSWER:?}", args.address))?

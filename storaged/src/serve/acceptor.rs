@@ -1,4 +1,5 @@
-//! The daemon's one address, served until it is told to stop: tells links from gRPC by the first byte of a connection.
+//! The daemon's one address, served until it is told to stop: tells links from gRPC by what was agreed on with TLS, without
+//! it by the first byte of a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use proto::awake::Awake;
 use proto::guests::{Guest, GuestStream, Guests, room_for};
 use proto::link::PREFACE;
 use proto::rpc::storaged::storaged_server::StoragedServer;
+use proto::tls::wire::{Protocol, Wire};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -99,29 +101,38 @@ async fn serve(
     grpc: mpsc::Sender<std::io::Result<GuestStream>>,
     stop: CancellationToken,
 ) {
-    let speaks_link = tokio::select! {
-        speaks_link = is_link(&stream) => speaks_link,
+    let heard = async {
+        let wire = service.acceptor().accept(stream, &[Protocol::Link, Protocol::Grpc]).await?;
+        let speaks_link = is_link(&wire).await?;
+        Ok::<_, std::io::Error>((wire, speaks_link))
+    };
+    let heard = tokio::select! {
+        heard = heard => heard,
         () = guest.leave() => return tracing::debug!("a connection said nothing"),
         () = stop.cancelled() => return,
     };
-    match speaks_link {
-        Ok(true) => {
-            if let Err(e) = link::serve(stream, &guest, service, stop).await {
-                tracing::debug!("a link ended: {e}");
-            }
+    let (wire, speaks_link) = match heard {
+        Ok(heard) => heard,
+        Err(e) => return tracing::debug!("a connection ended before it said anything: {e}"),
+    };
+    guest.know(wire.peer());
+    if speaks_link {
+        if let Err(e) = link::serve(wire, &guest, service, stop).await {
+            tracing::debug!("a link ended: {e}");
         }
-        // A gRPC server that has stopped takes no more: the connection is closed.
-        Ok(false) => {
-            let stream = stream.set_nodelay(true).map(|()| GuestStream::new(stream, guest));
-            drop(grpc.send(stream).await);
-        }
-        Err(e) => tracing::debug!("a connection ended before it said anything: {e}"),
+        return;
     }
+    // A gRPC server that has stopped takes no more: the connection is closed.
+    let stream = wire.tcp().set_nodelay(true).map(|()| GuestStream::new(wire, guest));
+    drop(grpc.send(stream).await);
 }
 
-async fn is_link(stream: &TcpStream) -> std::io::Result<bool> {
+async fn is_link(wire: &Wire) -> std::io::Result<bool> {
+    if let Some(agreed) = wire.agreed() {
+        return Ok(agreed == Protocol::Link.name());
+    }
     let mut first = [0];
-    match stream.peek(&mut first).await? {
+    match wire.tcp().peek(&mut first).await? {
         0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(first[0] == PREFACE[0]),
     }

@@ -24,9 +24,8 @@ use proto::link::request::{Hello, Request};
 use proto::link::{PREFACE, prepare};
 use proto::on_wake::{self, Threads};
 use proto::part_store::PartError;
+use proto::tls::wire::{Reading, Wire};
 use tokio::io::BufReader;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -74,13 +73,13 @@ impl Responder {
 /// # Errors
 /// What the connection says, and for bytes that are no frames.
 pub(crate) async fn serve(
-    stream: TcpStream,
+    stream: Wire,
     guest: &Arc<Guest>,
     service: Service,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    prepare(&stream, SILENCE)?;
-    let (read, write) = stream.into_split();
+    prepare(stream.tcp(), SILENCE)?;
+    let (read, write) = stream.split();
     let mut input = BufReader::with_capacity(READ_BUFFER, read);
     let outgoing = Arc::new(Outgoing::new(write));
     let under_way = TaskTracker::new();
@@ -124,7 +123,7 @@ struct Receiver<'a> {
 
 impl Receiver<'_> {
     /// Takes requests until there are no more.
-    async fn receive(&self, input: &mut BufReader<OwnedReadHalf>, stay: &Stay) -> io::Result<()> {
+    async fn receive(&self, input: &mut BufReader<Reading>, stay: &Stay) -> io::Result<()> {
         let mut preface = [0; PREFACE.len()];
         frame::fill(input, &mut preface).await?;
         if preface != PREFACE {
@@ -148,7 +147,7 @@ impl Receiver<'_> {
     /// Takes one request: it has its place among all others when this returns.
     async fn take(
         &self,
-        input: &mut BufReader<OwnedReadHalf>,
+        input: &mut BufReader<Reading>,
         arrived: Arrived,
         own: &Arc<Semaphore>,
     ) -> io::Result<()> {
@@ -219,7 +218,7 @@ async fn share_of(budget: &Arc<Semaphore>, blocks: usize) -> io::Result<OwnedSem
 }
 
 /// The first bytes of a payload: a sign that the rest will come, too.
-async fn receive_first(input: &mut BufReader<OwnedReadHalf>, len: usize) -> io::Result<Vec<u8>> {
+async fn receive_first(input: &mut BufReader<Reading>, len: usize) -> io::Result<Vec<u8>> {
     let mut first = vec![0; len.min(FIRST)];
     frame::fill(input, &mut first).await?;
     Ok(first)
@@ -227,7 +226,7 @@ async fn receive_first(input: &mut BufReader<OwnedReadHalf>, len: usize) -> io::
 
 /// Reads the rest of a payload, into a buffer that direct I/O takes.
 async fn receive_rest(
-    input: &mut BufReader<OwnedReadHalf>,
+    input: &mut BufReader<Reading>,
     first: Vec<u8>,
     len: usize,
 ) -> io::Result<Bytes> {

@@ -11,6 +11,7 @@ use proto::limits::DISK_BLOCK;
 use proto::part_store::{PartError, Standing};
 use proto::rpc::storaged as wire;
 use proto::rpc::storaged::storaged_server::Storaged;
+use proto::tls::Acceptor;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
@@ -45,6 +46,7 @@ pub struct Service {
     /// Of each bay.
     budgets: Arc<[Budget]>,
     clients: Arc<Clients>,
+    acceptor: Acceptor,
 }
 
 impl Service {
@@ -54,7 +56,18 @@ impl Service {
         let blocks = each_way.clamp(DISK_BYTES.0, DISK_BYTES.1) / DISK_BLOCK;
         let room = || Arc::new(Semaphore::new(blocks));
         let budgets = bays.all().iter().map(|_| Budget { writes: room(), reads: room() }).collect();
-        Self { bays, budgets, clients: Arc::default() }
+        Self { bays, budgets, clients: Arc::default(), acceptor: Acceptor::plain() }
+    }
+
+    /// The same for those who may come in by this.
+    #[must_use]
+    pub fn admitting(self, acceptor: Acceptor) -> Self {
+        Self { acceptor, ..self }
+    }
+
+    /// How connections are taken.
+    pub(crate) fn acceptor(&self) -> &Acceptor {
+        &self.acceptor
     }
 
     /// Who is connected by a link.

@@ -14,7 +14,7 @@ use proto::rpc::storaged as wire;
 
 use super::*;
 
-fn storaged(args: &[&str]) -> Command {
+pub(crate) fn storaged(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_storaged"));
     command.args(args);
     command

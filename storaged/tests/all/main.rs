@@ -16,6 +16,7 @@ mod rebuilding;
 mod rot;
 mod space;
 mod strangers;
+mod tls;
 mod vanish;
 
 use std::path::Path;

@@ -147,7 +147,9 @@ impl Plan {
         let id = ClusterId::random();
         let (generation, cache) = (Generation(1), Some(staged.join("cache")));
         let (metad, slots) = (Vec::new(), Vec::new());
-        let mut cluster = Cluster { cluster: id, generation, cache, metad, slots };
+        let (identity, insecure) = (None, false);
+        let mut cluster =
+            Cluster { cluster: id, generation, cache, metad, identity, insecure, slots };
         for number in 0..self.disks {
             let (now, path) = (disk(staged, number), disk(dir, number));
             let options = InitOptions { capacity: Some(capacity), block_file };
