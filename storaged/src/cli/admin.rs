@@ -10,7 +10,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::statvfs::statvfs;
 use proto::id::{ClusterId, PartKey};
 use proto::program::{self, complain, sentence};
-use proto::tls::Connector;
 use proto::touch::touch;
 use serde_json::{Value, json};
 
