@@ -139,8 +139,8 @@ async fn a_stranger_is_refused_and_it_is_known_why() {
     let address = listener.local_addr().unwrap();
     for (who, why) in &strangers {
         let accepting = async { acceptor.accept(listener.accept().await.unwrap().0, ONLY).await };
-        let (far, near) =
-            tokio::join!(accepting, believe_anybody(address, &believing(who.as_ref())));
+        let believing = believing(who.as_ref());
+        let (far, near) = tokio::join!(accepting, believe_anybody(address, &believing));
         assert_eq!(reason(&far.unwrap_err()), *why);
         assert!(near.is_err(), "{why}: nothing is said to it");
     }
