@@ -29,7 +29,7 @@ pub(in crate::cli) fn found(
     let since_epoch = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     state.change(|ledger| {
         let certificate = (&issued.serial, since_epoch(when.end));
-        ledger.note(node, (&*settings.host, roles), certificate, since_epoch(SystemTime::now()));
+        ledger.note(node, (&*settings.host, roles), certificate)?;
         Ok(ledger.own(node, disks.iter().copied())?)
     })?;
     replace(&state.ca_key(), &made.key, 0o600)?;

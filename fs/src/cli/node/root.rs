@@ -192,7 +192,7 @@ impl Inner {
         let when = from_now(MACHINE_LASTS);
         let issued = self.authority.issue(request, &identity, &when)?;
         let until = when.end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        ledger.note(node, (name, roles), (&issued.serial, until), now());
+        ledger.note(node, (name, roles), (&issued.serial, until))?;
         Ok(issued.certificate)
     }
 
