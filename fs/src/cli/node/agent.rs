@@ -20,6 +20,7 @@ use storaged::superblock::Superblock;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::Roots;
+use super::root::renew_own;
 use super::state::{Settings, State};
 
 /// How often roots are asked what is new.
@@ -72,8 +73,14 @@ impl Agent {
         }
         let key = fs::read_to_string(files.key()).context("this machine's key")?;
         let request = Bytes::from(request(&key)?);
-        let asked = wire::RenewRequest { request };
-        let admission = roots.ask(async |mut root| root.renew(asked.clone()).await).await?;
+        let admission = if self.credentials.identity().is(Role::Root) {
+            let state = self.state.clone();
+            // It waits for files.
+            tokio::task::spawn_blocking(move || renew_own(&state, &request)).await??
+        } else {
+            let asked = wire::RenewRequest { request };
+            roots.ask(async |mut root| root.renew(asked.clone()).await).await?
+        };
         replace(&files.certificate(), &admission.certificate, 0o644)?;
         tracing::info!("this machine's certificate was renewed");
         Ok(())
@@ -154,6 +161,7 @@ mod tests {
     use proto::tls::authority::{Authority, from_now};
     use proto::tls::identity::Identity;
 
+    use super::super::found::found;
     use super::*;
 
     const DAY: Duration = Duration::from_secs(86400);
@@ -169,6 +177,35 @@ mod tests {
         authority.equip(files, &identity, &when).unwrap();
         let due = |days: u32| is_due(&files.certificate(), when.start + days * DAY).unwrap();
         assert_eq!([0, 10, 14, 16, 20, 40].map(due), [false, false, false, true, true, true]);
+    }
+
+    #[tokio::test]
+    async fn a_root_renews_its_own_certificate_also_when_it_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::new(directory.path());
+        let (cluster, disk) = (ClusterId::random(), DiskId::random());
+        let settings = Settings {
+            roots: vec!["127.0.0.1:1".to_owned()],
+            address: "127.0.0.1:1".to_owned(),
+            host: "here".to_owned(),
+            ..Settings::default()
+        };
+        found(&state, cluster, &settings, &[disk].into()).unwrap();
+        let files = state.files();
+        let key = fs::read_to_string(files.key()).unwrap();
+        let (identity, _) = files.identity().unwrap();
+        let now = SystemTime::now();
+        let past = now - 2 * DAY..now - DAY;
+        let asked = request(&key).unwrap();
+        let over = state.authority().unwrap().issue(&asked, &identity, &past).unwrap();
+        replace(&files.certificate(), &over.certificate, 0o644).unwrap();
+        let credentials = Credentials::open(directory.path()).unwrap();
+        let agent = Agent { state: state.clone(), settings, credentials };
+        // Nobody answers there.
+        agent.renew(&agent.roots()).await.unwrap();
+        let own = certificates(&files.certificate()).unwrap();
+        assert!(validity(&own[0]).unwrap().end > now + 29 * DAY);
+        assert_eq!(files.identity().unwrap().0, identity, "it is who it was");
     }
 
     #[test]

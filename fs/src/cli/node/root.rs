@@ -147,10 +147,18 @@ fn asking<T>(request: &Request<T>, roles: &[Role]) -> Result<Identity, Status> {
     }
 }
 
+/// Signs the root's own key anew. It asks nobody: when its certificate is over, nobody answers.
+///
+/// # Errors
+/// When this machine is no root; when the request is not by its key.
+pub(super) fn renew_own(state: &State, request: &[u8]) -> Result<wire::Admission> {
+    let root = Inner::of(state.clone())?;
+    root.renew(root.identity.node, request)
+}
+
 impl Service {
     fn new(state: State) -> Result<Self> {
-        let (authority, (identity, _)) = (state.authority()?, state.files().identity()?);
-        Ok(Self(Arc::new(Inner { state, authority, identity })))
+        Ok(Self(Arc::new(Inner::of(state)?)))
     }
 
     /// Does what waits for files.
@@ -166,6 +174,11 @@ impl Service {
 }
 
 impl Inner {
+    fn of(state: State) -> Result<Self> {
+        let (authority, (identity, _)) = (state.authority()?, state.files().identity()?);
+        Ok(Self { state, authority, identity })
+    }
+
     fn join(&self, asked: &wire::JoinRequest) -> Result<wire::Admission> {
         let token = Uuid::from_slice(&asked.token).context("the token's id is not 16 bytes")?;
         let node = Authority::node_of(&asked.request)?;
