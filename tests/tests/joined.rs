@@ -279,6 +279,38 @@ fn a_token_takes_one_machine_in_and_what_is_none_does_not() -> Result<()> {
 }
 
 #[test]
+fn a_cluster_whose_beginning_broke_off_is_begun_by_doing_it_again() -> Result<()> {
+    let site = Site { home: tempfile::tempdir()?, root: free_address()?, token: None };
+    let begin = |disks: usize| {
+        let mut create = site.command("create", "m1", disks)?;
+        ended(create.args(["--address", "127.0.0.2", "--root-port", port(&site.root)?]))
+    };
+    // The third disk cannot be made, after two were.
+    let (home, third) = (site.home.path(), site.home.path().join("m1-disk2"));
+    fs::write(&third, "in the way")?;
+    let (code, said) = begin(3)?;
+    ensure!(code != 0 && said.contains("m1-disk2"), "{said}");
+    fs::remove_file(&third)?;
+    let (code, said) = begin(3)?;
+    ensure!(code == 0, "{said}");
+    // All but the certificate was written.
+    fs::remove_file(home.join("m1/node.pem"))?;
+    let kept = fs::read_to_string(home.join("m1/cluster.toml"))?;
+    let id = kept.lines().find_map(|line| line.strip_prefix("cluster = ")).context("an id")?;
+    fs::write(home.join("m1/begun"), id.trim_matches('"'))?;
+    let (code, said) = begin(3)?;
+    ensure!(code == 0 && said.contains(id.trim_matches('"')), "{said}");
+    let mut first = site.machine("m1");
+    first.run()?;
+    wait_until("its disks to answer", PATIENCE, || first.is_well())?;
+    let (_, said) = ended(&mut first.cluster(&["status"]))?;
+    let machines = said.matches("root,node").count();
+    ensure!(machines == 1, "one root, and none that never was: {said}");
+    ensure!(!home.join("m1/begun").exists(), "it is begun");
+    first.end()
+}
+
+#[test]
 fn who_is_revoked_or_has_left_is_nobody() -> Result<()> {
     let (site, first) = Site::start()?;
     let many = first.token(&["--reusable"])?;

@@ -42,7 +42,7 @@ enum Command {
     /// Begin a cluster with this machine and its disks
     ///
     /// Makes the CA by which machines know each other, this machine's key and certificate, its disks, and the cluster file. It is
-    /// the root of the cluster: it takes other machines in, while `ashlar node run` runs.
+    /// the root of the cluster: it takes other machines in, while `ashlar node run` runs. What broke off can be done again.
     #[command(
         after_help = "Example:\n  ashlar cluster create --address 10.0.0.1 --disk /srv/disk0 --disk /srv/disk1"
     )]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use proto::cluster::is_address;
-use proto::id::{ClusterId, DiskId};
+use proto::id::DiskId;
 use proto::program::say;
 
 use super::served::{ServedArgs, at};
@@ -40,7 +40,7 @@ pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
     if !is_address(&args.served.address(&args.address)) || !is_address(&root) {
         bail!("{:?} is no name or address of a host", args.address);
     }
-    let cluster = ClusterId::random();
+    let cluster = state.begin()?;
     let disks = args.served.prepare(cluster)?;
     let settings = Settings {
         roots: vec![root.clone()],
@@ -51,6 +51,7 @@ pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
     };
     let disks: BTreeSet<DiskId> = disks.into_iter().map(|(_, disk)| disk).collect();
     found(&state, cluster, &settings, &disks)?;
+    state.has_begun()?;
     let serve = match state.publish() {
         Some(_) => "systemctl enable --now ashlar-node".to_owned(),
         None => format!("ashlar node run --state {}", state.directory().display()),
