@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use proto::cluster::Cluster;
 use proto::program::sentence;
@@ -16,6 +16,9 @@ use proto::tls::authority::{request, validity};
 use proto::tls::credentials::Credentials;
 use proto::tls::files::{certificates, replace};
 use proto::tls::identity::{Revoked, Role};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use storaged::superblock::Superblock;
 use tokio_util::sync::CancellationToken;
 
@@ -141,6 +144,7 @@ pub(in crate::cli) fn keep(state: &State, news: &wire::News) -> Result<()> {
     let files = state.files();
     // Whatever makes no sense is not kept.
     Revoked::parse(&news.revoked).context("what was revoked")?;
+    check_ca(&news.ca)?;
     for (path, text) in [(files.revoked(), &news.revoked), (files.ca(), &news.ca)] {
         if fs::read_to_string(&path).ok().as_ref() != Some(text) {
             replace(&path, text, 0o644)?;
@@ -148,10 +152,23 @@ pub(in crate::cli) fn keep(state: &State, news: &wire::News) -> Result<()> {
     }
     let new = Cluster::parse(&news.cluster_file, Path::new("/")).context("the cluster file")?;
     let known = state.cluster().ok().map(|known| Cluster { identity: None, ..known });
-    let older = known.as_ref().is_some_and(|known| known.generation > new.generation);
+    // One of another cluster, of which this machine was before, is neither older nor newer.
+    let is_older =
+        |known: &Cluster| known.cluster == new.cluster && known.generation > new.generation;
+    let older = known.as_ref().is_some_and(is_older);
     if !older && known.as_ref() != Some(&new) {
         state.keep_cluster(&new)?;
     }
+    Ok(())
+}
+
+/// A machine whose CA makes no sense is nobody from its next start on.
+fn check_ca(text: &str) -> Result<()> {
+    let mut roots = RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(text.as_bytes()) {
+        roots.add(ca.context("the cluster's CA")?).context("the cluster's CA")?;
+    }
+    ensure!(!roots.is_empty(), "the root says nothing of the cluster's CA");
     Ok(())
 }
 
@@ -213,8 +230,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = State::new(directory.path());
         let (cluster, disk) = (ClusterId::random(), DiskId::random());
+        let ca = Authority::make(cluster).unwrap().1.certificate;
         let news = |generation: u64, revoked: &str| wire::News {
-            ca: "a CA".to_owned(),
+            ca: ca.clone(),
             revoked: revoked.to_owned(),
             cluster_file: format!(
                 "cluster = \"{cluster}\"\ngeneration = {generation}\n[[slot]]\ndisk = \"{disk}\"\naddress = \"h:{generation}\"\n"
@@ -234,5 +252,16 @@ mod tests {
         assert_eq!(address().as_deref(), Some("h:4"));
         let bad = wire::News { cluster_file: "slots".to_owned(), ..news(5, "") };
         assert!(keep(&state, &bad).is_err() && address().as_deref() == Some("h:4"));
+        let broken = ca.replacen("MII", "!", 1);
+        assert_ne!(broken, ca);
+        for bad in ["", "a CA", &broken] {
+            assert!(keep(&state, &wire::News { ca: bad.to_owned(), ..news(5, "") }).is_err());
+            assert_eq!(fs::read_to_string(state.files().ca()).unwrap(), ca, "{bad}");
+        }
+        // A machine that is of another cluster from now on, with fewer changes behind it.
+        let other = ClusterId::random();
+        let text = news(1, "").cluster_file.replace(&cluster.to_string(), &other.to_string());
+        keep(&state, &wire::News { cluster_file: text, ..news(1, "") }).unwrap();
+        assert_eq!(state.cluster().unwrap().cluster, other);
     }
 }
