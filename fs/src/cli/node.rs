@@ -5,7 +5,7 @@ mod agent;
 pub(super) mod ask;
 pub(super) mod found;
 mod ledger;
-mod root;
+pub(super) mod root;
 pub(super) mod state;
 
 use std::process::ExitCode;
