@@ -249,6 +249,14 @@ fn a_token_takes_one_machine_in_and_what_is_none_does_not() -> Result<()> {
     let token = site.token.clone().context("a token")?;
     site.joined("m2", "127.0.0.3", &token, 0)?;
     site.joined("m2", "127.0.0.3", &token, 1).context("again, with what it lacked")?;
+    let given = site.home.path().join("token");
+    fs::write(&given, first.token(&["--role", "client"])?)?;
+    let mut join = site.command("join", "m4", 0)?;
+    join.args(["-", "--address", "127.0.0.5"]);
+    let mut fed = Command::new("sh");
+    fed.args(["-c", "exec \"$0\" \"$@\" < \"$GIVEN\""]).env("GIVEN", &given);
+    let (code, said) = ended(fed.arg(join.get_program()).args(join.get_args()))?;
+    ensure!(code == 0 && said.contains("client"), "by standard input: {said}");
     let cut = &token[..token.len() - 1];
     let over = first.token(&["--ttl", "0s"])?;
     for (token, why) in [
@@ -326,9 +334,16 @@ fn who_is_revoked_or_has_left_is_nobody() -> Result<()> {
     wait_until("neither to reach a disk", KNOWN, || !revoked.is_well() && !copy.is_well())?;
     let (code, said) = site.join("m2-again", "127.0.0.3", &many, 0)?;
     ensure!(code == 0, "with a new key it is another machine: {said}");
-    fs::remove_file(revoked.state.join("node.pem"))?;
+    let certificate = revoked.state.join("node.pem");
+    let aside = fs::read(&certificate)?;
+    fs::remove_file(&certificate)?;
     let (code, said) = site.join("m2", "127.0.0.3", &many, 0)?;
     ensure!(code != 0 && said.contains("revoked"), "with the old one it is not: {said}");
+    // As it is told to.
+    fs::write(&certificate, aside)?;
+    fs::remove_file(revoked.state.join("node.key"))?;
+    let (code, said) = site.join("m2", "127.0.0.3", &many, 0)?;
+    ensure!(code == 0 && revoked.is_well(), "with a new key it is another: {said}");
     ensure!(first.is_well(), "the root is");
     first.end()
 }

@@ -53,8 +53,10 @@ enum Command {
     /// Make this machine one of the cluster that a token is of
     ///
     /// Its key is made here and stays here; the root is known by the token. Its disks get their slots once `ashlar node run` runs. What
-    /// broke off can be done again.
-    #[command(after_help = "Example:\n  ashlar cluster join ashlar1.AX... --disk /srv/disk0")]
+    /// broke off can be done again; what it served before it serves still.
+    #[command(
+        after_help = "Examples:\n  ashlar cluster join ashlar1.AX... --disk /srv/disk0\n  ssh root-a ashlar cluster token | ashlar cluster join - --disk /srv/disk0"
+    )]
     Join(join::JoinArgs),
     /// Say who this machine is, which machines there are (on a root), and which disks answer
     #[command(after_help = "Example:\n  ashlar cluster status")]

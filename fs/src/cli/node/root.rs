@@ -314,7 +314,8 @@ fn checked(
 
 /// Can machines be told to connect to it? One address that they cannot makes the cluster file of no use to all of them.
 pub(in crate::cli) fn is_reachable(address: &str) -> bool {
-    is_address(address) && format!("http://{address}").parse::<Uri>().is_ok()
+    let names = |uri: Uri| uri.authority().is_some_and(|found| found.as_str() == address);
+    is_address(address) && format!("http://{address}").parse::<Uri>().is_ok_and(names)
 }
 
 /// The cluster with these disks where they are said to be. It is of the next generation when there are more, and not when one is
