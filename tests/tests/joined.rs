@@ -344,6 +344,14 @@ fn who_is_revoked_or_has_left_is_nobody() -> Result<()> {
     fs::remove_file(revoked.state.join("node.key"))?;
     let (code, said) = site.join("m2", "127.0.0.3", &many, 0)?;
     ensure!(code == 0 && revoked.is_well(), "with a new key it is another: {said}");
+    // What was revoked cannot ask anybody to leave.
+    let (code, said) = ended(&mut copy.cluster(&["leave"]))?;
+    ensure!(code != 0, "{said}");
+    run(&mut copy.cluster(&["leave", "--forget"]), PATIENCE)?;
+    ensure!(!copy.state.join("node.pem").exists() && !copy.state.join("node.key").exists());
+    run(&mut first.cluster(&["token", "--withdraw"]), PATIENCE)?;
+    let (code, said) = site.join("m5", "127.0.0.5", &many, 0)?;
+    ensure!(code != 0 && said.contains("no such token"), "it was withdrawn: {said}");
     ensure!(first.is_well(), "the root is");
     first.end()
 }

@@ -70,9 +70,9 @@ enum Command {
     Revoke(members::RevokeArgs),
     /// Take this machine out of its cluster: its certificate is worth nothing from then on, and forgotten
     ///
-    /// Refused while disks of it are in the cluster file, and on the root.
+    /// Refused while disks of it are in the cluster file, and on the root. A machine that was revoked can ask nobody: --forget.
     #[command(after_help = "Example:\n  ashlar cluster leave")]
-    Leave(members::MemberArgs),
+    Leave(members::LeaveArgs),
     /// Print a cluster file with all disks that these daemons serve, or with these disks
     ///
     /// Waits for daemons that are starting. Disks in directories are opened by the mount itself, without

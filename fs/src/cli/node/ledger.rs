@@ -158,6 +158,11 @@ impl Ledger {
         self.tokens.drain(..many);
     }
 
+    /// No token takes anybody in any more who was not taken in by it.
+    pub(in crate::cli) fn withdraw(&mut self) {
+        self.tokens.retain(|offer| !offer.reusable && offer.used_by.is_some());
+    }
+
     /// Takes a machine in: with which roles.
     ///
     /// # Errors
@@ -320,6 +325,13 @@ mod tests {
             assert_eq!(ask(&mut ledger, token, one, 1000), Err(Refused::Expired));
         }
         assert_eq!(ledger.machines().len(), 2);
+        let mut withdrawn = ledger.clone();
+        withdrawn.offer(&unknown, roles, false);
+        withdrawn.withdraw();
+        for token in [&many, &unknown] {
+            assert_eq!(ask(&mut withdrawn, token, two, 15), Err(Refused::Token));
+        }
+        assert_eq!(ask(&mut withdrawn, &single, one, 16), Ok(()), "whose answer was lost");
         // Who says it of another question does not have the token.
         let proof = many.key().prove(b"another", "m");
         let token = Uuid::from_bytes(many.id());
