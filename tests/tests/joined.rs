@@ -309,8 +309,13 @@ fn a_cluster_whose_beginning_broke_off_is_begun_by_doing_it_again() -> Result<()
     let (code, said) = begin(3)?;
     ensure!(code == 0 && said.contains(id.trim_matches('"')), "{said}");
     let mut first = site.machine("m1");
+    let (settings, metrics) = (home.join("m1/node.toml"), Door::at(&free_address()?));
+    let made = fs::read_to_string(&settings)?;
+    fs::write(&settings, format!("metrics = {:?}\n{made}", metrics.address))?;
     first.run()?;
     wait_until("its disks to answer", PATIENCE, || first.is_well())?;
+    let told = metrics.get("/metrics")?.expect(200)?.body;
+    ensure!(String::from_utf8_lossy(&told).contains("ashlar_"), "it is watched as others are");
     let (_, said) = ended(&mut first.cluster(&["status"]))?;
     let machines = said.matches("root,node").count();
     ensure!(machines == 1, "one root, and none that never was: {said}");

@@ -45,6 +45,7 @@ pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
         roots: vec![root.clone()],
         address,
         root_address: Some(root),
+        metrics: None,
         host: args.address.clone(),
         disk: disks.iter().map(|(path, _)| path.clone()).collect(),
     };

@@ -84,6 +84,7 @@ pub(super) async fn join(args: &JoinArgs) -> Result<ExitCode> {
         roots: token.addresses.clone(),
         address,
         root_address: None,
+        metrics: None,
         host,
         disk: brings.collect(),
     };
@@ -104,7 +105,7 @@ fn joined(given: Settings, known: Option<Settings>, is_placed: bool) -> Settings
     let mut disk = known.disk.clone();
     disk.extend(given.disk.iter().filter(|path| !known.disk.contains(path)).cloned());
     match is_placed {
-        true => Settings { disk, ..given },
+        true => Settings { disk, metrics: known.metrics, ..given },
         false => Settings { disk, roots: given.roots, ..known },
     }
 }
@@ -200,15 +201,20 @@ mod tests {
             roots: vec![format!("root-of-{host}:1")],
             address: format!("{host}:7411"),
             root_address: None,
+            metrics: Some(format!("{host}:9411")),
             host: host.to_owned(),
             disk: disks.iter().map(|disk| (*disk).into()).collect(),
         };
         let (was, given) = (settings("a", &["/d0", "/d1"]), settings("b", &["/d1", "/d2"]));
         assert_eq!(joined(given.clone(), None, false), given);
         let all = &["/d0", "/d1", "/d2"];
-        assert_eq!(joined(given.clone(), Some(was.clone()), true), settings("b", all));
+        // What was given by hand, and is no question of who joins.
+        let moved =
+            |disks: &[&str]| Settings { metrics: was.metrics.clone(), ..settings("b", disks) };
+        assert_eq!(joined(given.clone(), Some(was.clone()), true), moved(all));
         let stays = Settings { roots: given.roots.clone(), ..settings("a", all) };
         assert_eq!(joined(given, Some(was.clone()), false), stays);
-        assert_eq!(joined(settings("b", &[]), Some(was), true), settings("b", &["/d0", "/d1"]));
+        let none = settings("b", &[]);
+        assert_eq!(joined(none, Some(was.clone()), true), moved(&["/d0", "/d1"]));
     }
 }

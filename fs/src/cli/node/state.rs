@@ -62,6 +62,9 @@ pub(in crate::cli) struct Settings {
     /// The same of a root's service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) root_address: Option<String>,
+    /// `HOST:PORT` at which Prometheus reads the metrics of the disks; by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) metrics: Option<String>,
     /// What fails together with this machine's disks.
     pub(in crate::cli) host: String,
     /// Directories of the disks.

@@ -37,6 +37,7 @@ impl Served {
             roots: vec![address.clone()],
             address: "127.0.0.1:7411".to_owned(),
             root_address: Some(address.clone()),
+            metrics: None,
             host: "here".to_owned(),
             disk: Vec::new(),
         };
