@@ -134,7 +134,7 @@ pub(super) async fn leave(args: &LeaveArgs) -> Result<ExitCode> {
         bail!("this machine is the root of cluster {}, which ends with it", identity.cluster);
     }
     if !args.forget {
-        let connector = Connector::new(Some(Credentials::open(state.directory())?));
+        let connector = Connector::to_roots(Credentials::open(state.directory())?);
         let roots = Roots { addresses: &state.settings()?.roots, connector };
         roots.ask(async |mut root| root.leave(wire::LeaveRequest {}).await).await?;
     }

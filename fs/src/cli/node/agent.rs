@@ -64,7 +64,7 @@ impl Agent {
     }
 
     fn roots(&self) -> Roots<'_> {
-        let connector = Connector::new(Some(self.credentials.clone()));
+        let connector = Connector::to_roots(self.credentials.clone());
         Roots { addresses: &self.settings.roots, connector }
     }
 
