@@ -230,6 +230,8 @@ enum Kind {
     Plain { anywhere: bool },
     /// With what this machine has.
     Tls(Arc<Credentials>),
+    /// The same, to roots alone.
+    Roots(Arc<Credentials>),
     /// To a root of a cluster that this machine is to be of.
     Pinned(Arc<ClientConfig>),
 }
@@ -248,6 +250,11 @@ impl Connector {
     /// With these; without any only to this machine.
     pub fn new(credentials: Option<Arc<Credentials>>) -> Self {
         credentials.map_or_else(Self::plain, |credentials| Self(Kind::Tls(credentials)))
+    }
+
+    /// With these, to roots of the cluster alone: what they say of it is believed.
+    pub fn to_roots(credentials: Arc<Credentials>) -> Self {
+        Self(Kind::Roots(credentials))
     }
 
     /// As the cluster's file has it: with the certificate of this machine, if it has one in the cluster. Must be called within
@@ -294,7 +301,9 @@ impl Connector {
                 let here = stream.peer_addr()?.ip().to_canonical().is_loopback();
                 return if *anywhere || here { Ok(stream.into()) } else { Err(unknown_here()) };
             }
-            Kind::Tls(credentials) => (credentials.current().client.clone(), Some(credentials)),
+            Kind::Tls(credentials) | Kind::Roots(credentials) => {
+                (credentials.current().client.clone(), Some(credentials))
+            }
             Kind::Pinned(config) => ((**config).clone(), None),
         };
         config.alpn_protocols = vec![protocol.name().to_vec()];
@@ -303,9 +312,9 @@ impl Connector {
         let agreed = timeout(HANDSHAKE, Box::pin(connecting)).await;
         let stream = agreed.map_err(|_| late())?.map_err(said)?;
         let wire = known(stream.into(), credentials)?;
-        let leads = |peer: &Peer| peer.identity().is(Role::Root);
+        let by_a_root = protocol == Protocol::Session || matches!(self.0, Kind::Roots(_));
         match wire.peer() {
-            Some(peer) if protocol == Protocol::Session && !leads(peer) => Err(no_root()),
+            Some(peer) if by_a_root && !peer.identity().is(Role::Root) => Err(no_root()),
             _ => Ok(wire),
         }
     }
@@ -317,7 +326,7 @@ fn unknown_here() -> io::Error {
 }
 
 fn no_root() -> io::Error {
-    let why = "whoever is there may lead no volumes: its certificate is not a root's";
+    let why = "whoever is there is no root of the cluster: its certificate is not a root's";
     io::Error::new(ErrorKind::PermissionDenied, why)
 }
 

@@ -249,6 +249,14 @@ fn a_token_takes_one_machine_in_and_what_is_none_does_not() -> Result<()> {
     let token = site.token.clone().context("a token")?;
     site.joined("m2", "127.0.0.3", &token, 0)?;
     site.joined("m2", "127.0.0.3", &token, 1).context("again, with what it lacked")?;
+    let given = site.home.path().join("token");
+    fs::write(&given, first.token(&["--role", "client"])?)?;
+    let mut join = site.command("join", "m4", 0)?;
+    join.args(["-", "--address", "127.0.0.5"]);
+    let mut fed = Command::new("sh");
+    fed.args(["-c", "exec \"$0\" \"$@\" < \"$GIVEN\""]).env("GIVEN", &given);
+    let (code, said) = ended(fed.arg(join.get_program()).args(join.get_args()))?;
+    ensure!(code == 0 && said.contains("client"), "by standard input: {said}");
     let cut = &token[..token.len() - 1];
     let over = first.token(&["--ttl", "0s"])?;
     for (token, why) in [
@@ -279,6 +287,43 @@ fn a_token_takes_one_machine_in_and_what_is_none_does_not() -> Result<()> {
 }
 
 #[test]
+fn a_cluster_whose_beginning_broke_off_is_begun_by_doing_it_again() -> Result<()> {
+    let site = Site { home: tempfile::tempdir()?, root: free_address()?, token: None };
+    let begin = |disks: usize| {
+        let mut create = site.command("create", "m1", disks)?;
+        ended(create.args(["--address", "127.0.0.2", "--root-port", port(&site.root)?]))
+    };
+    // The third disk cannot be made, after two were.
+    let (home, third) = (site.home.path(), site.home.path().join("m1-disk2"));
+    fs::write(&third, "in the way")?;
+    let (code, said) = begin(3)?;
+    ensure!(code != 0 && said.contains("m1-disk2"), "{said}");
+    fs::remove_file(&third)?;
+    let (code, said) = begin(3)?;
+    ensure!(code == 0, "{said}");
+    // All but the certificate was written.
+    fs::remove_file(home.join("m1/node.pem"))?;
+    let kept = fs::read_to_string(home.join("m1/cluster.toml"))?;
+    let id = kept.lines().find_map(|line| line.strip_prefix("cluster = ")).context("an id")?;
+    fs::write(home.join("m1/begun"), id.trim_matches('"'))?;
+    let (code, said) = begin(3)?;
+    ensure!(code == 0 && said.contains(id.trim_matches('"')), "{said}");
+    let mut first = site.machine("m1");
+    let (settings, metrics) = (home.join("m1/node.toml"), Door::at(&free_address()?));
+    let made = fs::read_to_string(&settings)?;
+    fs::write(&settings, format!("metrics = {:?}\n{made}", metrics.address))?;
+    first.run()?;
+    wait_until("its disks to answer", PATIENCE, || first.is_well())?;
+    let told = metrics.get("/metrics")?.expect(200)?.body;
+    ensure!(String::from_utf8_lossy(&told).contains("ashlar_"), "it is watched as others are");
+    let (_, said) = ended(&mut first.cluster(&["status"]))?;
+    let machines = said.matches("root,node").count();
+    ensure!(machines == 1, "one root, and none that never was: {said}");
+    ensure!(!home.join("m1/begun").exists(), "it is begun");
+    first.end()
+}
+
+#[test]
 fn who_is_revoked_or_has_left_is_nobody() -> Result<()> {
     let (site, first) = Site::start()?;
     let many = first.token(&["--reusable"])?;
@@ -294,9 +339,24 @@ fn who_is_revoked_or_has_left_is_nobody() -> Result<()> {
     wait_until("neither to reach a disk", KNOWN, || !revoked.is_well() && !copy.is_well())?;
     let (code, said) = site.join("m2-again", "127.0.0.3", &many, 0)?;
     ensure!(code == 0, "with a new key it is another machine: {said}");
-    fs::remove_file(revoked.state.join("node.pem"))?;
+    let certificate = revoked.state.join("node.pem");
+    let aside = fs::read(&certificate)?;
+    fs::remove_file(&certificate)?;
     let (code, said) = site.join("m2", "127.0.0.3", &many, 0)?;
     ensure!(code != 0 && said.contains("revoked"), "with the old one it is not: {said}");
+    // As it is told to.
+    fs::write(&certificate, aside)?;
+    fs::remove_file(revoked.state.join("node.key"))?;
+    let (code, said) = site.join("m2", "127.0.0.3", &many, 0)?;
+    ensure!(code == 0 && revoked.is_well(), "with a new key it is another: {said}");
+    // What was revoked cannot ask anybody to leave.
+    let (code, said) = ended(&mut copy.cluster(&["leave"]))?;
+    ensure!(code != 0, "{said}");
+    run(&mut copy.cluster(&["leave", "--forget"]), PATIENCE)?;
+    ensure!(!copy.state.join("node.pem").exists() && !copy.state.join("node.key").exists());
+    run(&mut first.cluster(&["token", "--withdraw"]), PATIENCE)?;
+    let (code, said) = site.join("m5", "127.0.0.5", &many, 0)?;
+    ensure!(code != 0 && said.contains("no such token"), "it was withdrawn: {said}");
     ensure!(first.is_well(), "the root is");
     first.end()
 }

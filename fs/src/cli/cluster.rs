@@ -42,7 +42,7 @@ enum Command {
     /// Begin a cluster with this machine and its disks
     ///
     /// Makes the CA by which machines know each other, this machine's key and certificate, its disks, and the cluster file. It is
-    /// the root of the cluster: it takes other machines in, while `ashlar node run` runs.
+    /// the root of the cluster: it takes other machines in, while `ashlar node run` runs. What broke off can be done again.
     #[command(
         after_help = "Example:\n  ashlar cluster create --address 10.0.0.1 --disk /srv/disk0 --disk /srv/disk1"
     )]
@@ -53,8 +53,10 @@ enum Command {
     /// Make this machine one of the cluster that a token is of
     ///
     /// Its key is made here and stays here; the root is known by the token. Its disks get their slots once `ashlar node run` runs. What
-    /// broke off can be done again.
-    #[command(after_help = "Example:\n  ashlar cluster join ashlar1.AX... --disk /srv/disk0")]
+    /// broke off can be done again; what it served before it serves still.
+    #[command(
+        after_help = "Examples:\n  ashlar cluster join ashlar1.AX... --disk /srv/disk0\n  ssh root-a ashlar cluster token | ashlar cluster join - --disk /srv/disk0"
+    )]
     Join(join::JoinArgs),
     /// Say who this machine is, which machines there are (on a root), and which disks answer
     #[command(after_help = "Example:\n  ashlar cluster status")]
@@ -68,9 +70,9 @@ enum Command {
     Revoke(members::RevokeArgs),
     /// Take this machine out of its cluster: its certificate is worth nothing from then on, and forgotten
     ///
-    /// Refused while disks of it are in the cluster file, and on the root.
+    /// Refused while disks of it are in the cluster file, and on the root. A machine that was revoked can ask nobody: --forget.
     #[command(after_help = "Example:\n  ashlar cluster leave")]
-    Leave(members::MemberArgs),
+    Leave(members::LeaveArgs),
     /// Print a cluster file with all disks that these daemons serve, or with these disks
     ///
     /// Waits for daemons that are starting. Disks in directories are opened by the mount itself, without

@@ -5,7 +5,7 @@ mod agent;
 pub(super) mod ask;
 pub(super) mod found;
 mod ledger;
-mod root;
+pub(super) mod root;
 pub(super) mod state;
 
 use std::process::ExitCode;
@@ -114,8 +114,10 @@ async fn disks(state: &State, settings: &Settings, stop: CancellationToken) -> R
         stop.cancelled().await;
         return Ok(());
     }
+    let metrics = settings.metrics.as_deref().map(str::parse::<Listen>).transpose();
     let config = RunConfig {
         disk: settings.disk.clone(),
+        metrics: metrics.context("metrics, in node.toml")?,
         listen: Some(settings.address.parse()?),
         identity: Some(state.directory().to_owned()),
         ..RunConfig::default()

@@ -33,6 +33,7 @@ use crate::on_wake::{self, Threads};
 use crate::part_store::PartError;
 use crate::rpc::storaged::PartFailure;
 use crate::tls::Connector;
+use crate::tls::credentials::Peer;
 use crate::tls::wire::{Protocol, Reading};
 
 /// A daemon that does not even acknowledge bytes for this long is given up.
@@ -85,10 +86,11 @@ impl Link {
     async fn connection(&self) -> Result<Arc<Connection>, PartError> {
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection
-            && connection.waiting.is_open()
+            && connection.is_usable()
         {
             return Ok(connection.clone());
         }
+        current.connection = None;
         current.begun += 1;
         let hello = Hello { client: self.client, connection: current.begun };
         let to = (self.address.clone(), self.connector.clone());
@@ -154,6 +156,8 @@ struct Connection {
     outgoing: Arc<Outgoing>,
     waiting: Arc<Waiting>,
     next: AtomicU32,
+    /// Who is at the other end, if that is known.
+    peer: Option<Peer>,
     /// Reads answers, and writes what senders had to leave.
     _tasks: JoinSet<()>,
 }
@@ -179,6 +183,7 @@ impl Connection {
         prepare(stream.tcp(), SILENCE)?;
         stream.write_all(&[&PREFACE[..], &hello.frame()].concat()).await?;
         stream.flush().await?;
+        let peer = stream.peer().cloned();
         let (read, write) = stream.split();
         let outgoing = Arc::new(Outgoing::new(write));
         let waiting = Arc::new(Waiting(Mutex::new(Ok(HashMap::new()))));
@@ -189,7 +194,12 @@ impl Connection {
             let why = caught_in("writing requests", draining.drain()).await;
             lost.close(&why.map_or_else(|panicked| panicked.to_string(), |e| e.to_string()));
         });
-        Ok(Self { outgoing, waiting, next: AtomicU32::new(0), _tasks: tasks })
+        Ok(Self { outgoing, waiting, next: AtomicU32::new(0), peer, _tasks: tasks })
+    }
+
+    /// Does the other end answer, and is it still somebody?
+    fn is_usable(&self) -> bool {
+        self.waiting.is_open() && !self.peer.as_ref().is_some_and(Peer::is_revoked)
     }
 
     async fn call(&self, to: Address, request: &Request, payload: Bytes) -> Answer {

@@ -290,6 +290,14 @@ async fn nobody_takes_a_client_for_a_server_nor_a_node_for_a_root() {
         let (_, near) = tokio::join!(accepting, connector.connect(&address, speaks));
         assert_eq!(near.is_ok(), may, "{} speaks {speaks:?}: {near:?}", server.identity);
     }
+    // Who asks a root believes what it says, whatever they speak.
+    let to_roots = Connector::to_roots(asks.open());
+    for (server, may) in [(site.machine(&[Role::Node]), false), (site.machine(&[Role::Root]), true)]
+    {
+        let acceptor = Acceptor::new(Some(server.open()));
+        let (_, near) = meet(&acceptor, &to_roots, Protocol::Link).await;
+        assert_eq!(near.is_ok(), may, "{}: {near:?}", server.identity);
+    }
     let acceptor = Acceptor::new(Some(site.machine(&[Role::Node]).open()));
     let (far, near) = meet(&acceptor, &connector, Protocol::Session).await;
     assert!(near.is_err() && far.is_err(), "they have nothing to say to each other");

@@ -130,6 +130,27 @@ async fn who_is_revoked_loses_the_connections_that_there_are() {
     assert!(Daemon::through(&running.address, with(&other)).unwrap().status().await.is_ok());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_revoked_is_asked_nothing_more() {
+    let site = Site::new();
+    let (server, client) = (site.valid("server", Role::Node), site.valid("client", Role::Client));
+    let running = site.start(&server);
+    let path = site.dir.path().join("d");
+    let daemon = Daemon::through(&running.address, with(&client)).unwrap();
+    let store: Arc<dyn PartStore> = Arc::new(daemon.slot(address(&path)));
+    put(&store, key(1, 100)).await.unwrap();
+    revoke(&client, &server);
+    let over = async {
+        // Files are looked at every ten seconds: nothing says when.
+        while get(&store, key(1, 100)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, over).await.expect("it is somebody no more");
+    let why = put(&store, key(2, 100)).await.unwrap_err();
+    assert!(matches!(&why, PartError::Unreachable(why) if why.contains("revoked")), "{why:?}");
+}
+
 #[test]
 fn a_daemon_without_a_certificate_serves_its_machine_alone() {
     let site = Site::new();

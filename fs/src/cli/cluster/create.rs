@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use proto::cluster::is_address;
-use proto::id::{ClusterId, DiskId};
+use anyhow::{Result, bail, ensure};
+use proto::id::DiskId;
 use proto::program::say;
 
 use super::served::{ServedArgs, at};
 use crate::cli::node::found::found;
+use crate::cli::node::root::is_reachable;
 use crate::cli::node::state::{Settings, StateArg};
 
 /// A machine that is to be the first of a cluster.
@@ -37,20 +37,21 @@ pub(super) fn create(args: &CreateArgs) -> Result<ExitCode> {
         bail!("a cluster begins with a disk: give at least one --disk DIR");
     }
     let root = at(&args.address, args.root_port);
-    if !is_address(&args.served.address(&args.address)) || !is_address(&root) {
-        bail!("{:?} is no name or address of a host", args.address);
-    }
-    let cluster = ClusterId::random();
+    let address = args.served.address(&args.address)?;
+    ensure!(is_reachable(&root), "{root:?} is no name or address of a host with a port");
+    let cluster = state.begin()?;
     let disks = args.served.prepare(cluster)?;
     let settings = Settings {
         roots: vec![root.clone()],
-        address: args.served.address(&args.address),
+        address,
         root_address: Some(root),
+        metrics: None,
         host: args.address.clone(),
         disk: disks.iter().map(|(path, _)| path.clone()).collect(),
     };
     let disks: BTreeSet<DiskId> = disks.into_iter().map(|(_, disk)| disk).collect();
     found(&state, cluster, &settings, &disks)?;
+    state.has_begun()?;
     let serve = match state.publish() {
         Some(_) => "systemctl enable --now ashlar-node".to_owned(),
         None => format!("ashlar node run --state {}", state.directory().display()),

@@ -3,8 +3,8 @@
 //! Its key is made here and stays here. What broke off can be done again: with the key that was made, and the disks.
 
 use std::fs;
+use std::io::{self, BufRead, Read};
 use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use proto::program::say;
 use proto::rpc::root as wire;
 use proto::tls::Connector;
 use proto::tls::authority::{Authority, new_key, request, validity};
-use proto::tls::files::{certificates, fingerprint, replace};
+use proto::tls::files::{certificates, fingerprint, load, replace};
 use proto::tls::identity::{Identity, Role};
 use proto::tls::token::Token;
 use rustls::pki_types::CertificateDer;
@@ -29,7 +29,8 @@ use crate::cli::node::state::{Settings, State, StateArg};
 /// A machine that is to be of a cluster.
 #[derive(clap::Args)]
 pub(super) struct JoinArgs {
-    /// What `ashlar cluster token` has printed on a root
+    /// What `ashlar cluster token` has printed on a root; - has it read from standard input, where no other user of this machine
+    /// sees it
     token: String,
     #[command(flatten)]
     served: ServedArgs,
@@ -40,13 +41,32 @@ pub(super) struct JoinArgs {
     state: StateArg,
 }
 
+/// Bytes of a token, at most.
+const LONGEST_TOKEN: u64 = 8 << 10;
+
+impl JoinArgs {
+    fn token(&self) -> Result<Token> {
+        let mut text = self.token.clone();
+        if text == "-" {
+            text.clear();
+            let read = io::stdin().lock().take(LONGEST_TOKEN).read_line(&mut text);
+            read.context("reading the token")?;
+        }
+        text.parse::<Token>().context("the token")
+    }
+}
+
 pub(super) async fn join(args: &JoinArgs) -> Result<ExitCode> {
-    let token: Token = args.token.parse().context("the token")?;
+    let token = args.token()?;
     let state = args.state.state()?;
     let host = match &args.address {
         Some(address) => address.clone(),
         None => own_address(&token.addresses)?,
     };
+    let address = args.served.address(&host)?;
+    // What it serves as one of the cluster already.
+    let is_of_it = || state.cluster().is_ok_and(|known| known.cluster == token.cluster);
+    let known = state.settings().ok().filter(|_| is_of_it());
     if !is_admitted(&state, &token)? {
         if token.has_expired(SystemTime::now()) {
             bail!("the token has expired: make another one (ashlar cluster token)");
@@ -59,18 +79,17 @@ pub(super) async fn join(args: &JoinArgs) -> Result<ExitCode> {
             "this machine was taken in as {identity}, which serves no disks: join without --disk"
         );
     }
-    let disks: Vec<PathBuf> = match args.served.has_disks() {
-        true => args.served.prepare(identity.cluster)?.into_iter().map(|(path, _)| path).collect(),
-        // Those that it has.
-        false => state.settings().map(|known| known.disk).unwrap_or_default(),
-    };
-    state.keep_settings(&Settings {
+    let brings = args.served.prepare(identity.cluster)?.into_iter().map(|(path, _)| path);
+    let given = Settings {
         roots: token.addresses.clone(),
-        address: args.served.address(&host),
+        address,
         root_address: None,
+        metrics: None,
         host,
-        disk: disks,
-    })?;
+        disk: brings.collect(),
+    };
+    let is_placed = args.address.is_some() || args.served.has_port();
+    state.keep_settings(&joined(given, known, is_placed))?;
     let run = match state.publish() {
         Some(_) => "systemctl enable --now ashlar-node".to_owned(),
         None => format!("ashlar node run --state {}", state.directory().display()),
@@ -80,7 +99,18 @@ pub(super) async fn join(args: &JoinArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Is this machine one of the token's cluster, with a certificate that is not over?
+/// What a machine serves that has served this before, and is where it was unless that is said.
+fn joined(given: Settings, known: Option<Settings>, is_placed: bool) -> Settings {
+    let Some(known) = known else { return given };
+    let mut disk = known.disk.clone();
+    disk.extend(given.disk.iter().filter(|path| !known.disk.contains(path)).cloned());
+    match is_placed {
+        true => Settings { disk, metrics: known.metrics, ..given },
+        false => Settings { disk, roots: given.roots, ..known },
+    }
+}
+
+/// Is this machine one of the token's cluster, with its key, and a certificate that is not over?
 fn is_admitted(state: &State, token: &Token) -> Result<bool> {
     if !state.is_member() {
         return Ok(false);
@@ -97,7 +127,8 @@ fn is_admitted(state: &State, token: &Token) -> Result<bool> {
     }
     let own = certificates(&state.files().certificate())?;
     let valid = own.first().and_then(validity).context("this machine's certificate")?;
-    Ok(valid.end > SystemTime::now())
+    let has_key = load(&state.files().certificate(), &state.files().key()).is_ok();
+    Ok(has_key && valid.end > SystemTime::now())
 }
 
 /// The address of this machine from which a root is reached. Nothing is sent.
@@ -158,4 +189,32 @@ fn check<'a>(
     let is_own = identity.cluster == token.cluster && identity.node == node;
     ensure!(is_own, "the root has signed for {identity} of cluster {}", identity.cluster);
     Ok(news)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joins_again_serves_what_it_did_and_is_where_it_was() {
+        let settings = |host: &str, disks: &[&str]| Settings {
+            roots: vec![format!("root-of-{host}:1")],
+            address: format!("{host}:7411"),
+            root_address: None,
+            metrics: Some(format!("{host}:9411")),
+            host: host.to_owned(),
+            disk: disks.iter().map(|disk| (*disk).into()).collect(),
+        };
+        let (was, given) = (settings("a", &["/d0", "/d1"]), settings("b", &["/d1", "/d2"]));
+        assert_eq!(joined(given.clone(), None, false), given);
+        let all = &["/d0", "/d1", "/d2"];
+        // What was given by hand, and is no question of who joins.
+        let moved =
+            |disks: &[&str]| Settings { metrics: was.metrics.clone(), ..settings("b", disks) };
+        assert_eq!(joined(given.clone(), Some(was.clone()), true), moved(all));
+        let stays = Settings { roots: given.roots.clone(), ..settings("a", all) };
+        assert_eq!(joined(given, Some(was.clone()), false), stays);
+        let none = settings("b", &[]);
+        assert_eq!(joined(none, Some(was.clone()), true), moved(&["/d0", "/d1"]));
+    }
 }

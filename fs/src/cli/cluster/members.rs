@@ -35,6 +35,9 @@ pub(super) struct TokenArgs {
     /// For any number of machines, instead of one
     #[arg(long)]
     reusable: bool,
+    /// Make none, and have those that were made take in no machine any more
+    #[arg(long, conflicts_with_all = ["ttl", "role", "reusable"])]
+    withdraw: bool,
     #[command(flatten)]
     state: StateArg,
 }
@@ -42,6 +45,16 @@ pub(super) struct TokenArgs {
 /// A machine of some cluster.
 #[derive(clap::Args)]
 pub(super) struct MemberArgs {
+    #[command(flatten)]
+    state: StateArg,
+}
+
+/// A machine that is to forget its cluster.
+#[derive(clap::Args)]
+pub(super) struct LeaveArgs {
+    /// Forget the cluster without asking its root: of a machine that was revoked, or a cluster that is no more
+    #[arg(long)]
+    forget: bool,
     #[command(flatten)]
     state: StateArg,
 }
@@ -71,6 +84,14 @@ pub(super) fn token(args: &TokenArgs) -> Result<ExitCode> {
     }
     // A token of who cannot sign is worth nothing.
     state.authority()?;
+    if args.withdraw {
+        state.change(|ledger| {
+            ledger.withdraw();
+            Ok(())
+        })?;
+        say("the tokens that were made take in no machine any more")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (identity, _) = state.files().identity()?;
     let ca = certificates(&state.files().ca())?;
     let mut secret = [0; 32];
@@ -100,21 +121,23 @@ pub(super) fn revoke(args: &RevokeArgs) -> Result<ExitCode> {
     }
     state.change(|ledger| Ok(ledger.revoke(args.node)?))?;
     say(format!(
-        "{} is of the cluster no more: machines that ashlar node run keeps up to date let it in no more within 30 s; its disks stay in the cluster file",
+        "{} is of the cluster no more: machines that ashlar node run keeps up to date let it in no more within 30 s; its disks stay in the cluster file. Who has a token that can still be used comes in again: ashlar cluster token --withdraw",
         args.node
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn leave(args: &MemberArgs) -> Result<ExitCode> {
+pub(super) async fn leave(args: &LeaveArgs) -> Result<ExitCode> {
     let state = args.state.state()?;
     let (identity, _) = state.files().identity()?;
     if identity.is(Role::Root) {
         bail!("this machine is the root of cluster {}, which ends with it", identity.cluster);
     }
-    let connector = Connector::new(Some(Credentials::open(state.directory())?));
-    let roots = Roots { addresses: &state.settings()?.roots, connector };
-    roots.ask(async |mut root| root.leave(wire::LeaveRequest {}).await).await?;
+    if !args.forget {
+        let connector = Connector::to_roots(Credentials::open(state.directory())?);
+        let roots = Roots { addresses: &state.settings()?.roots, connector };
+        roots.ask(async |mut root| root.leave(wire::LeaveRequest {}).await).await?;
+    }
     state.forget()?;
     say(format!("this machine has left cluster {}", identity.cluster))?;
     Ok(ExitCode::SUCCESS)

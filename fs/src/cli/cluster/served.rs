@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use proto::id::{ClusterId, DiskId};
 use proto::size::Size;
 use proto::touch::touch;
 use storaged::superblock::Superblock;
 use storaged::{InitOptions, init_disk};
+
+use crate::cli::node::root::is_reachable;
 
 /// What a machine serves.
 #[derive(clap::Args)]
@@ -18,10 +20,13 @@ pub(super) struct ServedArgs {
     /// Space to use of each disk [default: 90 % of what is free there]
     #[arg(long, value_name = "SIZE")]
     capacity: Option<Size>,
-    /// Port at which disks are served
-    #[arg(long, value_name = "PORT", default_value_t = 7411)]
-    port: u16,
+    /// Port at which disks are served [default: 7411]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
 }
+
+/// Where disks are served, unless told otherwise.
+const DEFAULT_PORT: u16 = 7411;
 
 impl ServedArgs {
     /// Are there any?
@@ -29,9 +34,19 @@ impl ServedArgs {
         !self.disks.is_empty()
     }
 
+    /// Is it said at which port?
+    pub(super) fn has_port(&self) -> bool {
+        self.port.is_some()
+    }
+
     /// Where they are served, on this host.
-    pub(super) fn address(&self, host: &str) -> String {
-        at(host, self.port)
+    ///
+    /// # Errors
+    /// When it is the name of none.
+    pub(super) fn address(&self, host: &str) -> Result<String> {
+        let address = at(host, self.port.unwrap_or(DEFAULT_PORT));
+        ensure!(is_reachable(&address), "{address:?} is no name or address of a host with a port");
+        Ok(address)
     }
 
     /// Makes them disks of the cluster, but for those that are already.
@@ -91,6 +106,18 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_nobody_can_connect_to_is_refused() {
+        let args = ServedArgs { disks: Vec::new(), capacity: None, port: None };
+        for host in ["10.0.0.1", "host-a", "fd00::1", "[fd00::1]"] {
+            assert!(args.address(host).is_ok_and(|address| address.ends_with(":7411")), "{host}");
+        }
+        for host in ["", "my host", "h\n", "h/1", "h\u{1b}"] {
+            let refused = args.address(host).map_err(|why| why.to_string());
+            assert!(refused.is_err_and(|why| why.contains("no name or address")), "{host:?}");
+        }
+    }
+
+    #[test]
     fn a_disk_of_another_cluster_is_not_taken_and_no_other_is_made() {
         let directory = tempfile::tempdir().unwrap();
         let (mine, theirs) = (directory.path().join("mine"), directory.path().join("theirs"));
@@ -99,7 +126,7 @@ mod tests {
         let options = InitOptions { capacity: Some(1 << 30), ..Default::default() };
         init_disk(&theirs, ClusterId::random(), options).unwrap();
         let disks = vec![mine.clone(), theirs];
-        let args = ServedArgs { disks, capacity, port: 1 };
+        let args = ServedArgs { disks, capacity, port: Some(1) };
         let refused = args.prepare(cluster).unwrap_err().to_string();
         assert!(refused.contains("theirs") && !mine.exists(), "{refused}");
         let args = ServedArgs { disks: vec![mine], ..args };

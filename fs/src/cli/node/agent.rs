@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use proto::cluster::Cluster;
 use proto::program::sentence;
@@ -16,10 +16,14 @@ use proto::tls::authority::{request, validity};
 use proto::tls::credentials::Credentials;
 use proto::tls::files::{certificates, replace};
 use proto::tls::identity::{Revoked, Role};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use storaged::superblock::Superblock;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::Roots;
+use super::root::renew_own;
 use super::state::{Settings, State};
 
 /// How often roots are asked what is new.
@@ -60,7 +64,7 @@ impl Agent {
     }
 
     fn roots(&self) -> Roots<'_> {
-        let connector = Connector::new(Some(self.credentials.clone()));
+        let connector = Connector::to_roots(self.credentials.clone());
         Roots { addresses: &self.settings.roots, connector }
     }
 
@@ -72,8 +76,14 @@ impl Agent {
         }
         let key = fs::read_to_string(files.key()).context("this machine's key")?;
         let request = Bytes::from(request(&key)?);
-        let asked = wire::RenewRequest { request };
-        let admission = roots.ask(async |mut root| root.renew(asked.clone()).await).await?;
+        let admission = if self.credentials.identity().is(Role::Root) {
+            let state = self.state.clone();
+            // It waits for files.
+            tokio::task::spawn_blocking(move || renew_own(&state, &request)).await??
+        } else {
+            let asked = wire::RenewRequest { request };
+            roots.ask(async |mut root| root.renew(asked.clone()).await).await?
+        };
         replace(&files.certificate(), &admission.certificate, 0o644)?;
         tracing::info!("this machine's certificate was renewed");
         Ok(())
@@ -134,6 +144,7 @@ pub(in crate::cli) fn keep(state: &State, news: &wire::News) -> Result<()> {
     let files = state.files();
     // Whatever makes no sense is not kept.
     Revoked::parse(&news.revoked).context("what was revoked")?;
+    check_ca(&news.ca)?;
     for (path, text) in [(files.revoked(), &news.revoked), (files.ca(), &news.ca)] {
         if fs::read_to_string(&path).ok().as_ref() != Some(text) {
             replace(&path, text, 0o644)?;
@@ -141,10 +152,23 @@ pub(in crate::cli) fn keep(state: &State, news: &wire::News) -> Result<()> {
     }
     let new = Cluster::parse(&news.cluster_file, Path::new("/")).context("the cluster file")?;
     let known = state.cluster().ok().map(|known| Cluster { identity: None, ..known });
-    let older = known.as_ref().is_some_and(|known| known.generation > new.generation);
+    // One of another cluster, of which this machine was before, is neither older nor newer.
+    let is_older =
+        |known: &Cluster| known.cluster == new.cluster && known.generation > new.generation;
+    let older = known.as_ref().is_some_and(is_older);
     if !older && known.as_ref() != Some(&new) {
         state.keep_cluster(&new)?;
     }
+    Ok(())
+}
+
+/// A machine whose CA makes no sense is nobody from its next start on.
+fn check_ca(text: &str) -> Result<()> {
+    let mut roots = RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(text.as_bytes()) {
+        roots.add(ca.context("the cluster's CA")?).context("the cluster's CA")?;
+    }
+    ensure!(!roots.is_empty(), "the root says nothing of the cluster's CA");
     Ok(())
 }
 
@@ -154,6 +178,7 @@ mod tests {
     use proto::tls::authority::{Authority, from_now};
     use proto::tls::identity::Identity;
 
+    use super::super::found::found;
     use super::*;
 
     const DAY: Duration = Duration::from_secs(86400);
@@ -171,13 +196,43 @@ mod tests {
         assert_eq!([0, 10, 14, 16, 20, 40].map(due), [false, false, false, true, true, true]);
     }
 
+    #[tokio::test]
+    async fn a_root_renews_its_own_certificate_also_when_it_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::new(directory.path());
+        let (cluster, disk) = (ClusterId::random(), DiskId::random());
+        let settings = Settings {
+            roots: vec!["127.0.0.1:1".to_owned()],
+            address: "127.0.0.1:1".to_owned(),
+            host: "here".to_owned(),
+            ..Settings::default()
+        };
+        found(&state, cluster, &settings, &[disk].into()).unwrap();
+        let files = state.files();
+        let key = fs::read_to_string(files.key()).unwrap();
+        let (identity, _) = files.identity().unwrap();
+        let now = SystemTime::now();
+        let past = now - 2 * DAY..now - DAY;
+        let asked = request(&key).unwrap();
+        let over = state.authority().unwrap().issue(&asked, &identity, &past).unwrap();
+        replace(&files.certificate(), &over.certificate, 0o644).unwrap();
+        let credentials = Credentials::open(directory.path()).unwrap();
+        let agent = Agent { state: state.clone(), settings, credentials };
+        // Nobody answers there.
+        agent.renew(&agent.roots()).await.unwrap();
+        let own = certificates(&files.certificate()).unwrap();
+        assert!(validity(&own[0]).unwrap().end > now + 29 * DAY);
+        assert_eq!(files.identity().unwrap().0, identity, "it is who it was");
+    }
+
     #[test]
     fn what_a_root_says_is_kept_unless_it_is_older_or_nonsense() {
         let directory = tempfile::tempdir().unwrap();
         let state = State::new(directory.path());
         let (cluster, disk) = (ClusterId::random(), DiskId::random());
+        let ca = Authority::make(cluster).unwrap().1.certificate;
         let news = |generation: u64, revoked: &str| wire::News {
-            ca: "a CA".to_owned(),
+            ca: ca.clone(),
             revoked: revoked.to_owned(),
             cluster_file: format!(
                 "cluster = \"{cluster}\"\ngeneration = {generation}\n[[slot]]\ndisk = \"{disk}\"\naddress = \"h:{generation}\"\n"
@@ -197,5 +252,16 @@ mod tests {
         assert_eq!(address().as_deref(), Some("h:4"));
         let bad = wire::News { cluster_file: "slots".to_owned(), ..news(5, "") };
         assert!(keep(&state, &bad).is_err() && address().as_deref() == Some("h:4"));
+        let broken = ca.replacen("MII", "!", 1);
+        assert_ne!(broken, ca);
+        for bad in ["", "a CA", &broken] {
+            assert!(keep(&state, &wire::News { ca: bad.to_owned(), ..news(5, "") }).is_err());
+            assert_eq!(fs::read_to_string(state.files().ca()).unwrap(), ca, "{bad}");
+        }
+        // A machine that is of another cluster from now on, with fewer changes behind it.
+        let other = ClusterId::random();
+        let text = news(1, "").cluster_file.replace(&cluster.to_string(), &other.to_string());
+        keep(&state, &wire::News { cluster_file: text, ..news(1, "") }).unwrap();
+        assert_eq!(state.cluster().unwrap().cluster, other);
     }
 }

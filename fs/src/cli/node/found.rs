@@ -10,9 +10,11 @@ use proto::tls::authority::{Authority, MACHINE_LASTS, from_now, new_key, request
 use proto::tls::files::replace;
 use proto::tls::identity::{Identity, Role};
 
+use super::ledger::Ledger;
 use super::state::{Settings, State};
 
-/// Makes the CA, and this machine its root. The certificate comes last: before it, this machine is of no cluster.
+/// Makes the CA, and this machine its root. The certificate comes last: before it, this machine is of no cluster, and what
+/// there is of one that broke off counts for nothing, but for the disks.
 pub(in crate::cli) fn found(
     state: &State,
     cluster: ClusterId,
@@ -28,8 +30,9 @@ pub(in crate::cli) fn found(
     let issued = authority.issue(&asked, &identity, &when)?;
     let since_epoch = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     state.change(|ledger| {
+        *ledger = Ledger::default();
         let certificate = (&issued.serial, since_epoch(when.end));
-        ledger.note(node, (&*settings.host, roles), certificate, since_epoch(SystemTime::now()));
+        ledger.note(node, (&*settings.host, roles), certificate)?;
         Ok(ledger.own(node, disks.iter().copied())?)
     })?;
     replace(&state.ca_key(), &made.key, 0o600)?;

@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// Tokens that are kept, at most: those that expired first go.
 const MOST_TOKENS: usize = 1000;
+/// Certificates of one machine, at most: those of forty years, and no more of who asks again and again.
+const MOST_CERTIFICATES: usize = 1000;
 
 /// Tokens and machines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +62,8 @@ pub(in crate::cli) struct Machine {
     /// The disks that are its own.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(in crate::cli) disks: BTreeSet<DiskId>,
-    /// Its certificates that are not over.
+    /// Its certificates, also those that are over: a connection lasts longer than the one that it was made with, and ends
+    /// with the machine.
     #[serde(rename = "certificate", default, skip_serializing_if = "Vec::is_empty")]
     certificates: Vec<Certificate>,
 }
@@ -110,9 +113,16 @@ pub(in crate::cli) enum Refused {
     /// The key of this machine is worth nothing any more.
     #[error("this machine was revoked: remove its node.key, and join with a new one")]
     Revoked,
-    /// A name that is too long.
-    #[error("the name of the machine has more than {LONGEST_NAME} bytes")]
+    /// A name that is too long, or would not be shown as it is.
+    #[error(
+        "the name of the machine has more than {LONGEST_NAME} bytes, or some that cannot be shown"
+    )]
     Name,
+    /// Certificates for certificates' sake.
+    #[error(
+        "this machine has got {MOST_CERTIFICATES} certificates: remove its node.key, and join with a new one"
+    )]
+    Often,
     /// Somebody who was never taken in.
     #[error("this root does not know the machine")]
     Machine,
@@ -148,6 +158,11 @@ impl Ledger {
         self.tokens.drain(..many);
     }
 
+    /// No token takes anybody in any more who was not taken in by it.
+    pub(in crate::cli) fn withdraw(&mut self) {
+        self.tokens.retain(|offer| !offer.reusable && offer.used_by.is_some());
+    }
+
     /// Takes a machine in: with which roles.
     ///
     /// # Errors
@@ -157,7 +172,7 @@ impl Ledger {
         asked: Asked<'_>,
         now: u64,
     ) -> Result<BTreeSet<Role>, Refused> {
-        if asked.name.len() > LONGEST_NAME {
+        if !is_name(asked.name) {
             return Err(Refused::Name);
         }
         let offer = self.tokens.iter_mut().find(|offer| offer.id == asked.token);
@@ -181,14 +196,16 @@ impl Ledger {
         Ok(offer.roles.clone())
     }
 
-    /// A machine has got a certificate, until so many seconds since 1970.
+    /// A machine gets a certificate, until so many seconds since 1970.
+    ///
+    /// # Errors
+    /// [`Refused::Often`].
     pub(in crate::cli) fn note(
         &mut self,
         node: NodeId,
         (name, roles): (&str, BTreeSet<Role>),
         (serial, until): (&Serial, u64),
-        now: u64,
-    ) {
+    ) -> Result<(), Refused> {
         let found = self.machines.iter().position(|machine| machine.node == node);
         let index = found.unwrap_or_else(|| {
             let (name, disks) = (name.to_owned(), BTreeSet::new());
@@ -198,9 +215,12 @@ impl Ledger {
             self.machines.len() - 1
         });
         let machine = &mut self.machines[index];
+        if machine.certificates.len() >= MOST_CERTIFICATES {
+            return Err(Refused::Often);
+        }
         machine.roles = roles;
-        machine.certificates.retain(|one| one.until > now);
         machine.certificates.push(Certificate { serial: serial.to_string(), until });
+        Ok(())
     }
 
     /// One that is of the cluster.
@@ -216,7 +236,8 @@ impl Ledger {
         }
     }
 
-    /// These disks are a machine's own from now on.
+    /// These disks are a machine's own from now on. Those of one that was revoked are anybody's: they are moved when a
+    /// machine is dead.
     ///
     /// # Errors
     /// When one is another's: then nothing has changed.
@@ -227,7 +248,7 @@ impl Ledger {
     ) -> Result<(), Refused> {
         self.machine(node)?;
         let disks: BTreeSet<DiskId> = disks.collect();
-        let others = self.machines.iter().filter(|machine| machine.node != node);
+        let others = self.machines.iter().filter(|one| one.node != node && !one.revoked);
         let mut theirs = others.flat_map(|machine| &machine.disks);
         if let Some(disk) = theirs.find(|disk| disks.contains(disk)) {
             return Err(Refused::Disk(*disk));
@@ -259,6 +280,11 @@ impl Ledger {
     }
 }
 
+/// Can people read it as it is, in a line?
+pub(in crate::cli) fn is_name(text: &str) -> bool {
+    text.len() <= LONGEST_NAME && !text.chars().any(char::is_control)
+}
+
 #[cfg(test)]
 mod tests {
     use proto::id::ClusterId;
@@ -278,8 +304,7 @@ mod tests {
         let asked = Asked { token, request, node, name, proof: &proof };
         let roles = ledger.admit(asked, now)?;
         let serial = Serial::from_bytes(&node.as_bytes()[..]).unwrap();
-        ledger.note(node, (name, roles), (&serial, now + 500), now);
-        Ok(())
+        ledger.note(node, (name, roles), (&serial, now + 500))
     }
 
     #[test]
@@ -300,6 +325,13 @@ mod tests {
             assert_eq!(ask(&mut ledger, token, one, 1000), Err(Refused::Expired));
         }
         assert_eq!(ledger.machines().len(), 2);
+        let mut withdrawn = ledger.clone();
+        withdrawn.offer(&unknown, roles, false);
+        withdrawn.withdraw();
+        for token in [&many, &unknown] {
+            assert_eq!(ask(&mut withdrawn, token, two, 15), Err(Refused::Token));
+        }
+        assert_eq!(ask(&mut withdrawn, &single, one, 16), Ok(()), "whose answer was lost");
         // Who says it of another question does not have the token.
         let proof = many.key().prove(b"another", "m");
         let token = Uuid::from_bytes(many.id());
@@ -342,5 +374,33 @@ mod tests {
         assert_eq!(ledger.own(one, [disk, other].into_iter()), Ok(()));
         assert_eq!(ledger.own(two, [other].into_iter()), Err(Refused::Disk(other)));
         assert!(ledger.machine(two).unwrap().disks.is_empty());
+        ledger.revoke(one).unwrap();
+        assert_eq!(ledger.own(two, [other].into_iter()), Ok(()), "the machine it was in is dead");
+        assert_eq!(ledger.own(one, [disk].into_iter()), Err(Refused::Revoked));
+    }
+
+    #[test]
+    fn who_is_revoked_loses_what_was_made_with_certificates_that_are_over() {
+        let (mut ledger, node) = (Ledger::default(), NodeId::random());
+        let serial = |number: u16| Serial::from_bytes(&number.to_be_bytes()).unwrap();
+        let mut issue = |number: u16| {
+            let until = u64::from(number) * 10;
+            ledger.note(node, ("m", [Role::Node].into()), (&serial(number), until))
+        };
+        for number in 0..1000 {
+            assert_eq!(issue(number), Ok(()));
+        }
+        assert_eq!(issue(1000), Err(Refused::Often));
+        ledger.revoke(node).unwrap();
+        let revoked = ledger.revoked();
+        assert!((0..1000).all(|number| revoked.has(&serial(number))));
+    }
+
+    #[test]
+    fn a_name_is_shown_as_it_is() {
+        assert!(is_name("m1.example") && is_name("Zürich 3") && is_name(&"m".repeat(LONGEST_NAME)));
+        for name in ["m\n7d1c revoked", "\u{1b}[2K", "\0", &"m".repeat(LONGEST_NAME + 1)] {
+            assert!(!is_name(name), "{name:?}");
+        }
     }
 }

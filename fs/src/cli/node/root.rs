@@ -22,15 +22,15 @@ use proto::tls::identity::{Identity, Role};
 use proto::tls::token::LONGEST_NAME;
 use proto::tls::wire::Protocol;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
+use tonic::transport::{Server, Uri};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::ledger::{Asked, Ledger};
+use super::ledger::{Asked, Ledger, is_name};
 use super::state::State;
 
 /// Most connections: a machine has one, for moments.
@@ -41,8 +41,17 @@ const WAITING: usize = 64;
 const MAX_MESSAGE: usize = 64 << 10;
 /// Bytes of headers of one request.
 const MAX_HEADERS: u32 = 8 << 10;
-/// Requests that one connection may have under way.
-const MAX_STREAMS: u32 = 8;
+/// Requests that one connection may have under way: a machine asks one thing after the other.
+const MAX_STREAMS: u32 = 2;
+/// Bytes that may lie unread in a connection.
+const WINDOW: u32 = 64 << 10;
+/// Longest frame of gRPC.
+const MAX_FRAME: u32 = 16 << 10;
+/// A silent connection is asked for a sign of life this often, and dropped after as long.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Strangers that are looked at at once, and machines that are answered: neither waits for the other, and both leave threads to
+/// the disks that this process serves.
+const AT_ONCE: usize = 4;
 /// How long requests under way may take once it is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -60,6 +69,11 @@ pub(super) async fn serve(
     let (agreed, incoming) = mpsc::channel(WAITING);
     let accepting = accept(listener, acceptor.with_strangers(), agreed, stop.clone());
     let serving = Server::builder()
+        .max_frame_size(MAX_FRAME)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .http2_max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
         .serve_with_incoming_shutdown(
@@ -107,7 +121,11 @@ async fn agree(
 }
 
 /// What is asked of a root.
-struct Service(Arc<Inner>);
+struct Service {
+    inner: Arc<Inner>,
+    strangers: Arc<Semaphore>,
+    machines: Arc<Semaphore>,
+}
 
 struct Inner {
     state: State,
@@ -147,25 +165,54 @@ fn asking<T>(request: &Request<T>, roles: &[Role]) -> Result<Identity, Status> {
     }
 }
 
+/// Signs the root's own key anew. It asks nobody: when its certificate is over, nobody answers.
+///
+/// # Errors
+/// When this machine is no root; when the request is not by its key.
+pub(super) fn renew_own(state: &State, request: &[u8]) -> Result<wire::Admission> {
+    let root = Inner::of(state.clone())?;
+    root.renew(root.identity.node, request)
+}
+
 impl Service {
     fn new(state: State) -> Result<Self> {
-        let (authority, (identity, _)) = (state.authority()?, state.files().identity()?);
-        Ok(Self(Arc::new(Inner { state, authority, identity })))
+        let some = || Arc::new(Semaphore::new(AT_ONCE));
+        Ok(Self { inner: Arc::new(Inner::of(state)?), strangers: some(), machines: some() })
     }
 
-    /// Does what waits for files.
+    /// Does what waits for files, for a machine of the cluster.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let inner = self.0.clone();
-        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        self.work_within(&self.machines, work).await
+    }
+
+    async fn work_within<T: Send + 'static>(
+        &self,
+        places: &Arc<Semaphore>,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let place = places.clone().acquire_owned().await;
+        let place = place.map_err(|why| Status::internal(why.to_string()))?;
+        let inner = self.inner.clone();
+        let working = move || {
+            // Until it is done, also when whoever has asked is gone.
+            let _place = place;
+            work(&inner)
+        };
+        let done = tokio::task::spawn_blocking(working).await;
         let done = done.map_err(|why| Status::internal(why.to_string()))?;
         done.map(Response::new).map_err(|why| refused(&why))
     }
 }
 
 impl Inner {
+    fn of(state: State) -> Result<Self> {
+        let (authority, (identity, _)) = (state.authority()?, state.files().identity()?);
+        Ok(Self { state, authority, identity })
+    }
+
     fn join(&self, asked: &wire::JoinRequest) -> Result<wire::Admission> {
         let token = Uuid::from_slice(&asked.token).context("the token's id is not 16 bytes")?;
         let node = Authority::node_of(&asked.request)?;
@@ -192,7 +239,7 @@ impl Inner {
         let when = from_now(MACHINE_LASTS);
         let issued = self.authority.issue(request, &identity, &when)?;
         let until = when.end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        ledger.note(node, (name, roles), (&issued.serial, until), now());
+        ledger.note(node, (name, roles), (&issued.serial, until))?;
         Ok(issued.certificate)
     }
 
@@ -257,12 +304,18 @@ fn checked(
     disk: &wire::add_disks_request::Disk,
 ) -> Result<(DiskId, &wire::add_disks_request::Disk)> {
     let id = DiskId::from_slice(&disk.disk).context("a disk's id is not 16 bytes")?;
-    ensure!(is_address(&disk.address), "{:?} is not HOST:PORT", disk.address);
+    ensure!(is_reachable(&disk.address), "{:?} is not HOST:PORT", disk.address);
     ensure!(
-        disk.domain.len() <= LONGEST_NAME,
-        "the name of a host has {LONGEST_NAME} bytes at most"
+        is_name(&disk.domain),
+        "the name of a host has {LONGEST_NAME} bytes at most, and none that cannot be shown"
     );
     Ok((id, disk))
+}
+
+/// Can machines be told to connect to it? One address that they cannot makes the cluster file of no use to all of them.
+pub(in crate::cli) fn is_reachable(address: &str) -> bool {
+    let names = |uri: Uri| uri.authority().is_some_and(|found| found.as_str() == address);
+    is_address(address) && format!("http://{address}").parse::<Uri>().is_ok_and(names)
 }
 
 /// The cluster with these disks where they are said to be. It is of the next generation when there are more, and not when one is
@@ -294,7 +347,7 @@ impl Root for Service {
         request: Request<wire::JoinRequest>,
     ) -> Result<Response<wire::Admission>, Status> {
         let asked = request.into_inner();
-        self.work(move |inner| inner.join(&asked)).await
+        self.work_within(&self.strangers, move |inner| inner.join(&asked)).await
     }
 
     async fn renew(

@@ -8,15 +8,18 @@
 //! | `node.toml` | what this machine serves, and where roots are ([`Settings`]) |
 //! | `ca.key` | the key of the cluster's CA: on a root |
 //! | `ledger.toml` | whom a root has taken in ([`Ledger`]) |
+//! | `begun` | id of a cluster that is being begun here; gone when it is |
 //!
 //! Each is written whole or not at all; what is read to be changed is locked.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use proto::cluster::{Cluster, DEFAULT_FILE};
+use proto::id::ClusterId;
 use proto::tls::authority::{Authority, Made};
 use proto::tls::credentials::{DEFAULT_DIRECTORY, NodeFiles};
 use proto::tls::files::replace;
@@ -59,6 +62,9 @@ pub(in crate::cli) struct Settings {
     /// The same of a root's service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) root_address: Option<String>,
+    /// `HOST:PORT` at which Prometheus reads the metrics of the disks; by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) metrics: Option<String>,
     /// What fails together with this machine's disks.
     pub(in crate::cli) host: String,
     /// Directories of the disks.
@@ -104,10 +110,40 @@ impl State {
         let named = || self.directory().display().to_string();
         fs::create_dir_all(self.directory()).with_context(named)?;
         let path = self.at("lock");
-        let options = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = options.with_context(|| path.display().to_string())?;
+        let mut options = File::options();
+        // Whoever could open it could keep it.
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(&path).with_context(|| path.display().to_string())?;
         let locked = Flock::lock(file, FlockArg::LockExclusive);
         locked.map_err(|(_, why)| anyhow!("locking {}: {why}", path.display()))
+    }
+
+    /// The cluster that is begun here: what broke off is gone on with, by the disks that were made for it.
+    pub(in crate::cli) fn begin(&self) -> Result<ClusterId> {
+        let _lock = self.lock()?;
+        let path = self.at("begun");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                text.trim().parse::<ClusterId>().with_context(|| path.display().to_string())
+            }
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+                let cluster = ClusterId::random();
+                replace(&path, &format!("{cluster}\n"), 0o600)?;
+                Ok(cluster)
+            }
+            Err(why) => Err(why).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// It is begun.
+    pub(in crate::cli) fn has_begun(&self) -> Result<()> {
+        let path = self.at("begun");
+        match fs::remove_file(&path) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
+                Err(why).with_context(|| path.display().to_string())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// # Errors
@@ -207,5 +243,21 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn nobody_else_can_keep_what_changes_are_locked_by() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::new(directory.path());
+        drop(state.lock().unwrap());
+        let mode = fs::metadata(directory.path().join("lock")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
     }
 }

@@ -37,6 +37,7 @@ impl Served {
             roots: vec![address.clone()],
             address: "127.0.0.1:7411".to_owned(),
             root_address: Some(address.clone()),
+            metrics: None,
             host: "here".to_owned(),
             disk: Vec::new(),
         };
@@ -142,6 +143,28 @@ async fn strangers_ask_to_be_taken_in_and_nothing_else() {
     assert!(served.client(Connector::plain()).look(wire::LookRequest {}).await.is_err());
 }
 
+/// Whoever asks and goes away takes no thread of those that serve disks, and keeps no machine waiting.
+#[tokio::test]
+async fn strangers_who_ask_and_go_do_not_keep_machines_waiting() {
+    let served = Served::start().await;
+    let mut node = served.joined(1, Role::Node).await;
+    let (unknown, key) = (served.token(2, Role::Node), new_key().unwrap());
+    let unknown = Token { secret: [9; 32], ..unknown };
+    let stranger = served.stranger();
+    assert!(stranger.clone().look(wire::LookRequest {}).await.is_err(), "it is connected");
+    // What each of them asks waits for this, or for those before it.
+    let lock = served.state.lock().unwrap();
+    for _ in 0..64 {
+        let (mut asking, asked) = (stranger.clone(), ask(&unknown, &key));
+        let gone = tokio::time::timeout(Duration::from_millis(20), asking.join(asked)).await;
+        assert!(gone.is_err(), "it waits");
+    }
+    let news = node.look(wire::LookRequest {});
+    let news = tokio::time::timeout(Duration::from_secs(60), news).await;
+    assert!(news.expect("it waits for no stranger").is_ok());
+    drop(lock);
+}
+
 #[tokio::test]
 async fn machines_may_what_their_roles_say() {
     let served = Served::start().await;
@@ -155,6 +178,16 @@ async fn machines_may_what_their_roles_say() {
     assert_eq!(why.code(), Code::PermissionDenied, "{why}");
     let why = node.add_disks(bring(served.disk)).await.unwrap_err();
     assert!(why.message().contains("another machine's"), "{why}");
+    let before = served.state.cluster().unwrap();
+    for (address, domain) in
+        [("my host:7411", "there"), ("h\u{1b}[2K:1", "there"), ("h", "there"), ("h:1", "a\nb")]
+    {
+        let mut asked = bring(own);
+        (asked.disks[0].address, asked.disks[0].domain) = (address.to_owned(), domain.to_owned());
+        let why = node.add_disks(asked).await.unwrap_err();
+        assert_eq!(why.code(), Code::FailedPrecondition, "{address:?} {domain:?}: {why}");
+        assert_eq!(served.state.cluster().unwrap(), before);
+    }
     node.add_disks(bring(own)).await.unwrap();
     let cluster = served.state.cluster().unwrap();
     assert_eq!((cluster.generation, cluster.slots.len()), (Generation(2), 2));
