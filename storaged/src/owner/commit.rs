@@ -180,6 +180,10 @@ impl Owner {
 
     /// How soon there is something to do besides, without requests.
     pub(crate) fn patience(&self) -> Duration {
+        // Of what was begun nothing is gone on with; and who waits is answered in the next turn.
+        if self.shared.read_only().is_some() && self.waiting.is_empty() {
+            return CHECKPOINT_IDLE;
+        }
         let wanted = self.debt > 0 || !self.waiting.is_empty();
         let goes_on = self.compaction.is_some() || self.checkpoint.is_some();
         match wanted {

@@ -92,13 +92,15 @@ impl Owner {
         self.waiting.push(request);
     }
 
-    /// Those who wait have their turn before all others once there is room for the first of them, or no hope.
+    /// Those who wait have their turn before all others once there is room for the first of them, or no hope. On a disk that
+    /// takes no writes room is not even looked for: that could begin a file.
     pub(crate) fn resume(&mut self, pending: &mut VecDeque<Request>) {
         let Some(first) = self.waiting.first() else { return };
         let (since, new_data) = (first.waits_since, first.ask.is_put());
         // It may bring news of its group, which is a record, too.
         let blocks = first.ask.blocks().max(1);
-        if self.find_room(since, blocks, new_data) == Ok(false) {
+        if self.shared.read_only().is_none() && self.find_room(since, blocks, new_data) == Ok(false)
+        {
             return;
         }
         let mut all = self.waiting.take();
@@ -294,6 +296,28 @@ mod tests {
             assert_eq!((answered, turns == 1), (answer.clone(), answer.is_err()), "{dead}");
             assert_eq!(owner.sequence == before, answer.is_err(), "{dead}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_takes_no_writes_any_more_begins_nothing_for_who_waits_and_rests() {
+        let (dir, mut owner) = short(120).await;
+        let waits = ask_put(&owner, small(1000));
+        assert!(owner.turn(Duration::ZERO));
+        assert!(!owner.waiting.is_empty() && owner.compaction.is_some());
+        // There would be room by now, in a file that is not begun yet.
+        owner.ledger.space.files.remove(&99);
+        let (current, full) =
+            (owner.current.as_ref().unwrap().number, owner.ledger.space.file_blocks());
+        owner.ledger.space.file(current).tail = full;
+        let files = || std::fs::read_dir(dir.path().join("d/blocks")).unwrap().count();
+        let before = files();
+        owner.shared.set_read_only("as a test wants it");
+        assert!(owner.turn(Duration::ZERO));
+        let answer = waits.await;
+        assert!(matches!(answer, Err(PartError::Io(_))), "{answer:?}");
+        assert_eq!(files(), before, "a file was begun");
+        // What was being done is not gone on with, and not looked for all the time.
+        assert!(owner.patience() >= Duration::from_secs(1), "{:?}", owner.patience());
     }
 
     #[tokio::test(flavor = "multi_thread")]
