@@ -202,7 +202,7 @@ impl Owner {
                     turns.push(request.waiter);
                     continue;
                 }
-                Ok(Turn::Now) if batch.accepts(&request, self.free_blocks()) => {}
+                Ok(Turn::Now) if batch.accepts(&request, self.spare_blocks()) => {}
                 Ok(Turn::Now | Turn::Next) => {
                     pending.push_front(request);
                     break;

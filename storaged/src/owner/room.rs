@@ -7,7 +7,8 @@
 //!   room; and refused as [`PartError::Full`] when there is nothing left to gain, or after [`PATIENCE`].
 //! * What is put while room runs short is *paid for* before more is put ([`owed`]): so a file is empty by the time that
 //!   there is no other room, and nobody waits for all of it at once.
-//! * A reserve that was broken into is made whole again, whether anybody waits or not.
+//! * A reserve that was broken into is made whole again, whether anybody waits or not. What the file needs that is being
+//!   emptied then is left to it: deletes and fences, too, wait where they would take that.
 //!
 //! Which file is emptied is said by [`crate::index::fill::Space::best_victim`]. Its room is there after a checkpoint, one
 //! for each file at most, which another thread writes.
@@ -45,6 +46,18 @@ impl Owner {
         self.ledger.space.file_blocks().saturating_sub(used)
     }
 
+    /// Those of them that are not needed for what is left of the file that is being emptied, where no other can be begun for it.
+    pub(crate) fn spare_blocks(&self) -> u32 {
+        let (free, space) = (self.free_blocks(), &self.ledger.space);
+        match &self.compaction {
+            Some(work) if !self.closing && !space.may_open(false) => {
+                let needed = space.needed(work.file).div_ceil(DISK_BLOCK as u64);
+                free.saturating_sub(u32::try_from(needed).unwrap_or(u32::MAX))
+            }
+            _ => free,
+        }
+    }
+
     /// Bytes of records that can be moved before a file has gone.
     pub(crate) fn room_to_move(&self) -> u64 {
         let space = &self.ledger.space;
@@ -73,7 +86,11 @@ impl Owner {
         new_data: bool,
     ) -> Result<bool, PartError> {
         let patient = since.is_none_or(|since| since.elapsed() < PATIENCE);
-        if new_data && self.debt > 0 && patient && self.can_gain() {
+        let others_first = match new_data {
+            true => self.debt > 0,
+            false => self.spare_blocks() < blocks && blocks <= self.free_blocks(),
+        };
+        if others_first && patient && self.can_gain() {
             return Ok(false);
         }
         if self.room(blocks, new_data)? {
@@ -296,6 +313,31 @@ mod tests {
             assert_eq!((answered, turns == 1), (answer.clone(), answer.is_err()), "{dead}");
             assert_eq!(owner.sequence == before, answer.is_err(), "{dead}");
         }
+    }
+
+    /// Without a reserve a file is emptied into what is left of the one that is written. What is written there between two
+    /// slices leaves what it needs: else nothing might ever be emptied again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_takes_the_room_that_a_file_is_being_emptied_into() {
+        let (dir, mut owner) = short(10).await;
+        let issuer = Issuer { epoch: Epoch(1), owner: OwnerId::random() };
+        let mut fences = Vec::new();
+        for turn in 0..10 {
+            let volumes = (0..20).map(|n| VolumeId(100 + turn * 20 + n));
+            fences.extend(volumes.map(|volume| ask(&owner, Ask::Fence(volume, issuer))));
+            assert!(owner.turn(Duration::ZERO));
+        }
+        let is_emptied =
+            |owner: &Owner| owner.compaction.as_ref().is_some_and(|work| work.file == 1);
+        assert!(is_emptied(&owner) && !owner.waiting.is_empty());
+        while is_emptied(&owner) || !owner.waiting.is_empty() {
+            owner.turn(owner.patience());
+        }
+        for fence in fences {
+            assert_eq!(fence.await, Ok(()));
+        }
+        assert_eq!(owner.checkpoint_now(), Ok(()));
+        assert!(!dir.path().join("d/blocks/00000001").exists());
     }
 
     #[tokio::test(flavor = "multi_thread")]
