@@ -153,8 +153,9 @@ impl Owner {
         self.end();
     }
 
-    /// Leaves everything in redb.
+    /// Gives back what is left to be, and leaves everything in redb.
     pub(crate) fn end(&mut self) {
+        self.punch_last();
         self.finish_checkpoint();
         if let Err(e) = self.checkpoint_now() {
             tracing::error!(disk = %self.shared.disk, "last checkpoint: {e}");
