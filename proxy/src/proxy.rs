@@ -215,16 +215,16 @@ impl Proxy {
     }
 
     /// Takes the place of another proxy of the group: changes volumes in the names that it did, and has its slots
-    /// promise them, of which some may never have heard. One that does not answer is as one that was away at
-    /// the fence.
+    /// promise them, of which some may never have heard ([`Proxy::promise_again`]). One that does not answer is as one that
+    /// was away at the fence.
     pub(crate) async fn inherit(&self, before: &Self) {
         let issuers = before.issuers.read().clone();
-        self.issuers.write().extend(issuers.iter().map(|(volume, issuer)| (*volume, *issuer)));
+        let volumes: Vec<VolumeId> = issuers.keys().copied().collect();
+        self.issuers.write().extend(issuers);
         let losses = before.losses.read().clone();
         self.losses.write().extend(losses);
-        let promising = issuers.into_iter().flat_map(|(volume, issuer)| {
-            self.slots.iter().map(move |slot| slot.fence(volume, issuer))
-        });
+        let all = SlotSet::first(self.slots.len());
+        let promising = volumes.into_iter().map(|volume| self.promise_again(volume, all));
         for error in join_all(promising).await.into_iter().filter_map(Result::err) {
             tracing::debug!("a slot of the new generation promises nothing: {error}");
         }

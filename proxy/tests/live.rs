@@ -105,6 +105,19 @@ async fn slots_that_are_new_to_a_group_hear_who_has_its_volumes() {
     assert_eq!(slots[2].parts_of(id).len(), 1);
 }
 
+/// A slot that is empty would be heard as one that knows whose the volume is.
+#[tokio::test(start_paused = true)]
+async fn slots_that_are_new_to_a_group_promise_nothing_to_whoever_was_taken_over() {
+    let (first, mut slots) = proxy_over(5);
+    let live = LiveProxy::new(first);
+    let volume = VolumeId(1);
+    live.fence(volume, Epoch(4), OwnerId::random(), 2).await.unwrap();
+    another_over(&slots).fence(volume, Epoch(5), OwnerId::random(), 2).await.unwrap();
+    slots[2] = MemorySlot::new();
+    live.replace(another_over(&slots)).await;
+    assert_eq!(slots[2].promised(volume).await, Ok(None));
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_acts_for_another_goes_on_in_that_name_and_has_nobody_promise_anything() {
     let (leader, mut slots) = proxy_over(5);

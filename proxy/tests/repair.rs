@@ -365,6 +365,21 @@ async fn slots_that_know_nothing_of_the_owner_are_told_of_it() {
     }
 }
 
+/// Of two that were emptied one can promise nobody anything: only that one is not called whole.
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_promises_nothing_keeps_no_other_from_being_whole() {
+    const REFUSES: usize = 5;
+    let mut led = Led::over(6).await;
+    led.put(6).await;
+    led.heal();
+    led.until_healthy().await;
+    [4, REFUSES].iter().for_each(|slot| led.slots[*slot].wipe());
+    led.slots[REFUSES].set(Mood::RefusesToPromise);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let whole = |slot: usize| led.slots[slot].has_all_of(VOLUME);
+    assert_eq!([4, REFUSES].map(whole), [true, false]);
+}
+
 /// Whoever was taken over, and has heard nothing of that, neither has a slot that was emptied promise it the volume, nor calls
 /// it whole: it would be heard as one that knows whose the volume is.
 #[tokio::test(start_paused = true)]

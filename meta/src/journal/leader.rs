@@ -12,6 +12,8 @@
 //!   there.
 //! * A manifest is written after all chunks that it names; entries, chunks and manifests are deleted only
 //!   after a newer manifest that does not need them is in the store. Batches go on meanwhile, and the next snapshot waits for it.
+//! * Nothing of it goes on once it has ended: whoever has the volume next in this process may do so by the same store, which
+//!   changes what it is asked to in his name.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -178,6 +180,13 @@ impl Snapshots {
     }
 }
 
+impl Drop for Snapshots {
+    /// Of a leader that is none any more nothing goes on.
+    fn drop(&mut self) {
+        self.task.iter().for_each(Work::abort);
+    }
+}
+
 impl Leader {
     /// Leads until told to stop, then sends what there is, and ends with a snapshot if one is due. Each turn of the
     /// loop sends, begins a snapshot, or ends, as far as it can; then it waits for whatever may change that.
@@ -199,7 +208,6 @@ impl Leader {
             }
             let late = end.is_some_and(|end| Instant::now() >= end);
             if end.is_some() && all_sent && (late || snapshots.task.is_none()) {
-                snapshots.task.iter().for_each(Work::abort);
                 return;
             }
             let (due, again) = (sending.due(), snapshots.again());

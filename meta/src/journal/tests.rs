@@ -287,6 +287,27 @@ async fn nobody_waits_until_what_a_snapshot_made_needless_is_deleted() {
     assert!(of(&store, Role::Entry) <= 2 * TINY.snapshot_entries);
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_leads_no_more_deletes_nothing_any_more() {
+    let mount = Mount::open(MemoryStore::default(), None).await.unwrap();
+    let gate = mount.store.hold_deletes();
+    for n in 0..2 * TINY.snapshot_entries as u64 {
+        let batch = Batch::from([(key(n), Some(Value::from(&b"x"[..])))]);
+        mount.transact(&batch).await.unwrap();
+        mount.kv.sync().await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let Mount { leading, store, .. } = mount;
+    let before = store.names();
+    let taken = before.iter().any(|id| Role::of(id.session()).0 == Role::Manifest);
+    assert!(taken, "no snapshot was taken");
+    leading.kill();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    gate.add_permits(1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(store.names(), before);
+}
+
 /// Bounds as a volume has them, but for a journal that a test can fill.
 const FULL: Bounds = Bounds { snapshot_bytes: 1 << 20, batch_bytes: 256 << 10, ..TINY };
 

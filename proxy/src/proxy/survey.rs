@@ -151,19 +151,29 @@ impl Proxy {
     /// have, or nobody has. One that was away then knows nothing of that, nor does one that has come back empty: whoever
     /// had it before could change what they hold, and store on enough of them, together, what nobody finds.
     ///
-    /// One that has forgotten what it had promised is not to promise less: it would be heard as one that knows whose the
-    /// volume is. So more slots than whoever takes it over can do without have to say first that they have promised it so, or
-    /// all have to say that they know of nobody else.
-    ///
     /// # Errors
-    /// It is another's by now, or too few say that it is not, and none was asked to promise anything; or what the first of
-    /// them said that does not promise it.
+    /// [`Proxy::leads_still`]'s, and none was asked to promise anything; or what the first of them said that does not promise
+    /// it.
     pub(crate) async fn promise_again(
         &self,
         volume: VolumeId,
         slots: SlotSet,
     ) -> Result<(), PartError> {
-        let Some((issuer, m)) = self.led(volume) else { return Ok(()) };
+        let Some(issuer) = self.leads_still(volume).await? else { return Ok(()) };
+        let promising = slots.iter().map(|slot| self.slots[slot].fence(volume, issuer));
+        join_all(promising).await.into_iter().collect()
+    }
+
+    /// In whose name the volume was taken over by this proxy, if it is that one's still; `None`: it was not.
+    ///
+    /// A slot that has forgotten what it had promised is not to promise less: it would be heard as one that knows whose the
+    /// volume is. So more slots than whoever takes it over can do without have to say first that they have promised it so, or
+    /// all have to say that they know of nobody else.
+    ///
+    /// # Errors
+    /// It is another's by now, or too few say that it is not.
+    pub(crate) async fn leads_still(&self, volume: VolumeId) -> Result<Option<Issuer>, PartError> {
+        let Some((issuer, m)) = self.led(volume) else { return Ok(None) };
         let ask = |(slot, client): (usize, &Arc<SlotClient>)| {
             let client = client.clone();
             async move { (slot, client.promised(volume).await) }
@@ -185,9 +195,7 @@ impl Proxy {
                 }
             }
         }
-        drop(asking);
-        let promising = slots.iter().map(|slot| self.slots[slot].fence(volume, issuer));
-        join_all(promising).await.into_iter().collect()
+        Ok(Some(issuer))
     }
 
     /// See [`crate::BlobStore::promised`].

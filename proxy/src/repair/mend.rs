@@ -288,19 +288,27 @@ impl Proxy {
         }
     }
 
-    /// Tells the slots that they have again all that they should of the volume. Before that they know whose it is: one that
-    /// is whole is believed when it says that it has promised it to nobody.
+    /// Tells the slots that they have again all that they should of the volume. Before that each promises it to whoever has
+    /// it: one that is whole is believed when it says that it has promised it to nobody. One that does not keeps no other.
     ///
     /// # Errors
-    /// What the first of them said that does not know it now, or [`Proxy::promise_again`]'s.
+    /// What the first of them said that does not know it now, or [`Proxy::leads_still`]'s, and none was told anything.
     pub(crate) async fn all_rebuilt(
         &self,
         volume: VolumeId,
         slots: SlotSet,
     ) -> Result<(), PartError> {
-        self.promise_again(volume, slots).await?;
+        let led = self.leads_still(volume).await?;
         let issuer = self.issuer(volume);
-        let telling = slots.iter().map(|slot| self.slots[slot].rebuilt(volume, issuer));
+        let telling = slots.iter().map(|slot| {
+            let slot = self.slots[slot].clone();
+            async move {
+                if let Some(issuer) = led {
+                    slot.fence(volume, issuer).await?;
+                }
+                slot.rebuilt(volume, issuer).await
+            }
+        });
         join_all(telling).await.into_iter().collect()
     }
 }

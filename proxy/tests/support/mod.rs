@@ -48,6 +48,8 @@ pub(crate) enum Mood {
     DropsUnheard,
     /// Does not take it that it is to serve, and all else.
     RefusesToServe,
+    /// Promises nobody anything, and does all else.
+    RefusesToPromise,
     /// Takes no changes.
     ReadOnly,
     /// Knows a newer generation of its group.
@@ -344,7 +346,9 @@ impl PartStore for MemorySlot {
     }
 
     async fn fence(&self, volume: VolumeId, epoch: Epoch, owner: OwnerId) -> Result<(), PartError> {
-        self.enter().await?;
+        if self.enter().await? == Mood::RefusesToPromise {
+            return Err(PartError::Invalid("as a test wants it".to_owned()));
+        }
         let issuer = Issuer { epoch, owner };
         let mut state = self.state.lock();
         Issuer::check(Some(issuer), state.promises.get(&volume).copied())?;

@@ -153,8 +153,9 @@ impl Owner {
         self.end();
     }
 
-    /// Leaves everything in redb.
+    /// Gives back what is left to be, and leaves everything in redb.
     pub(crate) fn end(&mut self) {
+        self.punch_last();
         self.finish_checkpoint();
         if let Err(e) = self.checkpoint_now() {
             tracing::error!(disk = %self.shared.disk, "last checkpoint: {e}");
@@ -180,6 +181,10 @@ impl Owner {
 
     /// How soon there is something to do besides, without requests.
     pub(crate) fn patience(&self) -> Duration {
+        // Of what was begun nothing is gone on with; and who waits is answered in the next turn.
+        if self.shared.read_only().is_some() && self.waiting.is_empty() {
+            return CHECKPOINT_IDLE;
+        }
         let wanted = self.debt > 0 || !self.waiting.is_empty();
         let goes_on = self.compaction.is_some() || self.checkpoint.is_some();
         match wanted {
@@ -198,7 +203,7 @@ impl Owner {
                     turns.push(request.waiter);
                     continue;
                 }
-                Ok(Turn::Now) if batch.accepts(&request, self.free_blocks()) => {}
+                Ok(Turn::Now) if batch.accepts(&request, self.spare_blocks()) => {}
                 Ok(Turn::Now | Turn::Next) => {
                     pending.push_front(request);
                     break;

@@ -22,6 +22,8 @@ const BLOCK: u64 = DISK_BLOCK as u64;
 const MAX_HOLES: usize = 64 << 10;
 /// Holes made at once, between two batches.
 const HOLES: usize = 16;
+/// So many times that is still done when a disk is closed, which is waited for.
+const LAST_ROUNDS: usize = 256;
 /// Dead records struck off at once.
 const STRUCK_OFF: usize = 1024;
 const REMOVING: &str = "removing a block file";
@@ -103,6 +105,16 @@ impl Owner {
                     return;
                 }
             }
+        }
+    }
+
+    /// What is left at the end, within bounds: nobody remembers it.
+    pub(crate) fn punch_last(&mut self) {
+        for _ in 0..LAST_ROUNDS {
+            if !self.has_holes() {
+                return;
+            }
+            self.punch();
         }
     }
 
@@ -195,15 +207,22 @@ impl Owner {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use proto::id::SlotId;
+    use proto::id::{PartKey, SlotId};
+    use tempfile::TempDir;
 
     use crate::fault_tests::{self, MIB, ask, ask_put, fresh, key, put, recover, taken};
+    use crate::owner::Owner;
     use crate::shared::queue::Ask;
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_put_does_not_wait_for_all_that_was_deleted_before_it() {
-        const PARTS: u64 = 40;
-        let large = |n| key(n, MIB as u32);
+    const PARTS: u64 = 40;
+
+    fn large(n: u64) -> PartKey {
+        key(n, MIB as u32)
+    }
+
+    /// A disk of which all parts are just deleted, which is answered; the bytes that it took before. What comes back is what
+    /// holes give.
+    async fn deleted() -> (TempDir, Owner, u64) {
         let dir = fresh();
         {
             let (_disk, store) = fault_tests::open(&dir);
@@ -212,13 +231,18 @@ mod tests {
             }
         }
         let mut owner = recover(&dir);
-        // What comes back is what holes give.
         owner.compact_from = Instant::now() + Duration::from_secs(3600);
         let before = taken(&dir);
         let deleted = (0..PARTS).map(|n| large(n).blob).collect();
         let asked = ask(&owner, Ask::Delete(deleted, None));
         owner.turn(owner.patience());
         assert_eq!(asked.await, Ok(()));
+        (dir, owner, before)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_put_does_not_wait_for_all_that_was_deleted_before_it() {
+        let (dir, mut owner, before) = deleted().await;
         assert!(owner.has_holes(), "the next request has its turn before all of it is given back");
         // Nobody asks for anything, and the rest follows.
         while owner.owes_something_back() {
@@ -228,6 +252,16 @@ mod tests {
         let gone = before - taken(&dir);
         assert!(gone >= PARTS * (MIB - (64 << 10)), "{gone} bytes came back of {before}");
         owner.end();
+        owner.ledger.index.close();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_deleted_before_a_disk_is_closed_is_given_back() {
+        let (dir, mut owner, before) = deleted().await;
+        assert!(owner.has_holes());
+        owner.end();
+        let gone = before - taken(&dir);
+        assert!(gone >= PARTS * (MIB - (64 << 10)), "{gone} bytes came back of {before}");
         owner.ledger.index.close();
     }
 

@@ -7,7 +7,8 @@
 //!   room; and refused as [`PartError::Full`] when there is nothing left to gain, or after [`PATIENCE`].
 //! * What is put while room runs short is *paid for* before more is put ([`owed`]): so a file is empty by the time that
 //!   there is no other room, and nobody waits for all of it at once.
-//! * A reserve that was broken into is made whole again, whether anybody waits or not.
+//! * A reserve that was broken into is made whole again, whether anybody waits or not. What the file needs that is being
+//!   emptied then is left to it: deletes and fences, too, wait where they would take that.
 //!
 //! Which file is emptied is said by [`crate::index::fill::Space::best_victim`]. Its room is there after a checkpoint, one
 //! for each file at most, which another thread writes.
@@ -45,6 +46,18 @@ impl Owner {
         self.ledger.space.file_blocks().saturating_sub(used)
     }
 
+    /// Those of them that are not needed for what is left of the file that is being emptied, where no other can be begun for it.
+    pub(crate) fn spare_blocks(&self) -> u32 {
+        let (free, space) = (self.free_blocks(), &self.ledger.space);
+        match &self.compaction {
+            Some(work) if !self.closing && !space.may_open(false) => {
+                let needed = space.needed(work.file).div_ceil(DISK_BLOCK as u64);
+                free.saturating_sub(u32::try_from(needed).unwrap_or(u32::MAX))
+            }
+            _ => free,
+        }
+    }
+
     /// Bytes of records that can be moved before a file has gone.
     pub(crate) fn room_to_move(&self) -> u64 {
         let space = &self.ledger.space;
@@ -73,7 +86,11 @@ impl Owner {
         new_data: bool,
     ) -> Result<bool, PartError> {
         let patient = since.is_none_or(|since| since.elapsed() < PATIENCE);
-        if new_data && self.debt > 0 && patient && self.can_gain() {
+        let others_first = match new_data {
+            true => self.debt > 0,
+            false => self.spare_blocks() < blocks && blocks <= self.free_blocks(),
+        };
+        if others_first && patient && self.can_gain() {
             return Ok(false);
         }
         if self.room(blocks, new_data)? {
@@ -92,13 +109,15 @@ impl Owner {
         self.waiting.push(request);
     }
 
-    /// Those who wait have their turn before all others once there is room for the first of them, or no hope.
+    /// Those who wait have their turn before all others once there is room for the first of them, or no hope. On a disk that
+    /// takes no writes room is not even looked for: that could begin a file.
     pub(crate) fn resume(&mut self, pending: &mut VecDeque<Request>) {
         let Some(first) = self.waiting.first() else { return };
         let (since, new_data) = (first.waits_since, first.ask.is_put());
         // It may bring news of its group, which is a record, too.
         let blocks = first.ask.blocks().max(1);
-        if self.find_room(since, blocks, new_data) == Ok(false) {
+        if self.shared.read_only().is_none() && self.find_room(since, blocks, new_data) == Ok(false)
+        {
             return;
         }
         let mut all = self.waiting.take();
@@ -294,6 +313,53 @@ mod tests {
             assert_eq!((answered, turns == 1), (answer.clone(), answer.is_err()), "{dead}");
             assert_eq!(owner.sequence == before, answer.is_err(), "{dead}");
         }
+    }
+
+    /// Without a reserve a file is emptied into what is left of the one that is written. What is written there between two
+    /// slices leaves what it needs: else nothing might ever be emptied again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_takes_the_room_that_a_file_is_being_emptied_into() {
+        let (dir, mut owner) = short(10).await;
+        let issuer = Issuer { epoch: Epoch(1), owner: OwnerId::random() };
+        let mut fences = Vec::new();
+        for turn in 0..10 {
+            let volumes = (0..20).map(|n| VolumeId(100 + turn * 20 + n));
+            fences.extend(volumes.map(|volume| ask(&owner, Ask::Fence(volume, issuer))));
+            assert!(owner.turn(Duration::ZERO));
+        }
+        let is_emptied =
+            |owner: &Owner| owner.compaction.as_ref().is_some_and(|work| work.file == 1);
+        assert!(is_emptied(&owner) && !owner.waiting.is_empty());
+        while is_emptied(&owner) || !owner.waiting.is_empty() {
+            owner.turn(owner.patience());
+        }
+        for fence in fences {
+            assert_eq!(fence.await, Ok(()));
+        }
+        assert_eq!(owner.checkpoint_now(), Ok(()));
+        assert!(!dir.path().join("d/blocks/00000001").exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_takes_no_writes_any_more_begins_nothing_for_who_waits_and_rests() {
+        let (dir, mut owner) = short(120).await;
+        let waits = ask_put(&owner, small(1000));
+        assert!(owner.turn(Duration::ZERO));
+        assert!(!owner.waiting.is_empty() && owner.compaction.is_some());
+        // There would be room by now, in a file that is not begun yet.
+        owner.ledger.space.files.remove(&99);
+        let (current, full) =
+            (owner.current.as_ref().unwrap().number, owner.ledger.space.file_blocks());
+        owner.ledger.space.file(current).tail = full;
+        let files = || std::fs::read_dir(dir.path().join("d/blocks")).unwrap().count();
+        let before = files();
+        owner.shared.set_read_only("as a test wants it");
+        assert!(owner.turn(Duration::ZERO));
+        let answer = waits.await;
+        assert!(matches!(answer, Err(PartError::Io(_))), "{answer:?}");
+        assert_eq!(files(), before, "a file was begun");
+        // What was being done is not gone on with, and not looked for all the time.
+        assert!(owner.patience() >= Duration::from_secs(1), "{:?}", owner.patience());
     }
 
     #[tokio::test(flavor = "multi_thread")]
