@@ -344,7 +344,11 @@ impl Keeper {
             let ended = ran.unwrap_or_else(|panicked| Ended::Broken(panicked.to_string()));
             let why = match ended {
                 Ended::Over(why) => return self.over(why),
-                Ended::Broken(why) => why,
+                Ended::Broken(why) => {
+                    // It may stand still. Those who stand by for it are asked first.
+                    self.addresses.rotate_left(1);
+                    why
+                }
                 // It is said to those who begin.
                 Ended::InUse { by, .. } => format!("the volume is in use by {by}"),
                 Ended::Elsewhere(more) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, GroupId, NodeId, SessionId};
 use proto::limits::MAX_LOOKS;
+use proto::metad::LEASE;
 use proto::tls::authority::{Authority, MACHINE_LASTS, from_now};
 use proto::tls::credentials::{Credentials, NodeFiles};
 use proto::tls::identity::{Identity, Role};
@@ -438,6 +439,67 @@ async fn a_session_goes_on_when_its_connection_was_cut() {
     assert_eq!(one.session(), id);
     one.close_session().await.unwrap();
     assert_eq!(served.keeper.dead_sessions().await, Ok(Vec::new()), "it was one session");
+    served.end().await;
+}
+
+/// Takes connections, and says nothing, as a metad that is stopped.
+struct Stopped(std::net::TcpListener);
+
+impl Stopped {
+    fn begin() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// Waits for a connection.
+    async fn connected(&self) -> std::net::TcpStream {
+        loop {
+            match self.0.accept() {
+                Ok((stream, _)) => return stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_back_in_time_though_a_metad_that_is_stopped_was_asked_before() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = RemoteSession::open(served.target_at(between.address)).await.unwrap();
+    let stopped = Stopped::begin();
+    *between.to.lock() = stopped.address();
+    between.cut.notify_one();
+    let _held = timeout(PATIENCE, stopped.connected()).await.expect("it is asked");
+    *between.to.lock() = served.address;
+    // Whoever leads the volume by now waits for it for as long as a session may be silent.
+    let asked = timeout(LEASE / 2, one.getattr(ROOT)).await.expect("it is back by then");
+    assert!(asked.is_ok());
+    one.close_session().await.unwrap();
+    served.end().await;
+}
+
+#[tokio::test]
+async fn who_stands_by_is_asked_before_a_metad_that_may_be_stopped() {
+    let served = Served::start().await;
+    let (first, second) =
+        (Between::start(served.address).await, Between::start(served.address).await);
+    let mut target = served.target_at(first.address);
+    target.addresses.push(second.address.to_string());
+    let one = RemoteSession::open(target).await.unwrap();
+    let stopped = Stopped::begin();
+    *first.to.lock() = stopped.address();
+    // Nothing is answered by the connection that is about to be cut.
+    first.mute.store(true, Ordering::SeqCst);
+    first.cut.notify_one();
+    assert!(timeout(PATIENCE, one.getattr(ROOT)).await.unwrap().is_ok());
+    assert!(stopped.0.accept().is_err(), "it was not asked");
+    one.close_session().await.unwrap();
     served.end().await;
 }
 
