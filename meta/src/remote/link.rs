@@ -261,6 +261,10 @@ impl Link {
             if let Some(reply) = connection.ask(ask).await? {
                 return only(reply);
             }
+            if Instant::now() >= deadline {
+                let why = format!("for {STALL:?} each connection to metad ended before the answer");
+                return Err(MetaError::Engine(why));
+            }
         }
     }
 
@@ -362,6 +366,7 @@ impl Keeper {
     /// Makes one connection after the other, until the session is over. The first is there.
     async fn keep(mut self, mut connection: Arc<Connection>, mut input: Input) {
         loop {
+            let began = Instant::now();
             let serving = self.serve(&connection, &mut input);
             let ran = caught_in("a connection to metad", serving).await;
             let ended = ran.unwrap_or_else(|panicked| Ended::Broken(panicked.to_string()));
@@ -381,6 +386,10 @@ impl Keeper {
             };
             tracing::warn!("the connection to metad has ended: {why}; trying on");
             self.become_state(State::Away(why));
+            if began.elapsed() < AGAIN {
+                // So would the next, maybe.
+                sleep(AGAIN).await;
+            }
             (connection, input) = match self.again().await {
                 Ok(opened) => opened,
                 Err(why) => return self.over(why),

@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, GroupId, NodeId, SessionId};
 use proto::limits::MAX_LOOKS;
-use proto::metad::LEASE;
+use proto::metad::{LEASE, PREFACE, hear, said};
+use proto::rpc::metad as wire;
+use proto::rpc::metad::from_metad::Said;
 use proto::tls::authority::{Authority, MACHINE_LASTS, from_now};
 use proto::tls::credentials::{Credentials, NodeFiles};
 use proto::tls::identity::{Identity, Role};
@@ -30,6 +32,7 @@ use crate::store::{
 use crate::volume::MemoryVolume;
 use crate::volume::session::Session;
 use crate::wire::samples;
+use crate::wire::values::volume_to_wire;
 use crate::{Extent, SetAttr};
 
 /// Longest that a test waits for anything.
@@ -500,6 +503,35 @@ async fn who_stands_by_is_asked_before_a_metad_that_may_be_stopped() {
     assert!(timeout(PATIENCE, one.getattr(ROOT)).await.unwrap().is_ok());
     assert!(stopped.0.accept().is_err(), "it was not asked");
     one.close_session().await.unwrap();
+    served.end().await;
+}
+
+/// Welcomes whoever comes, and then closes the connection; counts them.
+async fn closing(listener: TcpListener, times: Arc<AtomicUsize>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        times.fetch_add(1, Ordering::SeqCst);
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).await.unwrap();
+        hear(&mut stream, false).await.unwrap();
+        let volume = Some(volume_to_wire(&samples::a_volume(), 0));
+        let welcome = wire::Welcome { session: 7, volume, ..wire::Welcome::default() };
+        stream.write_all(&said(0, Said::Welcome(welcome))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_metad_that_closes_each_connection_is_not_asked_all_the_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, times) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+    let _closing = AbortOnDropHandle::new(tokio::spawn(closing(listener, times.clone())));
+    let served = Served::start().await;
+    let one = RemoteSession::open(served.target_at(address)).await.unwrap();
+    let asked = timeout(Duration::from_secs(1), one.getattr(ROOT)).await;
+    assert!(asked.is_err(), "nobody answers");
+    let times = times.load(Ordering::SeqCst);
+    assert!((2..=10).contains(&times), "{times} times in a second");
+    drop(one);
     served.end().await;
 }
 
