@@ -8,8 +8,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, GroupId, NodeId, SessionId};
 use proto::limits::MAX_LOOKS;
-use proto::metad::{LEASE, PREFACE, hear, said};
+use proto::metad::{LEASE, PREFACE, VERSION, hear, listen, said, say};
 use proto::rpc::metad as wire;
+use proto::rpc::metad::from_client::Say;
 use proto::rpc::metad::from_metad::Said;
 use proto::tls::authority::{Authority, MACHINE_LASTS, from_now};
 use proto::tls::credentials::{Credentials, NodeFiles};
@@ -321,6 +322,33 @@ async fn who_does_not_belong_here_is_told_so() {
         stranger.shutdown().await.unwrap();
     }
     assert!(one.getattr(ROOT).await.is_ok());
+    served.end().await;
+}
+
+#[tokio::test]
+async fn who_takes_nothing_in_that_is_sent_is_heard_no_more() {
+    let served = Served::start().await;
+    let mut client = TcpStream::connect(served.address).await.unwrap();
+    let hello = wire::Hello {
+        version: VERSION,
+        cluster: served.cluster.as_bytes().to_vec().into(),
+        volume: served.keeper.volume().name,
+        connection: 1,
+        ..wire::Hello::default()
+    };
+    client.write_all(&[&PREFACE[..], &say(0, Say::Hello(hello))].concat()).await.unwrap();
+    assert!(matches!(listen(&mut client).await, Ok(Some((_, Said::Welcome(_))))));
+    // Beats, each of which is answered with much more: on their ways there is room for some MiB.
+    let beats = say(0, Say::Renew(wire::Renew { token: u64::MAX })).repeat(1 << 14);
+    let most = (20 << 20) / beats.len();
+    let mut sent = 0;
+    while sent < most
+        && timeout(Duration::from_secs(2), client.write_all(&beats)).await.is_ok_and(|w| w.is_ok())
+    {
+        sent += 1;
+    }
+    assert!(sent < most, "metad takes in whatever comes, and keeps the answers");
+    drop(client);
     served.end().await;
 }
 
