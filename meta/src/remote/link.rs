@@ -242,7 +242,12 @@ impl Link {
     pub(super) async fn ask(&self, op: &Op) -> Answered {
         let deadline = Instant::now() + STALL;
         if op.is_same_again() {
-            return self.send(op, 0, deadline).await;
+            let answered = self.send(op, 0, deadline).await;
+            if *op == Op::Sync {
+                // After it: only then all was made again that a leader lost.
+                self.kept.check()?;
+            }
+            return answered;
         }
         if self.kept.is_full() {
             // Where that fails, too much is kept for a while.
@@ -438,7 +443,7 @@ impl Keeper {
                 tracing::error!(
                     "what was done, and was lost with whoever led the volume, cannot be done again: {why}"
                 );
-                self.kept.give_up(number);
+                self.kept.give_up(number, &why);
             }
         }
         if !owed.is_empty() {

@@ -635,6 +635,28 @@ async fn what_was_answered_is_there_as_it_was_though_whoever_led_the_volume_lost
 }
 
 #[tokio::test]
+async fn nothing_is_synced_any_more_once_what_was_answered_cannot_be_done_again() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = RemoteSession::open(served.target_at(between.address)).await.unwrap();
+    let caller = Caller::default();
+    one.create(caller, ROOT, b"a", 0o644, file()).await.unwrap();
+    served.stop.cancel();
+    timeout(PATIENCE, served.serving).await.expect("it ends").unwrap();
+    let next = Served::over(served.memory.after_crash()).await;
+    next.keeper.create(caller, ROOT, b"a", 0o644, file()).await.unwrap();
+    *between.to.lock() = next.address;
+    for _ in 0..2 {
+        let synced = timeout(PATIENCE, one.sync()).await.unwrap();
+        assert!(matches!(synced, Err(MetaError::Engine(_))), "{synced:?}");
+    }
+    one.create(caller, ROOT, b"b", 0o644, file()).await.unwrap();
+    assert_eq!(names(&one, ROOT).await, ["a", "b"]);
+    one.close_session().await.unwrap();
+    next.end().await;
+}
+
+#[tokio::test]
 async fn what_was_done_durably_and_not_heard_is_done_once() {
     let served = Served::start().await;
     let between = Between::start(served.address).await;
