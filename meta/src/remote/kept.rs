@@ -123,6 +123,11 @@ impl Kept {
             )))
         })
     }
+
+    /// Is nothing kept, as all is durable?
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().changes.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -157,10 +162,10 @@ mod tests {
         kept.durable(1);
         assert_eq!(kept.owed(), [2]);
         assert!(kept.get(6).is_none());
-        assert_eq!(kept.check(), Ok(()));
+        assert_eq!((kept.check(), kept.is_empty()), (Ok(()), false));
         kept.give_up(2, &MetaError::Exists);
         assert_eq!(kept.0.lock().bytes, 0);
-        assert!(kept.check().is_err());
+        assert!(kept.is_empty() && kept.check().is_err());
     }
 
     #[test]

@@ -588,6 +588,30 @@ async fn what_was_done_and_not_heard_is_done_once() {
     served.end().await;
 }
 
+#[tokio::test]
+async fn a_session_that_was_closed_and_did_not_hear_it_is_closed() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = Arc::new(RemoteSession::open(served.target_at(between.address)).await.unwrap());
+    one.create(Caller::default(), ROOT, b"a", 0o666, file()).await.unwrap();
+    one.sync().await.unwrap();
+    between.mute.store(true, Ordering::SeqCst);
+    let closing = one.clone();
+    let closing = tokio::spawn(async move { closing.close_session().await });
+    let done = async {
+        while served.keeper.opened_on().alive().contains(&one.session()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, done).await.expect("it is done");
+    // The session is forgotten once that was sent.
+    tokio::task::yield_now().await;
+    between.mute.store(false, Ordering::SeqCst);
+    between.cut.notify_one();
+    assert_eq!(timeout(PATIENCE, closing).await.unwrap().unwrap(), Ok(()));
+    served.end().await;
+}
+
 /// The names in a directory.
 async fn names(session: &dyn MetaStore, dir: Ino) -> Vec<String> {
     let entries = session.readdir(dir, 0, 4096).await.unwrap();
