@@ -80,6 +80,20 @@ impl Metad {
         self.process.kill_9()
     }
 
+    /// It stands still.
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    /// It goes on, and finds that another leads its volume: it ends, and says so.
+    pub fn resume_deposed(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)?;
+        let status = self.process.wait(PATIENCE)?;
+        let said = self.process.said();
+        ensure!(!status.success() && said.contains("another leads"), "{status}: {said}");
+        Ok(())
+    }
+
     /// Where it listens.
     pub fn address(&self) -> &str {
         &self.address

@@ -282,6 +282,28 @@ fn a_metad_that_stands_by_goes_on_with_the_mount_of_one_that_is_killed() -> Resu
     Ok(())
 }
 
+#[test]
+fn a_metad_that_stands_by_goes_on_with_the_mount_of_one_that_stands_still() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let setup = Setup::new(Mode::Served);
+    let (first, second, mut demo) = metad::mounted_with_standby(setup, true)?;
+    let maker = Maker::start(&demo)?;
+    maker.goes_on()?;
+    first.pause()?;
+    maker.goes_on().with_context(|| second.said())?;
+    // What was asked of it and lies there is nobody's any more.
+    first.resume_deposed()?;
+    maker.goes_on().with_context(|| second.said())?;
+    // Its silence is noticed by the answer to a sign of life.
+    maker.end(&demo, 3 * GOES_ON)?;
+    let before = manifest(&demo.path())?;
+    demo.remount()?;
+    assert_same("mounted again", &before, &demo.path())?;
+    end_unclean(demo, second)
+}
+
 /// Ends all in good order, where somebody was killed before: what that one left is swept some time later.
 fn end_unclean(mut demo: Demo, metad: Metad) -> Result<()> {
     demo.stop(Stop::Umount)?;

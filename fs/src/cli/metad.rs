@@ -1,5 +1,6 @@
 //! `ashlar metad`: leads volumes for mounts and servers elsewhere.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -222,6 +223,8 @@ impl Leading {
     /// Takes over what is waited for, or is told to stop, or another has taken over what is led here.
     async fn stand_by(&mut self, how: &How<'_>, mut waiting: Vec<String>) -> Result<()> {
         let metad = self.metad.clone();
+        // Of which that was said.
+        let mut failing = BTreeSet::new();
         while !waiting.is_empty() {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN) => {}
@@ -234,8 +237,17 @@ impl Leading {
                     Ok(()) => {
                         say(format!("leading {volume} at {}", how.address))?;
                     }
-                    Err(Refused::Led(why) | Refused::No(why)) => {
+                    Err(Refused::Led(why)) => {
                         tracing::debug!("volume {volume} is not taken over: {why:#}");
+                        failing.remove(&volume);
+                        others.push(volume);
+                    }
+                    Err(Refused::No(why)) => {
+                        if failing.insert(volume.clone()) {
+                            tracing::warn!(
+                                "volume {volume} cannot be taken over: {why:#}; trying on"
+                            );
+                        }
                         others.push(volume);
                     }
                 }

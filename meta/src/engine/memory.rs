@@ -80,3 +80,42 @@ impl Kv for MemoryKv {
         Ok(())
     }
 }
+
+/// It, where syncs can fail.
+#[cfg(test)]
+pub(crate) struct Failing {
+    pub(crate) kv: MemoryKv,
+    /// They do.
+    pub(crate) fails: std::sync::atomic::AtomicBool,
+}
+
+#[cfg(test)]
+#[async_trait]
+impl Kv for Failing {
+    fn read(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
+        self.kv.read(body)
+    }
+
+    fn read_durable(&self, body: &mut Read<'_>) -> Result<(), MetaError> {
+        self.kv.read_durable(body)
+    }
+
+    fn transact(&self, body: &mut Write<'_>) -> Result<(), MetaError> {
+        self.kv.transact(body)
+    }
+
+    fn batch(&self) -> u64 {
+        self.kv.batch()
+    }
+
+    fn durable_batches(&self) -> u64 {
+        self.kv.durable_batches()
+    }
+
+    async fn sync(&self) -> Result<(), MetaError> {
+        if self.fails.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(MetaError::Engine("the test says so".to_owned()));
+        }
+        self.kv.sync().await
+    }
+}

@@ -7,7 +7,7 @@ use proto::id::SessionId;
 use crate::key;
 use crate::key::numbers::INODES;
 use crate::record::window::Window;
-use crate::store::MetaError;
+use crate::store::{Ino, MetaError};
 use crate::txn::Txn;
 
 /// Opens a new session; of one that is to be known again this is by what.
@@ -27,6 +27,18 @@ pub(crate) fn take_inodes(txn: &mut Txn<'_>) -> Result<Range<u64>, MetaError> {
     numbers.next_ino = first.saturating_add(INODES);
     txn.put_numbers(&numbers);
     Ok(first..numbers.next_ino)
+}
+
+/// Is this number of an inode taken, and no inode's? So is one by which an inode is made again that was lost.
+///
+/// # Errors
+/// When it is not.
+pub(crate) fn check_again(txn: &Txn<'_>, ino: Ino) -> Result<(), MetaError> {
+    let taken = ino.0 < txn.numbers()?.next_ino;
+    if !taken || txn.get(&key::inode::key(ino))?.is_some() {
+        return Err(MetaError::Invalid("an inode is made again by a number that is not its own"));
+    }
+    Ok(())
 }
 
 /// Sessions that were not closed.

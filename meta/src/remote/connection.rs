@@ -33,6 +33,9 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// How long connecting may take, and then the welcome: a new session waits for the disks once.
 const CONNECT: Duration = Duration::from_secs(2);
 const WELCOME: Duration = Duration::from_secs(15);
+/// The same of one that goes on: a metad that stands still takes connections, too, and another that leads the volume by now waits
+/// for [`proto::metad::LEASE`] and no longer. One that has not done yet what was asked before is asked again.
+const WELCOME_BACK: Duration = Duration::from_secs(3);
 const READ_BUFFER: usize = 16 << 10;
 
 /// Why a connection has ended, or was refused.
@@ -105,12 +108,13 @@ impl Connection {
         let connected = timeout(CONNECT, connector.connect(address, Protocol::Session)).await;
         let mut stream = connected.map_err(|_| late())?.map_err(broken)?;
         prepare(stream.tcp(), SILENCE).map_err(broken)?;
+        let patience = if hello.session == 0 { WELCOME } else { WELCOME_BACK };
         let first = [&PREFACE[..], &say(0, Say::Hello(hello))].concat();
         stream.write_all(&first).await.map_err(broken)?;
         stream.flush().await.map_err(broken)?;
         let (read, write) = stream.split();
         let mut input = BufReader::with_capacity(READ_BUFFER, read);
-        let said = timeout(WELCOME, listen(&mut input)).await;
+        let said = timeout(patience, listen(&mut input)).await;
         match said.map_err(|_| late())?.map_err(broken)? {
             Some((_, Said::Welcome(welcome))) => {
                 let (outgoing, waiting) = (Outgoing::new(write), Mutex::new(Some(HashMap::new())));

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 use proto::rpc::metad as wire;
 
+use crate::store::MetaError;
 use crate::wire::made::Made;
 
 /// Changes that are kept, at most, and bytes that they take: with more, the next waits until they are durable.
@@ -34,6 +35,8 @@ struct State {
     bytes: usize,
     /// Batches that were durable last.
     durable: u64,
+    /// Why something that was answered is not there, if that is so.
+    lost: Option<String>,
 }
 
 impl State {
@@ -103,8 +106,27 @@ impl Kept {
     }
 
     /// It cannot be made again.
-    pub(super) fn give_up(&self, number: u64) {
-        self.0.lock().take(number);
+    pub(super) fn give_up(&self, number: u64, why: &MetaError) {
+        let mut state = self.0.lock();
+        state.take(number);
+        state.lost.get_or_insert_with(|| why.to_string());
+    }
+
+    /// Is all there that was answered, or still kept?
+    ///
+    /// # Errors
+    /// Once something could not be made again, for good: nobody knows whose it was that is asked next.
+    pub(super) fn check(&self) -> Result<(), MetaError> {
+        self.0.lock().lost.as_ref().map_or(Ok(()), |why| {
+            Err(MetaError::Engine(format!(
+                "something that was done was lost with whoever led the volume, and cannot be done again: {why}"
+            )))
+        })
+    }
+
+    /// Is nothing kept, as all is durable?
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().changes.is_empty()
     }
 }
 
@@ -140,8 +162,10 @@ mod tests {
         kept.durable(1);
         assert_eq!(kept.owed(), [2]);
         assert!(kept.get(6).is_none());
-        kept.give_up(2);
+        assert_eq!((kept.check(), kept.is_empty()), (Ok(()), false));
+        kept.give_up(2, &MetaError::Exists);
         assert_eq!(kept.0.lock().bytes, 0);
+        assert!(kept.is_empty() && kept.check().is_err());
     }
 
     #[test]

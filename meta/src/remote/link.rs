@@ -18,14 +18,14 @@ use proto::metad::{LEASE, VERSION};
 use proto::part_store::Issuer;
 use proto::rpc::metad as wire;
 use proto::tls::Connector;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, Ended, Input, Known};
 use super::kept::Kept;
 use crate::store::MetaError;
-use crate::wire::answer::{Answered, from_wire, senseless};
+use crate::wire::answer::{Answer, Answered, from_wire, senseless};
 use crate::wire::bad;
 use crate::wire::op::Op;
 use crate::wire::values::issuer_from_wire;
@@ -34,6 +34,9 @@ use crate::wire::values::issuer_from_wire;
 const STALL: Duration = Duration::from_secs(60);
 /// How long it is waited before all addresses are tried again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// So many changes may be asked for from the oldest on that is not answered, with that: metad keeps all their replies, and writes
+/// that they are done into each one's transaction.
+const SPAN: u64 = 4096;
 /// Addresses that are tried, at most: a metad may name others.
 const ADDRESSES: usize = 64;
 /// So long it is waited that whoever has the volume is over who has no connection: it is dead, most likely. And so long that metad
@@ -106,9 +109,21 @@ struct Numbers {
     last: u64,
     /// Those whose replies have not arrived.
     waiting: BTreeSet<u64>,
+    /// One of them is taken out.
+    moved: Arc<Notify>,
 }
 
 impl Numbers {
+    /// The next one; `None`: it is too far from the oldest.
+    fn next(&mut self) -> Option<u64> {
+        if self.last - self.answered() >= SPAN {
+            return None;
+        }
+        self.last += 1;
+        self.waiting.insert(self.last);
+        Some(self.last)
+    }
+
     /// All up to here have been answered, or nobody waits for them any more.
     fn answered(&self) -> u64 {
         self.waiting.first().map_or(self.last, |first| first - 1)
@@ -122,18 +137,26 @@ struct Numbered<'a> {
 }
 
 impl<'a> Numbered<'a> {
-    fn next(numbers: &'a Mutex<Numbers>) -> Self {
-        let mut all = numbers.lock();
-        all.last += 1;
-        let number = all.last;
-        all.waiting.insert(number);
-        Self { numbers, number }
+    /// The next one. Waits while it would be too far from the oldest that is not answered.
+    async fn next(numbers: &'a Mutex<Numbers>, deadline: Instant) -> Result<Self, MetaError> {
+        let moved = numbers.lock().moved.clone();
+        loop {
+            let moving = moved.notified();
+            let next = numbers.lock().next();
+            if let Some(number) = next {
+                return Ok(Self { numbers, number });
+            }
+            let moving = timeout_at(deadline, moving).await;
+            moving.map_err(|_| MetaError::Engine(format!("a change takes metad {STALL:?}")))?;
+        }
     }
 }
 
 impl Drop for Numbered<'_> {
     fn drop(&mut self) {
-        self.numbers.lock().waiting.remove(&self.number);
+        let mut numbers = self.numbers.lock();
+        numbers.waiting.remove(&self.number);
+        numbers.moved.notify_waiters();
     }
 }
 
@@ -219,13 +242,18 @@ impl Link {
     pub(super) async fn ask(&self, op: &Op) -> Answered {
         let deadline = Instant::now() + STALL;
         if op.is_same_again() {
-            return self.send(op, 0, deadline).await;
+            let answered = self.send(op, 0, deadline).await;
+            if *op == Op::Sync {
+                // After it: only then all was made again that a leader lost.
+                self.kept.check()?;
+            }
+            return answered;
         }
         if self.kept.is_full() {
             // Where that fails, too much is kept for a while.
             let _durable = self.send(&Op::Sync, 0, deadline).await;
         }
-        let numbered = Numbered::next(&self.numbers);
+        let numbered = Numbered::next(&self.numbers, deadline).await?;
         self.send(op, numbered.number, deadline).await
     }
 
@@ -238,6 +266,10 @@ impl Link {
             if let Some(reply) = connection.ask(ask).await? {
                 return only(reply);
             }
+            if Instant::now() >= deadline {
+                let why = format!("for {STALL:?} each connection to metad ended before the answer");
+                return Err(MetaError::Engine(why));
+            }
         }
     }
 
@@ -247,7 +279,11 @@ impl Link {
     /// As of [`Self::ask`]. It goes on, unless it is over.
     pub(super) async fn close(&self) -> Answered {
         self.closing.store(true, Ordering::SeqCst);
-        let closed = self.ask(&Op::Close).await;
+        let closed = match self.ask(&Op::Close).await {
+            // It was closed, and that was not heard; or was over before: it leaves nothing that is not durable either way.
+            Err(MetaError::Ended(_)) if self.kept.is_empty() => Ok(Answer::Done),
+            closed => closed,
+        };
         match &closed {
             Ok(_) => drop(self.state.send_replace(State::Over("it was closed".to_owned()))),
             Err(_) => self.closing.store(false, Ordering::SeqCst),
@@ -339,12 +375,17 @@ impl Keeper {
     /// Makes one connection after the other, until the session is over. The first is there.
     async fn keep(mut self, mut connection: Arc<Connection>, mut input: Input) {
         loop {
+            let began = Instant::now();
             let serving = self.serve(&connection, &mut input);
             let ran = caught_in("a connection to metad", serving).await;
             let ended = ran.unwrap_or_else(|panicked| Ended::Broken(panicked.to_string()));
             let why = match ended {
                 Ended::Over(why) => return self.over(why),
-                Ended::Broken(why) => why,
+                Ended::Broken(why) => {
+                    // It may stand still. Those who stand by for it are asked first.
+                    self.addresses.rotate_left(1);
+                    why
+                }
                 // It is said to those who begin.
                 Ended::InUse { by, .. } => format!("the volume is in use by {by}"),
                 Ended::Elsewhere(more) => {
@@ -354,6 +395,10 @@ impl Keeper {
             };
             tracing::warn!("the connection to metad has ended: {why}; trying on");
             self.become_state(State::Away(why));
+            if began.elapsed() < AGAIN {
+                // So would the next, maybe.
+                sleep(AGAIN).await;
+            }
             (connection, input) = match self.again().await {
                 Ok(opened) => opened,
                 Err(why) => return self.over(why),
@@ -402,7 +447,7 @@ impl Keeper {
                 tracing::error!(
                     "what was done, and was lost with whoever led the volume, cannot be done again: {why}"
                 );
-                self.kept.give_up(number);
+                self.kept.give_up(number, &why);
             }
         }
         if !owed.is_empty() {
@@ -489,5 +534,31 @@ impl Keeper {
                 self.addresses.push(address);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_wait_for_one_that_takes_long_once_many_have_passed_it() {
+        let numbers = Mutex::<Numbers>::default();
+        let deadline = Instant::now() + STALL;
+        let slow = Numbered::next(&numbers, deadline).await.unwrap();
+        for _ in 1..SPAN {
+            drop(Numbered::next(&numbers, deadline).await.unwrap());
+        }
+        let mut next = Box::pin(Numbered::next(&numbers, deadline));
+        assert!(next.as_mut().now_or_never().is_none());
+        assert_eq!(numbers.lock().answered(), 0);
+        drop(slow);
+        let next = next.await.unwrap();
+        assert_eq!((next.number, numbers.lock().answered()), (SPAN + 1, SPAN));
+        (1..SPAN).for_each(|_| _ = numbers.lock().next());
+        let refused = Numbered::next(&numbers, deadline).await.err();
+        assert!(matches!(refused, Some(MetaError::Engine(_))), "{refused:?}");
     }
 }

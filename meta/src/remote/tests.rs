@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::id::{BlobId, ClusterId, GroupId, NodeId, SessionId};
 use proto::limits::MAX_LOOKS;
+use proto::metad::{LEASE, PREFACE, VERSION, hear, listen, said, say};
+use proto::rpc::metad as wire;
+use proto::rpc::metad::from_client::Say;
+use proto::rpc::metad::from_metad::Said;
 use proto::tls::authority::{Authority, MACHINE_LASTS, from_now};
 use proto::tls::credentials::{Credentials, NodeFiles};
 use proto::tls::identity::{Identity, Role};
@@ -29,6 +33,7 @@ use crate::store::{
 use crate::volume::MemoryVolume;
 use crate::volume::session::Session;
 use crate::wire::samples;
+use crate::wire::values::volume_to_wire;
 use crate::{Extent, SetAttr};
 
 /// Longest that a test waits for anything.
@@ -320,6 +325,33 @@ async fn who_does_not_belong_here_is_told_so() {
     served.end().await;
 }
 
+#[tokio::test]
+async fn who_takes_nothing_in_that_is_sent_is_heard_no_more() {
+    let served = Served::start().await;
+    let mut client = TcpStream::connect(served.address).await.unwrap();
+    let hello = wire::Hello {
+        version: VERSION,
+        cluster: served.cluster.as_bytes().to_vec().into(),
+        volume: served.keeper.volume().name,
+        connection: 1,
+        ..wire::Hello::default()
+    };
+    client.write_all(&[&PREFACE[..], &say(0, Say::Hello(hello))].concat()).await.unwrap();
+    assert!(matches!(listen(&mut client).await, Ok(Some((_, Said::Welcome(_))))));
+    // Beats, each of which is answered with much more: on their ways there is room for some MiB.
+    let beats = say(0, Say::Renew(wire::Renew { token: u64::MAX })).repeat(1 << 14);
+    let most = (20 << 20) / beats.len();
+    let mut sent = 0;
+    while sent < most
+        && timeout(Duration::from_secs(2), client.write_all(&beats)).await.is_ok_and(|w| w.is_ok())
+    {
+        sent += 1;
+    }
+    assert!(sent < most, "metad takes in whatever comes, and keeps the answers");
+    drop(client);
+    served.end().await;
+}
+
 /// A machine of a cluster whose CA is this, with its files in a directory.
 fn machine(authority: &Authority, cluster: ClusterId, role: Role) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -441,6 +473,96 @@ async fn a_session_goes_on_when_its_connection_was_cut() {
     served.end().await;
 }
 
+/// Takes connections, and says nothing, as a metad that is stopped.
+struct Stopped(std::net::TcpListener);
+
+impl Stopped {
+    fn begin() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// Waits for a connection.
+    async fn connected(&self) -> std::net::TcpStream {
+        loop {
+            match self.0.accept() {
+                Ok((stream, _)) => return stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_back_in_time_though_a_metad_that_is_stopped_was_asked_before() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = RemoteSession::open(served.target_at(between.address)).await.unwrap();
+    let stopped = Stopped::begin();
+    *between.to.lock() = stopped.address();
+    between.cut.notify_one();
+    let _held = timeout(PATIENCE, stopped.connected()).await.expect("it is asked");
+    *between.to.lock() = served.address;
+    // Whoever leads the volume by now waits for it for as long as a session may be silent.
+    let asked = timeout(LEASE / 2, one.getattr(ROOT)).await.expect("it is back by then");
+    assert!(asked.is_ok());
+    one.close_session().await.unwrap();
+    served.end().await;
+}
+
+#[tokio::test]
+async fn who_stands_by_is_asked_before_a_metad_that_may_be_stopped() {
+    let served = Served::start().await;
+    let (first, second) =
+        (Between::start(served.address).await, Between::start(served.address).await);
+    let mut target = served.target_at(first.address);
+    target.addresses.push(second.address.to_string());
+    let one = RemoteSession::open(target).await.unwrap();
+    let stopped = Stopped::begin();
+    *first.to.lock() = stopped.address();
+    // Nothing is answered by the connection that is about to be cut.
+    first.mute.store(true, Ordering::SeqCst);
+    first.cut.notify_one();
+    assert!(timeout(PATIENCE, one.getattr(ROOT)).await.unwrap().is_ok());
+    assert!(stopped.0.accept().is_err(), "it was not asked");
+    one.close_session().await.unwrap();
+    served.end().await;
+}
+
+/// Welcomes whoever comes, and then closes the connection; counts them.
+async fn closing(listener: TcpListener, times: Arc<AtomicUsize>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        times.fetch_add(1, Ordering::SeqCst);
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).await.unwrap();
+        hear(&mut stream, false).await.unwrap();
+        let volume = Some(volume_to_wire(&samples::a_volume(), 0));
+        let welcome = wire::Welcome { session: 7, volume, ..wire::Welcome::default() };
+        stream.write_all(&said(0, Said::Welcome(welcome))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_metad_that_closes_each_connection_is_not_asked_all_the_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, times) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+    let _closing = AbortOnDropHandle::new(tokio::spawn(closing(listener, times.clone())));
+    let served = Served::start().await;
+    let one = RemoteSession::open(served.target_at(address)).await.unwrap();
+    let asked = timeout(Duration::from_secs(1), one.getattr(ROOT)).await;
+    assert!(asked.is_err(), "nobody answers");
+    let times = times.load(Ordering::SeqCst);
+    assert!((2..=10).contains(&times), "{times} times in a second");
+    drop(one);
+    served.end().await;
+}
+
 #[tokio::test]
 async fn what_was_done_and_not_heard_is_done_once() {
     let served = Served::start().await;
@@ -463,6 +585,30 @@ async fn what_was_done_and_not_heard_is_done_once() {
     let made = timeout(PATIENCE, asked).await.unwrap().unwrap();
     assert_eq!(made, served.keeper.lookup(ROOT, b"once").await, "it is there, and was not before");
     one.close_session().await.unwrap();
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_session_that_was_closed_and_did_not_hear_it_is_closed() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = Arc::new(RemoteSession::open(served.target_at(between.address)).await.unwrap());
+    one.create(Caller::default(), ROOT, b"a", 0o666, file()).await.unwrap();
+    one.sync().await.unwrap();
+    between.mute.store(true, Ordering::SeqCst);
+    let closing = one.clone();
+    let closing = tokio::spawn(async move { closing.close_session().await });
+    let done = async {
+        while served.keeper.opened_on().alive().contains(&one.session()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, done).await.expect("it is done");
+    // The session is forgotten once that was sent.
+    tokio::task::yield_now().await;
+    between.mute.store(false, Ordering::SeqCst);
+    between.cut.notify_one();
+    assert_eq!(timeout(PATIENCE, closing).await.unwrap().unwrap(), Ok(()));
     served.end().await;
 }
 
@@ -510,6 +656,28 @@ async fn what_was_answered_is_there_as_it_was_though_whoever_led_the_volume_lost
     assert!(dead.len() == 2 && !dead.contains(&id), "{dead:?}");
     assert_eq!(served.keeper.opened_on().check().await.unwrap().problems, Vec::<String>::new());
     served.end().await;
+}
+
+#[tokio::test]
+async fn nothing_is_synced_any_more_once_what_was_answered_cannot_be_done_again() {
+    let served = Served::start().await;
+    let between = Between::start(served.address).await;
+    let one = RemoteSession::open(served.target_at(between.address)).await.unwrap();
+    let caller = Caller::default();
+    one.create(caller, ROOT, b"a", 0o644, file()).await.unwrap();
+    served.stop.cancel();
+    timeout(PATIENCE, served.serving).await.expect("it ends").unwrap();
+    let next = Served::over(served.memory.after_crash()).await;
+    next.keeper.create(caller, ROOT, b"a", 0o644, file()).await.unwrap();
+    *between.to.lock() = next.address;
+    for _ in 0..2 {
+        let synced = timeout(PATIENCE, one.sync()).await.unwrap();
+        assert!(matches!(synced, Err(MetaError::Engine(_))), "{synced:?}");
+    }
+    one.create(caller, ROOT, b"b", 0o644, file()).await.unwrap();
+    assert_eq!(names(&one, ROOT).await, ["a", "b"]);
+    one.close_session().await.unwrap();
+    next.end().await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use proto::guests::{Guest, UnderWay};
 use proto::limits::MAX_OPS;
 use proto::link::outgoing::{Outgoing, Share};
 use proto::link::{frame, prepare};
-use proto::metad::{LEASE, PREFACE, VERSION, answer_len, hear, said};
+use proto::metad::{LEASE, PREFACE, VERSION, answer_len, hear, reply_len, said};
 use proto::on_wake::{self, Threads};
 use proto::rpc::metad as wire;
 use proto::rpc::metad::from_client::Say;
@@ -177,15 +177,23 @@ impl Connection<'_> {
             match heard.say {
                 Say::Ask(ask) => self.take(heard.number, ask, heard.len).await?,
                 Say::Renew(wire::Renew { token }) => {
+                    let share = self.share(0).await?;
                     let volume = Some(volume_now(self.stay));
                     let durable = self.stay.sessions.volume().durable_batches();
                     let renewed = Said::Renewed(wire::Renewed { token, volume, durable });
-                    self.outgoing.send(said(0, renewed), Bytes::new(), None)?;
+                    self.outgoing.send(said(0, renewed), Bytes::new(), Some(share))?;
                 }
                 Say::Hello(_) => return Err(nonsense("the client says twice who it is")),
             }
         }
         Ok(())
+    }
+
+    /// Room for so many bytes, of what the session may have under way: all that is sent takes some, as nobody may take it in.
+    async fn share(&self, bytes: usize) -> io::Result<Share> {
+        let units = bytes.div_ceil(UNIT).max(1) as u32;
+        let share = self.room.clone().acquire_many_owned(units).await;
+        Ok((share.map_err(|_| nonsense("the room is never closed"))?, None))
     }
 
     /// Begins an ask.
@@ -201,11 +209,9 @@ impl Connection<'_> {
             match due {
                 Due::New => {}
                 Due::Done(reply) => {
-                    return self.outgoing.send(
-                        said(number, Said::Reply(reply)),
-                        Bytes::new(),
-                        None,
-                    );
+                    let share = self.share(reply_len(&reply)).await?;
+                    let frame = said(number, Said::Reply(reply));
+                    return self.outgoing.send(frame, Bytes::new(), Some(share));
                 }
                 Due::Nonsense(why) => return Err(nonsense(why)),
             }
@@ -214,9 +220,7 @@ impl Connection<'_> {
         let again = again.map_err(|_| nonsense("it was done in no way that there is"))?;
         let ops: Vec<_> = ask.ops.into_iter().map(Op::from_wire).collect();
         let answers = ops.iter().flatten().map(Op::memory).sum::<usize>().min(LONGEST_REPLY);
-        let units = (len + answers).div_ceil(UNIT).max(1) as u32;
-        let share = self.room.clone().acquire_many_owned(units).await;
-        let share = (share.map_err(|_| nonsense("the room is never closed"))?, None);
+        let share = self.share(len + answers).await?;
         let asked = Asked {
             work: self.stay.work.clone(),
             sessions: self.stay.sessions.clone(),

@@ -90,6 +90,7 @@ impl Led {
                 Box::new(Said::InUse(wire::InUse { by, connected }))
             }
             Refused::No(why) => fenced(why),
+            Refused::Elsewhere => elsewhere(),
         })
     }
 }

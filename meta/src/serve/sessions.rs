@@ -77,8 +77,10 @@ pub(super) enum Refused {
         /// It has a connection.
         connected: bool,
     },
-    /// There is no such session here, in a sentence.
+    /// There is no such session, in a sentence.
     No(String),
+    /// Whether there is cannot be said here: whoever leads the volume knows.
+    Elsewhere,
 }
 
 /// One session.
@@ -176,11 +178,26 @@ impl Sessions {
         let Some(id) = claim.session.as_ref().map(|(id, _)| *id) else {
             return self.begin(claim).await;
         };
-        let (stay, older) = self.go_on(id, &claim).map_err(Refused::No)?;
+        let (stay, older) = match self.go_on(id, &claim) {
+            Ok(found) => found,
+            Err(why) => return Err(self.surely(why).await),
+        };
         for ended in older {
             ended.cancelled().await;
         }
         Ok(stay)
+    }
+
+    /// Nothing is worse for a session than to be over. Whoever leads the volume no more, and has not heard so yet, cannot say that: it
+    /// stores nothing.
+    async fn surely(&self, why: String) -> Refused {
+        match self.volume.mark_over().await {
+            Ok(()) => Refused::No(why),
+            Err(unsure) => {
+                tracing::warn!("a session is sent on: {why}; and nothing can be stored: {unsure}");
+                Refused::Elsewhere
+            }
+        }
     }
 
     async fn begin(self: &Arc<Self>, claim: Claim) -> Result<Stay, Refused> {
@@ -349,12 +366,16 @@ impl Stay {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use futures::FutureExt;
 
     use super::*;
+    use crate::engine::memory::{Failing, MemoryKv};
     use crate::store::MetaStore;
+    use crate::volume::opened::Seams;
     use crate::volume::session::Session;
-    use crate::volume::{MemoryVolume, in_memory};
+    use crate::volume::{MemoryVolume, in_memory, initialise};
     use crate::wire::samples;
 
     /// The dead that it was told of.
@@ -463,6 +484,24 @@ mod tests {
         drop(alive);
         assert_eq!(sessions.volume().dead_sessions().await, Ok(vec![id]));
         assert_eq!(*told.0.lock(), [id], "one that closed itself leaves nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_said_to_be_over_by_who_can_store_nothing() {
+        let kv = Arc::new(Failing { kv: MemoryKv::default(), fails: AtomicBool::new(false) });
+        let record = initialise(&kv.kv, &samples::a_volume(), (0, 0, 0o755)).unwrap();
+        let volume = Volume::new(kv.clone(), record, Seams::default(), None);
+        let sessions = Sessions::new(volume, Arc::<Told>::default());
+        let silent = proof(&sessions.enter(claim(None, 1)).await.unwrap());
+        tokio::time::advance(LEASE).await;
+        sessions.end_silent();
+        // It may lead no more without knowing it, and the session go on elsewhere.
+        kv.fails.store(true, Ordering::SeqCst);
+        let refused = sessions.enter(claim(silent.clone(), 2)).await.err();
+        assert_eq!(refused, Some(Refused::Elsewhere));
+        kv.fails.store(false, Ordering::SeqCst);
+        let refused = sessions.enter(claim(silent, 3)).await.err();
+        assert!(matches!(refused, Some(Refused::No(_))), "{refused:?}");
     }
 
     #[tokio::test(start_paused = true)]

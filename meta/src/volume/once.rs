@@ -129,3 +129,33 @@ impl Once {
         (order > 0).then(|| Made { order, batch, at: self.at, ino: self.ino() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Caller, MetaStore, NewNode, ROOT};
+    use crate::volume::in_memory;
+    use crate::wire::samples;
+
+    #[tokio::test]
+    async fn what_is_made_again_gets_no_number_that_is_anothers() {
+        let keeper = in_memory(&samples::a_volume(), (0, 0, 0o755));
+        let volume = keeper.opened_on();
+        let window = Window::new([7; 32], "a test".to_owned());
+        let session = volume.open_session_elsewhere(&window).await.unwrap();
+        let caller = Caller::default();
+        let own = session.create(caller, ROOT, b"own", 0o644, NewNode::File).await.unwrap().ino.0;
+        let again = async |number: u64, ino| {
+            let before = Made { order: 1, batch: 1, at: Time::default(), ino: Some(Ino(ino)) };
+            let again = session.once(Once::new((number, 0), volume.now(), Some(before)));
+            let name = number.to_string().into_bytes();
+            again.create(caller, ROOT, &name, 0o644, NewNode::File).await
+        };
+        assert_eq!(again(1, own + 1).await.map(|made| made.ino), Ok(Ino(own + 1)));
+        for (number, ino) in [(2, ROOT.0), (3, own), (4, own + 1), (5, own + (1 << 20))] {
+            let refused = again(number, ino).await;
+            assert!(matches!(refused, Err(MetaError::Invalid(_))), "{ino}: {refused:?}");
+        }
+        assert_eq!(volume.check().await.unwrap().problems, Vec::<String>::new());
+    }
+}

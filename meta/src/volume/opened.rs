@@ -72,6 +72,8 @@ pub struct Volume {
     alive: Mutex<BTreeSet<SessionId>>,
     /// Sessions that work from elsewhere, and are waited for since the volume was taken over.
     awaited: Mutex<Vec<(SessionId, Window)>>,
+    /// One at a time marks which of them are over. Such marks may not be durable.
+    marking: tokio::sync::Mutex<bool>,
     /// `None`: it has no journal, is only looked at, or was closed.
     lead: Mutex<Option<Lead>>,
     lies_in: Vec<BlobId>,
@@ -117,8 +119,8 @@ impl Volume {
         let (alive, lead) = (Mutex::default(), Mutex::new(lead));
         let (info, changing) = (RwLock::new(info), tokio::sync::Mutex::default());
         let trash_days = AtomicU16::new(trash_days);
-        let awaited = Mutex::default();
-        Self { kv, info, changing, seed, trash_days, seams, alive, awaited, lead, lies_in }
+        let (awaited, marking) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { kv, info, changing, seed, trash_days, seams, alive, awaited, marking, lead, lies_in }
     }
 
     /// The blobs that its metadata are in: entries of the journal, the manifest and the chunks of the snapshot. Of a volume
@@ -252,7 +254,14 @@ impl Volume {
             over.iter().for_each(|(session, _)| sessions::mark_over(txn, *session));
             Ok(!over.is_empty())
         };
-        if self.write(SessionId(0), mark).await? { self.kv.sync().await } else { Ok(()) }
+        let mut unsynced = self.marking.lock().await;
+        let marked = self.write(SessionId(0), mark).await?;
+        *unsynced |= marked;
+        if *unsynced {
+            self.kv.sync().await?;
+            *unsynced = false;
+        }
+        Ok(())
     }
 
     /// Those, which are somebody's to wait for from now on.
@@ -436,5 +445,37 @@ impl Volume {
         };
         let looked = tokio::task::spawn_blocking(look).await;
         looked.unwrap_or_else(|e| Err(MetaError::Engine(e.to_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::engine::memory::{Failing, MemoryKv};
+    use crate::store::MetaStore;
+    use crate::volume::initialise;
+    use crate::wire::samples;
+
+    #[tokio::test]
+    async fn whoever_is_said_to_be_dead_is_so_durably_also_where_that_failed_before() {
+        let kv = Arc::new(Failing { kv: MemoryKv::default(), fails: AtomicBool::new(false) });
+        let record = initialise(&kv.kv, &samples::a_volume(), (0, 0, 0o755)).unwrap();
+        let volume = Volume::new(kv.clone(), record.clone(), Seams::default(), None);
+        let keeper = volume.open_session().await.unwrap();
+        let window = Window::new([7; 32], "a test".to_owned());
+        let dead = volume.open_session_elsewhere(&window).await.unwrap();
+        let id = dead.session();
+        drop(dead);
+        kv.fails.store(true, Ordering::SeqCst);
+        for _ in 0..2 {
+            assert!(keeper.dead_sessions().await.is_err(), "nobody may sweep it yet");
+        }
+        kv.fails.store(false, Ordering::SeqCst);
+        assert_eq!(keeper.dead_sessions().await, Ok(vec![id]));
+        let next = Volume::new(Arc::new(kv.kv.crash()), record, Seams::default(), None);
+        next.await_sessions().await.unwrap();
+        assert!(next.take_awaited().is_empty(), "it may have been swept");
     }
 }

@@ -167,6 +167,8 @@ impl Session {
     /// A number for a new inode, that no inode ever had.
     async fn new_ino(&self) -> Result<Ino, MetaError> {
         if let Some(ino) = self.once.as_ref().and_then(Once::ino) {
+            // Whoever asks for it says so.
+            self.read(|txn| sessions::check_again(txn, ino)).await?;
             return Ok(ino);
         }
         let seat = &*self.seat;
