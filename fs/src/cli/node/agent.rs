@@ -140,7 +140,7 @@ fn is_due(certificate: &Path, now: SystemTime) -> Result<bool> {
 }
 
 /// Keeps what a root says, where it is news.
-pub(in crate::cli) fn keep(state: &State, news: &wire::News) -> Result<()> {
+pub(crate) fn keep(state: &State, news: &wire::News) -> Result<()> {
     let files = state.files();
     // Whatever makes no sense is not kept.
     Revoked::parse(&news.revoked).context("what was revoked")?;

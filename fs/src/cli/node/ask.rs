@@ -13,11 +13,11 @@ use tonic::{Code, Response, Status};
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// The roots of a cluster.
-pub(in crate::cli) struct Roots<'a> {
+pub(crate) struct Roots<'a> {
     /// `HOST:PORT` of each.
-    pub(in crate::cli) addresses: &'a [String],
+    pub(crate) addresses: &'a [String],
     /// How they are reached.
-    pub(in crate::cli) connector: Connector,
+    pub(crate) connector: Connector,
 }
 
 impl Roots<'_> {
@@ -25,7 +25,7 @@ impl Roots<'_> {
     ///
     /// # Errors
     /// What it refuses, in its words; that none answers, with what became of the last.
-    pub(in crate::cli) async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         asking: impl AsyncFn(RootClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T> {

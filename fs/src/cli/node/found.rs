@@ -15,7 +15,7 @@ use super::state::{Settings, State};
 
 /// Makes the CA, and this machine its root. The certificate comes last: before it, this machine is of no cluster, and what
 /// there is of one that broke off counts for nothing, but for the disks.
-pub(in crate::cli) fn found(
+pub(crate) fn found(
     state: &State,
     cluster: ClusterId,
     settings: &Settings,

@@ -22,7 +22,7 @@ const MOST_CERTIFICATES: usize = 1000;
 /// Tokens and machines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::cli) struct Ledger {
+pub(crate) struct Ledger {
     #[serde(rename = "token", default, skip_serializing_if = "Vec::is_empty")]
     tokens: Vec<Offer>,
     #[serde(rename = "machine", default, skip_serializing_if = "Vec::is_empty")]
@@ -49,19 +49,19 @@ struct Offer {
 /// A machine that was taken in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::cli) struct Machine {
+pub(crate) struct Machine {
     /// Who it is.
-    pub(in crate::cli) node: NodeId,
+    pub(crate) node: NodeId,
     /// For people.
-    pub(in crate::cli) name: String,
+    pub(crate) name: String,
     /// What it may be.
-    pub(in crate::cli) roles: BTreeSet<Role>,
+    pub(crate) roles: BTreeSet<Role>,
     /// It is of the cluster no more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(in crate::cli) revoked: bool,
+    pub(crate) revoked: bool,
     /// The disks that are its own.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub(in crate::cli) disks: BTreeSet<DiskId>,
+    pub(crate) disks: BTreeSet<DiskId>,
     /// Its certificates, also those that are over: a connection lasts longer than the one that it was made with, and ends
     /// with the machine.
     #[serde(rename = "certificate", default, skip_serializing_if = "Vec::is_empty")]
@@ -78,29 +78,29 @@ struct Certificate {
 
 impl Machine {
     /// Until when it has a certificate, in seconds since 1970; `None`: it has none any more.
-    pub(in crate::cli) fn until(&self) -> Option<u64> {
+    pub(crate) fn until(&self) -> Option<u64> {
         self.certificates.iter().map(|one| one.until).max()
     }
 }
 
 /// What somebody asks who wants to be of the cluster.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cli) struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// The token's id.
-    pub(in crate::cli) token: Uuid,
+    pub(crate) token: Uuid,
     /// What is to be signed.
-    pub(in crate::cli) request: &'a [u8],
+    pub(crate) request: &'a [u8],
     /// Who asks it.
-    pub(in crate::cli) node: NodeId,
+    pub(crate) node: NodeId,
     /// For people.
-    pub(in crate::cli) name: &'a str,
+    pub(crate) name: &'a str,
     /// That he has the token.
-    pub(in crate::cli) proof: &'a [u8],
+    pub(crate) proof: &'a [u8],
 }
 
 /// Why somebody is not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::cli) enum Refused {
+pub(crate) enum Refused {
     /// Nobody has made it, or it is too long ago; or whoever asks does not have it.
     #[error("this root knows no such token: make one (ashlar cluster token)")]
     Token,
@@ -133,22 +133,22 @@ pub(in crate::cli) enum Refused {
 
 impl Ledger {
     /// Reads its text.
-    pub(in crate::cli) fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e| anyhow::anyhow!("{}", e.to_string().trim_end()))
     }
 
     /// The text that [`Self::parse`] reads.
-    pub(in crate::cli) fn to_text(&self) -> Result<String> {
+    pub(crate) fn to_text(&self) -> Result<String> {
         toml::to_string(self).context("whom this root has taken in")
     }
 
     /// All machines that were taken in.
-    pub(in crate::cli) fn machines(&self) -> &[Machine] {
+    pub(crate) fn machines(&self) -> &[Machine] {
         &self.machines
     }
 
     /// A token was made, for machines with these roles.
-    pub(in crate::cli) fn offer(&mut self, token: &Token, roles: BTreeSet<Role>, reusable: bool) {
+    pub(crate) fn offer(&mut self, token: &Token, roles: BTreeSet<Role>, reusable: bool) {
         let (id, key) = (Uuid::from_bytes(token.id()), token.key());
         let key = URL_SAFE_NO_PAD.encode(key.as_bytes());
         let expires = token.expires;
@@ -159,7 +159,7 @@ impl Ledger {
     }
 
     /// No token takes anybody in any more who was not taken in by it.
-    pub(in crate::cli) fn withdraw(&mut self) {
+    pub(crate) fn withdraw(&mut self) {
         self.tokens.retain(|offer| !offer.reusable && offer.used_by.is_some());
     }
 
@@ -167,11 +167,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Why not.
-    pub(in crate::cli) fn admit(
-        &mut self,
-        asked: Asked<'_>,
-        now: u64,
-    ) -> Result<BTreeSet<Role>, Refused> {
+    pub(crate) fn admit(&mut self, asked: Asked<'_>, now: u64) -> Result<BTreeSet<Role>, Refused> {
         if !is_name(asked.name) {
             return Err(Refused::Name);
         }
@@ -200,7 +196,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Refused::Often`].
-    pub(in crate::cli) fn note(
+    pub(crate) fn note(
         &mut self,
         node: NodeId,
         (name, roles): (&str, BTreeSet<Role>),
@@ -227,7 +223,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Refused::Machine`], [`Refused::Revoked`].
-    pub(in crate::cli) fn machine(&self, node: NodeId) -> Result<&Machine, Refused> {
+    pub(crate) fn machine(&self, node: NodeId) -> Result<&Machine, Refused> {
         let found = self.machines.iter().find(|machine| machine.node == node);
         match found {
             None => Err(Refused::Machine),
@@ -241,7 +237,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When one is another's: then nothing has changed.
-    pub(in crate::cli) fn own(
+    pub(crate) fn own(
         &mut self,
         node: NodeId,
         disks: impl Iterator<Item = DiskId>,
@@ -264,14 +260,14 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Refused::Machine`].
-    pub(in crate::cli) fn revoke(&mut self, node: NodeId) -> Result<(), Refused> {
+    pub(crate) fn revoke(&mut self, node: NodeId) -> Result<(), Refused> {
         let found = self.machines.iter_mut().find(|machine| machine.node == node);
         found.ok_or(Refused::Machine)?.revoked = true;
         Ok(())
     }
 
     /// All certificates that are worth nothing any more. One whose number makes no sense was never issued.
-    pub(in crate::cli) fn revoked(&self) -> Revoked {
+    pub(crate) fn revoked(&self) -> Revoked {
         let mut revoked = Revoked::default();
         let machines = self.machines.iter().filter(|machine| machine.revoked);
         let certificates = machines.flat_map(|machine| &machine.certificates);
@@ -281,7 +277,7 @@ impl Ledger {
 }
 
 /// Can people read it as it is, in a line?
-pub(in crate::cli) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= LONGEST_NAME && !text.chars().any(char::is_control)
 }
 

@@ -313,7 +313,7 @@ fn checked(
 }
 
 /// Can machines be told to connect to it? One address that they cannot makes the cluster file of no use to all of them.
-pub(in crate::cli) fn is_reachable(address: &str) -> bool {
+pub(crate) fn is_reachable(address: &str) -> bool {
     let names = |uri: Uri| uri.authority().is_some_and(|found| found.as_str() == address);
     is_address(address) && format!("http://{address}").parse::<Uri>().is_ok_and(names)
 }

@@ -29,11 +29,11 @@ use super::ledger::Ledger;
 
 /// The directory of a machine.
 #[derive(Clone, Debug)]
-pub(in crate::cli) struct State(NodeFiles);
+pub(crate) struct State(NodeFiles);
 
 /// Where a machine keeps it.
 #[derive(Clone, Debug, clap::Args)]
-pub(in crate::cli) struct StateArg {
+pub(crate) struct StateArg {
     /// Directory of what this machine has of its cluster: its key, its certificate, the cluster file
     #[arg(
         long = "state",
@@ -45,7 +45,7 @@ pub(in crate::cli) struct StateArg {
 }
 
 impl StateArg {
-    pub(in crate::cli) fn state(&self) -> Result<State> {
+    pub(crate) fn state(&self) -> Result<State> {
         let directory = std::path::absolute(&self.directory);
         Ok(State::new(&directory.context("--state")?))
     }
@@ -54,37 +54,37 @@ impl StateArg {
 /// What a machine serves, and where roots are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(in crate::cli) struct Settings {
+pub(crate) struct Settings {
     /// `HOST:PORT` of each root.
-    pub(in crate::cli) roots: Vec<String>,
+    pub(crate) roots: Vec<String>,
     /// `HOST:PORT` where disks are served, as other machines reach it.
-    pub(in crate::cli) address: String,
+    pub(crate) address: String,
     /// The same of a root's service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(in crate::cli) root_address: Option<String>,
+    pub(crate) root_address: Option<String>,
     /// `HOST:PORT` at which Prometheus reads the metrics of the disks; by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(in crate::cli) metrics: Option<String>,
+    pub(crate) metrics: Option<String>,
     /// What fails together with this machine's disks.
-    pub(in crate::cli) host: String,
+    pub(crate) host: String,
     /// Directories of the disks.
     #[serde(default)]
-    pub(in crate::cli) disk: Vec<PathBuf>,
+    pub(crate) disk: Vec<PathBuf>,
 }
 
 impl State {
     /// In this directory, by its absolute path.
-    pub(in crate::cli) fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         Self(NodeFiles::new(directory))
     }
 
     /// Its certificate.
-    pub(in crate::cli) fn files(&self) -> &NodeFiles {
+    pub(crate) fn files(&self) -> &NodeFiles {
         &self.0
     }
 
     /// Where it is.
-    pub(in crate::cli) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.0.directory()
     }
 
@@ -92,21 +92,21 @@ impl State {
         self.directory().join(name)
     }
 
-    pub(in crate::cli) fn ca_key(&self) -> PathBuf {
+    pub(crate) fn ca_key(&self) -> PathBuf {
         self.at("ca.key")
     }
 
-    pub(in crate::cli) fn cluster_file(&self) -> PathBuf {
+    pub(crate) fn cluster_file(&self) -> PathBuf {
         self.at("cluster.toml")
     }
 
     /// Is it a machine of some cluster?
-    pub(in crate::cli) fn is_member(&self) -> bool {
+    pub(crate) fn is_member(&self) -> bool {
         self.files().certificate().exists()
     }
 
     /// Nobody else changes it meanwhile.
-    pub(in crate::cli) fn lock(&self) -> Result<Flock<File>> {
+    pub(crate) fn lock(&self) -> Result<Flock<File>> {
         let named = || self.directory().display().to_string();
         fs::create_dir_all(self.directory()).with_context(named)?;
         let path = self.at("lock");
@@ -119,7 +119,7 @@ impl State {
     }
 
     /// The cluster that is begun here: what broke off is gone on with, by the disks that were made for it.
-    pub(in crate::cli) fn begin(&self) -> Result<ClusterId> {
+    pub(crate) fn begin(&self) -> Result<ClusterId> {
         let _lock = self.lock()?;
         let path = self.at("begun");
         match fs::read_to_string(&path) {
@@ -136,7 +136,7 @@ impl State {
     }
 
     /// It is begun.
-    pub(in crate::cli) fn has_begun(&self) -> Result<()> {
+    pub(crate) fn has_begun(&self) -> Result<()> {
         let path = self.at("begun");
         match fs::remove_file(&path) {
             Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
@@ -148,7 +148,7 @@ impl State {
 
     /// # Errors
     /// When this machine is of no cluster, or the file makes no sense.
-    pub(in crate::cli) fn settings(&self) -> Result<Settings> {
+    pub(crate) fn settings(&self) -> Result<Settings> {
         let path = self.at("node.toml");
         let text = fs::read_to_string(&path).with_context(|| {
             format!("{}: is this machine of a cluster (ashlar cluster join)?", path.display())
@@ -157,18 +157,18 @@ impl State {
             .map_err(|e| anyhow!("{}: {}", path.display(), e.to_string().trim_end()))
     }
 
-    pub(in crate::cli) fn keep_settings(&self, settings: &Settings) -> Result<()> {
+    pub(crate) fn keep_settings(&self, settings: &Settings) -> Result<()> {
         let text = toml::to_string(settings).context("what this machine serves")?;
         Ok(replace(&self.at("node.toml"), &text, 0o644)?)
     }
 
     /// The cluster file, as it is here.
-    pub(in crate::cli) fn cluster(&self) -> Result<Cluster> {
+    pub(crate) fn cluster(&self) -> Result<Cluster> {
         Ok(Cluster::read(&self.cluster_file())?)
     }
 
     /// Keeps the cluster file, which names this machine's certificate.
-    pub(in crate::cli) fn keep_cluster(&self, cluster: &Cluster) -> Result<()> {
+    pub(crate) fn keep_cluster(&self, cluster: &Cluster) -> Result<()> {
         let identity = Some(self.directory().to_owned());
         let text = Cluster { identity, ..cluster.clone() }.to_toml();
         // What is kept can be read.
@@ -177,7 +177,7 @@ impl State {
     }
 
     /// Has the cluster file found by whoever names none, if this machine has no other: where that is, if it is.
-    pub(in crate::cli) fn publish(&self) -> Option<PathBuf> {
+    pub(crate) fn publish(&self) -> Option<PathBuf> {
         let (public, own) = (Path::new(DEFAULT_FILE), self.cluster_file());
         if self.directory() != Path::new(DEFAULT_DIRECTORY) {
             return None;
@@ -194,7 +194,7 @@ impl State {
     ///
     /// # Errors
     /// When this is no root.
-    pub(in crate::cli) fn authority(&self) -> Result<Authority> {
+    pub(crate) fn authority(&self) -> Result<Authority> {
         let read = |path: PathBuf| {
             fs::read_to_string(&path).with_context(|| {
                 format!("{}: only a root of the cluster can do that", path.display())
@@ -205,7 +205,7 @@ impl State {
     }
 
     /// Whom this root has taken in, as it is now.
-    pub(in crate::cli) fn ledger(&self) -> Result<Ledger> {
+    pub(crate) fn ledger(&self) -> Result<Ledger> {
         let path = self.at("ledger.toml");
         match fs::read_to_string(&path) {
             Ok(text) => Ledger::parse(&text).with_context(|| path.display().to_string()),
@@ -215,10 +215,7 @@ impl State {
     }
 
     /// Changes it, and with it what is revoked: as a whole, or, where the change fails, not at all.
-    pub(in crate::cli) fn change<T>(
-        &self,
-        change: impl FnOnce(&mut Ledger) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
         let _lock = self.lock()?;
         let mut ledger = self.ledger()?;
         let done = change(&mut ledger)?;
@@ -229,7 +226,7 @@ impl State {
     }
 
     /// Forgets the cluster.
-    pub(in crate::cli) fn forget(&self) -> Result<()> {
+    pub(crate) fn forget(&self) -> Result<()> {
         let files = self.files();
         // The certificate first: without it the machine is of no cluster.
         let own = [files.certificate(), files.key(), files.ca(), files.revoked()];
