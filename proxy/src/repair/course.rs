@@ -281,7 +281,7 @@ impl Course {
                 if mended.unheard {
                     self.unsure = true;
                     self.left_undone(item, SlotSet::first(MAX_SLOTS), now);
-                } else if item.verify {
+                } else if item.verify && mended.after >= Some(best) {
                     self.conditions.is_whole(&blob);
                 }
             }
