@@ -175,7 +175,7 @@ fn make_files(dir: &Path, made: &AtomicU64, stop: &AtomicBool) -> Result<(Vec<St
         let mut file = File::create_new(dir.join(&name)).with_context(|| name.clone())?;
         file.write_all(name.as_bytes()).with_context(|| name.clone())?;
         drop(file);
-        let last = if number % 2 == 0 { name.clone() } else { format!("{name} moved") };
+        let last = if number.is_multiple_of(2) { name.clone() } else { format!("{name} moved") };
         if last != name {
             fs::rename(dir.join(&name), dir.join(&last)).with_context(|| name.clone())?;
             ensure!(fs::symlink_metadata(dir.join(&name)).is_err(), "{name} is there twice");

@@ -306,6 +306,21 @@ fn a_crash_leaves_what_is_deleted_in_the_tree_or_in_the_trash() -> Result<()> {
     site.demo.fsck()
 }
 
+/// Something else has the name of a folder that it was in: to replace it makes no sense, another place does.
+fn a_file_that_has_a_folders_name_is_not_replaced(site: &Site) -> Result<()> {
+    let (door, file) = (&site.door, |name: &str| site.demo.file(name));
+    fs::create_dir_all(file("d/e"))?;
+    fs::write(file("d/e/deep"), b"deep")?;
+    let deep = door.delete(&at("entries/d/e/deep?trash"))?.expect(200)?.json()?["trash"].clone();
+    site.run("rm -rf d")?;
+    fs::write(file("d"), b"a file")?;
+    let refused = post(door, "trash/restore", &json!({ "id": deep }))?.expect(409)?.json()?;
+    ensure!(refused["error"] == "conflict" && refused.get("there").is_none(), "{refused}");
+    post(door, "trash/restore", &json!({ "id": deep, "to": "deep" }))?.expect(200)?;
+    ensure!(fs::read(file("deep"))? == b"deep");
+    Ok(())
+}
+
 #[test]
 fn what_the_page_deletes_is_in_the_trash_and_comes_back() -> Result<()> {
     if !can_mount() {
@@ -360,16 +375,7 @@ fn what_the_page_deletes_is_in_the_trash_and_comes_back() -> Result<()> {
     post(&door, "trash/restore", &json!({ "id": small }))?.expect(200)?;
     ensure!(fs::read(file(&site, "a/tree/small"))? == b"small");
 
-    // Something else has the name of a folder that it was in: to replace it makes no sense, another place does.
-    fs::create_dir_all(file(&site, "d/e"))?;
-    fs::write(file(&site, "d/e/deep"), b"deep")?;
-    let deep = door.delete(&at("entries/d/e/deep?trash"))?.expect(200)?.json()?["trash"].clone();
-    site.run("rm -rf d")?;
-    fs::write(file(&site, "d"), b"a file")?;
-    let refused = post(&door, "trash/restore", &json!({ "id": deep }))?.expect(409)?.json()?;
-    ensure!(refused["error"] == "conflict" && refused.get("there").is_none(), "{refused}");
-    post(&door, "trash/restore", &json!({ "id": deep, "to": "deep" }))?.expect(200)?;
-    ensure!(fs::read(file(&site, "deep"))? == b"deep");
+    a_file_that_has_a_folders_name_is_not_replaced(&site)?;
     site.say("trash empty")?;
 
     // For good, one and all.

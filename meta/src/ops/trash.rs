@@ -300,13 +300,16 @@ fn readable_one<T>(found: Result<T, MetaError>) -> Result<Option<T>, MetaError> 
     }
 }
 
+/// What inodes are called.
+pub(crate) type Names = Vec<(Ino, Vec<u8>)>;
+
 /// What those that are wanted are called in a directory, as far as its entries behind `cookie` say; and where to look on.
 pub(crate) fn names(
     txn: &Txn<'_>,
     dir: Ino,
     wanted: &BTreeSet<Ino>,
     cookie: u64,
-) -> Result<(Vec<(Ino, Vec<u8>)>, Option<u64>), MetaError> {
+) -> Result<(Names, Option<u64>), MetaError> {
     let page = list::page(txn, dir, cookie, LOOK)?;
     let next = page.last().filter(|_| page.len() == LOOK).map(|(last, ..)| *last);
     let found = page.into_iter().filter(|(.., ino)| wanted.contains(ino));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proto::guard::caught_in;
 
 use crate::record::window::Outcome;
-use crate::store::{Ino, MetaStore, Unlinked};
+use crate::store::{MetaStore, Unlinked};
 use crate::wire::accounts::{AccountOp, secret_to_wire};
 use crate::wire::answer::{Answer, Answered};
 use crate::wire::content::ContentOp;
@@ -95,7 +95,7 @@ async fn names(meta: &dyn MetaStore, op: NameOp) -> Answered {
         NameOp::Unlink(parent, name) => unlinked(meta.unlink(parent, &name).await?),
         NameOp::Rmdir(parent, name) => unlinked(meta.rmdir(parent, &name).await?),
         NameOp::Rename { from, to, mode, fate } => {
-            let (from, to): ((Ino, &[u8]), (Ino, &[u8])) = ((from.0, &from.1), (to.0, &to.1));
+            let (from, to) = ((from.0, &from.1[..]), (to.0, &to.1[..]));
             Answer::Unlinked(meta.rename(from, to, mode, fate).await?)
         }
         NameOp::Reap(inos) => {

@@ -68,11 +68,9 @@ impl Owner {
     /// Is there room for a record of so many blocks? Begins the next file where that may be; new data leave the reserve
     /// alone.
     pub(crate) fn room(&mut self, blocks: u32, new_data: bool) -> Result<bool, PartError> {
-        let fits = self.free_blocks() >= blocks;
-        if !fits && !(self.ledger.space.may_open(new_data) && self.roll()?) {
-            return Ok(false);
-        }
-        Ok(!(new_data && self.ledger.space.reserve_broken()))
+        let fits =
+            self.free_blocks() >= blocks || self.ledger.space.may_open(new_data) && self.roll()?;
+        Ok(fits && !(new_data && self.ledger.space.reserve_broken()))
     }
 
     /// The same for somebody who has waited since. `false`: he is to wait.

@@ -171,7 +171,7 @@ async fn machines_may_what_their_roles_say() {
     let mut node = served.joined(1, Role::Node).await;
     let mut client = served.joined(2, Role::Client).await;
     let news = client.look(wire::LookRequest {}).await.unwrap().into_inner();
-    assert_eq!(news.roots, [served.address.clone()]);
+    assert_eq!(news.roots, std::slice::from_ref(&served.address));
     assert!(!news.cluster_file.contains("identity"), "that is each machine's own");
     let own = DiskId::random();
     let why = client.add_disks(bring(own)).await.unwrap_err();
