@@ -472,6 +472,23 @@ async fn remains_of_what_nobody_wants_degrade_nothing_when_they_rot() {
     assert!(led.slots[0].is_rotten(id), "{report}");
 }
 
+/// As many parts as a blob needs are there, one of which does not read well, and a disk that is filled again might have had
+/// another: where nobody wants the blob that keeps the disk from nothing.
+#[tokio::test(start_paused = true)]
+async fn remains_of_what_nobody_wants_keep_no_disk_from_being_whole() {
+    let mut led = Led::over(8).await;
+    let ids = led.put(3).await;
+    let id = blob(50, 5000, "ec(4,2)");
+    led.proxy.put(id, noise(id.len(), 50)).await.unwrap();
+    let lying = led.lying(id);
+    [4, 5].iter().for_each(|part| led.slots[lying[*part][0]].lose(id));
+    led.slots[lying[0][0]].rot(id);
+    led.slots[lying[5][0]].wipe();
+    led.heal();
+    led.until_healthy().await;
+    led.assert_at_home(&ids).await;
+}
+
 /// What was put while a slot was away for less time than there is between two looks is put right, and nobody says before
 /// that all is well.
 #[tokio::test(start_paused = true)]

@@ -159,6 +159,13 @@ impl Machine {
         self.hung.send_replace(hung);
     }
 
+    /// Its storage does as it should from now on, and in time.
+    pub fn put_right(&self) {
+        self.storage().is_well();
+        self.set_hung(false);
+        self.set_slowness(1);
+    }
+
     /// Everything takes so many times as long.
     pub fn set_slowness(&self, times: u32) {
         self.state.lock().slowness = times;

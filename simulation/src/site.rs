@@ -407,9 +407,7 @@ impl Site {
 
     /// Whatever is wrong with a machine is not any more. `reached`: all ways to it are good.
     pub fn mend(&self, machine: &Arc<Machine>, reached: bool) {
-        machine.storage().is_well();
-        machine.set_hung(false);
-        machine.set_slowness(1);
+        machine.put_right();
         if !machine.is_well() {
             machine.stop(false);
         }

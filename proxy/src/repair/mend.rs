@@ -126,6 +126,10 @@ impl Proxy {
             Err(BlobError::NotFound(_)) => {
                 End::Short { gap: self.has_gap(found.attendance) }.into()
             }
+            // Of those that were said to be there too few may be left: that is not to be tried for ever.
+            Err(BlobError::Unavailable { .. }) if !verify => {
+                Box::pin(self.mend_claimed(id, attendance, true)).await
+            }
             Err(why) => Mended { end: End::Failed(why.to_string()), ..done },
         }
     }

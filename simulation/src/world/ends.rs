@@ -38,6 +38,8 @@ impl World {
             self.mend(&machine);
             assert!(machine.is_well(), "machine {} is well", machine.number);
         }
+        // One that is in no slot may come to the map yet.
+        self.site.ground.machines.iter().for_each(|machine| machine.put_right());
         while self.asked.join_next().await.is_some() {}
         // Whoever began to take over without success stands in everybody's way until somebody has it.
         for attempt in 0..40 {
